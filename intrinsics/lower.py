@@ -1,0 +1,274 @@
+"""From a record to TVM's tensor intrinsics, for CUDA (the instruction) and LLVM (its emulation).
+
+A tensor intrinsic is a pair: a *description*, the plain loops that `tensorize` looks for, and an
+*implementation* put in their place. Both targets share the description, so whatever is
+tensorized for one is for the other. Five of them make an instruction usable: fill, load (one for
+A, one for B), mma and store.
+
+A description and its two implementations declare the same tiles and differ in what they do with
+them: `_fill`, `_copy` and `_mma` declare, the bodies that `_description`, `_instruction` and
+`_emulation` give do.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tvm.s_tir import TensorIntrin
+from tvm.script import tirx as T
+
+from intrinsics.record import TensorIntrinsic
+
+#: Alignment in bytes of every tile: WMMA loads want 32-byte aligned pointers.
+ALIGN = 32
+#: Rows of the accumulator that the emulation sums side by side, to hide the latency of an add.
+ROWS_AT_ONCE = 4
+
+
+@dataclass(frozen=True)
+class LoweredIntrinsic:
+    """The registered names of one instruction, for `tvm.s_tir.Schedule.tensorize`."""
+
+    fill: str
+    load_a: str
+    load_b: str
+    mma: str
+    store: str
+
+
+@functools.cache
+def lower(intrinsic: TensorIntrinsic, kind: str, shared_scope: str) -> LoweredIntrinsic:
+    """Registers the instruction with TVM and gives its names; doing so again is free.
+
+    kind: ``"cuda"`` or ``"llvm"``. shared_scope: where the operands are loaded from and the
+    accumulator is stored to, ``"shared"`` or ``"shared.dyn"``.
+    """
+    m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
+    a = _Tile(m, k, intrinsic.operand_dtype, intrinsic.a_scope)
+    b = _Tile(k, n, intrinsic.operand_dtype, intrinsic.b_scope)
+    c = _Tile(m, n, intrinsic.accumulator_dtype, intrinsic.accumulator_scope)
+    shared_a, shared_b, shared_c = (replace(tile, scope=shared_scope) for tile in (a, b, c))
+    says = _description(intrinsic)
+    does = _instruction(intrinsic) if kind == "cuda" else _emulation(intrinsic)
+    forms: dict[str, tuple[Any, ...]] = {
+        "fill": (_fill, says.fill, does.fill, (c,)),
+        "load_a": (_copy, says.load, does.load, (shared_a, a)),
+        "load_b": (_copy, says.load, does.load, (shared_b, b)),
+        "mma": (_mma, says.mma, does.mma, (a, b, c)),
+        "store": (_copy, says.store, does.store, (c, shared_c)),
+    }
+    names = {}
+    for form, (declare, description, implementation, tiles) in forms.items():
+        names[form] = f"tvmconv.{kind}.{intrinsic.name}.{shared_scope}.{form}"
+        parts = (replace(tile, part=True) for tile in tiles)
+        desc, impl = declare(description, *tiles), declare(implementation, *parts)
+        # override: two threads may come here with the same instruction.
+        TensorIntrin.register(names[form], desc, impl, override=True)
+    return LoweredIntrinsic(**names)
+
+
+# ---------------------------------------------------------------- what all share: the tiles
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """A row-major tile in one scope; as a `part`, one cut from a buffer that may be wider."""
+
+    rows: int
+    columns: int
+    dtype: str
+    scope: str
+    part: bool = False
+
+    def match(self, handle: Any) -> Any:
+        return T.match_buffer(
+            handle,
+            (self.rows, self.columns),
+            self.dtype,
+            align=ALIGN,
+            offset_factor=self.columns,
+            scope=self.scope,
+            strides=[T.int32(), T.int32()] if self.part else None,
+        )
+
+    def all_of(self, buffer: Any) -> Any:
+        return buffer[0 : self.rows, 0 : self.columns]
+
+
+@dataclass(frozen=True)
+class _Bodies:
+    """What each form does with its tiles: functions that TVMScript's parser runs."""
+
+    fill: Callable[[Any], None]
+    load: Callable[[Any, Any], None]
+    mma: Callable[[Any, Any, Any], None]
+    store: Callable[[Any, Any], None]
+
+
+def _fill(body: Callable[[Any], None], tile: _Tile) -> Any:
+    @T.prim_func(s_tir=True)
+    def function(c: T.handle) -> None:
+        C = tile.match(c)
+        with T.sblock("root"):
+            T.reads()
+            T.writes(tile.all_of(C))
+            body(C)
+
+    return function
+
+
+def _copy(body: Callable[[Any, Any], None], source: _Tile, destination: _Tile) -> Any:
+    @T.prim_func(s_tir=True)
+    def function(s: T.handle, d: T.handle) -> None:
+        S = source.match(s)
+        D = destination.match(d)
+        with T.sblock("root"):
+            T.reads(source.all_of(S))
+            T.writes(destination.all_of(D))
+            body(S, D)
+
+    return function
+
+
+def _mma(body: Callable[[Any, Any, Any], None], tile_a: _Tile, tile_b: _Tile, tile_c: _Tile) -> Any:
+    @T.prim_func(s_tir=True)
+    def function(a: T.handle, b: T.handle, c: T.handle) -> None:
+        A = tile_a.match(a)
+        B = tile_b.match(b)
+        C = tile_c.match(c)
+        with T.sblock("root"):
+            T.reads(tile_c.all_of(C), tile_a.all_of(A), tile_b.all_of(B))
+            T.writes(tile_c.all_of(C))
+            body(A, B, C)
+
+    return function
+
+
+# ---------------------------------------------------------------- what `tensorize` looks for
+
+
+def _description(intrinsic: TensorIntrinsic) -> _Bodies:
+    m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
+    zero = T.cast(0, intrinsic.accumulator_dtype)
+
+    def widen(value: Any) -> Any:
+        same = intrinsic.operand_dtype == intrinsic.accumulator_dtype
+        return value if same else T.cast(value, intrinsic.accumulator_dtype)
+
+    @T.inline
+    def fill(C: Any) -> None:
+        for i, j in T.grid(m, n):
+            with T.sblock("fill"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                C[vi, vj] = zero
+
+    @T.inline
+    def copy(S: Any, D: Any) -> None:
+        for i, j in T.grid(D.shape[0], D.shape[1]):
+            with T.sblock("copy"):
+                vi, vj = T.axis.remap("SS", [i, j])
+                D[vi, vj] = S[vi, vj]
+
+    @T.inline
+    def mma(A: Any, B: Any, C: Any) -> None:
+        for i, j, l in T.grid(m, n, k):
+            with T.sblock("mma"):
+                vi, vj, vl = T.axis.remap("SSR", [i, j, l])
+                C[vi, vj] = C[vi, vj] + widen(A[vi, vl]) * widen(B[vl, vj])
+
+    return _Bodies(fill, copy, mma, copy)
+
+
+# ---------------------------------------------------------------- CUDA: the instruction
+
+
+def _instruction(intrinsic: TensorIntrinsic) -> _Bodies:
+    """Each form as the call that TVM's CUDA code generator writes as ``nvcuda::wmma``."""
+    m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
+
+    def number(tile: Any) -> Any:
+        """Which fragment `tile` is, in the array of fragments it was cut from."""
+        (rows, columns), stride = tile.shape, tile.strides[0]
+        row, column = tile.elem_offset // stride // rows, tile.elem_offset % stride // columns
+        return row * (stride // columns) + column
+
+    def fill(C: Any) -> None:
+        T.evaluate(T.tvm_fill_fragment(C.data, m, n, k, number(C), T.float32(0), dtype="void"))
+
+    def load(S: Any, D: Any) -> None:
+        pointer, stride = S.access_ptr("r", ptr_type=S.dtype), S.strides[0]
+        T.evaluate(
+            T.tvm_load_matrix_sync(
+                D.data, m, n, k, number(D), pointer, stride, "row_major", dtype="void"
+            )
+        )
+
+    def mma(A: Any, B: Any, C: Any) -> None:
+        a, b, c = (A.data, number(A)), (B.data, number(B)), (C.data, number(C))
+        T.evaluate(T.tvm_mma_sync(*c, *a, *b, *c, dtype="void"))
+
+    def store(S: Any, D: Any) -> None:
+        pointer, stride = D.access_ptr("w", ptr_type=D.dtype), D.strides[0]
+        T.evaluate(
+            T.tvm_store_matrix_sync(
+                S.data, m, n, k, number(S), pointer, stride, "row_major", dtype="void"
+            )
+        )
+
+    return _Bodies(fill, load, mma, store)
+
+
+# ---------------------------------------------------------------- LLVM: the emulation
+
+
+def _emulation(intrinsic: TensorIntrinsic) -> _Bodies:
+    """Each form as plain vectorised loops; a fragment is an ordinary row-major tile.
+
+    The loops of `mma` are unrolled so that LLVM keeps a row of the accumulator in a vector
+    register while k ascends, as `emulate.mma` does.
+    """
+    m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
+    zero = T.cast(0, intrinsic.accumulator_dtype)
+
+    @T.inline
+    def fill(C: Any) -> None:
+        for i in T.unroll(m):
+            for j in T.vectorized(n):
+                C[i, j] = zero
+
+    @T.inline
+    def copy(S: Any, D: Any) -> None:
+        for i in T.unroll(D.shape[0]):
+            for j in T.vectorized(D.shape[1]):
+                D[i, j] = S[i, j]
+
+    @T.inline
+    def mma(A: Any, B: Any, C: Any) -> None:
+        # Operands widened once, so that each multiply-add broadcasts one fp32.
+        wide_a = T.alloc_buffer((m, k), "float32")
+        wide_b = T.alloc_buffer((k, n), "float32")
+        total = T.alloc_buffer((ROWS_AT_ONCE, n), "float32")
+        for i in T.unroll(m):
+            for l in T.vectorized(k):
+                wide_a[i, l] = T.cast(A[i, l], "float32")
+        for l in T.unroll(k):
+            for j in T.vectorized(n):
+                wide_b[l, j] = T.cast(B[l, j], "float32")
+        for io in T.unroll(m // ROWS_AT_ONCE):
+            for ii in T.unroll(ROWS_AT_ONCE):
+                for j in T.vectorized(n):
+                    total[ii, j] = T.cast(C[io * ROWS_AT_ONCE + ii, j], "float32")
+            for l in T.unroll(k):
+                for ii in T.unroll(ROWS_AT_ONCE):
+                    for j in T.vectorized(n):
+                        total[ii, j] = (
+                            total[ii, j] + wide_a[io * ROWS_AT_ONCE + ii, l] * wide_b[l, j]
+                        )
+            for ii in T.unroll(ROWS_AT_ONCE):
+                for j in T.vectorized(n):
+                    C[io * ROWS_AT_ONCE + ii, j] = T.cast(total[ii, j], C.dtype)
+
+    return _Bodies(fill, copy, mma, copy)

@@ -1,0 +1,78 @@
+"""The records check themselves, and the catalogue holds what it should."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, replace
+from typing import Any
+
+import pytest
+
+import intrinsics
+from intrinsics import INTRINSICS, TensorIntrinsic
+
+GOOD = intrinsics.get(16, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"m": 0}, "m, n and k are positive"),
+        ({"n": -16}, "m, n and k are positive"),
+        ({"k": 0}, "m, n and k are positive"),
+        ({"operand_dtype": "float64"}, r"operands are one of \['float16'\]"),
+        ({"accumulator_dtype": "int32"}, r"float16 accumulates in one of \('float32', 'float16'\)"),
+        ({"threads": 48}, "threads come in warps of 32"),
+        ({"threads": 0}, "threads come in warps of 32"),
+        ({"m": 3, "n": 5}, "threads share the m x n results evenly"),
+        ({"min_sm": 61}, "tensor cores begin at sm_70"),
+        ({"source": "a colleague"}, "a source is a link"),
+    ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
+)
+def test_bad_record_is_refused(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint) as caught:
+        replace(GOOD, **changes)
+    assert all(repr(value) in str(caught.value) for value in changes.values())
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    with pytest.raises(ValueError, match="is no instruction") as caught:
+        replace(GOOD, m=-16, min_sm=30, source="", accumulator_dtype="bool")
+    assert str(caught.value).count(";") == 3
+
+
+def test_record_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        GOOD.m = 8  # type: ignore[misc]
+
+
+def test_catalogue_has_every_shape_with_every_accumulator() -> None:
+    assert [intrinsic.name for intrinsic in INTRINSICS] == [
+        "wmma_m16n16k16_f16_f32",
+        "wmma_m32n8k16_f16_f32",
+        "wmma_m8n32k16_f16_f32",
+        "wmma_m16n16k16_f16_f16",
+        "wmma_m32n8k16_f16_f16",
+        "wmma_m8n32k16_f16_f16",
+    ]
+    for intrinsic in INTRINSICS:
+        found = intrinsics.get(intrinsic.m, intrinsic.n, intrinsic.k, intrinsic.accumulator_dtype)
+        assert found is intrinsic
+
+
+def test_unknown_instruction_lists_the_known_ones() -> None:
+    with pytest.raises(LookupError, match="no instruction m16n8k8 accumulating in") as caught:
+        intrinsics.get(16, 8, 8)
+    assert all(intrinsic.name in str(caught.value) for intrinsic in INTRINSICS)
+
+
+@pytest.mark.parametrize("intrinsic", INTRINSICS, ids=lambda intrinsic: intrinsic.name)
+def test_figures(intrinsic: TensorIntrinsic) -> None:
+    assert intrinsic.macs == 4096
+    # 256 results over 32 threads: 8 each, one register each in fp32 and half of one in fp16.
+    assert (
+        intrinsic.accumulator_registers()
+        == {"float32": 8, "float16": 4}[intrinsic.accumulator_dtype]
+    )
+    # 16x16 and 16x16 halves, or 32x16 and 16x8, two to a register.
+    assert intrinsic.operand_registers() == {16: 8, 32: 10, 8: 10}[intrinsic.m]

@@ -1,0 +1,47 @@
+"""Operands of one tensor-core instruction that try its arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intrinsics import TensorIntrinsic
+
+Array = NDArray[Any]
+
+KINDS = ("normal", "cancelling", "subnormal", "tiny", "large", "mixed")
+
+
+def tiles(intrinsic: TensorIntrinsic, kind: str, seed: int = 0) -> tuple[Array, Array, Array]:
+    """a (m, k), b (k, n) and c (m, n) whose product stays finite in the accumulator's dtype."""
+    m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
+    rng = np.random.default_rng(seed)
+    accumulator = intrinsic.accumulator_dtype
+    a, b, c = rng.standard_normal((m, k)), rng.standard_normal((k, n)), rng.standard_normal((m, n))
+    if kind == "cancelling":
+        # Every term has its opposite, almost: what is left is small beside what was summed.
+        a[:, k // 2 :] = -a[:, : k // 2]
+        b[k // 2 :] = b[: k // 2] * (1 + rng.uniform(-4, 4, (k // 2, n)) * 2.0**-10)
+        c *= 2.0**-8
+    if kind == "subnormal":
+        # fp16 is subnormal below 2**-14. With b of order one, so are the results, in fp16.
+        a = rng.integers(-1023, 1024, (m, k)) * 2.0**-24
+        c = rng.integers(-1023, 1024, (m, n)) * 2.0**-24
+    if kind == "tiny":
+        # Products that an fp32 sum keeps and an fp16 one rounds to zero or the least subnormal.
+        a, b = (rng.integers(-1023, 1024, x.shape) * 2.0**-24 for x in (a, b))
+        c = rng.choice((-1, 0, 1), (m, n)) * 2.0**-24
+    if kind == "large":
+        # At most 16 x 62000 / 17 + 3000, just inside what an fp16 accumulator holds.
+        a, b = rng.uniform(-62000, 62000, (m, k)), rng.choice((-1, 1), (k, n)) / 17
+        a[0], b[:, 0] = np.abs(a[0]) / 2 + 31000, 1 / 17
+        c = rng.uniform(-3000, 3000, (m, n))
+    if kind == "mixed":
+        # Magnitudes from 2**-12 to 2**4 beside each other, and zeros of both signs.
+        a *= 2.0 ** rng.integers(-12, 5, (m, k))
+        a[rng.random((m, k)) < 0.2] = 0.0
+        b[rng.random((k, n)) < 0.2] = -0.0
+        c[rng.random((m, n)) < 0.2] = -0.0
+    return a.astype(np.float16), b.astype(np.float16), c.astype(accumulator)
