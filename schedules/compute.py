@@ -1,0 +1,314 @@
+"""Convolutions in TVM's tensor expressions.
+
+`implicit_gemm` is one definition for every layout: a GEMM whose rows are output pixels, whose
+columns are output channels, and whose inner dimension numbers filter taps and input channels.
+
+    X[o, m, i]  the gather: what row m reads at reduction step (o, i); lives in shared memory only
+    Conv[m, k]  sum over o, i of X[o, m, i] * Weight[o, i/16, k/16, i%16, k%16]
+    Y[...]      activation(Conv + Bias + Residual), cast, in the output's layout
+
+A layout only decides how m numbers the pixels (`Rows`) and where an element lies
+(`Layout.index`). `Reduction` decides how (o, i) numbers taps and channels. Whatever is no
+multiple of a tile is padded: with zeros in the gather and in the packed weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import te, tirx
+
+from schedules.workload import Activation, ConvWorkload, ceil_div, round_up
+
+#: Block names that the schedules look for.
+GATHER, CONV, EPILOGUE, OUT = "gather", "conv", "epilogue", "out"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What the GEMM's extents are rounded up to: rows, columns, and inner step of a block."""
+
+    m: int
+    k: int
+    i: int
+    #: Rows and columns of a packed weight tile: the instruction's k and n.
+    fragment_i: int = 16
+    fragment_k: int = 16
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How the inner dimension (o, i) numbers filter taps (r, s) and input channels c.
+
+    per tap: o = (r, s), i = c. By rows: o = r, i = (s, c), which for few channels pads less:
+    a 7x7 filter over 3 channels takes 7 x 32 steps instead of 49 x 16. Sixteen-byte copies
+    need whole channel blocks, so a channel count divisible by 8 always goes per tap.
+    """
+
+    outer: int
+    inner: int
+    by_rows: bool
+
+    @classmethod
+    def of(cls, w: ConvWorkload, fragment: int = 16) -> Reduction:
+        per_tap = w.r * w.s * round_up(w.c, fragment)
+        rows = w.r * round_up(w.s * w.c, fragment)
+        if w.c % 8 and rows < per_tap:
+            return cls(w.r, w.s * w.c, True)
+        return cls(w.r * w.s, w.c, False)
+
+    def tap(self, w: ConvWorkload, o: Any, i: Any) -> tuple[Any, Any, Any]:
+        """(r, s, c) of reduction step (o, i). Takes numbers or TVM expressions."""
+        if self.by_rows:
+            return o, i // w.c, i % w.c
+        return o // w.s, o % w.s, i
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """Extents of the implicit GEMM, each with its padding to `tile`."""
+
+    m: int
+    k: int
+    reduction: Reduction
+    tile: Tile
+
+    @classmethod
+    def of(cls, w: ConvWorkload, tile: Tile) -> Gemm:
+        rows = round_up(w.n, w.out_layout.n) * w.p * w.q
+        return cls(rows, w.k, Reduction.of(w, tile.fragment_i), tile)
+
+    @property
+    def m_pad(self) -> int:
+        return round_up(self.m, self.tile.m)
+
+    @property
+    def k_pad(self) -> int:
+        return round_up(self.k, self.tile.k)
+
+    @property
+    def i_pad(self) -> int:
+        return round_up(self.reduction.inner, self.tile.i)
+
+    @property
+    def padded_macs(self) -> int:
+        """Multiply-adds that the instructions carry out."""
+        return self.m_pad * self.k_pad * self.reduction.outer * self.i_pad
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        fi, fk = self.tile.fragment_i, self.tile.fragment_k
+        return (self.reduction.outer, self.i_pad // fi, self.k_pad // fk, fi, fk)
+
+
+def pixel(w: ConvWorkload, m: Any) -> tuple[Any, Any, Any]:
+    """(n, p, q) of GEMM row m: batch innermost inside a packed block, then q, p, block."""
+    n_in, rest = m % w.out_layout.n, m // w.out_layout.n
+    block = rest // (w.p * w.q)
+    return block * w.out_layout.n + n_in, rest // w.q % w.p, rest % w.q
+
+
+def gemm_index(w: ConvWorkload, *index: Any) -> tuple[Any, Any]:
+    """(m, k) of the output element that lies at `index`: the inverse of `pixel`.
+
+    Written without division, so that TVM sees that stepping through m steps through memory.
+    """
+    if not w.out_layout.packed:
+        n, p, q, k = index
+        return (n * w.p + p) * w.q + q, k
+    block, p, q, k_block, n_in, k_in = index
+    m = ((block * w.p + p) * w.q + q) * w.out_layout.n + n_in
+    return m, k_block * w.out_layout.c + k_in
+
+
+def pack_weight(w: ConvWorkload, tile: Tile, weight: NDArray[Any]) -> NDArray[np.float16]:
+    """(K, C, R, S) to fp16 (o, i/16, k/16, 16, 16), padded with zeros: one tile is one operand."""
+    gemm = Gemm.of(w, tile)
+    outer, inner = gemm.reduction.outer, gemm.reduction.inner
+    taps = weight.transpose(2, 3, 1, 0).reshape(outer, inner, w.k).astype(np.float16)
+    padded = np.zeros((outer, gemm.i_pad, gemm.k_pad), np.float16)
+    padded[:, :inner, : w.k] = taps
+    fi, fk = tile.fragment_i, tile.fragment_k
+    tiles = padded.reshape(outer, gemm.i_pad // fi, fi, gemm.k_pad // fk, fk)
+    return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4))
+
+
+def pack_bias(w: ConvWorkload, tile: Tile, bias: NDArray[Any]) -> NDArray[np.float32]:
+    """(K,) to fp32, padded with zeros to the tile."""
+    padded = np.zeros(round_up(w.k, tile.k), np.float32)
+    padded[: w.k] = bias
+    return padded
+
+
+def activate(activation: Activation, value: Any) -> Any:
+    """The activation as a TVM expression over an fp32 value."""
+    if activation.kind == "relu":
+        return tirx.max(value, tirx.const(0, "float32"))
+    if activation.kind == "clip":
+        low, high = (tirx.const(bound, "float32") for bound in (activation.low, activation.high))
+        return tirx.min(tirx.max(value, low), high)
+    return value
+
+
+def finish(w: ConvWorkload, total: Any, k: Any, bias: Any, residual: Any, at: Any) -> Any:
+    """The epilogue of one output: fp32 sum `total` of channel k, at element `at` = (n, p, q, k)."""
+    value = total if w.accumulator_dtype == "float32" else total.astype("float32")
+    if bias is not None:
+        value = value + bias[k]
+    if residual is not None:
+        value = value + _residual(w, residual, *at).astype("float32")
+    return activate(w.epilogue.activation, value).astype(w.epilogue.out_dtype)
+
+
+def _residual(w: ConvWorkload, residual: Any, n: Any, p: Any, q: Any, k: Any) -> Any:
+    """Element of the residual; zero where the output's layout is padded and the residual's not."""
+    layout, out = w.epilogue.residual_layout, w.out_layout
+    conditions = [
+        index < layout_size
+        for index, layout_size, out_size in (
+            (n, round_up(w.n, layout.n), round_up(w.n, out.n)),
+            (k, round_up(w.k, layout.c or w.k), round_up(w.k, out.c or w.k)),
+        )
+        if layout_size < out_size
+    ]
+    return _where(conditions, residual(*layout.index(n, p, q, k)))
+
+
+def _where(conditions: list[Any], value: Any) -> Any:
+    """The fp16 value where all conditions hold, elsewhere zero and nothing is read."""
+    if not conditions:
+        return value
+    return tirx.if_then_else(tirx.all(*conditions), value, tirx.const(0, "float16"))
+
+
+def implicit_gemm(w: ConvWorkload, tile: Tile) -> tirx.PrimFunc:
+    """The convolution as ``(x, weight[, bias][, residual]) -> y``.
+
+    x fp16 in ``in_layout``; weight as `pack_weight` gives it; bias as `pack_bias` gives it;
+    residual fp16 in its layout; y ``out_dtype`` in ``out_layout``. One group only.
+    """
+    gemm = Gemm.of(w, tile)
+    x = te.placeholder(w.in_shape, "float16", name="x")
+    weight = te.placeholder(gemm.weight_shape, "float16", name="weight")
+    bias = te.placeholder((gemm.k_pad,), "float32", name="bias") if w.epilogue.bias else None
+    residual = None
+    if w.epilogue.residual:
+        residual = te.placeholder(w.residual_shape, "float16", name="residual")
+
+    gather = te.compute(
+        (gemm.reduction.outer, gemm.m_pad, gemm.i_pad),
+        lambda o, m, i: _gathered(w, gemm, x, o, m, i),
+        name=GATHER,
+    )
+    o = te.reduce_axis((0, gemm.reduction.outer), "o")
+    i = te.reduce_axis((0, gemm.i_pad), "i")
+    fi, fk = tile.fragment_i, tile.fragment_k
+    dtype = w.accumulator_dtype
+
+    conv = te.compute(
+        (gemm.m_pad, gemm.k_pad),
+        lambda m, k: te.sum(
+            gather[o, m, i].astype(dtype)
+            * weight[o, i // fi, k // fk, i % fi, k % fk].astype(dtype),
+            axis=[o, i],
+        ),
+        name=CONV,
+    )
+
+    # Exactly the output's rows and columns: what it reads of the bias exists.
+    epilogue = te.compute(
+        (gemm.m, round_up(w.k, w.out_layout.c) if w.out_layout.packed else w.k),
+        lambda m, k: finish(w, conv[m, k], k, bias, residual, (*pixel(w, m), k)),
+        name=EPILOGUE,
+    )
+    y = te.compute(w.out_shape, lambda *index: epilogue(*gemm_index(w, *index)), name=OUT)
+    inputs = [tensor for tensor in (x, weight, bias, residual) if tensor is not None]
+    return te.create_prim_func([*inputs, y])
+
+
+def direct(w: ConvWorkload) -> tirx.PrimFunc:
+    """The convolution as its definition, any groups: ``(x, weight[, bias][, residual]) -> y``.
+
+    weight fp16 (R, S, C/groups, K) with K rounded up to the output's channel block, bias fp32
+    of the same K; the rest as in `implicit_gemm`. Sums in fp32.
+    """
+    k_out = round_up(w.k, w.out_layout.c) if w.out_layout.packed else w.k
+    group_c, group_k = w.c // w.groups, w.k // w.groups
+    x = te.placeholder(w.in_shape, "float16", name="x")
+    weight = te.placeholder((w.r, w.s, group_c, k_out), "float16", name="weight")
+    bias = te.placeholder((k_out,), "float32", name="bias") if w.epilogue.bias else None
+    residual = None
+    if w.epilogue.residual:
+        residual = te.placeholder(w.residual_shape, "float16", name="residual")
+    r, s = te.reduce_axis((0, w.r), "r"), te.reduce_axis((0, w.s), "s")
+    c = te.reduce_axis((0, group_c), "c")
+
+    def conv(*index: Any) -> Any:
+        n, p, q, k = w.out_layout.element(*index)
+        channel = k // group_k * group_c + c
+        inside = [k < w.k] * (k_out > w.k) + [channel < w.c] * (k_out > w.k)
+        value = _input(w, x, n, p, q, r, s, channel, inside, round_up(w.n, w.out_layout.n))
+        return te.sum(value.astype("float32") * weight[r, s, c, k].astype("float32"), [r, s, c])
+
+    sums = te.compute(w.out_shape, conv, name=CONV)
+
+    def out(*index: Any) -> Any:
+        at = w.out_layout.element(*index)
+        return finish(w, sums(*index), at[3], bias, residual, at)
+
+    y = te.compute(w.out_shape, out, name=OUT)
+    inputs = [tensor for tensor in (x, weight, bias, residual) if tensor is not None]
+    return te.create_prim_func([*inputs, y])
+
+
+def _gathered(w: ConvWorkload, gemm: Gemm, x: Any, o: Any, m: Any, i: Any) -> Any:
+    """What row m reads at (o, i): an input element, or zero where there is none."""
+    r, s, c = gemm.reduction.tap(w, o, i)
+    n, p, q = pixel(w, m)
+    readable = gemm.reduction.inner
+    if w.in_layout.packed and not gemm.reduction.by_rows:
+        readable = round_up(w.c, w.in_layout.c)  # whole blocks: the weight is zero past C
+    inside = [i < readable] if gemm.i_pad > readable else []
+    return _input(w, x, n, p, q, r, s, c, inside, ceil_div(gemm.m_pad, w.p * w.q))
+
+
+def _input(
+    w: ConvWorkload,
+    x: Any,
+    n: Any,
+    p: Any,
+    q: Any,
+    r: Any,
+    s: Any,
+    c: Any,
+    inside: list[Any],
+    batches: int,
+) -> Any:
+    """Element of x that output pixel (n, p, q) multiplies with tap (r, s) of channel c.
+
+    Zero in the padding, and where a condition of `inside` fails; `batches` is one past the
+    largest n asked for. A packed input can be read up to whole blocks of batches.
+    """
+    h = p * w.stride[0] + r * w.dilation[0] - w.padding[0]
+    v = q * w.stride[1] + s * w.dilation[1] - w.padding[1]
+    readable = round_up(w.n, w.in_layout.n)
+    conditions = [
+        condition
+        for needed, condition in (
+            (w.padding[0] > 0, h >= 0),
+            (_rows_read(w.p, w.r, w.stride[0], w.dilation[0], w.padding[0]) > w.h, h < w.h),
+            (w.padding[1] > 0, v >= 0),
+            (_rows_read(w.q, w.s, w.stride[1], w.dilation[1], w.padding[1]) > w.w, v < w.w),
+            (batches > readable, n < readable),
+        )
+        if needed
+    ] + inside
+    return _where(conditions, x(*w.in_layout.index(n, h, v, c)))
+
+
+def _rows_read(outs: int, taps: int, stride: int, dilation: int, before: int) -> int:
+    """One past the last input row (or column) that any output reads."""
+    return (outs - 1) * stride + (taps - 1) * dilation - before + 1

@@ -1,0 +1,57 @@
+"""What a family of schedules is, and what it answers when it is asked about a convolution."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+from tvm import tirx
+
+from schedules.hardware import Hardware
+from schedules.workload import ConvWorkload
+
+
+@dataclass(frozen=True)
+class Match:
+    """The family can compute the workload; ``config`` is what it would use by default."""
+
+    family: str
+    config: Any
+
+
+@dataclass(frozen=True)
+class Reject:
+    """The family can't or shouldn't, for a reason that a person can act on."""
+
+    family: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.family}: {self.reason}"
+
+
+class Family(Protocol):
+    """One way to compute convolutions; a file of its own, registered in `schedules.choose`."""
+
+    name: str
+    #: Whether the multiply-adds run on tensor cores (or their emulation).
+    tensorized: bool
+
+    def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        """Whether this family takes `w`, and its default configuration if so."""
+
+    def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[Any]:
+        """Every configuration worth trying, each already checked."""
+
+    def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> tirx.PrimFunc:
+        """The scheduled function. Raises `ConfigError` if `config` does not fit."""
+
+    def padded_macs(self, w: ConvWorkload, config: Any) -> int:
+        """Multiply-adds that `schedule` carries out, padding included."""
+
+    def pack(
+        self, w: ConvWorkload, config: Any, weight: NDArray[Any], bias: NDArray[Any] | None
+    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
+        """weight (K, C/groups, R, S) and bias (K,) as the scheduled function reads them."""

@@ -1,0 +1,211 @@
+"""What one convolution is: `ConvWorkload`, frozen, hashable, JSON both ways.
+
+The letters, here and everywhere: N batch, H W input rows and columns, C input channels, K output
+channels, R S filter rows and columns, P Q output rows and columns.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+Pair = tuple[int, int]
+
+
+def ceil_div(value: int, step: int) -> int:
+    return -(-value // step)
+
+
+def round_up(value: int, step: int) -> int:
+    return ceil_div(value, step) * step
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where element (n, h, w, c) of an activation lies: ``NHWC``, or packed ``NHWC16n16c``.
+
+    The packed axes are (N/n, H, W, C/c, n, c), N and C rounded up. ``NHWC`` is the case n = 1
+    and c = C, in four axes. Packed, a 16x16 tile of an implicit GEMM (16 images' same pixel by
+    16 channels) is one contiguous block.
+    """
+
+    n: int = 1
+    #: Channels of a block; 0 stands for all of them.
+    c: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n < 1 or self.c < 0 or (self.c == 0 and self.n != 1):
+            raise ValueError(f"no layout has n={self.n}, c={self.c}")
+
+    @property
+    def packed(self) -> bool:
+        return self.c != 0
+
+    def __str__(self) -> str:
+        return f"NHWC{self.n}n{self.c}c" if self.packed else "NHWC"
+
+    @classmethod
+    def parse(cls, text: str) -> Layout:
+        """The layout written so. Raises ``ValueError`` for another text."""
+        if text == "NHWC":
+            return NHWC
+        match = re.fullmatch(r"NHWC(\d+)n(\d+)c", text)
+        if not match:
+            raise ValueError(f"layout {text!r} is neither NHWC nor NHWC<n>n<c>c")
+        return cls(int(match[1]), int(match[2]))
+
+    def shape(self, n: int, h: int, w: int, c: int) -> tuple[int, ...]:
+        """Shape of the array that holds (n, h, w, c) elements."""
+        if not self.packed:
+            return (n, h, w, c)
+        return (ceil_div(n, self.n), h, w, ceil_div(c, self.c), self.n, self.c)
+
+    def index(self, n: Any, h: Any, w: Any, c: Any) -> tuple[Any, ...]:
+        """Where element (n, h, w, c) lies. Takes numbers or TVM expressions."""
+        if not self.packed:
+            return (n, h, w, c)
+        return (n // self.n, h, w, c // self.c, n % self.n, c % self.c)
+
+    def element(self, *index: Any) -> tuple[Any, Any, Any, Any]:
+        """The (n, h, w, c) that lies at `index`: the inverse of `index`."""
+        if not self.packed:
+            n, h, w, c = index
+            return n, h, w, c
+        n, h, w, c, n_in, c_in = index
+        return n * self.n + n_in, h, w, c * self.c + c_in
+
+
+NHWC = Layout()
+PACKED = Layout(16, 16)
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A pointwise function that ends an epilogue, computed in fp32. Parameters as ONNX has them."""
+
+    kind: str = "none"
+    low: float = 0.0
+    high: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("none", "relu", "clip"):
+            raise ValueError(f"activation {self.kind!r} is not one of none, relu, clip")
+
+    def __str__(self) -> str:
+        return f"clip({self.low:g}, {self.high:g})" if self.kind == "clip" else self.kind
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """``y = activation(conv + bias + residual)`` in fp32, then cast to ``out_dtype``.
+
+    bias: fp32 (K,). residual: fp16, the output's shape, in ``residual_layout``.
+    """
+
+    bias: bool = False
+    residual: bool = False
+    residual_layout: Layout = NHWC
+    activation: Activation = Activation()
+    out_dtype: str = "float16"
+
+    def __str__(self) -> str:
+        parts = ["bias"] * self.bias + ["residual"] * self.residual
+        parts += [str(self.activation)] * (self.activation.kind != "none")
+        return " + ".join(parts) or "none"
+
+
+@dataclass(frozen=True)
+class ConvWorkload:
+    """One convolution. ``padding`` is (top, left, bottom, right); operands are fp16.
+
+    Raises ``ValueError`` where the numbers describe no convolution.
+    """
+
+    n: int
+    h: int
+    w: int
+    c: int
+    k: int
+    r: int
+    s: int
+    stride: Pair = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+    in_layout: Layout = NHWC
+    out_layout: Layout = NHWC
+    accumulator_dtype: str = "float32"
+    epilogue: Epilogue = field(default_factory=Epilogue)
+
+    def __post_init__(self) -> None:
+        sizes = (self.n, self.h, self.w, self.c, self.k, self.r, self.s, self.groups)
+        if min(*sizes, *self.stride, *self.dilation) < 1 or min(self.padding) < 0:
+            raise ValueError(f"{self!r}: sizes are at least 1 and padding at least 0")
+        if self.c % self.groups or self.k % self.groups:
+            raise ValueError(f"{self!r}: channels divide into groups")
+        if self.p < 1 or self.q < 1:
+            raise ValueError(f"{self!r}: the filter is larger than the padded image")
+
+    @property
+    def p(self) -> int:
+        return self._out(self.h, self.r, self.stride[0], self.dilation[0], 0)
+
+    @property
+    def q(self) -> int:
+        return self._out(self.w, self.s, self.stride[1], self.dilation[1], 1)
+
+    def _out(self, size: int, taps: int, stride: int, dilation: int, axis: int) -> int:
+        span = size + self.padding[axis] + self.padding[axis + 2] - dilation * (taps - 1) - 1
+        return span // stride + 1 if span >= 0 else 0
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        return self.in_layout.shape(self.n, self.h, self.w, self.c)
+
+    @property
+    def out_shape(self) -> tuple[int, ...]:
+        return self.out_layout.shape(self.n, self.p, self.q, self.k)
+
+    @property
+    def residual_shape(self) -> tuple[int, ...]:
+        return self.epilogue.residual_layout.shape(self.n, self.p, self.q, self.k)
+
+    @property
+    def depthwise(self) -> bool:
+        return self.groups == self.c > 1 and self.k % self.c == 0
+
+    @property
+    def useful_macs(self) -> int:
+        """Multiply-adds that the convolution's definition asks for, padding taps included."""
+        return self.n * self.p * self.q * self.k * self.r * self.s * self.c // self.groups
+
+    def __str__(self) -> str:
+        text = f"{self.n}x{self.h}x{self.w}x{self.c} -> {self.k}, {self.r}x{self.s}"
+        text += f"/{self.stride[0]}" if self.stride[0] == self.stride[1] != 1 else ""
+        text += f"/{self.stride}" if self.stride[0] != self.stride[1] else ""
+        text += f", dilation {self.dilation}" if self.dilation != (1, 1) else ""
+        return text + (f", {self.groups} groups" if self.groups != 1 else "")
+
+    def to_json(self) -> str:
+        def plain(value: Any) -> Any:
+            return str(value) if isinstance(value, Layout) else dataclasses.asdict(value)
+
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        epilogue = dataclasses.asdict(self.epilogue)
+        epilogue["residual_layout"] = str(self.epilogue.residual_layout)
+        return json.dumps({**fields, "epilogue": epilogue}, default=plain, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> ConvWorkload:
+        fields = json.loads(text)
+        epilogue = fields.pop("epilogue")
+        epilogue["residual_layout"] = Layout.parse(epilogue["residual_layout"])
+        epilogue["activation"] = Activation(**epilogue["activation"])
+        for name in ("in_layout", "out_layout"):
+            fields[name] = Layout.parse(fields[name])
+        for name in ("stride", "padding", "dilation"):
+            fields[name] = tuple(fields[name])
+        return cls(**fields, epilogue=Epilogue(**epilogue))

@@ -1,0 +1,25 @@
+"""For all tests: few threads, and no GPU test where there is no GPU."""
+
+from __future__ import annotations
+
+import functools
+import os
+
+import pytest
+
+# Before TVM is imported, which reads them once. Tests share a machine, with each other and with
+# whoever works on it: threads that are few and not pinned keep out of the way.
+os.environ.setdefault("TVM_NUM_THREADS", "2")
+os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+
+@functools.cache
+def gpu_arch() -> str | None:
+    from tvmconv import toolchain  # not before the variables above are set
+
+    return toolchain.detect_arch()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and gpu_arch() is None:
+        pytest.skip("no NVIDIA GPU can be used here")

@@ -1,0 +1,184 @@
+"""One convolution kernel, compiled and run, and what onnxruntime says it should have given.
+
+Activations here are NHWC arrays of exact size; layouts, packing and padding are this file's to
+put on and take off. Whatever a kernel has no business to read or write is poisoned: memory
+around every operand is NaN, and so is the output before the kernel runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import tvm
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from tvm.target.codegen import llvm_get_system_cpu
+
+from schedules.family import Family
+from schedules.hardware import Hardware
+from schedules.workload import ConvWorkload, Layout
+from tvmconv import toolchain
+
+Array = NDArray[Any]
+
+#: As for every build of ours: see "One convolution definition" in docs/architecture.md.
+PASS_CONFIG = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
+#: What fills the padding of packed inputs. Any finite number must do: it meets zero weights or
+#: outputs nobody reads.
+PADDING = 3.0
+
+
+@dataclass(frozen=True)
+class Operands:
+    """x (N, H, W, C), weight (K, C/groups, R, S), bias (K,), residual (N, P, Q, K).
+
+    x, weight and residual are fp16. The values are of order one at every stage, so that errors
+    relative to the output mean something.
+    """
+
+    x: Array
+    weight: Array
+    bias: Array | None
+    residual: Array | None
+
+    @classmethod
+    def random(cls, w: ConvWorkload, seed: int = 0) -> Operands:
+        draw = np.random.default_rng(seed).standard_normal
+        fan_in = w.c // w.groups * w.r * w.s
+        weight = draw((w.k, w.c // w.groups, w.r, w.s)) / np.sqrt(fan_in)
+        return cls(
+            draw((w.n, w.h, w.w, w.c)).astype(np.float16),
+            weight.astype(np.float16),
+            draw(w.k).astype(np.float32) if w.epilogue.bias else None,
+            draw((w.n, w.p, w.q, w.k)).astype(np.float16) if w.epilogue.residual else None,
+        )
+
+
+def reference(w: ConvWorkload, operands: Operands) -> Array:
+    """(N, P, Q, K) in fp32, as onnxruntime computes it from the same fp16 operands."""
+    feeds = {"x": operands.x.transpose(0, 3, 1, 2), "w": operands.weight}
+    if operands.bias is not None:
+        feeds["b"] = operands.bias
+    conv = helper.make_node(
+        "Conv",
+        list(feeds),
+        ["conv"],
+        strides=w.stride,
+        pads=w.padding,
+        dilations=w.dilation,
+        group=w.groups,
+    )
+    nodes = [conv]
+    if operands.residual is not None:
+        feeds["r"] = operands.residual.transpose(0, 3, 1, 2)
+        nodes.append(helper.make_node("Add", [nodes[-1].output[0], "r"], ["sum"]))
+    activation = w.epilogue.activation
+    if activation.kind == "relu":
+        nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], ["active"]))
+    if activation.kind == "clip":
+        feeds |= {"low": np.array(activation.low), "high": np.array(activation.high)}
+        last = nodes[-1].output[0]
+        nodes.append(helper.make_node("Clip", [last, "low", "high"], ["active"]))
+    wide = {name: np.ascontiguousarray(array, np.float32) for name, array in feeds.items()}
+    graph = helper.make_graph(
+        nodes,
+        "reference",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in wide.items()],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (y,) = session.run(None, wide)
+    return np.asarray(y).transpose(0, 2, 3, 1)
+
+
+def run(
+    family: Family, w: ConvWorkload, config: Any, hardware: Hardware, operands: Operands
+) -> Array:
+    """(N, P, Q, K) as the family computes it with `config`, on this CPU or GPU.
+
+    Asserts that no element of the output, padding included, is left or made NaN or infinite.
+    """
+    weight, bias = family.pack(w, config, operands.weight, operands.bias)
+    arrays = [to_layout(operands.x, w.in_layout), weight]
+    if bias is not None:
+        arrays.append(bias)
+    if operands.residual is not None:
+        arrays.append(to_layout(operands.residual, w.epilogue.residual_layout))
+    arrays.append(np.full(w.out_shape, np.nan, w.epilogue.out_dtype))
+    kernel = compiled(family.schedule(w, config, hardware), hardware)
+    y = call(kernel["main"], arrays, hardware)
+    assert np.isfinite(y).all(), f"{np.count_nonzero(~np.isfinite(y))} of {y.size} not finite"
+    return from_layout(y, w.out_layout, (w.n, w.p, w.q, w.k))
+
+
+def compiled(module: Any, hardware: Hardware) -> Any:
+    """The function or module, compiled for `hardware`."""
+    if hardware.kind == "llvm":
+        target = tvm.target.Target({"kind": "llvm", "mcpu": llvm_get_system_cpu()})
+    else:
+        toolchain.prepare_cuda(hardware.name)
+        target = tvm.target.Target({"kind": "cuda", "arch": hardware.name}, host={"kind": "llvm"})
+    with target, tvm.transform.PassContext(config=PASS_CONFIG):
+        return tvm.compile(module, target=target)
+
+
+def call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
+    """Calls a compiled function with arrays, the last of which is its output; gives that."""
+    if hardware.kind == "cuda":
+        tensors = [tvm.runtime.tensor(array, device=tvm.cuda(0)) for array in arrays]
+        function(*tensors)
+        return np.asarray(tensors[-1].numpy())
+    guarded = [Guarded.of(array) for array in arrays]
+    function(*[tvm.runtime.from_dlpack(operand.inner) for operand in guarded])
+    assert all(operand.intact() for operand in guarded), "something was written out of bounds"
+    return guarded[-1].inner
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A copy of an array with NaN before and after it, as much as the array is long."""
+
+    before: Array
+    inner: Array
+    after: Array
+
+    @classmethod
+    def of(cls, array: Array) -> Guarded:
+        guard = -(-array.nbytes // 64) * 64  # keeps `inner` where TVM wants it, at 64 bytes
+        whole = np.full((3 * guard + 64) // array.itemsize, np.nan, array.dtype)
+        skip = -whole.ctypes.data % 64 // array.itemsize
+        start = skip + guard // array.itemsize
+        inner = whole[start : start + array.size].reshape(array.shape)
+        inner[...] = array
+        return cls(whole[:start], inner, whole[start + array.size :])
+
+    def intact(self) -> bool:
+        return bool(np.isnan(self.before).all() and np.isnan(self.after).all())
+
+
+def to_layout(array: Array, layout: Layout) -> Array:
+    """The (N, H, W, C) array laid out so, with `PADDING` where it has no element."""
+    laid = np.full(layout.shape(*array.shape), PADDING, array.dtype)
+    laid[layout.index(*np.indices(array.shape, sparse=True))] = array
+    return laid
+
+
+def from_layout(laid: Array, layout: Layout, shape: tuple[int, ...]) -> Array:
+    """The inverse of `to_layout`: the (N, H, W, C) array of that shape."""
+    return np.asarray(laid[layout.index(*np.indices(shape, sparse=True))])
+
+
+def relative_l2(got: Array, expected: Array, least: float = 0.0) -> float:
+    """Norm of the difference over that of what was expected, or of `least` in every element."""
+    assert got.shape == expected.shape
+    wide = expected.astype(np.float64)
+    norm = max(float(np.linalg.norm(wide)), least * np.sqrt(wide.size), 1e-30)
+    return float(np.linalg.norm(got - wide)) / norm

@@ -1,0 +1,214 @@
+"""What a configuration may ask for, what families accept, and why they decline."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from schedules import direct, wmma
+from schedules.choose import FAMILIES, choose, family
+from schedules.direct import DirectConfig
+from schedules.errors import ConfigError
+from schedules.family import Match, Reject
+from schedules.hardware import CPU, CUDA_ARCHS, Hardware
+from schedules.wmma import WmmaConfig
+from schedules.workload import NHWC, PACKED, ConvWorkload, Layout
+from tests.workloads import WORKLOADS
+
+GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}
+W = ConvWorkload(8, 28, 28, 64, 128, 3, 3, padding=(1, 1, 1, 1))
+GOOD = WmmaConfig(2, 2, 4, 2, 2, 2)
+ALL_HARDWARE = (CPU, *CUDA_ARCHS)
+
+
+@pytest.mark.parametrize(
+    ("config", "arch", "complaint"),
+    [
+        # 4 stages of (128 x 64 + 64 x 128) halves
+        (
+            WmmaConfig(2, 2, 4, 4, 4, 4),
+            "sm_75",
+            "131072 bytes of shared memory, a block has 65536",
+        ),
+        (WmmaConfig(2, 2, 4, 4, 4, 4), "sm_86", "131072 bytes .* has 101376"),
+        # The pad counts: 3 stages of (128 x (64 + 8) + 64 x 128) halves.
+        (WmmaConfig(2, 2, 4, 4, 4, 3, pad=8), "sm_86", "104448 bytes .* has 101376"),
+        # One stage, but 128 x 128 sums in fp32 on their way out.
+        (WmmaConfig(2, 4, 4, 4), "sm_75", "131072 bytes of shared memory"),
+        (WmmaConfig(8, 8, 1, 1), "sm_90", "2048 threads, a block has at most 1024"),
+        # 8 x 4 accumulators of 8 registers, 12 operands of 4, and 40 beside.
+        (WmmaConfig(1, 1, 8, 4), "sm_90", "344 registers, each of 32 threads has 255"),
+        # What one thread may have is not there for all 512: 65536 registers are shared.
+        (WmmaConfig(4, 4, 4, 4, 4), "sm_90", "200 registers, each of 512 threads has 128"),
+        (replace(GOOD, asynchronous=True), "sm_75", "cp.async needs sm_80"),
+        (replace(GOOD, asynchronous=True, stages=1), "sm_80", "one stage has nothing to run ahead"),
+        (WmmaConfig(4, 2, 1, 1, 1), "sm_90", "256 threads do not share the gathered tile evenly"),
+        (WmmaConfig(4, 2, 2, 1, 1), "sm_90", "256 threads do not share the weight tile evenly"),
+        (replace(GOOD, pad=3), "sm_90", "pad 3 breaks 16-byte alignment"),
+        (replace(GOOD, swizzle=4), "sm_90", "swizzle 4 does not divide 49 blocks of rows"),
+        (replace(GOOD, swizzle=4), "llvm", "swizzle 4 does not divide 49 blocks of rows"),
+        (replace(GOOD, warps_m=0), "llvm", "every knob is at least 1"),
+        (replace(GOOD, stages=0), "sm_90", "every knob is at least 1"),
+        (replace(GOOD, pad=-8), "sm_90", "pad at least 0"),
+        (replace(GOOD, instruction=(16, 16, 8)), "sm_90", "no instruction m16n16k8"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_config_that_does_not_fit_says_why_in_numbers(
+    config: WmmaConfig, arch: str, complaint: str
+) -> None:
+    hardware = GPUS.get(arch, CPU)
+    with pytest.raises(ConfigError, match=complaint):
+        wmma.check(W, config, hardware)
+    with pytest.raises(ConfigError, match=complaint):
+        family("wmma_nhwc").schedule(W, config, hardware)
+    assert not wmma.fits(W, config, hardware)
+
+
+def test_config_that_does_not_fit_its_workload() -> None:
+    asynchronous = replace(GOOD, asynchronous=True)
+    with pytest.raises(ConfigError, match="takes channels divisible by 8"):
+        wmma.check(replace(W, c=20), asynchronous, GPUS["sm_80"])
+    with pytest.raises(ConfigError, match="takes channels divisible by 8"):
+        wmma.check(replace(W, c=3), asynchronous, GPUS["sm_80"])
+    wmma.check(replace(W, c=20, in_layout=PACKED), replace(GOOD, chunk=2), GPUS["sm_80"])
+    narrow = replace(GOOD, warps_k=1, fragments_k=1, instruction=(32, 8, 16))
+    with pytest.raises(ConfigError, match="tile of 8 channels cuts a block of NHWC16n16c"):
+        wmma.check(replace(W, out_layout=PACKED), narrow, CPU)
+    wmma.check(W, narrow, CPU)
+
+
+def test_all_that_is_wrong_is_said_at_once_with_the_config_and_the_machine() -> None:
+    config = replace(GOOD, asynchronous=True, pad=3, swizzle=5)
+    with pytest.raises(ConfigError) as caught:
+        wmma.check(W, config, GPUS["sm_75"])
+    said = str(caught.value)
+    problems = ("cp.async needs sm_80", "pad 3 breaks", "swizzle 5 does not divide 49")
+    assert all(part in said for part in (str(config), str(W), "sm_75", *problems))
+
+
+def test_config_prints_what_it_sets() -> None:
+    assert str(WmmaConfig()) == "64x64x32, 2x2 warps, 1 stages"
+    config = WmmaConfig(2, 4, 2, 2, 4, 3, True, 8, 4)
+    assert str(config) == "64x128x64, 2x4 warps, 3 stages cp.async, pad 8, swizzle 4"
+
+
+@pytest.mark.parametrize(
+    ("config", "hardware", "complaint"),
+    [
+        (DirectConfig(0), CPU, "knobs are at least 1"),
+        (DirectConfig(4, -1), CPU, "knobs are at least 1"),
+        (DirectConfig(3), CPU, "128 channels are no multiple of 3"),
+        (DirectConfig(4, 2048), GPUS["sm_90"], "2048 threads, a block has at most 1024"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_direct_config_that_does_not_fit(
+    config: DirectConfig, hardware: Hardware, complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        direct.check(W, config, hardware)
+    with pytest.raises(ConfigError, match=complaint):
+        family("direct").schedule(W, config, hardware)
+
+
+# ---------------------------------------------------------------- spaces and defaults
+
+
+def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
+    (wmma if isinstance(config, WmmaConfig) else direct).check(w, config, hardware)
+
+
+@pytest.mark.parametrize("hardware", ALL_HARDWARE, ids=lambda hardware: hardware.name)
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_default_fits(name: str, hardware: Hardware) -> None:
+    w = WORKLOADS[name]
+    choice = choose(w, hardware)
+    check(w, choice.config, hardware)
+    assert choice.family.tensorized == (w.groups == 1)
+    if isinstance(choice.config, WmmaConfig):
+        assert not choice.config.asynchronous or hardware.has_cp_async
+    # Every family before the chosen one said why not.
+    before = [f.name for f in FAMILIES[: FAMILIES.index(choice.family)]]
+    assert [reject.family for reject in choice.rejects] == before
+    assert all(reject.reason for reject in choice.rejects)
+
+
+@pytest.mark.parametrize("name", ["not square", "20 to 10 channels", "batch 5, packed", "groups"])
+@pytest.mark.parametrize("arch", ["llvm", "sm_75", "sm_80", "sm_90a"])
+def test_whole_space_fits(name: str, arch: str) -> None:
+    w, hardware = WORKLOADS[name], GPUS.get(arch, CPU)
+    for each in FAMILIES:
+        if isinstance(each.match(w, hardware), Reject):
+            continue
+        space = list(each.space(w, hardware))
+        assert len(space) == len(set(space)) > 1
+        for config in space:
+            check(w, config, hardware)
+        if each.tensorized:
+            waits_for_none = any(config.asynchronous for config in space)
+            eights = wmma.gather_vector(w, space[0].tile) == 8
+            assert waits_for_none == (hardware.has_cp_async and eights)
+
+
+def test_large_convolution_gets_large_tiles_and_small_one_fills_the_chip() -> None:
+    w = ConvWorkload(256, 14, 14, 256, 512, 3, 3, padding=(1, 1, 1, 1))
+    packed = replace(w, in_layout=PACKED, out_layout=PACKED)
+    for each in (w, packed):
+        config = choose(each, GPUS["sm_90"]).config
+        assert (config.tile.m, config.tile.k, config.stages) == (128, 128, 3)
+        assert config.asynchronous
+    small = choose(replace(w, n=1), GPUS["sm_90"]).config
+    assert small.tile.m * small.tile.k < 128 * 128
+    # Below sm_80 nothing is asynchronous, and the config says so.
+    assert "cp.async" not in str(choose(w, GPUS["sm_75"]).config)
+
+
+# ---------------------------------------------------------------- rejects
+
+
+@pytest.mark.parametrize(
+    ("changes", "hardware", "name", "reason"),
+    [
+        ({"groups": 4}, CPU, "wmma_nhwc", "4 groups: an implicit GEMM has one"),
+        ({"groups": 64}, CPU, "wmma_packed", "depthwise, one channel a sum"),
+        ({}, CPU, "wmma_packed", "the output is laid out as NHWC"),
+        ({"out_layout": PACKED}, CPU, "wmma_nhwc", "the output is laid out as NHWC16n16c"),
+        ({}, Hardware("sm_61", 61), "wmma_nhwc", "sm_61 has no tensor cores"),
+        ({}, Hardware("tiny", 75, 1024), "wmma_nhwc", "no configuration fits tiny"),
+        ({"out_layout": Layout(1, 7)}, CPU, "wmma_packed", "no configuration fits llvm"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_reject_says_why(
+    changes: dict[str, Any], hardware: Hardware, name: str, reason: str
+) -> None:
+    w = replace(W, **changes)
+    answer = family(name).match(w, hardware)
+    assert isinstance(answer, Reject)
+    assert answer.family == name
+    assert reason in answer.reason
+    assert str(answer) == f"{name}: {answer.reason}"
+    choice = choose(w, hardware)
+    assert answer in choice.rejects or choice.family.name == "wmma_packed"
+
+
+def test_last_family_takes_everything() -> None:
+    for w in WORKLOADS.values():
+        for hardware in (*ALL_HARDWARE, Hardware("sm_61", 61)):
+            assert isinstance(FAMILIES[-1].match(w, hardware), Match)
+
+
+def test_families_by_name() -> None:
+    assert [each.name for each in FAMILIES] == ["wmma_packed", "wmma_nhwc", "direct"]
+    assert all(family(each.name) is each for each in FAMILIES)
+    with pytest.raises(LookupError, match="no family 'winograd' among wmma_packed, wmma_nhwc"):
+        family("winograd")
+
+
+def test_a_match_carries_what_the_family_would_use() -> None:
+    answer = family("wmma_nhwc").match(replace(W, in_layout=NHWC), CPU)
+    assert isinstance(answer, Match)
+    assert (answer.family, answer.config) == ("wmma_nhwc", choose(W, CPU).config)

@@ -1,0 +1,131 @@
+"""What a CUDA compiler makes of the default configurations; needs a compiler but no GPU."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import tvm
+
+from schedules.choose import Choice, choose
+from schedules.wmma import WmmaConfig, shared_bytes
+from schedules.workload import PACKED, Activation, ConvWorkload, Epilogue
+from tests import kernels, sass
+from tests.workloads import WORKLOADS
+from tvmconv import toolchain
+
+pytestmark = [
+    pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm"),
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH"),
+]
+
+SAME = (1, 1, 1, 1)
+FUSED = Epilogue(bias=True, residual=True, activation=Activation("relu"))
+
+#: Of the small ones, those whose code differs: vectors of 8, 4, 2 and 1, layouts, no tensor core.
+#: Two of ResNet's, of which the second takes the largest tiles there are.
+TRIED = {
+    **{
+        name: WORKLOADS[name]
+        for name in (
+            "stem",
+            "20 to 10 channels",
+            "to one channel",
+            "fp32 out",
+            "batch 5, packed",
+            "another packing",
+            "groups, packed",
+            "depthwise",
+        )
+    },
+    "resnet": ConvWorkload(1, 14, 14, 256, 256, 3, 3, padding=SAME, epilogue=FUSED),
+    "resnet, packed": ConvWorkload(
+        256, 14, 14, 256, 512, 3, 3, padding=SAME, in_layout=PACKED, out_layout=PACKED,
+        epilogue=Epilogue(True, True, PACKED, Activation("relu")),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Built:
+    """Every workload of `TRIED` for one architecture, and the machine code of each."""
+
+    arch: str
+    choices: dict[str, Choice]
+    code: dict[str, str]
+    #: LLVM's text of the functions that launch the kernels.
+    host: str
+
+
+def symbol(name: str) -> str:
+    return "conv_" + re.sub(r"\W+", "_", name)
+
+
+@pytest.fixture(scope="module", params=["sm_75", "sm_80", "sm_90a"])
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
+    hardware = toolchain.cuda_arch(request.param)
+    choices = {name: choose(w, hardware) for name, w in TRIED.items()}
+    functions: dict[str, Any] = {}
+    for name, choice in choices.items():
+        scheduled = choice.family.schedule(choice.workload, choice.config, hardware)
+        functions[symbol(name)] = scheduled.with_attr("global_symbol", symbol(name))
+    # One module: nvcc reads the WMMA headers once, which is most of its time.
+    executable = kernels.compiled(tvm.IRModule(functions), hardware)
+    library = tmp_path_factory.mktemp(request.param) / "kernels.so"
+    executable.export_library(str(library))
+    toolchain.require_cubin(library, request.param)
+    listing = sass.kernels(library)
+    code = {name: listing[f"{symbol(name)}_kernel"] for name in TRIED}
+    return Built(request.param, choices, code, executable.mod.inspect_source())
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_tensor_cores_are_used_where_they_are_claimed(built: Built, name: str) -> None:
+    tensorized = built.choices[name].family.tensorized
+    assert tensorized == (TRIED[name].groups == 1)
+    assert ("HMMA" in built.code[name]) == tensorized
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_nothing_is_spilled_to_local_memory(built: Built, name: str) -> None:
+    """STL and LDL: what does not fit in registers, or is an array indexed at run time."""
+    assert not re.findall(r"\b(?:STL|LDL)\b.*", built.code[name])
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_copies_are_asynchronous_where_the_config_says_so(built: Built, name: str) -> None:
+    config = built.choices[name].config
+    asynchronous = isinstance(config, WmmaConfig) and config.asynchronous
+    assert ("LDGSTS" in built.code[name]) == asynchronous
+    if built.arch == "sm_75":
+        assert not asynchronous
+    elif name.startswith("resnet"):
+        # Both operands, and 16 bytes at a time.
+        assert asynchronous
+        copies = re.findall(r"\bLDGSTS\S*", built.code[name])
+        assert len(copies) > 1
+        assert all(".128" in copy for copy in copies)
+
+
+@pytest.mark.parametrize("name", ["resnet", "resnet, packed", "batch 5, packed"])
+def test_output_is_stored_in_16_bytes(built: Built, name: str) -> None:
+    stores = re.findall(r"\bSTG\S*", built.code[name])
+    assert stores
+    assert all(".128" in store for store in stores)
+
+
+@pytest.mark.parametrize("name", TRIED)
+def test_shared_memory_is_what_the_config_was_checked_for(built: Built, name: str) -> None:
+    """The launch asks for exactly what `shared_bytes` says, so that `check` means something."""
+    choice = built.choices[name]
+    if isinstance(choice.config, WmmaConfig):
+        needed = shared_bytes(choice.workload, choice.config)
+        # The launch's numbers as LLVM stores them: blocks, threads, and last the shared memory.
+        launch = rf"^define [^\n]*@{symbol(name)}_compute_\(.*?^}}"
+        body = re.search(launch, built.host, re.MULTILINE | re.DOTALL)
+        assert body is not None
+        numbers = [int(number) for number in re.findall(r"store i64 (\d+),", body[0])]
+        assert numbers[-1] == needed, f"{choice.config}: {numbers}"

@@ -1,0 +1,107 @@
+"""Convolutions to test with: those in `WORKLOADS`, and those that hypothesis draws."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from hypothesis import assume
+from hypothesis import strategies as st
+
+from schedules.workload import NHWC, PACKED, Activation, ConvWorkload, Epilogue, Layout
+
+SAME = (1, 1, 1, 1)
+RELU = Activation("relu")
+ALL = Epilogue(bias=True, residual=True, activation=RELU)
+ALL_PACKED = replace(ALL, residual_layout=PACKED)
+
+#: name: workload. Small, and each of them odd in a way of its own.
+WORKLOADS = {
+    "not square": ConvWorkload(2, 15, 13, 32, 48, 3, 3, padding=SAME, epilogue=ALL),
+    "stride": ConvWorkload(1, 14, 15, 16, 32, 3, 3, (2, 2), SAME),
+    "strides differ": ConvWorkload(1, 11, 17, 16, 24, 3, 5, (3, 1), epilogue=Epilogue(True)),
+    "asymmetric pads": ConvWorkload(2, 9, 8, 16, 16, 3, 2, padding=(0, 1, 2, 3), epilogue=ALL),
+    "dilation": ConvWorkload(1, 13, 12, 24, 16, 3, 3, padding=(2, 3, 2, 3), dilation=(2, 3)),
+    "1x1": ConvWorkload(1, 7, 9, 64, 40, 1, 1, epilogue=ALL),
+    "1x1 with stride": ConvWorkload(2, 8, 9, 32, 16, 1, 1, (2, 2)),
+    "filter as large as the image": ConvWorkload(1, 7, 5, 24, 16, 7, 5),
+    "stem": ConvWorkload(1, 23, 21, 3, 32, 7, 7, (2, 2), (3, 3, 3, 3), epilogue=Epilogue(True)),
+    "20 to 10 channels": ConvWorkload(3, 9, 7, 20, 10, 3, 3, padding=SAME, epilogue=ALL),
+    "to one channel": ConvWorkload(1, 9, 10, 16, 1, 3, 3, padding=SAME, epilogue=ALL),
+    "from one channel": ConvWorkload(2, 9, 10, 1, 16, 5, 3, padding=(2, 1, 2, 1)),
+    "one pixel": ConvWorkload(1, 1, 1, 48, 20, 1, 1, epilogue=Epilogue(True)),
+    "clip": ConvWorkload(
+        1, 8, 8, 16, 16, 3, 3, epilogue=Epilogue(True, activation=Activation("clip", -0.5, 0.7))
+    ),
+    "fp32 out": ConvWorkload(
+        1, 8, 9, 24, 20, 3, 3, padding=SAME, epilogue=Epilogue(True, out_dtype="float32")
+    ),
+    "batch 5, packed": ConvWorkload(
+        5, 9, 7, 48, 40, 3, 3, padding=SAME, in_layout=PACKED, out_layout=PACKED,
+        epilogue=ALL_PACKED,
+    ),
+    "batch 17, to packed": ConvWorkload(
+        17, 5, 6, 16, 24, 3, 3, padding=SAME, out_layout=PACKED, epilogue=Epilogue(residual=True)
+    ),
+    "batch 17, from packed": ConvWorkload(
+        17, 5, 6, 20, 12, 3, 3, (2, 1), in_layout=PACKED, epilogue=ALL_PACKED
+    ),
+    "stem, packed": ConvWorkload(
+        4, 12, 11, 3, 16, 7, 7, (2, 2), (3, 3, 3, 3), in_layout=PACKED, out_layout=PACKED
+    ),
+    "another packing": ConvWorkload(
+        5, 6, 5, 20, 24, 3, 3, padding=SAME, in_layout=Layout(2, 4), out_layout=Layout(4, 8),
+        epilogue=ALL,
+    ),
+    "groups": ConvWorkload(2, 9, 8, 24, 36, 3, 3, padding=SAME, groups=3, epilogue=ALL),
+    "groups, packed": ConvWorkload(
+        3, 6, 7, 24, 40, 3, 3, padding=SAME, groups=2, in_layout=PACKED, out_layout=PACKED,
+        epilogue=ALL,
+    ),
+    "depthwise": ConvWorkload(1, 11, 9, 24, 24, 3, 3, (2, 2), SAME, groups=24, epilogue=ALL),
+    "depthwise, packed": ConvWorkload(
+        3, 6, 7, 20, 20, 3, 3, padding=SAME, groups=20, out_layout=PACKED, epilogue=Epilogue(True)
+    ),
+    "depthwise, multiplier 2": ConvWorkload(2, 9, 8, 12, 24, 3, 3, padding=SAME, groups=12),
+}  # fmt: skip
+
+LAYOUTS = st.sampled_from((NHWC, PACKED, Layout(4, 8), Layout(1, 16)))
+
+
+@st.composite
+def workloads(draw: st.DrawFn, largest: int = 9, channels: int = 20) -> ConvWorkload:
+    """Any convolution at all, of images up to `largest` and groups of up to `channels`."""
+    groups = draw(st.sampled_from((1, 1, 1, 2, 3)))
+    c, k = (groups * draw(st.integers(1, channels)) for _ in range(2))
+    if draw(st.integers(0, 5)) == 0:  # depthwise
+        groups, k = c, c * draw(st.integers(1, 2))
+    epilogue = Epilogue(
+        draw(st.booleans()),
+        draw(st.booleans()),
+        draw(LAYOUTS),
+        draw(st.sampled_from((Activation(), Activation("relu"), Activation("clip", -1.0, 1.5)))),
+        draw(st.sampled_from(("float16", "float32"))),
+    )
+    r, s = draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
+    padding = draw(st.tuples(*[st.integers(0, 3)] * 4))
+    h, w = draw(st.integers(1, largest)), draw(st.integers(1, largest))
+    # Not left to ConvWorkload's own check, which is under test itself.
+    assume(h + padding[0] + padding[2] > dilation[0] * (r - 1))
+    assume(w + padding[1] + padding[3] > dilation[1] * (s - 1))
+    return ConvWorkload(
+        n=draw(st.sampled_from((1, 1, 2, 3, 5, 17))),
+        h=h,
+        w=w,
+        c=c,
+        k=k,
+        r=r,
+        s=s,
+        stride=draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        in_layout=draw(LAYOUTS),
+        out_layout=draw(LAYOUTS),
+        accumulator_dtype=draw(st.sampled_from(("float32", "float32", "float16"))),
+        epilogue=epilogue,
+    )
