@@ -1,0 +1,69 @@
+"""ResNet-18 for every architecture with no GPU, down to the HMMA in its machine code."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import tvmconv
+from benchmarks import zoo
+from tests import sass
+from tests.models import residual_net
+from tvmconv import toolchain
+from tvmconv.errors import TargetError
+
+needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
+needs_cuobjdump = pytest.mark.skipif(not sass.available(), reason="needs cuobjdump and nvdisasm")
+
+
+def machine_code(exe: tvmconv.Executable, folder: Path) -> dict[str, str]:
+    path = folder / "code.so"
+    path.write_bytes(exe.code)
+    toolchain.require_cubin(path, exe.arch)
+    return sass.kernels(path)
+
+
+def check_kernels(exe: tvmconv.Executable, kernels: dict[str, str], arch: str) -> None:
+    """Every convolution kernel that claims tensor cores has HMMA, and copies as its config says."""
+    claimed = {name: text for name, text in kernels.items() if "conv_wmma" in name}
+    workloads = {conv.workload for conv in exe.report.convs if conv.tensor_core}
+    assert len(claimed) == len(workloads)
+    for name, text in claimed.items():
+        assert "HMMA" in text, f"{name} has no HMMA"
+    asynchronous = any("cp.async" in conv.config for conv in exe.report.convs)
+    assert asynchronous == (toolchain.cuda_arch(arch).sm >= 80)
+    assert any("LDGSTS" in text for text in claimed.values()) == asynchronous
+    for name, text in kernels.items():
+        if "conv_wmma" not in name:
+            assert not re.search(r"\bHMMA\b", text), f"{name} uses tensor cores unannounced"
+
+
+@needs_nvcc
+@needs_cuobjdump
+@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90"])
+def test_resnet18(arch: str, tmp_path: Path) -> None:
+    exe = tvmconv.build(zoo.load("resnet18"), target="cuda", arch=arch, batch=1)
+    assert exe.report.tensorized == len(exe.report.convs) == 20
+    check_kernels(exe, machine_code(exe, tmp_path), arch)
+
+
+@needs_nvcc
+@needs_cuobjdump
+def test_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TVMCONV_PACK", "1")
+    exe = tvmconv.build(residual_net(16), target="cuda", arch="sm_90")
+    assert "wmma_packed" in {conv.family for conv in exe.report.convs}
+    check_kernels(exe, machine_code(exe, tmp_path), "sm_90")
+
+
+@needs_nvcc
+def test_running_without_a_gpu_is_refused() -> None:
+    if toolchain.detect_arch() is not None:
+        pytest.skip("there is a GPU")
+    exe = tvmconv.build(residual_net(1), target="cuda", arch="sm_90")
+    with pytest.raises(TargetError, match="no NVIDIA GPU"):
+        exe.run({"input": np.zeros((1, 3, 12, 12), "float32")})

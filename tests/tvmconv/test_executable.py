@@ -1,0 +1,162 @@
+"""Feeding, running, saving and loading."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+
+import tvmconv
+from tests.models import Graph, random_feed, residual_net
+from tvmconv import artifact
+from tvmconv.errors import ArtifactError, FeedError
+
+ROOT = str(Path(__file__).parents[2])
+FEEDS = random_feed((1, 3, 12, 12))
+
+
+@pytest.fixture(scope="module")
+def exe() -> tvmconv.Executable:
+    return tvmconv.build(residual_net(1), target="llvm")
+
+
+@pytest.fixture
+def saved(exe: tvmconv.Executable, tmp_path: Path) -> Path:
+    path = tmp_path / "network.tvmconv"
+    exe.save(path)
+    return path
+
+
+def test_call_and_run_agree(exe: tvmconv.Executable) -> None:
+    assert np.array_equal(exe(FEEDS["input"]), exe.run(FEEDS)["output"])
+
+
+def test_runs_are_repeatable(exe: tvmconv.Executable) -> None:
+    first = exe.run(FEEDS)["output"].copy()
+    exe.run(random_feed((1, 3, 12, 12), seed=5))
+    assert np.array_equal(first, exe.run(FEEDS)["output"])
+
+
+def test_dlpack_in_dlpack_out(exe: tvmconv.Executable) -> None:
+    result = exe.run({"input": tvm.runtime.tensor(FEEDS["input"])})["output"]
+    assert isinstance(result, tvm.runtime.Tensor)
+    assert np.array_equal(np.from_dlpack(result), exe.run(FEEDS)["output"])
+
+
+def test_array_that_is_not_contiguous(exe: tvmconv.Executable) -> None:
+    turned = np.ascontiguousarray(FEEDS["input"].transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    assert np.array_equal(exe(turned), exe(FEEDS["input"]))
+
+
+@pytest.mark.parametrize(
+    ("feeds", "says"),
+    [
+        ({}, "fed []"),
+        ({"image": FEEDS["input"]}, "'image'"),
+        ({**FEEDS, "more": FEEDS["input"]}, "'more'"),
+        ({"input": FEEDS["input"].astype("float64")}, "got float64[1, 3, 12, 12], expected"),
+        ({"input": FEEDS["input"][0]}, "got float32[3, 12, 12], expected float32[1, 3, 12, 12]"),
+        ({"input": np.zeros((2, 3, 12, 12), "f")}, "got float32[2, 3, 12, 12]"),
+        ({"input": [[1.0]]}, "got a list"),
+        ({"input": None}, "got a NoneType"),
+    ],
+)
+def test_bad_feeds(exe: tvmconv.Executable, feeds: dict[str, object], says: str) -> None:
+    with pytest.raises(FeedError) as error:
+        exe.run(feeds)
+    assert says in str(error.value)
+
+
+def test_call_needs_one_input_and_one_output() -> None:
+    g = Graph([1, 8, 6, 6])
+    x = g.conv("input", 8, 8)
+    both = tvmconv.build(g.model(x, g.op("Relu", x)), target="llvm")
+    with pytest.raises(FeedError, match="2 outputs"):
+        both(random_feed((1, 8, 6, 6))["input"])
+
+
+def test_load_gives_the_same_network(exe: tvmconv.Executable, saved: Path) -> None:
+    loaded = tvmconv.load(saved)
+    assert np.array_equal(loaded(FEEDS["input"]), exe(FEEDS["input"]))
+    assert loaded.report == exe.report
+    assert loaded.inputs == exe.inputs
+    assert repr(loaded) == repr(exe)
+
+
+def test_code_and_weights_lie_apart(exe: tvmconv.Executable, saved: Path) -> None:
+    with zipfile.ZipFile(saved) as file:
+        sizes = {info.filename: info.file_size for info in file.infolist()}
+        code = file.read("code.so")
+    assert sum(name.startswith("weights/") for name in sizes) == len(exe.weights)
+    # The largest weight is nowhere in the code.
+    largest = max(exe.weights, key=lambda array: array.nbytes)
+    assert largest.tobytes() not in code
+
+
+def test_two_networks_in_one_process(exe: tvmconv.Executable, saved: Path) -> None:
+    other = tvmconv.build(residual_net(2), target="llvm")
+    both = np.concatenate([FEEDS["input"]] * 2)
+    assert np.allclose(other(both)[:1], tvmconv.load(saved)(FEEDS["input"]), atol=1e-2)
+    assert other(both).shape == (2, 10)
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "empty", "missing", "format", "manifest"])
+def test_bad_files(saved: Path, damage: str) -> None:
+    data = saved.read_bytes()
+    stored = artifact.read(saved)
+    if damage == "format":
+        changed = artifact.Artifact({**stored.manifest, "format": 99}, b"", ())
+        artifact.write(changed, saved)
+    elif damage == "manifest":
+        artifact.write(artifact.Artifact({"target": "llvm"}, b"", ()), saved)
+    elif damage == "missing":
+        saved.unlink()
+    else:
+        saved.write_bytes({"text": b"hello", "truncated": data[:-900], "empty": b""}[damage])
+    with pytest.raises(ArtifactError) as error:
+        tvmconv.load(saved)
+    assert str(saved) in str(error.value)
+
+
+def test_other_cpu_is_refused(saved: Path) -> None:
+    stored = artifact.read(saved)
+    manifest = {**stored.manifest, "cpu_features": ["avx9000"]}
+    artifact.write(artifact.Artifact(manifest, stored.code, stored.weights), saved)
+    with pytest.raises(ArtifactError, match="avx9000"):
+        tvmconv.load(saved)
+
+
+def test_save_where_there_is_no_folder(exe: tvmconv.Executable, tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="can't be written"):
+        exe.save(tmp_path / "nowhere" / "network.tvmconv")
+
+
+RUN_WITHOUT_COMPILER = """
+import sys
+import numpy, tvmconv
+exe = tvmconv.load(sys.argv[1])
+assert not any(name.startswith(("onnx", "tvm.relax")) for name in sys.modules), "needs too much"
+assert "libtvm_compiler" not in open("/proc/self/maps").read(), "the compiler is loaded"
+numpy.save(sys.argv[3], exe.run({"input": numpy.load(sys.argv[2])})["output"])
+"""
+
+
+def test_loading_needs_only_the_runtime(
+    exe: tvmconv.Executable, saved: Path, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "in.npy", FEEDS["input"])
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_WITHOUT_COMPILER, saved, tmp_path / "in.npy", tmp_path / "out"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "TVM_USE_RUNTIME_LIB": "1", "PYTHONPATH": ROOT},
+    )
+    assert done.returncode == 0, done.stderr
+    assert np.array_equal(np.load(tmp_path / "out.npy"), exe.run(FEEDS)["output"])

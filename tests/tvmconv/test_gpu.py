@@ -1,0 +1,97 @@
+"""Networks on a real GPU: right, repeatable, and fed where the data lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+import tvmconv
+from benchmarks import zoo
+from tests.models import Graph, random_feed, residual_net
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("pack", ["0", "1"])
+@pytest.mark.parametrize("batch", [1, 3, 16])
+def test_residual_net(batch: int, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TVMCONV_PACK", pack)
+    model, feeds = residual_net("batch"), random_feed((batch, 3, 12, 12))
+    exe = tvmconv.build(model, batch=batch)
+    report = tvmconv.compare(model, exe, feeds)
+    assert report.passed(2e-3), str(report)
+    # The second run replays the captured CUDA graph.
+    assert np.array_equal(exe.run(feeds)["output"], exe.run(feeds)["output"])
+    other = random_feed((batch, 3, 12, 12), seed=9)
+    assert tvmconv.compare(model, exe, other).passed(2e-3)
+
+
+def test_grouped_depthwise_and_generic_operators() -> None:
+    g = Graph([2, 16, 11, 9])
+    x = g.op("Relu", g.conv("input", 16, 16, group=16))
+    x = g.conv(x, 16, 32, group=4, strides=[2, 1])
+    y = g.op("Concat", x, g.op("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4), axis=1)
+    z = g.op("Mul", y, g.op("Sigmoid", g.op("GlobalAveragePool", y)))
+    model = g.model(g.op("Softmax", g.op("Flatten", g.conv(z, 64, 8, 1)), axis=1))
+    exe = tvmconv.build(model)
+    report = tvmconv.compare(model, exe, random_feed((2, 16, 11, 9)))
+    assert report.passed(5e-3), str(report)
+
+
+def pictures(name: str, batch: int) -> dict[str, np.ndarray]:
+    return zoo.feeds(name, batch, zoo.drawings)
+
+
+@pytest.mark.parametrize("batch", [1, 16])
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "mobilenet_v2"])
+def test_zoo(name: str, batch: int) -> None:
+    model = zoo.load(name)
+    exe = tvmconv.build(model, batch=batch)
+    report = tvmconv.compare(model, exe, pictures(name, batch))
+    assert report.passed(5e-3), str(report)
+
+
+def test_torch_tensors_stay_on_the_gpu() -> None:
+    torch = pytest.importorskip("torch")
+    model, feeds = residual_net(2), random_feed((2, 3, 12, 12))
+    exe = tvmconv.build(model)
+    on_gpu = torch.from_numpy(feeds["input"]).cuda()
+    (tensor,) = exe.transfer_in({"input": on_gpu})
+    assert torch.from_dlpack(tensor).data_ptr() == on_gpu.data_ptr()
+    result = exe(on_gpu)
+    assert isinstance(result, torch.Tensor)
+    assert result.is_cuda
+    assert np.array_equal(result.cpu().numpy(), exe.run(feeds)["output"])
+
+
+def test_results_outlive_the_next_run() -> None:
+    """A captured graph writes where it always wrote; what was given out must not be there."""
+    torch = pytest.importorskip("torch")
+    exe = tvmconv.build(residual_net(1))
+    first, second = (
+        torch.from_numpy(random_feed((1, 3, 12, 12), seed)["input"]).cuda() for seed in (1, 2)
+    )
+    kept = exe(first)
+    copy = kept.clone()
+    assert not torch.equal(exe(second), copy)
+    assert torch.equal(kept, copy)
+
+
+def test_saved_and_loaded(tmp_path: Path) -> None:
+    exe, feeds = tvmconv.build(residual_net(1)), random_feed((1, 3, 12, 12))
+    exe.save(tmp_path / "network")
+    loaded = tvmconv.load(tmp_path / "network")
+    assert np.array_equal(loaded.run(feeds)["output"], exe.run(feeds)["output"])
+
+
+def test_emulation_and_hardware_agree() -> None:
+    """The same network both ways differs only in the order of sums, rounded to fp16 by layer."""
+    model: onnx.ModelProto = residual_net(1, channels=32, size=32)
+    feeds = random_feed((1, 3, 32, 32))
+    emulated, real = (
+        tvmconv.build(model, target=target).run(feeds)["output"] for target in ("llvm", "cuda")
+    )
+    assert np.linalg.norm(emulated - real) <= 1e-3 * np.linalg.norm(emulated)

@@ -1,0 +1,85 @@
+"""tvmconv: convolution networks from ONNX to tensor cores, through TVM.
+
+exe = tvmconv.build("model.onnx", target="cuda")
+outputs = exe.run({"input": array})
+print(exe.report)
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+#: The only pair in which `Schedule.tensorize` was seen to work; with apache-tvm-ffi 0.1.15 the
+#: first call of it ends the process with a segmentation fault.
+TVM_PAIR = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
+
+
+def _check_tvm() -> None:
+    found: dict[str, str] = {}
+    for package in TVM_PAIR:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            # Unpacked on a path of its own, as on a machine with no package index: no metadata
+            # to check, and the import of tvm below says if it is not there at all.
+            continue
+    wrong = {name: version for name, version in found.items() if version != TVM_PAIR[name]}
+    if wrong:
+        has = " and ".join(f"{name} {version}" for name, version in wrong.items())
+        pins = " ".join(f"'{name}=={version}'" for name, version in TVM_PAIR.items())
+        raise ImportError(
+            f"tvmconv does not work with {has}\n"
+            "  Note: TVM and its FFI fit only in pairs; the wrong one ends the process with a "
+            "segmentation fault at the first tensorized convolution.\n"
+            f"  Hint: pip install {pins}"
+        )
+
+
+_check_tvm()
+# Sets the environment variables that TVM reads as it is loaded.
+from tvmconv import knobs  # noqa: E402
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from tvmconv.comparison import CompareReport, compare
+    from tvmconv.compiler import build, inspect
+    from tvmconv.executable import Executable, load
+    from tvmconv.latency import LatencyReport, bench
+    from tvmconv.report import BuildReport
+
+#: Public names and their homes. Imported at first use, because `load` has to work where TVM's
+#: compiler is not installed, and `compare` alone needs onnxruntime.
+_HOMES = {
+    "BuildReport": "report",
+    "CompareReport": "comparison",
+    "Executable": "executable",
+    "LatencyReport": "latency",
+    "bench": "latency",
+    "build": "compiler",
+    "compare": "comparison",
+    "inspect": "compiler",
+    "load": "executable",
+}
+
+__all__ = [
+    "BuildReport",
+    "CompareReport",
+    "Executable",
+    "LatencyReport",
+    "__version__",
+    "bench",
+    "build",
+    "compare",
+    "inspect",
+    "knobs",
+    "load",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tvmconv' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"tvmconv.{_HOMES[name]}"), name)

@@ -1,0 +1,77 @@
+"""One file for one built network: a zip of a manifest, the code, and the weights, apart.
+
+    manifest.json      format, versions, target, inputs, outputs, report
+    code.so            kernels and byte code
+    weights/0000.npy   one array each, in the order in which the network takes them
+
+Stored, not compressed. Reading runs nothing of the file: no pickles.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvmconv.errors import ArtifactError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """What a file holds."""
+
+    manifest: dict[str, Any]
+    code: bytes
+    weights: tuple[NDArray[Any], ...]
+
+
+def write(artifact: Artifact, path: str | Path) -> None:
+    """Writes the file, or nothing at all: it appears under its name once it is whole."""
+    path = Path(path)
+    unfinished = path.with_name(path.name + ".partial")
+    try:
+        with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as file:
+            manifest = {"format": FORMAT, "weights": len(artifact.weights), **artifact.manifest}
+            file.writestr("manifest.json", json.dumps(manifest, indent=1))
+            file.writestr("code.so", artifact.code)
+            for i, array in enumerate(artifact.weights):
+                with file.open(f"weights/{i:04d}.npy", "w") as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+        unfinished.replace(path)
+    except OSError as error:
+        raise ArtifactError(f"{path} can't be written", note=str(error)) from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> Artifact:
+    """Reads what `write` wrote. Raises `ArtifactError` where the file is not that, or not whole."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            manifest = json.loads(file.read("manifest.json"))
+            if manifest["format"] != FORMAT:
+                raise ArtifactError(
+                    f"{path} has format {manifest['format']}, this version reads {FORMAT}",
+                    hint="build the network again",
+                )
+            weights = tuple(
+                np.lib.format.read_array(
+                    io.BytesIO(file.read(f"weights/{i:04d}.npy")), allow_pickle=False
+                )
+                for i in range(manifest["weights"])
+            )
+            return Artifact(manifest, file.read("code.so"), weights)
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ArtifactError(
+            f"{path} is not a network that tvmconv saved, or is damaged",
+            note=f"{type(error).__name__}: {error}",
+            hint="`tvmconv build model.onnx -o FILE` writes one",
+        ) from error

@@ -1,0 +1,219 @@
+"""`build` and `inspect`: from a model to an executable, or to what would become of it.
+
+model -> frontend -> ONNX, fixed and simplified -> Relax -> GRAPH_PASSES -> plan
+      -> lower_convs -> lift_weights -> tail_passes -> relax.build -> Executable
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+import tvm
+from onnx import numpy_helper
+from tvm import relax
+from tvm.target import codegen
+
+from schedules.hardware import CPU, Hardware
+from tvmconv import frontend, onnx_model, pipeline, toolchain
+from tvmconv.errors import TargetError, TvmconvError
+from tvmconv.executable import Executable, TensorSpec
+from tvmconv.fates import operator_fates
+from tvmconv.passes.lift_weights import lift_weights
+from tvmconv.passes.lower_convs import lower_convs
+from tvmconv.passes.plan import Plan, PlannedConv, plan, weight_key
+from tvmconv.report import BuildReport, ConvReport
+
+TARGETS = ("cuda", "llvm")
+PRECISIONS = ("fp16",)
+
+
+def build(
+    model: onnx_model.Model,
+    target: str = "cuda",
+    *,
+    arch: str | None = None,
+    batch: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    precision: str = "fp16",
+) -> Executable:
+    """Compiles an ONNX convolution network.
+
+    model: a path, the bytes of an ONNX file, or a proto.
+    target: ``"cuda"``, or ``"llvm"`` to run the same tensorized network on the CPU by emulation.
+    arch: for cuda such as ``"sm_90"``, which needs no GPU; by default that of GPU 0. For llvm
+        the name LLVM has for a CPU; by default this one.
+    batch: fills the open first dimension of every input. shapes: input name to its dimensions.
+    precision: ``"fp16"``: convolutions multiply fp16 and sum fp32; inputs and outputs keep the
+        model's dtypes.
+
+    Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
+    `TargetError` or `ToolchainError` for the target.
+    """
+    started = time.perf_counter()
+    hardware, arch = _hardware(target, arch, precision)
+    if target == "cuda":
+        toolchain.prepare_cuda(arch)
+    graph = _read(model, batch, shapes)
+    frontend.check_supported(graph.original)
+    graph = _simplified(graph)
+    mod, planned = _plan(graph, hardware)
+    mod = lower_convs(planned)(mod)
+    mod, weights = lift_weights(mod)
+    code, activation_bytes = _compile(mod, target, arch)
+    report = replace(
+        _report(graph, planned, target, arch),
+        peak_activation_bytes=activation_bytes,
+        weight_bytes=sum(array.nbytes for array in weights),
+        build_seconds=time.perf_counter() - started,
+    )
+    return Executable(target, arch, graph.inputs, graph.outputs, report, code, tuple(weights))
+
+
+def inspect(
+    model: onnx_model.Model,
+    target: str = "cuda",
+    *,
+    arch: str | None = None,
+    batch: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    precision: str = "fp16",
+) -> BuildReport:
+    """What `build` would make of the model, without compiling it. The same parameters.
+
+    Operators that can't be built are listed in the report, not raised; with some of them there
+    is nothing to say of the convolutions, whose shapes then are unknown.
+    """
+    hardware, arch = _hardware(target, arch or ("sm_90" if target == "cuda" else None), precision)
+    graph = _read(model, batch, shapes)
+    missing = frontend.unsupported(graph.original)
+    if missing:
+        return BuildReport(target, arch, (), (), dict(missing))
+    graph = _simplified(graph)
+    _, planned = _plan(graph, hardware)
+    return _report(graph, planned, target, arch)
+
+
+def _hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, str]:
+    """The limits to schedule for, and the architecture's full name."""
+    if target not in TARGETS:
+        raise TargetError(f"there is no target {target!r}", hint=f"one of {', '.join(TARGETS)}")
+    if precision not in PRECISIONS:
+        raise TvmconvError(
+            f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}"
+        )
+    if target == "llvm":
+        cpu = arch or codegen.llvm_get_system_cpu()
+        if not codegen.llvm_is_valid_cpu(cpu, codegen.llvm_get_system_triple()):
+            raise TargetError(f"LLVM knows no CPU {cpu!r}", hint="leave arch out for this one")
+        return CPU, cpu
+    arch = arch or toolchain.detect_arch()
+    if arch is None:
+        raise TargetError(
+            'target="cuda" was asked for and there is no NVIDIA GPU here',
+            hint='name what to build for, such as arch="sm_90", or build with target="llvm"',
+        )
+    return toolchain.cuda_arch(arch), arch
+
+
+# ---------------------------------------------------------------- ONNX, then Relax
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The model as given, its shapes fixed and nodes named, and in fewer nodes."""
+
+    original: onnx.ModelProto
+    simple: onnx.ModelProto
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def _read(
+    model: onnx_model.Model, batch: int | None, shapes: Mapping[str, Sequence[int]] | None
+) -> _Graph:
+    original = onnx_model.fix_shapes(onnx_model.read(model), batch, shapes)
+    onnx_model.name_nodes(original)
+    inputs = onnx_model.specs(onnx_model.inputs(original))
+    outputs = onnx_model.specs(original.graph.output)
+    return _Graph(original, original, inputs, outputs)
+
+
+def _simplified(graph: _Graph) -> _Graph:
+    return replace(graph, simple=frontend.simplify(frontend.widen(graph.original)))
+
+
+def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
+    mod = pipeline.run(frontend.to_relax(graph.simple), pipeline.GRAPH_PASSES, "1_graph")
+    filters = {tensor.name: tensor for tensor in graph.simple.graph.initializer}
+    names: dict[bytes, list[str]] = defaultdict(list)
+    for node in graph.simple.graph.node:
+        if node.op_type == "Conv" and node.input[1] in filters:
+            names[weight_key(numpy_helper.to_array(filters[node.input[1]]))].append(node.name)
+    return mod, plan(mod, names, hardware)
+
+
+# ---------------------------------------------------------------- compiling
+
+
+def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, int]:
+    """The library's bytes, and the bytes of activations that it plans for.
+
+    Raises `ToolchainError` rather than give a library with no machine code for `arch`.
+    """
+    if target == "cuda":
+        description: dict[str, Any] = {"kind": "cuda", "arch": arch}
+        tvm_target = tvm.target.Target(description, host="llvm")
+    else:
+        tvm_target = tvm.target.Target({"kind": "llvm", "mcpu": arch})
+    options = {**pipeline.LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
+    # TVM's CUDA compiler callback asks this scope for the architecture.
+    with tvm_target, tvm.transform.PassContext(opt_level=3, config=options):
+        mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "2_memory")
+        activation_bytes = pipeline.planned_bytes(mod)
+        mod = pipeline.run(mod, pipeline.machine_passes(target), "3_machine")
+        built = relax.build(mod, tvm_target, relax_pipeline=None)
+    with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
+        library = Path(folder) / "code.so"
+        built.export_library(str(library))
+        if target == "cuda":
+            toolchain.require_cubin(library, arch)
+        return library.read_bytes(), activation_bytes
+
+
+# ---------------------------------------------------------------- the report
+
+
+def _report(graph: _Graph, planned: Plan, target: str, arch: str) -> BuildReport:
+    by_name = {one.name: one for one in planned.values()}
+    order = [node.name for node in graph.simple.graph.node if node.name in by_name]
+    convs = tuple(_conv_report(by_name[name]) for name in order)
+    operators = operator_fates(graph.original, graph.simple, by_name)
+    return BuildReport(target, arch, operators, convs, {})
+
+
+def _conv_report(planned: PlannedConv) -> ConvReport:
+    choice = planned.choice
+    w = choice.workload
+    rejects = "; ".join(map(str, choice.rejects))
+    return ConvReport(
+        planned.name,
+        str(w),
+        w.to_json(),
+        choice.family.name,
+        str(choice.config),
+        str(w.in_layout),
+        str(w.out_layout),
+        str(w.epilogue),
+        choice.family.tensorized,
+        rejects or "the first choice",
+        planned.layout_reason,
+        w.useful_macs,
+        choice.family.padded_macs(w, choice.config),
+    )

@@ -1,0 +1,56 @@
+"""The errors a user can meet.
+
+Every one says what happened, then what else is known (``Note:``), then what to do (``Hint:``).
+An ``assert`` in this project is for our own bugs; input from outside raises one of these.
+"""
+
+from __future__ import annotations
+
+from intrinsics.errors import TvmconvError
+from schedules.errors import ConfigError
+
+
+class ModelError(TvmconvError):
+    """The bytes given are not an ONNX model that can be read, or the model is invalid."""
+
+
+class UnsupportedOperatorError(ModelError):
+    """The model uses operators, or forms of them, that cannot be built. Lists all of them."""
+
+
+class ShapeError(ModelError):
+    """A dimension is left open, or a shape given does not fit the model."""
+
+
+class FeedError(TvmconvError, ValueError):
+    """An array given to ``run`` has the wrong name, dtype, rank or shape."""
+
+
+class TargetError(TvmconvError, ValueError):
+    """The target or architecture does not exist, or cannot be built for or run on here."""
+
+
+class ToolchainError(TargetError):
+    """A compiler or library that the target needs is missing, or gave no machine code."""
+
+
+class ArtifactError(TvmconvError):
+    """A saved file is not one of ours, is damaged, or was written by another version."""
+
+
+class DownloadError(TvmconvError):
+    """A package that carries a network could not be fetched."""
+
+
+__all__ = [
+    "ArtifactError",
+    "ConfigError",
+    "DownloadError",
+    "FeedError",
+    "ModelError",
+    "ShapeError",
+    "TargetError",
+    "ToolchainError",
+    "TvmconvError",
+    "UnsupportedOperatorError",
+]

@@ -1,0 +1,51 @@
+"""Every environment variable that changes what tvmconv does. Read here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Knob:
+    name: str
+    default: str
+    meaning: str
+
+
+KNOBS: tuple[Knob, ...] = (
+    Knob("TVM_NUM_THREADS", "all cores", "CPU threads that run a network built for llvm"),
+    Knob("TVM_BIND_THREADS", "0", "1 pins TVM's threads, and the caller's, to cores"),
+    Knob("TVM_CUDA_COMPILE_MODE", "nvcc, else nvrtc", "the CUDA compiler: nvcc or nvrtc"),
+    Knob("CUDA_HOME", "/usr/local/cuda", "where nvcc is looked for, when it is not on PATH"),
+    Knob("CC", "gcc", "C compiler, to link libraries and to stand in for a missing GPU driver"),
+    Knob("TVMCONV_PACK", "0", "1 keeps activations between tensorized convolutions in NHWC16n16c"),
+    Knob("TVMCONV_DUMP", "", "folder that receives the module after every pass of a build"),
+)
+
+
+def dump_folder() -> Path | None:
+    """Where a build writes its module after every pass, or None."""
+    folder = os.environ.get("TVMCONV_DUMP", "")
+    return Path(folder) if folder else None
+
+
+def pack() -> bool:
+    """Whether a build packs activations; see `tvmconv.passes.plan`."""
+    return os.environ.get("TVMCONV_PACK", "0") == "1"
+
+
+def _cores() -> int:
+    """Processors that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _set_defaults() -> None:
+    """TVM by itself takes half the cores it sees and pins the caller's thread to one of them."""
+    os.environ.setdefault("TVM_NUM_THREADS", str(_cores()))
+    os.environ.setdefault("TVM_BIND_THREADS", "0")
+
+
+_set_defaults()

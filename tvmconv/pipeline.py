@@ -1,0 +1,105 @@
+"""From ONNX's graph in Relax to one that the virtual machine runs: every pass, in order.
+
+GRAPH_PASSES         bring every convolution to a marked region
+                     (then `compiler` plans and lowers them and lifts the weights)
+plan_memory_passes   legalise, fuse and schedule the rest, plan memory
+machine_passes       capture the CUDA graph, lower to the virtual machine
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm import relax
+from tvm.relax import transform
+
+from tvmconv import knobs
+from tvmconv.passes.default_schedules import default_schedules
+from tvmconv.passes.fold_layouts import fold_layouts
+from tvmconv.passes.regions import mark_regions
+
+#: Options of TVM's lowering that our schedules rely on.
+#: use_async_copy: copies marked asynchronous become cp.async.
+#: disable_storage_rewrite: it would join fp16 and fp32 buffers, which the pipelined loop rejects.
+LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
+
+GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
+    # The importer binds constants to variables; the passes below look for constants.
+    transform.CanonicalizeBindings(),
+    # Channels innermost: what every family of schedules reads and writes.
+    transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]}),
+    transform.CanonicalizeBindings(),
+    # After the conversion, which leaves its transposes on weights and biases.
+    fold_layouts(),
+    transform.DeadCodeElimination(["main"]),
+    # Last, when bias, residual and activation are bare operators on bare constants.
+    mark_regions(),
+)
+
+
+def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
+    """After the convolutions are lowered, for target kind ``cuda`` or ``llvm``."""
+    return [
+        transform.LegalizeOps(),
+        # Lets FuseOps know what each function is; those already scheduled are opaque to it.
+        transform.AnnotateTIROpPattern(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+        default_schedules(kind),
+        # A reshape that only renames a buffer costs nothing.
+        transform.RewriteDataflowReshape(),
+        transform.ToNonDataflow(),
+        transform.RemovePurityChecking(),
+        transform.CallTIRRewrite(),
+        transform.StaticPlanBlockMemory(),
+    ]
+
+
+def machine_passes(kind: str) -> list[tvm.transform.Pass]:
+    """From planned memory to the virtual machine's instructions."""
+    return [
+        # After planning: what is captured must not move.
+        *([transform.RewriteCUDAGraph()] if kind == "cuda" else []),
+        transform.LowerAllocTensor(),
+        transform.KillAfterLastUse(),
+        transform.LowerRuntimeBuiltin(),
+        transform.ComputePrimValue(),
+        transform.VMShapeLower(),
+        transform.AttachGlobalSymbol(),
+    ]
+
+
+def run(mod: tvm.IRModule, passes: Any, stage: str) -> tvm.IRModule:
+    """Applies `passes` in order; with the TVMCONV_DUMP knob, writes the module after each."""
+    folder = knobs.dump_folder()
+    for i, one in enumerate(passes):
+        mod = one(mod)
+        if folder is not None:
+            _dump(mod, folder, f"{stage}_{i:02d}_{one.info.name.rpartition('.')[2]}")
+    return mod
+
+
+def _dump(mod: tvm.IRModule, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.py").write_text(mod.script(show_meta=False))
+
+
+def planned_bytes(mod: tvm.IRModule) -> int:
+    """Bytes of activations that memory planning reserved; read after StaticPlanBlockMemory."""
+    total = 0
+
+    def visit(node: Any) -> None:
+        nonlocal total
+        if isinstance(node, relax.Call) and getattr(node.op, "name", "") in (
+            "relax.memory.alloc_storage",
+            "relax.vm.alloc_storage",
+        ):
+            size = 1
+            for dimension in node.args[0].values:
+                size *= int(dimension)
+            total += size
+
+    relax.analysis.post_order_visit(mod["main"], visit)
+    return total

@@ -1,0 +1,158 @@
+"""What became of a model: `BuildReport`, made by a build, kept in the artifact, readable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class OperatorReport:
+    """What became of one node of the ONNX graph."""
+
+    name: str
+    operator: str
+    fate: str
+
+
+@dataclass(frozen=True)
+class ConvReport:
+    """What was decided about one convolution."""
+
+    name: str
+    #: Readable: ``1x56x56x64 -> 64, 3x3``.
+    shape: str
+    #: `schedules.ConvWorkload` as JSON.
+    workload: str
+    family: str
+    config: str
+    in_layout: str
+    out_layout: str
+    epilogue: str
+    #: Whether the multiply-adds run on tensor cores, on llvm as their emulation.
+    tensor_core: bool
+    #: Why this family (what the ones before it said), and why this layout.
+    why_family: str
+    why_layout: str
+    useful_macs: int
+    padded_macs: int
+
+    @property
+    def waste(self) -> float:
+        """Share of the multiply-adds carried out that padding asked for, 0 to 1."""
+        return 1 - self.useful_macs / self.padded_macs
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """One build. ``str()`` is a table; `to_json` and `from_json` go both ways."""
+
+    target: str
+    arch: str
+    operators: tuple[OperatorReport, ...]
+    convs: tuple[ConvReport, ...]
+    #: Operators that can't be built and how often each occurs; only `inspect` gives any.
+    unsupported: dict[str, int]
+    #: Bytes of activations that are live at once as planned; 0 before a build.
+    peak_activation_bytes: int = 0
+    weight_bytes: int = 0
+    build_seconds: float = 0.0
+
+    @property
+    def tensorized(self) -> int:
+        return sum(conv.tensor_core for conv in self.convs)
+
+    @property
+    def useful_macs(self) -> int:
+        return sum(conv.useful_macs for conv in self.convs)
+
+    @property
+    def padded_macs(self) -> int:
+        return sum(conv.padded_macs for conv in self.convs)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BuildReport:
+        """Raises ``TypeError`` or ``KeyError`` where `data` is not what `to_json` gives."""
+        known = {f.name: data[f.name] for f in fields(cls)}
+        known["operators"] = tuple(OperatorReport(**item) for item in data["operators"])
+        known["convs"] = tuple(ConvReport(**item) for item in data["convs"])
+        return cls(**known)
+
+    def __str__(self) -> str:
+        parts = [self._headline()]
+        if self.unsupported:
+            listed = (f"{name} x{count}" for name, count in sorted(self.unsupported.items()))
+            parts.append("can't be built: " + ", ".join(listed))
+        if self.convs:
+            parts.append(self._conv_table())
+        if any(not conv.tensor_core for conv in self.convs):
+            parts.append(self._reasons())
+        parts.append(self._operator_summary())
+        return "\n\n".join(parts)
+
+    def _headline(self) -> str:
+        target = self.target + (f" {self.arch}" if self.arch else "")
+        text = f"{target}: {self.tensorized} of {len(self.convs)} convolutions on tensor cores"
+        text += " (emulated)" if self.target == "llvm" else ""
+        if self.convs:
+            padded = self.padded_macs / self.useful_macs - 1
+            text += f", {self.useful_macs / 1e9:.2f} GMAC and {padded:.0%} more of padding"
+        if self.build_seconds:
+            text += (
+                f"\nbuilt in {self.build_seconds:.1f} s; "
+                f"weights {self.weight_bytes / 2**20:.1f} MiB, "
+                f"activations {self.peak_activation_bytes / 2**20:.1f} MiB at their peak"
+            )
+        return text
+
+    def _conv_table(self) -> str:
+        header = ("convolution", "shape", "family", "config", "layouts", "epilogue", "MMAC", "pad")
+        rows = [
+            (
+                conv.name,
+                conv.shape,
+                conv.family,
+                conv.config,
+                conv.out_layout
+                if conv.in_layout == conv.out_layout
+                else f"{conv.in_layout} -> {conv.out_layout}",
+                conv.epilogue,
+                f"{conv.useful_macs / 1e6:.1f}",
+                f"{conv.waste:.0%}",
+            )
+            for conv in self.convs
+        ]
+        return table([header, *rows], right=(6, 7))
+
+    def _reasons(self) -> str:
+        counted = Counter(conv.why_family for conv in self.convs if not conv.tensor_core)
+        lines = [f"  {count} x {reason}" for reason, count in counted.most_common()]
+        return "not on tensor cores:\n" + "\n".join(lines)
+
+    def _operator_summary(self) -> str:
+        counted = Counter((one.operator, _kind(one.fate)) for one in self.operators)
+        rows = [(operator, str(count), fate) for (operator, fate), count in counted.items()]
+        return table([("operator", "count", "what became of it"), *sorted(rows)], right=(1,))
+
+
+def _kind(fate: str) -> str:
+    """A fate without the name of the node it joined, so that like ones can be counted."""
+    return fate.partition(": ")[0]
+
+
+def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Rows, the first a header, in columns as wide as their widest cell."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
