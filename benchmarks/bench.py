@@ -1,0 +1,236 @@
+"""`make bench`: build networks, check them against onnxruntime, and only then time them.
+
+    python -m benchmarks.bench --models resnet18,resnet50 --batches 1,16 --target auto
+
+For every network and batch size: build; compare with onnxruntime on real pictures, and stop there
+if the outputs differ by more than a bound; time onnxruntime on the CPU, end it, and time ours, with
+as many threads; on a GPU, time PyTorch where it is installed. Writes a table, JSON and a plot.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tvm
+import typer
+
+import tvmconv
+from benchmarks import machine, peers, plot, zoo
+from tvmconv.cli_io import step, tell
+from tvmconv.comparison import BOUND, CompareReport
+from tvmconv.errors import TvmconvError
+from tvmconv.latency import Effort, LatencyReport, Timing
+from tvmconv.report import table
+from tvmconv.toolchain import detect_arch
+
+PICTURES = {"photos": zoo.photos, "drawings": zoo.drawings}
+ONNXRUNTIME, PYTORCH = "onnxruntime, CPU", "PyTorch, CUDA graph"
+#: Beyond this share of the processors taken by other programs, the report warns.
+BUSY = 0.05
+Target = Literal["auto", "llvm", "cuda"]
+Kind = Literal["photos", "drawings"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network at one batch size."""
+
+    model: str
+    batch: int
+    #: How long the build took, in seconds, when and where it was.
+    build_s: float
+    #: Convolutions on tensor cores (llvm: on their emulation), and all there are.
+    tensorized: int
+    convolutions: int
+    comparison: CompareReport
+    #: None for a network that failed the comparison: it is not timed.
+    latency: LatencyReport | None
+    #: Others, by name.
+    peers: dict[str, Timing]
+    #: Share of the processors that other programs took just before the timing, 0 to 1.
+    busy: float | None
+
+    @property
+    def ratio(self) -> float | None:
+        """Our median over onnxruntime's on the CPU."""
+        if self.latency is None:
+            return None
+        return self.latency.compute.median_ms / self.peers[ONNXRUNTIME].median_ms
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as they are called here, and the ratio."""
+        return {
+            **vars(self),
+            "comparison": self.comparison.to_json(),
+            "latency": self.latency and self.latency.to_json(),
+            "peers": {name: vars(timing) for name, timing in self.peers.items()},
+            "ratio_to_onnxruntime": self.ratio,
+        }
+
+    def __str__(self) -> str:
+        lines = [f"{self.model}, {self.latency or self.comparison}"]
+        if self.busy and self.busy > BUSY:
+            lines.append(f"Warning: other programs took {self.busy:.0%} of the processors")
+        return "\n".join(lines)
+
+    def medians(self) -> dict[str, float]:
+        """Every contender's median in ms, ours first."""
+        ours = {"tvmconv": self.latency.compute.median_ms} if self.latency else {}
+        return {**ours, **{name: timing.median_ms for name, timing in self.peers.items()}}
+
+
+def measure(
+    name: str,
+    batch: int,
+    target: str,
+    *,
+    arch: str | None = None,
+    built: Path | None = None,
+    pictures: Kind = "photos",
+    bound: float = BOUND,
+    effort: Effort | None = None,
+) -> Cell:
+    """Build, check and time one network of the zoo, fed ``pictures``, a key of `PICTURES`.
+
+    With ``built``, a folder, the network is not built but loaded from ``NAME-bBATCH.tvmconv`` in
+    it: this machine then needs only TVM's runtime. Raises TvmconvError where it cannot be built or
+    loaded, or pictures or weights cannot be had.
+    """
+    effort = effort or Effort()
+    model = zoo.load(name)
+    feeds = zoo.feeds(name, batch, PICTURES[pictures])
+    if built:
+        exe = tvmconv.load(built / f"{name}-b{batch}.tvmconv")
+    else:
+        with step(f"building {name} at batch {batch} for {target}"):
+            exe = tvmconv.build(model, target=target, arch=arch, batch=batch)
+    with step("comparing with onnxruntime"):
+        comparison = tvmconv.compare(model, exe, feeds)
+    busy, latency, others = machine.busy(), None, {}
+    if comparison.passed(bound):
+        # No spinner from here on: drawing it takes time from what is timed.
+        others[ONNXRUNTIME] = peers.onnxruntime_cpu(model, feeds, tvm.runtime.num_threads(), effort)
+        latency = tvmconv.bench(exe, feeds, relative_l2=comparison.relative_l2, **vars(effort))
+        if exe.target == "cuda" and name in peers.TORCHVISION and peers.has_torch():
+            others[PYTORCH] = peers.torch_cuda_graph(name, batch, effort)
+    return Cell(
+        model=name,
+        batch=batch,
+        build_s=exe.report.build_seconds,
+        tensorized=exe.report.tensorized,
+        convolutions=len(exe.report.convs),
+        comparison=comparison,
+        latency=latency,
+        peers=others,
+        busy=busy,
+    )
+
+
+def report(cells: list[Cell]) -> str:
+    """The table of all cells; times are medians in ms, ratios ours over theirs."""
+    others = list(dict.fromkeys(name for cell in cells for name in cell.peers))
+    header = ["network", "batch", "ms", "images/s"]
+    header += [text for name in others for text in (f"{name} ms", "ratio")]
+    rows = [[*header, "relative l2", "tensor cores", "build s"]]
+    for cell in cells:
+        ours = cell.latency.compute.median_ms if cell.latency else None
+        row = [cell.model, str(cell.batch)]
+        row += (
+            [f"{ours:.4g}", f"{cell.latency.throughput:.4g}"] if cell.latency else ["refused", ""]
+        )
+        for name in others:
+            theirs = cell.peers[name].median_ms if name in cell.peers else None
+            row.append(f"{theirs:.4g}" if theirs else "")
+            row.append(f"{ours / theirs:.2f}" if ours and theirs else "")
+        row.append(f"{cell.comparison.relative_l2:.1e}")
+        rows.append([*row, f"{cell.tensorized} of {cell.convolutions}", f"{cell.build_s:.1f}"])
+    return table(rows, right=range(1, len(rows[0])))
+
+
+def write(cells: list[Cell], target: str, folder: Path) -> list[Path]:
+    """``bench-<target>.txt``, ``.json`` and ``.png`` in ``folder``. Returns their paths.
+
+    There is no plot where nothing was timed.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"bench-{target}"
+    text, data, picture = (stem.with_suffix(end) for end in (".txt", ".json", ".png"))
+    text.write_text("\n\n".join([report(cells), *map(str, cells)]) + "\n")
+    where = machine.facts()
+    document = {
+        "taken": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "target": target,
+        "machine": where,
+        "cells": [cell.to_json() for cell in cells],
+    }
+    data.write_text(json.dumps(document, indent=1) + "\n")
+    timed = {f"{cell.model} b{cell.batch}": cell.medians() for cell in cells if cell.latency}
+    if not timed:
+        return [text, data]
+    gpu = where["gpus"][0]["name"] if target == "cuda" and where["gpus"] else None
+    plot.draw(gpu or f"{where['cpu']}, {where['threads']} threads", timed, picture)
+    return [text, data, picture]
+
+
+def main(
+    models: Annotated[str, typer.Option(help="of the zoo, with commas")] = "resnet18",
+    batches: Annotated[str, typer.Option(help="batch sizes, with commas")] = "1,16",
+    target: Annotated[Target, typer.Option(help="auto: cuda where there is a GPU")] = "auto",
+    arch: Annotated[str | None, typer.Option(help="architecture; default: this machine's")] = None,
+    built: Annotated[
+        Path | None, typer.Option(help="folder of NAME-bBATCH.tvmconv to load, not build")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder for the reports")] = Path("build/reports"),
+    pictures: Annotated[Kind, typer.Option(help="what to feed; photos are fetched")] = "photos",
+    bound: Annotated[float, typer.Option(help="relative l2 error that is still timed")] = BOUND,
+    min_seconds: Annotated[float, typer.Option(help="to time each, at least")] = 1.0,
+) -> None:
+    """Build networks, check them against onnxruntime, and time those that pass."""
+    if target == "auto":
+        target = "cuda" if detect_arch() else "llvm"
+    effort = Effort(min_seconds=min_seconds)
+    cells = []
+    for name in models.split(","):
+        for batch in _numbers(batches):
+            tell(
+                f"{name}, batch {batch}, {target}: {'load' if built else 'build'}, check, time ..."
+            )
+            cell = measure(
+                name,
+                batch,
+                target,
+                arch=arch,
+                built=built,
+                pictures=pictures,
+                bound=bound,
+                effort=effort,
+            )
+            tell(f"{cell}\n")
+            cells.append(cell)
+    print(report(cells))
+    tell("wrote " + ", ".join(str(path) for path in write(cells, target, out)))
+    refused = [f"{cell.model} at batch {cell.batch}" for cell in cells if cell.latency is None]
+    if refused:
+        raise TvmconvError(
+            f"not timed, as they are over the bound of {bound:g}: {', '.join(refused)}"
+        )
+
+
+def _numbers(text: str) -> list[int]:
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise TvmconvError(f"{text!r} is no list of batch sizes", hint="write --batches 1,16")
+    return [int(number) for number in text.split(",")]
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except TvmconvError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        sys.exit(1)

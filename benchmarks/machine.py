@@ -1,0 +1,93 @@
+"""What a measurement was taken on and with; figures without it cannot be compared."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from time import sleep
+from typing import Any
+
+import tvm
+
+import tvmconv
+
+_LIBRARIES = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy", "torch")
+_GPU = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit")
+
+
+def facts() -> dict[str, Any]:
+    """Commit, processor, threads, library versions, and every GPU with its driver and clocks.
+
+    Clocks are as found at the call: make it while the GPU is still warm. What cannot be found
+    out is None; no name of the host is in it.
+    """
+    commit = _output("git", "rev-parse", "HEAD")
+    changed = _output("git", "status", "--porcelain")
+    return {
+        "commit": commit + (" with changes" if changed else "") if commit else None,
+        "cpu": _cpu(),
+        "threads": tvm.runtime.num_threads(),
+        "python": platform.python_version(),
+        "tvmconv": tvmconv.__version__,
+        "libraries": {name: _version(name) for name in _LIBRARIES},
+        "gpus": _gpus(),
+    }
+
+
+def busy(seconds: float = 0.3) -> float | None:
+    """Share of all processors' time, 0 to 1, that goes to other programs while this one sleeps.
+
+    None where there is no ``/proc/stat``.
+    """
+    before = _jiffies()
+    sleep(seconds)
+    after = _jiffies()
+    if before is None or after is None:
+        return None
+    total, idle = (later - sooner for later, sooner in zip(after, before, strict=True))
+    return 1 - idle / total if total else 0.0
+
+
+def _jiffies() -> tuple[int, int] | None:
+    """All time since boot and idle time of all processors, in the kernel's ticks."""
+    try:
+        first = Path("/proc/stat").read_text().splitlines()[0]
+    except OSError:
+        return None
+    # user, nice, system, idle, iowait, irq, softirq, steal; guest time is in user already
+    ticks = [int(count) for count in first.split()[1:9]]
+    return sum(ticks), ticks[3] + ticks[4]
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor())
+
+
+def _gpus() -> list[dict[str, str]]:
+    listed = _output("nvidia-smi", f"--query-gpu={','.join(_GPU)}", "--format=csv,noheader")
+    rows = [line.split(", ") for line in (listed or "").splitlines()]
+    return [dict(zip(_GPU, row, strict=True)) for row in rows if len(row) == len(_GPU)]
+
+
+def _version(library: str) -> str | None:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints, run in the source tree; None where there is no such or it fails."""
+    root = Path(__file__).parents[1]
+    try:
+        run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()

@@ -1,0 +1,81 @@
+"""What others reach on the same network, timed with the stopwatches that time ours.
+
+onnxruntime's idle worker threads spin for a while, and would take cores from whoever is timed
+next. Forbidding them to would slow onnxruntime down. So its session lives only while it is timed,
+and ends with its threads before anything else is: keep it so.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+import onnx
+import onnxruntime
+import tvm
+from numpy.typing import NDArray
+
+from tvmconv.latency import Effort, Timing, cuda_time, host_time, warm_up
+
+#: Networks of the zoo that torchvision has under the same name.
+TORCHVISION = ("resnet18", "resnet50", "mobilenet_v2")
+
+
+def onnxruntime_cpu(
+    model: onnx.ModelProto, feeds: dict[str, NDArray[Any]], threads: int, effort: Effort
+) -> Timing:
+    """onnxruntime in fp32 on the CPU, as it comes, with ``threads`` threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # it warns of this very model's open batch size
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+    def run() -> None:
+        session.run(None, feeds)
+
+    warm_up(run, effort)
+    return host_time(run, effort)
+
+
+def has_torch() -> bool:
+    """Whether PyTorch and torchvision are installed, and PyTorch can use a GPU."""
+    if not all(importlib.util.find_spec(name) for name in ("torch", "torchvision")):
+        return False
+    return bool(importlib.import_module("torch").cuda.is_available())
+
+
+def torch_cuda_graph(name: str, batch: int, effort: Effort) -> Timing:
+    """PyTorch's cuDNN convolutions in fp16, channels last, batch norms folded, as one CUDA graph.
+
+    ``name`` is one of `TORCHVISION`. Weights and input are random: this says how
+    long it takes, not what comes out. 3x224x224 pixels. Requires `has_torch`.
+    """
+    torch, torchvision = (importlib.import_module(m) for m in ("torch", "torchvision"))
+    fuse = importlib.import_module("torch.fx.experimental.optimization").fuse
+    torch.backends.cudnn.benchmark = True
+    network = fuse(getattr(torchvision.models, name)(weights=None).eval())
+    network = network.cuda().half().to(memory_format=torch.channels_last)
+    x = torch.randn(batch, 3, 224, 224, device="cuda", dtype=torch.half)
+    x = x.to(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        side = torch.cuda.Stream()  # a capture wants the lazy set-up done, on another stream
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                network(x)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            network(x)
+
+    def run() -> None:
+        graph.replay()
+        torch.cuda.synchronize()
+
+    warm_up(run, effort)
+    # PyTorch's current stream is the default one, as TVM's is: the same events time both.
+    compute, _ = cuda_time(graph.replay, tvm.cuda(0), effort)
+    return compute
