@@ -1,0 +1,175 @@
+"""The README keeps its promises: every command and every snippet in it runs.
+
+A fenced block says by its first line what it is:
+
+    ```python        runs as a program of its own, in a folder that has model.onnx
+    ```python cuda   the same, where there is a CUDA compiler
+    ```python gpu    the same, on a GPU: `make test-gpu`
+    ```bash          its `tvmconv` commands run in order in such a folder, which has image.npy too;
+                     of `make` and `pip` only what they are asked for is checked
+    ```text          is output
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+KINDS = ("python", "python cuda", "python gpu", "bash", "text")
+HAS_NVRTC = importlib.util.find_spec("cuda") and importlib.util.find_spec("cuda.bindings")
+HAS_CUDA_COMPILER = bool(shutil.which("nvcc") or HAS_NVRTC)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One fenced block."""
+
+    line: int
+    kind: str
+    text: str
+
+    @property
+    def where(self) -> str:
+        return f"line {self.line}"
+
+
+def blocks(text: str) -> list[Block]:
+    found = re.finditer(r"^```(.+)\n((?:(?!```).*\n)*)```$", text, re.MULTILINE)
+    return [Block(text.count("\n", 0, m.start()) + 1, m[1], m[2]) for m in found]
+
+
+def of_kind(kind: str) -> pytest.MarkDecorator:
+    chosen = [block for block in blocks(README) if block.kind == kind]
+    return pytest.mark.parametrize("block", chosen, ids=lambda block: block.where)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """What a reader of the README is assumed to have: a network, and an image for it."""
+    # Imported here, as GPU machines with few packages collect this file too.
+    import onnx
+
+    rng = np.random.default_rng(0)
+    weights = {"w0": (16, 3, 7, 7), "w1": (32, 16, 3, 3), "w2": (10, 32)}
+    model = onnx.parser.parse_model(
+        """
+        <ir_version: 8, opset_import: ["" : 17]>
+        small (float[batch, 3, 224, 224] input) => (float[batch, 10] output) {
+            c0 = Conv <strides = [4, 4], pads = [3, 3, 3, 3]> (input, w0)
+            r0 = Relu(c0)
+            c1 = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (r0, w1)
+            r1 = Relu(c1)
+            p = GlobalAveragePool(r1)
+            f = Flatten(p)
+            output = Gemm <transB = 1> (f, w2)
+        }
+        """
+    )
+    for name, shape in weights.items():
+        array = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
+        tensor = onnx.numpy_helper.from_array(array.astype(np.float32), name)
+        model.graph.initializer.append(tensor)
+    onnx.save(model, tmp_path / "model.onnx")
+    np.save(tmp_path / "image.npy", rng.random((1, 3, 224, 224), np.float32))
+    return tmp_path
+
+
+def run(command: list[str], folder: Path) -> None:
+    """Run what a reader would, who has this project installed. No `make` is above it."""
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MAKE")}
+    environment["PYTHONPATH"] = path
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
+
+
+def test_every_block_says_what_it_is() -> None:
+    found = blocks(README)
+    assert 2 * len(found) == README.count("```"), "a fence that opens or closes nothing"
+    assert {block.kind for block in found} <= set(KINDS)
+
+
+@of_kind("python")
+def test_python(block: Block, folder: Path) -> None:
+    run([sys.executable, "-c", block.text], folder)
+
+
+@of_kind("python cuda")
+@pytest.mark.skipif(not HAS_CUDA_COMPILER, reason="neither nvcc nor NVRTC")
+def test_python_for_cuda_without_a_gpu(block: Block, folder: Path) -> None:
+    run([sys.executable, "-c", block.text], folder)
+
+
+@of_kind("python gpu")
+@pytest.mark.gpu
+def test_python_on_a_gpu(block: Block, folder: Path) -> None:
+    if "import torch" in block.text:
+        pytest.importorskip("torch")
+    run([sys.executable, "-c", block.text], folder)
+
+
+@of_kind("bash")
+def test_bash(block: Block, folder: Path) -> None:
+    for line in block.text.splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] == ["tvmconv"]:
+            run([sys.executable, "-m", "tvmconv.cli", *words[1:]], folder)
+        elif words[:1] == ["make"]:
+            run(["make", "-n", *words[1:]], ROOT)
+        elif words[:2] == ["pip", "install"]:
+            check_installs(words[2:])
+        else:
+            assert not words, f"this test does not know how to check {line!r}"
+
+
+def check_installs(what: list[str]) -> None:
+    """`pip install` is asked for this project, with extras that it has."""
+    (requirement,) = what
+    match = re.fullmatch(r"\.(?:\[(.+)\])?", requirement)
+    assert match, requirement
+    extras = (match[1] or "").split(",") if match[1] else []
+    pyproject = (ROOT / "pyproject.toml").read_text()
+    for extra in extras:
+        assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE), f"no extra {extra!r}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
+def test_files_named_exist(page: str) -> None:
+    path = ROOT / page
+    linked = re.findall(r"\]\(([^)#:]+)\)", path.read_text())
+    files = r"`((?:tvmconv|schedules|intrinsics|benchmarks|docs|tests)/[^`]*)`"
+    named = re.findall(files, path.read_text())
+    assert linked
+    assert named
+    missing = [name for name in linked if not (path.parent / name).exists()]
+    missing += [name for name in named if not (ROOT / name).exists()]
+    assert not missing, f"{page} names what is not there"
+
+
+def test_every_shipped_file_is_in_the_architecture() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    folders = ("intrinsics", "schedules", "tvmconv")
+    files = {str(p.relative_to(ROOT)) for f in folders for p in (ROOT / f).glob("*.py")}
+    unnamed = {file for file in files if f"`{file}`" not in text and "__init__" not in file}
+    assert not unnamed
+
+
+def test_zoo_networks_named_exist() -> None:
+    from benchmarks import zoo
+
+    for names in re.findall(r"MODELS=(\S+)", README):
+        assert set(names.split(",")) <= set(zoo.names())
