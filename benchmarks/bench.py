@@ -30,7 +30,11 @@ from tvmconv.report import table
 from tvmconv.toolchain import detect_arch
 
 PICTURES = {"photos": zoo.photos, "drawings": zoo.drawings}
-ONNXRUNTIME, PYTORCH = "onnxruntime, CPU", "PyTorch, CUDA graph"
+ONNXRUNTIME = "onnxruntime, CPU"
+PYTORCH = {
+    "PyTorch, CUDA graph": peers.torch_cuda_graph,
+    "torch.compile": peers.torch_compile,
+}
 #: Beyond this share of the processors taken by other programs, the report warns.
 BUSY = 0.05
 Target = Literal["auto", "llvm", "cuda"]
@@ -118,7 +122,7 @@ def measure(
         others[ONNXRUNTIME] = peers.onnxruntime_cpu(model, feeds, tvm.runtime.num_threads(), effort)
         latency = tvmconv.bench(exe, feeds, relative_l2=comparison.relative_l2, **vars(effort))
         if exe.target == "cuda" and name in peers.TORCHVISION and peers.has_torch():
-            others[PYTORCH] = peers.torch_cuda_graph(name, batch, effort)
+            others |= {peer: time(name, batch, effort) for peer, time in PYTORCH.items()}
     return Cell(
         model=name,
         batch=batch,
@@ -153,7 +157,7 @@ def report(cells: list[Cell]) -> str:
     return table(rows, right=range(1, len(rows[0])))
 
 
-def write(cells: list[Cell], target: str, folder: Path) -> list[Path]:
+def write(cells: list[Cell], target: str, folder: Path, commit: str | None = None) -> list[Path]:
     """``bench-<target>.txt``, ``.json`` and ``.png`` in ``folder``. Returns their paths.
 
     There is no plot where nothing was timed.
@@ -162,7 +166,7 @@ def write(cells: list[Cell], target: str, folder: Path) -> list[Path]:
     stem = folder / f"bench-{target}"
     text, data, picture = (stem.with_suffix(end) for end in (".txt", ".json", ".png"))
     text.write_text("\n\n".join([report(cells), *map(str, cells)]) + "\n")
-    where = machine.facts()
+    where = machine.facts(commit)
     document = {
         "taken": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "target": target,
@@ -190,6 +194,9 @@ def main(
     pictures: Annotated[Kind, typer.Option(help="what to feed; photos are fetched")] = "photos",
     bound: Annotated[float, typer.Option(help="relative l2 error that is still timed")] = BOUND,
     min_seconds: Annotated[float, typer.Option(help="to time each, at least")] = 1.0,
+    commit: Annotated[
+        str | None, typer.Option(help="what is measured, where this is no git checkout")
+    ] = None,
 ) -> None:
     """Build networks, check them against onnxruntime, and time those that pass."""
     if target == "auto":
@@ -214,7 +221,7 @@ def main(
             tell(f"{cell}\n")
             cells.append(cell)
     print(report(cells))
-    tell("wrote " + ", ".join(str(path) for path in write(cells, target, out)))
+    tell("wrote " + ", ".join(str(path) for path in write(cells, target, out, commit)))
     refused = [f"{cell.model} at batch {cell.batch}" for cell in cells if cell.latency is None]
     if refused:
         raise TvmconvError(

@@ -17,16 +17,16 @@ _LIBRARIES = ("apache-tvm", "apache-tvm-ffi", "onnx", "onnxruntime", "numpy", "t
 _GPU = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "power.limit")
 
 
-def facts() -> dict[str, Any]:
+def facts(commit: str | None = None) -> dict[str, Any]:
     """Commit, processor, threads, library versions, and every GPU with its driver and clocks.
 
     Clocks are as found at the call: make it while the GPU is still warm. What cannot be found
-    out is None; no name of the host is in it.
+    out is None; no name of the host is in it. ``commit`` stands in where there is no git.
     """
-    commit = _output("git", "rev-parse", "HEAD")
+    head = _output("git", "rev-parse", "HEAD")
     changed = _output("git", "status", "--porcelain")
     return {
-        "commit": commit + (" with changes" if changed else "") if commit else None,
+        "commit": head + (" with changes" if changed else "") if head else commit,
         "cpu": _cpu(),
         "threads": tvm.runtime.num_threads(),
         "python": platform.python_version(),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import onnx
@@ -53,13 +54,9 @@ def torch_cuda_graph(name: str, batch: int, effort: Effort) -> Timing:
     ``name`` is one of `TORCHVISION`. Weights and input are random: this says how
     long it takes, not what comes out. 3x224x224 pixels. Requires `has_torch`.
     """
-    torch, torchvision = (importlib.import_module(m) for m in ("torch", "torchvision"))
+    torch = importlib.import_module("torch")
     fuse = importlib.import_module("torch.fx.experimental.optimization").fuse
-    torch.backends.cudnn.benchmark = True
-    network = fuse(getattr(torchvision.models, name)(weights=None).eval())
-    network = network.cuda().half().to(memory_format=torch.channels_last)
-    x = torch.randn(batch, 3, 224, 224, device="cuda", dtype=torch.half)
-    x = x.to(memory_format=torch.channels_last)
+    network, x = _torch_network(name, batch, fuse)
     with torch.inference_mode():
         side = torch.cuda.Stream()  # a capture wants the lazy set-up done, on another stream
         side.wait_stream(torch.cuda.current_stream())
@@ -70,12 +67,43 @@ def torch_cuda_graph(name: str, batch: int, effort: Effort) -> Timing:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             network(x)
+    return _torch_time(graph.replay, effort)
+
+
+def torch_compile(name: str, batch: int, effort: Effort) -> Timing:
+    """The same network through ``torch.compile``: pointwise kernels fused, CUDA graphs.
+
+    Mode reduce-overhead with frozen weights. Compiling takes some ten seconds.
+    """
+    torch = importlib.import_module("torch")
+    inductor: Any = importlib.import_module("torch._inductor.config")
+    inductor.freezing = True
+    torch._dynamo.reset()
+    network, x = _torch_network(name, batch, lambda module: module)
+    compiled = torch.compile(network, mode="reduce-overhead")
+    with torch.inference_mode():
+        return _torch_time(lambda: compiled(x), effort)
+
+
+def _torch_network(name: str, batch: int, fuse: Callable[[Any], Any]) -> tuple[Any, Any]:
+    """The network and its input on the GPU."""
+    torch, torchvision = (importlib.import_module(m) for m in ("torch", "torchvision"))
+    torch.backends.cudnn.benchmark = True
+    network = fuse(getattr(torchvision.models, name)(weights=None).eval())
+    x = torch.randn(batch, 3, 224, 224, device="cuda", dtype=torch.half)
+    channels_last = torch.channels_last
+    network = network.cuda().half().to(memory_format=channels_last)
+    return network, x.to(memory_format=channels_last)
+
+
+def _torch_time(enqueue: Callable[[], object], effort: Effort) -> Timing:
+    torch = importlib.import_module("torch")
 
     def run() -> None:
-        graph.replay()
+        enqueue()
         torch.cuda.synchronize()
 
     warm_up(run, effort)
     # PyTorch's current stream is the default one, as TVM's is: the same events time both.
-    compute, _ = cuda_time(graph.replay, tvm.cuda(0), effort)
+    compute, _ = cuda_time(enqueue, tvm.cuda(0), effort)
     return compute

@@ -238,9 +238,13 @@ def fits(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> bool:
 
 
 def _chunk(w: ConvWorkload) -> int:
-    """Fragments of a reduction step: as many as go up evenly in the channels, 4 at most."""
+    """Fragments of a reduction step: as many as go up evenly in the channels, 4 at most.
+
+    Of a packed input 2: each 16 channels of a pixel lie in another place.
+    """
     fragments = ceil_div(Reduction.of(w).inner, 16)
-    return next(chunk for chunk in (4, 3, 2, 1) if fragments % chunk == 0)
+    most = 2 if w.in_layout.packed else 4
+    return next(chunk for chunk in range(most, 0, -1) if fragments % chunk == 0)
 
 
 def _cpu_guesses(w: ConvWorkload) -> Iterator[WmmaConfig]:

@@ -127,7 +127,7 @@ def test_pytorch_is_timed_on_a_gpu() -> None:
 def test_the_table_has_ratios_and_gaps() -> None:
     cells = [
         cell(1, 3.0, **{bench.ONNXRUNTIME: 2.0}),
-        cell(8, 6.0, **{bench.ONNXRUNTIME: 4.0, bench.PYTORCH: 12.0}),
+        cell(8, 6.0, **{bench.ONNXRUNTIME: 4.0, "torch.compile": 12.0}),
         cell(16, None),
     ]
     header, _, first, second, third = bench.report(cells).splitlines()

@@ -103,7 +103,7 @@ def test_every_instruction_serves_every_layout(
 ) -> None:
     """Several warps, fragments and chunks at once: what GPUs use, though here it runs on a CPU."""
     (family,) = (f for f in matching(w, CPU) if isinstance(f, WmmaFamily))
-    check(family, w, WmmaConfig(2, 2, 1, 2, 2, instruction=instruction))
+    check(family, w, WmmaConfig(2, 2, 2, 2, 2, instruction=instruction))
 
 
 @pytest.mark.parametrize(
@@ -190,4 +190,6 @@ def test_spread_of_the_space_on_a_gpu(name: str) -> None:
 @pytest.mark.parametrize(("w", "instruction"), list(wmma_cases()))
 def test_every_instruction_on_a_gpu(w: ConvWorkload, instruction: tuple[int, int, int]) -> None:
     (family,) = (f for f in matching(w, gpu()) if isinstance(f, WmmaFamily))
-    check(family, w, WmmaConfig(2, 2, 1, 2, 2, instruction=instruction), gpu())
+    for stages, pad in ((1, 0), (2, 8)):
+        config = WmmaConfig(2, 2, 2, 2, 2, stages, pad=pad, instruction=instruction)
+        check(family, w, config, gpu())
