@@ -21,11 +21,10 @@ from schedules.family import Family
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, Layout
 from tvmconv import toolchain
+from tvmconv.pipeline import LOWERING
 
 Array = NDArray[Any]
 
-#: As for every build of ours: see "One convolution definition" in docs/architecture.md.
-PASS_CONFIG = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
 #: What fills the padding of packed inputs. Any finite number must do: it meets zero weights or
 #: outputs nobody reads.
 PADDING = 3.0
@@ -126,7 +125,7 @@ def compiled(module: Any, hardware: Hardware) -> Any:
     else:
         toolchain.prepare_cuda(hardware.name)
         target = tvm.target.Target({"kind": "cuda", "arch": hardware.name}, host={"kind": "llvm"})
-    with target, tvm.transform.PassContext(config=PASS_CONFIG):
+    with target, tvm.transform.PassContext(config=LOWERING):
         return tvm.compile(module, target=target)
 
 
