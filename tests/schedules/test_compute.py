@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.choose import FAMILIES
-from schedules.compute import Gemm, Reduction, Tile, gemm_index, pack_bias, pack_weight, pixel
 from schedules.family import Match
+from schedules.gemm import Gemm, Reduction, Tile, gemm_index, pack_bias, pack_weight, pixel
 from schedules.hardware import CPU
 from schedules.workload import PACKED, ConvWorkload, Layout
 from tests.workloads import workloads

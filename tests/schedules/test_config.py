@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from schedules import direct, wmma
+from schedules import direct, wmma_config
 from schedules.choose import FAMILIES, choose, family
 from schedules.direct import DirectConfig
 from schedules.errors import ConfigError
 from schedules.family import Match, Reject
 from schedules.hardware import CPU, CUDA_ARCHS, Hardware
-from schedules.wmma import WmmaConfig
+from schedules.wmma_config import WmmaConfig
 from schedules.workload import NHWC, PACKED, ConvWorkload, Layout
 from tests.workloads import WORKLOADS
 
@@ -61,29 +61,29 @@ def test_config_that_does_not_fit_says_why_in_numbers(
 ) -> None:
     hardware = GPUS.get(arch, CPU)
     with pytest.raises(ConfigError, match=complaint):
-        wmma.check(W, config, hardware)
+        wmma_config.check(W, config, hardware)
     with pytest.raises(ConfigError, match=complaint):
         family("wmma_nhwc").schedule(W, config, hardware)
-    assert not wmma.fits(W, config, hardware)
+    assert not wmma_config.fits(W, config, hardware)
 
 
 def test_config_that_does_not_fit_its_workload() -> None:
     asynchronous = replace(GOOD, asynchronous=True)
     with pytest.raises(ConfigError, match="takes channels divisible by 8"):
-        wmma.check(replace(W, c=20), asynchronous, GPUS["sm_80"])
+        wmma_config.check(replace(W, c=20), asynchronous, GPUS["sm_80"])
     with pytest.raises(ConfigError, match="takes channels divisible by 8"):
-        wmma.check(replace(W, c=3), asynchronous, GPUS["sm_80"])
-    wmma.check(replace(W, c=20, in_layout=PACKED), replace(GOOD, chunk=2), GPUS["sm_80"])
+        wmma_config.check(replace(W, c=3), asynchronous, GPUS["sm_80"])
+    wmma_config.check(replace(W, c=20, in_layout=PACKED), replace(GOOD, chunk=2), GPUS["sm_80"])
     narrow = replace(GOOD, warps_k=1, fragments_k=1, instruction=(32, 8, 16))
     with pytest.raises(ConfigError, match="tile of 8 channels cuts a block of NHWC16n16c"):
-        wmma.check(replace(W, out_layout=PACKED), narrow, CPU)
-    wmma.check(W, narrow, CPU)
+        wmma_config.check(replace(W, out_layout=PACKED), narrow, CPU)
+    wmma_config.check(W, narrow, CPU)
 
 
 def test_all_that_is_wrong_is_said_at_once_with_the_config_and_the_machine() -> None:
     config = replace(GOOD, asynchronous=True, pad=3, swizzle=5)
     with pytest.raises(ConfigError) as caught:
-        wmma.check(W, config, GPUS["sm_75"])
+        wmma_config.check(W, config, GPUS["sm_75"])
     said = str(caught.value)
     problems = ("cp.async needs sm_80", "pad 3 breaks", "swizzle 5 does not divide 49")
     assert all(part in said for part in (str(config), str(W), "sm_75", *problems))
@@ -118,7 +118,7 @@ def test_direct_config_that_does_not_fit(
 
 
 def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
-    (wmma if isinstance(config, WmmaConfig) else direct).check(w, config, hardware)
+    (wmma_config if isinstance(config, WmmaConfig) else direct).check(w, config, hardware)
 
 
 @pytest.mark.parametrize("hardware", ALL_HARDWARE, ids=lambda hardware: hardware.name)
@@ -149,7 +149,7 @@ def test_whole_space_fits(name: str, arch: str) -> None:
             check(w, config, hardware)
         if each.tensorized:
             waits_for_none = any(config.asynchronous for config in space)
-            eights = wmma.gather_vector(w, space[0].tile) == 8
+            eights = wmma_config.gather_vector(w, space[0].tile) == 8
             assert waits_for_none == (hardware.has_cp_async and eights)
 
 

@@ -18,7 +18,8 @@ from intrinsics import INTRINSICS
 from schedules.choose import FAMILIES
 from schedules.family import Family, Reject
 from schedules.hardware import CPU, Hardware
-from schedules.wmma import WmmaConfig, WmmaFamily
+from schedules.wmma import WmmaFamily
+from schedules.wmma_config import WmmaConfig
 from schedules.workload import ConvWorkload
 from tests import kernels
 from tests.workloads import WORKLOADS, workloads

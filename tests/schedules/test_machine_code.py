@@ -11,7 +11,7 @@ import pytest
 import tvm
 
 from schedules.choose import Choice, choose
-from schedules.wmma import WmmaConfig, shared_bytes
+from schedules.wmma_config import WmmaConfig, shared_bytes
 from schedules.workload import PACKED, Activation, ConvWorkload, Epilogue
 from tests import kernels, sass
 from tests.workloads import WORKLOADS

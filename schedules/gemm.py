@@ -1,0 +1,131 @@
+"""The implicit GEMM of a convolution in numbers: its extents, its indices, its packed operands.
+
+Rows m are output pixels, columns k output channels, and (o, i) numbers filter taps and input
+channels. Plain Python: every function takes numbers or TVM expressions alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schedules.workload import ConvWorkload, round_up
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What the GEMM's extents are rounded up to: rows, columns, and inner step of a block."""
+
+    m: int
+    k: int
+    i: int
+    #: Rows and columns of a packed weight tile: the instruction's k and n.
+    fragment_i: int = 16
+    fragment_k: int = 16
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How the inner dimension (o, i) numbers filter taps (r, s) and input channels c.
+
+    per tap: o = (r, s), i = c. By rows: o = r, i = (s, c), which for few channels pads less:
+    a 7x7 filter over 3 channels takes 7 x 32 steps instead of 49 x 16. Sixteen-byte copies
+    need whole channel blocks, so a channel count divisible by 8 always goes per tap.
+    """
+
+    outer: int
+    inner: int
+    by_rows: bool
+
+    @classmethod
+    def of(cls, w: ConvWorkload, fragment: int = 16) -> Reduction:
+        per_tap = w.r * w.s * round_up(w.c, fragment)
+        rows = w.r * round_up(w.s * w.c, fragment)
+        if w.c % 8 and rows < per_tap:
+            return cls(w.r, w.s * w.c, True)
+        return cls(w.r * w.s, w.c, False)
+
+    def tap(self, w: ConvWorkload, o: Any, i: Any) -> tuple[Any, Any, Any]:
+        """(r, s, c) of reduction step (o, i). Takes numbers or TVM expressions."""
+        if self.by_rows:
+            return o, i // w.c, i % w.c
+        return o // w.s, o % w.s, i
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """Extents of the implicit GEMM, each with its padding to `tile`."""
+
+    m: int
+    k: int
+    reduction: Reduction
+    tile: Tile
+
+    @classmethod
+    def of(cls, w: ConvWorkload, tile: Tile) -> Gemm:
+        rows = round_up(w.n, w.out_layout.n) * w.p * w.q
+        return cls(rows, w.k, Reduction.of(w, tile.fragment_i), tile)
+
+    @property
+    def m_pad(self) -> int:
+        return round_up(self.m, self.tile.m)
+
+    @property
+    def k_pad(self) -> int:
+        return round_up(self.k, self.tile.k)
+
+    @property
+    def i_pad(self) -> int:
+        return round_up(self.reduction.inner, self.tile.i)
+
+    @property
+    def padded_macs(self) -> int:
+        """Multiply-adds that the instructions carry out."""
+        return self.m_pad * self.k_pad * self.reduction.outer * self.i_pad
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        fi, fk = self.tile.fragment_i, self.tile.fragment_k
+        return (self.reduction.outer, self.i_pad // fi, self.k_pad // fk, fi, fk)
+
+
+def pixel(w: ConvWorkload, m: Any) -> tuple[Any, Any, Any]:
+    """(n, p, q) of GEMM row m: batch innermost inside a packed block, then q, p, block."""
+    n_in, rest = m % w.out_layout.n, m // w.out_layout.n
+    block = rest // (w.p * w.q)
+    return block * w.out_layout.n + n_in, rest // w.q % w.p, rest % w.q
+
+
+def gemm_index(w: ConvWorkload, *index: Any) -> tuple[Any, Any]:
+    """(m, k) of the output element that lies at `index`: the inverse of `pixel`.
+
+    Written without division, so that TVM sees that stepping through m steps through memory.
+    """
+    if not w.out_layout.packed:
+        n, p, q, k = index
+        return (n * w.p + p) * w.q + q, k
+    block, p, q, k_block, n_in, k_in = index
+    m = ((block * w.p + p) * w.q + q) * w.out_layout.n + n_in
+    return m, k_block * w.out_layout.c + k_in
+
+
+def pack_weight(w: ConvWorkload, tile: Tile, weight: NDArray[Any]) -> NDArray[np.float16]:
+    """(K, C, R, S) to fp16 (o, i/16, k/16, 16, 16), padded with zeros: one tile is one operand."""
+    gemm = Gemm.of(w, tile)
+    outer, inner = gemm.reduction.outer, gemm.reduction.inner
+    taps = weight.transpose(2, 3, 1, 0).reshape(outer, inner, w.k).astype(np.float16)
+    padded = np.zeros((outer, gemm.i_pad, gemm.k_pad), np.float16)
+    padded[:, :inner, : w.k] = taps
+    fi, fk = tile.fragment_i, tile.fragment_k
+    tiles = padded.reshape(outer, gemm.i_pad // fi, fi, gemm.k_pad // fk, fk)
+    return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4))
+
+
+def pack_bias(w: ConvWorkload, tile: Tile, bias: NDArray[Any]) -> NDArray[np.float32]:
+    """(K,) to fp32, padded with zeros to the tile."""
+    padded = np.zeros(round_up(w.k, tile.k), np.float32)
+    padded[: w.k] = bias
+    return padded
