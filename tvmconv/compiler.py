@@ -22,7 +22,7 @@ from tvm.target import codegen
 
 from schedules.hardware import CPU, Hardware
 from tvmconv import frontend, onnx_model, pipeline, toolchain
-from tvmconv.errors import TargetError, TvmconvError
+from tvmconv.errors import TargetError, ToolchainError, TvmconvError
 from tvmconv.executable import Executable, TensorSpec
 from tvmconv.fates import operator_fates
 from tvmconv.passes.lift_weights import lift_weights
@@ -57,11 +57,11 @@ def build(
     `TargetError` or `ToolchainError` for the target.
     """
     started = time.perf_counter()
+    graph = _read(model, batch, shapes)
+    frontend.check_supported(graph.original)
     hardware, arch = _hardware(target, arch, precision)
     if target == "cuda":
         toolchain.prepare_cuda(arch)
-    graph = _read(model, batch, shapes)
-    frontend.check_supported(graph.original)
     graph = _simplified(graph)
     mod, planned = _plan(graph, hardware)
     mod = lower_convs(planned)(mod)
@@ -90,8 +90,8 @@ def inspect(
     Operators that can't be built are listed in the report, not raised; with some of them there
     is nothing to say of the convolutions, whose shapes then are unknown.
     """
-    hardware, arch = _hardware(target, arch or ("sm_90" if target == "cuda" else None), precision)
     graph = _read(model, batch, shapes)
+    hardware, arch = _hardware(target, arch or ("sm_90" if target == "cuda" else None), precision)
     missing = frontend.unsupported(graph.original)
     if missing:
         return BuildReport(target, arch, (), (), dict(missing))
@@ -173,12 +173,21 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, int]:
     else:
         tvm_target = tvm.target.Target({"kind": "llvm", "mcpu": arch})
     options = {**pipeline.LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
-    # TVM's CUDA compiler callback asks this scope for the architecture.
-    with tvm_target, tvm.transform.PassContext(opt_level=3, config=options):
-        mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "2_memory")
-        activation_bytes = pipeline.planned_bytes(mod)
-        mod = pipeline.run(mod, pipeline.machine_passes(target), "3_machine")
-        built = relax.build(mod, tvm_target, relax_pipeline=None)
+    try:
+        # TVM's CUDA compiler callback asks this scope for the architecture.
+        with tvm_target, tvm.transform.PassContext(opt_level=3, config=options):
+            mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "2_memory")
+            activation_bytes = pipeline.planned_bytes(mod)
+            mod = pipeline.run(mod, pipeline.machine_passes(target), "3_machine")
+            built = relax.build(mod, tvm_target, relax_pipeline=None)
+    except Exception as error:
+        # Whatever TVM raises here is no fault of the caller's: the model was accepted.
+        lines = str(error).strip().splitlines() or [""]
+        raise ToolchainError(
+            f"TVM could not compile this network for {target}",
+            note=f"{type(error).__name__}: {lines[-1]}",
+            hint="TVMCONV_DUMP=folder shows how far it came; please report the model",
+        ) from error
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         library = Path(folder) / "code.so"
         built.export_library(str(library))

@@ -28,8 +28,14 @@ LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
 GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
     # The importer binds constants to variables; the passes below look for constants.
     transform.CanonicalizeBindings(),
-    # Channels innermost: what every family of schedules reads and writes.
-    transform.ConvertLayout({"relax.nn.conv2d": ["NHWC", "OHWI"]}),
+    # Channels innermost: what every family of schedules reads and writes. TVM can legalise a
+    # transposed convolution in NCHW alone.
+    transform.ConvertLayout(
+        {
+            "relax.nn.conv2d": ["NHWC", "OHWI"],
+            "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],
+        }
+    ),
     transform.CanonicalizeBindings(),
     # After the conversion, which leaves its transposes on weights and biases.
     fold_layouts(),

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 import tvmconv
-from tests.models import Graph, random_feed, residual_net
+from tests.models import Array, Graph, random_feed, residual_net
 from tvmconv.report import BuildReport
 
 #: Relative l2 error that fp16 operands and activations may cost a few layers: each rounds by at
@@ -84,6 +84,70 @@ def test_sum_that_is_read_twice_is_not_swallowed() -> None:
     z = g.op("Add", x, g.conv(y, 32, 16, 1))
     report = check(g.model(z, x), (1, 16, 8, 8))
     assert report.convs[-1].epilogue == "bias + residual"
+
+
+def test_residual_that_is_the_convolution_itself() -> None:
+    g = Graph([1, 8, 8, 8])
+    x = g.conv("input", 8, 8)
+    report = check(g.model(g.op("Relu", g.op("Add", x, x))), (1, 8, 8, 8))
+    assert report.convs[0].epilogue == "bias"
+
+
+def test_residual_that_is_the_convolution_s_input() -> None:
+    g = Graph([1, 8, 8, 8])
+    x = g.op("Relu", "input")
+    report = check(g.model(g.op("Add", g.conv(x, 8, 8), x)), (1, 8, 8, 8))
+    assert report.convs[0].epilogue == "bias + residual"
+
+
+OTHER_OPERATORS = {
+    "1-D": lambda g: (g.op("Conv", "input", g.constant(_normal(g, 4, 8, 3))), (1, 8, 9)),
+    "3-D": lambda g: (
+        g.op("Conv", "input", g.constant(_normal(g, 4, 8, 3, 3, 3))),
+        (1, 8, 5, 6, 7),
+    ),
+    "transposed": lambda g: (
+        g.op(
+            "ConvTranspose",
+            g.conv("input", 8, 8),
+            g.constant(_normal(g, 8, 4, 3, 3)),
+            strides=[2, 2],
+        ),
+        (1, 8, 9, 9),
+    ),
+    "weight computed": lambda g: (
+        g.op(
+            "Conv",
+            "input",
+            g.op("Mul", g.op("ReduceMean", "input"), g.constant(_normal(g, 4, 8, 3, 3))),
+        ),
+        (1, 8, 9, 9),
+    ),
+}
+
+
+def _normal(g: Graph, *shape: int) -> Array:
+    return (g.rng.standard_normal(shape) / 8).astype("f")
+
+
+@pytest.mark.parametrize("name", OTHER_OPERATORS)
+def test_convolutions_that_no_family_takes_are_left_to_tvm(name: str) -> None:
+    shape = OTHER_OPERATORS[name](Graph([1]))[1]
+    g = Graph(shape)
+    y, _ = OTHER_OPERATORS[name](g)
+    report = check(g.model(y), shape)
+    fates = [one.fate for one in report.operators if one.name == y]
+    assert fates[0].startswith("a kernel of TVM's")
+
+
+def test_integer_image() -> None:
+    g = Graph([1, 8, 9, 9], dtype="uint8")
+    x = g.op("Cast", "input", to=onnx.TensorProto.FLOAT)
+    model = g.model(g.op("Conv", x, g.constant(_normal(g, 8, 8, 3, 3))))
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    image = g.rng.integers(0, 255, (1, 8, 9, 9)).astype("uint8")
+    exe = tvmconv.build(model, target="llvm")
+    assert tvmconv.compare(model, exe, {"input": image}).passed(BOUND)
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 6.0), (-0.5, 0.75), (None, 1.0), (0.25, None)])

@@ -74,7 +74,9 @@ def _check(context: PatternCheckContext) -> bool:
     # What somebody else reads has to be there: only the last of the chain is.
     between = [parts[name] for name in ("conv", "biased", "added", "raised") if name in parts]
     between = [value for value in between if not value.same_as(context.matched_expr)]
-    variables = (context.value_to_bound_var[value] for value in between)
+    variables = [context.value_to_bound_var[value] for value in between]
+    if any(one.same_as(parts.get("residual")) for one in (*between, *variables)):
+        return False  # y + y
     return all(len(context.var_usages[variable]) == 1 for variable in variables)
 
 
