@@ -26,13 +26,18 @@ GATHER, CONV, EPILOGUE, OUT = "gather", "conv", "epilogue", "out"
 
 
 def activate(activation: Activation, value: Any) -> Any:
-    """The activation as a TVM expression over an fp32 value."""
+    """The activation as a TVM expression over an fp32 value.
+
+    Written with comparisons that a NaN fails, because maximum and minimum would hide it.
+    """
+    if activation.kind == "none":
+        return value
+    low = tirx.const(activation.low if activation.kind == "clip" else 0.0, "float32")
+    value = tirx.Select(value < low, low, value)
     if activation.kind == "relu":
-        return tirx.max(value, tirx.const(0, "float32"))
-    if activation.kind == "clip":
-        low, high = (tirx.const(bound, "float32") for bound in (activation.low, activation.high))
-        return tirx.min(tirx.max(value, low), high)
-    return value
+        return value
+    high = tirx.const(activation.high, "float32")
+    return tirx.Select(value > high, high, value)
 
 
 def finish(w: ConvWorkload, total: Any, k: Any, bias: Any, residual: Any, at: Any) -> Any:
@@ -69,8 +74,8 @@ def _where(conditions: list[Any], value: Any) -> Any:
 def implicit_gemm(w: ConvWorkload, tile: Tile) -> tirx.PrimFunc:
     """The convolution as ``(x, weight[, bias][, residual]) -> y``.
 
-    x fp16 in ``in_layout``; weight as `gemm.pack_weight` gives it; bias as `gemm.pack_bias` gives
-    it;
+    x fp16 in ``in_layout``; weight and bias as `gemm.pack_weight` and `gemm.pack_bias` give
+    them;
     residual fp16 in its layout; y ``out_dtype`` in ``out_layout``. One group only.
     """
     gemm = Gemm.of(w, tile)

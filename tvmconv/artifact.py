@@ -47,7 +47,9 @@ def write(artifact: Artifact, path: str | Path) -> None:
                     np.lib.format.write_array(member, array, allow_pickle=False)
         unfinished.replace(path)
     except OSError as error:
-        raise ArtifactError(f"{path} can't be written", note=str(error)) from error
+        raise ArtifactError(
+            f"{path} can't be written", note=str(error), hint="does the folder exist?"
+        ) from error
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -69,7 +71,7 @@ def read(path: str | Path) -> Artifact:
                 for i in range(manifest["weights"])
             )
             return Artifact(manifest, file.read("code.so"), weights)
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path} is not a network that tvmconv saved, or is damaged",
             note=f"{type(error).__name__}: {error}",

@@ -149,6 +149,7 @@ def bench(
     check: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="for a FILE: the model to compare with")
     ] = None,
+    unchecked: Annotated[bool, typer.Option(help="for a FILE: compare with nothing")] = False,
     bound: Bound = BOUND,
     warmup_ms: Annotated[float, typer.Option(help="warm-up, in milliseconds")] = 200.0,
     min_runs: Annotated[int, typer.Option(min=1, help="runs to time, at least")] = 10,
@@ -161,10 +162,16 @@ def bench(
     as_json: AsJson = False,
 ) -> None:
     """Time a network, after comparing it with onnxruntime; one that fails is not timed."""
+    reference = check or (what if _is_model(what) else None)
+    if reference is None and not unchecked:
+        raise TvmconvError(
+            f"not timed, as nobody says that {what} computes the right thing",
+            hint="give the model it was built from, --check model.onnx, or say --unchecked",
+        )
     feeds = read_feeds(inputs or ()) or None
     exe = _executable(what, _options(target, arch, batch, shape, precision))
     error = None
-    if reference := check or (what if _is_model(what) else None):
+    if reference is not None:
         with step("comparing with onnxruntime"):
             report = tvmconv.compare(reference, exe, feeds)
         if not report.passed(bound):
@@ -197,6 +204,8 @@ def zoo(
         path = output or Path(f"{name}.onnx")
         with step(f"making {name}"):
             path.write_bytes(networks.load(name).SerializeToString())
+        if as_json:
+            print(json.dumps({"path": str(path), "bytes": path.stat().st_size}))
         tell(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
         return
     keys = ("name", "parameters", "gmacs", "input_name", "source", "licence")

@@ -1,6 +1,6 @@
 """`build` and `inspect`: from a model to an executable, or to what would become of it.
 
-model -> frontend -> ONNX, fixed and simplified -> Relax -> GRAPH_PASSES -> plan
+model -> frontend -> ONNX, fixed and simplified -> Relax -> graph_passes -> plan
       -> lower_convs -> lift_weights -> tail_passes -> relax.build -> Executable
 """
 
@@ -8,26 +8,26 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
 import tvm
-from onnx import numpy_helper
 from tvm import relax
 from tvm.target import codegen
 
 from schedules.hardware import CPU, Hardware
 from tvmconv import frontend, onnx_model, pipeline, toolchain
-from tvmconv.errors import TargetError, ToolchainError, TvmconvError
-from tvmconv.executable import Executable, TensorSpec
-from tvmconv.fates import operator_fates
+from tvmconv.errors import ModelError, TargetError, TvmconvError
+from tvmconv.executable import Executable, TensorSpec, vector_features
+from tvmconv.fates import generic_convs, operator_fates
 from tvmconv.passes.lift_weights import lift_weights
 from tvmconv.passes.lower_convs import lower_convs
-from tvmconv.passes.plan import Plan, PlannedConv, plan, weight_key
+from tvmconv.passes.plan import Plan, PlannedConv, plan
+from tvmconv.passes.regions import mark_regions
 from tvmconv.report import BuildReport, ConvReport
 
 TARGETS = ("cuda", "llvm")
@@ -64,7 +64,8 @@ def build(
         toolchain.prepare_cuda(arch)
     graph = _simplified(graph)
     mod, planned = _plan(graph, hardware)
-    mod = lower_convs(planned)(mod)
+    with _accepted("schedule this network's convolutions"):
+        mod = lower_convs(planned)(mod)
     mod, weights = lift_weights(mod)
     code, activation_bytes = _compile(mod, target, arch)
     report = replace(
@@ -73,7 +74,16 @@ def build(
         weight_bytes=sum(array.nbytes for array in weights),
         build_seconds=time.perf_counter() - started,
     )
-    return Executable(target, arch, graph.inputs, graph.outputs, report, code, tuple(weights))
+    return Executable(
+        target,
+        arch,
+        graph.inputs,
+        graph.outputs,
+        report,
+        code,
+        tuple(weights),
+        _features(arch) if target == "llvm" else (),
+    )
 
 
 def inspect(
@@ -85,13 +95,16 @@ def inspect(
     shapes: Mapping[str, Sequence[int]] | None = None,
     precision: str = "fp16",
 ) -> BuildReport:
-    """What `build` would make of the model, without compiling it. The same parameters.
+    """What `build` would make of the model, without compiling it. The same parameters; where
+    there is no GPU and no arch, for sm_90.
 
     Operators that can't be built are listed in the report, not raised; with some of them there
     is nothing to say of the convolutions, whose shapes then are unknown.
     """
     graph = _read(model, batch, shapes)
-    hardware, arch = _hardware(target, arch or ("sm_90" if target == "cuda" else None), precision)
+    if target == "cuda":
+        arch = arch or toolchain.detect_arch() or "sm_90"
+    hardware, arch = _hardware(target, arch, precision)
     missing = frontend.unsupported(graph.original)
     if missing:
         return BuildReport(target, arch, (), (), dict(missing))
@@ -122,6 +135,12 @@ def _hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, 
     return toolchain.cuda_arch(arch), arch
 
 
+def _features(cpu: str) -> tuple[str, ...]:
+    """What code for a CPU, as LLVM calls it, relies on."""
+    target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
+    return vector_features(codegen.llvm_get_cpu_features(target))
+
+
 # ---------------------------------------------------------------- ONNX, then Relax
 
 
@@ -133,6 +152,30 @@ class _Graph:
     simple: onnx.ModelProto
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    def rank(self, name: str) -> int | None:
+        """Dimensions of a tensor of the simple graph, where they are known."""
+        graph = self.simple.graph
+        for value in (*graph.value_info, *graph.input, *graph.output):
+            if value.name == name:
+                return len(value.type.tensor_type.shape.dim)
+        return next((len(one.dims) for one in graph.initializer if one.name == name), None)
+
+
+@contextmanager
+def _accepted(what: str) -> Iterator[None]:
+    """Whatever TVM raises inside is no fault of the caller's: the model was accepted."""
+    try:
+        yield
+    except TvmconvError:
+        raise
+    except Exception as error:
+        lines = str(error).strip().splitlines() or [""]
+        raise ModelError(
+            f"TVM could not {what}",
+            note=f"{type(error).__name__}: {lines[-1]}",
+            hint="TVMCONV_DUMP=folder shows how far it came; please report the model",
+        ) from error
 
 
 def _read(
@@ -150,13 +193,16 @@ def _simplified(graph: _Graph) -> _Graph:
 
 
 def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
-    mod = pipeline.run(frontend.to_relax(graph.simple), pipeline.GRAPH_PASSES, "1_graph")
-    filters = {tensor.name: tensor for tensor in graph.simple.graph.initializer}
-    names: dict[bytes, list[str]] = defaultdict(list)
-    for node in graph.simple.graph.node:
-        if node.op_type == "Conv" and node.input[1] in filters:
-            names[weight_key(numpy_helper.to_array(filters[node.input[1]]))].append(node.name)
-    return mod, plan(mod, names, hardware)
+    names = [
+        node.name
+        for node in graph.simple.graph.node
+        if node.op_type == "Conv" and graph.rank(node.input[0]) == 4
+    ]
+    mod = frontend.to_relax(graph.simple)
+    with _accepted("bring this network to its convolution kernels"):
+        mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
+        mod = mark_regions(mod, names)
+    return mod, plan(mod, hardware)
 
 
 # ---------------------------------------------------------------- compiling
@@ -173,21 +219,16 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, int]:
     else:
         tvm_target = tvm.target.Target({"kind": "llvm", "mcpu": arch})
     options = {**pipeline.LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
-    try:
-        # TVM's CUDA compiler callback asks this scope for the architecture.
-        with tvm_target, tvm.transform.PassContext(opt_level=3, config=options):
-            mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "2_memory")
-            activation_bytes = pipeline.planned_bytes(mod)
-            mod = pipeline.run(mod, pipeline.machine_passes(target), "3_machine")
-            built = relax.build(mod, tvm_target, relax_pipeline=None)
-    except Exception as error:
-        # Whatever TVM raises here is no fault of the caller's: the model was accepted.
-        lines = str(error).strip().splitlines() or [""]
-        raise ToolchainError(
-            f"TVM could not compile this network for {target}",
-            note=f"{type(error).__name__}: {lines[-1]}",
-            hint="TVMCONV_DUMP=folder shows how far it came; please report the model",
-        ) from error
+    # TVM's CUDA compiler callback asks the target's scope for the architecture.
+    with (
+        _accepted(f"compile this network for {target}"),
+        tvm_target,
+        tvm.transform.PassContext(opt_level=3, config=options),
+    ):
+        mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "2_memory")
+        activation_bytes = pipeline.planned_bytes(mod)
+        mod = pipeline.run(mod, pipeline.machine_passes(target), "3_machine")
+        built = relax.build(mod, tvm_target, relax_pipeline=None)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         library = Path(folder) / "code.so"
         built.export_library(str(library))
@@ -202,15 +243,17 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, int]:
 def _report(graph: _Graph, planned: Plan, target: str, arch: str) -> BuildReport:
     by_name = {one.name: one for one in planned.values()}
     order = [node.name for node in graph.simple.graph.node if node.name in by_name]
-    convs = tuple(_conv_report(by_name[name]) for name in order)
+    convs = [_conv_report(by_name[name]) for name in order]
+    convs += generic_convs(graph.simple, by_name)
     operators = operator_fates(graph.original, graph.simple, by_name)
-    return BuildReport(target, arch, operators, convs, {})
+    return BuildReport(target, arch, operators, tuple(convs), {})
 
 
 def _conv_report(planned: PlannedConv) -> ConvReport:
     choice = planned.choice
     w = choice.workload
-    rejects = "; ".join(map(str, choice.rejects))
+    # Families of one kind decline for one reason.
+    rejects = "; ".join(dict.fromkeys(reject.reason for reject in choice.rejects))
     return ConvReport(
         planned.name,
         str(w),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,16 @@ class TensorSpec:
         return f"{self.name}: {self.dtype}{list(self.shape)}"
 
 
-@dataclass(frozen=True)
+#: What TVM wants of the memory it is lent, in bytes.
+ALIGNMENT = 64
+
+
+@dataclass(frozen=True, eq=False)
 class Executable:
-    """Made by `tvmconv.build` and `tvmconv.load`. Compiles nothing."""
+    """Made by `tvmconv.build` and `tvmconv.load`. Compiles nothing.
+
+    May be used by several threads; they run one after another.
+    """
 
     target: str
     arch: str
@@ -46,6 +54,10 @@ class Executable:
     code: bytes
     #: What the network takes after its inputs, in order, packed as the kernels read them.
     weights: tuple[NDArray[Any], ...]
+    #: Vector extensions of a CPU that the code relies on, as `cpu_features` spells them.
+    features: tuple[str, ...] = ()
+    #: TVM's virtual machine is not safe for threads.
+    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
 
     def __repr__(self) -> str:
         ins = ", ".join(map(str, self.inputs))
@@ -61,13 +73,17 @@ class Executable:
         on the device the network ran on. Raises `FeedError`, and `TargetError` where there is
         no such device.
         """
-        tensors = self.transfer_in(feeds)
-        results = self.enqueue(tensors)
-        if all(isinstance(feed, np.ndarray) for feed in feeds.values()):
-            return self.transfer_out(results)
-        self.device().sync()
-        torch = sys.modules.get("torch")
-        if torch and any(isinstance(feed, torch.Tensor) for feed in feeds.values()):
+        with self._lock:
+            torch = sys.modules.get("torch")
+            of_torch = torch and any(isinstance(feed, torch.Tensor) for feed in feeds.values())
+            if torch and of_torch and self.target == "cuda":
+                # What still writes the feeds was started on a stream that TVM does not wait for.
+                torch.cuda.current_stream().synchronize()
+            results = self.enqueue(self.transfer_in(feeds))
+            if all(isinstance(feed, np.ndarray) for feed in feeds.values()):
+                return self.transfer_out(results)
+            self.device().sync()
+        if torch and of_torch:
             results = [torch.from_dlpack(result) for result in results]
         return {spec.name: one for spec, one in zip(self.outputs, results, strict=True)}
 
@@ -86,7 +102,7 @@ class Executable:
             "tvmconv": tvmconv.__version__,
             "target": self.target,
             "arch": self.arch,
-            "cpu_features": cpu_features() if self.target == "llvm" else [],
+            "features": list(self.features),
             "inputs": [asdict(spec) for spec in self.inputs],
             "outputs": [asdict(spec) for spec in self.outputs],
             "report": self.report.to_json(),
@@ -97,29 +113,54 @@ class Executable:
 
     def device(self) -> Any:
         """Where the network runs. Raises `TargetError` where there is no such device."""
+        return self._device
+
+    @cached_property
+    def _device(self) -> Any:
         if self.target == "llvm":
+            missing = sorted(set(self.features) - set(cpu_features()))
+            if missing:
+                raise TargetError(
+                    f"a network built for {self.arch} can't be run on this CPU",
+                    note=f"its code relies on {', '.join(missing)} and would crash here",
+                    hint="build it on this machine, or with an arch that both have",
+                )
             return tvm.cpu()
         # Also loads TVM's CUDA runtime, where `import tvm` could not.
-        if toolchain.detect_arch() is None:
+        here = toolchain.detect_arch()
+        if here is None:
             raise TargetError(
                 f"a network built for {self.arch} can't be run here: there is no NVIDIA GPU",
                 hint='build it with target="llvm" to run it on the CPU by emulation',
+            )
+        if not toolchain.runs_on(self.arch, here):
+            raise TargetError(
+                f"a network built for {self.arch} can't be run on this GPU, which is {here}",
+                note="machine code runs on its own generation, from its own revision on",
+                hint=f'build it with arch="{here}"',
             )
         return tvm.cuda(0)
 
     def transfer_in(self, feeds: Mapping[str, Any]) -> list[Any]:
         """The feeds, checked, as tensors on the device, in the network's order."""
         names = [spec.name for spec in self.inputs]
+        if not isinstance(feeds, Mapping):
+            raise FeedError(
+                f"feeds are a mapping of names to arrays, not a {type(feeds).__name__}",
+                hint="exe(array) takes the array alone",
+            )
         if set(feeds) != set(names):
             raise FeedError(
                 f"fed {sorted(feeds)}, the network's inputs are {names}",
+                hint="every input by its name, and nothing else",
             )
         return [_tensor(spec, feeds[spec.name], self.device()) for spec in self.inputs]
 
     def enqueue(self, tensors: list[Any]) -> list[Any]:
         """Starts the network on tensors of the device; on a GPU, returns before it is done."""
-        machine, weights = self._loaded
-        result = machine["main"](*tensors, *weights)
+        with self._lock:
+            machine, weights = self._loaded
+            result = machine["main"](*tensors, *weights)
         return [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
 
     def transfer_out(self, results: list[Any]) -> dict[str, NDArray[Any]]:
@@ -137,8 +178,14 @@ class Executable:
         with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
             path = Path(folder) / "code.so"
             path.write_bytes(self.code)
-            library = tvm.runtime.load_module(str(path))
-        machine = VirtualMachine(library, device)
+            try:
+                machine = VirtualMachine(tvm.runtime.load_module(str(path)), device)
+            except Exception as error:
+                raise ArtifactError(
+                    "the network's code can't be loaded",
+                    note=str(error).strip().partition("\n")[0],
+                    hint="build it again",
+                ) from error
         return machine, [tvm.runtime.tensor(array, device) for array in self.weights]
 
 
@@ -157,26 +204,32 @@ def _tensor(spec: TensorSpec, feed: Any, device: Any) -> Any:
             hint="build with another batch= or shapes=" if dtype == spec.dtype else "",
         )
     if isinstance(feed, np.ndarray):
-        return tvm.runtime.tensor(np.ascontiguousarray(feed), device)
+        return tvm.runtime.tensor(np.asarray(feed, order="C"), device)
     tensor = feed if isinstance(feed, tvm.runtime.Tensor) else _imported(feed)
     return tensor if tensor.device == device else tensor.copyto(device)
 
 
 def _imported(feed: Any) -> Any:
-    contiguous = getattr(feed, "contiguous", None)
-    return tvm.runtime.from_dlpack(contiguous() if contiguous else feed)
+    """A tensor over the feed's own memory; over a copy where that is not contiguous or aligned."""
+    torch = sys.modules.get("torch")
+    if torch and isinstance(feed, torch.Tensor):
+        if not feed.is_contiguous() or feed.data_ptr() % ALIGNMENT:
+            feed = feed.clone(memory_format=torch.contiguous_format)
+        return tvm.runtime.from_dlpack(feed.detach())
+    if feed.__dlpack_device__()[0] == 1:  # kDLCPU
+        return tvm.runtime.tensor(np.asarray(np.from_dlpack(feed), order="C"))
+    return tvm.runtime.from_dlpack(feed)
 
 
 def load(path: str | Path) -> Executable:
     """The network that `Executable.save` wrote. Compiles nothing; TVM's runtime is enough.
 
-    Raises `ArtifactError` where the file is not one of ours or damaged, and where it was built
-    for another kind of CPU, on which its code would end the process.
+    Raises `ArtifactError` where the file is not one of ours or damaged. Whether this machine can
+    run it is seen when it is run.
     """
     stored = artifact.read(path)
     manifest = stored.manifest
     try:
-        missing = sorted(set(manifest["cpu_features"]) - set(cpu_features()))
         exe = Executable(
             manifest["target"],
             manifest["arch"],
@@ -185,15 +238,14 @@ def load(path: str | Path) -> Executable:
             BuildReport.from_json(manifest["report"]),
             stored.code,
             stored.weights,
+            tuple(manifest["features"]),
         )
     except (KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} has a damaged manifest", note=repr(error)) from error
-    if missing:
         raise ArtifactError(
-            f"{path} was built for a CPU ({manifest['arch']}) that has {', '.join(missing)}",
-            note="this one has not; its code would crash here",
-            hint="build it on this machine",
-        )
+            f"{path} has a damaged manifest", note=repr(error), hint="build the network again"
+        ) from error
+    if exe.target not in ("cuda", "llvm"):
+        raise ArtifactError(f"{path} is for an unknown target {exe.target!r}")
     return exe
 
 
@@ -201,11 +253,17 @@ def _spec(item: dict[str, Any]) -> TensorSpec:
     return TensorSpec(item["name"], tuple(item["shape"]), item["dtype"])
 
 
-def cpu_features() -> list[str]:
-    """Those of this CPU's vector extensions that compiled code may rely on, as Linux names them."""
+def cpu_features() -> tuple[str, ...]:
+    """This CPU's vector extensions, spelled as `vector_features` does; none but on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        return []
+        return ()
     flags = next((line for line in lines if line.startswith("flags")), "").split()
-    return [flag for flag in flags if flag.startswith(("avx", "fma", "f16c", "amx", "sse4"))]
+    return vector_features(flags)
+
+
+def vector_features(names: Iterable[str]) -> tuple[str, ...]:
+    """The vector extensions among Linux's or LLVM's names of CPU features, spelled alike."""
+    plain = {name.replace("_", "").replace("-", "").replace(".", "") for name in names}
+    return tuple(sorted(name for name in plain if name.startswith(("avx", "fma", "f16c", "amx"))))

@@ -1,17 +1,25 @@
-"""What became of every node of the ONNX graph, told from the graph and the plan."""
+"""What became of every node of the ONNX graph, told from the graph and the plan.
+
+The walk follows the ONNX graph, which need not look like Relax's everywhere; where it finds no
+answer it says that TVM computes the node.
+"""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 
 import onnx
 
 from tvmconv.passes.plan import PlannedConv
-from tvmconv.report import OperatorReport
+from tvmconv.report import ConvReport, OperatorReport
 
 #: Operators that onnxruntime's simplification folds into the convolution before them.
 FOLDS = ("BatchNormalization", "Mul", "Add", "Div", "Sub")
+#: Operators that may be the sums and the activation of an epilogue.
+SUMS = ("Add", "Sum")
+ACTIVATIONS = ("Relu", "Clip")
 
 
 def operator_fates(
@@ -33,7 +41,7 @@ def operator_fates(
         if node.name in fates:
             fate = fates[node.name]
         elif node.name in remaining:
-            fate = "a kernel of TVM's" + (_why_generic(node) if node.op_type == "Conv" else "")
+            fate = "a kernel of TVM's"
         else:
             fate = _folded(node, producers)
         reports.append(OperatorReport(node.name, node.op_type, fate))
@@ -54,18 +62,60 @@ def _absorbed(
     """The nodes after `conv` that its epilogue computes, in order."""
     region, absorbed, at = planned.region, [], conv
     # A bias that was no input of the node was an Add of its own.
-    expected = ["Add"] * (region.bias is not None and len(conv.input) < 3)
-    expected += ["Add"] * (region.residual_argument is not None)
-    expected += {"none": [], "relu": ["Relu"], "clip": ["Clip"]}[region.activation.kind]
-    for operator in expected:
-        (at,) = readers[at.output[0]]
-        assert at.op_type in (operator, "Relu", "Clip"), f"{at.name} is a {at.op_type}"
+    expected = [SUMS] * (region.bias is not None and not any(conv.input[2:]))
+    expected += [SUMS] * (region.residual_argument is not None)
+    expected += [ACTIVATIONS] * (region.activation.kind != "none")
+    for operators in expected:
+        following = readers[at.output[0]]
+        if len(following) != 1 or following[0].op_type not in operators:
+            break
+        at = following[0]
         absorbed.append(at)
     return absorbed
 
 
-def _why_generic(node: onnx.NodeProto) -> str:
-    return f": {node.name} is not a 2-D convolution with constant weights"
+def generic_convs(simple: onnx.ModelProto, convs: Mapping[str, PlannedConv]) -> list[ConvReport]:
+    """The convolutions of `simple` that no family was asked about, and why."""
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*simple.graph.value_info, *simple.graph.input, *simple.graph.output)
+    }
+    shapes |= {tensor.name: list(tensor.dims) for tensor in simple.graph.initializer}
+    return [
+        _generic_conv(node, shapes)
+        for node in simple.graph.node
+        if node.op_type in ("Conv", "ConvTranspose") and node.name not in convs
+    ]
+
+
+def _generic_conv(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> ConvReport:
+    x, weight, y = (shapes.get(name, []) for name in (*node.input[:2], node.output[0]))
+    if node.op_type == "ConvTranspose":
+        why = "a transposed convolution"
+    elif len(weight) != 4:
+        why = f"a {len(weight) - 2}-D convolution" if weight else "a convolution of unknown shape"
+    else:
+        why = "a convolution whose weights are computed, not constant"
+    # Every input element of a transposed convolution meets the filter once, else every output.
+    pixels = math.prod(x if node.op_type == "ConvTranspose" else y)
+    macs = pixels * math.prod(weight[1:])
+    shape = f"{'x'.join(map(str, x))}, {'x'.join(map(str, weight))}"
+    why += ": families take 2-D convolutions with constant weights"
+    return ConvReport(
+        name=node.name,
+        shape=shape,
+        workload="",
+        family="TVM",
+        config="",
+        in_layout="NCHW",
+        out_layout="NCHW",
+        epilogue="none",
+        tensor_core=False,
+        why_family=why,
+        why_layout="as in the model",
+        useful_macs=macs,
+        padded_macs=macs,
+    )
 
 
 def _folded(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str:

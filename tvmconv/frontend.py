@@ -9,37 +9,88 @@ import math
 import tempfile
 import warnings
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import tvm
 from onnx import helper, numpy_helper
-from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.errors import ModelError, UnsupportedOperatorError
-from tvmconv.onnx_model import infer_shapes, inputs
+from tvmconv.importer import Importer
+from tvmconv.model_file import check_size, first_line
+from tvmconv.onnx_model import infer_shapes, inputs, opset
+
+#: In TVM's importer, yet they do not build or come out wrong.
+NOT_LOWERED = {
+    "Compress",
+    "CumSum",
+    "NonMaxSuppression",
+    "NonZero",
+    "RMSNormalization",
+    "Scatter",
+    "TopK",
+    "Unique",
+}
+#: Coordinates and roundings that, for scales of whole numbers, repeat every pixel.
+REPEATS = {
+    ("asymmetric", "floor"),
+    ("tf_half_pixel_for_nn", "floor"),
+    *product(("half_pixel", "pytorch_half_pixel"), ("round_prefer_floor", "round_prefer_ceil")),
+}
 
 
 def unsupported(proto: onnx.ModelProto) -> Counter[str]:
     """Operators that can't be built and how often each is used, with the reason where it is not
-    simply that nobody has written it."""
+    simply that nobody has written it. The shapes of `proto` are inferred."""
     known = {*onnx_frontend._get_convert_map(), "Constant"}
+    facts = _Facts.of(proto)
     found: Counter[str] = Counter()
     for node in proto.graph.node:
         if node.domain not in ("", "ai.onnx"):
             found[f"{node.domain}.{node.op_type}"] += 1
         elif node.op_type not in known:
             found[node.op_type] += 1
-        elif reason := _refusal(node):
+        elif reason := _refusal(node, facts):
             found[f"{node.op_type} ({reason})"] += 1
     return found
 
 
-def _refusal(node: onnx.NodeProto) -> str:
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a graph's tensors, by name, before anything runs."""
+
+    opset: int
+    constants: Mapping[str, onnx.TensorProto]
+    shapes: Mapping[str, list[int]]
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto) -> _Facts:
+        graph = proto.graph
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+                constants[node.output[0]] = node.attribute[0].t
+            elif node.op_type == "Constant" and node.attribute[0].floats:
+                values = np.array(node.attribute[0].floats, "float32")
+                constants[node.output[0]] = numpy_helper.from_array(values)
+        shapes = {
+            value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+            for value in (*graph.input, *graph.value_info, *graph.output)
+        }
+        return cls(opset(proto), constants, shapes)
+
+
+def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
     """Why a node that TVM's importer accepts would come out wrong; empty if it would not."""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if node.op_type in NOT_LOWERED:
+        return "not yet lowered"
     if node.op_type == "ConvTranspose" and "output_shape" in attributes:
         return "with output_shape"
     if node.op_type == "BatchNormalization" and (
@@ -48,11 +99,54 @@ def _refusal(node: onnx.NodeProto) -> str:
         return "in training mode"
     if node.op_type == "MaxPool" and len([name for name in node.output if name]) > 1:
         return "with the argmax output"
-    if node.op_type == "Resize":
-        mode = attributes.get("mode", b"nearest")
-        if mode != b"nearest" or attributes.get("antialias", 0):
-            return f"mode {mode.decode()}"
+    if node.op_type in ("Resize", "Upsample"):
+        return _resize_refusal(node, attributes, facts)
     return ""
+
+
+def _resize_refusal(node: onnx.NodeProto, attributes: dict[str, Any], facts: _Facts) -> str:
+    """Empty for nearest by whole numbers, which repeats every pixel; TVM gets others wrong."""
+    mode = attributes.get("mode", b"nearest").decode()
+    if mode != "nearest":
+        return f"mode {mode}"
+    if attributes.get("antialias", 0):
+        return "with antialias"
+    if "axes" in attributes or attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
+        return "with axes or keep_aspect_ratio_policy"
+    old = node.op_type == "Upsample" or facts.opset < 11
+    coordinates, rounding = "asymmetric", "floor"
+    if not old:
+        coordinates = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
+        rounding = attributes.get("nearest_mode", b"round_prefer_floor").decode()
+    if (coordinates, rounding) not in REPEATS:
+        return f"nearest, {coordinates} and {rounding}"
+    scales = _scales(node, attributes, facts, 1 if old else 2)
+    if scales is None:
+        return "nearest by scales that are computed"
+    if len(scales) not in (3, 4, 5):
+        return f"nearest over {len(scales)} dimensions"
+    if any(scale != 1 for scale in scales[:2]):
+        return "nearest over the batch or the channels"
+    odd = [scale for scale in scales if scale < 1 or scale != int(scale)]
+    return f"nearest by a scale of {odd[0]:.4g}" if odd else ""
+
+
+def _scales(
+    node: onnx.NodeProto, attributes: dict[str, Any], facts: _Facts, at: int
+) -> list[float] | None:
+    """By what each dimension grows; None if that can't be told. Input `at` has the scales."""
+    if "scales" in attributes:
+        return list(attributes["scales"])
+    scales = node.input[at] if len(node.input) > at else ""
+    if scales in facts.constants and math.prod(facts.constants[scales].dims):
+        return [float(x) for x in numpy_helper.to_array(facts.constants[scales])]
+    if scales and scales not in facts.constants:
+        return None
+    # From sizes, which may be computed: then inference has followed them to the output's shape.
+    before, after = (facts.shapes.get(name) for name in (node.input[0], node.output[0]))
+    if not before or not after or 0 in (*before, *after):
+        return None
+    return [y / x for x, y in zip(before, after, strict=True)]
 
 
 def check_supported(proto: onnx.ModelProto) -> None:
@@ -62,7 +156,7 @@ def check_supported(proto: onnx.ModelProto) -> None:
         listed = ", ".join(f"{name} x{count}" for name, count in sorted(found.items()))
         raise UnsupportedOperatorError(
             f"the model uses operators that can't be built: {listed}",
-            hint="`tvmconv inspect` shows the rest of the model",
+            hint="build the part without them: onnx.utils.extract_model cuts a model in two",
         )
 
 
@@ -76,33 +170,46 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
     wide = onnx.ModelProto()
     wide.CopyFrom(proto)
     graph = wide.graph
+    fed = inputs(wide)
     for tensor in graph.initializer:
         _widen_tensor(tensor)
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == half:
+            if attribute.name in ("to", "dtype") and attribute.i == half:
                 attribute.i = single
             if attribute.HasField("t"):
                 _widen_tensor(attribute.t)
-    for value in inputs(wide):
-        if value.type.tensor_type.elem_type == half:
-            for node in graph.node:
-                node.input[:] = [_wide(x) if x == value.name else x for x in node.input]
-            name = _wide(value.name)
-            graph.node.insert(0, helper.make_node("Cast", [value.name], [name], name, to=single))
-    for value in graph.output:
-        if value.type.tensor_type.elem_type == half:
-            for node in graph.node:
-                node.output[:] = [_wide(x) if x == value.name else x for x in node.output]
-                node.input[:] = [_wide(x) if x == value.name else x for x in node.input]
-            cast = helper.make_node("Cast", [_wide(value.name)], [value.name], to=half)
-            cast.name = f"{value.name}.narrow"
-            graph.node.append(cast)
+    for value in graph.input:
+        if value.type.tensor_type.elem_type != half:
+            continue
+        if value not in fed:  # an initializer, listed as before ONNX IR 4
+            value.type.tensor_type.elem_type = single
+            continue
+        for node in graph.node:
+            node.input[:] = [_wide(x) if x == value.name else x for x in node.input]
+        name = _wide(value.name)
+        graph.node.insert(0, helper.make_node("Cast", [value.name], [name], name, to=single))
+    # An output that is an input is as it should be; one that is listed twice needs one cast.
+    half_outputs = {v.name for v in graph.output if v.type.tensor_type.elem_type == half}
+    for output in sorted(half_outputs - {value.name for value in fed}):
+        _rename(graph, output, _wide(output))
+        cast = helper.make_node("Cast", [_wide(output)], [output], f"{output}.narrow", to=half)
+        graph.node.append(cast)
     return infer_shapes(wide)
 
 
 def _wide(name: str) -> str:
     return f"{name}.wide"
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Everywhere but in the list of outputs."""
+    for node in graph.node:
+        node.output[:] = [new if x == old else x for x in node.output]
+        node.input[:] = [new if x == old else x for x in node.input]
+    for one in (*graph.initializer, *graph.input):
+        if one.name == old:
+            one.name = new
 
 
 def _widen_tensor(tensor: onnx.TensorProto) -> None:
@@ -118,6 +225,7 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     convolutions, identities and dropout removed. Only standard operators come out, and those
     that stay keep their names. Raises `ModelError`.
     """
+    check_size(proto)  # again: as fp32 it may have doubled
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
@@ -128,38 +236,25 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
                 proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            note = str(error).strip().splitlines()[0]
-            raise ModelError("onnxruntime does not take this model", note=note) from error
+            raise ModelError(
+                "onnxruntime does not take this model",
+                note=first_line(error),
+                hint="the model has to run in onnxruntime, which simplifies it: try that first",
+            ) from error
         simple = onnx.load(options.optimized_model_filepath)
+    _drop_unread(simple.graph)
     return infer_shapes(simple)
 
 
-class _Importer(onnx_frontend.ONNXGraphImporter):
-    """TVM's importer, but for what it turns into code that no pass recognises."""
-
-    def _convert_operator(
-        self, op_name: str, inputs: list[relax.Expr], attrs: dict[str, Any], opset: int
-    ) -> relax.Expr:
-        if op_name == "Clip":
-            bounds = [attrs.get("min"), attrs.get("max")] if opset < 11 else list(inputs[1:3])
-            low, high = [*bounds, None, None][:2]
-            if not any(isinstance(bound, relax.Expr) for bound in _variables(low, high)):
-                # Not relax.op.clip, across which ConvertLayout does not carry a layout.
-                dtype = inputs[0].ty.dtype
-                least, most = _number(low, -math.inf), _number(high, math.inf)
-                raised = self.bb.emit(relax.op.maximum(inputs[0], relax.const(least, dtype)))
-                return self.bb.normalize(relax.op.minimum(raised, relax.const(most, dtype)))
-        return super()._convert_operator(op_name, inputs, attrs, opset)
-
-
-def _variables(*bounds: Any) -> list[Any]:
-    return [bound for bound in bounds if not isinstance(bound, tvm.ir.GenericConst)]
-
-
-def _number(bound: Any, default: float) -> float:
-    if bound is None:
-        return default
-    return float(bound.value.numpy() if isinstance(bound, tvm.ir.GenericConst) else bound)
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Removes nodes that no output depends on, of which onnxruntime leaves some."""
+    needed = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    live = [node for node in graph.node if needed.intersection(node.output)]
+    del graph.node[:]
+    graph.node.extend(live)
 
 
 def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
@@ -167,14 +262,17 @@ def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
 
     Raises `ModelError` where TVM's importer gives up.
     """
-    opset = next(one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))
+    version = opset(proto)
     with warnings.catch_warnings():
         # It warns of names that are no identifiers; ours are matched by position.
         warnings.simplefilter("ignore")
         try:
-            return _Importer({}, {}, keep_params_in_input=False).from_onnx(proto.graph, opset)
+            return Importer({}, {}, keep_params_in_input=False).from_onnx(proto.graph, version)
         except Exception as error:
             note = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
             raise ModelError(
-                "TVM's importer does not take this model", note=f"{type(error).__name__}: {note}"
+                "TVM's importer does not take this model",
+                note=f"{type(error).__name__}: {note}",
+                hint="export the model for another opset, such as 17; if that is the same, "
+                "please report it",
             ) from error

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -15,18 +17,19 @@ from onnx import helper, shape_inference
 
 from tvmconv.errors import ModelError, ShapeError
 from tvmconv.executable import TensorSpec
+from tvmconv.model_file import check_size, content, first_line, load_external
 
 #: What a model may be given as.
 Model = str | Path | bytes | onnx.ModelProto
 
 
 def read(model: Model) -> onnx.ModelProto:
-    """The model as a proto of its own, checked. Raises `ModelError`."""
+    """The model as a proto of its own, its tensors in it, checked. Raises `ModelError`."""
     if isinstance(model, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(model)
     else:
-        data, where = _bytes(model)
+        data, where = content(model)
         try:
             proto = onnx.load_model_from_string(data)
         except DecodeError as error:
@@ -35,37 +38,58 @@ def read(model: Model) -> onnx.ModelProto:
                 note=f"it can't be decoded: {error}",
                 hint="is the file complete? Was it saved by onnx.save, not as a checkpoint?",
             ) from error
-    if not all(output.type.tensor_type.HasField("shape") for output in proto.graph.output):
-        # Common in the wild, and all that the checker would complain of.
-        proto = shape_inference.infer_shapes(proto)
-    try:
-        onnx.checker.check_model(proto)
-    except onnx.checker.ValidationError as error:
-        note = str(error).strip().splitlines()[0]
-        raise ModelError("the ONNX model is not valid", note=note) from error
-    if not proto.graph.output:
-        raise ModelError("the ONNX model has no outputs")
+    load_external(proto, Path(model) if isinstance(model, str | Path) else None)
+    check_size(proto)
+    _check(proto)
     return proto
 
 
-def _bytes(model: str | Path | bytes) -> tuple[bytes, str]:
-    if isinstance(model, bytes):
-        if not model:
-            raise ModelError("the ONNX model is empty: 0 bytes")
-        return model, f"what was given ({len(model)} bytes)"
-    if not isinstance(model, str | Path):
-        raise ModelError(
-            f"a model can't be a {type(model).__name__}",
-            hint="give a path, the bytes of an ONNX file, or an onnx.ModelProto",
-        )
-    path = Path(model)
+def _check(proto: onnx.ModelProto) -> None:
+    opset(proto)
+    if not all(output.type.tensor_type.HasField("shape") for output in proto.graph.output):
+        # Common in the wild, and all that the checker would complain of.
+        _type_outputs(proto)
+        try:
+            proto.CopyFrom(shape_inference.infer_shapes(proto))
+        except Exception as error:  # its exceptions have no common base
+            raise ModelError(
+                "the shapes of the model's outputs can't be inferred",
+                note=first_line(error),
+                hint="name the shape of every output in the model",
+            ) from error
+        _type_outputs(proto)
+    untyped = [one for one in proto.graph.output if not one.type.tensor_type.HasField("shape")]
+    for output in untyped:
+        output.type.tensor_type.shape.SetInParent()  # lest the checker say no more than that
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} can't be read", note=str(error)) from error
-    if not data:
-        raise ModelError(f"{path} is empty: 0 bytes", hint="was the download interrupted?")
-    return data, str(path)
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(
+            "the ONNX model is not valid",
+            note=first_line(error),
+            hint="export it anew; onnx.checker.check_model says more",
+        ) from error
+    if untyped:
+        raise ModelError(
+            f"output {untyped[0].name!r} has no shape, and none can be inferred",
+            hint="name the shape of every output in the model",
+        )
+    if not proto.graph.output:
+        raise ModelError(
+            "the ONNX model has no outputs", hint="export it with what it should compute"
+        )
+
+
+def opset(proto: onnx.ModelProto) -> int:
+    """The version of the standard operators that the model uses. Raises `ModelError`."""
+    for one in proto.opset_import:
+        if one.domain in ("", "ai.onnx"):
+            return one.version
+    raise ModelError(
+        "the ONNX model does not say which version of the standard operators it uses",
+        note="it imports " + (", ".join(one.domain for one in proto.opset_import) or "no opset"),
+        hint="add the import: model.opset_import.append(onnx.helper.make_opsetid('', 17))",
+    )
 
 
 # ---------------------------------------------------------------- shapes
@@ -86,14 +110,15 @@ def fix_shapes(
 
     Raises `ShapeError` that names each dimension left open, or a shape that does not fit.
     """
-    given = dict(shapes or {})
+    given = _checked_arguments(batch, shapes)
     fixed = onnx.ModelProto()
     fixed.CopyFrom(proto)
     names = [value.name for value in inputs(fixed)]
     for name in given:
         if name not in names:
             raise ShapeError(
-                f"the model has no input {name!r}", note=f"its inputs are {', '.join(names)}"
+                f"the model has no input {name!r}",
+                note=f"its inputs are {', '.join(names)}" if names else "it has no inputs",
             )
     still_open = []
     for value in inputs(fixed):
@@ -106,6 +131,28 @@ def fix_shapes(
     return infer_shapes(fixed)
 
 
+def _checked_arguments(batch: Any, shapes: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes by name, once both arguments are known to be what they should be."""
+    if batch is not None and not _is_integer(batch):
+        raise ShapeError(f"a batch is a number of elements, not {batch!r}", hint="give batch=1")
+    if batch is not None and batch < 1:
+        raise ShapeError(f"a batch has at least one element, not {batch}", hint="give batch=1")
+    hint = "give shapes={'input': (1, 3, 224, 224)}, with the input's name"
+    if shapes is not None and not isinstance(shapes, Mapping):
+        raise ShapeError(f"shapes are given by input name, not as {shapes!r}", hint=hint)
+    given = {}
+    for name, shape in (shapes or {}).items():
+        sizes = () if isinstance(shape, str | bytes) or not hasattr(shape, "__iter__") else shape
+        if sizes is not shape or not all(map(_is_integer, sizes)):
+            raise ShapeError(f"input {name!r} can't have the shape {shape!r}", hint=hint)
+        given[name] = tuple(map(int, sizes))
+    return given
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def _fix_input(
     value: onnx.ValueInfoProto, batch: int | None, shape: Sequence[int] | None
 ) -> list[str]:
@@ -115,10 +162,14 @@ def _fix_input(
         if tensor.HasField("shape") and len(shape) != len(tensor.shape.dim):
             raise ShapeError(
                 f"input {value.name!r} has {len(tensor.shape.dim)} dimensions, "
-                f"the shape given has {len(shape)}: {tuple(shape)}"
+                f"the shape given has {len(shape)}: {tuple(shape)}",
+                hint=f"give {len(tensor.shape.dim)} sizes",
             )
         if any(size < 1 for size in shape):
-            raise ShapeError(f"input {value.name!r} can't have the shape {tuple(shape)}")
+            raise ShapeError(
+                f"input {value.name!r} can't have the shape {tuple(shape)}",
+                hint="every size is 1 or more",
+            )
         value.CopyFrom(helper.make_tensor_value_info(value.name, tensor.elem_type, list(shape)))
         return []
     if not tensor.HasField("shape"):
@@ -131,10 +182,8 @@ def _fix_input(
                 f"batch is {batch}",
                 hint=f"to override it, give shapes={{'{value.name}': ...}}",
             )
-        if batch < 1:
-            raise ShapeError(f"a batch has at least one element, not {batch}")
         first.Clear()
-        first.dim_value = batch
+        first.dim_value = int(batch)
     return [
         f"{value.name!r} axis {axis}" + (f" ({dim.dim_param!r})" if dim.dim_param else "")
         for axis, dim in enumerate(tensor.shape.dim)
@@ -147,11 +196,37 @@ def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
     del proto.graph.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
+    _type_outputs(proto)
     try:
-        return shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
-    except shape_inference.InferenceError as error:
-        note = str(error).strip().splitlines()[0]
-        raise ShapeError("the shapes given do not fit the model", note=note) from error
+        inferred = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    except Exception as error:  # its exceptions have no common base
+        raise ShapeError(
+            "the shapes given do not fit the model",
+            note=first_line(error),
+            hint="give the shapes that it was exported for, or export it for these",
+        ) from error
+    _type_outputs(inferred)
+    return inferred
+
+
+def _type_outputs(proto: onnx.ModelProto) -> None:
+    """Gives outputs the types that inference leaves out, as it looks at what nodes give.
+
+    Such an output is an initializer, an input, or one that is listed twice. The first two have to
+    be known before it too: it takes an output's want of a shape for the initializer's.
+    """
+    graph = proto.graph
+    known = {tensor.name: _type_of(tensor) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.tensor_type.HasField("shape"):
+            known.setdefault(value.name, value.type)
+    for output in graph.output:
+        if not output.type.tensor_type.HasField("shape") and output.name in known:
+            output.type.CopyFrom(known[output.name])
+
+
+def _type_of(tensor: onnx.TensorProto) -> onnx.TypeProto:
+    return helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
 
 
 def specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:

@@ -1,6 +1,6 @@
 """From ONNX's graph in Relax to one that the virtual machine runs: every pass, in order.
 
-GRAPH_PASSES         bring every convolution to a marked region
+graph_passes         bring every convolution to a marked region
                      (then `compiler` plans and lowers them and lifts the weights)
 plan_memory_passes   legalise, fuse and schedule the rest, plan memory
 machine_passes       capture the CUDA graph, lower to the virtual machine
@@ -18,12 +18,12 @@ from tvm.relax import transform
 from tvmconv import knobs
 from tvmconv.passes.default_schedules import default_schedules
 from tvmconv.passes.fold_layouts import fold_layouts
-from tvmconv.passes.regions import mark_regions
 
 #: Options of TVM's lowering that our schedules rely on.
 #: use_async_copy: copies marked asynchronous become cp.async.
 #: disable_storage_rewrite: it would join fp16 and fp32 buffers, which the pipelined loop rejects.
 LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
+
 
 GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
     # The importer binds constants to variables; the passes below look for constants.
@@ -39,9 +39,8 @@ GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
     transform.CanonicalizeBindings(),
     # After the conversion, which leaves its transposes on weights and biases.
     fold_layouts(),
+    # Last: biases are bare constants now, as `mark_regions` looks for them.
     transform.DeadCodeElimination(["main"]),
-    # Last, when bias, residual and activation are bare operators on bare constants.
-    mark_regions(),
 )
 
 

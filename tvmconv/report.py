@@ -62,6 +62,7 @@ class BuildReport:
 
     @property
     def tensorized(self) -> int:
+        """Convolutions on tensor cores, on llvm their emulation."""
         return sum(conv.tensor_core for conv in self.convs)
 
     @property
@@ -92,7 +93,10 @@ class BuildReport:
             parts.append(self._conv_table())
         if any(not conv.tensor_core for conv in self.convs):
             parts.append(self._reasons())
-        parts.append(self._operator_summary())
+        if self.convs:
+            parts.append(self._layout_reasons())
+        if self.operators:
+            parts.append(self._operator_summary())
         return "\n\n".join(parts)
 
     def _headline(self) -> str:
@@ -100,8 +104,8 @@ class BuildReport:
         text = f"{target}: {self.tensorized} of {len(self.convs)} convolutions on tensor cores"
         text += " (emulated)" if self.target == "llvm" else ""
         if self.convs:
-            padded = self.padded_macs / self.useful_macs - 1
-            text += f", {self.useful_macs / 1e9:.2f} GMAC and {padded:.0%} more of padding"
+            wasted = 1 - self.useful_macs / self.padded_macs
+            text += f", {self.useful_macs / 1e9:.2f} GMAC, {wasted:.0%} of those done is padding"
         if self.build_seconds:
             text += (
                 f"\nbuilt in {self.build_seconds:.1f} s; "
@@ -133,6 +137,11 @@ class BuildReport:
         counted = Counter(conv.why_family for conv in self.convs if not conv.tensor_core)
         lines = [f"  {count} x {reason}" for reason, count in counted.most_common()]
         return "not on tensor cores:\n" + "\n".join(lines)
+
+    def _layout_reasons(self) -> str:
+        counted = Counter((conv.out_layout, conv.why_layout) for conv in self.convs)
+        lines = [f"  {n} x {layout}: {why}" for (layout, why), n in counted.most_common()]
+        return "layouts of outputs:\n" + "\n".join(lines)
 
     def _operator_summary(self) -> str:
         counted = Counter((one.operator, _kind(one.fate)) for one in self.operators)

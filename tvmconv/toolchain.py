@@ -61,6 +61,19 @@ def detect_arch() -> str | None:
     return f"sm_{device.compute_version.replace('.', '')}" if device.exist else None
 
 
+def runs_on(built: str, here: str) -> bool:
+    """Whether machine code for architecture ``built`` runs on a GPU of architecture ``here``.
+
+    It does on the same major compute capability from its own minor one on; code for an ``a``
+    architecture on that one alone. CUDA C++ Programming Guide, "Binary Compatibility".
+    """
+    major, minor = divmod(int(re.sub(r"\D", "", built)), 10)
+    here_major, here_minor = divmod(int(re.sub(r"\D", "", here)), 10)
+    if built.endswith("a"):
+        return (major, minor) == (here_major, here_minor)
+    return major == here_major and minor <= here_minor
+
+
 # --- before a build: a compiler, and TVM's CUDA runtime -------------------------------------
 _MODE = "TVM_CUDA_COMPILE_MODE"  # TVM's own variable; its default, nvrtc, ignores an nvcc on PATH
 _LOCK = threading.Lock()

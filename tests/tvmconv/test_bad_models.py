@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +34,16 @@ def test_not_an_onnx_file(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(data)
     for model in (data, path):
-        with pytest.raises(errors.ModelError):
+        with pytest.raises(errors.ModelError) as error:
             tvmconv.build(model, target="llvm")
+        assert error.value.note or error.value.hint
 
 
 def test_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(errors.ModelError) as error:
         tvmconv.build(tmp_path / "nothing.onnx", target="llvm")
     assert "nothing.onnx" in message(error)
+    assert error.value.note or error.value.hint
 
 
 @pytest.mark.parametrize("model", [None, 5, ["model.onnx"], np.zeros(3)])
@@ -145,13 +150,32 @@ def test_no_gpu_and_no_arch(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'arch="sm_90"' in message(error)
 
 
-def test_no_cuda_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing_found() -> Any:
-        raise errors.ToolchainError("no CUDA compiler was found")
+NO_COMPILER = """
+import sys
+sys.modules["cuda.bindings.nvrtc"] = None  # as where the cuda extra is not installed
+import tvmconv
+from tests.models import residual_net
+try:
+    tvmconv.build(residual_net(1), target="cuda", arch="sm_90")
+except tvmconv.errors.ToolchainError as error:
+    print(error)
+"""
 
-    monkeypatch.setattr(toolchain, "_choose_compiler", nothing_found)
-    with pytest.raises(errors.ToolchainError, match="no CUDA compiler"):
-        tvmconv.build(residual_net(1), target="cuda", arch="sm_90")
+
+def test_no_cuda_compiler(tmp_path: Path) -> None:
+    """In a process of its own: there is no compiler to be found where it looks."""
+    environment = {k: v for k, v in os.environ.items() if k != "TVM_CUDA_COMPILE_MODE"}
+    environment |= {"PATH": "", "CUDA_HOME": str(tmp_path)}
+    child = subprocess.run(
+        [sys.executable, "-c", NO_COMPILER],
+        cwd=Path(__file__).parents[2],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert child.stdout.startswith("no CUDA compiler was found")
+    assert "Hint: put nvcc on PATH" in child.stdout
 
 
 def test_source_only_code_is_never_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,8 +190,10 @@ def test_source_only_code_is_never_given_back(monkeypatch: pytest.MonkeyPatch) -
 def test_invalid_graph() -> None:
     model = residual_net(1)
     model.graph.node[0].input[0] = "nobody"
-    with pytest.raises(errors.ModelError):
+    with pytest.raises(errors.ModelError) as error:
         tvmconv.build(model, target="llvm")
+    assert "nobody" in error.value.note
+    assert error.value.hint
 
 
 def test_control_flow_is_refused() -> None:

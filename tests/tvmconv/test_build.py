@@ -140,6 +140,48 @@ def test_convolutions_that_no_family_takes_are_left_to_tvm(name: str) -> None:
     assert fates[0].startswith("a kernel of TVM's")
 
 
+def test_not_a_number_is_not_hidden() -> None:
+    """An activation must not turn a NaN, or what fp16 overflows to, into a plausible zero."""
+    g = Graph([1, 8, 9, 7])
+    x = g.op("Relu", g.conv("input", 8, 16))
+    y = g.op("Clip", g.conv("input", 8, 16), g.constant(np.float32(0)), g.constant(np.float32(6)))
+    model, feeds = g.model(x, y), random_feed((1, 8, 9, 7))
+    exe = tvmconv.build(model, target="llvm")
+    feeds["input"][0, 0, 4, 3] = np.nan
+    report = tvmconv.compare(model, exe, feeds)
+    assert [one.finite for one in report.outputs] == [False, False]
+    relu, clip = exe.run(feeds).values()
+    assert np.isnan(relu).sum() == np.isnan(clip).sum() == 16 * 9
+
+
+def test_equal_filters_keep_their_names() -> None:
+    g = Graph([1, 8, 8, 8])
+    weight = g.constant(_normal(g, 8, 8, 3, 3))
+    left = g.op("Conv", "input", weight, pads=[1, 1, 1, 1], name="one")
+    right = g.op("Conv", g.op("Tanh", "input"), weight, pads=[1, 1, 1, 1], name="two")
+    y = g.op("Concat", g.op("Sigmoid", right), g.op("Relu", left), axis=1)
+    report = check(g.model(y), (1, 8, 8, 8))
+    assert {conv.name: conv.epilogue for conv in report.convs} == {"one": "relu", "two": "none"}
+
+
+def test_convolution_with_an_empty_bias_name() -> None:
+    g = Graph([1, 8, 8, 8])
+    x = g.op("Conv", "input", g.constant(_normal(g, 8, 8, 3, 3)), "")
+    y = g.op("Add", x, g.constant(_normal(g, 1, 8, 1, 1)))
+    assert check(g.model(y), (1, 8, 8, 8)).tensorized == 1
+
+
+def test_every_convolution_is_in_the_report() -> None:
+    g = Graph([1, 8, 5, 6, 7])
+    report = check(
+        g.model(g.op("Conv", "input", g.constant(_normal(g, 4, 8, 3, 3, 3)))), (1, 8, 5, 6, 7)
+    )
+    assert (report.tensorized, len(report.convs)) == (0, 1)
+    assert "0 of 1 convolutions on tensor cores" in str(report)
+    assert "a 3-D convolution: families take 2-D" in str(report)
+    assert report.convs[0].useful_macs == 4 * 3 * 4 * 5 * 8 * 27
+
+
 def test_integer_image() -> None:
     g = Graph([1, 8, 9, 9], dtype="uint8")
     x = g.op("Cast", "input", to=onnx.TensorProto.FLOAT)

@@ -149,8 +149,11 @@ def test_bench_checks_a_model_before_timing_it(command: Command, folder: Path) -
     assert done.json["warmup_ms"] == 1
 
 
-def test_bench_of_a_file_says_if_it_is_unchecked(command: Command, folder: Path) -> None:
+def test_bench_of_a_file_wants_it_checked(command: Command, folder: Path) -> None:
     done = command("bench", folder / "built", *QUICK)
+    assert done.code == 1
+    assert "--check model.onnx" in done.err
+    done = command("bench", folder / "built", "--unchecked", *QUICK)
     assert "Warning: unchecked" in done.out
     done = command("bench", folder / "built", "--check", folder / "model.onnx", *QUICK)
     assert "unchecked" not in done.out

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ import tvm
 import tvmconv
 from tests.models import Graph, random_feed, residual_net
 from tvmconv import artifact
-from tvmconv.errors import ArtifactError, FeedError
+from tvmconv.errors import ArtifactError, FeedError, TargetError
+from tvmconv.executable import cpu_features
 
 ROOT = str(Path(__file__).parents[2])
 FEEDS = random_feed((1, 3, 12, 12))
@@ -65,6 +67,8 @@ def test_array_that_is_not_contiguous(exe: tvmconv.Executable) -> None:
         ({"input": np.zeros((2, 3, 12, 12), "f")}, "got float32[2, 3, 12, 12]"),
         ({"input": [[1.0]]}, "got a list"),
         ({"input": None}, "got a NoneType"),
+        (None, "not a NoneType"),
+        (FEEDS["input"], "not a ndarray"),
     ],
 )
 def test_bad_feeds(exe: tvmconv.Executable, feeds: dict[str, object], says: str) -> None:
@@ -126,10 +130,70 @@ def test_bad_files(saved: Path, damage: str) -> None:
 
 def test_other_cpu_is_refused(saved: Path) -> None:
     stored = artifact.read(saved)
-    manifest = {**stored.manifest, "cpu_features": ["avx9000"]}
+    manifest = {**stored.manifest, "features": ["avx9000"]}
     artifact.write(artifact.Artifact(manifest, stored.code, stored.weights), saved)
-    with pytest.raises(ArtifactError, match="avx9000"):
-        tvmconv.load(saved)
+    with pytest.raises(TargetError, match="avx9000"):
+        tvmconv.load(saved).run(FEEDS)
+
+
+def test_code_for_another_cpu_is_not_run_here() -> None:
+    exe = tvmconv.build(residual_net(1), target="llvm", arch="diamondrapids")
+    if set(exe.features) <= set(cpu_features()):
+        pytest.skip("this is such a CPU")
+    with pytest.raises(TargetError, match="amx"):
+        exe.run(FEEDS)
+
+
+def test_code_for_any_cpu_runs_here(tmp_path: Path) -> None:
+    exe = tvmconv.build(residual_net(1), target="llvm", arch="x86-64-v3")
+    exe.save(tmp_path / "plain")
+    assert tvmconv.load(tmp_path / "plain").features == ("avx", "avx2", "f16c", "fma")
+    assert np.isfinite(exe(FEEDS["input"])).all()
+
+
+def test_code_that_is_none(saved: Path) -> None:
+    stored = artifact.read(saved)
+    artifact.write(artifact.Artifact(stored.manifest, b"no library", stored.weights), saved)
+    with pytest.raises(ArtifactError, match="can't be loaded"):
+        tvmconv.load(saved).run(FEEDS)
+
+
+def test_threads_may_share_a_network(saved: Path) -> None:
+    exe = tvmconv.load(saved)
+    feeds = [random_feed((1, 3, 12, 12), seed) for seed in range(8)]
+    expected = [tvmconv.load(saved).run(feed)["output"] for feed in feeds]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(10):
+            found = list(pool.map(lambda feed: exe.run(feed)["output"], feeds))
+            assert all(map(np.array_equal, found, expected))
+
+
+class Lent:
+    """An array that speaks DLPack and nothing else."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+        self.shape, self.dtype = array.shape, array.dtype
+
+    def __dlpack__(self, **options: object) -> object:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.array.__dlpack_device__()
+
+
+def test_dlpack_that_is_not_aligned_or_not_contiguous(exe: tvmconv.Executable) -> None:
+    memory = np.zeros(1 + FEEDS["input"].size, "f")
+    shifted = memory[1:].reshape(FEEDS["input"].shape)
+    shifted[...] = FEEDS["input"]
+    turned = np.ascontiguousarray(FEEDS["input"].transpose(0, 1, 3, 2)).transpose(0, 1, 3, 2)
+    for array in (shifted, turned):
+        result = exe.run({"input": Lent(array)})["output"]
+        assert np.array_equal(np.from_dlpack(result), exe.run(FEEDS)["output"])
+
+
+def test_executables_can_be_keys(exe: tvmconv.Executable, saved: Path) -> None:
+    assert len({exe, tvmconv.load(saved)}) == 2
 
 
 def test_save_where_there_is_no_folder(exe: tvmconv.Executable, tmp_path: Path) -> None:

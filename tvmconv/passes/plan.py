@@ -10,21 +10,20 @@ not the default because it was slower wherever it was measured: by 8 % for a Res
 
 from __future__ import annotations
 
-import hashlib
+import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import tvm
-from numpy.typing import NDArray
 from tvm import relax
 
 from schedules.choose import Choice, choose
 from schedules.hardware import Hardware
 from schedules.workload import NHWC, PACKED, ConvWorkload, Epilogue, Layout
 from tvmconv import knobs
+from tvmconv.errors import ModelError
 from tvmconv.passes.regions import COMPOSITE, Region, read_region
 
 
@@ -43,31 +42,44 @@ class PlannedConv:
 Plan = dict[relax.Call, PlannedConv]
 
 
-def weight_key(weight: NDArray[Any]) -> bytes:
-    """Identifies a filter (K, C/groups, R, S) by its contents."""
-    return hashlib.sha256(np.ascontiguousarray(weight, np.float32).tobytes()).digest()
-
-
-def plan(mod: tvm.IRModule, names: Mapping[bytes, Sequence[str]], hardware: Hardware) -> Plan:
-    """Decides for every marked convolution of `mod`.
-
-    names: the ONNX nodes that hold each filter, by `weight_key`, in graph order.
-    """
+def plan(mod: tvm.IRModule, hardware: Hardware) -> Plan:
+    """Decides for every marked convolution of `mod`. Raises `ModelError` for one that is none."""
     calls = {binding.var: binding.value for binding in _marked(mod)}
     regions = {var: read_region(mod[call.op]) for var, call in calls.items()}
     readers = _readers(mod)
-    layouts: dict[relax.Var, tuple[Layout, str]] = {}
-    for var in calls:
-        layouts[var] = _layout(var, regions, readers)
-    unnamed = {key: list(values) for key, values in names.items()}
+    layouts = {var: _layout(var, regions, readers) for var in calls}
     decided: Plan = {}
     for var, call in calls.items():
         region = regions[var]
         read = [layouts.get(arg, (NHWC, ""))[0] for arg in call.args]
-        workload = _workload(region, read, layouts[var][0], _out_dtype(var, regions, readers))
-        name = unnamed[weight_key(region.weight)].pop(0)
-        decided[call] = PlannedConv(name, region, choose(workload, hardware), layouts[var][1])
+        try:
+            w = _workload(region, read, layouts[var][0], _out_dtype(var, regions, readers))
+        except ValueError as error:
+            raise ModelError(
+                f"conv {region.name!r} can't be computed",
+                note=str(error),
+                hint="is the image of the size that the model expects?",
+            ) from error
+        _check_range(region, w)
+        decided[call] = PlannedConv(region.name, region, choose(w, hardware), layouts[var][1])
     return decided
+
+
+def _check_range(region: Region, w: ConvWorkload) -> None:
+    """Raises `ModelError` for weights that fp16, or indices that 32 bits can't hold."""
+    largest = float(np.abs(region.weight).max())
+    if not largest <= np.finfo(np.float16).max:
+        raise ModelError(
+            f"conv {region.name!r} has a weight of magnitude {largest:g}, too large for fp16",
+            note="batch norms and scales are folded into weights first",
+            hint="there is no other precision yet",
+        )
+    elements = max(math.prod(w.in_shape), math.prod(w.out_shape))
+    if elements >= 2**31:
+        raise ModelError(
+            f"conv {region.name!r} reads or writes {elements} elements, past 32-bit indices",
+            hint="build with a smaller batch",
+        )
 
 
 def _bindings(mod: tvm.IRModule) -> Iterator[relax.VarBinding]:

@@ -10,6 +10,7 @@ Formula: y = activation(conv2d(x, weight) + bias + residual), the `Epilogue` of 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,21 +25,44 @@ from schedules.workload import Activation
 COMPOSITE = "tvmconv.conv2d"
 
 
-def mark_regions() -> tvm.transform.Pass:
-    """The pass. Larger patterns come first, so that an epilogue is taken as a whole."""
-    return relax.transform.FuseOpsByPattern(_patterns(), bind_constants=True)
+#: Attribute of a marked function: the ONNX node that it was.
+NODE = "tvmconv.node"
+
+#: The weight of every conv2d of a module, with the ONNX node that it was.
+Named = list[tuple[relax.Expr, str]]
 
 
-def _patterns() -> list[FusionPattern]:
+def mark_regions(mod: tvm.IRModule, names: Sequence[str]) -> tvm.IRModule:
+    """The module with its convolutions marked.
+
+    names: the ONNX nodes that became conv2d, in the order of the graph. A call is known again by
+    its weight: FuseOpsByPattern makes new calls as it goes, but keeps the constants, and
+    `fold_layouts` has given every call one of its own.
+    """
+    weights = [
+        binding.value.args[1]
+        for block in mod["main"].body.blocks
+        for binding in block.bindings
+        if isinstance(binding.value, relax.Call)
+        and getattr(binding.value.op, "name", "") == "relax.nn.conv2d"
+    ]
+    named = list(zip(weights, names, strict=True))
+    return relax.transform.FuseOpsByPattern(_patterns(named), bind_constants=True)(mod)
+
+
+def _patterns(named: Named) -> list[FusionPattern]:
+    """Larger ones come first, so that an epilogue is taken as a whole."""
     return [
-        _pattern(activation, residual, bias)
+        _pattern(named, activation, residual, bias)
         for activation in ("relu", "clip", None)
         for residual in ("right", "left", None)
         for bias in (True, False)
     ]
 
 
-def _pattern(activation: str | None, residual: str | None, bias: bool) -> FusionPattern:
+def _pattern(
+    named: Named, activation: str | None, residual: str | None, bias: bool
+) -> FusionPattern:
     parts: dict[str, DFPattern] = {"x": wildcard(), "weight": is_const()}
     y = parts["conv"] = is_op("relax.nn.conv2d")(parts["x"], parts["weight"])
     if bias:
@@ -54,7 +78,11 @@ def _pattern(activation: str | None, residual: str | None, bias: bool) -> Fusion
         parts["low"], parts["high"] = is_const(), is_const()
         raised = parts["raised"] = is_op("relax.maximum")(y, parts["low"])
         y = is_op("relax.minimum")(raised, parts["high"])
-    return FusionPattern(COMPOSITE, y, parts, _check)
+
+    def node(found: Mapping[str, relax.Expr]) -> dict[str, str]:
+        return {NODE: next(name for weight, name in named if weight.same_as(found["weight"]))}
+
+    return FusionPattern(COMPOSITE, y, parts, _check, node)
 
 
 def _check(context: PatternCheckContext) -> bool:
@@ -82,11 +110,12 @@ def _check(context: PatternCheckContext) -> bool:
 
 @dataclass(frozen=True)
 class Region:
-    """A marked convolution: its attributes and constants, as numbers.
+    """A marked convolution: its ONNX node, its attributes and constants, as numbers.
 
     weight (K, C/groups, R, S) and bias (K,) as the model has them after folding.
     """
 
+    name: str
     x_shape: tuple[int, int, int, int]
     weight: NDArray[Any]
     stride: tuple[int, int]
@@ -103,7 +132,12 @@ class Region:
 def read_region(function: relax.Function) -> Region:
     """What a function marked by `mark_regions` computes."""
     position = {parameter: i for i, parameter in enumerate(function.params)}
-    fields: dict[str, Any] = {"bias": None, "residual_argument": None, "activation": Activation()}
+    fields: dict[str, Any] = {
+        "name": str(function.attrs[NODE]),
+        "bias": None,
+        "residual_argument": None,
+        "activation": Activation(),
+    }
     for binding in function.body.blocks[0].bindings:
         call = binding.value
         name = call.op.name

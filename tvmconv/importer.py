@@ -1,0 +1,97 @@
+"""TVM's ONNX importer, but for the operators that it gets wrong or no pass recognises."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+from tvm.relax.frontend.onnx import onnx_frontend
+
+#: Of many inputs, and what joins two of them.
+JOINS: dict[str, Callable[[relax.Expr, relax.Expr], relax.Expr]] = {
+    "Sum": relax.op.add,
+    "Mean": relax.op.add,
+    "Max": relax.op.maximum,
+    "Min": relax.op.minimum,
+}
+
+
+class Importer(onnx_frontend.ONNXGraphImporter):
+    """Builds a Relax module from a graph that `frontend.unsupported` has nothing against."""
+
+    def _convert_operator(
+        self, op_name: str, inputs: list[relax.Expr], attrs: dict[str, Any], opset: int
+    ) -> relax.Expr:
+        result = None
+        if op_name == "Clip":
+            result = self._clip(inputs, attrs, opset)
+        elif op_name in JOINS and not all(map(_is_constant, inputs)):
+            result = self._join(op_name, inputs)
+        elif op_name in ("Resize", "Upsample"):
+            return self._repeat_pixels(op_name, inputs, attrs, opset)
+        elif op_name == "Dropout" and attrs["tvm_custom"]["num_outputs"] == 1:
+            # TVM's converter gives a pair, which ConvertLayout can't take as an output.
+            result = inputs[0]
+        if result is not None:
+            return self.bb.normalize(result)
+        result = super()._convert_operator(op_name, inputs, attrs, opset)
+        # Bound now and not where it is first used: `mark_regions` knows nodes by their order.
+        return self.bb.emit(result) if op_name == "Conv" else result
+
+    def _clip(
+        self, inputs: Sequence[relax.Expr], attrs: dict[str, Any], opset: int
+    ) -> relax.Expr | None:
+        """Not relax.op.clip, across which ConvertLayout does not carry a layout."""
+        bounds = [attrs.get("min"), attrs.get("max")] if opset < 11 else list(inputs[1:3])
+        low, high = [*bounds, None, None][:2]
+        if any(isinstance(bound, relax.Expr) and not _is_constant(bound) for bound in (low, high)):
+            return None
+        dtype = inputs[0].ty.dtype
+        least, most = _number(low, -math.inf), _number(high, math.inf)
+        raised = self.bb.emit(relax.op.maximum(inputs[0], relax.const(least, dtype)))
+        return relax.op.minimum(raised, relax.const(most, dtype))
+
+    def _join(self, op_name: str, inputs: Sequence[relax.Expr]) -> relax.Expr:
+        """Pairwise: TVM stacks the inputs along a new axis, which ConvertLayout can't follow."""
+        joined = reduce(lambda x, y: self.bb.emit(JOINS[op_name](x, y)), inputs)
+        if op_name != "Mean" or len(inputs) == 1:
+            return joined
+        return relax.op.multiply(joined, relax.const(1 / len(inputs), inputs[0].ty.dtype))
+
+    def _repeat_pixels(
+        self, op_name: str, inputs: Sequence[relax.Expr], attrs: dict[str, Any], opset: int
+    ) -> relax.Expr:
+        """Nearest, by whole numbers: every pixel repeated, whichever form asked for it.
+
+        TVM's converter is written for opset 18 and gets Upsample wrong. Of the coordinates that
+        say the same, these are the ones for which no rounding is near a tie.
+        """
+        old = op_name == "Upsample" or opset < 11
+        scales, sizes = ([*inputs[1:], None, None] if old else [*inputs[2:], None, None])[:2]
+        if op_name == "Upsample" and "scales" in attrs:
+            scales = relax.const(np.array(attrs["scales"], "float32"))
+        if scales is not None and 0 in map(int, scales.ty.shape):
+            scales = None  # how opset 11 leaves it out
+        plain = {
+            "mode": b"nearest",
+            "coordinate_transformation_mode": b"half_pixel",
+            "nearest_mode": b"round_prefer_floor",
+            "tvm_custom": attrs["tvm_custom"],
+        }
+        given = [inputs[0], None, scales, None if scales is not None else sizes]
+        return super()._convert_operator("Resize", given, plain, 18)
+
+
+def _is_constant(value: Any) -> bool:
+    return isinstance(value, tvm.ir.GenericConst)
+
+
+def _number(bound: Any, default: float) -> float:
+    if bound is None:
+        return default
+    return float(bound.value.numpy() if _is_constant(bound) else bound)
