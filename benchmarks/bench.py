@@ -140,8 +140,8 @@ def report(cells: list[Cell]) -> str:
     """The table of all cells; times are medians in ms, ratios ours over theirs."""
     others = list(dict.fromkeys(name for cell in cells for name in cell.peers))
     header = ["network", "batch", "ms", "images/s"]
-    header += [text for name in others for text in (f"{name} ms", "ratio")]
-    rows = [[*header, "relative l2", "tensor cores", "build s"]]
+    header += [text for name in others for text in (f"{name} ms", "ours / it")]
+    rows = [[*header, "relative l2", "tensorized", "build s"]]
     for cell in cells:
         ours = cell.latency.compute.median_ms if cell.latency else None
         row = [cell.model, str(cell.batch)]

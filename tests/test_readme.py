@@ -13,6 +13,7 @@ A fenced block says by its first line what it is:
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -145,6 +146,25 @@ def check_installs(what: list[str]) -> None:
     pyproject = (ROOT / "pyproject.toml").read_text()
     for extra in extras:
         assert re.search(rf"^{extra} = \[", pyproject, re.MULTILINE), f"no extra {extra!r}"
+
+
+def test_the_output_shown_is_that_of_the_program() -> None:
+    text = README[README.index("<!-- bench output -->") : README.index("<!-- end of bench")]
+    header = next(line for line in text.splitlines() if line.startswith("network"))
+    for column in ("batch", "ms", "onnxruntime, CPU ms", "ours / it", "relative l2", "tensorized"):
+        assert column in header
+    assert sum(line.startswith("resnet18") for line in text.splitlines()) == 2
+
+
+def test_figures_are_those_of_the_recorded_run() -> None:
+    cells = json.loads((ROOT / "benchmarks/results/h200/bench-resnet18.json").read_text())["cells"]
+    for cell in cells:
+        medians = [cell["latency"]["compute"]["median_ms"]]
+        medians += [cell["peers"][name]["median_ms"] for name in cell["peers"] if "orch" in name]
+        row = re.search(rf"^\| {cell['batch']} \| (.+) \|$", README, re.MULTILINE)
+        assert row is not None
+        shown = [float(text) for text in row[1].split(" | ")]
+        assert shown == pytest.approx(medians, rel=3e-3)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
