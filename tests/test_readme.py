@@ -164,7 +164,7 @@ def test_figures_are_those_of_the_recorded_run() -> None:
         row = re.search(rf"^\| {cell['batch']} \| (.+) \|$", README, re.MULTILINE)
         assert row is not None
         shown = [float(text) for text in row[1].split(" | ")]
-        assert shown == pytest.approx(medians, rel=3e-3)
+        assert shown == pytest.approx(medians, rel=5e-3)  # three digits are shown
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
