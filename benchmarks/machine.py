@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from time import sleep
+from time import process_time, sleep
 from typing import Any
 
 import tvm
@@ -41,13 +42,15 @@ def busy(seconds: float = 0.3) -> float | None:
 
     None where there is no ``/proc/stat``.
     """
-    before = _jiffies()
+    before, own = _jiffies(), process_time()
     sleep(seconds)
-    after = _jiffies()
+    after, own = _jiffies(), process_time() - own
     if before is None or after is None:
         return None
     total, idle = (later - sooner for later, sooner in zip(after, before, strict=True))
-    return 1 - idle / total if total else 0.0
+    # Threads of this process that still spin are not others' work.
+    ours = own * os.sysconf("SC_CLK_TCK")
+    return max(0.0, 1 - (idle + ours) / total) if total else 0.0
 
 
 def _jiffies() -> tuple[int, int] | None:

@@ -65,20 +65,7 @@ class TensorIntrinsic:
         dtypes = f"{short[self.operand_dtype]}_{short[self.accumulator_dtype]}"
         return f"{self.family}_m{self.m}n{self.n}k{self.k}_{dtypes}"
 
-    @property
-    def macs(self) -> int:
-        """Multiply-adds of one instruction."""
-        return self.m * self.n * self.k
-
     def accumulator_registers(self) -> int:
         """32-bit registers per thread that one accumulator fragment takes."""
         bytes_each = 4 if self.accumulator_dtype == "float32" else 2
         return self.m * self.n * bytes_each // (4 * self.threads)
-
-    def operand_registers(self) -> int:
-        """32-bit registers per thread that one A and one B fragment take together.
-
-        The operands are 16 bits wide. WMMA up to sm_7x holds every element twice (two
-        threadgroups load it), so this is a lower bound there.
-        """
-        return (self.m + self.n) * self.k * 2 // (4 * self.threads)

@@ -65,7 +65,7 @@ def build(
     graph = _simplified(graph)
     mod, planned = _plan(graph, hardware)
     with _accepted("schedule this network's convolutions"):
-        mod = lower_convs(planned)(mod)
+        mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
     mod, weights = lift_weights(mod)
     code, activation_bytes = _compile(mod, target, arch)
     report = replace(
@@ -225,9 +225,9 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, int]:
         tvm_target,
         tvm.transform.PassContext(opt_level=3, config=options),
     ):
-        mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "2_memory")
+        mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "3_memory")
         activation_bytes = pipeline.planned_bytes(mod)
-        mod = pipeline.run(mod, pipeline.machine_passes(target), "3_machine")
+        mod = pipeline.run(mod, pipeline.machine_passes(target), "4_machine")
         built = relax.build(mod, tvm_target, relax_pipeline=None)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         library = Path(folder) / "code.so"

@@ -5,6 +5,8 @@ ModelProto -> ModelProto of fp32 (widen) -> fewer nodes (simplify) -> IRModule (
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import tempfile
 import warnings
@@ -263,8 +265,9 @@ def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
     Raises `ModelError` where TVM's importer gives up.
     """
     version = opset(proto)
-    with warnings.catch_warnings():
-        # It warns of names that are no identifiers; ours are matched by position.
+    # It warns of names that are no identifiers, but ours are matched by position; and what it
+    # prints before it raises would get between the lines of our output.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             return Importer({}, {}, keep_params_in_input=False).from_onnx(proto.graph, version)

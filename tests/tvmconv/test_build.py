@@ -284,6 +284,19 @@ def test_building_leaves_the_model_alone() -> None:
     assert model.SerializeToString() == before
 
 
+def test_dump_keeps_the_module_after_every_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TVMCONV_DUMP", str(tmp_path / "dump"))
+    tvmconv.build(residual_net(1), target="llvm")
+    files = {path.name: path.read_text() for path in (tmp_path / "dump").iterdir()}
+    assert "R.nn.conv2d" in files["1_graph_03_fold_layouts.py"]
+    lowered = files["2_lower_00_lower_convs.py"]
+    assert "R.call_tir(cls.conv_wmma_nhwc" in lowered
+    assert "wmma.accumulator" in lowered
+    assert any(name.startswith("4_machine") for name in files)
+
+
 def test_inspect_agrees_with_build() -> None:
     model = residual_net("batch")
     seen = tvmconv.inspect(model, target="llvm", batch=2)

@@ -45,4 +45,5 @@ def fold_layouts() -> tvm.transform.Pass:
         mod["main"] = _Fold(mod).visit_expr(mod["main"])
         return mod
 
-    return tvm.transform.Sequential([run, relax.transform.CanonicalizeBindings()])
+    steps = [run, relax.transform.CanonicalizeBindings()]
+    return tvm.transform.Sequential(steps, name="fold_layouts")

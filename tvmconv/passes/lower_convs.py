@@ -98,4 +98,5 @@ def lower_convs(plan: Plan) -> tvm.transform.Pass:
         lower.builder_.update_func(mod.get_global_var("main"), main)
         return lower.builder_.get()
 
-    return tvm.transform.Sequential([run, relax.transform.DeadCodeElimination(["main"])])
+    steps = [run, relax.transform.DeadCodeElimination(["main"])]
+    return tvm.transform.Sequential(steps, name="lower_convs")
