@@ -73,13 +73,14 @@ class Executable:
         on the device the network ran on. Raises `FeedError`, and `TargetError` where there is
         no such device.
         """
+        torch = sys.modules.get("torch")
         with self._lock:
-            torch = sys.modules.get("torch")
-            of_torch = torch and any(isinstance(feed, torch.Tensor) for feed in feeds.values())
-            if torch and of_torch and self.target == "cuda":
+            tensors = self.transfer_in(feeds)
+            of_torch = [x for x in feeds.values() if torch and isinstance(x, torch.Tensor)]
+            if torch and any(x.is_cuda for x in of_torch):
                 # What still writes the feeds was started on a stream that TVM does not wait for.
                 torch.cuda.current_stream().synchronize()
-            results = self.enqueue(self.transfer_in(feeds))
+            results = self.enqueue(tensors)
             if all(isinstance(feed, np.ndarray) for feed in feeds.values()):
                 return self.transfer_out(results)
             self.device().sync()
