@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +21,7 @@ import typer
 
 import tvmconv
 from benchmarks import machine, peers, plot, zoo
-from tvmconv.cli_io import step, tell
+from tvmconv.cli_io import run_or_tell, step, tell
 from tvmconv.comparison import BOUND, CompareReport
 from tvmconv.errors import TvmconvError
 from tvmconv.latency import Effort, LatencyReport, Timing
@@ -236,8 +235,4 @@ def _numbers(text: str) -> list[int]:
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except TvmconvError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_or_tell(lambda: typer.run(main))

@@ -27,6 +27,7 @@ from schedules.choose import FAMILIES
 from schedules.family import Family, Match
 from schedules.workload import PACKED, Activation, ConvWorkload, Epilogue, Layout
 from tvmconv import pipeline, toolchain
+from tvmconv.cli_io import run_or_tell
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.latency import Effort, cuda_time
 from tvmconv.report import table
@@ -112,7 +113,7 @@ def _kernel(
 ) -> tuple[Callable[[], object], Callable[[], Any]]:
     """A call of the compiled kernel, and what it has written as (N, P, Q, K) fp32."""
     toolchain.prepare_cuda(arch)
-    target = tvm.target.Target({"kind": "cuda", "arch": arch}, host="llvm")
+    target = pipeline.tvm_target("cuda", arch)
     func = family.schedule(w, config, toolchain.cuda_arch(arch))
     with target, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
         built = tvm.compile(func, target=target)
@@ -179,8 +180,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except TvmconvError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_or_tell(lambda: typer.run(main))

@@ -108,7 +108,7 @@ def implicit_gemm(w: ConvWorkload, tile: Tile) -> tirx.PrimFunc:
 
     # Exactly the output's rows and columns: what it reads of the bias exists.
     epilogue = te.compute(
-        (gemm.m, round_up(w.k, w.out_layout.c) if w.out_layout.packed else w.k),
+        (gemm.m, w.k_stored),
         lambda m, k: finish(w, conv[m, k], k, bias, residual, (*pixel(w, m), k)),
         name=EPILOGUE,
     )
@@ -123,7 +123,7 @@ def direct(w: ConvWorkload) -> tirx.PrimFunc:
     weight fp16 (R, S, C/groups, K) with K rounded up to the output's channel block, bias fp32
     of the same K; the rest as in `implicit_gemm`. Sums in fp32.
     """
-    k_out = round_up(w.k, w.out_layout.c) if w.out_layout.packed else w.k
+    k_out = w.k_stored
     group_c, group_k = w.c // w.groups, w.k // w.groups
     x = te.placeholder(w.in_shape, "float16", name="x")
     weight = te.placeholder((w.r, w.s, group_c, k_out), "float16", name="weight")

@@ -19,7 +19,7 @@ from tvm.s_tir import Schedule
 
 from schedules.backend import CPU_VECTOR, GPU_ARITHMETIC, vector_width
 from schedules.compute import CONV, OUT, direct
-from schedules.errors import ConfigError
+from schedules.errors import require_none
 from schedules.family import Match
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, round_up
@@ -45,12 +45,7 @@ def check(w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
         problems.append(f"{w.out_shape[-1]} channels are no multiple of {config.vector}")
     if config.threads > hardware.max_threads:
         problems.append(f"{config.threads} threads, a block has at most {hardware.max_threads}")
-    if problems:
-        raise ConfigError(
-            f"the configuration {config} does not fit {w} on {hardware.name}",
-            note="; ".join(problems),
-            hint="the family's space() gives those that fit",
-        )
+    require_none(problems, config, w, hardware.name)
 
 
 class DirectFamily:
@@ -97,13 +92,13 @@ class DirectFamily:
         return sch.mod["main"]
 
     def padded_macs(self, w: ConvWorkload, config: DirectConfig) -> int:
-        images, channels = round_up(w.n, w.out_layout.n), round_up(w.k, max(w.out_layout.c, 1))
-        return w.useful_macs // (w.n * w.k) * images * channels
+        images = round_up(w.n, w.out_layout.n)
+        return w.useful_macs // (w.n * w.k) * images * w.k_stored
 
     def pack(
         self, w: ConvWorkload, config: DirectConfig, weight: NDArray[Any], bias: NDArray[Any] | None
     ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        k_out = round_up(w.k, max(w.out_layout.c, 1))
+        k_out = w.k_stored
         packed = np.zeros((w.r, w.s, w.c // w.groups, k_out), np.float16)
         packed[..., : w.k] = weight.transpose(2, 3, 1, 0)
         if bias is None:

@@ -7,3 +7,13 @@ from intrinsics.errors import TvmconvError
 
 class ConfigError(TvmconvError, ValueError):
     """A configuration that does not fit its workload or hardware; the note lists every reason."""
+
+
+def require_none(problems: list[str], config: object, workload: object, hardware: str) -> None:
+    """Raises `ConfigError` that lists the problems, if there are any."""
+    if problems:
+        raise ConfigError(
+            f"the configuration {config} does not fit {workload} on {hardware}",
+            note="; ".join(problems),
+            hint="the family's space() gives those that fit",
+        )

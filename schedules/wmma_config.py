@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import intrinsics
 from intrinsics.record import TensorIntrinsic
 from schedules.backend import GPU_VECTOR, vector_width
-from schedules.errors import ConfigError
+from schedules.errors import ConfigError, require_none
 from schedules.gemm import Gemm, Reduction, Tile
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, ceil_div, round_up
@@ -98,12 +98,7 @@ def check(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
         problems.append(f"a tile of {tile.k} channels cuts a block of {w.out_layout}")
     if hardware.kind == "cuda":
         problems += _gpu_problems(w, config, hardware, intrinsic, threads)
-    if problems:
-        raise ConfigError(
-            f"the configuration {config} does not fit {w} on {hardware.name}",
-            note="; ".join(problems),
-            hint="the family's space() gives those that fit",
-        )
+    require_none(problems, config, w, hardware.name)
 
 
 def _gpu_problems(

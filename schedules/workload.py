@@ -174,6 +174,11 @@ class ConvWorkload:
         return self.epilogue.residual_layout.shape(self.n, self.p, self.q, self.k)
 
     @property
+    def k_stored(self) -> int:
+        """Output channels that the output has room for: K, or whole blocks of a packed layout."""
+        return round_up(self.k, self.out_layout.c or 1)
+
+    @property
     def depthwise(self) -> bool:
         return self.groups == self.c > 1 and self.k % self.c == 0
 

@@ -8,7 +8,6 @@ exit code 1 and no traceback; so does a comparison that misses its bound.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tvmconv
-from tvmconv.cli_io import parse_shape, read_feeds, show, step, tell, write_output
+from tvmconv.cli_io import parse_shape, read_feeds, run_or_tell, show, step, tell, write_output
 from tvmconv.errors import TvmconvError
 from tvmconv.report import table
 
@@ -218,12 +217,8 @@ def zoo(
 
 
 def main() -> None:
-    """The console script. Says expected errors on stderr, without a traceback, exit code 1."""
-    try:
-        app()
-    except (TvmconvError, OSError) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
+    """The console script."""
+    run_or_tell(app)
 
 
 def _is_model(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from tvmconv.errors import FeedError, ShapeError
+from tvmconv.errors import FeedError, ShapeError, TvmconvError
 
 
 @contextmanager
@@ -27,6 +27,15 @@ def step(text: str) -> Iterator[None]:
     with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
         progress.add_task(text, total=None)
         yield
+
+
+def run_or_tell(program: Callable[[], object]) -> None:
+    """Runs a command line. Says expected errors on stderr, without a traceback, exit code 1."""
+    try:
+        program()
+    except (TvmconvError, OSError) as error:
+        tell(f"Error: {error}")
+        sys.exit(1)
 
 
 def tell(text: str) -> None:

@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from tvmconv import onnx_model
-from tvmconv.errors import ModelError
+from tvmconv.errors import ModelError, first_line
 from tvmconv.executable import Executable
 from tvmconv.latency import random_feeds
 from tvmconv.report import table
@@ -165,5 +165,4 @@ def _reference(model: bytes, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
     except Exception as error:  # its exceptions have no common base
-        note = str(error).strip().splitlines()[0]
-        raise ModelError("onnxruntime cannot run this model", note=note) from error
+        raise ModelError("onnxruntime cannot run this model", note=first_line(error)) from error

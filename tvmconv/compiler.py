@@ -12,7 +12,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 import tvm
@@ -21,7 +20,7 @@ from tvm.target import codegen
 
 from schedules.hardware import CPU, Hardware
 from tvmconv import frontend, onnx_model, pipeline, toolchain
-from tvmconv.errors import ModelError, TargetError, TvmconvError
+from tvmconv.errors import ModelError, TargetError, TvmconvError, last_line
 from tvmconv.executable import Executable, TensorSpec, vector_features
 from tvmconv.fates import generic_convs, operator_fates
 from tvmconv.passes.lift_weights import lift_weights
@@ -137,8 +136,7 @@ def _hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, 
 
 def _features(cpu: str) -> tuple[str, ...]:
     """What code for a CPU, as LLVM calls it, relies on."""
-    target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
-    return vector_features(codegen.llvm_get_cpu_features(target))
+    return vector_features(codegen.llvm_get_cpu_features(pipeline.tvm_target("llvm", cpu)))
 
 
 # ---------------------------------------------------------------- ONNX, then Relax
@@ -153,14 +151,6 @@ class _Graph:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
-    def rank(self, name: str) -> int | None:
-        """Dimensions of a tensor of the simple graph, where they are known."""
-        graph = self.simple.graph
-        for value in (*graph.value_info, *graph.input, *graph.output):
-            if value.name == name:
-                return len(value.type.tensor_type.shape.dim)
-        return next((len(one.dims) for one in graph.initializer if one.name == name), None)
-
 
 @contextmanager
 def _accepted(what: str) -> Iterator[None]:
@@ -170,10 +160,9 @@ def _accepted(what: str) -> Iterator[None]:
     except TvmconvError:
         raise
     except Exception as error:
-        lines = str(error).strip().splitlines() or [""]
         raise ModelError(
             f"TVM could not {what}",
-            note=f"{type(error).__name__}: {lines[-1]}",
+            note=last_line(error),
             hint="TVMCONV_DUMP=folder shows how far it came; please report the model",
         ) from error
 
@@ -193,10 +182,11 @@ def _simplified(graph: _Graph) -> _Graph:
 
 
 def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
+    shapes = onnx_model.shapes_of(graph.simple)
     names = [
         node.name
         for node in graph.simple.graph.node
-        if node.op_type == "Conv" and graph.rank(node.input[0]) == 4
+        if node.op_type == "Conv" and len(shapes[node.input[0]]) == 4
     ]
     mod = frontend.to_relax(graph.simple)
     with _accepted("bring this network to its convolution kernels"):
@@ -213,11 +203,7 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, int]:
 
     Raises `ToolchainError` rather than give a library with no machine code for `arch`.
     """
-    if target == "cuda":
-        description: dict[str, Any] = {"kind": "cuda", "arch": arch}
-        tvm_target = tvm.target.Target(description, host="llvm")
-    else:
-        tvm_target = tvm.target.Target({"kind": "llvm", "mcpu": arch})
+    tvm_target = pipeline.tvm_target(target, arch)
     options = {**pipeline.LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
     # TVM's CUDA compiler callback asks the target's scope for the architecture.
     with (

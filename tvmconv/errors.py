@@ -42,6 +42,17 @@ class DownloadError(TvmconvError):
     """A package that carries a network could not be fetched."""
 
 
+def first_line(error: Exception) -> str:
+    """The first line of what an error says, for a note."""
+    return next(iter(str(error).strip().splitlines()), repr(error))
+
+
+def last_line(error: Exception) -> str:
+    """The kind of an error and its last line, where TVM says what it means, for a note."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[-1]}"
+
+
 __all__ = [
     "ArtifactError",
     "ConfigError",
@@ -53,4 +64,6 @@ __all__ = [
     "ToolchainError",
     "TvmconvError",
     "UnsupportedOperatorError",
+    "first_line",
+    "last_line",
 ]

@@ -18,7 +18,7 @@ from tvm.runtime.vm import VirtualMachine
 
 import tvmconv
 from tvmconv import artifact, toolchain
-from tvmconv.errors import ArtifactError, FeedError, TargetError
+from tvmconv.errors import ArtifactError, FeedError, TargetError, first_line
 from tvmconv.report import BuildReport
 
 
@@ -184,7 +184,7 @@ class Executable:
             except Exception as error:
                 raise ArtifactError(
                     "the network's code can't be loaded",
-                    note=str(error).strip().partition("\n")[0],
+                    note=first_line(error),
                     hint="build it again",
                 ) from error
         return machine, [tvm.runtime.tensor(array, device) for array in self.weights]

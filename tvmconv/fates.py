@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 import onnx
 
+from tvmconv.onnx_model import shapes_of
 from tvmconv.passes.plan import PlannedConv
 from tvmconv.report import ConvReport, OperatorReport
 
@@ -76,11 +77,7 @@ def _absorbed(
 
 def generic_convs(simple: onnx.ModelProto, convs: Mapping[str, PlannedConv]) -> list[ConvReport]:
     """The convolutions of `simple` that no family was asked about, and why."""
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*simple.graph.value_info, *simple.graph.input, *simple.graph.output)
-    }
-    shapes |= {tensor.name: list(tensor.dims) for tensor in simple.graph.initializer}
+    shapes = shapes_of(simple)
     return [
         _generic_conv(node, shapes)
         for node in simple.graph.node

@@ -23,10 +23,10 @@ import tvm
 from onnx import helper, numpy_helper
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from tvmconv.errors import ModelError, UnsupportedOperatorError
+from tvmconv.errors import ModelError, UnsupportedOperatorError, first_line, last_line
 from tvmconv.importer import Importer
-from tvmconv.model_file import check_size, first_line
-from tvmconv.onnx_model import infer_shapes, inputs, opset
+from tvmconv.model_file import check_size
+from tvmconv.onnx_model import infer_shapes, inputs, opset, shapes_of
 
 #: In TVM's importer, yet they do not build or come out wrong.
 NOT_LOWERED = {
@@ -81,11 +81,7 @@ class _Facts:
             elif node.op_type == "Constant" and node.attribute[0].floats:
                 values = np.array(node.attribute[0].floats, "float32")
                 constants[node.output[0]] = numpy_helper.from_array(values)
-        shapes = {
-            value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-            for value in (*graph.input, *graph.value_info, *graph.output)
-        }
-        return cls(opset(proto), constants, shapes)
+        return cls(opset(proto), constants, shapes_of(proto))
 
 
 def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
@@ -272,10 +268,9 @@ def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
         try:
             return Importer({}, {}, keep_params_in_input=False).from_onnx(proto.graph, version)
         except Exception as error:
-            note = str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)
             raise ModelError(
                 "TVM's importer does not take this model",
-                note=f"{type(error).__name__}: {note}",
+                note=last_line(error),
                 hint="export the model for another opset, such as 17; if that is the same, "
                 "please report it",
             ) from error

@@ -1,4 +1,8 @@
-"""Every environment variable that changes what tvmconv does. Read here and nowhere else."""
+"""Every environment variable that changes what tvmconv does.
+
+Our own are read here; those of TVM and CUDA by them, and by `tvmconv.toolchain`, which completes
+them where it finds a compiler.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,8 @@ KNOBS: tuple[Knob, ...] = (
     Knob("TVM_BIND_THREADS", "0", "1 pins TVM's threads, and the caller's, to cores"),
     Knob("TVM_CUDA_COMPILE_MODE", "nvcc, else nvrtc", "the CUDA compiler: nvcc or nvrtc"),
     Knob("CUDA_HOME", "/usr/local/cuda", "where nvcc is looked for, when it is not on PATH"),
+    Knob("CUDA_PATH", "NVIDIA's wheels", "where NVRTC finds its headers"),
+    Knob("TVM_CUDA_NVRTC_EXTRA_OPTS", "", "further options for NVRTC"),
     Knob("CC", "gcc", "C compiler, to link libraries and to stand in for a missing GPU driver"),
     Knob("TVMCONV_PACK", "0", "1 keeps activations between tensorized convolutions in NHWC16n16c"),
     Knob("TVMCONV_DUMP", "", "folder that receives the module after every pass of a build"),

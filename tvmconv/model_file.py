@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 from onnx import external_data_helper, helper
 
-from tvmconv.errors import ModelError
+from tvmconv.errors import ModelError, first_line
 
 #: Bytes of a proto that can be serialized, as the checker and onnxruntime want it.
 MAX_BYTES = 2**31 - 1
@@ -87,8 +87,3 @@ def _too_large(size: int) -> ModelError:
         note="onnxruntime, which simplifies it, takes less than 2 GiB at once",
         hint="split it, for example with onnx.utils.extract_model",
     )
-
-
-def first_line(error: Exception) -> str:
-    """The first line of what an error says, for a note."""
-    return next(iter(str(error).strip().splitlines()), repr(error))

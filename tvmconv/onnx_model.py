@@ -15,9 +15,9 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper, shape_inference
 
-from tvmconv.errors import ModelError, ShapeError
+from tvmconv.errors import ModelError, ShapeError, first_line
 from tvmconv.executable import TensorSpec
-from tvmconv.model_file import check_size, content, first_line, load_external
+from tvmconv.model_file import check_size, content, load_external
 
 #: What a model may be given as.
 Model = str | Path | bytes | onnx.ModelProto
@@ -227,6 +227,16 @@ def _type_outputs(proto: onnx.ModelProto) -> None:
 
 def _type_of(tensor: onnx.TensorProto) -> onnx.TypeProto:
     return helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+
+
+def shapes_of(proto: onnx.ModelProto) -> dict[str, list[int]]:
+    """Dimensions of every tensor, by name, once they are inferred; 0 for one that is not known."""
+    graph = proto.graph
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    return shapes | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
 
 
 def specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:

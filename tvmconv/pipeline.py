@@ -25,6 +25,13 @@ from tvmconv.passes.fold_layouts import fold_layouts
 LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
 
 
+def tvm_target(kind: str, arch: str) -> tvm.target.Target:
+    """What to compile for: kind ``cuda`` with an architecture, or ``llvm`` with LLVM's CPU."""
+    if kind == "cuda":
+        return tvm.target.Target({"kind": "cuda", "arch": arch}, host="llvm")
+    return tvm.target.Target({"kind": "llvm", "mcpu": arch})
+
+
 GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
     # The importer binds constants to variables; the passes below look for constants.
     transform.CanonicalizeBindings(),

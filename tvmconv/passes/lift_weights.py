@@ -8,6 +8,7 @@ Formula: the identity. Code and weights then travel apart, and equal weights are
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class _Lift(PyExprMutator):
         array = constant.value.numpy() if isinstance(constant.ty, relax.TensorType) else None
         if array is None or array.nbytes < SMALL_BYTES:
             return constant
-        key = (array.dtype.name, array.shape, array.tobytes())
+        key = (array.dtype.name, array.shape, hashlib.sha256(array).digest())
         if key not in self.lifted:
             self.lifted[key] = (relax.Var(f"weight_{len(self.lifted)}", constant.ty), array)
         return self.lifted[key][0]
