@@ -127,7 +127,7 @@ def measure(
         batch=batch,
         build_s=exe.report.build_seconds,
         tensorized=exe.report.tensorized,
-        convolutions=len(exe.report.convs),
+        convolutions=len(exe.report.convolutions),
         comparison=comparison,
         latency=latency,
         peers=others,

@@ -23,9 +23,11 @@ import tvm_ffi
 import typer
 
 from benchmarks import machine
+from schedules.activations import Activation
 from schedules.choose import FAMILIES
 from schedules.family import Family, Match
-from schedules.workload import PACKED, Activation, ConvWorkload, Epilogue, Layout
+from schedules.gemm import pack_channels
+from schedules.workload import PACKED, ConvWorkload, Epilogue, Layout
 from tvmconv import pipeline, toolchain
 from tvmconv.cli_io import run_or_tell
 from tvmconv.errors import TargetError, TvmconvError
@@ -126,7 +128,7 @@ def _kernel(
     laid[w.in_layout.index(*np.indices(x.shape, sparse=True))] = x
     # Poisoned, so that what is not written shows.
     y = np.full(w.out_shape, np.nan, np.float16)
-    arrays = [laid, *family.pack(w, config, weight, bias), y]
+    arrays = [laid, family.pack(w, config, weight), pack_channels(w, bias), y]
     tensors = [tvm.runtime.tensor(array, tvm.cuda(0)) for array in arrays]
 
     def result() -> Any:

@@ -3,9 +3,9 @@
 `implicit_gemm` is one definition for every layout: a GEMM whose rows are output pixels, whose
 columns are output channels, and whose inner dimension numbers filter taps and input channels.
 
-    X[o, m, i]  the gather: what row m reads at reduction step (o, i); lives in shared memory only
-    Conv[m, k]  sum over o, i of X[o, m, i] * Weight[o, i/16, k/16, i%16, k%16]
-    Y[...]      activation(Conv + Bias + Residual), cast, in the output's layout
+    X[g, o, m, i]  the gather: what row m reads at step (o, i); lives in shared memory only
+    Conv[g, m, k]  sum over o, i of X[g, o, m, i] * Weight[g, o, i/16, k/16, i%16, k%16]
+    Y[...]         activation(Conv + Bias + Residual), cast, in the output's layout
 
 A layout only decides how m numbers the pixels (`gemm.pixel`) and where an element
 lies (`Layout.index`). `gemm.Reduction` decides how (o, i) numbers taps and channels. Whatever is no
@@ -14,40 +14,66 @@ multiple of a tile is padded: with zeros in the gather and in the packed weight.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import te, tirx
 
 from schedules.gemm import Gemm, Tile, gemm_index, pixel
-from schedules.workload import Activation, ConvWorkload, ceil_div, round_up
+from schedules.window import in_window
+from schedules.workload import ConvWorkload, ceil_div, round_up
 
 #: Block names that the schedules look for.
 GATHER, CONV, EPILOGUE, OUT = "gather", "conv", "epilogue", "out"
 
 
-def activate(activation: Activation, value: Any) -> Any:
-    """The activation as a TVM expression over an fp32 value.
+@dataclass(frozen=True)
+class Operands:
+    """The placeholders of a convolution, in the order of its parameters; None where not there."""
 
-    Written with comparisons that a NaN fails, because maximum and minimum would hide it.
-    """
-    if activation.kind == "none":
-        return value
-    low = tirx.const(activation.low if activation.kind == "clip" else 0.0, "float32")
-    value = tirx.Select(value < low, low, value)
-    if activation.kind == "relu":
-        return value
-    high = tirx.const(activation.high, "float32")
-    return tirx.Select(value > high, high, value)
+    x: Any
+    weight: Any
+    bias: Any
+    slope: Any
+    residual: Any
+
+    @classmethod
+    def of(cls, w: ConvWorkload, weight_shape: tuple[int, ...]) -> Operands:
+        """x fp16 in ``in_layout``; weight fp16 as the family packs it; bias and slope fp32 as
+        `gemm.pack_channels` gives them; residual fp16 in its layout."""
+        epilogue = w.epilogue
+        slopes = epilogue.activation.kind == "prelu"
+        return cls(
+            te.placeholder(w.in_shape, "float16", name="x"),
+            te.placeholder(weight_shape, "float16", name="weight"),
+            te.placeholder((w.k_stored,), "float32", name="bias") if epilogue.bias else None,
+            te.placeholder((w.k_stored,), "float32", name="slope") if slopes else None,
+            te.placeholder(w.residual_shape, "float16", name="residual")
+            if epilogue.residual
+            else None,
+        )
+
+    def function(self, w: ConvWorkload, y: Any) -> tirx.PrimFunc:
+        """``(x, weight[, bias][, slope][, residual]) -> y``, y in the workload's window."""
+        given = (self.x, self.weight, self.bias, self.slope, self.residual)
+        inputs = [one for one in given if one is not None]
+        return in_window(w, te.create_prim_func([*inputs, y]))
 
 
-def finish(w: ConvWorkload, total: Any, k: Any, bias: Any, residual: Any, at: Any) -> Any:
-    """The epilogue of one output: fp32 sum `total` of channel k, at element `at` = (n, p, q, k)."""
+def finish(w: ConvWorkload, operands: Operands, total: Any, at: Any) -> Any:
+    """The epilogue of one output: the sum `total` at element `at` = (n, p, q, k)."""
     value = total if w.accumulator_dtype == "float32" else total.astype("float32")
-    if bias is not None:
-        value = value + bias[k]
-    if residual is not None:
-        value = value + _residual(w, residual, *at).astype("float32")
-    return activate(w.epilogue.activation, value).astype(w.epilogue.out_dtype)
+    k, epilogue = at[3], w.epilogue
+    slope = None if operands.slope is None else operands.slope[k]
+    if operands.bias is not None:
+        value = value + operands.bias[k]
+    if epilogue.residual_last:
+        value = epilogue.activation.apply(value, slope)
+    if operands.residual is not None:
+        value = value + _residual(w, operands.residual, *at).astype("float32")
+    if not epilogue.residual_last:
+        value = epilogue.activation.apply(value, slope)
+    return value.astype(epilogue.out_dtype)
 
 
 def _residual(w: ConvWorkload, residual: Any, n: Any, p: Any, q: Any, k: Any) -> Any:
@@ -61,6 +87,8 @@ def _residual(w: ConvWorkload, residual: Any, n: Any, p: Any, q: Any, k: Any) ->
         )
         if layout_size < out_size
     ]
+    if w.window is not None:
+        p, q = w.window.pixel(p, q)
     return _where(conditions, residual(*layout.index(n, p, q, k)))
 
 
@@ -72,23 +100,16 @@ def _where(conditions: list[Any], value: Any) -> Any:
 
 
 def implicit_gemm(w: ConvWorkload, tile: Tile) -> tirx.PrimFunc:
-    """The convolution as ``(x, weight[, bias][, residual]) -> y``.
+    """The convolution as ``(x, weight[, bias][, slope][, residual]) -> y``.
 
-    x fp16 in ``in_layout``; weight and bias as `gemm.pack_weight` and `gemm.pack_bias` give
-    them;
-    residual fp16 in its layout; y ``out_dtype`` in ``out_layout``. One group only.
+    Operands as `Operands.of` says, weight as `gemm.pack_weight` gives it; y ``out_dtype`` in
+    ``out_layout``.
     """
     gemm = Gemm.of(w, tile)
-    x = te.placeholder(w.in_shape, "float16", name="x")
-    weight = te.placeholder(gemm.weight_shape, "float16", name="weight")
-    bias = te.placeholder((gemm.k_pad,), "float32", name="bias") if w.epilogue.bias else None
-    residual = None
-    if w.epilogue.residual:
-        residual = te.placeholder(w.residual_shape, "float16", name="residual")
-
+    operands = Operands.of(w, gemm.weight_shape)
     gather = te.compute(
-        (gemm.reduction.outer, gemm.m_pad, gemm.i_pad),
-        lambda o, m, i: _gathered(w, gemm, x, o, m, i),
+        (w.groups, gemm.reduction.outer, gemm.m_pad, gemm.i_pad),
+        lambda g, o, m, i: _gathered(w, gemm, operands.x, g, o, m, i),
         name=GATHER,
     )
     o = te.reduce_axis((0, gemm.reduction.outer), "o")
@@ -97,70 +118,67 @@ def implicit_gemm(w: ConvWorkload, tile: Tile) -> tirx.PrimFunc:
     dtype = w.accumulator_dtype
 
     conv = te.compute(
-        (gemm.m_pad, gemm.k_pad),
-        lambda m, k: te.sum(
-            gather[o, m, i].astype(dtype)
-            * weight[o, i // fi, k // fk, i % fi, k % fk].astype(dtype),
+        (w.groups, gemm.m_pad, gemm.k_pad),
+        lambda g, m, k: te.sum(
+            gather[g, o, m, i].astype(dtype)
+            * operands.weight[g, o, i // fi, k // fk, i % fi, k % fk].astype(dtype),
             axis=[o, i],
         ),
         name=CONV,
     )
 
+    def finished(g: Any, m: Any, k: Any) -> Any:
+        return finish(w, operands, conv[g, m, k], (*pixel(w, m), g * w.group_k + k))
+
     # Exactly the output's rows and columns: what it reads of the bias exists.
-    epilogue = te.compute(
-        (gemm.m, w.k_stored),
-        lambda m, k: finish(w, conv[m, k], k, bias, residual, (*pixel(w, m), k)),
-        name=EPILOGUE,
-    )
-    y = te.compute(w.out_shape, lambda *index: epilogue(*gemm_index(w, *index)), name=OUT)
-    inputs = [tensor for tensor in (x, weight, bias, residual) if tensor is not None]
-    return te.create_prim_func([*inputs, y])
+    columns = w.k_stored if w.groups == 1 else w.group_k
+    epilogue = te.compute((w.groups, gemm.m, columns), finished, name=EPILOGUE)
+
+    def out(*index: Any) -> Any:
+        at = gemm_index(w, *index)
+        return epilogue(*at) if w.groups > 1 else epilogue(0, *at)
+
+    return operands.function(w, te.compute(w.out_shape, out, name=OUT))
 
 
 def direct(w: ConvWorkload) -> tirx.PrimFunc:
-    """The convolution as its definition, any groups: ``(x, weight[, bias][, residual]) -> y``.
+    """The convolution as its definition: ``(x, weight[, bias][, slope][, residual]) -> y``.
 
-    weight fp16 (R, S, C/groups, K) with K rounded up to the output's channel block, bias fp32
-    of the same K; the rest as in `implicit_gemm`. Sums in fp32.
+    weight fp16 (R, S, C/groups, K) with K rounded up to the output's channel block; the rest as
+    in `implicit_gemm`. Sums in fp32.
     """
     k_out = w.k_stored
-    group_c, group_k = w.c // w.groups, w.k // w.groups
-    x = te.placeholder(w.in_shape, "float16", name="x")
-    weight = te.placeholder((w.r, w.s, group_c, k_out), "float16", name="weight")
-    bias = te.placeholder((k_out,), "float32", name="bias") if w.epilogue.bias else None
-    residual = None
-    if w.epilogue.residual:
-        residual = te.placeholder(w.residual_shape, "float16", name="residual")
+    operands = Operands.of(w, (w.r, w.s, w.group_c, k_out))
     r, s = te.reduce_axis((0, w.r), "r"), te.reduce_axis((0, w.s), "s")
-    c = te.reduce_axis((0, group_c), "c")
+    c = te.reduce_axis((0, w.group_c), "c")
 
     def conv(*index: Any) -> Any:
         n, p, q, k = w.out_layout.element(*index)
-        channel = k // group_k * group_c + c
+        channel = k // w.group_k * w.group_c + c
         inside = [k < w.k] * (k_out > w.k) + [channel < w.c] * (k_out > w.k)
-        value = _input(w, x, n, p, q, r, s, channel, inside, round_up(w.n, w.out_layout.n))
-        return te.sum(value.astype("float32") * weight[r, s, c, k].astype("float32"), [r, s, c])
+        batches = round_up(w.n, w.out_layout.n)
+        value = _input(w, operands.x, n, p, q, r, s, channel, inside, batches)
+        weight = operands.weight[r, s, c, k].astype("float32")
+        return te.sum(value.astype("float32") * weight, [r, s, c])
 
     sums = te.compute(w.out_shape, conv, name=CONV)
 
     def out(*index: Any) -> Any:
-        at = w.out_layout.element(*index)
-        return finish(w, sums(*index), at[3], bias, residual, at)
+        return finish(w, operands, sums(*index), w.out_layout.element(*index))
 
-    y = te.compute(w.out_shape, out, name=OUT)
-    inputs = [tensor for tensor in (x, weight, bias, residual) if tensor is not None]
-    return te.create_prim_func([*inputs, y])
+    return operands.function(w, te.compute(w.out_shape, out, name=OUT))
 
 
-def _gathered(w: ConvWorkload, gemm: Gemm, x: Any, o: Any, m: Any, i: Any) -> Any:
-    """What row m reads at (o, i): an input element, or zero where there is none."""
+def _gathered(w: ConvWorkload, gemm: Gemm, x: Any, g: Any, o: Any, m: Any, i: Any) -> Any:
+    """What row m of group g reads at (o, i): an input element, or zero where there is none."""
     r, s, c = gemm.reduction.tap(w, o, i)
     n, p, q = pixel(w, m)
     readable = gemm.reduction.inner
-    if w.in_layout.packed and not gemm.reduction.by_rows:
+    if w.in_layout.packed and w.groups == 1 and not gemm.reduction.by_rows:
         readable = round_up(w.c, w.in_layout.c)  # whole blocks: the weight is zero past C
     inside = [i < readable] if gemm.i_pad > readable else []
-    return _input(w, x, n, p, q, r, s, c, inside, ceil_div(gemm.m_pad, w.p * w.q))
+    batches = ceil_div(gemm.m_pad, w.p * w.q)
+    return _input(w, x, n, p, q, r, s, g * w.group_c + c, inside, batches)
 
 
 def _input(

@@ -63,7 +63,8 @@ class DirectFamily:
         adjacent = w.depthwise and group_k == 1
         uniform = w.out_shape[-1] if w.groups == 1 or adjacent else group_k
         widest = GPU_ARITHMETIC if hardware.kind == "cuda" else CPU_VECTOR
-        vector = vector_width(math.gcd(uniform, w.out_shape[-1]), widest)
+        adjacent_out = w.window.adjacent if w.window else 0
+        vector = vector_width(math.gcd(uniform, w.out_shape[-1], adjacent_out), widest)
         while vector and w.out_shape[-1] % vector == 0:
             for threads in (256, 128, 64) if hardware.kind == "cuda" else (1,):
                 yield DirectConfig(vector, threads)
@@ -95,14 +96,7 @@ class DirectFamily:
         images = round_up(w.n, w.out_layout.n)
         return w.useful_macs // (w.n * w.k) * images * w.k_stored
 
-    def pack(
-        self, w: ConvWorkload, config: DirectConfig, weight: NDArray[Any], bias: NDArray[Any] | None
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        k_out = w.k_stored
-        packed = np.zeros((w.r, w.s, w.c // w.groups, k_out), np.float16)
+    def pack(self, w: ConvWorkload, config: DirectConfig, weight: NDArray[Any]) -> NDArray[Any]:
+        packed = np.zeros((w.r, w.s, w.group_c, w.k_stored), np.float16)
         packed[..., : w.k] = weight.transpose(2, 3, 1, 0)
-        if bias is None:
-            return packed, None
-        padded = np.zeros(k_out, np.float32)
-        padded[: w.k] = bias
-        return packed, padded
+        return packed

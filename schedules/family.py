@@ -51,7 +51,5 @@ class Family(Protocol):
     def padded_macs(self, w: ConvWorkload, config: Any) -> int:
         """Multiply-adds that `schedule` carries out, padding included."""
 
-    def pack(
-        self, w: ConvWorkload, config: Any, weight: NDArray[Any], bias: NDArray[Any] | None
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        """weight (K, C/groups, R, S) and bias (K,) as the scheduled function reads them."""
+    def pack(self, w: ConvWorkload, config: Any, weight: NDArray[Any]) -> NDArray[Any]:
+        """weight (K, C/groups, R, S) as the scheduled function reads it, fp16."""

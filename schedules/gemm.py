@@ -1,7 +1,8 @@
 """The implicit GEMM of a convolution in numbers: its extents, its indices, its packed operands.
 
-Rows m are output pixels, columns k output channels, and (o, i) numbers filter taps and input
-channels. Plain Python: every function takes numbers or TVM expressions alike.
+Each group g is a GEMM of its own: rows m are output pixels, columns k the group's output channels,
+and (o, i) numbers filter taps and the group's input channels. Plain Python: every function takes
+numbers or TVM expressions alike.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Tile:
 
 @dataclass(frozen=True)
 class Reduction:
-    """How the inner dimension (o, i) numbers filter taps (r, s) and input channels c.
+    """How the inner dimension (o, i) numbers filter taps (r, s) and input channels c of a group.
 
     per tap: o = (r, s), i = c. By rows: o = r, i = (s, c), which for few channels pads less:
     a 7x7 filter over 3 channels takes 7 x 32 steps instead of 49 x 16. Sixteen-byte copies
@@ -42,23 +43,24 @@ class Reduction:
 
     @classmethod
     def of(cls, w: ConvWorkload, fragment: int = 16) -> Reduction:
-        per_tap = w.r * w.s * round_up(w.c, fragment)
-        rows = w.r * round_up(w.s * w.c, fragment)
-        if w.c % 8 and rows < per_tap:
-            return cls(w.r, w.s * w.c, True)
-        return cls(w.r * w.s, w.c, False)
+        per_tap = w.r * w.s * round_up(w.group_c, fragment)
+        rows = w.r * round_up(w.s * w.group_c, fragment)
+        if w.group_c % 8 and rows < per_tap:
+            return cls(w.r, w.s * w.group_c, True)
+        return cls(w.r * w.s, w.group_c, False)
 
     def tap(self, w: ConvWorkload, o: Any, i: Any) -> tuple[Any, Any, Any]:
         """(r, s, c) of reduction step (o, i). Takes numbers or TVM expressions."""
         if self.by_rows:
-            return o, i // w.c, i % w.c
+            return o, i // w.group_c, i % w.group_c
         return o // w.s, o % w.s, i
 
 
 @dataclass(frozen=True)
 class Gemm:
-    """Extents of the implicit GEMM, each with its padding to `tile`."""
+    """Extents of the implicit GEMM of each of `groups`, each with its padding to `tile`."""
 
+    groups: int
     m: int
     k: int
     reduction: Reduction
@@ -67,7 +69,7 @@ class Gemm:
     @classmethod
     def of(cls, w: ConvWorkload, tile: Tile) -> Gemm:
         rows = round_up(w.n, w.out_layout.n) * w.p * w.q
-        return cls(rows, w.k, Reduction.of(w, tile.fragment_i), tile)
+        return cls(w.groups, rows, w.group_k, Reduction.of(w, tile.fragment_i), tile)
 
     @property
     def m_pad(self) -> int:
@@ -84,12 +86,18 @@ class Gemm:
     @property
     def padded_macs(self) -> int:
         """Multiply-adds that the instructions carry out."""
-        return self.m_pad * self.k_pad * self.reduction.outer * self.i_pad
+        return self.groups * self.m_pad * self.k_pad * self.reduction.outer * self.i_pad
+
+    @property
+    def blocks(self) -> int:
+        """Tiles of outputs."""
+        return self.groups * (self.m_pad // self.tile.m) * (self.k_pad // self.tile.k)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
         fi, fk = self.tile.fragment_i, self.tile.fragment_k
-        return (self.reduction.outer, self.i_pad // fi, self.k_pad // fk, fi, fk)
+        outer = (self.groups, self.reduction.outer)
+        return (*outer, self.i_pad // fi, self.k_pad // fk, fi, fk)
 
 
 def pixel(w: ConvWorkload, m: Any) -> tuple[Any, Any, Any]:
@@ -99,33 +107,38 @@ def pixel(w: ConvWorkload, m: Any) -> tuple[Any, Any, Any]:
     return block * w.out_layout.n + n_in, rest // w.q % w.p, rest % w.q
 
 
-def gemm_index(w: ConvWorkload, *index: Any) -> tuple[Any, Any]:
-    """(m, k) of the output element that lies at `index`: the inverse of `pixel`.
+def gemm_index(w: ConvWorkload, *index: Any) -> tuple[Any, ...]:
+    """(m, k) of the output element that lies at `index`, the inverse of `pixel`; of several
+    groups (g, m, k).
 
-    Written without division, so that TVM sees that stepping through m steps through memory.
+    Written without division by m's factors, so that TVM sees that stepping through m steps
+    through memory.
     """
     if not w.out_layout.packed:
         n, p, q, k = index
-        return (n * w.p + p) * w.q + q, k
+        m = (n * w.p + p) * w.q + q
+        return (m, k) if w.groups == 1 else (k // w.group_k, m, k % w.group_k)
     block, p, q, k_block, n_in, k_in = index
     m = ((block * w.p + p) * w.q + q) * w.out_layout.n + n_in
     return m, k_block * w.out_layout.c + k_in
 
 
 def pack_weight(w: ConvWorkload, tile: Tile, weight: NDArray[Any]) -> NDArray[np.float16]:
-    """(K, C, R, S) to fp16 (o, i/16, k/16, 16, 16), padded with zeros: one tile is one operand."""
+    """(K, C/groups, R, S) to fp16 (g, o, i/16, k/16, 16, 16), padded with zeros: one tile is one
+    operand."""
     gemm = Gemm.of(w, tile)
     outer, inner = gemm.reduction.outer, gemm.reduction.inner
-    taps = weight.transpose(2, 3, 1, 0).reshape(outer, inner, w.k).astype(np.float16)
-    padded = np.zeros((outer, gemm.i_pad, gemm.k_pad), np.float16)
-    padded[:, :inner, : w.k] = taps
+    grouped = weight.reshape(w.groups, w.group_k, w.group_c, w.r, w.s)
+    taps = grouped.transpose(0, 3, 4, 2, 1).reshape(w.groups, outer, inner, w.group_k)
+    padded = np.zeros((w.groups, outer, gemm.i_pad, gemm.k_pad), np.float16)
+    padded[:, :, :inner, : w.group_k] = taps.astype(np.float16)
     fi, fk = tile.fragment_i, tile.fragment_k
-    tiles = padded.reshape(outer, gemm.i_pad // fi, fi, gemm.k_pad // fk, fk)
-    return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4))
+    tiles = padded.reshape(w.groups, outer, gemm.i_pad // fi, fi, gemm.k_pad // fk, fk)
+    return np.ascontiguousarray(tiles.transpose(0, 1, 2, 4, 3, 5))
 
 
-def pack_bias(w: ConvWorkload, tile: Tile, bias: NDArray[Any]) -> NDArray[np.float32]:
-    """(K,) to fp32, padded with zeros to the tile."""
-    padded = np.zeros(round_up(w.k, tile.k), np.float32)
-    padded[: w.k] = bias
+def pack_channels(w: ConvWorkload, values: NDArray[Any]) -> NDArray[np.float32]:
+    """A bias or slopes, (K,), to fp32, padded with zeros to what the output has room for."""
+    padded = np.zeros(w.k_stored, np.float32)
+    padded[: w.k] = values
     return padded

@@ -1,4 +1,4 @@
-"""What a schedule has to know of the machine: its limits, as frozen facts."""
+"""What a schedule has to know of the machine: its limits and rates, as frozen facts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Hardware:
-    """Limits of one target. ``sm`` is the compute capability times ten, 0 on a CPU."""
+    """Limits and rates of one target. ``sm`` is the compute capability times ten, 0 on a CPU."""
 
     name: str
     sm: int = 0
@@ -17,6 +17,14 @@ class Hardware:
     registers_per_thread: int = 255
     #: Shared by the threads of a block.
     registers_per_block: int = 65536
+    #: What mma.sync reaches with fp16 operands and fp32 sums, and fp32 arithmetic without tensor
+    #: cores, in 1e12 operations a second; memory in 1e9 bytes a second, read and written.
+    tensor_tflops: float = 0.1
+    fp32_tflops: float = 0.001
+    memory_gbps: float = 20.0
+    #: Of which card, and how its rates are known. On a CPU the emulation's was measured, on 2 cores
+    #: with AVX-512; fp32 is put so low that what is tensorized for a GPU is emulated here.
+    rates: str = "emulation on 2 cores with AVX-512"
 
     @property
     def kind(self) -> str:
@@ -32,20 +40,31 @@ class Hardware:
 #: Emulation on a CPU: a block's tiles should stay in the second-level cache.
 CPU = Hardware("llvm")
 
+_H200 = "H200: mma.sync and copies measured, fp32 documented"
+
 #: Maximum shared memory per block: CUDA C++ Programming Guide, table "Technical Specifications
-#: per Compute Capability" (less 1 KiB that the system reserves from sm_80 on).
+#: per Compute Capability" (less 1 KiB that the system reserves from sm_80 on). Rates of the card
+#: named, dense, from NVIDIA's data sheet of it unless they say otherwise.
 CUDA_ARCHS: tuple[Hardware, ...] = tuple(
-    Hardware(f"sm_{name}", int(name.rstrip("a")), kib * 1024)
-    for name, kib in (
-        ("70", 96),
-        ("75", 64),
-        ("80", 163),
-        ("86", 99),
-        ("87", 163),
-        ("89", 99),
-        ("90", 227),
-        ("90a", 227),
-        ("100", 227),
-        ("120", 99),
+    Hardware(
+        f"sm_{name}",
+        int(name.rstrip("a")),
+        kib * 1024,
+        tensor_tflops=tensor,
+        fp32_tflops=fp32,
+        memory_gbps=memory,
+        rates=rates,
+    )
+    for name, kib, tensor, fp32, memory, rates in (
+        ("70", 96, 125.0, 15.7, 900.0, "V100 SXM2, documented"),
+        ("75", 64, 65.0, 8.1, 320.0, "T4, documented"),
+        ("80", 163, 312.0, 19.5, 1555.0, "A100 SXM 40 GB, documented"),
+        ("86", 99, 125.0, 31.2, 600.0, "A10, documented"),
+        ("87", 163, 43.0, 5.3, 205.0, "Jetson AGX Orin, documented"),
+        ("89", 99, 121.0, 30.3, 300.0, "L4, documented"),
+        ("90", 227, 635.0, 67.0, 4300.0, _H200),
+        ("90a", 227, 635.0, 67.0, 4300.0, _H200),
+        ("100", 227, 2250.0, 75.0, 8000.0, "B200, documented"),
+        ("120", 99, 209.0, 105.0, 1792.0, "RTX 5090, documented"),
     )
 )

@@ -9,6 +9,7 @@ there through the epilogue to the output in vectors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ from schedules import wmma_config
 from schedules.backend import GPU_VECTOR, Backend, backend
 from schedules.compute import CONV, EPILOGUE, GATHER, OUT, implicit_gemm
 from schedules.family import Match, Reject
-from schedules.gemm import Gemm, gemm_index, pack_bias, pack_weight
+from schedules.gemm import Gemm, gemm_index, pack_weight
 from schedules.hardware import Hardware
 from schedules.wmma_config import WmmaConfig, check, gather_vector, guesses
 from schedules.workload import ConvWorkload
@@ -32,6 +33,8 @@ from schedules.workload import ConvWorkload
 #: Past the 48 KB of static shared memory, and the scope in which TVM overlays the epilogue's
 #: staging on the operands' stages.
 SHARED = "shared.dyn"
+#: With fewer input channels in a group, more than half of every instruction would be padding.
+FEWEST_CHANNELS = 8
 
 
 class WmmaFamily:
@@ -43,11 +46,13 @@ class WmmaFamily:
         self.name, self.packed = name, packed
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        if w.groups != 1:
-            what = "depthwise, one channel a sum" if w.depthwise else f"{w.groups} groups"
-            return Reject(self.name, f"{what}: an implicit GEMM has one group")
+        if w.groups != 1 and w.group_c < FEWEST_CHANNELS:
+            what = f"{w.group_c} input channels a group, one step of the instruction takes 16"
+            return Reject(self.name, "depthwise, one channel a sum" if w.depthwise else what)
         if w.out_layout.packed != self.packed:
             return Reject(self.name, f"the output is laid out as {w.out_layout}")
+        if w.groups != 1 and w.out_layout.packed:
+            return Reject(self.name, f"groups are written as NHWC, not as {w.out_layout}")
         if hardware.kind == "cuda" and hardware.sm < intrinsics.get(16, 16, 16).min_sm:
             return Reject(self.name, f"{hardware.name} has no tensor cores")
         config = next(guesses(w, hardware), None)
@@ -65,11 +70,8 @@ class WmmaFamily:
     def padded_macs(self, w: ConvWorkload, config: WmmaConfig) -> int:
         return Gemm.of(w, config.tile).padded_macs
 
-    def pack(
-        self, w: ConvWorkload, config: WmmaConfig, weight: NDArray[Any], bias: NDArray[Any] | None
-    ) -> tuple[NDArray[Any], NDArray[Any] | None]:
-        packed_bias = None if bias is None else pack_bias(w, config.tile, bias)
-        return pack_weight(w, config.tile, weight), packed_bias
+    def pack(self, w: ConvWorkload, config: WmmaConfig, weight: NDArray[Any]) -> NDArray[Any]:
+        return pack_weight(w, config.tile, weight)
 
 
 # ---------------------------------------------------------------- the schedule, step by step
@@ -91,12 +93,14 @@ def _schedule(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> tirx.P
 
 
 def _columns(w: ConvWorkload) -> int:
-    """Innermost extent of the output: what a vector store has to divide."""
-    return w.out_layout.c if w.out_layout.packed else w.k
+    """What a vector store has to divide: adjacent channels that one block writes."""
+    if w.out_layout.packed:
+        return w.out_layout.c
+    return math.gcd(w.group_k, w.window.adjacent if w.window else 0)
 
 
 def _flatten_output(sch: Schedule, w: ConvWorkload) -> None:
-    """The output's loops become (m, k), those of the GEMM."""
+    """The output's loops become those of the GEMM, ([g,] m, k)."""
     out = sch.get_sblock(OUT)
     if w.out_layout.packed:
         sch.transform_block_layout(
@@ -109,14 +113,14 @@ def _flatten_output(sch: Schedule, w: ConvWorkload) -> None:
 def _tile(sch: Schedule, config: WmmaConfig, target: Backend) -> tuple[Any, Any, Any]:
     """Blocks, warps, fragments. Gives the loops of a warp, a reduction step, a fragment step."""
     fm, fk, fi = config.instruction
-    m, k, o, i = sch.get_loops(sch.get_sblock(CONV))
+    g, m, k, o, i = sch.get_loops(sch.get_sblock(CONV))
     group, block_m, warp_m, m, in_m = sch.split(
         m, [None, config.swizzle, config.warps_m, config.fragments_m, fm]
     )
     block_k, warp_k, k, in_k = sch.split(k, [None, config.warps_k, config.fragments_k, fk])
     i_outer, i, in_i = sch.split(i, [None, config.chunk, fi])
-    sch.reorder(group, block_k, block_m, warp_m, warp_k, o, i_outer, i, m, k, in_m, in_k, in_i)
-    target.block(sch, sch.fuse(group, block_k, block_m))
+    sch.reorder(g, group, block_k, block_m, warp_m, warp_k, o, i_outer, i, m, k, in_m, in_k, in_i)
+    target.block(sch, sch.fuse(g, group, block_k, block_m))
     warp = sch.fuse(warp_m, warp_k)
     target.warp(sch, warp)
     return warp, sch.fuse(o, i_outer), i
@@ -133,7 +137,7 @@ def _stage(sch: Schedule, w: ConvWorkload, config: WmmaConfig, target: Backend, 
     target.copy(sch, gather, 2, config.warps, gather_vector(w, config.tile))
     target.copy(sch, weight, 4, config.warps, GPU_VECTOR)
     if config.pad:
-        sch.storage_align(gather, 0, 1, config.tile.i, config.pad)
+        sch.storage_align(gather, 0, 2, config.tile.i, config.pad)
 
 
 @dataclass(frozen=True)

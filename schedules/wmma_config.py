@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -139,7 +140,7 @@ def gather_vector(w: ConvWorkload, tile: Tile) -> int:
     """Halves that one access of the gather moves: adjacent channels, if i numbers channels."""
     if Gemm.of(w, tile).reduction.by_rows:
         return 1
-    return vector_width(w.in_layout.c or w.c, GPU_VECTOR)
+    return vector_width(math.gcd(w.in_layout.c or w.c, w.group_c), GPU_VECTOR)
 
 
 def fits(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> bool:
@@ -185,10 +186,17 @@ def _chunk(w: ConvWorkload) -> int:
 def _cpu_guesses(w: ConvWorkload) -> Iterator[WmmaConfig]:
     """Wide enough that gathering is cheap beside multiplying; rows in proportion to the image."""
     rows = Gemm.of(w, Tile(16, 16, 16)).m
-    columns = min(4, ceil_div(w.k, 16))
+    columns = min(4, ceil_div(w.group_k, 16))
+    instruction = _instruction(w)
     for fragments_m in (4, 2, 1):
         if rows >= 4 * 16 * fragments_m or fragments_m == 1:
-            yield WmmaConfig(1, 1, fragments_m, columns, _chunk(w))
+            yield WmmaConfig(1, 1, fragments_m, columns, _chunk(w), instruction=instruction)
+
+
+def _instruction(w: ConvWorkload) -> tuple[int, int, int]:
+    """The widest rows for 8 output channels or fewer, of which others would pad twice as many."""
+    narrow = w.group_k <= 8 and w.out_layout.c in (0, 8)
+    return (32, 8, 16) if narrow else (16, 16, 16)
 
 
 #: Tiles of a block as (warps_m, warps_k, fragments_m, fragments_k), the largest first: it reads
@@ -201,6 +209,8 @@ GPU_TILES = (
     (1, 2, 2, 2),  # 32 x 64
     (2, 2, 1, 1),  # 32 x 32
 )
+#: For a few output channels, with an instruction that has few columns.
+NARROW_TILES = ((2, 1, 1, 1), (1, 1, 1, 1))
 #: The last resort: a step of 16 channels is too little to be copied by more threads.
 ONE_WARP = (1, 1, 2, 2)
 #: As many blocks keep a GPU of 132 multiprocessors (an H200) busy enough: with fewer, the next
@@ -212,8 +222,14 @@ def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
     """The largest tile that makes enough blocks and pads few channels, as many stages as fit."""
     tiles = [t for t in GPU_TILES if _suits(w, WmmaConfig(*t).tile)]
     filling = [t for t in tiles if _blocks(w, t) >= ENOUGH_BLOCKS]
-    for tile in [*filling, *reversed(tiles), GPU_TILES[-1], ONE_WARP]:
-        config = WmmaConfig(*tile, chunk=_chunk(w), pad=8)
+    instruction = _instruction(w)
+    shapes = [
+        (tile, (16, 16, 16)) for tile in (*filling, *reversed(tiles), GPU_TILES[-1], ONE_WARP)
+    ]
+    if instruction != (16, 16, 16):
+        shapes = [(tile, instruction) for tile in NARROW_TILES] + shapes
+    for tile, shape in shapes:
+        config = WmmaConfig(*tile, chunk=_chunk(w), pad=8, instruction=shape)
         if config.tile.m == 32 and Reduction.of(w).inner % 128 == 0:
             # Few warps a block: longer steps, to have as much in flight.
             config = replace(config, chunk=8)
@@ -229,9 +245,8 @@ def _suits(w: ConvWorkload, tile: Tile) -> bool:
     so element by element, with the indices of each in registers."""
     if gather_vector(w, tile) != GPU_VECTOR and tile.m > 64:
         return False
-    return 3 * round_up(w.k, tile.k) <= 4 * round_up(w.k, 32)
+    return 3 * round_up(w.group_k, tile.k) <= 4 * round_up(w.group_k, 32)
 
 
 def _blocks(w: ConvWorkload, tile: tuple[int, int, int, int]) -> int:
-    gemm = Gemm.of(w, WmmaConfig(*tile).tile)
-    return gemm.m_pad // gemm.tile.m * (gemm.k_pad // gemm.tile.k)
+    return Gemm.of(w, WmmaConfig(*tile).tile).blocks

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from dataclasses import dataclass, field
 from typing import Any
+
+from schedules.activations import IDENTITY, Activation
 
 Pair = tuple[int, int]
 
@@ -83,43 +86,77 @@ PACKED = Layout(16, 16)
 
 
 @dataclass(frozen=True)
-class Activation:
-    """A pointwise function that ends an epilogue, computed in fp32. Parameters as ONNX has them."""
+class Window:
+    """A part of a larger NHWC tensor: where a convolution writes, if not a tensor of its own.
 
-    kind: str = "none"
-    low: float = 0.0
-    high: float = 0.0
+    Pixel (p, q) goes to row ``row + p * row_step``, column ``column + q * column_step``. Channel
+    k goes to position c = ``channel + k``, and with ``shuffle`` to where a channel shuffle of the
+    whole tensor moves that: c % (channels / shuffle) * shuffle + c // (channels / shuffle).
+
+    So branches of a Concat write into one tensor, each stride phase of a transposed convolution
+    writes its own pixels, and a channel shuffle costs nothing.
+    """
+
+    rows: int
+    columns: int
+    channels: int
+    row: int = 0
+    column: int = 0
+    channel: int = 0
+    row_step: int = 1
+    column_step: int = 1
+    shuffle: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in ("none", "relu", "clip"):
-            raise ValueError(f"activation {self.kind!r} is not one of none, relu, clip")
+        if self.shuffle < 1 or self.channels % self.shuffle:
+            raise ValueError(f"{self!r}: a shuffle divides the channels")
 
-    def __str__(self) -> str:
-        return f"clip({self.low:g}, {self.high:g})" if self.kind == "clip" else self.kind
+    def pixel(self, p: Any, q: Any) -> tuple[Any, Any]:
+        """Where pixel (p, q) lies. Takes numbers or TVM expressions, as all of these."""
+        return self.row + p * self.row_step, self.column + q * self.column_step
+
+    def position(self, k: Any) -> Any:
+        """Where channel k lies."""
+        c = k + self.channel
+        if self.shuffle == 1:
+            return c
+        each = self.channels // self.shuffle
+        return c % each * self.shuffle + c // each
+
+    @property
+    def adjacent(self) -> int:
+        """What divides the place of a run of adjacent channels: 1 where there are none."""
+        return math.gcd(self.channels, self.channel) if self.shuffle == 1 else 1
 
 
 @dataclass(frozen=True)
 class Epilogue:
     """``y = activation(conv + bias + residual)`` in fp32, then cast to ``out_dtype``.
 
-    bias: fp32 (K,). residual: fp16, the output's shape, in ``residual_layout``.
+    Or, with ``residual_last``, ``activation(conv + bias) + residual``. bias: fp32 (K,). residual:
+    fp16, the output's shape, in ``residual_layout``. A "prelu" has its slopes, fp32 (K,).
     """
 
     bias: bool = False
     residual: bool = False
     residual_layout: Layout = NHWC
-    activation: Activation = Activation()
+    activation: Activation = IDENTITY
     out_dtype: str = "float16"
+    residual_last: bool = False
 
     def __str__(self) -> str:
-        parts = ["bias"] * self.bias + ["residual"] * self.residual
+        parts = ["bias"] * self.bias + ["residual"] * (self.residual and not self.residual_last)
         parts += [str(self.activation)] * (self.activation.kind != "none")
+        parts += ["residual"] * (self.residual and self.residual_last)
         return " + ".join(parts) or "none"
 
 
 @dataclass(frozen=True)
 class ConvWorkload:
-    """One convolution. ``padding`` is (top, left, bottom, right); operands are fp16.
+    """One convolution. ``padding`` is (top, left, bottom, right), negative where the image is
+    cropped; operands are fp16. With a ``window`` the output is a part of a larger NHWC tensor.
+
+    A matrix product of (M, C) and (C, K) is the case n = M of one pixel and a 1x1 filter.
 
     Raises ``ValueError`` where the numbers describe no convolution.
     """
@@ -139,15 +176,27 @@ class ConvWorkload:
     out_layout: Layout = NHWC
     accumulator_dtype: str = "float32"
     epilogue: Epilogue = field(default_factory=Epilogue)
+    window: Window | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.n, self.h, self.w, self.c, self.k, self.r, self.s, self.groups)
-        if min(*sizes, *self.stride, *self.dilation) < 1 or min(self.padding) < 0:
-            raise ValueError(f"{self!r}: sizes are at least 1 and padding at least 0")
+        if min(*sizes, *self.stride, *self.dilation) < 1:
+            raise ValueError(f"{self!r}: sizes are at least 1")
         if self.c % self.groups or self.k % self.groups:
             raise ValueError(f"{self!r}: channels divide into groups")
         if self.p < 1 or self.q < 1:
             raise ValueError(f"{self!r}: the filter is larger than the padded image")
+        if self.window is not None:
+            self._check_window(self.window)
+
+    def _check_window(self, window: Window) -> None:
+        last = (*window.pixel(self.p - 1, self.q - 1), window.channel + self.k - 1)
+        first = (window.row, window.column, window.channel)
+        sizes = (window.rows, window.columns, window.channels)
+        if min(first) < 0 or any(at >= size for at, size in zip(last, sizes, strict=True)):
+            raise ValueError(f"{self!r}: the output does not fit its window")
+        if self.out_layout.packed:
+            raise ValueError(f"{self!r}: a window is a part of an NHWC tensor")
 
     @property
     def p(self) -> int:
@@ -167,11 +216,30 @@ class ConvWorkload:
 
     @property
     def out_shape(self) -> tuple[int, ...]:
+        """Of what is computed; `buffer_shape` of what it is written to."""
         return self.out_layout.shape(self.n, self.p, self.q, self.k)
 
     @property
+    def buffer_shape(self) -> tuple[int, ...]:
+        if self.window is None:
+            return self.out_shape
+        return (self.n, self.window.rows, self.window.columns, self.window.channels)
+
+    @property
     def residual_shape(self) -> tuple[int, ...]:
-        return self.epilogue.residual_layout.shape(self.n, self.p, self.q, self.k)
+        """As many pixels as the tensor that is written to, but the convolution's own channels."""
+        rows, columns = (self.p, self.q)
+        if self.window is not None:
+            rows, columns = self.window.rows, self.window.columns
+        return self.epilogue.residual_layout.shape(self.n, rows, columns, self.k)
+
+    @property
+    def group_c(self) -> int:
+        return self.c // self.groups
+
+    @property
+    def group_k(self) -> int:
+        return self.k // self.groups
 
     @property
     def k_stored(self) -> int:
@@ -208,7 +276,9 @@ class ConvWorkload:
         fields = json.loads(text)
         epilogue = fields.pop("epilogue")
         epilogue["residual_layout"] = Layout.parse(epilogue["residual_layout"])
-        epilogue["activation"] = Activation(**epilogue["activation"])
+        activation = epilogue["activation"]
+        epilogue["activation"] = Activation(activation["kind"], tuple(activation["parameters"]))
+        fields["window"] = None if fields["window"] is None else Window(**fields["window"])
         for name in ("in_layout", "out_layout"):
             fields[name] = Layout.parse(fields[name])
         for name in ("stride", "padding", "dilation"):

@@ -17,13 +17,26 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tvm.target.codegen import llvm_get_system_cpu
 
+from schedules.activations import FORMULAS
 from schedules.family import Family
+from schedules.gemm import pack_channels
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, Layout
 from tvmconv import toolchain
 from tvmconv.pipeline import LOWERING
 
 Array = NDArray[Any]
+
+#: Activations that are one operator of ONNX.
+ONNX_NAMES = {
+    "relu": "Relu",
+    "leaky_relu": "LeakyRelu",
+    "sigmoid": "Sigmoid",
+    "hard_sigmoid": "HardSigmoid",
+    "hard_swish": "HardSwish",
+    "tanh": "Tanh",
+    "gelu": "Gelu",
+}
 
 #: What fills the padding of packed inputs. Any finite number must do: it meets zero weights or
 #: outputs nobody reads.
@@ -41,6 +54,7 @@ class Operands:
     x: Array
     weight: Array
     bias: Array | None
+    slope: Array | None
     residual: Array | None
 
     @classmethod
@@ -48,17 +62,20 @@ class Operands:
         draw = np.random.default_rng(seed).standard_normal
         fan_in = w.c // w.groups * w.r * w.s
         weight = draw((w.k, w.c // w.groups, w.r, w.s)) / np.sqrt(fan_in)
+        pixels = (w.window.rows, w.window.columns) if w.window else (w.p, w.q)
+        residual = (w.n, *pixels, w.k)
         return cls(
             draw((w.n, w.h, w.w, w.c)).astype(np.float16),
             weight.astype(np.float16),
             draw(w.k).astype(np.float32) if w.epilogue.bias else None,
-            draw((w.n, w.p, w.q, w.k)).astype(np.float16) if w.epilogue.residual else None,
+            draw(w.k).astype(np.float32) if w.epilogue.activation.kind == "prelu" else None,
+            draw(residual).astype(np.float16) if w.epilogue.residual else None,
         )
 
 
 def reference(w: ConvWorkload, operands: Operands) -> Array:
     """(N, P, Q, K) in fp32, as onnxruntime computes it from the same fp16 operands."""
-    feeds = {"x": operands.x.transpose(0, 3, 1, 2), "w": operands.weight}
+    feeds = {"x": _cropped(w, operands.x).transpose(0, 3, 1, 2), "w": operands.weight}
     if operands.bias is not None:
         feeds["b"] = operands.bias
     conv = helper.make_node(
@@ -66,21 +83,39 @@ def reference(w: ConvWorkload, operands: Operands) -> Array:
         list(feeds),
         ["conv"],
         strides=w.stride,
-        pads=w.padding,
+        pads=[max(pad, 0) for pad in w.padding],
         dilations=w.dilation,
         group=w.groups,
     )
     nodes = [conv]
-    if operands.residual is not None:
-        feeds["r"] = operands.residual.transpose(0, 3, 1, 2)
-        nodes.append(helper.make_node("Add", [nodes[-1].output[0], "r"], ["sum"]))
+
+    def then(op: str, *others: str, **attributes: float) -> None:
+        inputs = [nodes[-1].output[0], *others]
+        nodes.append(helper.make_node(op, inputs, [f"y{len(nodes)}"], **attributes))
+
+    def add_residual() -> None:
+        feeds["r"] = _own_pixels(w, operands.residual).transpose(0, 3, 1, 2)
+        then("Add", "r")
+
+    if operands.residual is not None and not w.epilogue.residual_last:
+        add_residual()
     activation = w.epilogue.activation
-    if activation.kind == "relu":
-        nodes.append(helper.make_node("Relu", [nodes[-1].output[0]], ["active"]))
+    named = zip(FORMULAS[activation.kind].parameters, activation.parameters, strict=True)
+    parameters = {name: float(value) for name, value in named}
     if activation.kind == "clip":
-        feeds |= {"low": np.array(activation.low), "high": np.array(activation.high)}
-        last = nodes[-1].output[0]
-        nodes.append(helper.make_node("Clip", [last, "low", "high"], ["active"]))
+        feeds |= {name: np.array(value) for name, value in parameters.items()}
+        then("Clip", *parameters)
+    elif activation.kind == "prelu":
+        feeds["slope"] = operands.slope[:, None, None]
+        then("PRelu", "slope")
+    elif activation.kind == "silu":
+        x = nodes[-1].output[0]
+        then("Sigmoid")
+        then("Mul", x)
+    elif activation.kind != "none":
+        then(ONNX_NAMES[activation.kind], **parameters)
+    if operands.residual is not None and w.epilogue.residual_last:
+        add_residual()
     wide = {name: np.ascontiguousarray(array, np.float32) for name, array in feeds.items()}
     graph = helper.make_graph(
         nodes,
@@ -88,7 +123,7 @@ def reference(w: ConvWorkload, operands: Operands) -> Array:
         [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in wide.items()],
         [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
@@ -98,6 +133,22 @@ def reference(w: ConvWorkload, operands: Operands) -> Array:
     return np.asarray(y).transpose(0, 2, 3, 1)
 
 
+def _cropped(w: ConvWorkload, x: Array) -> Array:
+    """x without the rows and columns that negative padding leaves out."""
+    top, left, bottom, right = (max(-pad, 0) for pad in w.padding)
+    return x[:, top : w.h - bottom, left : w.w - right]
+
+
+def _own_pixels(w: ConvWorkload, residual: Array | None) -> Array:
+    """Of a residual of a whole window's size, the pixels that this convolution computes."""
+    assert residual is not None
+    if w.window is None:
+        return residual
+    p, q = np.indices((w.p, w.q), sparse=True)
+    rows, columns = w.window.pixel(p, q)
+    return residual[:, rows, columns]
+
+
 def run(
     family: Family, w: ConvWorkload, config: Any, hardware: Hardware, operands: Operands
 ) -> Array:
@@ -105,17 +156,31 @@ def run(
 
     Asserts that no element of the output, padding included, is left or made NaN or infinite.
     """
-    weight, bias = family.pack(w, config, operands.weight, operands.bias)
-    arrays = [to_layout(operands.x, w.in_layout), weight]
-    if bias is not None:
-        arrays.append(bias)
+    arrays = [
+        to_layout(operands.x, w.in_layout),
+        family.pack(w, config, operands.weight),
+        *(pack_channels(w, one) for one in (operands.bias, operands.slope) if one is not None),
+    ]
     if operands.residual is not None:
         arrays.append(to_layout(operands.residual, w.epilogue.residual_layout))
-    arrays.append(np.full(w.out_shape, np.nan, w.epilogue.out_dtype))
+    arrays.append(np.full(w.buffer_shape, np.nan, w.epilogue.out_dtype))
     kernel = compiled(family.schedule(w, config, hardware), hardware)
     y = call(kernel["main"], arrays, hardware)
+    if w.window is not None:
+        index = window_index(w)
+        inside = y[index]
+        y[index] = np.nan
+        assert np.isnan(y).all(), "something was written outside of the window"
+        y = inside
     assert np.isfinite(y).all(), f"{np.count_nonzero(~np.isfinite(y))} of {y.size} not finite"
     return from_layout(y, w.out_layout, (w.n, w.p, w.q, w.k))
+
+
+def window_index(w: ConvWorkload) -> tuple[Array, ...]:
+    """Where in the larger tensor each element (n, p, q, k) of the output lies."""
+    assert w.window is not None
+    n, p, q, k = np.indices(w.out_shape, sparse=True)
+    return (n, *w.window.pixel(p, q), w.window.position(k))
 
 
 def compiled(module: Any, hardware: Hardware) -> Any:

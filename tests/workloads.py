@@ -7,12 +7,19 @@ from dataclasses import replace
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from schedules.workload import NHWC, PACKED, Activation, ConvWorkload, Epilogue, Layout
+from schedules.activations import FORMULAS, Activation
+from schedules.workload import NHWC, PACKED, ConvWorkload, Epilogue, Layout, Window
 
 SAME = (1, 1, 1, 1)
 RELU = Activation("relu")
 ALL = Epilogue(bias=True, residual=True, activation=RELU)
 ALL_PACKED = replace(ALL, residual_layout=PACKED)
+
+PARAMETERS = {
+    "clip": (-1.0, 1.5),
+    "leaky_relu": (0.1,),
+    "hard_sigmoid": (0.2, 0.5),
+}
 
 #: name: workload. Small, and each of them odd in a way of its own.
 WORKLOADS = {
@@ -30,7 +37,7 @@ WORKLOADS = {
     "from one channel": ConvWorkload(2, 9, 10, 1, 16, 5, 3, padding=(2, 1, 2, 1)),
     "one pixel": ConvWorkload(1, 1, 1, 48, 20, 1, 1, epilogue=Epilogue(True)),
     "clip": ConvWorkload(
-        1, 8, 8, 16, 16, 3, 3, epilogue=Epilogue(True, activation=Activation("clip", -0.5, 0.7))
+        1, 8, 8, 16, 16, 3, 3, epilogue=Epilogue(True, activation=Activation("clip", (-0.5, 0.7)))
     ),
     "fp32 out": ConvWorkload(
         1, 8, 9, 24, 20, 3, 3, padding=SAME, epilogue=Epilogue(True, out_dtype="float32")
@@ -57,6 +64,35 @@ WORKLOADS = {
         3, 6, 7, 24, 40, 3, 3, padding=SAME, groups=2, in_layout=PACKED, out_layout=PACKED,
         epilogue=ALL,
     ),
+    "groups of 8": ConvWorkload(1, 9, 8, 32, 48, 3, 3, (2, 1), SAME, groups=4, epilogue=ALL),
+    "groups, fp32 out": ConvWorkload(
+        2, 7, 9, 40, 20, 1, 1, groups=2, epilogue=Epilogue(True, out_dtype="float32")
+    ),
+    "matrix product": ConvWorkload(5, 1, 1, 70, 100, 1, 1, epilogue=Epilogue(True)),
+    "cropped": ConvWorkload(2, 12, 11, 16, 24, 3, 3, padding=(-1, 1, -2, -3), epilogue=ALL),
+    "branch of a concat": ConvWorkload(
+        2, 9, 8, 24, 40, 3, 3, padding=SAME, epilogue=ALL, window=Window(9, 8, 96, channel=24)
+    ),
+    "odd branch of a concat": ConvWorkload(
+        1, 9, 8, 24, 21, 1, 1, epilogue=Epilogue(True), window=Window(9, 8, 51, channel=30)
+    ),
+    "stride phase": ConvWorkload(
+        2, 6, 7, 16, 24, 2, 1, padding=(1, 0, 0, 0), epilogue=ALL,
+        window=Window(12, 21, 24, 1, 2, 0, 2, 3),
+    ),
+    "shuffled": ConvWorkload(
+        1, 9, 8, 32, 48, 1, 1, groups=4, epilogue=ALL, window=Window(9, 8, 48, shuffle=4)
+    ),
+    "concat, then shuffled": ConvWorkload(
+        1, 9, 8, 32, 24, 1, 1, epilogue=ALL, window=Window(9, 8, 48, channel=24, shuffle=2)
+    ),
+    "residual last": ConvWorkload(
+        1, 9, 8, 32, 24, 3, 3, padding=SAME,
+        epilogue=Epilogue(True, True, NHWC, Activation("silu"), residual_last=True),
+    ),
+    "prelu": ConvWorkload(
+        3, 9, 8, 20, 24, 3, 3, out_layout=PACKED, epilogue=Epilogue(activation=Activation("prelu"))
+    ),
     "depthwise": ConvWorkload(1, 11, 9, 24, 24, 3, 3, (2, 2), SAME, groups=24, epilogue=ALL),
     "depthwise, packed": ConvWorkload(
         3, 6, 7, 20, 20, 3, 3, padding=SAME, groups=20, out_layout=PACKED, epilogue=Epilogue(True)
@@ -64,6 +100,8 @@ WORKLOADS = {
     "depthwise, multiplier 2": ConvWorkload(2, 9, 8, 12, 24, 3, 3, padding=SAME, groups=12),
 }  # fmt: skip
 
+#: One activation of every kind.
+ACTIVATIONS = st.sampled_from([Activation(kind, PARAMETERS.get(kind, ())) for kind in FORMULAS])
 LAYOUTS = st.sampled_from((NHWC, PACKED, Layout(4, 8), Layout(1, 16)))
 
 
@@ -78,8 +116,9 @@ def workloads(draw: st.DrawFn, largest: int = 9, channels: int = 20) -> ConvWork
         draw(st.booleans()),
         draw(st.booleans()),
         draw(LAYOUTS),
-        draw(st.sampled_from((Activation(), Activation("relu"), Activation("clip", -1.0, 1.5)))),
+        draw(ACTIVATIONS),
         draw(st.sampled_from(("float16", "float32"))),
+        draw(st.booleans()),
     )
     r, s = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))

@@ -18,6 +18,7 @@ import tvm
 from tvm import relax
 from tvm.target import codegen
 
+from schedules.cost import conv_floor
 from schedules.hardware import CPU, Hardware
 from tvmconv import frontend, onnx_model, pipeline, toolchain
 from tvmconv.errors import ModelError, TargetError, TvmconvError, last_line
@@ -26,7 +27,7 @@ from tvmconv.fates import generic_convs, operator_fates
 from tvmconv.passes.lift_weights import lift_weights
 from tvmconv.passes.lower_convs import lower_convs
 from tvmconv.passes.plan import Plan, PlannedConv, plan
-from tvmconv.passes.regions import mark_regions
+from tvmconv.passes.regions import anchors, find_regions
 from tvmconv.report import BuildReport, ConvReport
 
 TARGETS = ("cuda", "llvm")
@@ -182,17 +183,13 @@ def _simplified(graph: _Graph) -> _Graph:
 
 
 def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
-    shapes = onnx_model.shapes_of(graph.simple)
-    names = [
-        node.name
-        for node in graph.simple.graph.node
-        if node.op_type == "Conv" and len(shapes[node.input[0]]) == 4
-    ]
+    names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with _accepted("bring this network to its convolution kernels"):
         mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
-        mod = mark_regions(mod, names)
-    return mod, plan(mod, hardware)
+        named = list(zip(anchors(mod), names, strict=True))
+        regions = find_regions(mod, named)
+    return mod, plan(mod, regions, hardware)
 
 
 # ---------------------------------------------------------------- compiling
@@ -228,30 +225,37 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, int]:
 
 def _report(graph: _Graph, planned: Plan, target: str, arch: str) -> BuildReport:
     by_name = {one.name: one for one in planned.values()}
-    order = [node.name for node in graph.simple.graph.node if node.name in by_name]
-    convs = [_conv_report(by_name[name]) for name in order]
+    kinds = {node.name: node.op_type for node in graph.simple.graph.node}
+    convs = [_conv_report(by_name[name], kinds[name]) for name in kinds if name in by_name]
     convs += generic_convs(graph.simple, by_name)
     operators = operator_fates(graph.original, graph.simple, by_name)
     return BuildReport(target, arch, operators, tuple(convs), {})
 
 
-def _conv_report(planned: PlannedConv) -> ConvReport:
-    choice = planned.choice
-    w = choice.workload
+def _conv_report(planned: PlannedConv, operator: str) -> ConvReport:
+    choices = [kernel.choice for kernel in planned.kernels]
+    # Of a transposed convolution the first phase speaks for all; they differ by a tap or so.
+    choice, w = choices[0], choices[0].workload
     # Families of one kind decline for one reason.
     rejects = "; ".join(dict.fromkeys(reject.reason for reject in choice.rejects))
+    second = choice.runner_up
     return ConvReport(
-        planned.name,
-        str(w),
-        w.to_json(),
-        choice.family.name,
-        str(choice.config),
-        str(w.in_layout),
-        str(w.out_layout),
-        str(w.epilogue),
-        choice.family.tensorized,
-        rejects or "the first choice",
-        planned.layout_reason,
-        w.useful_macs,
-        choice.family.padded_macs(w, choice.config),
+        name=planned.name,
+        operator=operator,
+        shape=planned.shape,
+        workloads=tuple(one.workload.to_json() for one in choices),
+        family=choice.family.name,
+        config=str(choice.config),
+        in_layout=str(w.in_layout),
+        out_layout=str(w.out_layout),
+        epilogue=str(w.epilogue),
+        tensor_core=all(one.family.tensorized for one in choices),
+        why_family=rejects or "the first choice",
+        why_layout=planned.layout.reason,
+        useful_macs=sum(one.workload.useful_macs for one in choices),
+        padded_macs=sum(one.family.padded_macs(one.workload, one.config) for one in choices),
+        cost_us=sum(one.cost.us for one in choices),
+        limit=choice.cost.limit,
+        floor_us=sum(conv_floor(one.workload, one.hardware).us for one in choices),
+        runner_up=f"{second.family.name}, {second.cost}" if second else "",
     )

@@ -18,9 +18,8 @@ from tvmconv.report import ConvReport, OperatorReport
 
 #: Operators that onnxruntime's simplification folds into the convolution before them.
 FOLDS = ("BatchNormalization", "Mul", "Add", "Div", "Sub")
-#: Operators that may be the sums and the activation of an epilogue.
-SUMS = ("Add", "Sum")
-ACTIVATIONS = ("Relu", "Clip")
+#: In the longest way to write an activation.
+MOST_NODES = 8
 
 
 def operator_fates(
@@ -32,9 +31,9 @@ def operator_fates(
     for node in simple.graph.node:
         if node.name in convs:
             planned = convs[node.name]
-            fates[node.name] = f"{planned.choice.family.name} kernel"
+            fates[node.name] = f"{planned.kernels[0].choice.family.name} kernel"
             for absorbed in _absorbed(node, readers, planned):
-                fates[absorbed.name] = f"in the epilogue of a convolution: {node.name}"
+                fates[absorbed.name] = f"in the kernel of a convolution: {node.name}"
     remaining = {node.name for node in simple.graph.node}
     producers = {name: node for node in original.graph.node for name in node.output}
     reports = []
@@ -60,19 +59,34 @@ def _readers(proto: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 def _absorbed(
     conv: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], planned: PlannedConv
 ) -> list[onnx.NodeProto]:
-    """The nodes after `conv` that its epilogue computes, in order."""
-    region, absorbed, at = planned.region, [], conv
-    # A bias that was no input of the node was an Add of its own.
-    expected = [SUMS] * (region.bias is not None and not any(conv.input[2:]))
-    expected += [SUMS] * (region.residual_argument is not None)
-    expected += [ACTIVATIONS] * (region.activation.kind != "none")
-    for operators in expected:
-        following = readers[at.output[0]]
-        if len(following) != 1 or following[0].op_type not in operators:
+    """The nodes after `conv` that its kernel computes, in order.
+
+    Each step of the epilogue is the smallest set of nodes that only its last one leads out of.
+    """
+    region, absorbed, at = planned.region, [], conv.output[0]
+    # A bias that was no input of the node was an operator of its own.
+    steps = (region.bias is not None and not any(conv.input[2:])) + (region.residual is not None)
+    steps += region.activation.kind != "none"
+    for _ in range(steps):
+        step = _closed(at, readers)
+        if not step:
             break
-        at = following[0]
-        absorbed.append(at)
+        absorbed += step
+        at = step[-1].output[0]
     return absorbed
+
+
+def _closed(start: str, readers: dict[str, list[onnx.NodeProto]]) -> list[onnx.NodeProto]:
+    """The fewest nodes after tensor `start` of which only the last is read by others."""
+    found: list[onnx.NodeProto] = []
+    waiting = list(readers[start])
+    while waiting and len(found) < MOST_NODES:
+        found += [node for node in waiting if node not in found]
+        inner = [start, *(name for node in found[:-1] for name in node.output)]
+        if all(reader in found for name in inner for reader in readers[name]):
+            return found
+        waiting = [reader for node in waiting for reader in readers[node.output[0]]]
+    return []
 
 
 def generic_convs(simple: onnx.ModelProto, convs: Mapping[str, PlannedConv]) -> list[ConvReport]:
@@ -87,21 +101,19 @@ def generic_convs(simple: onnx.ModelProto, convs: Mapping[str, PlannedConv]) -> 
 
 def _generic_conv(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> ConvReport:
     x, weight, y = (shapes.get(name, []) for name in (*node.input[:2], node.output[0]))
-    if node.op_type == "ConvTranspose":
-        why = "a transposed convolution"
-    elif len(weight) != 4:
-        why = f"a {len(weight) - 2}-D convolution" if weight else "a convolution of unknown shape"
+    if node.op_type == "ConvTranspose" and len(weight) == 5:
+        why = "a 3-D transposed convolution"
     else:
         why = "a convolution whose weights are computed, not constant"
     # Every input element of a transposed convolution meets the filter once, else every output.
     pixels = math.prod(x if node.op_type == "ConvTranspose" else y)
     macs = pixels * math.prod(weight[1:])
     shape = f"{'x'.join(map(str, x))}, {'x'.join(map(str, weight))}"
-    why += ": families take 2-D convolutions with constant weights"
     return ConvReport(
         name=node.name,
+        operator=node.op_type,
         shape=shape,
-        workload="",
+        workloads=(),
         family="TVM",
         config="",
         in_layout="NCHW",

@@ -255,6 +255,26 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
     graph.node.extend(live)
 
 
+def convolutions(proto: onnx.ModelProto) -> list[str]:
+    """The nodes that become convolutions of Relax, in order: a Gemm or MatMul is one if it
+    multiplies by a constant matrix."""
+    shapes = shapes_of(proto)
+    constants = {tensor.name for tensor in proto.graph.initializer}
+
+    def is_one(node: onnx.NodeProto) -> bool:
+        if node.op_type == "Conv":
+            return True
+        if node.op_type == "ConvTranspose":
+            return len(shapes[node.input[0]]) < 5
+        if node.op_type not in ("Gemm", "MatMul"):
+            return False
+        rows, matrix = node.input[:2]
+        constant = matrix in constants and len(shapes[matrix]) == 2
+        return constant and rows not in constants and len(shapes[rows]) >= 2
+
+    return [node.name for node in proto.graph.node if is_one(node)]
+
+
 def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
     """The model, its shapes fixed, as a Relax module with weights as constants.
 

@@ -12,6 +12,8 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from tvmconv import import_convs
+
 #: Of many inputs, and what joins two of them.
 JOINS: dict[str, Callable[[relax.Expr, relax.Expr], relax.Expr]] = {
     "Sum": relax.op.add,
@@ -21,15 +23,28 @@ JOINS: dict[str, Callable[[relax.Expr, relax.Expr], relax.Expr]] = {
 }
 
 
+#: What is a convolution, and what converts it; TVM has 3-D transposed ones of its own.
+CONVS = {"Conv": import_convs.conv, "ConvTranspose": import_convs.conv_transpose}
+
+
 class Importer(onnx_frontend.ONNXGraphImporter):
     """Builds a Relax module from a graph that `frontend.unsupported` has nothing against."""
 
     def _convert_operator(
         self, op_name: str, inputs: list[relax.Expr], attrs: dict[str, Any], opset: int
     ) -> relax.Expr:
+        if op_name == "Conv" or (op_name == "ConvTranspose" and inputs[0].ty.ndim < 5):
+            x, weight, bias = [*inputs, None][:3]
+            return CONVS[op_name](self.bb, x, weight, bias, attrs)
         result = None
         if op_name == "Clip":
             result = self._clip(inputs, attrs, opset)
+        elif op_name in ("HardSigmoid", "HardSwish"):
+            result = self._hard(op_name, inputs[0], attrs)
+        elif op_name == "LeakyRelu":
+            result = self._leaky(inputs[0], attrs.get("alpha", 0.01))
+        elif op_name == "PRelu" and _is_constant(inputs[1]) and inputs[1].value.numpy().size == 1:
+            result = self._leaky(inputs[0], float(inputs[1].value.numpy().reshape(-1)[0]))
         elif op_name in JOINS and not all(map(_is_constant, inputs)):
             result = self._join(op_name, inputs)
         elif op_name in ("Resize", "Upsample"):
@@ -40,8 +55,8 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         if result is not None:
             return self.bb.normalize(result)
         result = super()._convert_operator(op_name, inputs, attrs, opset)
-        # Bound now and not where it is first used: `mark_regions` knows nodes by their order.
-        return self.bb.emit(result) if op_name == "Conv" else result
+        # Bound now and not where it is first used: `regions` knows nodes by their order.
+        return self.bb.emit(result) if op_name in ("Gemm", "MatMul") else result
 
     def _clip(
         self, inputs: Sequence[relax.Expr], attrs: dict[str, Any], opset: int
@@ -55,6 +70,22 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         least, most = _number(low, -math.inf), _number(high, math.inf)
         raised = self.bb.emit(relax.op.maximum(inputs[0], relax.const(least, dtype)))
         return relax.op.minimum(raised, relax.const(most, dtype))
+
+    def _hard(self, op_name: str, x: relax.Expr, attrs: dict[str, Any]) -> relax.Expr:
+        """Without relax.op.clip, for the same reason."""
+        swish, dtype = op_name == "HardSwish", _dtype(x)
+        alpha, beta = (1 / 6, 0.5) if swish else (attrs.get("alpha", 0.2), attrs.get("beta", 0.5))
+        line = self.bb.emit(relax.op.multiply(x, relax.const(alpha, dtype)))
+        line = self.bb.emit(relax.op.add(line, relax.const(beta, dtype)))
+        raised = self.bb.emit(relax.op.maximum(line, relax.const(0.0, dtype)))
+        bounded = self.bb.emit(relax.op.minimum(raised, relax.const(1.0, dtype)))
+        return relax.op.multiply(x, bounded) if swish else bounded
+
+    def _leaky(self, x: relax.Expr, alpha: float) -> relax.Expr:
+        """By comparisons, across which ConvertLayout carries a layout."""
+        zero, slope = (relax.const(value, _dtype(x)) for value in (0.0, alpha))
+        below = self.bb.emit(relax.op.multiply(self.bb.emit(relax.op.minimum(x, zero)), slope))
+        return relax.op.add(self.bb.emit(relax.op.maximum(x, zero)), below)
 
     def _join(self, op_name: str, inputs: Sequence[relax.Expr]) -> relax.Expr:
         """Pairwise: TVM stacks the inputs along a new axis, which ConvertLayout can't follow."""
@@ -85,6 +116,10 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         }
         given = [inputs[0], None, scales, None if scales is not None else sizes]
         return super()._convert_operator("Resize", given, plain, 18)
+
+
+def _dtype(x: relax.Expr) -> str:
+    return str(x.ty.dtype)
 
 
 def _is_constant(value: Any) -> bool:

@@ -35,18 +35,17 @@ def tvm_target(kind: str, arch: str) -> tvm.target.Target:
 GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
     # The importer binds constants to variables; the passes below look for constants.
     transform.CanonicalizeBindings(),
-    # Channels innermost: what every family of schedules reads and writes. TVM can legalise a
-    # transposed convolution in NCHW alone.
+    # Channels innermost: what every family of schedules reads and writes.
     transform.ConvertLayout(
         {
             "relax.nn.conv2d": ["NHWC", "OHWI"],
-            "relax.nn.conv2d_transpose": ["NCHW", "IOHW"],
+            "relax.nn.conv2d_transpose": ["NHWC", "IOHW"],
         }
     ),
     transform.CanonicalizeBindings(),
     # After the conversion, which leaves its transposes on weights and biases.
     fold_layouts(),
-    # Last: biases are bare constants now, as `mark_regions` looks for them.
+    # Last: biases are bare constants now, as `find_regions` looks for them.
     transform.DeadCodeElimination(["main"]),
 )
 

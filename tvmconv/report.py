@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+
 
 @dataclass(frozen=True)
 class OperatorReport:
@@ -19,13 +21,16 @@ class OperatorReport:
 
 @dataclass(frozen=True)
 class ConvReport:
-    """What was decided about one convolution."""
+    """What was decided about one convolution, or product with a constant matrix."""
 
     name: str
+    #: ONNX's: Conv, ConvTranspose, Gemm or MatMul.
+    operator: str
     #: Readable: ``1x56x56x64 -> 64, 3x3``.
     shape: str
-    #: `schedules.ConvWorkload` as JSON.
-    workload: str
+    #: Each kernel's `schedules.ConvWorkload` as JSON: one, or one for each phase of a transposed
+    #: convolution's stride; none where TVM computes it.
+    workloads: tuple[str, ...]
     family: str
     config: str
     in_layout: str
@@ -38,6 +43,12 @@ class ConvReport:
     why_layout: str
     useful_macs: int
     padded_macs: int
+    #: What the choice was estimated to take, and what limits it: arithmetic or memory. What it
+    #: would take at least, with no padding. What the next best family was estimated to take.
+    cost_us: float = 0.0
+    limit: str = ""
+    floor_us: float = 0.0
+    runner_up: str = ""
 
     @property
     def waste(self) -> float:
@@ -61,9 +72,14 @@ class BuildReport:
     build_seconds: float = 0.0
 
     @property
+    def convolutions(self) -> tuple[ConvReport, ...]:
+        """Those of `convs` that ONNX calls so."""
+        return tuple(conv for conv in self.convs if conv.operator in CONVOLUTIONS)
+
+    @property
     def tensorized(self) -> int:
         """Convolutions on tensor cores, on llvm their emulation."""
-        return sum(conv.tensor_core for conv in self.convs)
+        return sum(conv.tensor_core for conv in self.convolutions)
 
     @property
     def useful_macs(self) -> int:
@@ -81,7 +97,9 @@ class BuildReport:
         """Raises ``TypeError`` or ``KeyError`` where `data` is not what `to_json` gives."""
         known = {f.name: data[f.name] for f in fields(cls)}
         known["operators"] = tuple(OperatorReport(**item) for item in data["operators"])
-        known["convs"] = tuple(ConvReport(**item) for item in data["convs"])
+        known["convs"] = tuple(
+            ConvReport(**{**item, "workloads": tuple(item["workloads"])}) for item in data["convs"]
+        )
         return cls(**known)
 
     def __str__(self) -> str:
@@ -101,8 +119,12 @@ class BuildReport:
 
     def _headline(self) -> str:
         target = self.target + (f" {self.arch}" if self.arch else "")
-        text = f"{target}: {self.tensorized} of {len(self.convs)} convolutions on tensor cores"
-        text += " (emulated)" if self.target == "llvm" else ""
+        text = f"{target}: {self.tensorized} of {len(self.convolutions)} convolutions"
+        products = [conv for conv in self.convs if conv not in self.convolutions]
+        if products:
+            done = sum(conv.tensor_core for conv in products)
+            text += f" and {done} of {len(products)} matrix products"
+        text += " on tensor cores" + (" (emulated)" if self.target == "llvm" else "")
         if self.convs:
             wasted = 1 - self.useful_macs / self.padded_macs
             text += f", {self.useful_macs / 1e9:.2f} GMAC, {wasted:.0%} of those done is padding"

@@ -49,7 +49,7 @@ def test_trained() -> None:
     both.CopyFrom(model)
     both.graph.output.append(scores)
     exe = tvmconv.build(both, target="llvm", batch=2)
-    assert exe.report.tensorized == len(exe.report.convs) == 53
+    assert exe.report.tensorized == len(exe.report.convolutions) == 53
     report = tvmconv.compare(both, exe, feeds)
     assert len(report.outputs) == 2
     assert report.passed(BOUND), str(report)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from schedules.choose import FAMILIES
 from schedules.family import Match
-from schedules.gemm import Gemm, Reduction, Tile, gemm_index, pack_bias, pack_weight, pixel
+from schedules.gemm import Gemm, Reduction, Tile, gemm_index, pack_channels, pack_weight, pixel
 from schedules.hardware import CPU
 from schedules.workload import PACKED, ConvWorkload, Layout
 from tests.workloads import workloads
@@ -31,7 +31,8 @@ def test_gemm_rows_number_every_pixel_once(w: ConvWorkload) -> None:
     """`gemm_index` takes the places of the output's layout to (m, k), and `pixel` takes m back."""
     gemm = Gemm.of(w, Tile(16, 16, 16))
     place = np.indices(w.out_shape, sparse=True)
-    m, k = np.broadcast_arrays(*gemm_index(w, *place))
+    *g, m, k = np.broadcast_arrays(*gemm_index(w, *place))
+    k = g[0] * w.group_k + k if g else k
     n, p, q = pixel(w, m)
     for got, expected in zip((n, p, q, k), w.out_layout.element(*place), strict=True):
         np.testing.assert_array_equal(got, np.broadcast_to(expected, w.out_shape))
@@ -74,21 +75,22 @@ def test_few_channels_are_reduced_by_rows(c: int, by_rows: bool, steps: int) -> 
 def test_packed_weight_is_the_weight_where_the_gemm_looks_for_it(
     w: ConvWorkload, tile: Tile, seed: int
 ) -> None:
-    w = replace(w, groups=1)
     gemm = Gemm.of(w, tile)
-    weight = np.random.default_rng(seed).standard_normal((w.k, w.c, w.r, w.s))
+    weight = np.random.default_rng(seed).standard_normal((w.k, w.group_c, w.r, w.s))
     weight = weight.astype(np.float16)
     packed = pack_weight(w, tile, weight)
     assert packed.dtype == np.float16
     assert packed.shape == gemm.weight_shape
     assert packed.flags.c_contiguous
     # As `implicit_gemm` reads it: of every (o, i, k), padding included.
-    o, i, k = np.indices((gemm.reduction.outer, gemm.i_pad, gemm.k_pad), sparse=True)
+    extents = (w.groups, gemm.reduction.outer, gemm.i_pad, gemm.k_pad)
+    g, o, i, k = np.indices(extents, sparse=True)
     fi, fk = tile.fragment_i, tile.fragment_k
-    read = packed[o, i // fi, k // fk, i % fi, k % fk]
+    read = packed[g, o, i // fi, k // fk, i % fi, k % fk]
     r, s, c = gemm.reduction.tap(w, o, np.minimum(i, gemm.reduction.inner - 1))
-    real = (i < gemm.reduction.inner) & (k < w.k)
-    expected = np.where(real, weight[np.minimum(k, w.k - 1), c, r, s], 0)
+    real = (i < gemm.reduction.inner) & (k < w.group_k)
+    channel = g * w.group_k + np.minimum(k, w.group_k - 1)
+    expected = np.where(real, weight[channel, c, r, s], 0)
     np.testing.assert_array_equal(read, expected)
 
 
@@ -96,12 +98,12 @@ def test_packed_weight_of_a_wider_dtype_is_rounded() -> None:
     w = ConvWorkload(1, 4, 4, 16, 16, 1, 1)
     weight = np.random.default_rng(0).standard_normal((16, 16, 1, 1)).astype(np.float32)
     packed = pack_weight(w, Tile(16, 16, 16), weight)
-    np.testing.assert_array_equal(packed[0, 0, 0], weight[:, :, 0, 0].T.astype(np.float16))
+    np.testing.assert_array_equal(packed[0, 0, 0, 0], weight[:, :, 0, 0].T.astype(np.float16))
 
 
 def test_packed_bias_is_padded_with_zeros() -> None:
-    w = ConvWorkload(1, 4, 4, 16, 20, 1, 1)
-    packed = pack_bias(w, Tile(16, 32, 16), np.arange(1, 21))
+    w = ConvWorkload(1, 4, 4, 16, 20, 1, 1, out_layout=PACKED)
+    packed = pack_channels(w, np.arange(1, 21))
     assert packed.dtype == np.float32
     np.testing.assert_array_equal(packed, [*range(1, 21), *[0] * 12])
 

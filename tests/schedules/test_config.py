@@ -13,6 +13,7 @@ from schedules.direct import DirectConfig
 from schedules.errors import ConfigError
 from schedules.family import Match, Reject
 from schedules.hardware import CPU, CUDA_ARCHS, Hardware
+from schedules.wmma import FEWEST_CHANNELS
 from schedules.wmma_config import WmmaConfig
 from schedules.workload import NHWC, PACKED, ConvWorkload, Layout
 from tests.workloads import WORKLOADS
@@ -127,7 +128,8 @@ def test_default_fits(name: str, hardware: Hardware) -> None:
     w = WORKLOADS[name]
     choice = choose(w, hardware)
     check(w, choice.config, hardware)
-    assert choice.family.tensorized == (w.groups == 1)
+    grouped = w.groups == 1 or (w.group_c >= FEWEST_CHANNELS and not w.out_layout.packed)
+    assert choice.family.tensorized == grouped
     if isinstance(choice.config, WmmaConfig):
         assert not choice.config.asynchronous or hardware.has_cp_async
     # Every family before the chosen one said why not.
@@ -172,7 +174,8 @@ def test_large_convolution_gets_large_tiles_and_small_one_fills_the_chip() -> No
 @pytest.mark.parametrize(
     ("changes", "hardware", "name", "reason"),
     [
-        ({"groups": 4}, CPU, "wmma_nhwc", "4 groups: an implicit GEMM has one"),
+        ({"groups": 16}, CPU, "wmma_nhwc", "4 input channels a group"),
+        ({"groups": 4, "out_layout": PACKED}, CPU, "wmma_packed", "groups are written as NHWC"),
         ({"groups": 64}, CPU, "wmma_packed", "depthwise, one channel a sum"),
         ({}, CPU, "wmma_packed", "the output is laid out as NHWC"),
         ({"out_layout": PACKED}, CPU, "wmma_nhwc", "the output is laid out as NHWC16n16c"),

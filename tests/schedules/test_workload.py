@@ -26,7 +26,7 @@ layouts = st.one_of(st.just(NHWC), st.builds(Layout, st.integers(1, 20), st.inte
         ({"groups": 0}, "sizes are at least 1"),
         ({"stride": (0, 1)}, "sizes are at least 1"),
         ({"dilation": (1, 0)}, "sizes are at least 1"),
-        ({"padding": (0, 0, -1, 0)}, "padding at least 0"),
+        ({"padding": (-5, 0, -5, 0)}, "larger than the padded image"),
         ({"groups": 5}, "channels divide into groups"),
         ({"groups": 8}, "channels divide into groups"),
         ({"h": 2}, "larger than the padded image"),
@@ -176,9 +176,14 @@ def test_layout_that_is_none_is_refused(n: int, c: int) -> None:
 def test_epilogue_prints_what_it_does() -> None:
     assert str(Epilogue()) == "none"
     assert str(Epilogue(True, True, NHWC, Activation("relu"))) == "bias + residual + relu"
-    assert str(Epilogue(activation=Activation("clip", 0, 6))) == "clip(0, 6)"
+    assert str(Epilogue(activation=Activation("clip", (0, 6)))) == "clip(0, 6)"
 
 
 def test_unknown_activation_is_refused() -> None:
-    with pytest.raises(ValueError, match="'gelu' is not one of none, relu, clip"):
-        Activation("gelu")
+    with pytest.raises(ValueError, match="'mish' is not one of none, relu, clip"):
+        Activation("mish")
+
+
+def test_activation_has_its_parameters() -> None:
+    with pytest.raises(ValueError, match="its parameters are: low, high"):
+        Activation("clip", (6.0,))

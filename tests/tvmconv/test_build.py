@@ -30,7 +30,8 @@ def check(model: onnx.ModelProto, shape: tuple[int, ...], bound: float = BOUND) 
 def test_residual_net(batch: int, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TVMCONV_PACK", pack)
     report = check(residual_net("batch"), (batch, 3, 12, 12))
-    assert report.tensorized == len(report.convs) == 5
+    assert report.tensorized == len(report.convolutions) == 5
+    assert len(report.convs) == 6, "the classifier is a matrix product"
     packed = {conv.family for conv in report.convs if conv.out_layout == "NHWC16n16c"}
     assert packed == ({"wmma_packed"} if batch == 16 and pack == "1" else set())
     assert report.peak_activation_bytes > 0
@@ -46,9 +47,9 @@ def test_report_tells_what_became_of_every_operator() -> None:
     assert by_operator["Conv"] == "wmma_nhwc kernel"
     assert by_operator["MaxPool"] == "a kernel of TVM's"
     adds = [fate for name, fate in fates.items() if name.startswith("add")]
-    assert all(fate.startswith("in the epilogue of a convolution: conv") for fate in adds)
+    assert all(fate.startswith("in the kernel of a convolution: conv") for fate in adds)
     text = str(report)
-    assert "5 of 5 convolutions on tensor cores (emulated)" in text
+    assert "5 of 5 convolutions and 1 of 1 matrix products on tensor cores (emulated)" in text
     assert BuildReport.from_json(report.to_json()) == report
 
 
@@ -100,7 +101,7 @@ def test_residual_that_is_the_convolution_s_input() -> None:
     assert report.convs[0].epilogue == "bias + residual"
 
 
-OTHER_OPERATORS = {
+OTHER_CONVOLUTIONS = {
     "1-D": lambda g: (g.op("Conv", "input", g.constant(_normal(g, 4, 8, 3))), (1, 8, 9)),
     "3-D": lambda g: (
         g.op("Conv", "input", g.constant(_normal(g, 4, 8, 3, 3, 3))),
@@ -115,14 +116,6 @@ OTHER_OPERATORS = {
         ),
         (1, 8, 9, 9),
     ),
-    "weight computed": lambda g: (
-        g.op(
-            "Conv",
-            "input",
-            g.op("Mul", g.op("ReduceMean", "input"), g.constant(_normal(g, 4, 8, 3, 3))),
-        ),
-        (1, 8, 9, 9),
-    ),
 }
 
 
@@ -130,14 +123,25 @@ def _normal(g: Graph, *shape: int) -> Array:
     return (g.rng.standard_normal(shape) / 8).astype("f")
 
 
-@pytest.mark.parametrize("name", OTHER_OPERATORS)
-def test_convolutions_that_no_family_takes_are_left_to_tvm(name: str) -> None:
-    shape = OTHER_OPERATORS[name](Graph([1]))[1]
+@pytest.mark.parametrize("name", OTHER_CONVOLUTIONS)
+def test_convolutions_of_other_kinds_are_tensorized(name: str) -> None:
+    shape = OTHER_CONVOLUTIONS[name](Graph([1]))[1]
     g = Graph(shape)
-    y, _ = OTHER_OPERATORS[name](g)
+    y, _ = OTHER_CONVOLUTIONS[name](g)
     report = check(g.model(y), shape)
+    assert report.tensorized == len(report.convolutions)
     fates = [one.fate for one in report.operators if one.name == y]
-    assert fates[0].startswith("a kernel of TVM's")
+    assert fates == ["wmma_nhwc kernel"]
+
+
+@pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
+def test_computed_weights_are_left_to_tvm(operator: str) -> None:
+    g = Graph([1, 8, 9, 9])
+    weight = g.op("Mul", g.op("ReduceMean", "input"), g.constant(_normal(g, 8, 8, 3, 3)))
+    y = g.op(operator, "input", weight)
+    report = check(g.model(y), (1, 8, 9, 9))
+    assert [one.fate for one in report.operators if one.name == y] == ["a kernel of TVM's"]
+    assert "weights are computed" in report.convs[0].why_family
 
 
 def test_not_a_number_is_not_hidden() -> None:
@@ -161,7 +165,7 @@ def test_equal_filters_keep_their_names() -> None:
     right = g.op("Conv", g.op("Tanh", "input"), weight, pads=[1, 1, 1, 1], name="two")
     y = g.op("Concat", g.op("Sigmoid", right), g.op("Relu", left), axis=1)
     report = check(g.model(y), (1, 8, 8, 8))
-    assert {conv.name: conv.epilogue for conv in report.convs} == {"one": "relu", "two": "none"}
+    assert {conv.name: conv.epilogue for conv in report.convs} == {"one": "relu", "two": "sigmoid"}
 
 
 def test_convolution_with_an_empty_bias_name() -> None:
@@ -176,9 +180,8 @@ def test_every_convolution_is_in_the_report() -> None:
     report = check(
         g.model(g.op("Conv", "input", g.constant(_normal(g, 4, 8, 3, 3, 3)))), (1, 8, 5, 6, 7)
     )
-    assert (report.tensorized, len(report.convs)) == (0, 1)
-    assert "0 of 1 convolutions on tensor cores" in str(report)
-    assert "a 3-D convolution: families take 2-D" in str(report)
+    assert (report.tensorized, len(report.convs)) == (1, 1)
+    assert "1 of 1 convolutions on tensor cores" in str(report)
     assert report.convs[0].useful_macs == 4 * 3 * 4 * 5 * 8 * 27
 
 
@@ -223,10 +226,11 @@ def test_depthwise_and_grouped_say_why_they_are_direct() -> None:
     x = g.op("Relu", g.conv("input", 16, 16, group=16))
     x = g.conv(x, 16, 32, 1)
     x = g.conv(x, 32, 32, group=4)
+    x = g.conv(x, 32, 32, group=8)
     report = check(g.model(x), (1, 16, 9, 9))
-    assert [conv.family for conv in report.convs] == ["direct", "wmma_nhwc", "direct"]
+    assert [conv.family for conv in report.convs] == ["direct", "wmma_nhwc", "wmma_nhwc", "direct"]
     assert "depthwise" in report.convs[0].why_family
-    assert "4 groups" in report.convs[2].why_family
+    assert "4 input channels a group" in report.convs[3].why_family
 
 
 def test_concat_and_pooling_follow_in_fp16() -> None:

@@ -1,8 +1,9 @@
-"""Replace each marked convolution by its scheduled kernel, and settle who computes in fp16.
+"""Replace each region by its kernels, and settle who computes in fp16.
 
-Before:  y = fused_tvmconv_conv2d(x, residual)                      # fp32
+Before:  y = conv2d(x, weight); y = add(y, bias); y = relu(y)       # fp32
 After:   h = call_tir(conv, (x16, weight16, bias, residual16)); y = astype(h, float32)
-Requires: a plan for every marked call
+         and where several kernels write one tensor, each after the first is call_tir_inplace
+Requires: a plan for every region
 Formula: convolutions take fp16 and give fp16 (fp32 to readers that compute in fp32); operators
          that only move or compare values follow their input; everything else computes in fp32,
          its casts fused into it by FuseOps. A cast up and down again is never emitted.
@@ -10,6 +11,7 @@ Formula: convolutions take fp16 and give fp16 (fp32 to readers that compute in f
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import tvm
@@ -17,9 +19,12 @@ from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from schedules.choose import Choice
+from schedules.gemm import pack_channels
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
-from tvmconv.passes.plan import FOLLOWS_INPUT, Plan, PlannedConv
+from tvmconv.passes.dataflow import shape
+from tvmconv.passes.plan import Plan, PlannedConv, PlannedKernel
+from tvmconv.passes.readers import FOLLOWS_INPUT
 
 
 @mutator
@@ -28,28 +33,97 @@ class _Lower(PyExprMutator):
         super().__init__(mod)
         self.plan = plan
         self.kernels: dict[tuple[ConvWorkload, Any, Hardware], tvm.ir.GlobalVar] = {}
+        #: The tensor of each variable that kernels write, as far as it is written; and how many
+        #: convolutions are still to write to it.
+        self.buffers: dict[relax.Var, relax.Expr] = {}
+        self.waiting = Counter(planned.place.buffer for planned in plan.values())
+
+    def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        planned = self.plan.get(binding.var)
+        if planned is not None:
+            self._conv(planned)
+            self.waiting[planned.place.buffer] -= 1
+        if binding.var in self.buffers:
+            binding = relax.VarBinding(binding.var, self._finished(binding.var))
+        elif planned is not None:
+            return  # written into a tensor whose variable is still to come
+        super().visit_var_binding_(binding)
+
+    def _finished(self, var: relax.Var) -> relax.Expr:
+        """What the kernels wrote, in the shape and dtype that readers of `var` expect."""
+        assert self.waiting[var] == 0, "a tensor is read before it is written"
+        value = self.buffers[var]
+        if len(shape(value)) == 6:  # packed: back to NHWC, for those who do not read it so
+            value = self.builder_.emit(relax.op.permute_dims(value, (0, 4, 1, 2, 3, 5)))
+        if shape(value) != shape(var):
+            value = self.builder_.emit(relax.op.reshape(value, shape(var)))
+        return value if value.ty.dtype == var.ty.dtype else relax.op.astype(value, var.ty.dtype)
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
-        planned = self.plan.get(call)
-        if planned is not None:
-            return self._conv(call, planned)
-        if getattr(call.op, "name", "") in FOLLOWS_INPUT:
+        op = getattr(call.op, "name", "")
+        if op in FOLLOWS_INPUT:
             halves = [self._existing_half(arg) for arg in call.args]
             if all(half is not None for half in halves):
                 return self._widened(relax.Call(call.op, halves, call.attrs), call)
+        if op == "relax.nn.conv2d_transpose":
+            return self._transposed(super().visit_call_(call))
         return super().visit_call_(call)
 
-    def _conv(self, call: relax.Call, planned: PlannedConv) -> relax.Expr:
-        choice, region = planned.choice, planned.region
+    def _transposed(self, call: relax.Call) -> relax.Expr:
+        """One with computed weights, in NCHW: the only layout that TVM can legalise."""
+        x = self.builder_.emit(relax.op.permute_dims(call.args[0], (0, 3, 1, 2)))
+        attributes = call.attrs
+        y = relax.op.nn.conv2d_transpose(
+            x,
+            call.args[1],
+            attributes.strides,
+            attributes.padding,
+            attributes.output_padding,
+            attributes.dilation,
+            attributes.groups,
+        )
+        return relax.op.permute_dims(self.builder_.emit(y), (0, 2, 3, 1))
+
+    def _conv(self, planned: PlannedConv) -> None:
+        """Emits the kernels of a region."""
+        region = planned.region
+        w = planned.kernels[0].choice.workload
+        x, residual = self._operand(region.x, w.in_shape), None
+        if region.residual is not None:
+            residual = self._operand(region.residual, w.residual_shape)
+        for kernel in planned.kernels:
+            self._write(planned, kernel, x, residual)
+
+    def _operand(self, arg: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
+        """What `arg` is, in fp16 and the shape that a kernel reads."""
+        written = self.buffers.get(arg) if isinstance(arg, relax.Var) else None
+        if written is not None and shape(written) == expected and written.ty.dtype == "float16":
+            return written
+        half = self._half(arg)
+        if shape(half) == expected:
+            return half
+        return self.builder_.emit(relax.op.reshape(half, expected))
+
+    def _write(
+        self, planned: PlannedConv, kernel: PlannedKernel, x: relax.Expr, residual: Any
+    ) -> None:
+        """Emits one kernel, which writes all of its buffer or one part more of it."""
+        region, choice = planned.region, kernel.choice
         w = choice.workload
-        weight, bias = choice.family.pack(w, choice.config, region.weight, region.bias)
-        args = [self._half(call.args[region.x_argument]), relax.const(weight)]
-        if bias is not None:
-            args.append(relax.const(bias))
-        if region.residual_argument is not None:
-            args.append(self._half(call.args[region.residual_argument]))
-        out = relax.TensorType(w.out_shape, w.epilogue.out_dtype)
-        return self._widened(relax.call_tir(self._kernel(choice), args, out), call)
+        args = [x, relax.const(choice.family.pack(w, choice.config, kernel.weight))]
+        for values in (region.bias, region.slope):
+            if values is not None:
+                args.append(relax.const(pack_channels(w, values)))
+        if residual is not None:
+            args.append(residual)
+        out = relax.TensorType(w.buffer_shape, w.epilogue.out_dtype)
+        function, buffer = self._kernel(choice), planned.place.buffer
+        if buffer in self.buffers:
+            args.append(self.buffers[buffer])
+            call = relax.op.call_tir_inplace(function, args, [len(args) - 1], out)
+        else:
+            call = relax.call_tir(function, args, out)
+        self.buffers[buffer] = self.builder_.emit(call)
 
     def _kernel(self, choice: Choice) -> tvm.ir.GlobalVar:
         """The scheduled function, made once for all convolutions that are alike."""

@@ -1,30 +1,37 @@
-"""Decide, for every marked convolution, its layouts and its schedule.
-
-No tensor is ever converted by a kernel of its own: the gather of an implicit GEMM reads, and its
-epilogue writes, whichever layout it is told. So the rule is short. Every activation is NHWC,
-which all operators read. With the knob TVMCONV_PACK it is packed (NHWC16n16c) if its producer and
-all its readers are tensorized convolutions and its batch and channels are whole blocks. That is
-not the default because it was slower wherever it was measured, on a ResNet-18: on an H200 by 17 %
-at batch 16 and by 10 % at batch 128, on a CPU by 13 % at batch 16.
-"""
+"""Decide, for every region, where it writes, in which layout, and by which schedule."""
 
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
-from schedules.choose import Choice, choose
+from schedules.choose import Choice, Estimate, choose
+from schedules.cost import conv_cost
 from schedules.hardware import Hardware
-from schedules.workload import NHWC, PACKED, ConvWorkload, Epilogue, Layout
-from tvmconv import knobs
+from schedules.workload import NHWC
 from tvmconv.errors import ModelError
-from tvmconv.passes.regions import COMPOSITE, Region, read_region
+from tvmconv.passes.channel_shuffle import shuffled
+from tvmconv.passes.concat_in_place import Place, concat_places
+from tvmconv.passes.dataflow import Dataflow
+from tvmconv.passes.layouts import PLAIN, Chosen, choose_layouts
+from tvmconv.passes.readers import out_dtype
+from tvmconv.passes.regions import Region
+from tvmconv.passes.workloads import workloads
+
+
+@dataclass(frozen=True)
+class PlannedKernel:
+    """One kernel: how it computes, and its weight (K, C/groups, R, S)."""
+
+    choice: Choice
+    weight: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -33,158 +40,87 @@ class PlannedConv:
 
     name: str
     region: Region
-    choice: Choice
-    #: Why the output has its layout.
-    layout_reason: str
+    place: Place
+    #: More than one for a transposed convolution.
+    kernels: tuple[PlannedKernel, ...]
+    #: The output's layout, and why.
+    layout: Chosen
+
+    @property
+    def shape(self) -> str:
+        """Readable, as of a `ConvWorkload`."""
+        if not self.region.transposed:
+            return str(self.kernels[0].choice.workload)
+        region = self.region
+        n, h, w, c = region.x_shape
+        r, s = region.weight.shape[2:]
+        p, q = region.pixels
+        return f"{n}x{h}x{w}x{c} -> {p}x{q}x{region.k}, {r}x{s} transposed, stride {region.stride}"
 
 
-#: The calls of marked functions in `main`, and what was decided for each.
-Plan = dict[relax.Call, PlannedConv]
+#: By the variable that each computes.
+Plan = dict[relax.Var, PlannedConv]
 
 
-def plan(mod: tvm.IRModule, hardware: Hardware) -> Plan:
-    """Decides for every marked convolution of `mod`. Raises `ModelError` for one that is none."""
-    calls = {binding.var: binding.value for binding in _marked(mod)}
-    regions = {var: read_region(mod[call.op]) for var, call in calls.items()}
-    readers = _readers(mod)
-    layouts = {var: _layout(var, regions, readers) for var in calls}
+def plan(
+    mod: tvm.IRModule,
+    regions: Mapping[relax.Var, Region],
+    hardware: Hardware,
+    estimate: Estimate = conv_cost,
+) -> Plan:
+    """Decides for every region of `mod`, so that `estimate` gives the least sum.
+
+    Raises `ModelError` for a region that is no convolution.
+    """
+    flow = Dataflow.of(mod)
+    places = {var: Place(var, 0, region.k) for var, region in regions.items()}
+    places |= concat_places(regions, flow)
+    places = {var: shuffled(place, flow) for var, place in places.items()}
+    for var, region in regions.items():
+        _check(region, places[var])
+    layouts = choose_layouts(regions, places, flow, hardware, estimate)
     decided: Plan = {}
-    for var, call in calls.items():
-        region = regions[var]
-        read = [layouts.get(arg, (NHWC, ""))[0] for arg in call.args]
-        try:
-            w = _workload(region, read, layouts[var][0], _out_dtype(var, regions, readers))
-        except ValueError as error:
-            raise ModelError(
-                f"conv {region.name!r} can't be computed",
-                note=str(error),
-                hint="is the image of the size that the model expects?",
-            ) from error
-        _check_range(region, w)
-        decided[call] = PlannedConv(region.name, region, choose(w, hardware), layouts[var][1])
+    for var, region in regions.items():
+        x, residual = (
+            layouts.get(one, PLAIN).layout if isinstance(one, relax.Var) else NHWC
+            for one in (region.x, region.residual)
+        )
+        dtype = out_dtype(places[var].buffer, regions, flow)
+        kernels = tuple(
+            PlannedKernel(choose(w, hardware, estimate), weight)
+            for w, weight in workloads(region, places[var], x, residual, layouts[var].layout, dtype)
+        )
+        for kernel in kernels:
+            _check_range(region, kernel)
+        decided[var] = PlannedConv(region.name, region, places[var], kernels, layouts[var])
     return decided
 
 
-def _check_range(region: Region, w: ConvWorkload) -> None:
+def _check(region: Region, place: Place) -> None:
+    """Raises `ModelError` for a region whose numbers are no convolution's."""
+    try:
+        workloads(region, place, NHWC, NHWC, NHWC, "float16")
+    except ValueError as error:
+        raise ModelError(
+            f"conv {region.name!r} can't be computed",
+            note=str(error),
+            hint="is the image of the size that the model expects?",
+        ) from error
+
+
+def _check_range(region: Region, kernel: PlannedKernel) -> None:
     """Raises `ModelError` for weights that fp16, or indices that 32 bits can't hold."""
-    largest = float(np.abs(region.weight).max())
+    largest = float(np.abs(kernel.weight).max())
     if not largest <= np.finfo(np.float16).max:
         raise ModelError(
             f"conv {region.name!r} has a weight of magnitude {largest:g}, too large for fp16",
             note="batch norms and scales are folded into weights first",
             hint="there is no other precision yet",
         )
-    elements = max(math.prod(w.in_shape), math.prod(w.out_shape))
+    w = kernel.choice.workload
+    elements = max(math.prod(w.in_shape), math.prod(w.buffer_shape))
     if elements >= 2**31:
         raise ModelError(
             f"conv {region.name!r} reads or writes {elements} elements, past 32-bit indices",
             hint="build with a smaller batch",
         )
-
-
-def _bindings(mod: tvm.IRModule) -> Iterator[relax.VarBinding]:
-    for block in mod["main"].body.blocks:
-        yield from block.bindings
-
-
-def _marked(mod: tvm.IRModule) -> Iterator[relax.VarBinding]:
-    """Bindings of `main` that call a marked function."""
-    for binding in _bindings(mod):
-        call = binding.value
-        if isinstance(call, relax.Call) and isinstance(call.op, tvm.ir.GlobalVar):
-            function = mod[call.op]
-            if function.attrs and function.attrs.get("Composite") == COMPOSITE:
-                yield binding
-
-
-def _readers(mod: tvm.IRModule) -> dict[relax.Var, list[tuple[relax.Var, str]]]:
-    """Who reads each variable: the variable bound, and what kind of reader it is."""
-    readers: dict[relax.Var, list[tuple[relax.Var, str]]] = defaultdict(list)
-    for binding in _bindings(mod):
-        value = binding.value
-        kind = getattr(value.op, "name", "") if isinstance(value, relax.Call) else "a tuple"
-        for used in relax.analysis.free_vars(value):
-            readers[used].append((binding.var, kind))
-    for used in relax.analysis.free_vars(mod["main"].body.body):
-        readers[used].append((used, "the network's output"))
-    return readers
-
-
-def _tensorized(region: Region) -> bool:
-    return region.groups == 1
-
-
-def _layout(
-    var: relax.Var,
-    regions: dict[relax.Var, Region],
-    readers: dict[relax.Var, list[tuple[relax.Var, str]]],
-) -> tuple[Layout, str]:
-    """The layout of a convolution's output, and why."""
-    if not knobs.pack():
-        return NHWC, "what every operator reads"
-    batch, channels = regions[var].x_shape[0], regions[var].weight.shape[0]
-    if batch % PACKED.n:
-        return NHWC, f"a batch of {batch} is no multiple of {PACKED.n}"
-    if channels % PACKED.c:
-        return NHWC, f"{channels} channels are no multiple of {PACKED.c}"
-    if not _tensorized(regions[var]):
-        return NHWC, "not written by a tensorized convolution"
-    for reader, kind in readers[var]:
-        if reader is var or reader not in regions:
-            return NHWC, f"read by {kind.rpartition('.')[2]}"
-        if not _tensorized(regions[reader]):
-            return NHWC, "read by a convolution that is not tensorized"
-    return PACKED, "read by tensorized convolutions only"
-
-
-#: Operators that only move or compare values, and so give in fp16 just what they give in fp32.
-FOLLOWS_INPUT = (
-    "relax.nn.max_pool2d",
-    "relax.nn.relu",
-    "relax.maximum",
-    "relax.minimum",
-    "relax.concat",
-    "relax.permute_dims",
-    "relax.reshape",
-)
-
-
-def _out_dtype(
-    var: relax.Var,
-    regions: dict[relax.Var, Region],
-    readers: dict[relax.Var, list[tuple[relax.Var, str]]],
-) -> str:
-    """fp16 where somebody reads the result so; fp32, unrounded, where nobody does."""
-    for reader, kind in readers[var]:
-        if reader in regions or kind in FOLLOWS_INPUT:
-            return "float16"
-    return "float32"
-
-
-def _workload(region: Region, read: list[Layout], out: Layout, out_dtype: str) -> ConvWorkload:
-    residual = region.residual_argument
-    n, h, w, c = region.x_shape
-    k, _, r, s = region.weight.shape
-    epilogue = Epilogue(
-        bias=region.bias is not None,
-        residual=residual is not None,
-        residual_layout=NHWC if residual is None else read[residual],
-        activation=region.activation,
-        out_dtype=out_dtype,
-    )
-    return ConvWorkload(
-        n,
-        h,
-        w,
-        c,
-        k,
-        r,
-        s,
-        stride=region.stride,
-        padding=region.padding,
-        dilation=region.dilation,
-        groups=region.groups,
-        in_layout=read[region.x_argument],
-        out_layout=out,
-        epilogue=epilogue,
-    )

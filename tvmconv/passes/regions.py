@@ -1,175 +1,166 @@
-"""Mark each convolution together with what its epilogue can do.
+"""Find each convolution together with all that its kernel can do.
 
-Before:  y = conv2d(x, weight); y = add(y, bias); y = add(y, residual); y = relu(y)
-         (or, for a clip, y = minimum(maximum(y, low), high))
-After:   y = fused_tvmconv_conv2d(x, residual), a function of its own that holds those bindings
-Requires: NHWC activations, OHWI weights, both weight and bias constant, batch norms folded; what
-          is absorbed has no other user, and the residual has the convolution's own shape
-Formula: y = activation(conv2d(x, weight) + bias + residual), the `Epilogue` of schedules
+Before:  y = conv2d(pad(x), weight); y = batch norm, bias; y = add(y, residual); y = relu(y)
+After:   the same bindings, and a `Region` that says all of it; `lower_convs` puts a kernel in
+         the place of the last of them, and what nobody reads any more goes
+Requires: NHWC activations, constant weights; whatever is absorbed has no other reader
+Formula: y = activation(conv(x, weight) + bias + residual), the `Epilogue` of schedules
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
-from tvm.relax.dpl import DFPattern, is_const, is_op, wildcard
-from tvm.relax.transform import FusionPattern, PatternCheckContext
 
-from schedules.workload import Activation
+from schedules.activations import IDENTITY, Activation
+from tvmconv.passes.absorb_activation import activation_after
+from tvmconv.passes.absorb_pad import pad_before
+from tvmconv.passes.absorb_residual import residual_after
+from tvmconv.passes.absorb_scale import scale_after
+from tvmconv.passes.dataflow import Dataflow, constant, shape
 
-COMPOSITE = "tvmconv.conv2d"
-
-
-#: Attribute of a marked function: the ONNX node that it was.
-NODE = "tvmconv.node"
-
-#: The weight of every conv2d of a module, with the ONNX node that it was.
-Named = list[tuple[relax.Expr, str]]
-
-
-def mark_regions(mod: tvm.IRModule, names: Sequence[str]) -> tvm.IRModule:
-    """The module with its convolutions marked.
-
-    names: the ONNX nodes that became conv2d, in the order of the graph. A call is known again by
-    its weight: FuseOpsByPattern makes new calls as it goes, but keeps the constants, and
-    `fold_layouts` has given every call one of its own.
-    """
-    weights = [
-        binding.value.args[1]
-        for block in mod["main"].body.blocks
-        for binding in block.bindings
-        if isinstance(binding.value, relax.Call)
-        and getattr(binding.value.op, "name", "") == "relax.nn.conv2d"
-    ]
-    named = list(zip(weights, names, strict=True))
-    return relax.transform.FuseOpsByPattern(_patterns(named), bind_constants=True)(mod)
-
-
-def _patterns(named: Named) -> list[FusionPattern]:
-    """Larger ones come first, so that an epilogue is taken as a whole."""
-    return [
-        _pattern(named, activation, residual, bias)
-        for activation in ("relu", "clip", None)
-        for residual in ("right", "left", None)
-        for bias in (True, False)
-    ]
-
-
-def _pattern(
-    named: Named, activation: str | None, residual: str | None, bias: bool
-) -> FusionPattern:
-    parts: dict[str, DFPattern] = {"x": wildcard(), "weight": is_const()}
-    y = parts["conv"] = is_op("relax.nn.conv2d")(parts["x"], parts["weight"])
-    if bias:
-        parts["bias"] = is_const()
-        y = parts["biased"] = is_op("relax.add")(y, parts["bias"])
-    if residual:
-        other = parts["residual"] = wildcard()
-        operands = (y, other) if residual == "right" else (other, y)
-        y = parts["added"] = is_op("relax.add")(*operands)
-    if activation == "relu":
-        y = is_op("relax.nn.relu")(y)
-    elif activation == "clip":
-        parts["low"], parts["high"] = is_const(), is_const()
-        raised = parts["raised"] = is_op("relax.maximum")(y, parts["low"])
-        y = is_op("relax.minimum")(raised, parts["high"])
-
-    def node(found: Mapping[str, relax.Expr]) -> dict[str, str]:
-        return {NODE: next(name for weight, name in named if weight.same_as(found["weight"]))}
-
-    return FusionPattern(COMPOSITE, y, parts, _check, node)
-
-
-def _check(context: PatternCheckContext) -> bool:
-    """Whether the epilogue can do what the pattern found."""
-    parts = context.annotated_expr
-    shape = [int(size) for size in parts["conv"].ty.shape]
-    if "bias" in parts and [int(d) for d in parts["bias"].ty.shape] != [1, 1, 1, shape[3]]:
-        return False
-    if "residual" in parts:
-        residual = parts["residual"]
-        if isinstance(residual, tvm.ir.GenericConst):
-            return False
-        if [int(size) for size in residual.ty.shape] != shape:
-            return False
-    if any(parts[bound].ty.ndim for bound in ("low", "high") if bound in parts):
-        return False
-    # What somebody else reads has to be there: only the last of the chain is.
-    between = [parts[name] for name in ("conv", "biased", "added", "raised") if name in parts]
-    between = [value for value in between if not value.same_as(context.matched_expr)]
-    variables = [context.value_to_bound_var[value] for value in between]
-    if any(one.same_as(parts.get("residual")) for one in (*between, *variables)):
-        return False  # y + y
-    return all(len(context.var_usages[variable]) == 1 for variable in variables)
+#: What a region is made of, besides what it absorbs.
+ANCHORS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
 
 
 @dataclass(frozen=True)
 class Region:
-    """A marked convolution: its ONNX node, its attributes and constants, as numbers.
+    """A convolution and what was absorbed into it, as numbers.
 
-    weight (K, C/groups, R, S) and bias (K,) as the model has them after folding.
+    x (N, H, W, C), of a matrix product (M, 1, 1, C). weight (K, C/groups, R, S), or transposed
+    (C, K/groups, R, S); bias and slope (K,); all with scales folded in. Padding (top, left,
+    bottom, right).
     """
 
+    #: The ONNX node that it was, and its operator in Relax.
     name: str
+    op: str
+    x: relax.Expr
     x_shape: tuple[int, int, int, int]
+    #: The last variable of what was absorbed, which the kernel computes.
+    output: relax.Var
     weight: NDArray[Any]
-    stride: tuple[int, int]
-    padding: tuple[int, int, int, int]
-    dilation: tuple[int, int]
-    groups: int
-    bias: NDArray[Any] | None
-    #: Positions of x and of the residual among the function's arguments.
-    x_argument: int
-    residual_argument: int | None
-    activation: Activation
+    #: Rows and columns of the output.
+    pixels: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+    bias: NDArray[Any] | None = None
+    residual: relax.Var | None = None
+    residual_last: bool = False
+    activation: Activation = IDENTITY
+    slope: NDArray[Any] | None = None
+
+    @property
+    def transposed(self) -> bool:
+        return self.op == "relax.nn.conv2d_transpose"
+
+    @property
+    def k(self) -> int:
+        return self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0]
+
+    @property
+    def linear(self) -> bool:
+        """Whether nothing but the sum, its scale and its bias is in it so far."""
+        return self.residual is None and self.activation.kind == "none"
 
 
-def read_region(function: relax.Function) -> Region:
-    """What a function marked by `mark_regions` computes."""
-    position = {parameter: i for i, parameter in enumerate(function.params)}
-    fields: dict[str, Any] = {
-        "name": str(function.attrs[NODE]),
-        "bias": None,
-        "residual_argument": None,
-        "activation": Activation(),
-    }
-    for binding in function.body.blocks[0].bindings:
-        call = binding.value
-        name = call.op.name
-        if name == "relax.nn.conv2d":
-            x, weight = call.args
-            fields["x_argument"] = position[x]
-            fields["x_shape"] = tuple(int(size) for size in x.ty.shape)
-            fields["weight"] = weight.value.numpy().transpose(0, 3, 1, 2)
-            fields |= _attributes(call.attrs)
-        elif name == "relax.add":
-            constants = [arg for arg in call.args if isinstance(arg, tvm.ir.GenericConst)]
-            if constants:
-                fields["bias"] = constants[0].value.numpy().reshape(-1)
-            else:
-                (residual,) = (position[arg] for arg in call.args if arg in position)
-                fields["residual_argument"] = residual
-        elif name == "relax.nn.relu":
-            fields["activation"] = Activation("relu")
-        elif name == "relax.maximum":
-            low = float(call.args[1].value.numpy())
-        elif name == "relax.minimum":
-            fields["activation"] = Activation("clip", low, float(call.args[1].value.numpy()))
-        else:
-            raise AssertionError(f"{name} is in no pattern")
-    return Region(**fields)
+#: Each gives the region with one thing more in it, or None.
+RULES: tuple[Callable[[Region, Dataflow], Region | None], ...] = (
+    scale_after,
+    residual_after,
+    activation_after,
+)
 
 
-def _attributes(attributes: Any) -> dict[str, Any]:
-    padding = tuple(int(size) for size in attributes.padding)
-    return {
-        "stride": tuple(int(size) for size in attributes.strides),
-        "padding": padding,
-        "dilation": tuple(int(size) for size in attributes.dilation),
-        "groups": int(attributes.groups),
-    }
+def anchors(mod: tvm.IRModule) -> list[relax.Expr]:
+    """The weights of all that could become a region, in the order of the graph: what they are
+    known by, as other passes make new calls but keep the constants."""
+    flow = Dataflow.of(mod)
+    return [
+        value.args[1]
+        for var, value in flow.values.items()
+        if flow.op(var) in ANCHORS and (flow.op(var) != "relax.matmul" or _is_linear(value))
+    ]
+
+
+def find_regions(
+    mod: tvm.IRModule, named: Sequence[tuple[relax.Expr, str]]
+) -> dict[relax.Var, Region]:
+    """Every convolution of `mod` with constant weights, by the variable that it computes.
+
+    named: weights, as `anchors` gives them, with the ONNX node of each.
+    """
+    flow = Dataflow.of(mod)
+    found = {}
+    # A sum of two convolutions is the residual of the first; the other then ends before it.
+    taken: set[relax.Var] = set()
+    for var, value in flow.values.items():
+        if flow.op(var) not in ANCHORS or constant(value.args[1]) is None:
+            continue
+        if flow.op(var) == "relax.matmul" and not _is_linear(value):
+            continue
+        name = next(name for weight, name in named if weight.same_as(value.args[1]))
+        region = grow(_anchor(name, flow.op(var), var, value), flow, taken)
+        found[region.output] = region
+    return found
+
+
+def grow(region: Region, flow: Dataflow, taken: set[relax.Var]) -> Region:
+    """The region with all that the rules let it absorb and no other region has taken; what it
+    absorbs is taken then."""
+    region = pad_before(region, flow)
+    while (larger := _absorbed(region, flow)) is not None and larger.output not in taken:
+        region = larger
+        taken.add(region.output)
+    return region
+
+
+def _absorbed(region: Region, flow: Dataflow) -> Region | None:
+    for rule in RULES:
+        larger = rule(region, flow)
+        if larger is not None:
+            return larger
+    return None
+
+
+def _is_linear(call: relax.Call) -> bool:
+    """Whether a matmul is of a constant matrix, which makes it a 1x1 convolution."""
+    weight = constant(call.args[1])
+    return weight is not None and weight.ndim == 2 and len(shape(call.args[0])) >= 2
+
+
+def _anchor(name: str, op: str, var: relax.Var, call: relax.Call) -> Region:
+    weight = call.args[1].value.numpy()
+    x_shape = shape(call.args[0])
+    if op == "relax.matmul":
+        rows = math.prod(x_shape[:-1])
+        matrix = weight.T[:, :, None, None]
+        return Region(name, op, call.args[0], (rows, 1, 1, x_shape[-1]), var, matrix, (1, 1))
+    attributes = call.attrs
+    n, h, w, c = x_shape
+    _, p, q, _ = shape(call)
+    stride_h, stride_w = map(int, attributes.strides)
+    top, left, bottom, right = map(int, attributes.padding)
+    dilation_h, dilation_w = map(int, attributes.dilation)
+    region = Region(
+        name,
+        op,
+        call.args[0],
+        (n, h, w, c),
+        var,
+        weight,
+        (p, q),
+        stride=(stride_h, stride_w),
+        padding=(top, left, bottom, right),
+        dilation=(dilation_h, dilation_w),
+        groups=int(attributes.groups),
+    )
+    return region if region.transposed else replace(region, weight=weight.transpose(0, 3, 1, 2))

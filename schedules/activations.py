@@ -1,0 +1,154 @@
+"""The pointwise functions that can end an epilogue: one table, one formula each, two readers.
+
+A formula is written over a namespace of operations: as TVM expressions it is compiled into
+kernels, in NumPy it is what a function found in a graph is compared with. Parameters and
+formulas are ONNX's: https://onnx.ai/onnx/operators. Kernels compute them in fp32, with comparisons
+that a NaN fails, because maximum and minimum would hide it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+
+
+class TvmMath:
+    """Operations on fp32 TVM expressions."""
+
+    exp, tanh, erf = staticmethod(tirx.exp), staticmethod(tirx.tanh), staticmethod(tirx.erf)
+    select = staticmethod(tirx.Select)
+
+    @staticmethod
+    def real(value: float) -> Any:
+        return tirx.const(value, "float32")
+
+
+class NumpyMath:
+    """The same on float64 arrays."""
+
+    exp, tanh, select = staticmethod(np.exp), staticmethod(np.tanh), staticmethod(np.where)
+    erf, real = staticmethod(np.vectorize(math.erf)), staticmethod(float)
+
+
+def _clip(m: Any, x: Any, low: Any, high: Any) -> Any:
+    x = m.select(x < low, low, x)
+    return m.select(x > high, high, x)
+
+
+def _leaky(m: Any, x: Any, alpha: Any) -> Any:
+    return m.select(x < m.real(0), x * alpha, x)
+
+
+def _sigmoid(m: Any, x: Any) -> Any:
+    return m.real(1) / (m.real(1) + m.exp(m.real(0) - x))
+
+
+def _hard_sigmoid(m: Any, x: Any, alpha: Any, beta: Any) -> Any:
+    return _clip(m, x * alpha + beta, m.real(0), m.real(1))
+
+
+def _hard_swish(m: Any, x: Any) -> Any:
+    return x * _hard_sigmoid(m, x, m.real(1 / 6), m.real(0.5))
+
+
+def _gelu(m: Any, x: Any) -> Any:
+    return x * m.real(0.5) * (m.real(1) + m.erf(x * m.real(math.sqrt(0.5))))
+
+
+#: Past all that fp16 holds, where a function that has bounds has reached them.
+FAR = 1e9
+
+
+@dataclass(frozen=True)
+class Formula:
+    """What it does to x, given a namespace and its parameters; and how these are read off a
+    function f known to be of this kind."""
+
+    apply: Callable[..., Any]
+    parameters: tuple[str, ...] = ()
+    fit: Callable[[Callable[[float], float]], tuple[float, ...]] = lambda f: ()
+
+
+def _finite(value: float) -> float:
+    """The bound as fp32 can hold it: a clip with one bound has the largest number as the other."""
+    most = float(np.finfo(np.float32).max)
+    return float(np.clip(value, -most, most))
+
+
+#: By kind. "prelu" takes its slope from a tensor, one for each channel.
+FORMULAS = {
+    "none": Formula(lambda m, x: x),
+    "relu": Formula(lambda m, x: m.select(x < m.real(0), m.real(0), x)),
+    "clip": Formula(_clip, ("low", "high"), lambda f: (_finite(f(-np.inf)), _finite(f(np.inf)))),
+    "leaky_relu": Formula(_leaky, ("alpha",), lambda f: (-f(-1.0),)),
+    "prelu": Formula(_leaky),
+    "sigmoid": Formula(_sigmoid),
+    "hard_sigmoid": Formula(
+        _hard_sigmoid, ("alpha", "beta"), lambda f: ((f(0.125) - f(-0.125)) * 4, f(0.0))
+    ),
+    "hard_swish": Formula(_hard_swish),
+    "silu": Formula(lambda m, x: x * _sigmoid(m, x)),
+    "tanh": Formula(lambda m, x: m.tanh(x)),
+    "gelu": Formula(_gelu),
+}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """A function out of `FORMULAS`. Raises ``ValueError`` for one that is not there."""
+
+    kind: str = "none"
+    parameters: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        formula = FORMULAS.get(self.kind)
+        if formula is None:
+            raise ValueError(f"activation {self.kind!r} is not one of {', '.join(FORMULAS)}")
+        if len(self.parameters) != len(formula.parameters):
+            named = ", ".join(formula.parameters) or "none"
+            raise ValueError(f"{self.kind} has {self.parameters}, its parameters are: {named}")
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{value:g}" for value in self.parameters)
+        return f"{self.kind}({listed})" if listed else self.kind
+
+    def apply(self, x: Any, slope: Any = None) -> Any:
+        """The function of an fp32 TVM expression; slope: of this channel, for a "prelu"."""
+        return self._apply(TvmMath, x, [] if self.kind != "prelu" else [slope])
+
+    def numpy(self, x: Any) -> Any:
+        """The function of a float64 array."""
+        return self._apply(NumpyMath, x, [])
+
+    def _apply(self, m: Any, x: Any, slope: list[Any]) -> Any:
+        parameters = [m.real(value) for value in self.parameters]
+        return FORMULAS[self.kind].apply(m, x, *parameters, *slope)
+
+
+IDENTITY = Activation()
+
+#: Where two functions are compared: around zero, and as far as fp16 goes and beyond.
+PROBES = np.concatenate(
+    [sign * np.geomspace(1e-4, FAR, 120) for sign in (-1, 1)] + [np.linspace(-8, 8, 129)]
+)
+
+
+def recognise(f: Callable[[Any], Any]) -> Activation | None:
+    """The activation that is the function `f` of float64 arrays, however it is written; None if
+    there is none in the table. Compared at `PROBES`, to 1e-5 of the value or of 1."""
+    with np.errstate(all="ignore"):
+        y = np.broadcast_to(f(PROBES), PROBES.shape)
+        for kind, formula in FORMULAS.items():
+            if kind == "prelu":
+                continue
+            parameters = formula.fit(lambda x: float(f(np.float64(x))))
+            candidate = Activation(kind, tuple(parameters))
+            expected = np.broadcast_to(candidate.numpy(PROBES), PROBES.shape)
+            if np.allclose(y, expected, rtol=1e-5, atol=1e-6, equal_nan=False):
+                return candidate
+    return None

@@ -1,0 +1,65 @@
+"""What an operation costs on a machine: the larger of its arithmetic and its memory traffic.
+
+    us = max(operations / rate of the unit that does them, bytes / memory bandwidth)
+
+A floor, after the roofline model (Williams, Waterman and Patterson 2009), but for the padding that
+a schedule carries out, which counts. Whatever ranks choices goes through `conv_cost` and
+`copy_cost`, so that a better estimate has one place to be put in.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from schedules.family import Family
+from schedules.hardware import Hardware
+from schedules.workload import ConvWorkload
+
+BYTES = {"float16": 2, "float32": 4}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Microseconds, and what limits: ``arithmetic`` or ``memory``."""
+
+    us: float
+    limit: str
+
+    def __str__(self) -> str:
+        return f"{self.us:.3g} us ({self.limit})"
+
+
+def conv_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
+    """Of a convolution by a family's schedule, its padding included."""
+    rate = hardware.tensor_tflops if family.tensorized else hardware.fp32_tflops
+    return _roofline(family.padded_macs(w, config), rate, w, hardware)
+
+
+def conv_floor(w: ConvWorkload, hardware: Hardware) -> Cost:
+    """Of a convolution on tensor cores if nothing were padded: no schedule is faster."""
+    return _roofline(w.useful_macs, hardware.tensor_tflops, w, hardware)
+
+
+def copy_cost(elements: int, hardware: Hardware, dtype: str = "float16") -> Cost:
+    """Of reading and writing a tensor once, as a conversion between layouts does."""
+    return Cost(2 * elements * BYTES[dtype] / (hardware.memory_gbps * 1e3), "memory")
+
+
+def moved_bytes(w: ConvWorkload) -> int:
+    """What a convolution has to read and write at least: every operand once."""
+    out = math.prod(w.out_shape) * BYTES[w.epilogue.out_dtype]
+    weight = w.k * w.group_c * w.r * w.s * 2
+    residual = math.prod(w.out_shape) * 2 if w.epilogue.residual else 0
+    # A stride larger than the filter skips rows and columns.
+    rows = min(w.h, w.p * w.r)
+    columns = min(w.w, w.q * w.s)
+    read = math.prod(w.in_layout.shape(w.n, rows, columns, w.c)) * 2
+    return read + weight + residual + out
+
+
+def _roofline(macs: int, tflops: float, w: ConvWorkload, hardware: Hardware) -> Cost:
+    arithmetic = 2 * macs / (tflops * 1e6)
+    memory = moved_bytes(w) / (hardware.memory_gbps * 1e3)
+    return max(Cost(memory, "memory"), Cost(arithmetic, "arithmetic"), key=lambda cost: cost.us)

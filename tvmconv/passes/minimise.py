@@ -1,0 +1,74 @@
+"""The cheapest assignment of variables under costs that each see a few of them.
+
+A chain's shortest path, generalised to trees and DAGs: bucket elimination (Dechter 1999). One
+variable after another is minimised out of the costs that see it, the one with the fewest
+neighbours first; exact, in time exponential only in how many neighbours one has then.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
+Value = TypeVar("Value", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Factor(Generic[Name, Value]):
+    """A cost for every assignment of its variables, by their values in order."""
+
+    variables: tuple[Name, ...]
+    costs: Mapping[tuple[Value, ...], float]
+
+    def at(self, assignment: Mapping[Name, Value]) -> float:
+        return self.costs[tuple(assignment[name] for name in self.variables)]
+
+
+def minimise(
+    domains: Mapping[Name, Sequence[Value]], factors: Sequence[Factor[Name, Value]]
+) -> dict[Name, Value]:
+    """A value for every variable such that the sum of all factors is least. Of values that cost
+    the same, the first of the variable's domain."""
+    left = list(factors)
+    waiting = dict.fromkeys(domains)
+    solved: list[tuple[Name, dict[tuple[Value, ...], Value], tuple[Name, ...]]] = []
+    while waiting:
+        name = min(waiting, key=lambda one: len(_neighbours(one, left)))
+        del waiting[name]
+        around = tuple(_neighbours(name, left))
+        seen = [factor for factor in left if name in factor.variables]
+        best, costs = _eliminated(name, around, domains, seen)
+        solved.append((name, best, around))
+        left = [factor for factor in left if name not in factor.variables]
+        left.append(Factor(around, costs))
+    assignment: dict[Name, Value] = {}
+    for name, best, around in reversed(solved):
+        assignment[name] = best[tuple(assignment[one] for one in around)]
+    return assignment
+
+
+def _neighbours(name: Name, factors: Sequence[Factor[Name, Value]]) -> dict[Name, None]:
+    """The other variables of the factors that see `name`, in order."""
+    seen = (one for factor in factors if name in factor.variables for one in factor.variables)
+    return dict.fromkeys(one for one in seen if one != name)
+
+
+def _eliminated(
+    name: Name,
+    around: tuple[Name, ...],
+    domains: Mapping[Name, Sequence[Value]],
+    factors: Sequence[Factor[Name, Value]],
+) -> tuple[dict[tuple[Value, ...], Value], dict[tuple[Value, ...], float]]:
+    """For every assignment of the neighbours the best value of `name`, and what it costs."""
+    best: dict[tuple[Value, ...], Value] = {}
+    costs: dict[tuple[Value, ...], float] = {}
+    for values in itertools.product(*(domains[one] for one in around)):
+        given = dict(zip(around, values, strict=True))
+        for value in domains[name]:
+            cost = sum(factor.at({**given, name: value}) for factor in factors)
+            if values not in costs or cost < costs[values]:
+                best[values], costs[values] = value, cost
+    return best, costs
