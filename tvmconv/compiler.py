@@ -26,7 +26,7 @@ from tvmconv.fates import generic_convs, operator_fates
 from tvmconv.passes.lift_weights import lift_weights
 from tvmconv.passes.lower_convs import lower_convs
 from tvmconv.passes.plan import Plan, PlannedConv, plan
-from tvmconv.passes.regions import mark_regions
+from tvmconv.passes.regions import mark_regions, name_weights
 from tvmconv.report import BuildReport, ConvReport
 
 TARGETS = ("cuda", "llvm")
@@ -191,7 +191,9 @@ def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
     mod = frontend.to_relax(graph.simple)
     with _accepted("bring this network to its convolution kernels"):
         mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
-        mod = mark_regions(mod, names)
+        named = name_weights(mod, names)  # before equal convolutions are merged
+        mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
+        mod = mark_regions(mod, named)
     return mod, plan(mod, hardware)
 
 

@@ -32,12 +32,12 @@ NODE = "tvmconv.node"
 Named = list[tuple[relax.Expr, str]]
 
 
-def mark_regions(mod: tvm.IRModule, names: Sequence[str]) -> tvm.IRModule:
-    """The module with its convolutions marked.
+def name_weights(mod: tvm.IRModule, names: Sequence[str]) -> Named:
+    """Which convolution is which, for `mark_regions`.
 
     names: the ONNX nodes that became conv2d, in the order of the graph. A call is known again by
-    its weight: FuseOpsByPattern makes new calls as it goes, but keeps the constants, and
-    `fold_layouts` has given every call one of its own.
+    its weight: passes make new calls as they go, but keep the constants, and `fold_layouts` has
+    given every call one of its own.
     """
     weights = [
         binding.value.args[1]
@@ -46,7 +46,11 @@ def mark_regions(mod: tvm.IRModule, names: Sequence[str]) -> tvm.IRModule:
         if isinstance(binding.value, relax.Call)
         and getattr(binding.value.op, "name", "") == "relax.nn.conv2d"
     ]
-    named = list(zip(weights, names, strict=True))
+    return list(zip(weights, names, strict=True))
+
+
+def mark_regions(mod: tvm.IRModule, named: Named) -> tvm.IRModule:
+    """The module with its convolutions marked."""
     return relax.transform.FuseOpsByPattern(_patterns(named), bind_constants=True)(mod)
 
 
