@@ -187,7 +187,8 @@ def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
     mod = frontend.to_relax(graph.simple)
     with _accepted("bring this network to its convolution kernels"):
         mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
-        named = list(zip(anchors(mod), names, strict=True))
+        named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
+        mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
     return mod, plan(mod, regions, hardware)
 

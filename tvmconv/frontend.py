@@ -216,10 +216,23 @@ def _widen_tensor(tensor: onnx.TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
+#: Constants are folded up to this many times the bytes of the largest tensor of the model (what
+#: 8-bit weights grow by, twice over) or up to FOLDED_BYTES, so that no small model, such as one
+#: that expands a number to an image, becomes a large one. What is larger is computed at run time.
+FOLDED_GROWTH = 8
+FOLDED_BYTES = 16 << 20
+
+
+def _folded_limit(proto: onnx.ModelProto) -> int:
+    """Bytes of the largest constant that may come out of folding."""
+    largest = max((tensor.ByteSize() for tensor in proto.graph.initializer), default=0)
+    return max(FOLDED_BYTES, FOLDED_GROWTH * largest)
+
+
 def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same function in fewer nodes, by onnxruntime's basic graph optimisations.
 
-    Constants folded (shape arithmetic too), batch norms and scales folded into the weights of
+    Constants folded up to a size (shape arithmetic too), batch norms and scales folded into the weights of
     convolutions, identities and dropout removed. Only standard operators come out, and those
     that stay keep their names. Raises `ModelError`.
     """
@@ -227,6 +240,9 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.log_severity_level = 3
+    options.add_session_config_entry(
+        "optimization.constant_folding_max_output_size_in_bytes", str(_folded_limit(proto))
+    )
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         options.optimized_model_filepath = f"{folder}/simple.onnx"
         try:

@@ -16,8 +16,11 @@ from tvm import relax
 from tvm.relax import transform
 
 from tvmconv import knobs
+from tvmconv.passes.cancel_transposes import cancel_transposes
 from tvmconv.passes.default_schedules import default_schedules
 from tvmconv.passes.fold_layouts import fold_layouts
+from tvmconv.passes.merge_equal import merge_equal
+from tvmconv.passes.scale_and_shift import scale_and_shift
 
 #: Options of TVM's lowering that our schedules rely on.
 #: use_async_copy: copies marked asynchronous become cp.async.
@@ -35,6 +38,11 @@ def tvm_target(kind: str, arch: str) -> tvm.target.Target:
 GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
     # The importer binds constants to variables; the passes below look for constants.
     transform.CanonicalizeBindings(),
+    # The importer reshapes biases; `scale_and_shift` looks for bare constants.
+    fold_layouts(),
+    # Before the conversion, which does not carry a layout across a batch norm or a constant of
+    # fewer dimensions than the activation.
+    scale_and_shift(),
     # Channels innermost: what every family of schedules reads and writes.
     transform.ConvertLayout(
         {
@@ -47,6 +55,14 @@ GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
     fold_layouts(),
     # Last: biases are bare constants now, as `find_regions` looks for them.
     transform.DeadCodeElimination(["main"]),
+)
+
+
+#: After GRAPH_PASSES, and once it is recorded which convolution is which: they may be merged.
+TIDY_PASSES: tuple[tvm.transform.Pass, ...] = (
+    # First: the conversion transposes a value once for each of its readers.
+    merge_equal(),
+    cancel_transposes(),
 )
 
 

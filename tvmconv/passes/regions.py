@@ -100,6 +100,7 @@ def find_regions(
     """
     flow = Dataflow.of(mod)
     found = {}
+    left = list(named)
     # A sum of two convolutions is the residual of the first; the other then ends before it.
     taken: set[relax.Var] = set()
     for var, value in flow.values.items():
@@ -107,7 +108,9 @@ def find_regions(
             continue
         if flow.op(var) == "relax.matmul" and not _is_linear(value):
             continue
-        name = next(name for weight, name in named if weight.same_as(value.args[1]))
+        # Of products that share a matrix, the first comes first.
+        at = next(i for i, (weight, _) in enumerate(left) if weight.same_as(value.args[1]))
+        name = left.pop(at)[1]
         region = grow(_anchor(name, flow.op(var), var, value), flow, taken)
         found[region.output] = region
     return found
