@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from schedules.depthwise import DepthwiseFamily
 from schedules.direct import DirectFamily
 from schedules.family import Family, Reject
 from schedules.hardware import Hardware
@@ -15,6 +16,7 @@ from schedules.workload import ConvWorkload
 FAMILIES: tuple[Family, ...] = (
     WmmaFamily("wmma_packed", packed=True),
     WmmaFamily("wmma_nhwc", packed=False),
+    DepthwiseFamily(),
     DirectFamily(),
 )
 

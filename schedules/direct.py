@@ -1,8 +1,7 @@
 """Convolution by its definition, without tensor cores: whatever no other family takes.
 
 Each thread (or CPU vector) sums the taps of a few adjacent output channels in fp32 registers.
-Memory-bound convolutions such as depthwise ones lose little by it; others lose a lot, so the
-match says why it was needed.
+Most convolutions lose a lot by it, so those that decline before it say why it was needed.
 """
 
 from __future__ import annotations
