@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from schedules.cost import Cost, conv_cost
+from schedules.depthwise import DepthwiseFamily
 from schedules.direct import DirectFamily
 from schedules.family import Family, Reject
 from schedules.hardware import Hardware
@@ -17,6 +18,7 @@ from schedules.workload import ConvWorkload
 FAMILIES: tuple[Family, ...] = (
     WmmaFamily("wmma_packed", packed=True),
     WmmaFamily("wmma_nhwc", packed=False),
+    DepthwiseFamily(),
     DirectFamily(),
 )
 

@@ -1,8 +1,7 @@
 """Convolution by its definition, without tensor cores: whatever no other family takes.
 
 Each thread (or CPU vector) sums the taps of a few adjacent output channels in fp32 registers.
-Memory-bound convolutions such as depthwise ones lose little by it; others lose a lot, so the
-match says why it was needed.
+Most convolutions lose a lot by it, so those that decline before it say why it was needed.
 """
 
 from __future__ import annotations
@@ -80,13 +79,14 @@ class DirectFamily:
             block, thread = sch.split(sch.fuse(*pixels, channels), [None, config.threads])
             sch.bind(block, "blockIdx.x")
             sch.bind(thread, "threadIdx.x")
+            sch.set_scope(conv, 0, "local")
         else:
-            # Rows of the image in parallel; a row's pixels reuse its filter from cache.
+            # Rows of the image in parallel; a row's pixels reuse its filter from cache. The scope
+            # stays global: TVM keeps only small buffers of that scope on a CPU's stack.
             thread = channels
             sch.parallel(sch.fuse(*pixels[:2]))
         sch.reorder(r, s, c, lane)
         sch.vectorize(lane)
-        sch.set_scope(conv, 0, "local")
         sch.reverse_compute_at(out, thread, preserve_unit_loops=True)
         sch.vectorize(sch.get_loops(out)[-1])
         sch.decompose_reduction(conv, r)

@@ -7,6 +7,7 @@ around every operand is NaN, and so is the output before the kernel runs.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -181,6 +182,26 @@ def window_index(w: ConvWorkload) -> tuple[Array, ...]:
     assert w.window is not None
     n, p, q, k = np.indices(w.out_shape, sparse=True)
     return (n, *w.window.pixel(p, q), w.window.position(k))
+
+
+class Threadless:
+    """A family whose schedules for a GPU run on this CPU: loops where they have threads.
+
+    Right only for schedules whose threads share nothing.
+    """
+
+    tensorized = False
+
+    def __init__(self, family: Family, gpu: Hardware) -> None:
+        self.name, self.family, self.gpu = family.name, family, gpu
+        self.match, self.space = family.match, family.space
+        self.pack, self.padded_macs = family.pack, family.padded_macs
+
+    def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Any:
+        script = self.family.schedule(w, config, self.gpu).script()
+        loops, count = re.subn(r'T\.thread_binding\((\d+), thread="\S+"\)', r"range(\1)", script)
+        assert count, f"no threads in {script}"
+        return tvm.script.from_source(loops)
 
 
 def compiled(module: Any, hardware: Hardware) -> Any:

@@ -97,6 +97,31 @@ WORKLOADS = {
     "depthwise, packed": ConvWorkload(
         3, 6, 7, 20, 20, 3, 3, padding=SAME, groups=20, out_layout=PACKED, epilogue=Epilogue(True)
     ),
+    # Nothing divides: 36 channels into vectors of 8, 11 columns and 9 rows into tiles.
+    "depthwise 5x5 with stride": ConvWorkload(
+        2, 17, 20, 36, 36, 5, 5, (2, 2), (1, 2, 3, 4), groups=36,
+        epilogue=Epilogue(True, True, activation=Activation("clip", (-0.5, 0.7))),
+    ),
+    "depthwise, dilation": ConvWorkload(
+        1, 14, 13, 16, 16, 3, 3, padding=(2, 0, 1, 4), dilation=(1, 2), groups=16,
+        epilogue=Epilogue(residual=True),
+    ),
+    "depthwise, fp32 out": ConvWorkload(
+        1, 7, 7, 40, 40, 3, 3, padding=SAME, groups=40,
+        epilogue=Epilogue(True, out_dtype="float32"),
+    ),
+    "depthwise, 7 channels": ConvWorkload(3, 6, 5, 7, 7, 2, 3, (1, 2), groups=7, epilogue=ALL),
+    "depthwise, large filter": ConvWorkload(
+        1, 4, 12, 32, 32, 1, 9, padding=(0, 4, 0, 4), groups=32, epilogue=ALL
+    ),
+    "depthwise branch of a concat": ConvWorkload(
+        1, 9, 8, 24, 24, 3, 3, padding=SAME, groups=24, window=Window(9, 8, 60, channel=12),
+        epilogue=Epilogue(True, True, activation=Activation("prelu"), residual_last=True),
+    ),
+    "depthwise stride phase": ConvWorkload(
+        2, 6, 7, 16, 16, 2, 1, padding=(1, 0, 0, 0), groups=16, epilogue=ALL,
+        window=Window(12, 21, 16, 1, 2, 0, 2, 3, 2),
+    ),
     "depthwise, multiplier 2": ConvWorkload(2, 9, 8, 12, 24, 3, 3, padding=SAME, groups=12),
 }  # fmt: skip
 

@@ -22,6 +22,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("TVM_NUM_THREADS", "all cores", "CPU threads that run a network built for llvm"),
     Knob("TVM_BIND_THREADS", "0", "1 pins TVM's threads, and the caller's, to cores"),
     Knob("TVM_CUDA_COMPILE_MODE", "nvcc, else nvrtc", "the CUDA compiler: nvcc or nvrtc"),
+    Knob("TVM_CUDA_PTXAS_REG_LEVEL", "5", "how hard ptxas saves registers, 0 to 10"),
     Knob("CUDA_HOME", "/usr/local/cuda", "where nvcc is looked for, when it is not on PATH"),
     Knob("CUDA_PATH", "NVIDIA's wheels", "where NVRTC finds its headers"),
     Knob("TVM_CUDA_NVRTC_EXTRA_OPTS", "", "further options for NVRTC"),

@@ -101,6 +101,8 @@ def prepare_cuda(arch: str | None = None) -> str:
             )
         _load_cuda_runtime(stub_allowed=True)
         os.environ[_MODE] = mode
+        # ptxas's own default. TVM's, 10, saves registers nobody needs, and spills for it.
+        os.environ.setdefault("TVM_CUDA_PTXAS_REG_LEVEL", "5")
     return mode
 
 

@@ -25,15 +25,15 @@ def fed(name: str, batch: int) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    ("name", "tensorized", "direct"),
+    ("name", "tensorized", "depthwise"),
     [("resnet18", 20, 0), ("resnet50", 53, 0), ("mobilenet_v2", 35, 17)],
 )
-def test_generated(name: str, tensorized: int, direct: int) -> None:
+def test_generated(name: str, tensorized: int, depthwise: int) -> None:
     feeds, model = fed(name, 2), zoo.load(name)
     exe = tvmconv.build(model, target="llvm", batch=2)
     families = [conv.family for conv in exe.report.convs]
     assert families.count("wmma_nhwc") == exe.report.tensorized == tensorized
-    assert families.count("direct") == direct
+    assert families.count("depthwise") == depthwise
     report = tvmconv.compare(model, exe, feeds)
     assert report.passed(BOUND), str(report)
 

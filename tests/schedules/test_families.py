@@ -135,6 +135,17 @@ def test_a_wrong_kernel_would_be_noticed(name: str) -> None:
         assert error > 10 * bound(family, w)
 
 
+@pytest.mark.parametrize("name", [name for name, w in WORKLOADS.items() if w.depthwise])
+def test_what_depthwise_does_on_a_gpu_is_right_on_a_cpu(name: str) -> None:
+    """Its schedule for a GPU, which differs in more than names, with loops for threads."""
+    w, sm_90 = WORKLOADS[name], toolchain.cuda_arch("sm_90")
+    for one in matching(w, sm_90):
+        if one.name == "depthwise":
+            space = list(one.space(w, sm_90))
+            for config in (one.match(w, sm_90).config, space[0], space[-1]):
+                check(kernels.Threadless(one, sm_90), w, config)
+
+
 # ---------------------------------------------------------------- convolutions drawn at random
 
 

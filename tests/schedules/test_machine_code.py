@@ -39,9 +39,18 @@ TRIED = {
             "another packing",
             "groups, packed",
             "depthwise",
+            "depthwise 5x5 with stride",
+            "depthwise, large filter",
         )
     },
     "resnet": ConvWorkload(1, 14, 14, 256, 256, 3, 3, padding=SAME, epilogue=FUSED),
+    "mobilenet": ConvWorkload(
+        1, 28, 28, 192, 192, 3, 3, padding=SAME, groups=192,
+        epilogue=Epilogue(True, activation=Activation("clip", 0.0, 6.0)),
+    ),
+    "mobilenet, batch 128": ConvWorkload(
+        128, 56, 56, 144, 144, 3, 3, (2, 2), SAME, groups=144, epilogue=FUSED
+    ),
     "resnet, packed": ConvWorkload(
         256, 14, 14, 256, 512, 3, 3, padding=SAME, in_layout=PACKED, out_layout=PACKED,
         epilogue=Epilogue(True, True, PACKED, Activation("relu")),
@@ -115,6 +124,34 @@ def test_output_is_stored_in_16_bytes(built: Built, name: str) -> None:
     stores = re.findall(r"\bSTG\S*", built.code[name])
     assert stores
     assert all(".128" in store for store in stores)
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [
+        ("mobilenet", ".128"),
+        ("mobilenet, batch 128", ".128"),
+        ("depthwise", ".128"),
+        ("depthwise, large filter", ".128"),
+        ("depthwise 5x5 with stride", ".64"),
+    ],
+)
+def test_depthwise_moves_whole_vectors(built: Built, name: str, width: str) -> None:
+    """Padding included: a vector is loaded or not, under a predicate and without a branch."""
+    choice, code = built.choices[name], built.code[name]
+    config, w = choice.config, choice.workload
+    assert choice.family.name == "depthwise"
+    moves = re.findall(r"\b(?:LDG|STG)\S*", code)
+    # The bias is fp32: a vector of 4 channels takes 16 bytes, too.
+    bias = max(1, config.vector // 4) * w.epilogue.bias
+    narrower = [move for move in moves if width not in move]
+    assert len(narrower) <= bias, narrower
+    if w.s <= 7:
+        tile = config.rows * config.columns
+        columns = (config.columns - 1) * w.stride[1] + w.s
+        rows = ((config.rows - 1) * w.stride[0] + 1) * w.r
+        most = rows * columns + w.r * w.s + tile * w.epilogue.residual + bias
+        assert len(re.findall(r"\bLDG", code)) <= most
 
 
 @pytest.mark.parametrize("name", TRIED)

@@ -221,14 +221,19 @@ def test_what_the_epilogue_can_not_do_is_left_to_tvm() -> None:
     assert fates == ["a kernel of TVM's"] * 2
 
 
-def test_depthwise_and_grouped_say_why_they_are_direct() -> None:
+def test_depthwise_and_grouped_say_why_they_are_not_tensorized() -> None:
     g = Graph([1, 16, 9, 9])
     x = g.op("Relu", g.conv("input", 16, 16, group=16))
     x = g.conv(x, 16, 32, 1)
     x = g.conv(x, 32, 32, group=4)
     x = g.conv(x, 32, 32, group=8)
     report = check(g.model(x), (1, 16, 9, 9))
-    assert [conv.family for conv in report.convs] == ["direct", "wmma_nhwc", "wmma_nhwc", "direct"]
+    assert [conv.family for conv in report.convs] == [
+        "depthwise",
+        "wmma_nhwc",
+        "wmma_nhwc",
+        "direct",
+    ]
     assert "depthwise" in report.convs[0].why_family
     assert "4 input channels a group" in report.convs[3].why_family
 
