@@ -27,6 +27,7 @@ from tvmconv.fates import generic_convs, operator_fates
 from tvmconv.passes.lift_weights import lift_weights
 from tvmconv.passes.lower_convs import lower_convs
 from tvmconv.passes.plan import Plan, PlannedConv, plan
+from tvmconv.passes.plan_memory import MemoryUse, measure
 from tvmconv.passes.regions import anchors, find_regions
 from tvmconv.report import BuildReport, ConvReport
 
@@ -67,10 +68,11 @@ def build(
     with _accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
     mod, weights = lift_weights(mod)
-    code, activation_bytes = _compile(mod, target, arch)
+    code, memory = _compile(mod, target, arch)
     report = replace(
         _report(graph, planned, target, arch),
-        peak_activation_bytes=activation_bytes,
+        peak_activation_bytes=memory.peak_bytes,
+        activation_bound_bytes=memory.bound_bytes,
         weight_bytes=sum(array.nbytes for array in weights),
         build_seconds=time.perf_counter() - started,
     )
@@ -196,8 +198,8 @@ def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
 # ---------------------------------------------------------------- compiling
 
 
-def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, int]:
-    """The library's bytes, and the bytes of activations that it plans for.
+def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, MemoryUse]:
+    """The library's bytes, and the memory that it plans for.
 
     Raises `ToolchainError` rather than give a library with no machine code for `arch`.
     """
@@ -210,7 +212,7 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, int]:
         tvm.transform.PassContext(opt_level=3, config=options),
     ):
         mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "3_memory")
-        activation_bytes = pipeline.planned_bytes(mod)
+        memory = measure(mod)
         mod = pipeline.run(mod, pipeline.machine_passes(target), "4_machine")
         built = relax.build(mod, tvm_target, relax_pipeline=None)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
@@ -218,7 +220,7 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, int]:
         built.export_library(str(library))
         if target == "cuda":
             toolchain.require_cubin(library, arch)
-        return library.read_bytes(), activation_bytes
+        return library.read_bytes(), memory
 
 
 # ---------------------------------------------------------------- the report

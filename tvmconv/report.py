@@ -66,8 +66,11 @@ class BuildReport:
     convs: tuple[ConvReport, ...]
     #: Operators that can't be built and how often each occurs; only `inspect` gives any.
     unsupported: dict[str, int]
-    #: Bytes of activations that are live at once as planned; 0 before a build.
+    #: Bytes that activations and outputs take as planned, and the least that they could: the
+    #: largest sum of those live at once. `tvmconv.passes.plan_memory.MemoryUse` says what counts;
+    #: 0 before a build.
     peak_activation_bytes: int = 0
+    activation_bound_bytes: int = 0
     weight_bytes: int = 0
     build_seconds: float = 0.0
 
@@ -132,8 +135,12 @@ class BuildReport:
             text += (
                 f"\nbuilt in {self.build_seconds:.1f} s; "
                 f"weights {self.weight_bytes / 2**20:.1f} MiB, "
-                f"activations {self.peak_activation_bytes / 2**20:.1f} MiB at their peak"
+                f"activations {self.peak_activation_bytes / 2**20:.1f} MiB"
             )
+            if self.activation_bound_bytes:
+                ratio = self.peak_activation_bytes / self.activation_bound_bytes
+                live = self.activation_bound_bytes / 2**20
+                text += f", {ratio:.2f} times the {live:.1f} MiB that are live at once"
         return text
 
     def _conv_table(self) -> str:

@@ -31,11 +31,19 @@ def fed(name: str, batch: int) -> dict[str, object]:
 def test_generated(name: str, tensorized: int, depthwise: int) -> None:
     feeds, model = fed(name, 2), zoo.load(name)
     exe = tvmconv.build(model, target="llvm", batch=2)
+    check_memory(exe)
     families = [conv.family for conv in exe.report.convs]
-    assert families.count("wmma_nhwc") == exe.report.tensorized == tensorized
+    assert families.count("wmma_nhwc") == exe.report.tensorized + 1 == tensorized + 1  # the classifier
     assert families.count("depthwise") == depthwise
     report = tvmconv.compare(model, exe, feeds)
     assert report.passed(BOUND), str(report)
+
+
+def check_memory(exe: tvmconv.Executable) -> None:
+    """Within 10 % of the least that any plan could take."""
+    report = exe.report
+    assert report.activation_bound_bytes <= report.peak_activation_bytes
+    assert report.peak_activation_bytes <= 1.1 * report.activation_bound_bytes
 
 
 def test_trained() -> None:
@@ -49,6 +57,7 @@ def test_trained() -> None:
     both.CopyFrom(model)
     both.graph.output.append(scores)
     exe = tvmconv.build(both, target="llvm", batch=2)
+    check_memory(exe)
     assert exe.report.tensorized == len(exe.report.convolutions) == 53
     report = tvmconv.compare(both, exe, feeds)
     assert len(report.outputs) == 2

@@ -61,6 +61,26 @@ def test_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_nvcc
+def test_all_between_input_and_output_is_one_cuda_graph(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first kernel reads the input and the last writes the output, which move."""
+    monkeypatch.setenv("TVMCONV_DUMP", str(tmp_path))
+    tvmconv.build(residual_net(1), target="cuda", arch="sm_90")
+    (path,) = tmp_path.glob("*_RewriteCUDAGraph.py")
+    functions = dict(re.findall(r"    def (\w+)\((.*?)(?=\n    def |\Z)", path.read_text(), re.S))
+    (arena,) = re.findall(r"alloc_storage\(R.shape\(\[(\d+)\]\)", functions["cuda_graph_alloc"])
+    offsets = re.findall(r"alloc_tensor\(\w+, (\d+), ", path.read_text())
+    assert len(set(offsets)) > 1
+    assert all(int(offset) % 256 == 0 and int(offset) < int(arena) for offset in offsets)
+    captured = [text for name, text in functions.items() if "cuda_graph_capture" in name]
+    assert len(captured) == 1
+    assert captured[0].count("cls.conv_wmma") == 5
+    kernels = re.findall(r"        cls\.(\w+)\(", functions["main"])
+    assert len(kernels) == 2
+
+
+@needs_nvcc
 def test_running_without_a_gpu_is_refused() -> None:
     if toolchain.detect_arch() is not None:
         pytest.skip("there is a GPU")
