@@ -9,6 +9,7 @@ checked before anything is compiled.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any, TypeGuard, cast
 
 import numpy as np
@@ -50,27 +51,28 @@ def at_batches(proto: onnx.ModelProto, batch: Batch, shapes: Shapes) -> tuple[on
     """The model with its shapes fixed for every batch to build for, the smallest first.
 
     shapes: as `onnx_model.fix_shapes` takes them; with buckets for the largest. Raises
-    `ShapeError` where it can't have one of them or, of buckets, where the images are not the
-    first dimension of an input or output.
+    `ShapeError` where it can't have one of them.
     """
     if not is_buckets(batch):
         return (onnx_model.fix_shapes(proto, cast("int | None", batch), shapes),)
     sizes = _sorted(batch)
-    return tuple(_at_bucket(proto, size, _shapes_at(shapes, size, sizes[-1])) for size in sizes)
+    return tuple(_at_bucket(proto, size, sizes[-1], shapes) for size in sizes)
 
 
 def require_apart(proto: onnx.ModelProto, batch: Sequence[int], shapes: Shapes) -> None:
-    """Raises `ModelError` where an image's output depends on its place or on other images.
+    """Refuses a network whose images can't be cut into other batches than they are fed in.
 
-    Tried in onnxruntime: a random image, first beside one and then behind another. `batch` and
-    `shapes` as for `at_batches`.
+    Raises `ShapeError` where the images are not the first dimension of an input or output, and
+    `ModelError` where an image's output depends on its place or on other images: in onnxruntime,
+    for a random image first before another and then behind a third.
     """
-    # No bucket, so that an output which happens to be of a bucket's size is found out.
-    size = next(size for size in (2, 3) if [size] != list(batch))
-    fixed = _at_bucket(proto, size, _shapes_at(shapes, size, max(batch)))
+    # At another size too, lest an output be that long by chance.
+    probe = next(size for size in count(2) if size not in batch)
+    for size in (max(batch), probe):
+        fixed = _at_bucket(proto, size, max(batch), shapes)
+        _require_first(fixed, size)
     specs = onnx_model.specs(onnx_model.inputs(fixed))
-    first = random_feeds(specs)
-    second = random_feeds(specs, seed=1)
+    first, second = random_feeds(specs), random_feeds(specs, seed=1)
     for name, array in first.items():
         second[name][-1] = array[0]
     for name, (one, other) in _run(fixed, first, second).items():
@@ -82,8 +84,7 @@ def require_apart(proto: onnx.ModelProto, batch: Sequence[int], shapes: Shapes) 
             )
 
 
-def _at_bucket(proto: onnx.ModelProto, size: int, shapes: Shapes) -> onnx.ModelProto:
-    fixed = onnx_model.fix_shapes(proto, size, shapes)
+def _require_first(fixed: onnx.ModelProto, size: int) -> None:
     given, made = onnx_model.inputs(fixed), fixed.graph.output
     for kind, values in (("input", given), ("output", made)):
         for spec in onnx_model.specs(values):
@@ -91,9 +92,12 @@ def _at_bucket(proto: onnx.ModelProto, size: int, shapes: Shapes) -> onnx.ModelP
                 raise ShapeError(
                     f"{kind} {spec.name!r} does not have the images as its first dimension",
                     note=f"at a batch of {size} its shape is {spec.shape}",
-                    hint=f"buckets take that of every input and output; batch={size} does not",
+                    hint="buckets need that of every input and output; build for one batch",
                 )
-    return fixed
+
+
+def _at_bucket(proto: onnx.ModelProto, size: int, largest: int, shapes: Shapes) -> onnx.ModelProto:
+    return onnx_model.fix_shapes(proto, size, _shapes_at(shapes, size, largest))
 
 
 def _shapes_at(shapes: Shapes, size: int, largest: int) -> Shapes:
