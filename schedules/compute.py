@@ -81,7 +81,9 @@ def implicit_gemm(w: ConvWorkload, tile: Tile) -> tirx.PrimFunc:
     gemm = Gemm.of(w, tile)
     x = te.placeholder(w.in_shape, "float16", name="x")
     weight = te.placeholder(gemm.weight_shape, "float16", name="weight")
-    bias = te.placeholder((gemm.k_pad,), "float32", name="bias") if w.epilogue.bias else None
+    bias = (
+        te.placeholder((gemm.weight_columns,), "float32", name="bias") if w.epilogue.bias else None
+    )
     residual = None
     if w.epilogue.residual:
         residual = te.placeholder(w.residual_shape, "float16", name="residual")

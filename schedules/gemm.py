@@ -27,6 +27,21 @@ class Tile:
     fragment_k: int = 16
 
 
+#: Columns of the tiles that the number of rows, and so the batch, decides between.
+TILES_K = (32, 64, 128)
+
+
+def suits_columns(k: int, tile_k: int) -> bool:
+    """Whether a tile of so many columns pads k output channels by a third at most."""
+    return 3 * round_up(k, tile_k) <= 4 * round_up(k, min(TILES_K))
+
+
+def stored_columns(k: int) -> int:
+    """Columns that the packed weight of k output channels has, at least: as many as any suitable
+    tile reads, so that it is the same array at every batch. That costs no kernel anything."""
+    return max(round_up(k, tile_k) for tile_k in TILES_K if suits_columns(k, tile_k))
+
+
 @dataclass(frozen=True)
 class Reduction:
     """How the inner dimension (o, i) numbers filter taps (r, s) and input channels c.
@@ -78,6 +93,11 @@ class Gemm:
         return round_up(self.k, self.tile.k)
 
     @property
+    def weight_columns(self) -> int:
+        """Columns that the packed weight and bias have; the GEMM reads the first `k_pad`."""
+        return max(self.k_pad, stored_columns(self.k))
+
+    @property
     def i_pad(self) -> int:
         return round_up(self.reduction.inner, self.tile.i)
 
@@ -89,7 +109,7 @@ class Gemm:
     @property
     def weight_shape(self) -> tuple[int, ...]:
         fi, fk = self.tile.fragment_i, self.tile.fragment_k
-        return (self.reduction.outer, self.i_pad // fi, self.k_pad // fk, fi, fk)
+        return (self.reduction.outer, self.i_pad // fi, self.weight_columns // fk, fi, fk)
 
 
 def pixel(w: ConvWorkload, m: Any) -> tuple[Any, Any, Any]:
@@ -117,15 +137,15 @@ def pack_weight(w: ConvWorkload, tile: Tile, weight: NDArray[Any]) -> NDArray[np
     gemm = Gemm.of(w, tile)
     outer, inner = gemm.reduction.outer, gemm.reduction.inner
     taps = weight.transpose(2, 3, 1, 0).reshape(outer, inner, w.k).astype(np.float16)
-    padded = np.zeros((outer, gemm.i_pad, gemm.k_pad), np.float16)
+    padded = np.zeros((outer, gemm.i_pad, gemm.weight_columns), np.float16)
     padded[:, :inner, : w.k] = taps
     fi, fk = tile.fragment_i, tile.fragment_k
-    tiles = padded.reshape(outer, gemm.i_pad // fi, fi, gemm.k_pad // fk, fk)
+    tiles = padded.reshape(outer, gemm.i_pad // fi, fi, gemm.weight_columns // fk, fk)
     return np.ascontiguousarray(tiles.transpose(0, 1, 3, 2, 4))
 
 
 def pack_bias(w: ConvWorkload, tile: Tile, bias: NDArray[Any]) -> NDArray[np.float32]:
-    """(K,) to fp32, padded with zeros to the tile."""
-    padded = np.zeros(round_up(w.k, tile.k), np.float32)
+    """(K,) to fp32, padded with zeros like the columns of the weight."""
+    padded = np.zeros(Gemm.of(w, tile).weight_columns, np.float32)
     padded[: w.k] = bias
     return padded
