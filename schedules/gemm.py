@@ -28,6 +28,21 @@ class Tile:
     fragment_k: int = 16
 
 
+#: Columns of the tiles that the number of rows, and so the batch, decides between.
+TILES_K = (32, 64, 128)
+
+
+def suits_columns(k: int, tile_k: int) -> bool:
+    """Whether a tile of so many columns pads k output channels by a third at most."""
+    return 3 * round_up(k, tile_k) <= 4 * round_up(k, min(TILES_K))
+
+
+def stored_columns(k: int) -> int:
+    """Columns that the packed weight of k output channels has, at least: as many as any suitable
+    tile reads, so that it is the same array at every batch. That costs no kernel anything."""
+    return max(round_up(k, tile_k) for tile_k in TILES_K if suits_columns(k, tile_k))
+
+
 @dataclass(frozen=True)
 class Reduction:
     """How the inner dimension (o, i) numbers filter taps (r, s) and input channels c of a group.
@@ -80,6 +95,11 @@ class Gemm:
         return round_up(self.k, self.tile.k)
 
     @property
+    def weight_columns(self) -> int:
+        """Columns that the packed weight of a group has; the GEMM reads the first `k_pad`."""
+        return max(self.k_pad, stored_columns(self.k))
+
+    @property
     def i_pad(self) -> int:
         return round_up(self.reduction.inner, self.tile.i)
 
@@ -97,7 +117,7 @@ class Gemm:
     def weight_shape(self) -> tuple[int, ...]:
         fi, fk = self.tile.fragment_i, self.tile.fragment_k
         outer = (self.groups, self.reduction.outer)
-        return (*outer, self.i_pad // fi, self.k_pad // fk, fi, fk)
+        return (*outer, self.i_pad // fi, self.weight_columns // fk, fi, fk)
 
 
 def pixel(w: ConvWorkload, m: Any) -> tuple[Any, Any, Any]:
@@ -130,10 +150,10 @@ def pack_weight(w: ConvWorkload, tile: Tile, weight: NDArray[Any]) -> NDArray[np
     outer, inner = gemm.reduction.outer, gemm.reduction.inner
     grouped = weight.reshape(w.groups, w.group_k, w.group_c, w.r, w.s)
     taps = grouped.transpose(0, 3, 4, 2, 1).reshape(w.groups, outer, inner, w.group_k)
-    padded = np.zeros((w.groups, outer, gemm.i_pad, gemm.k_pad), np.float16)
+    padded = np.zeros((w.groups, outer, gemm.i_pad, gemm.weight_columns), np.float16)
     padded[:, :, :inner, : w.group_k] = taps.astype(np.float16)
     fi, fk = tile.fragment_i, tile.fragment_k
-    tiles = padded.reshape(w.groups, outer, gemm.i_pad // fi, fi, gemm.k_pad // fk, fk)
+    tiles = padded.reshape(w.groups, outer, gemm.i_pad // fi, fi, gemm.weight_columns // fk, fk)
     return np.ascontiguousarray(tiles.transpose(0, 1, 2, 4, 3, 5))
 
 

@@ -11,9 +11,9 @@ import intrinsics
 from intrinsics.record import TensorIntrinsic
 from schedules.backend import GPU_VECTOR, vector_width
 from schedules.errors import ConfigError, require_none
-from schedules.gemm import Gemm, Reduction, Tile
+from schedules.gemm import Gemm, Reduction, Tile, suits_columns
 from schedules.hardware import Hardware
-from schedules.workload import ConvWorkload, ceil_div, round_up
+from schedules.workload import ConvWorkload, ceil_div
 
 #: Registers that addresses and loop counters took in compiled kernels, beside the fragments.
 REGISTERS_BESIDE_FRAGMENTS = 40
@@ -245,7 +245,7 @@ def _suits(w: ConvWorkload, tile: Tile) -> bool:
     so element by element, with the indices of each in registers."""
     if gather_vector(w, tile) != GPU_VECTOR and tile.m > 64:
         return False
-    return 3 * round_up(w.group_k, tile.k) <= 4 * round_up(w.group_k, 32)
+    return suits_columns(w.group_k, tile.k)
 
 
 def _blocks(w: ConvWorkload, tile: tuple[int, int, int, int]) -> int:

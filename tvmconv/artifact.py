@@ -1,8 +1,8 @@
 """One file for one built network: a zip of a manifest, the code, and the weights, apart.
 
-    manifest.json      format, versions, target, inputs, outputs, report
-    code.so            kernels and byte code
-    weights/0000.npy   one array each, in the order in which the network takes them
+    manifest.json      format, versions, target, report; of each entry inputs, outputs, weights
+    code/0000.so       kernels and byte code of one entry each: one batch that it was built for
+    weights/0000.npy   one array each, which any entry may take
 
 Stored, not compressed. Reading runs nothing of the file: no pickles.
 """
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tvmconv.errors import ArtifactError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Artifact:
     """What a file holds."""
 
     manifest: dict[str, Any]
-    code: bytes
+    codes: tuple[bytes, ...]
     weights: tuple[NDArray[Any], ...]
 
 
@@ -39,9 +39,11 @@ def write(artifact: Artifact, path: str | Path) -> None:
     unfinished = path.with_name(path.name + ".partial")
     try:
         with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as file:
-            manifest = {"format": FORMAT, "weights": len(artifact.weights), **artifact.manifest}
+            counts = {"codes": len(artifact.codes), "weights": len(artifact.weights)}
+            manifest = {"format": FORMAT, **counts, **artifact.manifest}
             file.writestr("manifest.json", json.dumps(manifest, indent=1))
-            file.writestr("code.so", artifact.code)
+            for i, code in enumerate(artifact.codes):
+                file.writestr(f"code/{i:04d}.so", code)
             for i, array in enumerate(artifact.weights):
                 with file.open(f"weights/{i:04d}.npy", "w") as member:
                     np.lib.format.write_array(member, array, allow_pickle=False)
@@ -70,7 +72,8 @@ def read(path: str | Path) -> Artifact:
                 )
                 for i in range(manifest["weights"])
             )
-            return Artifact(manifest, file.read("code.so"), weights)
+            codes = tuple(file.read(f"code/{i:04d}.so") for i in range(manifest["codes"]))
+            return Artifact(manifest, codes, weights)
     except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path} is not a network that tvmconv saved, or is damaged",

@@ -16,7 +16,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tvmconv
-from tvmconv.cli_io import parse_shape, read_feeds, run_or_tell, show, step, tell, write_output
+from tvmconv.cli_io import (
+    parse_batch,
+    parse_shape,
+    read_feeds,
+    run_or_tell,
+    show,
+    step,
+    tell,
+    write_output,
+)
 from tvmconv.errors import TvmconvError
 from tvmconv.report import table
 
@@ -41,7 +50,10 @@ What = Annotated[
 ]
 Target = Annotated[str | None, typer.Option(help="cuda (the default), or llvm: emulated on a CPU")]
 Arch = Annotated[str | None, typer.Option(help="GPU architecture, such as sm_90; builds anywhere")]
-Batch = Annotated[int | None, typer.Option(help="for an open first dimension")]
+Batch = Annotated[
+    str | None,
+    typer.Option(metavar="N[,N...]", help="for an open first dimension; several: for any batch"),
+]
 Shape = Annotated[
     list[str] | None, typer.Option(metavar="NAME=N,C,H,W", help="an input's shape; repeatable")
 ]
@@ -228,13 +240,14 @@ def _is_model(path: Path) -> bool:
 def _options(
     target: str | None,
     arch: str | None,
-    batch: int | None,
+    batch: str | None,
     shape: list[str] | None,
     precision: str | None,
 ) -> dict[str, Any]:
     """What `tvmconv.build` is called with: only what was given, so that defaults are its own."""
     shapes = dict(parse_shape(text) for text in shape or [])
-    options = {"target": target, "arch": arch, "batch": batch, "precision": precision}
+    batches = None if batch is None else parse_batch(batch)
+    options = {"target": target, "arch": arch, "batch": batches, "precision": precision}
     return {k: v for k, v in {**options, "shapes": shapes or None}.items() if v is not None}
 
 

@@ -56,6 +56,14 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(size) for size in sizes.split(","))
 
 
+def parse_batch(text: str) -> int | list[int]:
+    """``8``, or buckets, ``1,8,32``. Raises ShapeError."""
+    if not re.fullmatch(r"-?\d+(,-?\d+)*", text):
+        raise ShapeError(f"--batch {text!r} is no number", hint="write --batch 8 or --batch 1,8,32")
+    sizes = [int(size) for size in text.split(",")]
+    return sizes if len(sizes) > 1 else sizes[0]
+
+
 def read_feeds(inputs: Iterable[str]) -> dict[str, NDArray[Any]]:
     """``name=file.npy`` each. Raises FeedError."""
     feeds = {}

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
 from tvmconv import onnx_model
+from tvmconv.buckets import each_bucket
 from tvmconv.errors import ModelError, first_line
 from tvmconv.executable import Executable
-from tvmconv.latency import random_feeds
 from tvmconv.report import table
 
 #: What fp16 operands with fp32 sums are expected to keep to, over a whole network.
@@ -130,14 +131,28 @@ def compare(
 
     ``model`` is what ``exe`` was built from. ``feeds`` maps input names to NumPy arrays of the
     shapes and dtypes in ``exe.inputs``; by default they are `random_feeds`. A trained network may
-    answer near zero to noise, which the report then notes: give it real inputs.
+    answer near zero to noise, which the report then notes: give it real inputs. Of a network with
+    buckets each is compared, on what `each_bucket` makes of the feeds: the report then has every
+    output at every batch.
 
     Raises FeedError for feeds that do not fit ``exe``, ModelError (and ShapeError, which is one)
     for a model that cannot be read, that onnxruntime cannot run, or that ``exe`` is not built from.
     """
-    feeds = random_feeds(exe.inputs) if feeds is None else feeds
+    proto = onnx_model.read(model)
+    errors: list[OutputDifference] = []
+    for one, fed in each_bucket(exe, feeds):
+        errors += _differences(proto, one, fed)
+    target = f"{exe.target} {exe.arch or ''}".strip()
+    version = onnxruntime.__version__
+    return CompareReport(target, f"onnxruntime {version}, fp32 on the CPU", tuple(errors))
+
+
+def _differences(
+    model: onnx.ModelProto, exe: Executable, feeds: Mapping[str, Any]
+) -> list[OutputDifference]:
+    """`compare` at one batch."""
     shapes = {spec.name: spec.shape for spec in exe.inputs}
-    proto = onnx_model.fix_shapes(onnx_model.read(model), shapes=shapes)
+    proto = onnx_model.fix_shapes(model, shapes=shapes)
     # Ours first: it checks the feeds, and says it better.
     ours = {name: np.asarray(array) for name, array in exe.run(feeds).items()}
     reference = _reference(proto.SerializeToString(), feeds)
@@ -151,9 +166,7 @@ def compare(
                 hint="give the model that the executable was built from",
             )
         errors.append(OutputDifference.of(name, ours[name], expected))
-    target = f"{exe.target} {exe.arch or ''}".strip()
-    version = onnxruntime.__version__
-    return CompareReport(target, f"onnxruntime {version}, fp32 on the CPU", tuple(errors))
+    return errors
 
 
 def _reference(model: bytes, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:

@@ -1,14 +1,14 @@
 """`build` and `inspect`: from a model to an executable, or to what would become of it.
 
 model -> frontend -> ONNX, fixed and simplified -> Relax -> graph_passes -> plan
-      -> lower_convs -> lift_weights -> tail_passes -> relax.build -> Executable
+      -> lower_convs -> lift_weights -> _compile -> Executable
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,10 +21,13 @@ from tvm.target import codegen
 from schedules.cost import conv_floor
 from schedules.hardware import CPU, Hardware
 from tvmconv import frontend, onnx_model, pipeline, toolchain
+from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
+from tvmconv.device import vector_features
 from tvmconv.errors import ModelError, TargetError, TvmconvError, last_line
-from tvmconv.executable import Executable, TensorSpec, vector_features
+from tvmconv.executable import Entry, Executable
 from tvmconv.fates import generic_convs, operator_fates
-from tvmconv.passes.lift_weights import lift_weights
+from tvmconv.feeds import TensorSpec, batch_of
+from tvmconv.passes.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.lower_convs import lower_convs
 from tvmconv.passes.plan import Plan, PlannedConv, plan
 from tvmconv.passes.plan_memory import MemoryUse, measure
@@ -40,8 +43,8 @@ def build(
     target: str = "cuda",
     *,
     arch: str | None = None,
-    batch: int | None = None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: Batch = None,
+    shapes: Shapes = None,
     precision: str = "fp16",
 ) -> Executable:
     """Compiles an ONNX convolution network.
@@ -50,7 +53,9 @@ def build(
     target: ``"cuda"``, or ``"llvm"`` to run the same tensorized network on the CPU by emulation.
     arch: for cuda such as ``"sm_90"``, which needs no GPU; by default that of GPU 0. For llvm
         the name LLVM has for a CPU; by default this one.
-    batch: fills the open first dimension of every input. shapes: input name to its dimensions.
+    batch: fills the open first dimension of every input. A list, ``[1, 8, 32]``, builds for each
+        of these buckets, with shared weights; then `run` takes any number of images.
+    shapes: input name to its dimensions; with buckets, those in the largest.
     precision: ``"fp16"``: convolutions multiply fp16 and sum fp32; inputs and outputs keep the
         model's dtypes.
 
@@ -58,34 +63,52 @@ def build(
     `TargetError` or `ToolchainError` for the target.
     """
     started = time.perf_counter()
-    graph = _read(model, batch, shapes)
-    frontend.check_supported(graph.original)
+    proto = onnx_model.read(model)
+    graphs = _graphs(proto, batch, shapes)
+    frontend.check_supported(graphs[-1].original)
     hardware, arch = _hardware(target, arch, precision)
+    if is_buckets(batch):
+        require_apart(proto, batch, shapes)
     if target == "cuda":
         toolchain.prepare_cuda(arch)
+    store = WeightStore()
+    entries: list[Entry] = []
+    reports: list[BuildReport] = []
+    # The largest first: it is the likeliest to fail.
+    for graph in reversed(graphs):
+        entry, report = _build(graph, target, arch, hardware, store)
+        entries.insert(0, entry)
+        reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
+        started = time.perf_counter()
+    stored = sum(array.nbytes for array in store.arrays)
+    return Executable(
+        target,
+        arch,
+        tuple(entries),
+        replace(reports[-1], smaller=tuple(reports[:-1]), stored_weight_bytes=stored),
+        tuple(store.arrays),
+        _features(arch) if target == "llvm" else (),
+        is_buckets(batch),
+    )
+
+
+def _build(
+    graph: _Graph, target: str, arch: str, hardware: Hardware, store: WeightStore
+) -> tuple[Entry, BuildReport]:
+    """The network of one batch, its weights in `store`."""
     graph = _simplified(graph)
     mod, planned = _plan(graph, hardware)
     with _accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
-    mod, weights = lift_weights(mod)
+    mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, target, arch)
     report = replace(
         _report(graph, planned, target, arch),
         peak_activation_bytes=memory.peak_bytes,
         activation_bound_bytes=memory.bound_bytes,
-        weight_bytes=sum(array.nbytes for array in weights),
-        build_seconds=time.perf_counter() - started,
+        weight_bytes=sum(store.arrays[number].nbytes for number in weights),
     )
-    return Executable(
-        target,
-        arch,
-        graph.inputs,
-        graph.outputs,
-        report,
-        code,
-        tuple(weights),
-        _features(arch) if target == "llvm" else (),
-    )
+    return Entry(graph.inputs, graph.outputs, code, weights), report
 
 
 def inspect(
@@ -93,8 +116,8 @@ def inspect(
     target: str = "cuda",
     *,
     arch: str | None = None,
-    batch: int | None = None,
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: Batch = None,
+    shapes: Shapes = None,
     precision: str = "fp16",
 ) -> BuildReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
@@ -103,16 +126,22 @@ def inspect(
     Operators that can't be built are listed in the report, not raised; with some of them there
     is nothing to say of the convolutions, whose shapes then are unknown.
     """
-    graph = _read(model, batch, shapes)
+    proto = onnx_model.read(model)
+    graphs = _graphs(proto, batch, shapes)
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90"
     hardware, arch = _hardware(target, arch, precision)
-    missing = frontend.unsupported(graph.original)
+    missing = frontend.unsupported(graphs[-1].original)
     if missing:
-        return BuildReport(target, arch, (), (), dict(missing))
-    graph = _simplified(graph)
-    _, planned = _plan(graph, hardware)
-    return _report(graph, planned, target, arch)
+        batch_size = batch_of(graphs[-1].inputs)
+        return BuildReport(target, arch, (), (), dict(missing), batch=batch_size)
+    if is_buckets(batch):
+        require_apart(proto, batch, shapes)
+    reports = []
+    for graph in map(_simplified, graphs):
+        _, planned = _plan(graph, hardware)
+        reports.append(_report(graph, planned, target, arch))
+    return replace(reports[-1], smaller=tuple(reports[:-1]))
 
 
 def _hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, str]:
@@ -170,14 +199,15 @@ def _accepted(what: str) -> Iterator[None]:
         ) from error
 
 
-def _read(
-    model: onnx_model.Model, batch: int | None, shapes: Mapping[str, Sequence[int]] | None
-) -> _Graph:
-    original = onnx_model.fix_shapes(onnx_model.read(model), batch, shapes)
-    onnx_model.name_nodes(original)
-    inputs = onnx_model.specs(onnx_model.inputs(original))
-    outputs = onnx_model.specs(original.graph.output)
-    return _Graph(original, original, inputs, outputs)
+def _graphs(proto: onnx.ModelProto, batch: Batch, shapes: Shapes) -> list[_Graph]:
+    """The model at every batch to build for, the smallest first."""
+    graphs = []
+    for original in at_batches(proto, batch, shapes):
+        onnx_model.name_nodes(original)
+        inputs = onnx_model.specs(onnx_model.inputs(original))
+        outputs = onnx_model.specs(original.graph.output)
+        graphs.append(_Graph(original, original, inputs, outputs))
+    return graphs
 
 
 def _simplified(graph: _Graph) -> _Graph:
@@ -232,7 +262,7 @@ def _report(graph: _Graph, planned: Plan, target: str, arch: str) -> BuildReport
     convs = [_conv_report(by_name[name], kinds[name]) for name in kinds if name in by_name]
     convs += generic_convs(graph.simple, by_name)
     operators = operator_fates(graph.original, graph.simple, by_name)
-    return BuildReport(target, arch, operators, tuple(convs), {})
+    return BuildReport(target, arch, operators, tuple(convs), {}, batch=batch_of(graph.inputs))
 
 
 def _conv_report(planned: PlannedConv, operator: str) -> ConvReport:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,73 +17,127 @@ from numpy.typing import NDArray
 from tvm.runtime.vm import VirtualMachine
 
 import tvmconv
-from tvmconv import artifact, toolchain
-from tvmconv.errors import ArtifactError, FeedError, TargetError, first_line
+from tvmconv import artifact
+from tvmconv.buckets import plan_batches
+from tvmconv.device import find_device
+from tvmconv.errors import ArtifactError, FeedError, first_line
+from tvmconv.feeds import TensorSpec, batch_of, images, join, place, read
 from tvmconv.report import BuildReport
 
 
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of a network."""
+@dataclass(frozen=True, eq=False)
+class Entry:
+    """The network compiled for one batch."""
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    #: A shared library: the kernels and the virtual machine's byte code.
+    code: bytes
+    #: What the network takes after its inputs, in order: places in `Executable.weights`.
+    weights: tuple[int, ...]
 
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(self.shape)}"
+    @property
+    def batch(self) -> int:
+        return batch_of(self.inputs)
 
 
-#: What TVM wants of the memory it is lent, in bytes.
-ALIGNMENT = 64
+@dataclass
+class _Loaded:
+    """What lies on the device; an executable and its buckets have one between them."""
+
+    #: TVM's virtual machine is not safe for threads.
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    machines: dict[Entry, VirtualMachine] = field(default_factory=dict)
+    weights: dict[int, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
 class Executable:
     """Made by `tvmconv.build` and `tvmconv.load`. Compiles nothing.
 
-    May be used by several threads; they run one after another.
+    May be used by several threads; they run one after another. Built for buckets (a list of
+    batches), it has an entry for each; what it says of itself, `inputs`, `outputs` and `report`,
+    it says of the largest, and so do the steps of a run. `bucket` gives the others.
     """
 
     target: str
     arch: str
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
+    #: One for each batch, the smallest first.
+    entries: tuple[Entry, ...]
     report: BuildReport
-    #: A shared library: the kernels and the virtual machine's byte code.
-    code: bytes
-    #: What the network takes after its inputs, in order, packed as the kernels read them.
+    #: Of all entries, equal ones once, packed as the kernels read them.
     weights: tuple[NDArray[Any], ...]
     #: Vector extensions of a CPU that the code relies on, as `cpu_features` spells them.
     features: tuple[str, ...] = ()
-    #: TVM's virtual machine is not safe for threads.
-    _lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
+    #: Whether `run` takes any batch and not the one of `inputs` alone.
+    any_batch: bool = False
+    _loaded: _Loaded = field(default_factory=_Loaded, repr=False)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self.entries[-1].inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self.entries[-1].outputs
+
+    @property
+    def code(self) -> bytes:
+        return self.entries[-1].code
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batches it is compiled for, ascending."""
+        return tuple(entry.batch for entry in self.entries)
 
     def __repr__(self) -> str:
         ins = ", ".join(map(str, self.inputs))
         outs = ", ".join(map(str, self.outputs))
-        return f"Executable({self.target} {self.arch}: {ins} -> {outs})"
+        buckets = f", buckets {', '.join(map(str, self.batches))}" if self.any_batch else ""
+        return f"Executable({self.target} {self.arch}{buckets}: {ins} -> {outs})"
+
+    def bucket(self, batch: int) -> Executable:
+        """The network at one of its `batches` alone, with the same weights on the device.
+
+        Raises `FeedError` where it has no such bucket.
+        """
+        if batch not in self.batches:
+            raise FeedError(
+                f"the network has no bucket of {batch}",
+                note=f"it has {', '.join(map(str, self.batches))}",
+            )
+        at = self.batches.index(batch)
+        report = (*self.report.smaller, self.report)[at]
+        report = replace(report, smaller=(), stored_weight_bytes=report.weight_bytes)
+        return replace(self, entries=(self.entries[at],), report=report, any_batch=False)
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
-        """Runs the network once and waits for it.
+        """Runs the network on the feeds and waits for it.
 
         feeds: for every input an array of its shape and dtype, NumPy's or any that speaks
-        DLPack; one that lies on the device is not copied. Gives every output by name: NumPy
-        arrays for NumPy arrays, torch tensors where a torch tensor came in, else TVM tensors,
-        on the device the network ran on. Raises `FeedError`, and `TargetError` where there is
-        no such device.
+        DLPack; one that lies on the device is not copied to the host. Built for buckets, it takes
+        1 image or more: the first dimension of every array, and of every output. How they run is
+        the rule of `buckets.plan_batches`.
+
+        Gives every output by name: NumPy arrays for NumPy arrays, torch tensors where a torch
+        tensor came in, else TVM tensors, on the device the network ran on. Raises `FeedError`,
+        and `TargetError` where there is no such device.
         """
         torch = sys.modules.get("torch")
-        with self._lock:
-            tensors = self.transfer_in(feeds)
+        with self._loaded.lock:
+            arrays = read(self.inputs, feeds, self.any_batch)
+            device = self.device()
             of_torch = [x for x in feeds.values() if torch and isinstance(x, torch.Tensor)]
             if torch and any(x.is_cuda for x in of_torch):
                 # What still writes the feeds was started on a stream that TVM does not wait for.
                 torch.cuda.current_stream().synchronize()
-            results = self.enqueue(tensors)
-            if all(isinstance(feed, np.ndarray) for feed in feeds.values()):
-                return self.transfer_out(results)
-            self.device().sync()
+            on_host = all(isinstance(feed, np.ndarray) for feed in feeds.values())
+            if self.any_batch:
+                results = self._run_chunks(arrays, on_host)
+            else:
+                results = self._run_entry(self.entries[-1], arrays, on_host)
+            if not on_host:
+                device.sync()
         if torch and of_torch:
             results = [torch.from_dlpack(result) for result in results]
         return {spec.name: one for spec, one in zip(self.outputs, results, strict=True)}
@@ -99,18 +153,45 @@ class Executable:
 
     def save(self, path: str | Path) -> None:
         """Writes one file that `tvmconv.load` reads. Raises `ArtifactError`."""
+        # All but those that only the buckets beside it take.
+        kept = sorted({number for entry in self.entries for number in entry.weights})
+        entries = [
+            {
+                "inputs": [asdict(spec) for spec in entry.inputs],
+                "outputs": [asdict(spec) for spec in entry.outputs],
+                "weights": [kept.index(number) for number in entry.weights],
+            }
+            for entry in self.entries
+        ]
         manifest = {
             "tvmconv": tvmconv.__version__,
             "target": self.target,
             "arch": self.arch,
             "features": list(self.features),
-            "inputs": [asdict(spec) for spec in self.inputs],
-            "outputs": [asdict(spec) for spec in self.outputs],
+            "any_batch": self.any_batch,
+            "entries": entries,
             "report": self.report.to_json(),
         }
-        artifact.write(artifact.Artifact(manifest, self.code, self.weights), path)
+        codes = tuple(entry.code for entry in self.entries)
+        weights = tuple(self.weights[number] for number in kept)
+        artifact.write(artifact.Artifact(manifest, codes, weights), path)
 
     # ------------------------------------------------------------ the steps of a run
+
+    def _run_chunks(self, arrays: list[Any], on_host: bool) -> list[Any]:
+        """The outputs of all images, from the buckets that the rule says."""
+        chunks = plan_batches(arrays[0].shape[0], self.batches)
+        parts = []
+        for chunk in chunks:
+            entry = self.entries[self.batches.index(chunk.bucket)]
+            taken = [images(array, chunk.start, chunk.bucket) for array in arrays]
+            parts.append(self._run_entry(entry, taken, on_host))
+        counts = [chunk.count for chunk in chunks]
+        return [join(outputs, counts) for outputs in zip(*parts, strict=True)]
+
+    def _run_entry(self, entry: Entry, arrays: list[Any], on_host: bool) -> list[Any]:
+        results = self._enqueue(entry, [place(array, self.device()) for array in arrays])
+        return [result.numpy() for result in results] if on_host else results
 
     def device(self) -> Any:
         """Where the network runs. Raises `TargetError` where there is no such device."""
@@ -118,49 +199,20 @@ class Executable:
 
     @cached_property
     def _device(self) -> Any:
-        if self.target == "llvm":
-            missing = sorted(set(self.features) - set(cpu_features()))
-            if missing:
-                raise TargetError(
-                    f"a network built for {self.arch} can't be run on this CPU",
-                    note=f"its code relies on {', '.join(missing)} and would crash here",
-                    hint="build it on this machine, or with an arch that both have",
-                )
-            return tvm.cpu()
-        # Also loads TVM's CUDA runtime, where `import tvm` could not.
-        here = toolchain.detect_arch()
-        if here is None:
-            raise TargetError(
-                f"a network built for {self.arch} can't be run here: there is no NVIDIA GPU",
-                hint='build it with target="llvm" to run it on the CPU by emulation',
-            )
-        if not toolchain.runs_on(self.arch, here):
-            raise TargetError(
-                f"a network built for {self.arch} can't be run on this GPU, which is {here}",
-                note="machine code runs on its own generation, from its own revision on",
-                hint=f'build it with arch="{here}"',
-            )
-        return tvm.cuda(0)
+        return find_device(self.target, self.arch, self.features)
 
     def transfer_in(self, feeds: Mapping[str, Any]) -> list[Any]:
         """The feeds, checked, as tensors on the device, in the network's order."""
-        names = [spec.name for spec in self.inputs]
-        if not isinstance(feeds, Mapping):
-            raise FeedError(
-                f"feeds are a mapping of names to arrays, not a {type(feeds).__name__}",
-                hint="exe(array) takes the array alone",
-            )
-        if set(feeds) != set(names):
-            raise FeedError(
-                f"fed {sorted(feeds)}, the network's inputs are {names}",
-                hint="every input by its name, and nothing else",
-            )
-        return [_tensor(spec, feeds[spec.name], self.device()) for spec in self.inputs]
+        return [place(array, self.device()) for array in read(self.inputs, feeds, False)]
 
     def enqueue(self, tensors: list[Any]) -> list[Any]:
         """Starts the network on tensors of the device; on a GPU, returns before it is done."""
-        with self._lock:
-            machine, weights = self._loaded
+        return self._enqueue(self.entries[-1], tensors)
+
+    def _enqueue(self, entry: Entry, tensors: list[Any]) -> list[Any]:
+        with self._loaded.lock:
+            machine = self._machine(entry)
+            weights = [self._loaded.weights[number] for number in entry.weights]
             result = machine["main"](*tensors, *weights)
         return [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
 
@@ -170,56 +222,31 @@ class Executable:
             spec.name: result.numpy() for spec, result in zip(self.outputs, results, strict=True)
         }
 
-    @cached_property
-    def _loaded(self) -> tuple[VirtualMachine, list[Any]]:
-        """The virtual machine and the weights, on the device."""
-        device = self.device()
-        # The loader knows libraries by path, so each gets one of its own; once loaded, the file
-        # is not needed any more.
-        with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
-            path = Path(folder) / "code.so"
-            path.write_bytes(self.code)
-            try:
-                machine = VirtualMachine(tvm.runtime.load_module(str(path)), device)
-            except Exception as error:
-                raise ArtifactError(
-                    "the network's code can't be loaded",
-                    note=first_line(error),
-                    hint="build it again",
-                ) from error
-        return machine, [tvm.runtime.tensor(array, device) for array in self.weights]
+    def _machine(self, entry: Entry) -> VirtualMachine:
+        """The entry's virtual machine; it and its weights are on the device from the first run."""
+        loaded, device = self._loaded, self.device()
+        if entry not in loaded.machines:
+            machine = _load_machine(entry.code, device)
+            for number in set(entry.weights) - set(loaded.weights):
+                loaded.weights[number] = tvm.runtime.tensor(self.weights[number], device)
+            loaded.machines[entry] = machine
+        return loaded.machines[entry]
 
 
-def _tensor(spec: TensorSpec, feed: Any, device: Any) -> Any:
-    """One feed on the device, without a copy where it is there already."""
-    if not isinstance(feed, np.ndarray | tvm.runtime.Tensor) and not hasattr(feed, "__dlpack__"):
-        raise FeedError(
-            f"input {spec.name!r} got a {type(feed).__name__}",
-            hint="give a NumPy array, or a tensor that speaks DLPack",
-        )
-    shape, dtype = tuple(feed.shape), str(feed.dtype).removeprefix("torch.")
-    if shape != spec.shape or dtype != spec.dtype:
-        raise FeedError(
-            f"input {spec.name!r} got {dtype}{list(shape)}, expected {spec.dtype}"
-            f"{list(spec.shape)}",
-            hint="build with another batch= or shapes=" if dtype == spec.dtype else "",
-        )
-    if isinstance(feed, np.ndarray):
-        return tvm.runtime.tensor(np.asarray(feed, order="C"), device)
-    tensor = feed if isinstance(feed, tvm.runtime.Tensor) else _imported(feed)
-    return tensor if tensor.device == device else tensor.copyto(device)
-
-
-def _imported(feed: Any) -> Any:
-    """A tensor over the feed's own memory; over a copy where that is not contiguous or aligned."""
-    torch = sys.modules.get("torch")
-    if torch and isinstance(feed, torch.Tensor):
-        if not feed.is_contiguous() or feed.data_ptr() % ALIGNMENT:
-            feed = feed.clone(memory_format=torch.contiguous_format)
-        return tvm.runtime.from_dlpack(feed.detach())
-    if feed.__dlpack_device__()[0] == 1:  # kDLCPU
-        return tvm.runtime.tensor(np.asarray(np.from_dlpack(feed), order="C"))
-    return tvm.runtime.from_dlpack(feed)
+def _load_machine(code: bytes, device: Any) -> VirtualMachine:
+    # The loader knows libraries by path, so each gets one of its own; once loaded, the file
+    # is not needed any more.
+    with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
+        path = Path(folder) / "code.so"
+        path.write_bytes(code)
+        try:
+            return VirtualMachine(tvm.runtime.load_module(str(path)), device)
+        except Exception as error:
+            raise ArtifactError(
+                "the network's code can't be loaded",
+                note=first_line(error),
+                hint="build it again",
+            ) from error
 
 
 def load(path: str | Path) -> Executable:
@@ -231,40 +258,36 @@ def load(path: str | Path) -> Executable:
     stored = artifact.read(path)
     manifest = stored.manifest
     try:
+        entries = zip(manifest["entries"], stored.codes, strict=True)
         exe = Executable(
             manifest["target"],
             manifest["arch"],
-            tuple(_spec(item) for item in manifest["inputs"]),
-            tuple(_spec(item) for item in manifest["outputs"]),
+            tuple(_entry(item, code, len(stored.weights)) for item, code in entries),
             BuildReport.from_json(manifest["report"]),
-            stored.code,
             stored.weights,
             tuple(manifest["features"]),
+            manifest["any_batch"],
         )
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ArtifactError(
             f"{path} has a damaged manifest", note=repr(error), hint="build the network again"
         ) from error
+    if not exe.entries or len(exe.report.smaller) + 1 != len(exe.entries):
+        raise ArtifactError(
+            f"{path} has a damaged manifest",
+            note=f"{len(exe.entries)} entries, reports of {len(exe.report.smaller) + 1}",
+            hint="build the network again",
+        )
     if exe.target not in ("cuda", "llvm"):
         raise ArtifactError(f"{path} is for an unknown target {exe.target!r}")
     return exe
 
 
+def _entry(item: dict[str, Any], code: bytes, weights: int) -> Entry:
+    numbers = tuple(range(weights)[number] for number in item["weights"])
+    inputs, outputs = (tuple(map(_spec, item[key])) for key in ("inputs", "outputs"))
+    return Entry(inputs, outputs, code, numbers)
+
+
 def _spec(item: dict[str, Any]) -> TensorSpec:
     return TensorSpec(item["name"], tuple(item["shape"]), item["dtype"])
-
-
-def cpu_features() -> tuple[str, ...]:
-    """This CPU's vector extensions, spelled as `vector_features` does; none but on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ()
-    flags = next((line for line in lines if line.startswith("flags")), "").split()
-    return vector_features(flags)
-
-
-def vector_features(names: Iterable[str]) -> tuple[str, ...]:
-    """The vector extensions among Linux's or LLVM's names of CPU features, spelled alike."""
-    plain = {name.replace("_", "").replace("-", "").replace(".", "") for name in names}
-    return tuple(sorted(name for name in plain if name.startswith(("avx", "fma", "f16c", "amx"))))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tvm
 import tvm_ffi
-from numpy.typing import NDArray
 
+from tvmconv.buckets import each_bucket
 from tvmconv.errors import TargetError
+from tvmconv.feeds import batch_of
 from tvmconv.report import table
 
 if TYPE_CHECKING:
-    from tvmconv.executable import Executable, TensorSpec
+    from tvmconv.executable import Executable
 
 #: Beyond this spread (deviation / mean) the median should not be quoted without saying so.
 UNSTABLE = 0.025
@@ -91,7 +92,7 @@ HEADER = ["ms", "min", "mean", "median", "p90", "p95", "p99", "var.", "runs"]
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """What `bench` measured. ``print(report)`` is a table."""
+    """What `bench` measured, with buckets in the largest. ``print(report)`` has all as tables."""
 
     target: str
     arch: str | None
@@ -108,6 +109,8 @@ class LatencyReport:
     warmup_runs: int
     #: Of the outputs against the reference, as the caller found it; None if nobody looked.
     relative_l2: float | None
+    #: Of the smaller buckets, the smallest first.
+    smaller: tuple[LatencyReport, ...] = ()
 
     @property
     def throughput(self) -> float:
@@ -135,9 +138,12 @@ class LatencyReport:
     def to_json(self) -> dict[str, Any]:
         """The fields as they are called here, with throughput and warnings."""
         derived = {"throughput_images_per_s": self.throughput, "warnings": list(self.warnings)}
-        return {**asdict(self), **derived}
+        return {**asdict(self), **derived, "smaller": [one.to_json() for one in self.smaller]}
 
     def __str__(self) -> str:
+        return "\n\n".join(report._text() for report in (*self.smaller, self))
+
+    def _text(self) -> str:
         place = f"{self.target} {self.arch or ''}".strip()
         place += f", {self.threads} threads" if self.threads else ""
         rows = [HEADER, ["compute", *self.compute.cells()]]
@@ -166,7 +172,7 @@ def bench(
     min_seconds: float = 1.0,
     max_runs: int = 10_000,
 ) -> LatencyReport:
-    """Time ``exe`` on ``feeds``, arrays by input name; by default on `random_feeds`.
+    """Time ``exe`` on ``feeds``, arrays by input name, as `each_bucket` gives them to every bucket.
 
     A fast wrong answer is worth nothing: give the error that `compare` found as ``relative_l2``,
     or the report says that it is unchecked. Warm-up lasts ``warmup_ms``, then runs follow until
@@ -174,7 +180,14 @@ def bench(
     that time. Raises FeedError for feeds that do not fit, TargetError if the device fails.
     """
     effort = Effort(warmup_ms, min_runs, min_seconds, max_runs)
-    feeds = random_feeds(exe.inputs) if feeds is None else feeds
+    reports = [_bench(*one, relative_l2, effort) for one in each_bucket(exe, feeds)]
+    return replace(reports[-1], smaller=tuple(reports[:-1]))
+
+
+def _bench(
+    exe: Executable, feeds: Mapping[str, Any], relative_l2: float | None, effort: Effort
+) -> LatencyReport:
+    """`bench` at one batch."""
     device, tensors = exe.device(), exe.transfer_in(feeds)
     outputs = exe.enqueue(tensors)
 
@@ -192,33 +205,20 @@ def bench(
         compute, enqueue = cuda_time(lambda: exe.enqueue(tensors), device, effort)
     else:
         compute = host_time(run, effort)
-    brief = replace(effort, min_seconds=min_seconds / 5)
+    brief = replace(effort, min_seconds=effort.min_seconds / 5)
     return LatencyReport(
         target=exe.target,
         arch=exe.arch,
-        batch=next((spec.shape[0] for spec in exe.inputs if spec.shape), 1),
+        batch=batch_of(exe.inputs),
         threads=None if enqueue else tvm.runtime.num_threads(),
         compute=compute,
         enqueue=enqueue,
         host_to_device=host_time(copy_in, brief),
         device_to_host=host_time(lambda: exe.transfer_out(outputs), brief),
-        warmup_ms=warmup_ms,
+        warmup_ms=effort.warmup_ms,
         warmup_runs=warmup_runs,
         relative_l2=relative_l2,
     )
-
-
-def random_feeds(specs: Iterable[TensorSpec], seed: int = 0) -> dict[str, NDArray[Any]]:
-    """An array for every spec: standard normal for floats, zeros and ones for other dtypes."""
-    rng = np.random.default_rng(seed)
-    feeds = {}
-    for spec in specs:
-        dtype = np.dtype(spec.dtype)
-        if np.issubdtype(dtype, np.floating):
-            feeds[spec.name] = rng.standard_normal(spec.shape).astype(dtype)
-        else:  # may be indices or masks, of which these two are the safe ones
-            feeds[spec.name] = rng.integers(0, 2, spec.shape).astype(dtype)
-    return feeds
 
 
 # --- stopwatches; the benchmarks time other programs with the same ones ----------------------

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from onnx import helper, shape_inference
 
 from tvmconv.errors import ModelError, ShapeError, first_line
-from tvmconv.executable import TensorSpec
+from tvmconv.feeds import TensorSpec
 from tvmconv.model_file import check_size, content, load_external
 
 #: What a model may be given as.
@@ -133,10 +133,8 @@ def fix_shapes(
 
 def _checked_arguments(batch: Any, shapes: Any) -> dict[str, tuple[int, ...]]:
     """The shapes by name, once both arguments are known to be what they should be."""
-    if batch is not None and not _is_integer(batch):
-        raise ShapeError(f"a batch is a number of elements, not {batch!r}", hint="give batch=1")
-    if batch is not None and batch < 1:
-        raise ShapeError(f"a batch has at least one element, not {batch}", hint="give batch=1")
+    if batch is not None:
+        check_batch(batch)
     hint = "give shapes={'input': (1, 3, 224, 224)}, with the input's name"
     if shapes is not None and not isinstance(shapes, Mapping):
         raise ShapeError(f"shapes are given by input name, not as {shapes!r}", hint=hint)
@@ -147,6 +145,14 @@ def _checked_arguments(batch: Any, shapes: Any) -> dict[str, tuple[int, ...]]:
             raise ShapeError(f"input {name!r} can't have the shape {shape!r}", hint=hint)
         given[name] = tuple(map(int, sizes))
     return given
+
+
+def check_batch(batch: Any) -> None:
+    """Raises `ShapeError` for what is no number of images."""
+    if not _is_integer(batch):
+        raise ShapeError(f"a batch is a number of elements, not {batch!r}", hint="give batch=1")
+    if batch < 1:
+        raise ShapeError(f"a batch has at least one element, not {batch}", hint="give batch=1")
 
 
 def _is_integer(value: Any) -> bool:

@@ -58,7 +58,10 @@ class ConvReport:
 
 @dataclass(frozen=True)
 class BuildReport:
-    """One build. ``str()`` is a table; `to_json` and `from_json` go both ways."""
+    """One build. ``str()`` is a table; `to_json` and `from_json` go both ways.
+
+    Built for buckets, it is the report of the largest, with those of the others in `smaller`.
+    """
 
     target: str
     arch: str
@@ -71,8 +74,16 @@ class BuildReport:
     #: 0 before a build.
     peak_activation_bytes: int = 0
     activation_bound_bytes: int = 0
+    #: Of what the network takes at this batch, packed.
     weight_bytes: int = 0
+    #: With what several buckets have in common, where this is the largest.
     build_seconds: float = 0.0
+    #: First dimension of the first input: images a run.
+    batch: int = 1
+    #: Of all buckets together, equal arrays once.
+    stored_weight_bytes: int = 0
+    #: Of the smaller buckets, the smallest first.
+    smaller: tuple[BuildReport, ...] = ()
 
     @property
     def convolutions(self) -> tuple[ConvReport, ...]:
@@ -92,6 +103,11 @@ class BuildReport:
     def padded_macs(self) -> int:
         return sum(conv.padded_macs for conv in self.convs)
 
+    @property
+    def waste(self) -> float:
+        """Share of all multiply-adds carried out that padding asked for, 0 to 1."""
+        return 1 - self.useful_macs / self.padded_macs if self.padded_macs else 0.0
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -103,6 +119,7 @@ class BuildReport:
         known["convs"] = tuple(
             ConvReport(**{**item, "workloads": tuple(item["workloads"])}) for item in data["convs"]
         )
+        known["smaller"] = tuple(cls.from_json(item) for item in data["smaller"])
         return cls(**known)
 
     def __str__(self) -> str:
@@ -110,6 +127,8 @@ class BuildReport:
         if self.unsupported:
             listed = (f"{name} x{count}" for name, count in sorted(self.unsupported.items()))
             parts.append("can't be built: " + ", ".join(listed))
+        if self.smaller:
+            parts.append(self._bucket_table())
         if self.convs:
             parts.append(self._conv_table())
         if any(not conv.tensor_core for conv in self.convs):
@@ -122,6 +141,7 @@ class BuildReport:
 
     def _headline(self) -> str:
         target = self.target + (f" {self.arch}" if self.arch else "")
+        target += f", bucket of {self.batch}" if self.smaller else ""
         text = f"{target}: {self.tensorized} of {len(self.convolutions)} convolutions"
         products = [conv for conv in self.convs if conv not in self.convolutions]
         if products:
@@ -129,8 +149,9 @@ class BuildReport:
             text += f" and {done} of {len(products)} matrix products"
         text += " on tensor cores" + (" (emulated)" if self.target == "llvm" else "")
         if self.convs:
-            wasted = 1 - self.useful_macs / self.padded_macs
-            text += f", {self.useful_macs / 1e9:.2f} GMAC, {wasted:.0%} of those done is padding"
+            text += (
+                f", {self.useful_macs / 1e9:.2f} GMAC, {self.waste:.0%} of those done is padding"
+            )
         if self.build_seconds:
             text += (
                 f"\nbuilt in {self.build_seconds:.1f} s; "
@@ -141,6 +162,25 @@ class BuildReport:
                 ratio = self.peak_activation_bytes / self.activation_bound_bytes
                 live = self.activation_bound_bytes / 2**20
                 text += f", {ratio:.2f} times the {live:.1f} MiB that are live at once"
+        return text
+
+    def _bucket_table(self) -> str:
+        """What differs between buckets; the rest of the report is about the largest."""
+        buckets = (*self.smaller, self)
+        rows = [["bucket", "tensorized", "GMAC", "pad"]]
+        for one in buckets:
+            tensorized = f"{one.tensorized} of {len(one.convolutions)}"
+            macs = f"{one.useful_macs / 1e9:.2f}"
+            rows.append([str(one.batch), tensorized, macs, f"{one.waste:.0%}"])
+        if self.build_seconds:
+            rows[0] += ["activations MiB", "weights MiB", "build s"]
+            for row, one in zip(rows[1:], buckets, strict=True):
+                sizes = (one.peak_activation_bytes, one.weight_bytes)
+                row += [*(f"{size / 2**20:.1f}" for size in sizes), f"{one.build_seconds:.1f}"]
+        text = table(rows, right=range(2, 7))
+        if self.stored_weight_bytes:
+            text += "\nweights of all buckets, equal ones once: "
+            text += f"{self.stored_weight_bytes / 2**20:.1f} MiB"
         return text
 
     def _conv_table(self) -> str:

@@ -6,7 +6,10 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from schedules import depthwise_config, direct, wmma_config
 from schedules.choose import FAMILIES, choose, family
@@ -14,6 +17,7 @@ from schedules.depthwise_config import DepthwiseConfig
 from schedules.direct import DirectConfig
 from schedules.errors import ConfigError
 from schedules.family import Match, Reject
+from schedules.gemm import TILES_K
 from schedules.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.wmma import FEWEST_CHANNELS
 from schedules.wmma_config import WmmaConfig
@@ -213,6 +217,26 @@ def test_large_convolution_gets_large_tiles_and_small_one_fills_the_chip() -> No
     assert small.tile.m * small.tile.k < 128 * 128
     # Below sm_80 nothing is asynchronous, and the config says so.
     assert "cp.async" not in str(choose(w, GPUS["sm_75"]).config)
+
+
+@given(st.integers(1, 400), st.sampled_from([3, 8, 24, 64]), st.sampled_from([1, 7, 28]))
+@settings(deadline=None)
+def test_operands_are_packed_alike_for_every_batch(k: int, c: int, side: int) -> None:
+    """So that batch buckets share them, though their tiles differ."""
+    weight, bias = np.ones((k, c, 1, 1), np.float16), np.ones(k, np.float32)
+    for hardware in (CPU, GPUS["sm_75"], GPUS["sm_90"]):
+        packed = []
+        for n in (1, 8, 32, 256):
+            choice = choose(ConvWorkload(n, side, side, c, k, 1, 1), hardware)
+            assert choice.family.tensorized
+            packed.append(choice.family.pack(choice.workload, choice.config, weight, bias))
+        for other in packed[1:]:
+            assert all(map(np.array_equal, other, packed[0]))
+
+
+def test_the_tiles_that_operands_are_packed_for_are_those_of_gpus() -> None:
+    tiles = {WmmaConfig(*tile).tile.k for tile in (*wmma_config.GPU_TILES, wmma_config.ONE_WARP)}
+    assert tiles == set(TILES_K)
 
 
 # ---------------------------------------------------------------- rejects

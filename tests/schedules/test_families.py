@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from intrinsics import INTRINSICS
 from schedules.choose import FAMILIES
 from schedules.family import Family, Reject
+from schedules.gemm import Gemm
 from schedules.hardware import CPU, Hardware
 from schedules.wmma import WmmaFamily
 from schedules.wmma_config import WmmaConfig
-from schedules.workload import ConvWorkload
+from schedules.workload import ConvWorkload, Epilogue
 from tests import kernels
 from tests.workloads import WORKLOADS, workloads
 from tvmconv import toolchain
@@ -105,6 +106,15 @@ def test_every_instruction_serves_every_layout(
     """Several warps, fragments and chunks at once: what GPUs use, though here it runs on a CPU."""
     (family,) = (f for f in matching(w, CPU) if isinstance(f, WmmaFamily))
     check(family, w, WmmaConfig(2, 2, 2, 2, 2, instruction=instruction))
+
+
+@pytest.mark.parametrize("k", [10, 70, 144])
+def test_weight_may_have_more_columns_than_the_tiles_read(k: int) -> None:
+    w = ConvWorkload(2, 5, 4, 24, k, 3, 3, padding=(1, 1, 1, 1), epilogue=Epilogue(bias=True))
+    config = WmmaConfig(1, 1, 2, 1 if k == 10 else 2, 2)
+    gemm = Gemm.of(w, config.tile)
+    assert gemm.weight_columns > gemm.k_pad
+    check(matching(w, CPU)[0], w, config)
 
 
 @pytest.mark.parametrize(

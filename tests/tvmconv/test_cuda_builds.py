@@ -12,7 +12,7 @@ import pytest
 import tvmconv
 from benchmarks import zoo
 from tests import sass
-from tests.models import residual_net
+from tests.models import Graph, residual_net
 from tvmconv import toolchain
 from tvmconv.errors import TargetError
 
@@ -78,6 +78,21 @@ def test_all_between_input_and_output_is_one_cuda_graph(
     assert captured[0].count("cls.conv_wmma") == 5
     kernels = re.findall(r"        cls\.(\w+)\(", functions["main"])
     assert len(kernels) == 2
+
+
+@needs_nvcc
+@needs_cuobjdump
+def test_buckets_share_weights(tmp_path: Path) -> None:
+    """Of channels for which the tiles of the two batches are as wide as not."""
+    g = Graph(["batch", 32, 28, 28])
+    x = g.op("Relu", g.conv("input", 32, 96, 1))
+    exe = tvmconv.build(g.model(g.conv(x, 96, 144, 1)), target="cuda", arch="sm_90", batch=[1, 128])
+    tiles = [{conv.config for conv in one.convs} for one in (*exe.report.smaller, exe.report)]
+    assert not tiles[0] & tiles[1]
+    assert exe.report.stored_weight_bytes == exe.report.weight_bytes
+    for batch in exe.batches:
+        one = exe.bucket(batch)
+        check_kernels(one, machine_code(one, tmp_path), "sm_90")
 
 
 @needs_nvcc

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -16,8 +17,8 @@ import tvm
 import tvmconv
 from tests.models import Graph, random_feed, residual_net
 from tvmconv import artifact
+from tvmconv.device import cpu_features
 from tvmconv.errors import ArtifactError, FeedError, TargetError
-from tvmconv.executable import cpu_features
 
 ROOT = str(Path(__file__).parents[2])
 FEEDS = random_feed((1, 3, 12, 12))
@@ -96,7 +97,7 @@ def test_load_gives_the_same_network(exe: tvmconv.Executable, saved: Path) -> No
 def test_code_and_weights_lie_apart(exe: tvmconv.Executable, saved: Path) -> None:
     with zipfile.ZipFile(saved) as file:
         sizes = {info.filename: info.file_size for info in file.infolist()}
-        code = file.read("code.so")
+        code = file.read("code/0000.so")
     assert sum(name.startswith("weights/") for name in sizes) == len(exe.weights)
     # The largest weight is nowhere in the code.
     largest = max(exe.weights, key=lambda array: array.nbytes)
@@ -110,15 +111,25 @@ def test_two_networks_in_one_process(exe: tvmconv.Executable, saved: Path) -> No
     assert other(both).shape == (2, 10)
 
 
-@pytest.mark.parametrize("damage", ["text", "truncated", "empty", "missing", "format", "manifest"])
+DAMAGES = ("text", "truncated", "empty", "missing", "format", "manifest", "entries", "number")
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_bad_files(saved: Path, damage: str) -> None:
     data = saved.read_bytes()
     stored = artifact.read(saved)
     if damage == "format":
-        changed = artifact.Artifact({**stored.manifest, "format": 99}, b"", ())
+        changed = artifact.Artifact({**stored.manifest, "format": 99}, (), ())
         artifact.write(changed, saved)
     elif damage == "manifest":
-        artifact.write(artifact.Artifact({"target": "llvm"}, b"", ()), saved)
+        artifact.write(artifact.Artifact({"target": "llvm"}, (), ()), saved)
+    elif damage == "entries":
+        changed = artifact.Artifact({**stored.manifest, "entries": [], "codes": 0}, (), ())
+        artifact.write(changed, saved)
+    elif damage == "number":
+        (entry,) = stored.manifest["entries"]
+        entry["weights"][0] = len(stored.weights)
+        artifact.write(stored, saved)
     elif damage == "missing":
         saved.unlink()
     else:
@@ -128,10 +139,19 @@ def test_bad_files(saved: Path, damage: str) -> None:
     assert str(saved) in str(error.value)
 
 
+def test_a_file_of_the_first_format_is_refused_by_name(tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    with zipfile.ZipFile(old, "w") as file:
+        file.writestr("manifest.json", json.dumps({"format": 1, "weights": 0, "target": "llvm"}))
+        file.writestr("code.so", b"")
+    with pytest.raises(ArtifactError, match=r"has format 1, this version reads 2\n.*build"):
+        tvmconv.load(old)
+
+
 def test_other_cpu_is_refused(saved: Path) -> None:
     stored = artifact.read(saved)
     manifest = {**stored.manifest, "features": ["avx9000"]}
-    artifact.write(artifact.Artifact(manifest, stored.code, stored.weights), saved)
+    artifact.write(artifact.Artifact(manifest, stored.codes, stored.weights), saved)
     with pytest.raises(TargetError, match="avx9000"):
         tvmconv.load(saved).run(FEEDS)
 
@@ -153,7 +173,7 @@ def test_code_for_any_cpu_runs_here(tmp_path: Path) -> None:
 
 def test_code_that_is_none(saved: Path) -> None:
     stored = artifact.read(saved)
-    artifact.write(artifact.Artifact(stored.manifest, b"no library", stored.weights), saved)
+    artifact.write(artifact.Artifact(stored.manifest, (b"no library",), stored.weights), saved)
     with pytest.raises(ArtifactError, match="can't be loaded"):
         tvmconv.load(saved).run(FEEDS)
 

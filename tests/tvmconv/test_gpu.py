@@ -67,6 +67,34 @@ def test_torch_tensors_stay_on_the_gpu() -> None:
     assert np.array_equal(result.cpu().numpy(), exe.run(feeds)["output"])
 
 
+@pytest.mark.parametrize("n", [1, 3, 8, 9, 40])
+def test_buckets(n: int) -> None:
+    """Fed from the host, from a tensor on the GPU, and from one that begins inside another."""
+    torch = pytest.importorskip("torch")
+    exe = tvmconv.build(residual_net("batch"), batch=[1, 8, 32])
+    alone = tvmconv.build(residual_net("batch"), batch=1)
+    feed = random_feed((41, 3, 12, 12))["input"]
+    expected = np.concatenate([alone(feed[i : i + 1]) for i in range(1, 1 + n)])
+    on_gpu = torch.from_numpy(feed).cuda()[1 : 1 + n]
+    for _ in range(2):  # the second run replays the captured CUDA graph
+        found = exe(feed[1 : 1 + n])
+        np.testing.assert_allclose(found, expected, rtol=2e-3, atol=2e-3)
+        result = exe(on_gpu)
+        assert result.is_cuda
+        assert np.array_equal(result.cpu().numpy(), found)
+
+
+def test_buckets_share_weights_on_the_gpu() -> None:
+    exe = tvmconv.build(zoo.load("mobilenet_v2"), batch=[1, 8])
+    for batch in exe.batches:
+        exe(np.zeros((batch, 3, 224, 224), "f"))
+    assert exe.report.stored_weight_bytes == exe.report.weight_bytes
+    assert len(exe._loaded.weights) == len(exe.weights)
+    found = tvmconv.bench(exe, min_seconds=0.1)
+    assert [one.batch for one in (*found.smaller, found)] == [1, 8]
+    assert tvmconv.compare(zoo.load("mobilenet_v2"), exe, pictures("mobilenet_v2", 3)).passed(5e-3)
+
+
 def test_results_outlive_the_next_run() -> None:
     """A captured graph writes where it always wrote; what was given out must not be there."""
     torch = pytest.importorskip("torch")

@@ -17,8 +17,8 @@ import tvmconv
 from tests import networks
 from tvmconv import latency
 from tvmconv.errors import FeedError
-from tvmconv.executable import TensorSpec
-from tvmconv.latency import Effort, LatencyReport, Timing, random_feeds
+from tvmconv.feeds import TensorSpec, random_feeds
+from tvmconv.latency import Effort, LatencyReport, Timing
 
 QUICK = {"warmup_ms": 5.0, "min_runs": 5, "min_seconds": 0.02}
 
@@ -26,7 +26,7 @@ QUICK = {"warmup_ms": 5.0, "min_runs": 5, "min_seconds": 0.02}
 class Sleeper:
     """Looks like an `Executable`, and takes known times: 2, 6 and 4 ms."""
 
-    target, arch = "llvm", "sleepy"
+    target, arch, any_batch = "llvm", "sleepy", False
     inputs = (TensorSpec("x", (4, 3), "float32"),)
 
     def __init__(self) -> None:

@@ -3,7 +3,8 @@
 Before:  main(x): y = call_tir(conv, (x, constant))
 After:   main(x, weight_0): y = call_tir(conv, (x, weight_0)), and weight_0's array beside it
 Requires: nothing; constants under 128 bytes stay where they are
-Formula: the identity. Code and weights then travel apart, and equal weights are kept once.
+Formula: the identity. Code and weights then travel apart, and equal weights are kept once, in
+         one module or in the modules of several batches.
 """
 
 from __future__ import annotations
@@ -20,35 +21,57 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 SMALL_BYTES = 128
 
 
+class WeightStore:
+    """The weights of one build or of several, each array once."""
+
+    def __init__(self) -> None:
+        self.arrays: list[NDArray[Any]] = []
+        self._numbers: dict[tuple[str, tuple[int, ...], bytes], int] = {}
+
+    def add(self, array: NDArray[Any]) -> int:
+        """The number in `arrays` of the array that equals `array`."""
+        array = np.ascontiguousarray(array)
+        key = (array.dtype.name, array.shape, hashlib.sha256(array.data).digest())
+        if key not in self._numbers:
+            self._numbers[key] = len(self.arrays)
+            self.arrays.append(array)
+        return self._numbers[key]
+
+
 @mutator
 class _Lift(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule) -> None:
+    def __init__(self, mod: tvm.IRModule, store: WeightStore) -> None:
         super().__init__(mod)
-        self.lifted: dict[tuple[str, tuple[int, ...], bytes], tuple[relax.Var, NDArray[Any]]] = {}
+        self.store = store
+        self.lifted: dict[int, relax.Var] = {}
 
     def visit_generic_const_(self, constant: Any) -> relax.Expr:
         array = constant.value.numpy() if isinstance(constant.ty, relax.TensorType) else None
         if array is None or array.nbytes < SMALL_BYTES:
             return constant
-        key = (array.dtype.name, array.shape, hashlib.sha256(array).digest())
-        if key not in self.lifted:
-            self.lifted[key] = (relax.Var(f"weight_{len(self.lifted)}", constant.ty), array)
-        return self.lifted[key][0]
+        number = self.store.add(array)
+        if number not in self.lifted:
+            self.lifted[number] = relax.Var(f"weight_{len(self.lifted)}", constant.ty)
+        return self.lifted[number]
 
 
-def lift_weights(mod: tvm.IRModule) -> tuple[tvm.IRModule, list[NDArray[Any]]]:
-    """The module, and the arrays that `main` now takes after its inputs, in order.
+def lift_weights(mod: tvm.IRModule, store: WeightStore) -> tuple[tvm.IRModule, tuple[int, ...]]:
+    """The module, and which arrays of `store` its `main` now takes after its inputs, in order.
 
     ``num_input`` in the function's attributes still counts inputs alone, which tells
     RewriteCUDAGraph that what follows never moves.
     """
-    lift = _Lift(mod)
+    lift = _Lift(mod, store)
     main = mod["main"]
     body = lift.visit_expr(main.body)
-    variables = [variable for variable, _ in lift.lifted.values()]
     lifted = relax.Function(
-        [*main.params, *variables], body, main.ret_ty, main.is_pure, main.attrs, main.span
+        [*main.params, *lift.lifted.values()],
+        body,
+        main.ret_ty,
+        main.is_pure,
+        main.attrs,
+        main.span,
     )
     mod = mod.clone()
     mod.update_func(mod.get_global_var("main"), lifted)
-    return mod, [np.ascontiguousarray(array) for _, array in lift.lifted.values()]
+    return mod, tuple(lift.lifted)

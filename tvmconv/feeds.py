@@ -1,0 +1,162 @@
+"""What a network is fed: checked against its specs, and brought to where TVM can read it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+
+from tvmconv.errors import FeedError
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of a network."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}{list(self.shape)}"
+
+
+def batch_of(inputs: Iterable[TensorSpec]) -> int:
+    """Images a run: the first dimension of the first input that has any dimensions."""
+    return next((spec.shape[0] for spec in inputs if spec.shape), 1)
+
+
+#: What TVM wants of the memory it is lent, in bytes.
+ALIGNMENT = 64
+
+
+def read(specs: Sequence[TensorSpec], feeds: Mapping[str, Any], any_batch: bool) -> list[Any]:
+    """The feeds in the order of `specs`: NumPy arrays as they are, all else as TVM tensors.
+
+    any_batch: the first dimension may be any, if it is the same for all. Raises `FeedError`.
+    """
+    names = [spec.name for spec in specs]
+    if not isinstance(feeds, Mapping):
+        raise FeedError(
+            f"feeds are a mapping of names to arrays, not a {type(feeds).__name__}",
+            hint="exe(array) takes the array alone",
+        )
+    if set(feeds) != set(names):
+        raise FeedError(
+            f"fed {sorted(feeds)}, the network's inputs are {names}",
+            hint="every input by its name, and nothing else",
+        )
+    for spec in specs:
+        _check(spec, feeds[spec.name], any_batch)
+    if any_batch and len({feeds[name].shape[0] for name in names}) > 1:
+        counts = ", ".join(f"{feeds[name].shape[0]} of {name!r}" for name in names)
+        raise FeedError(
+            f"inputs differ in their number of images: {counts}",
+            hint="feed as many of each",
+        )
+    return [_readable(feeds[name]) for name in names]
+
+
+def _check(spec: TensorSpec, feed: Any, any_batch: bool) -> None:
+    if not isinstance(feed, np.ndarray | tvm.runtime.Tensor) and not hasattr(feed, "__dlpack__"):
+        raise FeedError(
+            f"input {spec.name!r} got a {type(feed).__name__}",
+            hint="give a NumPy array, or a tensor that speaks DLPack",
+        )
+    shape, dtype = tuple(feed.shape), str(feed.dtype).removeprefix("torch.")
+    fixed = 1 if any_batch else 0
+    fits = len(shape) == len(spec.shape) and shape[fixed:] == spec.shape[fixed:]
+    if not fits or dtype != spec.dtype or (any_batch and shape[0] < 1):
+        wanted = ["1 or more", *spec.shape[1:]] if any_batch else list(spec.shape)
+        raise FeedError(
+            f"input {spec.name!r} got {dtype}{list(shape)}, expected {spec.dtype}"
+            f"[{', '.join(map(str, wanted))}]",
+            hint="build with another batch= or shapes=" if dtype == spec.dtype else "",
+        )
+
+
+def _readable(feed: Any) -> Any:
+    """A tensor over the feed's own memory; over a copy where that is not contiguous or aligned."""
+    if isinstance(feed, np.ndarray | tvm.runtime.Tensor):
+        return feed
+    torch = sys.modules.get("torch")
+    if torch and isinstance(feed, torch.Tensor):
+        if not feed.is_contiguous() or feed.data_ptr() % ALIGNMENT:
+            feed = feed.clone(memory_format=torch.contiguous_format)
+        return tvm.runtime.from_dlpack(feed.detach())
+    if feed.__dlpack_device__()[0] == 1:  # kDLCPU
+        return tvm.runtime.tensor(np.asarray(np.from_dlpack(feed), order="C"))
+    return tvm.runtime.from_dlpack(feed)
+
+
+def place(feed: Any, device: Any) -> Any:
+    """What `read` gave, on the device; without a copy where it is there already."""
+    if isinstance(feed, np.ndarray):
+        return tvm.runtime.tensor(np.asarray(feed, order="C"), device)
+    return feed if feed.device == device else feed.copyto(device)
+
+
+def images(feed: Any, start: int, count: int) -> Any:
+    """`count` images of what `read` gave, from number `start` on, where the feed lies.
+
+    Where it has fewer they are repeated in turn: they at least are what the network expects.
+    Nothing is copied of a NumPy array that has enough, nor of a tensor's first images.
+    """
+    has = min(count, feed.shape[0] - start)
+    if isinstance(feed, np.ndarray):
+        found = feed[start : start + has]
+        return found if has == count else np.resize(found, (count, *feed.shape[1:]))
+    if has == count and start == 0:
+        return _window(feed, 0, count)
+    # Kernels take no tensor that begins inside another: its images are copied, on its device.
+    result = tvm.runtime.empty((count, *feed.shape[1:]), feed.dtype, feed.device)
+    for done in range(0, count, has):
+        step = min(has, count - done)
+        _window(result, done, step).copyfrom(_window(feed, start, step))
+    return result
+
+
+def join(parts: Sequence[Any], counts: Sequence[int]) -> Any:
+    """One array of the first images of each part, as many as `counts` says of each.
+
+    The parts are NumPy arrays, or tensors of one device, where the result lies too.
+    """
+    cut = [_window(part, 0, count) for part, count in zip(parts, counts, strict=True)]
+    if len(cut) == 1:
+        return cut[0]
+    if isinstance(cut[0], np.ndarray):
+        return np.concatenate(cut)
+    result = tvm.runtime.empty((sum(counts), *cut[0].shape[1:]), cut[0].dtype, cut[0].device)
+    start = 0
+    for part, count in zip(cut, counts, strict=True):
+        _window(result, start, count).copyfrom(part)
+        start += count
+    return result
+
+
+def _window(array: Any, start: int, count: int) -> Any:
+    """Images of an array, in its own memory."""
+    if (start, count) == (0, array.shape[0]):
+        return array
+    if isinstance(array, np.ndarray):
+        return array[start : start + count]
+    image_bytes = int(np.prod(array.shape[1:], dtype=np.int64)) * np.dtype(array.dtype).itemsize
+    return array._create_view((count, *array.shape[1:]), relative_byte_offset=start * image_bytes)
+
+
+def random_feeds(specs: Iterable[TensorSpec], seed: int = 0) -> dict[str, NDArray[Any]]:
+    """An array for every spec: standard normal for floats, zeros and ones for other dtypes."""
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for spec in specs:
+        dtype = np.dtype(spec.dtype)
+        if np.issubdtype(dtype, np.floating):
+            feeds[spec.name] = rng.standard_normal(spec.shape).astype(dtype)
+        else:  # may be indices or masks, of which these two are the safe ones
+            feeds[spec.name] = rng.integers(0, 2, spec.shape).astype(dtype)
+    return feeds
