@@ -1,6 +1,6 @@
 """What an operation costs on a machine: the larger of its arithmetic and its memory traffic.
 
-    us = max(operations / rate of the unit that does them, bytes / memory bandwidth)
+    us = max(operations / rate of the unit that does them, bytes / memory bandwidth, LATENCY_US)
 
 A floor, after the roofline model (Williams, Waterman and Patterson 2009), but for the padding that
 a schedule carries out, which counts. Whatever ranks choices goes through `conv_cost` and
@@ -17,12 +17,14 @@ from schedules.family import Family
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
 
+#: What the least of kernels takes in a CUDA graph: small ones do not differ.
+LATENCY_US = 2.0
 BYTES = {"float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds, and what limits: ``arithmetic`` or ``memory``."""
+    """Microseconds, and what limits: ``arithmetic``, ``memory`` or ``latency``."""
 
     us: float
     limit: str
@@ -34,17 +36,18 @@ class Cost:
 def conv_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
     """Of a convolution by a family's schedule, its padding included."""
     rate = hardware.tensor_tflops if family.tensorized else hardware.fp32_tflops
-    return _roofline(family.padded_macs(w, config), rate, w, hardware)
+    return _least(_roofline(family.padded_macs(w, config), rate, w, hardware))
 
 
 def conv_floor(w: ConvWorkload, hardware: Hardware) -> Cost:
-    """Of a convolution on tensor cores if nothing were padded: no schedule is faster."""
+    """Of a convolution on tensor cores if nothing were padded, latency left out: no schedule is
+    faster."""
     return _roofline(w.useful_macs, hardware.tensor_tflops, w, hardware)
 
 
 def copy_cost(elements: int, hardware: Hardware, dtype: str = "float16") -> Cost:
     """Of reading and writing a tensor once, as a conversion between layouts does."""
-    return Cost(2 * elements * BYTES[dtype] / (hardware.memory_gbps * 1e3), "memory")
+    return _least(Cost(2 * elements * BYTES[dtype] / (hardware.memory_gbps * 1e3), "memory"))
 
 
 def moved_bytes(w: ConvWorkload) -> int:
@@ -57,6 +60,10 @@ def moved_bytes(w: ConvWorkload) -> int:
     columns = min(w.w, w.q * w.s)
     read = math.prod(w.in_layout.shape(w.n, rows, columns, w.c)) * 2
     return read + weight + residual + out
+
+
+def _least(cost: Cost) -> Cost:
+    return max(cost, Cost(LATENCY_US, "latency"), key=lambda one: one.us)
 
 
 def _roofline(macs: int, tflops: float, w: ConvWorkload, hardware: Hardware) -> Cost:

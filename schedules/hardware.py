@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 
+H200 = "H200: mma.sync and copies measured, fp32 documented"
+
+
 @dataclass(frozen=True)
 class Hardware:
     """Limits and rates of one target. ``sm`` is the compute capability times ten, 0 on a CPU."""
@@ -18,13 +21,13 @@ class Hardware:
     #: Shared by the threads of a block.
     registers_per_block: int = 65536
     #: What mma.sync reaches with fp16 operands and fp32 sums, and fp32 arithmetic without tensor
-    #: cores, in 1e12 operations a second; memory in 1e9 bytes a second, read and written.
-    tensor_tflops: float = 0.1
-    fp32_tflops: float = 0.001
-    memory_gbps: float = 20.0
-    #: Of which card, and how its rates are known. On a CPU the emulation's was measured, on 2 cores
-    #: with AVX-512; fp32 is put so low that what is tensorized for a GPU is emulated here.
-    rates: str = "emulation on 2 cores with AVX-512"
+    #: cores, in 1e12 operations a second; memory in 1e9 bytes a second, read and written. On a CPU
+    #: those of an H200, so that the emulation follows the choices made for one.
+    tensor_tflops: float = 635.0
+    fp32_tflops: float = 67.0
+    memory_gbps: float = 4300.0
+    #: Of which card, and how its rates are known.
+    rates: str = H200
 
     @property
     def kind(self) -> str:
@@ -39,8 +42,6 @@ class Hardware:
 
 #: Emulation on a CPU: a block's tiles should stay in the second-level cache.
 CPU = Hardware("llvm")
-
-_H200 = "H200: mma.sync and copies measured, fp32 documented"
 
 #: Maximum shared memory per block: CUDA C++ Programming Guide, table "Technical Specifications
 #: per Compute Capability" (less 1 KiB that the system reserves from sm_80 on). Rates of the card
@@ -62,8 +63,8 @@ CUDA_ARCHS: tuple[Hardware, ...] = tuple(
         ("86", 99, 125.0, 31.2, 600.0, "A10, documented"),
         ("87", 163, 43.0, 5.3, 205.0, "Jetson AGX Orin, documented"),
         ("89", 99, 121.0, 30.3, 300.0, "L4, documented"),
-        ("90", 227, 635.0, 67.0, 4300.0, _H200),
-        ("90a", 227, 635.0, 67.0, 4300.0, _H200),
+        ("90", 227, 635.0, 67.0, 4300.0, H200),
+        ("90a", 227, 635.0, 67.0, 4300.0, H200),
         ("100", 227, 2250.0, 75.0, 8000.0, "B200, documented"),
         ("120", 99, 209.0, 105.0, 1792.0, "RTX 5090, documented"),
     )

@@ -106,6 +106,7 @@ def _build(
         _report(graph, planned, target, arch),
         peak_activation_bytes=memory.peak_bytes,
         activation_bound_bytes=memory.bound_bytes,
+        output_bytes=memory.output_bytes,
         weight_bytes=sum(store.arrays[number].nbytes for number in weights),
     )
     return Entry(graph.inputs, graph.outputs, code, weights), report

@@ -69,11 +69,12 @@ class BuildReport:
     convs: tuple[ConvReport, ...]
     #: Operators that can't be built and how often each occurs; only `inspect` gives any.
     unsupported: dict[str, int]
-    #: Bytes that activations and outputs take as planned, and the least that they could: the
-    #: largest sum of those live at once. `tvmconv.passes.plan_memory.MemoryUse` says what counts;
-    #: 0 before a build.
+    #: Bytes that activations take as planned, and the least that they could: the largest sum of
+    #: those live at once. `tvmconv.passes.plan_memory.MemoryUse` says what counts; 0 before a build.
     peak_activation_bytes: int = 0
     activation_bound_bytes: int = 0
+    #: Of the outputs, which are the caller's and lie outside of what is planned.
+    output_bytes: int = 0
     #: Of what the network takes at this batch, packed.
     weight_bytes: int = 0
     #: With what several buckets have in common, where this is the largest.
@@ -162,6 +163,7 @@ class BuildReport:
                 ratio = self.peak_activation_bytes / self.activation_bound_bytes
                 live = self.activation_bound_bytes / 2**20
                 text += f", {ratio:.2f} times the {live:.1f} MiB that are live at once"
+            text += f"; outputs {self.output_bytes / 2**20:.1f} MiB"
         return text
 
     def _bucket_table(self) -> str:

@@ -27,6 +27,10 @@ from tvmconv.passes.plan import Plan, PlannedConv, PlannedKernel
 from tvmconv.passes.readers import FOLLOWS_INPUT
 
 
+#: relax's OpPatternKind kOpaque.
+OPAQUE = 8
+
+
 @mutator
 class _Lower(PyExprMutator):
     def __init__(self, mod: tvm.IRModule, plan: Plan) -> None:
@@ -130,8 +134,9 @@ class _Lower(PyExprMutator):
         key = (choice.workload, choice.config, choice.hardware)
         if key not in self.kernels:
             func = choice.family.schedule(*key)
-            # The attribute keeps every later pass from scheduling or fusing it.
-            func = func.without_attr("global_symbol").with_attr("tirx.is_scheduled", True)
+            func = func.without_attr("global_symbol")
+            # Keeps every later pass from scheduling it, and from fusing anything into it.
+            func = func.with_attrs({"tirx.is_scheduled": True, "op_pattern": OPAQUE})
             self.kernels[key] = self.builder_.add_func(func, f"conv_{choice.family.name}")
         return self.kernels[key]
 

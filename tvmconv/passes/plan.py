@@ -17,6 +17,7 @@ from schedules.cost import conv_cost
 from schedules.hardware import Hardware
 from schedules.workload import NHWC
 from tvmconv.errors import ModelError
+from tvmconv.passes.balance_ranges import balance_ranges
 from tvmconv.passes.channel_shuffle import shuffled
 from tvmconv.passes.concat_in_place import Place, concat_places
 from tvmconv.passes.dataflow import Dataflow
@@ -73,6 +74,7 @@ def plan(
     Raises `ModelError` for a region that is no convolution.
     """
     flow = Dataflow.of(mod)
+    regions = balance_ranges(regions, flow)
     places = {var: Place(var, 0, region.k) for var, region in regions.items()}
     places |= concat_places(regions, flow)
     places = {var: shuffled(place, flow) for var, place in places.items()}

@@ -39,16 +39,18 @@ _RENAMES = ("relax.reshape", "relax.memory.ensure_zero_offset")
 class MemoryUse:
     """Bytes of activations, as planned and at least.
 
-    Counted is every tensor that one kernel hands to another or to the caller: activations, fp16
-    copies, conversions of layout, and the network's outputs. Not counted are inputs, weights and
-    other constants, and what a kernel takes for itself while it runs.
+    Counted is every tensor that one kernel hands to another: activations, fp16 copies, conversions
+    of layout. Apart from them are the outputs: they are the caller's, so nothing else may lie in
+    them. Not counted are inputs, weights and other constants, and what a kernel takes for itself
+    while it runs.
     """
 
-    #: The arena and, beside it, every output.
+    #: The arena.
     peak_bytes: int
-    #: The largest sum of tensors live at once, in the order in which the network runs; an output
-    #: is live from the first kernel that is given it to the end.
+    #: The largest sum of tensors live at once, in the order in which the network runs.
     bound_bytes: int
+    #: Of the network's outputs.
+    output_bytes: int
 
 
 @dataclass(frozen=True)
@@ -88,8 +90,11 @@ def measure(mod: tvm.IRModule, name: str = "main") -> MemoryUse:
         for binding in _bindings(func)
         if _op_name(binding.value) == _STORAGE
     )
-    outside = sum(one.life.size for one in found if not one.is_planned)
-    return MemoryUse(storages + outside, arena.lower_bound([one.life for one in found]))
+    inner = [one for one in found if not one.is_output]
+    unplanned = sum(one.life.size for one in inner if not one.is_planned)
+    bound = arena.lower_bound([one.life for one in inner])
+    outputs = sum(one.life.size for one in found if one.is_output)
+    return MemoryUse(storages + unplanned, bound, outputs)
 
 
 # ---------------------------------------------------------------- who is needed when
