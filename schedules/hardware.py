@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-
 H200 = "H200: mma.sync and copies measured, fp32 documented"
 
 

@@ -34,12 +34,15 @@ def operator_fates(
             fates[node.name] = f"{planned.kernels[0].choice.family.name} kernel"
             for absorbed in _absorbed(node, readers, planned):
                 fates[absorbed.name] = f"in the kernel of a convolution: {node.name}"
+    merged = _merged(simple, convs)
     remaining = {node.name for node in simple.graph.node}
     producers = {name: node for node in original.graph.node for name in node.output}
     reports = []
     for node in original.graph.node:
         if node.name in fates:
             fate = fates[node.name]
+        elif node.name in merged:
+            fate = "merged with an equal one"
         elif node.name in remaining:
             fate = "a kernel of TVM's"
         else:
@@ -95,8 +98,23 @@ def generic_convs(simple: onnx.ModelProto, convs: Mapping[str, PlannedConv]) -> 
     return [
         _generic_conv(node, shapes)
         for node in simple.graph.node
-        if node.op_type in ("Conv", "ConvTranspose") and node.name not in convs
+        if node.op_type in ("Conv", "ConvTranspose")
+        and node.name not in convs
+        and node.name not in _merged(simple, convs)
     ]
+
+
+def _merged(simple: onnx.ModelProto, convs: Mapping[str, PlannedConv]) -> set[str]:
+    """The convolutions of constant weights that are in no plan: an equal one is computed."""
+    constants = {tensor.name: tensor for tensor in simple.graph.initializer}
+    return {
+        node.name
+        for node in simple.graph.node
+        if node.op_type in ("Conv", "ConvTranspose")
+        and node.name not in convs
+        and node.input[1] in constants
+        and (node.op_type == "Conv" or len(constants[node.input[1]].dims) < 5)
+    }
 
 
 def _generic_conv(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> ConvReport:

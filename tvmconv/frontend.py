@@ -216,11 +216,11 @@ def _widen_tensor(tensor: onnx.TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-#: Constants are folded up to this many times the bytes of the largest tensor of the model (what
-#: 8-bit weights grow by, twice over) or up to FOLDED_BYTES, so that no small model, such as one
-#: that expands a number to an image, becomes a large one. What is larger is computed at run time.
+#: Constants are folded up to this many times the bytes of the largest tensor of the model (twice
+#: what 8-bit weights grow by when they are cast) or up to FOLDED_BYTES, so that no small model,
+#: such as one that expands a number, becomes a large one. What is larger is computed at run time.
 FOLDED_GROWTH = 8
-FOLDED_BYTES = 16 << 20
+FOLDED_BYTES = 64 << 20
 
 
 def _folded_limit(proto: onnx.ModelProto) -> int:
@@ -232,9 +232,9 @@ def _folded_limit(proto: onnx.ModelProto) -> int:
 def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The same function in fewer nodes, by onnxruntime's basic graph optimisations.
 
-    Constants folded up to a size (shape arithmetic too), batch norms and scales folded into the weights of
-    convolutions, identities and dropout removed. Only standard operators come out, and those
-    that stay keep their names. Raises `ModelError`.
+    Constants folded up to a size (shape arithmetic too), batch norms and scales folded into the
+    weights of convolutions, identities removed. Only standard operators come out, and those that
+    stay keep their names. Raises `ModelError`.
     """
     check_size(proto)  # again: as fp32 it may have doubled
     options = onnxruntime.SessionOptions()

@@ -5,6 +5,7 @@ path | bytes | ModelProto -> ModelProto (read) -> ModelProto, every dimension a 
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
@@ -13,7 +14,7 @@ from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
-from onnx import helper, shape_inference
+from onnx import helper, numpy_helper, shape_inference
 
 from tvmconv.errors import ModelError, ShapeError, first_line
 from tvmconv.feeds import TensorSpec
@@ -44,8 +45,32 @@ def read(model: Model) -> onnx.ModelProto:
     return proto
 
 
+#: A Range of constants longer than this is refused: inference of shapes keeps every number of it,
+#: some 150 bytes each, and a network that counts pixels or tokens needs fewer by far.
+MAX_RANGE = 1 << 22
+
+
+def _check_ranges(proto: onnx.ModelProto) -> None:
+    values = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            values[node.output[0]] = node.attribute[0].t
+        if node.op_type != "Range" or not all(name in values for name in node.input):
+            continue
+        bounds = [numpy_helper.to_array(values[name]) for name in node.input]
+        start, stop, step = (float(bound.item()) for bound in bounds if bound.size == 1)
+        length = max(0.0, (stop - start) / step) if step else math.inf
+        if not length <= MAX_RANGE:
+            raise ModelError(
+                f"Range {node.name or node.output[0]!r} counts {length:.0f} numbers",
+                note=f"the most that can be built is {MAX_RANGE}",
+                hint="give the numbers to the network as an input",
+            )
+
+
 def _check(proto: onnx.ModelProto) -> None:
     opset(proto)
+    _check_ranges(proto)
     if not all(output.type.tensor_type.HasField("shape") for output in proto.graph.output):
         # Common in the wild, and all that the checker would complain of.
         _type_outputs(proto)

@@ -1,7 +1,8 @@
 """From ONNX's graph in Relax to one that the virtual machine runs: every pass, in order.
 
-graph_passes         bring every convolution to a marked region
-                     (then `compiler` plans and lowers them and lifts the weights)
+graph_passes         bring every convolution to NHWC, its constants folded
+tidy_passes          merge and remove what is written twice or undone
+                     (then `compiler` marks, plans and lowers convolutions and lifts the weights)
 plan_memory_passes   legalise, fuse and schedule the rest, plan memory
 machine_passes       capture the CUDA graph, lower to the virtual machine
 """

@@ -20,7 +20,7 @@ from tvm import relax, tirx
 
 from schedules.activations import NumpyMath, recognise
 from tvmconv.passes.absorb_scale import by_channel
-from tvmconv.passes.dataflow import Dataflow, constant, shape
+from tvmconv.passes.graph import Dataflow, array, shape
 
 if TYPE_CHECKING:
     from tvmconv.passes.regions import Region
@@ -95,8 +95,8 @@ def _scalar(value: Any) -> float | None:
     """The number that a constant, or an attribute among the arguments, is."""
     if isinstance(value, tirx.IntImm | tirx.FloatImm):
         return float(value.value)
-    array = constant(value)
-    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+    numbers = array(value)
+    return float(numbers.reshape(-1)[0]) if numbers is not None and numbers.size == 1 else None
 
 
 def _closed(y: relax.Var, cone: list[relax.Var], flow: Dataflow) -> bool:

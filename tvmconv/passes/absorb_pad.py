@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tvmconv.passes.dataflow import Dataflow, constant, shape
+from tvmconv.passes.graph import Dataflow, array, shape
 
 if TYPE_CHECKING:
     from tvmconv.passes.regions import Region
@@ -23,7 +23,7 @@ def pad_before(region: Region, flow: Dataflow) -> Region:
     if region.op != "relax.nn.conv2d" or flow.op(region.x) != "relax.nn.pad":
         return region
     call = flow.values[region.x]
-    value = constant(call.args[1]) if len(call.args) > 1 else None
+    value = array(call.args[1]) if len(call.args) > 1 else None
     filled = float(call.attrs.pad_value) if value is None else float(value)
     widths = [int(width) for width in call.attrs.pad_width]
     (top, bottom), (left, right) = widths[2:4], widths[4:6]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from tvm import relax
 
-from tvmconv.passes.dataflow import Dataflow, shape
+from tvmconv.passes.graph import Dataflow, shape
 
 if TYPE_CHECKING:
     from tvmconv.passes.regions import Region

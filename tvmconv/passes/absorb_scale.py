@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from tvmconv.passes.dataflow import Dataflow, constant, shape
+from tvmconv.passes.graph import Dataflow, array, shape
 
 if TYPE_CHECKING:
     from tvmconv.passes.regions import Region
@@ -77,9 +77,9 @@ def _step(region: Region, value: relax.Expr) -> tuple[Array, Array] | None:
 
 def by_channel(value: relax.Expr, channels: int) -> Array | None:
     """A constant of one value for each of the innermost channels, or for all; else None."""
-    array = constant(value)
-    if array is None or array.size not in (1, channels):
+    numbers = array(value)
+    if numbers is None or numbers.size not in (1, channels):
         return None
-    if array.size == channels > 1 and array.shape[-1] != channels:
+    if numbers.size == channels > 1 and numbers.shape[-1] != channels:
         return None
-    return np.broadcast_to(array.astype(np.float64).reshape(-1), (channels,))
+    return np.broadcast_to(numbers.astype(np.float64).reshape(-1), (channels,))

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from tvmconv.passes.dataflow import Dataflow
+from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.readers import readers
 from tvmconv.passes.regions import Region
 
@@ -75,7 +75,9 @@ def _sole_readers(
     """The outputs of the regions that read `var`; none if anything else does."""
     found = []
     for reader in readers(var, regions, flow):
-        if isinstance(reader, str) or reader.residual is not None and reader.residual.same_as(var):
+        if isinstance(reader, str) or (
+            reader.residual is not None and reader.residual.same_as(var)
+        ):
             return []
         found.append(reader.output)
     return found

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvmconv.passes.concat_in_place import Place
-from tvmconv.passes.dataflow import Dataflow, shape
+from tvmconv.passes.graph import Dataflow, shape
 
 
 def shuffled(place: Place, flow: Dataflow) -> Place:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import tvm
 from tvm import s_tir, tirx
 from tvm.s_tir import dlight
 from tvm.s_tir.dlight.analysis import normalize_prim_func
@@ -60,9 +61,7 @@ def _parallelise(sch: s_tir.Schedule, block: Any, kinds: str) -> None:
 
 def default_schedules(kind: str) -> Any:
     """The pass that schedules what is not yet, for target kind ``"cuda"`` or ``"llvm"``."""
-    if kind == "llvm":
-        return dlight.ApplyDefaultSchedule(CpuFallback())
     gpu = dlight.gpu
-    return dlight.ApplyDefaultSchedule(
-        gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback()
-    )
+    rules = (gpu.Matmul(), gpu.GEMV(), gpu.Reduction(), gpu.GeneralReduction(), gpu.Fallback())
+    schedule = dlight.ApplyDefaultSchedule(*((CpuFallback(),) if kind == "llvm" else rules))
+    return tvm.transform.Sequential([schedule], name="default_schedules")

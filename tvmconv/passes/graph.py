@@ -2,14 +2,59 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tvm
 from numpy.typing import NDArray
 from tvm import relax
+
+
+@dataclass(frozen=True)
+class Dataflow:
+    """The bindings of ``main``, in order. What they read are variables and constants."""
+
+    values: dict[relax.Var, relax.Expr]
+    #: Who reads a variable: the variables bound to what does, in order, each once.
+    readers: dict[relax.Var, list[relax.Var]]
+    #: Variables that the network gives.
+    outputs: frozenset[relax.Var]
+    _order: dict[relax.Var, int]
+
+    @classmethod
+    def of(cls, mod: tvm.IRModule) -> Dataflow:
+        values: dict[relax.Var, relax.Expr] = {}
+        readers: dict[relax.Var, list[relax.Var]] = defaultdict(list)
+        for block in mod["main"].body.blocks:
+            for binding in block.bindings:
+                values[binding.var] = binding.value
+                for used in relax.analysis.free_vars(binding.value):
+                    readers[used].append(binding.var)
+        outputs = frozenset(relax.analysis.free_vars(mod["main"].body.body))
+        return cls(values, readers, outputs, {var: i for i, var in enumerate(values)})
+
+    def position(self, var: relax.Var) -> int:
+        """Where in the order of the bindings it is computed."""
+        return self._order[var]
+
+    def op(self, var: relax.Var) -> str:
+        """The operator that gives it, such as ``relax.add``; empty for what no call gives."""
+        value = self.values.get(var)
+        return getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
+
+    def calls(self, op: str) -> Iterator[tuple[relax.Var, relax.Call]]:
+        for var, value in self.values.items():
+            if self.op(var) == op:
+                yield var, value
+
+    def sole_reader(self, var: relax.Var) -> relax.Var | None:
+        """The one variable computed from it, if there is just one and the network does not
+        give it."""
+        readers = self.readers[var]
+        return readers[0] if len(readers) == 1 and var not in self.outputs else None
 
 
 def bindings(mod: tvm.IRModule) -> list[relax.VarBinding]:
@@ -43,9 +88,9 @@ def array(value: relax.Expr) -> NDArray[Any] | None:
     return value.value.numpy() if is_constant(value) else None
 
 
-def shape(value: relax.Expr) -> list[int]:
+def shape(value: relax.Expr) -> tuple[int, ...]:
     """Of a tensor, whose dimensions all are numbers."""
-    return [int(size) for size in value.ty.shape]
+    return tuple(int(size) for size in value.ty.shape)
 
 
 def dtype(value: relax.Expr) -> str:

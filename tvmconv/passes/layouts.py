@@ -25,7 +25,7 @@ from schedules.hardware import Hardware
 from schedules.workload import NHWC, PACKED, Layout
 from tvmconv import knobs
 from tvmconv.passes.concat_in_place import Place
-from tvmconv.passes.dataflow import Dataflow, shape
+from tvmconv.passes.graph import Dataflow, shape
 from tvmconv.passes.minimise import Factor, minimise
 from tvmconv.passes.readers import out_dtype, readers
 from tvmconv.passes.regions import Region

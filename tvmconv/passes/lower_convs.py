@@ -22,10 +22,9 @@ from schedules.choose import Choice
 from schedules.gemm import pack_channels
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
-from tvmconv.passes.dataflow import shape
+from tvmconv.passes.graph import shape
 from tvmconv.passes.plan import Plan, PlannedConv, PlannedKernel
 from tvmconv.passes.readers import FOLLOWS_INPUT
-
 
 #: relax's OpPatternKind kOpaque.
 OPAQUE = 8

@@ -20,7 +20,7 @@ from tvmconv.errors import ModelError
 from tvmconv.passes.balance_ranges import balance_ranges
 from tvmconv.passes.channel_shuffle import shuffled
 from tvmconv.passes.concat_in_place import Place, concat_places
-from tvmconv.passes.dataflow import Dataflow
+from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.layouts import PLAIN, Chosen, choose_layouts
 from tvmconv.passes.readers import out_dtype
 from tvmconv.passes.regions import Region

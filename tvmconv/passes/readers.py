@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tvm import relax
 
-from tvmconv.passes.dataflow import Dataflow
+from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.regions import Region
 
 

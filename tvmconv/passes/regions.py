@@ -23,7 +23,7 @@ from tvmconv.passes.absorb_activation import activation_after
 from tvmconv.passes.absorb_pad import pad_before
 from tvmconv.passes.absorb_residual import residual_after
 from tvmconv.passes.absorb_scale import scale_after
-from tvmconv.passes.dataflow import Dataflow, constant, shape
+from tvmconv.passes.graph import Dataflow, array, shape
 
 #: What a region is made of, besides what it absorbs.
 ANCHORS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
@@ -104,7 +104,7 @@ def find_regions(
     # A sum of two convolutions is the residual of the first; the other then ends before it.
     taken: set[relax.Var] = set()
     for var, value in flow.values.items():
-        if flow.op(var) not in ANCHORS or constant(value.args[1]) is None:
+        if flow.op(var) not in ANCHORS or array(value.args[1]) is None:
             continue
         if flow.op(var) == "relax.matmul" and not _is_linear(value):
             continue
@@ -136,7 +136,7 @@ def _absorbed(region: Region, flow: Dataflow) -> Region | None:
 
 def _is_linear(call: relax.Call) -> bool:
     """Whether a matmul is of a constant matrix, which makes it a 1x1 convolution."""
-    weight = constant(call.args[1])
+    weight = array(call.args[1])
     return weight is not None and weight.ndim == 2 and len(shape(call.args[0])) >= 2
 
 
