@@ -23,7 +23,13 @@ import tvm
 from onnx import helper, numpy_helper
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from tvmconv.errors import ModelError, UnsupportedOperatorError, first_line, last_line
+from tvmconv.errors import (
+    ModelError,
+    TvmconvError,
+    UnsupportedOperatorError,
+    first_line,
+    last_line,
+)
 from tvmconv.importer import Importer
 from tvmconv.model_file import check_size
 from tvmconv.onnx_model import infer_shapes, inputs, opset, shapes_of
@@ -90,7 +96,8 @@ def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
     if node.op_type in NOT_LOWERED:
         return "not yet lowered"
     if node.op_type == "ConvTranspose" and "output_shape" in attributes:
-        return "with output_shape"
+        flat = len(facts.shapes.get(node.input[0], ())) in (3, 4)  # ours; 3-D ones are TVM's
+        return "" if flat else "3-D, with output_shape"
     if node.op_type == "BatchNormalization" and (
         attributes.get("training_mode", 0) or len([name for name in node.output if name]) > 1
     ):
@@ -303,6 +310,8 @@ def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
         warnings.simplefilter("ignore")
         try:
             return Importer({}, {}, keep_params_in_input=False).from_onnx(proto.graph, version)
+        except TvmconvError:
+            raise  # what we refuse ourselves
         except Exception as error:
             raise ModelError(
                 "TVM's importer does not take this model",
