@@ -138,7 +138,11 @@ def implicit_gemm(w: ConvWorkload, tile: Tile) -> tirx.PrimFunc:
         at = gemm_index(w, *index)
         return epilogue(*at) if w.groups > 1 else epilogue(0, *at)
 
-    return operands.function(w, te.compute(w.out_shape, out, name=OUT))
+    # By group, as k // group_k of a tile that ends past the group's last channel is another group.
+    shape = w.out_shape
+    if w.groups > 1:
+        shape = (*shape[:3], w.groups, w.group_k)
+    return operands.function(w, te.compute(shape, out, name=OUT))
 
 
 def direct(w: ConvWorkload) -> tirx.PrimFunc:

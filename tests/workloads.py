@@ -75,6 +75,13 @@ WORKLOADS = {
     "groups, fp32 out": ConvWorkload(
         2, 7, 9, 40, 20, 1, 1, groups=2, epilogue=Epilogue(True, out_dtype="float32")
     ),
+    # A second tile of each group ends past its last channel.
+    "groups past a tile": ConvWorkload(
+        1, 5, 6, 16, 144, 3, 3, padding=SAME, groups=2, epilogue=ALL
+    ),
+    "groups past a tile, shuffled": ConvWorkload(
+        2, 5, 6, 48, 210, 1, 1, groups=3, epilogue=ALL, window=Window(5, 6, 210, shuffle=3)
+    ),
     "matrix product": ConvWorkload(5, 1, 1, 70, 100, 1, 1, epilogue=Epilogue(True)),
     "cropped": ConvWorkload(2, 12, 11, 16, 24, 3, 3, padding=(-1, 1, -2, -3), epilogue=ALL),
     "branch of a concat": ConvWorkload(

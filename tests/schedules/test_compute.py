@@ -30,12 +30,17 @@ tiles = st.builds(
 def test_gemm_rows_number_every_pixel_once(w: ConvWorkload) -> None:
     """`gemm_index` takes the places of the output's layout to (m, k), and `pixel` takes m back."""
     gemm = Gemm.of(w, Tile(16, 16, 16))
-    place = np.indices(w.out_shape, sparse=True)
+    by_group = w.groups > 1 and not w.out_layout.packed
+    shape = (*w.out_shape[:3], w.groups, w.group_k) if by_group else w.out_shape
+    place = np.indices(shape, sparse=True)
     *g, m, k = np.broadcast_arrays(*gemm_index(w, *place))
+    assert len(g) == by_group
     k = g[0] * w.group_k + k if g else k
     n, p, q = pixel(w, m)
+    if by_group:
+        place = (*place[:3], place[3] * w.group_k + place[4])
     for got, expected in zip((n, p, q, k), w.out_layout.element(*place), strict=True):
-        np.testing.assert_array_equal(got, np.broadcast_to(expected, w.out_shape))
+        np.testing.assert_array_equal(got, np.broadcast_to(expected, shape))
     # Onto the rows, without gaps and without two places for one (m, k).
     pairs = np.unique(np.stack([m.ravel(), k.ravel()]), axis=1)
     assert pairs.shape[1] == m.size
