@@ -45,6 +45,8 @@ class Importer(onnx_frontend.ONNXGraphImporter):
             result = self._leaky(inputs[0], attrs.get("alpha", 0.01))
         elif op_name == "PRelu" and _is_constant(inputs[1]) and inputs[1].value.numpy().size == 1:
             result = self._leaky(inputs[0], float(inputs[1].value.numpy().reshape(-1)[0]))
+        elif op_name == "Pad":
+            result = self._pad(inputs, attrs, opset)
         elif op_name in JOINS and not all(map(_is_constant, inputs)):
             result = self._join(op_name, inputs)
         elif op_name in ("Resize", "Upsample"):
@@ -70,6 +72,27 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         least, most = _number(low, -math.inf), _number(high, math.inf)
         raised = self.bb.emit(relax.op.maximum(inputs[0], relax.const(least, dtype)))
         return relax.op.minimum(raised, relax.const(most, dtype))
+
+    def _pad(
+        self, inputs: Sequence[relax.Expr], attrs: dict[str, Any], opset: int
+    ) -> relax.Expr | None:
+        """Zeros as one operator, which `absorb_pad` knows; TVM's is a function with no name."""
+        x, pads, value, axes = [*inputs, None, None, None][:4]
+        if opset < 11:
+            pads, value = attrs.get("pads"), attrs.get("value", 0.0)
+        computed = (isinstance(one, relax.Expr) and not _is_constant(one) for one in (value, axes))
+        if pads is None or not (opset < 11 or _is_constant(pads)) or any(computed):
+            return None
+        zeros = attrs.get("mode", b"constant") == b"constant" and _number(value, 0.0) == 0
+        if not zeros or not _dtype(x).startswith("float"):
+            return None
+        rank = x.ty.ndim
+        widths, given = [0] * 2 * rank, np.reshape(_numbers(pads), (2, -1))
+        on = range(rank) if axes is None else _numbers(axes)
+        for axis, before, after in zip(on, *given, strict=True):
+            at = 2 * (int(axis) % rank)
+            widths[at : at + 2] = int(before), int(after)
+        return relax.op.nn.pad(x, widths, "constant", 0.0)
 
     def _hard(self, op_name: str, x: relax.Expr, attrs: dict[str, Any]) -> relax.Expr:
         """Without relax.op.clip, for the same reason."""
@@ -130,3 +153,7 @@ def _number(bound: Any, default: float) -> float:
     if bound is None:
         return default
     return float(bound.value.numpy() if _is_constant(bound) else bound)
+
+
+def _numbers(values: Any) -> Any:
+    return values.value.numpy() if _is_constant(values) else values
