@@ -130,7 +130,7 @@ class _Seeding:
                 continue
             shape = tuple(self.tensors[root].dims)
             if node.op_type in _CHANNELS and index == 1:
-                array = self.rng.standard_normal(shape, np.float32)
+                array: Array = self.rng.standard_normal(shape, np.float32)
             elif node.op_type in ("Mul", "Div"):
                 array = self.rng.uniform(0.8, 1.2, shape)
             else:  # biases, sums, slopes, tables to look up
@@ -182,13 +182,12 @@ class _Seeding:
 
     def _set(self, name: str, array: Array) -> None:
         """Give a value its numbers, and the initializer of that name."""
-        tensor = self.tensors.get(name)
-        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type) if tensor else array.dtype
-        if tensor is None:
-            dtype = self.values[name].dtype
-        self.values[name] = array.astype(dtype)
-        if tensor is not None:
-            tensor.CopyFrom(numpy_helper.from_array(self.values[name], name))
+        if name not in self.tensors:  # a view of one
+            self.values[name] = array.astype(self.values[name].dtype)
+            return
+        tensor = self.tensors[name]
+        self.values[name] = array.astype(helper.tensor_dtype_to_np_dtype(tensor.data_type))
+        tensor.CopyFrom(numpy_helper.from_array(self.values[name], name))
 
 
 def _is_hollow(tensor: onnx.TensorProto) -> bool:
