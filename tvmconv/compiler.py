@@ -19,7 +19,7 @@ from tvm import relax
 from tvm.target import codegen
 
 from schedules.hardware import CPU, Hardware
-from tvmconv import frontend, onnx_model, pipeline, toolchain
+from tvmconv import frontend, onnx_model, pipeline, supported, toolchain
 from tvmconv.errors import ModelError, TargetError, TvmconvError, last_line
 from tvmconv.executable import Executable, TensorSpec, vector_features
 from tvmconv.fates import generic_convs, operator_fates
@@ -57,11 +57,12 @@ def build(
     """
     started = time.perf_counter()
     graph = _read(model, batch, shapes)
-    frontend.check_supported(graph.original)
+    supported.check_supported(graph.original)
     hardware, arch = _hardware(target, arch, precision)
     if target == "cuda":
         toolchain.prepare_cuda(arch)
     graph = _simplified(graph)
+    supported.check_supported(graph.simple, folded=True)
     mod, planned = _plan(graph, hardware)
     with _accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
@@ -104,10 +105,12 @@ def inspect(
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90"
     hardware, arch = _hardware(target, arch, precision)
-    missing = frontend.unsupported(graph.original)
+    missing = supported.unsupported(graph.original)
+    if not missing:
+        graph = _simplified(graph)
+        missing = supported.unsupported(graph.simple, folded=True)
     if missing:
         return BuildReport(target, arch, (), (), dict(missing))
-    graph = _simplified(graph)
     _, planned = _plan(graph, hardware)
     return _report(graph, planned, target, arch)
 

@@ -2,66 +2,30 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from functools import reduce
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
-#: Of many inputs, and what joins two of them.
-JOINS: dict[str, Callable[[relax.Expr, relax.Expr], relax.Expr]] = {
-    "Sum": relax.op.add,
-    "Mean": relax.op.add,
-    "Max": relax.op.maximum,
-    "Min": relax.op.minimum,
-}
+from tvmconv.operators import OWN
 
 
 class Importer(onnx_frontend.ONNXGraphImporter):
-    """Builds a Relax module from a graph that `frontend.unsupported` has nothing against."""
+    """Builds a Relax module from a graph that `supported.unsupported` has nothing against."""
 
     def _convert_operator(
         self, op_name: str, inputs: list[relax.Expr], attrs: dict[str, Any], opset: int
     ) -> relax.Expr:
-        result = None
-        if op_name == "Clip":
-            result = self._clip(inputs, attrs, opset)
-        elif op_name in JOINS and not all(map(_is_constant, inputs)):
-            result = self._join(op_name, inputs)
-        elif op_name in ("Resize", "Upsample"):
+        if op_name in ("Resize", "Upsample"):
             return self._repeat_pixels(op_name, inputs, attrs, opset)
-        elif op_name == "Dropout" and attrs["tvm_custom"]["num_outputs"] == 1:
-            # TVM's converter gives a pair, which ConvertLayout can't take as an output.
-            result = inputs[0]
-        if result is not None:
-            return self.bb.normalize(result)
+        own = OWN[op_name](self.bb, inputs, attrs, opset) if op_name in OWN else None
+        if own is not None:
+            return self.bb.normalize(own)
         result = super()._convert_operator(op_name, inputs, attrs, opset)
         # Bound now and not where it is first used: `mark_regions` knows nodes by their order.
         return self.bb.emit(result) if op_name == "Conv" else result
-
-    def _clip(
-        self, inputs: Sequence[relax.Expr], attrs: dict[str, Any], opset: int
-    ) -> relax.Expr | None:
-        """Not relax.op.clip, across which ConvertLayout does not carry a layout."""
-        bounds = [attrs.get("min"), attrs.get("max")] if opset < 11 else list(inputs[1:3])
-        low, high = [*bounds, None, None][:2]
-        if any(isinstance(bound, relax.Expr) and not _is_constant(bound) for bound in (low, high)):
-            return None
-        dtype = inputs[0].ty.dtype
-        least, most = _number(low, -math.inf), _number(high, math.inf)
-        raised = self.bb.emit(relax.op.maximum(inputs[0], relax.const(least, dtype)))
-        return relax.op.minimum(raised, relax.const(most, dtype))
-
-    def _join(self, op_name: str, inputs: Sequence[relax.Expr]) -> relax.Expr:
-        """Pairwise: TVM stacks the inputs along a new axis, which ConvertLayout can't follow."""
-        joined = reduce(lambda x, y: self.bb.emit(JOINS[op_name](x, y)), inputs)
-        if op_name != "Mean" or len(inputs) == 1:
-            return joined
-        return relax.op.multiply(joined, relax.const(1 / len(inputs), inputs[0].ty.dtype))
 
     def _repeat_pixels(
         self, op_name: str, inputs: Sequence[relax.Expr], attrs: dict[str, Any], opset: int
@@ -85,13 +49,3 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         }
         given = [inputs[0], None, scales, None if scales is not None else sizes]
         return super()._convert_operator("Resize", given, plain, 18)
-
-
-def _is_constant(value: Any) -> bool:
-    return isinstance(value, tvm.ir.GenericConst)
-
-
-def _number(bound: Any, default: float) -> float:
-    if bound is None:
-        return default
-    return float(bound.value.numpy() if _is_constant(bound) else bound)

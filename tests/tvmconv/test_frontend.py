@@ -13,7 +13,7 @@ from onnx import TensorProto, helper
 
 import tvmconv
 from tests.models import Graph, residual_net
-from tvmconv import errors, frontend, model_file, onnx_model
+from tvmconv import errors, frontend, model_file, onnx_model, supported
 
 SCALES = (1, 2, 3, 6)
 
@@ -86,7 +86,7 @@ def resize(
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize(("coordinates", "rounding"), sorted(frontend.REPEATS))
+@pytest.mark.parametrize(("coordinates", "rounding"), sorted(supported.REPEATS))
 def test_resize_that_repeats_pixels(coordinates: str, rounding: str, scale: int) -> None:
     opset = 11 if coordinates.startswith("tf") else 17
     how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
@@ -147,7 +147,7 @@ def test_resize_that_is_refused(arguments: dict[str, Any], says: str) -> None:
 def test_coordinates_that_do_not_repeat_pixels_are_refused() -> None:
     coordinates = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
     roundings = ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
-    for pair in set(product(coordinates, roundings)) - frontend.REPEATS:
+    for pair in set(product(coordinates, roundings)) - supported.REPEATS:
         how = {"coordinate_transformation_mode": pair[0], "nearest_mode": pair[1]}
         refused(resize([1, 1, 2, 2], **how), f"Resize (nearest, {pair[0]} and {pair[1]}) x1")
 
