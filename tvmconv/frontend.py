@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 import tempfile
 import warnings
 
@@ -15,7 +16,7 @@ import onnxruntime
 import tvm
 from onnx import helper, numpy_helper
 
-from tvmconv.errors import ModelError, first_line, last_line
+from tvmconv.errors import ModelError, UnsupportedOperatorError, first_line, last_line
 from tvmconv.importer import Importer
 from tvmconv.model_file import check_size
 from tvmconv.onnx_model import infer_shapes, inputs, opset
@@ -97,11 +98,7 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
                 proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise ModelError(
-                "onnxruntime does not take this model",
-                note=first_line(error),
-                hint="the model has to run in onnxruntime, which simplifies it: try that first",
-            ) from error
+            raise _not_taken(error) from error
         simple = onnx.load(options.optimized_model_filepath)
     _drop_unread(simple.graph)
     # Before ONNX IR 4 initializers are listed as inputs too, also those that are folded by now.
@@ -110,6 +107,22 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     del simple.graph.input[:]
     simple.graph.input.extend(kept)
     return infer_shapes(simple)
+
+
+def _not_taken(error: Exception) -> ModelError:
+    missing = re.search(r"NOT_IMPLEMENTED : .*implementation for (\w+)\(", first_line(error))
+    if missing:
+        return UnsupportedOperatorError(
+            "the model uses operators that can't be built: "
+            f"{missing[1]} (not in onnxruntime for these dtypes)",
+            note="onnxruntime simplifies the model, and has to be able to run it",
+            hint="cast to a dtype that it has, such as float or int64, and back",
+        )
+    return ModelError(
+        "onnxruntime does not take this model",
+        note=first_line(error),
+        hint="the model has to run in onnxruntime, which simplifies it: try that first",
+    )
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

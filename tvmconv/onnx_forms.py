@@ -61,8 +61,7 @@ def _only_tensors(proto: onnx.ModelProto) -> None:
         kind = value.type.WhichOneof("value")
         if kind not in (None, "tensor_type"):
             raise UnsupportedOperatorError(
-                f"{value.name!r} is a {str(kind).removesuffix('_type').replace('_', ' ')}, "
-                "and a network takes and gives tensors",
+                f"{value.name!r} is no tensor (ONNX calls it {kind})",
                 hint="export the tensors themselves as inputs and outputs",
             )
 

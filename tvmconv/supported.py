@@ -141,7 +141,7 @@ def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
                 return f"its input {at} is no constant"
         if operator in ("SequenceErase", "SequenceInsert") and _from_the_end(node, facts):
             return "at a position from the end"
-        if empty := sorted(facts.empty.intersection((*node.input, *outputs))):
+        if empty := sorted(facts.empty & {*node.input, *outputs}):
             return f"{empty[0]!r} has no elements"
     if operator == "ConvTranspose" and "output_shape" in attributes:
         return "with output_shape"

@@ -156,8 +156,8 @@ def test_resize_over_channels_or_by_unknown_scales_is_refused() -> None:
     g = Graph([1, 8, 6, 6])
     x = g.op("Resize", "input", "", g.constant(np.array([1, 2, 1, 1], "f")), mode="nearest")
     refused(g.model(x), "Resize (nearest over the batch or the channels) x1")
-    g = Graph([1, 8, 6, 6])
-    scales = g.op("Add", g.constant(np.ones(4, "f")), g.constant(np.ones(4, "f")))
+    g = Graph([1, 4, 6, 6])
+    scales = g.op("ReduceMax", "input", axes=[0, 2, 3], keepdims=0)
     model = g.model(g.op("Resize", "input", "", scales, mode="nearest"))
     refused(model, "Resize (nearest by scales that are computed) x1")
 
