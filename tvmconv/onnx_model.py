@@ -22,6 +22,7 @@ from tvmconv.onnx_forms import one_form
 
 #: What a model may be given as.
 Model = str | Path | bytes | onnx.ModelProto
+NO_ELEMENTS = "no network is built for tensors without elements"
 
 
 def read(model: Model) -> onnx.ModelProto:
@@ -128,7 +129,7 @@ def fix_shapes(
     if still_open:
         raise ShapeError(
             "dimensions of the model are left open: " + ", ".join(still_open),
-            note="a size of 0 is taken as open: no network is built for tensors without elements"
+            note=f"a size of 0 counts as open: {NO_ELEMENTS}"
             if any(dim.endswith("(0)") for dim in still_open)
             else "",
             hint="give batch=1, or shapes={'" + names[0] + "': (1, 3, 224, 224)}",
@@ -173,6 +174,7 @@ def _fix_input(
         if any(size < 1 for size in shape):
             raise ShapeError(
                 f"input {value.name!r} can't have the shape {tuple(shape)}",
+                note=NO_ELEMENTS if 0 in shape else "",
                 hint="every size is 1 or more",
             )
         value.CopyFrom(helper.make_tensor_value_info(value.name, tensor.elem_type, list(shape)))

@@ -142,7 +142,7 @@ def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
         if operator in ("SequenceErase", "SequenceInsert") and _from_the_end(node, facts):
             return "at a position from the end"
         if empty := sorted(facts.empty & {*node.input, *outputs}):
-            return f"{empty[0]!r} has no elements"
+            return f"with {empty[0]!r}, a tensor without elements"
     if operator == "ConvTranspose" and "output_shape" in attributes:
         return "with output_shape"
     if operator == "BatchNormalization" and (attributes.get("training_mode") or len(outputs) > 1):
