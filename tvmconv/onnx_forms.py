@@ -44,6 +44,7 @@ def one_form(proto: onnx.ModelProto) -> onnx.ModelProto:
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
         if names:
+            proto = _typed(proto)
             _spell_out_defaults(proto, names)
             chosen = [("", name) for name in names]
             proto = inliner.inline_selected_functions(proto, chosen, inline_schema_functions=True)
@@ -69,39 +70,81 @@ def _only_tensors(proto: onnx.ModelProto) -> None:
 def _converted(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Of an opset within `OPSETS`, where onnx's converter knows how.
 
-    Where it does not, the model stays as it is: what is in it and can't be built is then refused
-    by name, which says more than the converter does.
+    Where it does not, a newer model stays as it is: what is in it and can't be built is then
+    refused by name, which says more than the converter does.
     """
     version = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
     nearest = min(max(version, OPSETS[0]), OPSETS[1])
     if version in (0, nearest):
         return proto
+    if version < OPSETS[0]:
+        _only_inference(proto)
     try:
-        if version < 7:
-            _unsqueeze_slopes(proto)
+        if version < OPSETS[0]:
+            _align_operands(proto)
         return version_converter.convert_version(proto, nearest)
-    except Exception:  # its exceptions have no common base
-        return proto
+    except Exception as error:  # its exceptions have no common base
+        if version > OPSETS[1]:
+            return proto
+        raise ModelError(
+            f"the model is of opset {version}, which can't be brought to {nearest}",
+            note=first_line(error),
+            hint="export it for a newer opset, such as 17",
+        ) from error
 
 
-def _unsqueeze_slopes(proto: onnx.ModelProto) -> None:
-    """The slopes of a PRelu, one for each channel, in a form that broadcasts as since opset 7.
+def _only_inference(proto: onnx.ModelProto) -> None:
+    """Before opset 7 these operators train unless `is_test` says otherwise, and onnx's converter
+    forgets what it said."""
+    for node in proto.graph.node:
+        tests = any(one.name == "is_test" and one.i for one in node.attribute)
+        if node.op_type in ("BatchNormalization", "Dropout") and not tests:
+            raise UnsupportedOperatorError(
+                f"the model uses operators that can't be built: {node.op_type} (in training mode)",
+                hint="export it for inference: before opset 7 that is is_test=1",
+            )
 
-    onnx's converter leaves them as they are, and so to the last dimension.
+
+def _align_operands(proto: onnx.ModelProto) -> None:
+    """Operands that are aligned by axis, in a form that broadcasts as since opset 7, in place.
+
+    onnx's converter gives up on an `axis`, and would let the slopes of a PRelu, one for each
+    channel, broadcast to the last dimension.
     """
     inferred = shape_inference.infer_shapes(proto).graph
     ranks = {tensor.name: len(tensor.dims) for tensor in inferred.initializer}
     for value in (*inferred.input, *inferred.value_info):
         ranks[value.name] = len(value.type.tensor_type.shape.dim)
     for i, node in reversed(list(enumerate(proto.graph.node))):
-        if node.op_type != "PRelu" or ranks.get(node.input[1]) != 1:
-            continue
-        axes = list(range(1, ranks[node.input[0]] - 1))
-        if axes:
-            slope, wide = node.input[1], f"{node.output[0]}.slopes"
+        axis = next((one for one in node.attribute if one.name == "axis"), None)
+        broadcast = any(one.name == "broadcast" and one.i for one in node.attribute)
+        first, second = (ranks.get(name, 0) for name in (*node.input, "", "")[:2])
+        ones = 0
+        if node.op_type == "PRelu" and second == 1:
+            ones = first - 2
+        elif broadcast and axis is not None:
+            ones = first - axis.i % first - second
+            node.attribute.remove(axis)
+        if ones > 0:
+            operand, wide = node.input[1], f"{node.output[0]}.operand"
             node.input[1] = wide
-            unsqueeze = helper.make_node("Unsqueeze", [slope], [wide], wide, axes=axes)
-            proto.graph.node.insert(i, unsqueeze)
+            axes = list(range(second, second + ones))
+            proto.graph.node.insert(
+                i, helper.make_node("Unsqueeze", [operand], [wide], wide, axes=axes)
+            )
+
+
+def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """With the type of every tensor said, initializers too: some functions depend on it."""
+    typed = shape_inference.infer_shapes(proto)
+    graph = typed.graph
+    said = {value.name for value in (*graph.input, *graph.value_info)}
+    graph.value_info.extend(
+        helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
+        for tensor in graph.initializer
+        if tensor.name not in said
+    )
+    return typed
 
 
 def _spell_out_defaults(proto: onnx.ModelProto, operators: list[str]) -> None:

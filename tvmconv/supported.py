@@ -147,7 +147,7 @@ def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
         return "with output_shape"
     if operator == "BatchNormalization" and (attributes.get("training_mode") or len(outputs) > 1):
         return "in training mode"
-    if operator == "Dropout" and _drops(node, attributes, facts):
+    if operator == "Dropout" and _drops(node, facts):
         return "in training mode"
     if operator == "MaxPool" and len(outputs) > 1:
         return "with the argmax output"
@@ -167,10 +167,8 @@ def _from_the_end(node: onnx.NodeProto, facts: _Facts) -> bool:
     return position is not None and bool((numpy_helper.to_array(position) < 0).any())
 
 
-def _drops(node: onnx.NodeProto, attributes: Mapping[str, Any], facts: _Facts) -> bool:
+def _drops(node: onnx.NodeProto, facts: _Facts) -> bool:
     """Whether a Dropout is known to be one of training; in inference it passes its input on."""
-    if facts.opset < 7:
-        return not attributes.get("is_test", 0)
     training = facts.constants.get(node.input[2]) if len(node.input) > 2 else None
     return training is not None and bool(numpy_helper.to_array(training))
 
