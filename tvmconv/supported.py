@@ -5,11 +5,9 @@ A form is refused where TVM's importer accepts it and what comes out is wrong or
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from tvmconv import resize
 from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx_model import opset, shapes_of
 
@@ -62,12 +61,6 @@ VALUES: dict[str, tuple[int, ...]] = {
     "Upsample": (1,),
     **{f"Reduce{kind}": (1,) for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean")},
     **{f"Reduce{kind}": (1,) for kind in ("Min", "Prod", "Sum", "SumSquare")},
-}
-#: Coordinates and roundings that, for scales of whole numbers, repeat every pixel.
-REPEATS = {
-    ("asymmetric", "floor"),
-    ("tf_half_pixel_for_nn", "floor"),
-    *product(("half_pixel", "pytorch_half_pixel"), ("round_prefer_floor", "round_prefer_ceil")),
 }
 
 
@@ -173,49 +166,37 @@ def _drops(node: onnx.NodeProto, facts: _Facts) -> bool:
     return training is not None and bool(numpy_helper.to_array(training))
 
 
-def _resize_refusal(node: onnx.NodeProto, attributes: dict[str, Any], facts: _Facts) -> str:
-    """Empty for nearest by whole numbers, which repeats every pixel; TVM gets others wrong."""
-    mode = attributes.get("mode", b"nearest").decode()
-    if mode != "nearest":
-        return f"mode {mode}"
-    if attributes.get("antialias", 0):
+def _resize_refusal(node: onnx.NodeProto, given: dict[str, Any], facts: _Facts) -> str:
+    """What `resize.resize` has not: filters that widen, crops, and dtypes that round."""
+    how = resize.attributes(given)
+    if how["mode"] not in resize.MODES:
+        return f"mode {how['mode']}"
+    if how["antialias"]:
         return "with antialias"
-    if "axes" in attributes or attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
-        return "with axes or keep_aspect_ratio_policy"
-    old = node.op_type == "Upsample" or facts.opset < 11
-    coordinates, rounding = "asymmetric", "floor"
-    if not old:
-        coordinates = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
-        rounding = attributes.get("nearest_mode", b"round_prefer_floor").decode()
-    if (coordinates, rounding) not in REPEATS:
-        return f"nearest, {coordinates} and {rounding}"
-    scales = _scales(node, attributes, facts, 1 if old else 2)
+    if how["keep_aspect_ratio_policy"] != "stretch":
+        return "with keep_aspect_ratio_policy"
+    if how["coordinate_transformation_mode"] not in resize.COORDINATES:
+        return how["coordinate_transformation_mode"]
+    if how["coordinate_transformation_mode"] == "align_corners" and _between_sizes(node, facts):
+        # ONNX's own tests take the size before it is rounded for the last corner, onnxruntime
+        # the size after.
+        return "align_corners by scales to no whole size"
+    dtype = facts.dtypes.get(node.input[0], "FLOAT")
+    if how["mode"] != "nearest" and dtype not in ("FLOAT", "FLOAT16", "DOUBLE"):
+        return f"mode {how['mode']} of {dtype.lower()}"
+    return ""
+
+
+def _between_sizes(node: onnx.NodeProto, facts: _Facts) -> bool:
+    """Whether the scales of a Resize give a size that has to be rounded."""
+    scales = facts.constants.get(node.input[2]) if len(node.input) > 2 else None
     if scales is None:
-        return "nearest by scales that are computed" if facts.folded else ""
-    if len(scales) not in (3, 4, 5):
-        return f"nearest over {len(scales)} dimensions"
-    if any(scale != 1 for scale in scales[:2]):
-        return "nearest over the batch or the channels"
-    odd = [scale for scale in scales if scale < 1 or scale != int(scale)]
-    return f"nearest by a scale of {odd[0]:.4g}" if odd else ""
-
-
-def _scales(
-    node: onnx.NodeProto, attributes: dict[str, Any], facts: _Facts, at: int
-) -> list[float] | None:
-    """By what each dimension grows; None if that can't be told. Input `at` has the scales."""
-    if "scales" in attributes:
-        return list(attributes["scales"])
-    scales = node.input[at] if len(node.input) > at else ""
-    if scales in facts.constants and math.prod(facts.constants[scales].dims):
-        return [float(x) for x in numpy_helper.to_array(facts.constants[scales])]
-    if scales and scales not in facts.constants:
-        return None
-    # From sizes, which may be computed: then inference has followed them to the output's shape.
-    before, after = (facts.shapes.get(name) for name in (node.input[0], node.output[0]))
-    if not before or not after or 0 in (*before, *after):
-        return None
-    return [y / x for x, y in zip(before, after, strict=True)]
+        return False
+    sizes = facts.shapes.get(node.input[0], [])
+    values = numpy_helper.to_array(scales).tolist()
+    axes = next((list(one.ints) for one in node.attribute if one.name == "axes"), None)
+    pairs = zip(axes if axes is not None else range(len(sizes)), values, strict=False)
+    return any(float(np.float32(scale) * sizes[axis]) % 1 for axis, scale in pairs)
 
 
 def check_supported(proto: onnx.ModelProto, folded: bool = False) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,8 @@ from onnx import TensorProto, helper
 
 import tvmconv
 from tests.models import Graph, residual_net
-from tvmconv import errors, frontend, model_file, onnx_model, supported
+from tvmconv import errors, frontend, model_file, onnx_model
+from tvmconv import resize as resize_forms
 
 SCALES = (1, 2, 3, 6)
 
@@ -81,12 +81,12 @@ def resize(
         given = [roi, g.constant(np.array(scales, "f"))]
     else:
         given = [roi, "" if opset >= 13 else nothing, g.constant(np.array(sizes, "q"))]
-    x = g.op("Resize", x, *(given[1:] if opset == 10 else given), mode="nearest", **attributes)
+    x = g.op("Resize", x, *(given[1:] if opset == 10 else given), **attributes)
     return g.model(g.conv(x, 8, 8), opset=opset)
 
 
 @pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize(("coordinates", "rounding"), sorted(supported.REPEATS))
+@pytest.mark.parametrize(("coordinates", "rounding"), sorted(resize_forms.REPEATS))
 def test_resize_that_repeats_pixels(coordinates: str, rounding: str, scale: int) -> None:
     opset = 11 if coordinates.startswith("tf") else 17
     how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
@@ -128,38 +128,73 @@ def test_resize_of_other_ranks(shape: tuple[int, ...]) -> None:
     right(g.model(g.op("Relu", g.op("Resize", "input", "", scales, mode="nearest"))))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", resize_forms.MODES)
+@pytest.mark.parametrize("coordinates", resize_forms.COORDINATES)
+def test_resize_in_every_mode(coordinates: str, mode: str) -> None:
+    opset = 11 if coordinates.startswith("tf") else 19
+    how = {"mode": mode, "coordinate_transformation_mode": coordinates}
+    for scales, size in (([1, 1, 1.5, 2], 8), ([1, 1, 0.5, 0.75], 8), ([1, 1, 2.5, 0.5], 6)):
+        right(resize(scales, size=size, opset=opset, **how))
+
+
+@pytest.mark.parametrize("rounding", resize_forms.ROUNDINGS)
+def test_resize_nearest_with_every_rounding(rounding: str) -> None:
+    for coordinates in ("asymmetric", "half_pixel", "align_corners"):
+        how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+        right(resize([1, 1, 0.6, 1.7], size=10, **how))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"sizes": [1, 8, 10, 13], "mode": "linear"},
+        {"sizes": [1, 8, 10, 3], "mode": "cubic"},
+        {"sizes": [1, 8, 10, 3], "mode": "cubic", "exclude_outside": 1},
+        {"sizes": [1, 8, 10, 14], "mode": "cubic", "cubic_coeff_a": -0.5},
+        {"scales": [2.5, 0.5], "axes": [2, 3], "opset": 18, "size": 6, "mode": "linear"},
+        {"scales": [0.5, 2.5], "axes": [3, 2], "opset": 18, "size": 6},
+        {"scales": [1, 1, 2.5, 1], "opset": 10, "size": 6, "mode": "linear"},
+    ],
+    ids=str,
+)
+def test_resize_with_other_attributes(arguments: dict[str, Any]) -> None:
+    right(resize(**arguments))
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"scales": [1, 1, 1.5, 2]}, "Resize (nearest by a scale of 1.5) x1"),
-        ({"scales": [1, 1, 0.5, 0.5], "size": 8}, "Resize (nearest by a scale of 0.5) x1"),
-        ({"scales": [1, 1, 1.01, 1]}, "Resize (nearest by a scale of 1.01) x1"),
-        ({"sizes": [1, 8, 10, 14]}, "Resize (nearest by a scale of 1.429) x1"),
-        ({"scales": [1, 1, 2.5, 1], "opset": 10}, "Resize (nearest by a scale of 2.5) x1"),
         ({"scales": [1, 1, 2, 2], "antialias": 1, "opset": 18}, "Resize (with antialias) x1"),
-        ({"scales": [2, 2], "axes": [2, 3], "opset": 18}, "Resize (with axes"),
+        (
+            {"sizes": [1, 8, 9, 9], "keep_aspect_ratio_policy": "not_larger", "opset": 18},
+            "Resize (with keep_aspect_ratio_policy) x1",
+        ),
+        (
+            {
+                "scales": [1, 1, 1.5, 2],
+                "mode": "linear",
+                "coordinate_transformation_mode": "align_corners",
+            },
+            "Resize (align_corners by scales to no whole size) x1",
+        ),
     ],
 )
 def test_resize_that_is_refused(arguments: dict[str, Any], says: str) -> None:
     refused(resize(**arguments), says)
 
 
-def test_coordinates_that_do_not_repeat_pixels_are_refused() -> None:
-    coordinates = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
-    roundings = ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
-    for pair in set(product(coordinates, roundings)) - supported.REPEATS:
-        how = {"coordinate_transformation_mode": pair[0], "nearest_mode": pair[1]}
-        refused(resize([1, 1, 2, 2], **how), f"Resize (nearest, {pair[0]} and {pair[1]}) x1")
-
-
-def test_resize_over_channels_or_by_unknown_scales_is_refused() -> None:
+def test_resize_over_channels() -> None:
     g = Graph([1, 8, 6, 6])
     x = g.op("Resize", "input", "", g.constant(np.array([1, 2, 1, 1], "f")), mode="nearest")
-    refused(g.model(x), "Resize (nearest over the batch or the channels) x1")
+    right(g.model(g.conv(x, 16, 8)))
+
+
+def test_resize_by_scales_that_are_computed_is_refused() -> None:
     g = Graph([1, 4, 6, 6])
     scales = g.op("ReduceMax", "input", axes=[0, 2, 3], keepdims=0)
     model = g.model(g.op("Resize", "input", "", scales, mode="nearest"))
-    refused(model, "Resize (nearest by scales that are computed) x1")
+    refused(model, "Resize (its input 2 is no constant) x1")
 
 
 # --- operators lowered our own way -------------------------------------------------------------

@@ -107,6 +107,8 @@ BETWEEN: dict[str, Callable[[Graph, str], str]] = {
         g, of("SpaceToDepth", blocksize=2)(g, x)
     ),
     "expand": lambda g, x: of("Expand", np.array([2, C, 6, 6]))(g, of("GlobalAveragePool")(g, x)),
+    "resize, linear": of("Resize", None, np.array([1, 1, 1.5, 2], "f"), mode="linear"),
+    "resize, cubic": of("Resize", None, None, np.array([2, C, 9, 4]), mode="cubic"),
     "where": lambda g, x: g.op("Where", of("Greater", np.float32(0))(g, x), x, g.op("Neg", x)),
     "arithmetic with its argmax": lambda g, x: g.op(
         "Add", x, of("Cast", to=1)(g, of("ArgMax", axis=1, keepdims=1)(g, x))
