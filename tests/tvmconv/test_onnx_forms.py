@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper
 
 import tvmconv
+from tests.checks import refused
 from tests.models import Array, Graph
 from tvmconv import errors, onnx_forms, onnx_model
 
@@ -19,13 +20,6 @@ RNG = np.random.default_rng(0)
 def run(model: onnx.ModelProto, x: Array) -> Any:
     exe = tvmconv.build(model, target="llvm")
     return list(exe.run({"input": x}).values())
-
-
-def refused(model: onnx.ModelProto, says: str) -> None:
-    with pytest.raises(errors.UnsupportedOperatorError) as error:
-        tvmconv.build(model, target="llvm")
-    assert says in error.value.what
-    assert error.value.hint
 
 
 # --- opsets and functions ----------------------------------------------------------------------
