@@ -258,11 +258,11 @@ def test_light_network_has_seeded_weights_that_keep_it_alive(entry: zoo.ZooModel
         peak = np.abs(activation).max()
         assert 0.1 < peak < 1e3, f"{name}: peak {peak}"
     output = output.reshape(2, 1000)
-    assert apart(output) > 0.5, "two pictures give nearly the same"
+    assert apart(output) > 0.2, "two pictures give nearly the same"
     if kinds[-1] == "Softmax":
         np.testing.assert_allclose(output.sum(axis=1), 1, rtol=1e-5)
         assert (output.max(axis=1) < 0.5).all(), "one class takes all"
-        assert (output.max(axis=1) > 0.003).all(), "all classes are alike"
+        assert (output.max(axis=1) > 0.002).all(), "all classes are alike"
 
 
 def test_light_network_is_the_same_every_time() -> None:
