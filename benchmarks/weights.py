@@ -111,7 +111,7 @@ class _Seeding:
         for node in model.graph.node:
             constants = [name for name in node.input if name in self.tensors]
             if node.op_type == "Add" and len(constants) == 1:
-                self.added.update({name: constants[0] for name in node.input})
+                self.added.update(dict.fromkeys(node.input, constants[0]))
 
     def run(self) -> None:
         nodes = self.model.graph.node
