@@ -1,4 +1,4 @@
-"""Trained networks recognise what they are fed, so that weights, graph and preparation are right."""
+"""Trained networks recognise what they are fed: weights, graph and preparation are right."""
 
 from __future__ import annotations
 
