@@ -6,12 +6,12 @@ import math
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from benchmarks import drawings as drawn
 from benchmarks import photos, zoo
 from tests.fetched import downloaded
+from tests.reference import session, with_all_activations
 from tvmconv.errors import TvmconvError
 from tvmconv.onnx_model import fix_shapes
 
@@ -23,20 +23,10 @@ QUICK = [entry for entry in LIGHT if entry.name in ("light_squeezenet", "light_s
 SLOW = [pytest.param(entry, marks=pytest.mark.slow) for entry in LIGHT if entry not in QUICK]
 FP16_SAFE = 3e4
 """Half the largest float16: what an intermediate may reach."""
-LARGEST_FP16 = 65504
 
 by_name = pytest.mark.parametrize("entry", GENERATED, ids=lambda entry: entry.name)
 light_by_name = pytest.mark.parametrize("entry", [*QUICK, *SLOW], ids=lambda entry: entry.name)
 trained_by_name = pytest.mark.parametrize("entry", TRAINED, ids=lambda entry: entry.name)
-
-
-def session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def giga_macs(model: onnx.ModelProto) -> float:
@@ -73,16 +63,6 @@ def parameters(model: onnx.ModelProto) -> int:
         for tensor in model.graph.initializer
         if tensor.data_type == onnx.TensorProto.FLOAT and tensor.name not in other
     )
-
-
-def with_all_activations(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list]:
-    """The model that also outputs what each node computes, and the names of that."""
-    whole = onnx.ModelProto()
-    whole.CopyFrom(model)
-    outputs = {value.name for value in model.graph.output}
-    inner = [node.output[0] for node in model.graph.node if node.output[0] not in outputs]
-    whole.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-    return whole, inner
 
 
 def rms(array: np.ndarray) -> float:
@@ -258,11 +238,11 @@ def test_light_network_has_seeded_weights_that_keep_it_alive(entry: zoo.ZooModel
         peak = np.abs(activation).max()
         assert 0.1 < peak < 1e3, f"{name}: peak {peak}"
     output = output.reshape(2, 1000)
-    assert apart(output) > 0.5, "two pictures give nearly the same"
+    assert apart(output) > 0.2, "two pictures give nearly the same"
     if kinds[-1] == "Softmax":
         np.testing.assert_allclose(output.sum(axis=1), 1, rtol=1e-5)
         assert (output.max(axis=1) < 0.5).all(), "one class takes all"
-        assert (output.max(axis=1) > 0.003).all(), "all classes are alike"
+        assert (output.max(axis=1) > 0.002).all(), "all classes are alike"
 
 
 def test_light_network_is_the_same_every_time() -> None:
@@ -286,95 +266,3 @@ def test_trained_network_costs_what_the_zoo_says(entry: zoo.ZooModel) -> None:
     assert giga_macs(model) == pytest.approx(entry.gmacs, rel=0.02)
     if entry.parameters is not None:
         assert parameters(model) == entry.parameters
-
-
-def outputs_on_photos(name: str, count: int) -> list[np.ndarray]:
-    model = downloaded(lambda: zoo.load(name))
-    return session(model).run(None, downloaded(lambda: zoo.feeds(name, count)))
-
-
-def test_efficientnet_lite0_recognises_18_of_20_photos() -> None:
-    model = downloaded(lambda: zoo.load("efficientnet_lite0"))
-    onnx.checker.check_model(model, full_check=True)
-    convs = [node for node in model.graph.node if node.op_type == "Conv"]
-    groups = [a.i for node in convs for a in node.attribute if a.name == "group"]
-    assert (groups.count(1), sum(group > 1 for group in groups)) == (33, 16)
-    pictures, classes = zip(*zoo.labelled().values(), strict=True)
-    assert len(pictures) == 20
-    (entry,) = (entry for entry in zoo.ZOO if entry.name == "efficientnet_lite0")
-    (logits,) = session(model).run(None, {entry.input_name: entry.prepare(np.stack(pictures))})
-    assert (logits.argmax(axis=1) == classes).sum() == 18
-    top5 = logits.argsort(axis=1)[:, -5:]
-    assert sum(label in five for label, five in zip(classes, top5, strict=True)) == 19
-
-
-def test_opennsfw_finds_a_dog_and_a_house_safe_for_work() -> None:
-    (probabilities,) = outputs_on_photos("opennsfw", 2)
-    np.testing.assert_allclose(probabilities.sum(axis=1), 1, rtol=1e-5)
-    # Column 0 is "safe for work". Pixels scaled to 1 would give about 0.75.
-    assert (probabilities[:, 0] > 0.99).all(), probabilities
-
-
-@pytest.mark.slow
-def test_lore_detect_finds_the_four_cells_within_fp16() -> None:
-    model = downloaded(lambda: zoo.load("lore_detect"))
-    whole, inner = with_all_activations(model)
-    values = session(whole).run(None, zoo.feeds("lore_detect", 1))
-    heat = values[0][0, 0]
-    assert (heat > 0).sum() == 4
-    for name, value in zip(inner, values[len(model.graph.output) :], strict=True):
-        assert np.abs(value).max() < LARGEST_FP16, name
-
-
-def test_nudenet_finds_a_face() -> None:
-    (found,) = outputs_on_photos("nudenet_320n", 1)
-    best = found[0, 4:].max(axis=1)  # by class
-    assert best.argmax() == 1, "FACE_FEMALE"
-    assert best[1] > 0.7
-
-
-@pytest.mark.parametrize("pictures", [zoo.photos, zoo.drawings], ids=lambda make: make.__name__)
-def test_rapidocr_det_finds_the_lines(pictures) -> None:
-    model = downloaded(lambda: zoo.load("rapidocr_det"))
-    feed = downloaded(lambda: zoo.feeds("rapidocr_det", 1, pictures))
-    (probability,) = session(model).run(None, feed)
-    text = probability > 0.3
-    assert 0.05 < text.mean() < 0.5
-    rows = text[0, 0].any(axis=1)
-    assert np.count_nonzero(np.diff(rows.astype(int)) == 1) >= 5, "lines of text"
-
-
-@pytest.mark.parametrize(
-    ("pictures", "expected"),
-    [
-        (zoo.photos, ["Region-based", "segmentation"]),
-        (zoo.drawings, [drawn.line_text(0), drawn.line_text(1)]),
-    ],
-    ids=["photos", "drawings"],
-)
-def test_rapidocr_rec_reads_the_lines(pictures, expected: list[str]) -> None:
-    model = downloaded(lambda: zoo.load("rapidocr_rec"))
-    run = session(model)
-    characters = run.get_modelmeta().custom_metadata_map["character"].split("\n")
-    letters = ["", *characters, " "]  # class 0 parts two letters that are alike
-    (scores,) = run.run(None, downloaded(lambda: zoo.feeds("rapidocr_rec", 2, pictures)))
-    for picture, line in zip(scores.argmax(axis=2), expected, strict=True):
-        changes = np.diff(picture, prepend=0) != 0
-        assert "".join(letters[k] for k in picture[changes]) == line
-
-
-def test_rapidocr_cls_finds_the_lines_upright() -> None:
-    model = downloaded(lambda: zoo.load("rapidocr_cls"))
-    (feed,) = zoo.feeds("rapidocr_cls", 2, zoo.drawings).values()
-    run = session(model).run
-    (upright,), (turned,) = (run(None, {"x": x}) for x in (feed, feed[:, :, ::-1, ::-1].copy()))
-    assert (upright[:, 0] > 0.9).all()
-    assert (turned[:, 1] > 0.9).all()
-
-
-def test_mtcnn_finds_the_face() -> None:
-    _, face = outputs_on_photos("mtcnn_pnet", 1)
-    assert face[..., 1].max() > 0.95
-    assert (face[..., 1] > 0.6).mean() < 0.2, "and not everywhere"
-    _, sure = outputs_on_photos("mtcnn_rnet", 2)
-    assert (sure[:, 1] > 0.95).all()
