@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,10 @@ from tvmconv.operators import OWN
 
 class Importer(onnx_frontend.ONNXGraphImporter):
     """Builds a Relax module from a graph that `supported.unsupported` has nothing against."""
+
+    def _sanitize_name(self, name: str) -> str:
+        """An identifier of its own, in C as well: kernels call what they read by this name."""
+        return str(self._name_supply.fresh_name("in_" + re.sub(r"\W", "_", name, flags=re.ASCII)))
 
     def _convert_operator(
         self, op_name: str, inputs: list[relax.Expr], attrs: dict[str, Any], opset: int
