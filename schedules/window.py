@@ -1,7 +1,7 @@
 """Lets a convolution write a part of a larger tensor, which tensor expressions can't say.
 
 Before:  out[n, p, q, k] = epilogue[...]        out has exactly the convolution's output
-         out[n, p, q, g, k] = epilogue[...]     or it by group
+         (of several groups: out[n, p, q, g, k])
 After:   out[n, rows(p), columns(q), position(k)] = epilogue[...]     out is the larger tensor
 """
 
@@ -17,9 +17,9 @@ from schedules.workload import ConvWorkload
 
 def in_window(w: ConvWorkload, function: tirx.PrimFunc) -> tirx.PrimFunc:
     """An unscheduled function whose last parameter is its output, as `te.create_prim_func` gives
-    it, made to write the workload's window; the same function if it writes its output as it is."""
+    it, made to write the workload's window; the same function if it writes that already."""
     *inputs, old = function.params
-    if w.window is None and len(old.shape) == len(w.buffer_shape):
+    if tuple(int(size) for size in old.shape) == w.buffer_shape and w.window is None:
         return function
     new = tirx.decl_buffer(w.buffer_shape, w.epilogue.out_dtype, "out")
     body = _Window(w, old, new).visit(function.body)

@@ -134,6 +134,12 @@ def _left(mod: tvm.IRModule) -> Counter[str]:
     is fed and gives, which is NCHW."""
     flow = graph.Dataflow.of(mod)
     edge = {*mod["main"].params, *flow.outputs}
+    for var in flow.outputs:
+        if isinstance(flow.values.get(var), relax.Tuple):
+            edge.update(flow.values[var].fields)
+    for var in reversed(flow.values):
+        if var in edge and flow.op(var) in ("relax.astype", "relax.reshape"):
+            edge.add(flow.values[var].args[0])
     found: Counter[str] = Counter()
     for var in flow.values:
         op = flow.op(var).removeprefix("relax.")

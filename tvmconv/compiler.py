@@ -20,7 +20,7 @@ from tvm.target import codegen
 
 from schedules.cost import conv_floor
 from schedules.hardware import CPU, Hardware
-from tvmconv import frontend, onnx_model, pipeline, toolchain
+from tvmconv import frontend, onnx_model, pipeline, supported, toolchain
 from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
 from tvmconv.device import vector_features
 from tvmconv.errors import ModelError, TargetError, TvmconvError, last_line
@@ -65,7 +65,7 @@ def build(
     started = time.perf_counter()
     proto = onnx_model.read(model)
     graphs = _graphs(proto, batch, shapes)
-    frontend.check_supported(graphs[-1].original)
+    supported.check_supported(graphs[-1].original)
     hardware, arch = _hardware(target, arch, precision)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
@@ -97,6 +97,7 @@ def _build(
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
     graph = _simplified(graph)
+    supported.check_supported(graph.simple, folded=True)
     mod, planned = _plan(graph, hardware)
     with _accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
@@ -132,14 +133,17 @@ def inspect(
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90"
     hardware, arch = _hardware(target, arch, precision)
-    missing = frontend.unsupported(graphs[-1].original)
+    missing = supported.unsupported(graphs[-1].original)
+    if not missing:
+        graphs = [_simplified(graph) for graph in graphs]
+        missing = supported.unsupported(graphs[-1].simple, folded=True)
     if missing:
         batch_size = batch_of(graphs[-1].inputs)
         return BuildReport(target, arch, (), (), dict(missing), batch=batch_size)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
     reports = []
-    for graph in map(_simplified, graphs):
+    for graph in graphs:
         _, planned = _plan(graph, hardware)
         reports.append(_report(graph, planned, target, arch))
     return replace(reports[-1], smaller=tuple(reports[:-1]))

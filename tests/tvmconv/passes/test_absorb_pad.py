@@ -28,15 +28,26 @@ def test_a_pad_that_two_convolutions_read() -> None:
     assert "nn.pad" not in result.left
     assert padding(result, "one") == [2, 3, 4, 5]
     assert padding(result, "two") == [1, 2, 3, 4]
-    assert result.fates[x] == "in the kernel of a convolution: one"
+    assert result.fates[x] == "in the kernel of a convolution: two"
 
 
 def test_cropping() -> None:
     g = Graph([2, 8, 9, 10])
-    x = padded(g, [0, 0, -1, 2, 0, 0, -3, -2])
-    result = graphs.became(g.model(g.conv(x, 8, 6, strides=[2, 1], name="conv")))
+    x = padded(g, [0, 0, -1, 2, 0, 0, -3, -2], g.op("Tanh", g.conv("input", 8, 8)))
+    conv = g.conv(x, 8, 6, strides=[2, 1], pads=[0, 1, 0, 0], name="conv")
+    result = graphs.became(g.model(conv))
     assert "nn.pad" not in result.left
-    assert padding(result, "conv") == [0, 3, -2, -1]
+    assert padding(result, "conv") == [-1, 3, -3, -2]
+    assert result.fates[x] == "in the kernel of a convolution: conv"
+
+
+def test_declined_cropping_where_the_convolution_pads() -> None:
+    """The zeros of its padding lie where the image has numbers."""
+    g = Graph([2, 8, 9, 10])
+    x = padded(g, [0, 0, -1, 0, 0, 0, 0, 0], g.op("Tanh", g.conv("input", 8, 8)))
+    result = graphs.became(g.model(g.conv(x, 8, 6, name="conv")))
+    assert padding(result, "conv") == [1, 1, 1, 1]
+    assert result.left["nn.pad"] == 1
 
 
 DECLINED = {
