@@ -129,7 +129,7 @@ def test_taken(name: str, write: Any) -> None:
     assert not result.left
 
 
-@pytest.mark.parametrize("write", [gelu, gelu_halved, swish_by_gate, relu6])
+@pytest.mark.parametrize("write", [gelu_halved, swish_by_gate, relu6])
 def test_every_node_of_it_is_said_to_be_in_the_kernel(write: Any) -> None:
     g = Graph([1, 8, 6, 5])
     y = write(g, g.conv("input", 8, 16, name="conv"))

@@ -56,7 +56,7 @@ def test_of_equal_ones_the_first_of_the_domain() -> None:
 def test_a_long_chain_is_no_trouble(length: int) -> None:
     """Each link costs 1 where it changes; the ends want different values, the last more."""
     names = list(range(length))
-    domains = {name: (0, 1) for name in names}
+    domains = dict.fromkeys(names, (0, 1))
     factors = [Factor((0,), {(0,): 0.0, (1,): 3.0}), Factor((names[-1],), {(0,): 5.0, (1,): 0.0})]
     change = {(a, b): float(a != b) for a in (0, 1) for b in (0, 1)}
     factors += [Factor(pair, change) for pair in itertools.pairwise(names)]
