@@ -18,21 +18,23 @@ import tvm
 from tvm import relax
 from tvm.target import codegen
 
-from schedules.cost import conv_floor
 from schedules.hardware import CPU, Hardware
 from tvmconv import frontend, onnx_model, pipeline, toolchain
 from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
+from tvmconv.capability import CapabilityReport, capability
+from tvmconv.conversions import conversions
 from tvmconv.device import vector_features
 from tvmconv.errors import ModelError, TargetError, TvmconvError, last_line
 from tvmconv.executable import Entry, Executable
-from tvmconv.fates import generic_convs, operator_fates
+from tvmconv.fates import operator_fates
 from tvmconv.feeds import TensorSpec, batch_of
+from tvmconv.layer_reports import layer_reports, unplanned_reports
 from tvmconv.passes.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.lower_convs import lower_convs
-from tvmconv.passes.plan import Plan, PlannedConv, plan
+from tvmconv.passes.plan import Plan, plan
 from tvmconv.passes.plan_memory import MemoryUse, measure
 from tvmconv.passes.regions import anchors, find_regions
-from tvmconv.report import BuildReport, ConvReport
+from tvmconv.report import BuildReport
 
 TARGETS = ("cuda", "llvm")
 PRECISIONS = ("fp16",)
@@ -98,12 +100,13 @@ def _build(
     """The network of one batch, its weights in `store`."""
     graph = _simplified(graph)
     mod, planned = _plan(graph, hardware)
+    report = _report(graph, mod, planned, target, arch, hardware)
     with _accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
     mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, target, arch)
     report = replace(
-        _report(graph, planned, target, arch),
+        report,
         peak_activation_bytes=memory.peak_bytes,
         activation_bound_bytes=memory.bound_bytes,
         output_bytes=memory.output_bytes,
@@ -120,29 +123,38 @@ def inspect(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
-) -> BuildReport:
+) -> CapabilityReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
     there is no GPU and no arch, for sm_90.
 
-    Operators that can't be built are listed in the report, not raised; with some of them there
-    is nothing to say of the convolutions, whose shapes then are unknown.
+    Operators that can't be built are listed in the report, not raised; with some of them no
+    kernels are chosen, and the convolutions are told by kind and size alone, as far as shapes can
+    be inferred. Raises as `build` does for everything else.
     """
     proto = onnx_model.read(model)
     graphs = _graphs(proto, batch, shapes)
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90"
     hardware, arch = _hardware(target, arch, precision)
-    missing = frontend.unsupported(graphs[-1].original)
+    largest = graphs[-1]
+    missing = frontend.unsupported(largest.original)
     if missing:
-        batch_size = batch_of(graphs[-1].inputs)
-        return BuildReport(target, arch, (), (), dict(missing), batch=batch_size)
+        layers = unplanned_reports(largest.original, hardware)
+        size = batch_of(largest.inputs)
+        told = BuildReport(
+            target, arch, (), layers, dict(missing), batch=size, rates=hardware.rates
+        )
+        return capability(largest.original, largest.inputs, largest.outputs, told)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
     reports = []
     for graph in map(_simplified, graphs):
-        _, planned = _plan(graph, hardware)
-        reports.append(_report(graph, planned, target, arch))
-    return replace(reports[-1], smaller=tuple(reports[:-1]))
+        mod, planned = _plan(graph, hardware)
+        reports.append(_report(graph, mod, planned, target, arch, hardware))
+        # More shapes can be inferred where constants are folded; the last is of the largest.
+        outputs = onnx_model.specs(graph.simple.graph.output)
+    decided = replace(reports[-1], smaller=tuple(reports[:-1]))
+    return capability(largest.original, largest.inputs, outputs, decided)
 
 
 def _hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, str]:
@@ -257,39 +269,18 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, MemoryUs
 # ---------------------------------------------------------------- the report
 
 
-def _report(graph: _Graph, planned: Plan, target: str, arch: str) -> BuildReport:
+def _report(
+    graph: _Graph, mod: tvm.IRModule, planned: Plan, target: str, arch: str, hardware: Hardware
+) -> BuildReport:
+    """mod: its regions planned, not yet lowered."""
     by_name = {one.name: one for one in planned.values()}
-    kinds = {node.name: node.op_type for node in graph.simple.graph.node}
-    convs = [_conv_report(by_name[name], kinds[name]) for name in kinds if name in by_name]
-    convs += generic_convs(graph.simple, by_name)
-    operators = operator_fates(graph.original, graph.simple, by_name)
-    return BuildReport(target, arch, operators, tuple(convs), {}, batch=batch_of(graph.inputs))
-
-
-def _conv_report(planned: PlannedConv, operator: str) -> ConvReport:
-    choices = [kernel.choice for kernel in planned.kernels]
-    # Of a transposed convolution the first phase speaks for all; they differ by a tap or so.
-    choice, w = choices[0], choices[0].workload
-    # Families of one kind decline for one reason.
-    rejects = "; ".join(dict.fromkeys(reject.reason for reject in choice.rejects))
-    second = choice.runner_up
-    return ConvReport(
-        name=planned.name,
-        operator=operator,
-        shape=planned.shape,
-        workloads=tuple(one.workload.to_json() for one in choices),
-        family=choice.family.name,
-        config=str(choice.config),
-        in_layout=str(w.in_layout),
-        out_layout=str(w.out_layout),
-        epilogue=str(w.epilogue),
-        tensor_core=all(one.family.tensorized for one in choices),
-        why_family=rejects or "the first choice",
-        why_layout=planned.layout.reason,
-        useful_macs=sum(one.workload.useful_macs for one in choices),
-        padded_macs=sum(one.family.padded_macs(one.workload, one.config) for one in choices),
-        cost_us=sum(one.cost.us for one in choices),
-        limit=choice.cost.limit,
-        floor_us=sum(conv_floor(one.workload, one.hardware).us for one in choices),
-        runner_up=f"{second.family.name}, {second.cost}" if second else "",
+    return BuildReport(
+        target,
+        arch,
+        operator_fates(graph.original, graph.simple, by_name),
+        layer_reports(graph.simple, by_name, hardware),
+        {},
+        batch=batch_of(graph.inputs),
+        conversions=conversions(mod, planned, hardware, graph.simple),
+        rates=hardware.rates,
     )

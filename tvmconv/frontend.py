@@ -11,7 +11,7 @@ import math
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -50,17 +50,25 @@ REPEATS = {
 def unsupported(proto: onnx.ModelProto) -> Counter[str]:
     """Operators that can't be built and how often each is used, with the reason where it is not
     simply that nobody has written it. The shapes of `proto` are inferred."""
+    found: Counter[str] = Counter()
+    for operator, reason in verdicts(proto):
+        if reason is not None:
+            found[f"{operator} ({reason})" if reason else operator] += 1
+    return found
+
+
+def verdicts(proto: onnx.ModelProto) -> Iterator[tuple[str, str | None]]:
+    """Of every node, in order, its operator and why it can't be built: None where it can, empty
+    where nobody has written it."""
     known = {*onnx_frontend._get_convert_map(), "Constant"}
     facts = _Facts.of(proto)
-    found: Counter[str] = Counter()
     for node in proto.graph.node:
         if node.domain not in ("", "ai.onnx"):
-            found[f"{node.domain}.{node.op_type}"] += 1
+            yield f"{node.domain}.{node.op_type}", ""
         elif node.op_type not in known:
-            found[node.op_type] += 1
-        elif reason := _refusal(node, facts):
-            found[f"{node.op_type} ({reason})"] += 1
-    return found
+            yield node.op_type, ""
+        else:
+            yield node.op_type, _refusal(node, facts) or None
 
 
 @dataclass(frozen=True)
