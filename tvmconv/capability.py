@@ -65,7 +65,7 @@ class CapabilityReport:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     opset: int
-    #: Numbers that were trained: floating-point constants, less the statistics of batch norms.
+    #: Numbers that were trained: floating-point constants, but scalars and batch norms' statistics.
     parameters: int
     #: What can't be built first, then by how often it occurs.
     operators: tuple[OperatorSupport, ...]
@@ -161,7 +161,7 @@ def capability(
 
 
 def _parameters(proto: onnx.ModelProto) -> int:
-    """Numbers that were trained: floating-point constants but the statistics of batch norms."""
+    """What `CapabilityReport.parameters` counts."""
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     statistics = set()
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -173,7 +173,7 @@ def _parameters(proto: onnx.ModelProto) -> int:
     return sum(
         math.prod(tensor.dims)
         for name, tensor in tensors.items()
-        if tensor.data_type in floats and name not in statistics
+        if tensor.data_type in floats and tensor.dims and name not in statistics
     )
 
 

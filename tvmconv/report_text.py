@@ -169,7 +169,7 @@ def path(report: BuildReport) -> str:
     unknown = [conv for conv in report.convs if not conv.cost_us]
     if unknown:
         text += f"\nwithout {len(unknown)} that TVM computes, of which no cost is known"
-    return text + (f"\non an {report.rates}" if report.rates else "")
+    return text + (f"\ncard: {report.rates}" if report.rates else "")
 
 
 def conversion_table(conversions: Sequence[ConversionReport]) -> str:
