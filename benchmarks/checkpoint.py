@@ -137,8 +137,11 @@ def _unpickle(stream: io.BytesIO) -> Any:
     start = stream.tell()
     for opcode, argument, _ in pickletools.genops(stream):
         # The unpickler's table of what to remember grows to the largest number named.
-        if opcode.name in ("PUT", "LONG_BINPUT") and argument > len(stream.getbuffer()):
-            raise CheckpointError("the checkpoint is made to exhaust memory", note=f"{argument}")
+        if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(stream.getbuffer()):
+            raise CheckpointError(
+                "the checkpoint is made to exhaust memory",
+                note=f"it remembers an object under the number {argument}",
+            )
     stream.seek(start)
     return _Unpickler(stream).load()
 
@@ -146,7 +149,9 @@ def _unpickle(stream: io.BytesIO) -> Any:
 def _read_legacy(data: bytes) -> dict[str, NDArray[Any]]:
     stream = io.BytesIO(data)
     if _unpickle(stream) != _MAGIC or _unpickle(stream) != _PROTOCOL:
-        raise CheckpointError("this is not a PyTorch checkpoint", note="its first number is another")
+        raise CheckpointError(
+            "this is not a PyTorch checkpoint", note="its first number is another"
+        )
     if not _unpickle(stream)["little_endian"]:
         raise CheckpointError("the checkpoint was written on a big-endian machine")
     tensors = _tensors(_unpickle(stream))

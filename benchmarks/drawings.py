@@ -50,6 +50,15 @@ def drawn_tables(count: int) -> Pictures:
     return np.stack([_table(np.random.default_rng(seed)) for seed in range(count)])
 
 
+def drawn_cells(count: int) -> Pictures:
+    """``count`` different faint tables of four cells, [count, TABLE_SIDE, TABLE_SIDE, 3] uint8.
+
+    For lore_detect: with more cells, as on photos or pages, values inside it pass the largest
+    float16.
+    """
+    return np.stack([_cells(np.random.default_rng(seed)) for seed in range(count)])
+
+
 def _paper(size: Sequence[int]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
     """A light sheet of (height, width) pixels, and what draws on it."""
     image = Image.new("RGB", (size[1], size[0]), (244, 243, 238))
@@ -61,22 +70,31 @@ def _page(rng: np.random.Generator) -> Pictures:
     font = ImageFont.load_default(20)
     for top in range(16, PAGE[0] - 24, 34):
         words = " ".join(rng.permutation(_WORDS)[: rng.integers(4, 8)])
-        draw.text((rng.integers(10, 40), top), words, fill=(25, 25, 30), font=font)
+        draw.text((int(rng.integers(10, 40)), top), words, fill=(25, 25, 30), font=font)
     return np.asarray(image, np.uint8)
 
 
 def _table(rng: np.random.Generator) -> Pictures:
     """A head, a rule under it, and rows of words and numbers in columns."""
     image, draw = _paper((TABLE_SIDE, TABLE_SIDE))
-    columns, row = rng.integers(3, 6), int(rng.integers(44, 64))
-    lefts = 30 + np.arange(columns) * (TABLE_SIDE - 60) // columns
+    columns, row = int(rng.integers(3, 6)), int(rng.integers(44, 64))
     for top in range(30, TABLE_SIDE - row, row):
         font = ImageFont.load_default(26 if top == 30 else 22)
-        for column, left in enumerate(lefts):
+        for column in range(columns):
             number = top > 30 and column > 0
             text = f"{rng.uniform(0, 100):.2f}" if number else str(rng.choice(_WORDS))
-            draw.text((int(left), top), text, fill=(20, 20, 25), font=font)
+            left = 30 + column * (TABLE_SIDE - 60) // columns
+            draw.text((left, top), text, fill=(20, 20, 25), font=font)
     draw.line((24, 26 + row, TABLE_SIDE - 24, 26 + row), fill=(60, 60, 60), width=2)
+    return np.asarray(image, np.uint8)
+
+
+def _cells(rng: np.random.Generator) -> Pictures:
+    image = Image.new("RGB", (TABLE_SIDE, TABLE_SIDE), (255, 255, 255))
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(20)
+    for top in (108, 392):
+        for left in (110, 394):
+            draw.text((left, top), f"{rng.uniform(0, 100):.1f}", fill=(235,) * 3, font=font)
     return np.asarray(image, np.uint8)
 
 

@@ -73,6 +73,6 @@ def _scaled(
     deviation: tuple[float, float, float],
 ) -> Input:
     """[N, H, W, 3] -> [N, 3, H, W], ``(picture / unit - mean) / deviation``."""
-    scaled = pictures.astype(np.float32) / np.float32(unit)
-    scaled = (scaled - np.array(mean, np.float32)) / np.array(deviation, np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    numbers = pictures.astype(np.float32) / np.float32(unit)
+    scaled = (numbers - np.array(mean, np.float32)) / np.array(deviation, np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2), np.float32)

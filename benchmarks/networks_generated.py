@@ -6,14 +6,17 @@ The shapes and the work are the real ones, the answers mean nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx
 
+from benchmarks.inputs import imagenet
 from benchmarks.photos import SIDE
 from benchmarks.writer import Writer
+from benchmarks.zoo_model import ZooModel
 
 _LOGIT_GAIN = 5.0  # logits of a few units, as a trained classifier gives
 _BRANCH_GAIN = 0.3  # the last norm of a residual branch: the sum must not grow with every block
@@ -165,3 +168,18 @@ def mobilenet_v2(seed: int) -> onnx.ModelProto:
         y = net.conv_norm(f"{at}.{i + 1}", f"{at}.{i + 2}", y, channels, 1, gain=gain)
         x = net.add(f"features.{index}.add", x, y) if residual else y
     return net.classified(layer("features.18", x, 1280, 1), "classifier.1")
+
+
+def _entry(
+    name: str, parameters: int, gmacs: float, make: Callable[[], onnx.ModelProto]
+) -> ZooModel:
+    source = "torchvision's architecture, seeded weights, written here"
+    licence = "none needed: written by this project"
+    return ZooModel(name, source, licence, parameters, gmacs, "input", make, imagenet)
+
+
+GENERATED: tuple[ZooModel, ...] = (
+    _entry("resnet18", 11_689_512, 1.81, partial(resnet, "resnet18", (2, 2, 2, 2), False, 18)),
+    _entry("resnet50", 25_557_032, 4.09, partial(resnet, "resnet50", (3, 4, 6, 3), True, 50)),
+    _entry("mobilenet_v2", 3_504_872, 0.30, partial(mobilenet_v2, 2)),
+)

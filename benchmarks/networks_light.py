@@ -6,6 +6,7 @@ They are ONNX's own tests of whole networks, as Caffe and Caffe2 exported them i
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,26 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.drawings import drawings
+from benchmarks.inputs import imagenet
 from benchmarks.weights import hollow, reseed, strip
+from benchmarks.zoo_model import ZooModel
 from tvmconv.errors import TvmconvError
 
 _FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-#: Deviation of the logits: of a thousand classes none then takes all of the softmax.
-_LOGITS = 1.0
+#: How far the largest logit stands above the mean: no class of a thousand then takes the softmax.
+_PEAK = 2.0
 
 
-def light(name: str, pixels: NDArray[np.float32], seed: int) -> onnx.ModelProto:
+def light(name: str, seed: int) -> onnx.ModelProto:
     """``light_NAME.onnx`` of the onnx package with weights drawn by ``seed``, the batch left open.
 
-    Its layers are scaled on ``pixels`` [N, 3, 224, 224] float32, N of 2 or more: see `reseed`.
+    Its layers are scaled on drawn pictures: see `reseed`. Raises TvmconvError where the package
+    lacks the file.
     """
     model = _hollowed(_read(name))
     _open_batch(model)
+    pixels = imagenet(drawings(4))
     model = reseed(model, {model.graph.input[0].name: pixels}, seed)
     if model.graph.node[-1].op_type == "Softmax":
         _spread(model, pixels)
@@ -80,7 +86,7 @@ def _open_batch(model: onnx.ModelProto) -> None:
 
 
 def _spread(model: onnx.ModelProto, pixels: NDArray[np.float32]) -> None:
-    """Scale the last layer so that the logits deviate by `_LOGITS`.
+    """Scale the last layer so that the largest logit stands `_PEAK` above the mean.
 
     What lies between it and the softmax (ReLU, pooling, views) scales with it.
     """
@@ -95,11 +101,39 @@ def _spread(model: onnx.ModelProto, pixels: NDArray[np.float32]) -> None:
     session = onnxruntime.InferenceSession(
         probe.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    (found,) = session.run(None, {graph.input[0].name: pixels[:2]})
-    gain = _LOGITS / float(found.std(axis=1).mean())
+    (found,) = session.run(None, {graph.input[0].name: pixels})
+    gain = _PEAK / float((found - found.mean(axis=1, keepdims=True)).max())
     last = next(node for node in reversed(graph.node) if node.op_type in ("Conv", "Gemm"))
     views = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Reshape"}
     for tensor in graph.initializer:
         if tensor.name in [views.get(name, name) for name in last.input[1:]]:
             scaled = numpy_helper.to_array(tensor) * np.float32(gain)
             tensor.CopyFrom(numpy_helper.from_array(scaled, tensor.name))
+
+
+def _entry(
+    name: str, parameters: int, gmacs: float, input_name: str = "data_0", file: str | None = None
+) -> ZooModel:
+    return ZooModel(
+        name=f"light_{name}",
+        source="light network of onnx.backend.test, seeded weights",
+        licence="Apache-2.0 (the graph, onnx)",
+        parameters=parameters,
+        gmacs=gmacs,
+        input_name=input_name,
+        make=partial(light, file or name, seed=1),
+        prepare=imagenet,
+    )
+
+
+LIGHT: tuple[ZooModel, ...] = (
+    _entry("resnet50", 25_557_032, 4.09, "gpu_0/data_0"),
+    _entry("densenet121", 8_062_504, 2.83),
+    _entry("inception_v1", 6_998_552, 1.43),
+    _entry("inception_v2", 11_214_888, 2.02),
+    _entry("shufflenet", 1_393_320, 0.125, "gpu_0/data_0"),
+    _entry("squeezenet", 1_235_496, 0.349),
+    _entry("vgg19", 143_667_240, 19.63),
+    _entry("alexnet", 60_965_224, 0.655, file="bvlc_alexnet"),
+    _entry("zfnet512", 87_250_536, 1.48, "gpu_0/data_0"),
+)

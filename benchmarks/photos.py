@@ -94,9 +94,9 @@ def pages(count: int) -> Pictures:
         page, (width, height) = image.convert("RGB"), image.size
     sheets = []
     for index in range(count):
-        cut = np.random.default_rng(index).integers(0, 24, 4) if index else (0, 0, 0, 0)
-        box = (cut[0], cut[1], width - cut[2], height - cut[3])
-        sheets.append(_resized(page.crop(tuple(map(int, box))), *PAGE))
+        left, top, right, bottom = np.random.default_rng(index).integers(0, 24, 4).tolist()
+        box = (left, top, width - right, height - bottom) if index else (0, 0, width, height)
+        sheets.append(_resized(page.crop(box), *PAGE))
     return np.stack(sheets)
 
 

@@ -40,7 +40,7 @@ class Writer:
         float32, NCHW, the batch left open.
         """
         self.nodes[-1].output[0] = "output"
-        pixels = ["batch", 3, side, side]
+        pixels: list[str | int] = ["batch", 3, side, side]
         graph = helper.make_graph(
             self.nodes,
             self.name,

@@ -138,7 +138,11 @@ def implicit_gemm(w: ConvWorkload, tile: Tile) -> tirx.PrimFunc:
         at = gemm_index(w, *index)
         return epilogue(*at) if w.groups > 1 else epilogue(0, *at)
 
-    return operands.function(w, te.compute(w.out_shape, out, name=OUT))
+    # Groups have an axis of their own until `in_window` takes it away: told apart by division,
+    # TVM would not see what a tile of the output reads.
+    split = (*w.out_shape[:-1], w.groups, w.group_k)
+    y = te.compute(w.out_shape if w.groups == 1 else split, out, name=OUT)
+    return operands.function(w, y)
 
 
 def direct(w: ConvWorkload) -> tirx.PrimFunc:

@@ -129,15 +129,16 @@ def pixel(w: ConvWorkload, m: Any) -> tuple[Any, Any, Any]:
 
 def gemm_index(w: ConvWorkload, *index: Any) -> tuple[Any, ...]:
     """(m, k) of the output element that lies at `index`, the inverse of `pixel`; of several
-    groups (g, m, k).
+    groups, where `index` is (n, p, q, g, k), (g, m, k).
 
-    Written without division by m's factors, so that TVM sees that stepping through m steps
-    through memory.
+    Written without division, so that TVM sees that stepping through m steps through memory.
     """
+    if w.groups > 1:
+        n, p, q, g, k = index
+        return g, (n * w.p + p) * w.q + q, k
     if not w.out_layout.packed:
         n, p, q, k = index
-        m = (n * w.p + p) * w.q + q
-        return (m, k) if w.groups == 1 else (k // w.group_k, m, k % w.group_k)
+        return (n * w.p + p) * w.q + q, k
     block, p, q, k_block, n_in, k_in = index
     m = ((block * w.p + p) * w.q + q) * w.out_layout.n + n_in
     return m, k_block * w.out_layout.c + k_in

@@ -1,6 +1,7 @@
 """Lets a convolution write a part of a larger tensor, which tensor expressions can't say.
 
 Before:  out[n, p, q, k] = epilogue[...]        out has exactly the convolution's output
+         (of several groups: out[n, p, q, g, k])
 After:   out[n, rows(p), columns(q), position(k)] = epilogue[...]     out is the larger tensor
 """
 
@@ -16,10 +17,10 @@ from schedules.workload import ConvWorkload
 
 def in_window(w: ConvWorkload, function: tirx.PrimFunc) -> tirx.PrimFunc:
     """An unscheduled function whose last parameter is its output, as `te.create_prim_func` gives
-    it, made to write the workload's window; the same function if there is none."""
-    if w.window is None:
-        return function
+    it, made to write the workload's window; the same function if it writes that already."""
     *inputs, old = function.params
+    if tuple(int(size) for size in old.shape) == w.buffer_shape and w.window is None:
+        return function
     new = tirx.decl_buffer(w.buffer_shape, w.epilogue.out_dtype, "out")
     body = _Window(w, old, new).visit(function.body)
     return tirx.PrimFunc([*inputs, new], body, function.ret_type, function.attrs)
@@ -52,8 +53,11 @@ class _Window:
         return node
 
     def _index(self, index: Any) -> list[Any]:
-        assert self.w.window is not None
-        n, p, q, k = index
+        n, p, q, *group, k = index
+        if group:
+            k = group[0] * self.w.group_k + k
+        if self.w.window is None:
+            return [n, p, q, k]
         return [n, *self.w.window.pixel(p, q), self.w.window.position(k)]
 
     def _written(self, region: Any) -> Any:

@@ -106,6 +106,8 @@ def _flatten_output(sch: Schedule, w: ConvWorkload) -> None:
         sch.transform_block_layout(
             out, lambda nb, p, q, kb, n, k: gemm_index(w, nb, p, q, kb, n, k)
         )
+    elif w.groups > 1:
+        sch.transform_block_layout(out, lambda n, p, q, g, k: gemm_index(w, n, p, q, g, k))
     else:
         sch.transform_block_layout(out, lambda n, p, q, k: gemm_index(w, n, p, q, k))
 

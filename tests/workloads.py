@@ -64,6 +64,9 @@ WORKLOADS = {
         3, 6, 7, 24, 40, 3, 3, padding=SAME, groups=2, in_layout=PACKED, out_layout=PACKED,
         epilogue=ALL,
     ),
+    "groups that cut tiles": ConvWorkload(
+        2, 7, 7, 40, 136, 1, 1, groups=2, epilogue=ALL, window=Window(7, 7, 144, channel=8)
+    ),
     "groups of 8": ConvWorkload(1, 9, 8, 32, 48, 3, 3, (2, 1), SAME, groups=4, epilogue=ALL),
     "groups, fp32 out": ConvWorkload(
         2, 7, 9, 40, 20, 1, 1, groups=2, epilogue=Epilogue(True, out_dtype="float32")

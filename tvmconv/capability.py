@@ -12,10 +12,10 @@ import onnx
 
 from tvmconv import capability_text
 from tvmconv.feeds import TensorSpec
-from tvmconv.frontend import verdicts
 from tvmconv.kinds import KINDS, TRAITS
-from tvmconv.onnx_model import opset
+from tvmconv.onnx_model import inputs, opset, specs
 from tvmconv.report import BuildReport, ConvReport
+from tvmconv.supported import operator, verdicts
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class CapabilityReport:
 
     @property
     def buildable(self) -> bool:
-        return all(one.supported for one in self.operators)
+        return not self.unsupported
 
     @property
     def unsupported(self) -> dict[str, int]:
@@ -149,14 +149,18 @@ class CapabilityReport:
 
 
 def capability(
-    proto: onnx.ModelProto,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    plan: BuildReport,
+    original: onnx.ModelProto, simple: onnx.ModelProto, plan: BuildReport
 ) -> CapabilityReport:
-    """The report of a model as it was given, its shapes fixed, of which `plan` tells the rest."""
+    """original: the model as it was given, its shapes fixed; simple: in fewer nodes, or the same
+    where it can't be simplified; plan: what else is known."""
     return CapabilityReport(
-        inputs, outputs, opset(proto), _parameters(proto), _operators(proto), plan
+        specs(inputs(original)),
+        # More shapes can be inferred where constants are folded.
+        specs(simple.graph.output),
+        opset(original),
+        _parameters(original),
+        _operators(original, simple),
+        plan,
     )
 
 
@@ -177,10 +181,16 @@ def _parameters(proto: onnx.ModelProto) -> int:
     )
 
 
-def _operators(proto: onnx.ModelProto) -> tuple[OperatorSupport, ...]:
-    counted = Counter(verdicts(proto))
-    found = (
-        OperatorSupport(operator, count, reason is None, reason or "")
-        for (operator, reason), count in counted.items()
+def _operators(original: onnx.ModelProto, simple: onnx.ModelProto) -> tuple[OperatorSupport, ...]:
+    """Every node of the original counts once; what is found only in the simple one is said of the
+    node that has the same name there, which simplification keeps."""
+    found = {node.name: (operator(node), reason) for node, reason in verdicts(original)}
+    if simple is not original:
+        refused = ((n, why) for n, why in verdicts(simple, folded=True) if why is not None)
+        found |= {node.name: (operator(node), why) for node, why in refused}
+    counted = Counter(found.values())
+    supports = (
+        OperatorSupport(name, count, reason is None, reason or "")
+        for (name, reason), count in counted.items()
     )
-    return tuple(sorted(found, key=lambda one: (one.supported, -one.count, one.operator)))
+    return tuple(sorted(supports, key=lambda one: (one.supported, -one.count, one.operator)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from tvm import relax
 from tvm.target import codegen
 
 from schedules.hardware import CPU, Hardware
-from tvmconv import frontend, onnx_model, pipeline, toolchain
+from tvmconv import frontend, onnx_model, pipeline, supported, toolchain
 from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
 from tvmconv.capability import CapabilityReport, capability
 from tvmconv.conversions import conversions
@@ -67,7 +67,7 @@ def build(
     started = time.perf_counter()
     proto = onnx_model.read(model)
     graphs = _graphs(proto, batch, shapes)
-    frontend.check_supported(graphs[-1].original)
+    supported.check_supported(graphs[-1].original)
     hardware, arch = _hardware(target, arch, precision)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
@@ -99,6 +99,7 @@ def _build(
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
     graph = _simplified(graph)
+    supported.check_supported(graph.simple, folded=True)
     mod, planned = _plan(graph, hardware)
     report = _report(graph, mod, planned, target, arch, hardware)
     with _accepted("schedule this network's convolutions"):
@@ -136,25 +137,22 @@ def inspect(
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90"
     hardware, arch = _hardware(target, arch, precision)
+    missing = supported.unsupported(graphs[-1].original)
+    if not missing:
+        graphs = [_simplified(graph) for graph in graphs]
+        missing = supported.unsupported(graphs[-1].simple, folded=True)
     largest = graphs[-1]
-    missing = frontend.unsupported(largest.original)
     if missing:
-        layers = unplanned_reports(largest.original, hardware)
-        size = batch_of(largest.inputs)
-        told = BuildReport(
-            target, arch, (), layers, dict(missing), batch=size, rates=hardware.rates
-        )
-        return capability(largest.original, largest.inputs, largest.outputs, told)
-    if is_buckets(batch):
-        require_apart(proto, batch, shapes)
-    reports = []
-    for graph in map(_simplified, graphs):
-        mod, planned = _plan(graph, hardware)
-        reports.append(_report(graph, mod, planned, target, arch, hardware))
-        # More shapes can be inferred where constants are folded; the last is of the largest.
-        outputs = onnx_model.specs(graph.simple.graph.output)
+        reports = [_unplanned(largest, missing, target, arch, hardware)]
+    else:
+        if is_buckets(batch):
+            require_apart(proto, batch, shapes)
+        reports = []
+        for graph in graphs:
+            mod, planned = _plan(graph, hardware)
+            reports.append(_report(graph, mod, planned, target, arch, hardware))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
-    return capability(largest.original, largest.inputs, outputs, decided)
+    return capability(largest.original, largest.simple, decided)
 
 
 def _hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, str]:
@@ -282,5 +280,21 @@ def _report(
         {},
         batch=batch_of(graph.inputs),
         conversions=conversions(mod, planned, hardware, graph.simple),
+        rates=hardware.rates,
+    )
+
+
+def _unplanned(
+    graph: _Graph, missing: Mapping[str, int], target: str, arch: str, hardware: Hardware
+) -> BuildReport:
+    """Of a network that can't be built. `graph.simple` is the original where even that has what
+    nobody can simplify."""
+    return BuildReport(
+        target,
+        arch,
+        (),
+        unplanned_reports(graph.simple, hardware),
+        dict(missing),
+        batch=batch_of(graph.inputs),
         rates=hardware.rates,
     )

@@ -7,163 +7,19 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
+import re
 import tempfile
 import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from itertools import product
-from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import tvm
 from onnx import helper, numpy_helper
-from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.errors import ModelError, UnsupportedOperatorError, first_line, last_line
 from tvmconv.importer import Importer
 from tvmconv.model_file import check_size
 from tvmconv.onnx_model import infer_shapes, inputs, opset, shapes_of
-
-#: In TVM's importer, yet they do not build or come out wrong.
-NOT_LOWERED = {
-    "Compress",
-    "CumSum",
-    "NonMaxSuppression",
-    "NonZero",
-    "RMSNormalization",
-    "Scatter",
-    "TopK",
-    "Unique",
-}
-#: Coordinates and roundings that, for scales of whole numbers, repeat every pixel.
-REPEATS = {
-    ("asymmetric", "floor"),
-    ("tf_half_pixel_for_nn", "floor"),
-    *product(("half_pixel", "pytorch_half_pixel"), ("round_prefer_floor", "round_prefer_ceil")),
-}
-
-
-def unsupported(proto: onnx.ModelProto) -> Counter[str]:
-    """Operators that can't be built and how often each is used, with the reason where it is not
-    simply that nobody has written it. The shapes of `proto` are inferred."""
-    found: Counter[str] = Counter()
-    for operator, reason in verdicts(proto):
-        if reason is not None:
-            found[f"{operator} ({reason})" if reason else operator] += 1
-    return found
-
-
-def verdicts(proto: onnx.ModelProto) -> Iterator[tuple[str, str | None]]:
-    """Of every node, in order, its operator and why it can't be built: None where it can, empty
-    where nobody has written it."""
-    known = {*onnx_frontend._get_convert_map(), "Constant"}
-    facts = _Facts.of(proto)
-    for node in proto.graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            yield f"{node.domain}.{node.op_type}", ""
-        elif node.op_type not in known:
-            yield node.op_type, ""
-        else:
-            yield node.op_type, _refusal(node, facts) or None
-
-
-@dataclass(frozen=True)
-class _Facts:
-    """What is known of a graph's tensors, by name, before anything runs."""
-
-    opset: int
-    constants: Mapping[str, onnx.TensorProto]
-    shapes: Mapping[str, list[int]]
-
-    @classmethod
-    def of(cls, proto: onnx.ModelProto) -> _Facts:
-        graph = proto.graph
-        constants = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            if node.op_type == "Constant" and node.attribute[0].HasField("t"):
-                constants[node.output[0]] = node.attribute[0].t
-            elif node.op_type == "Constant" and node.attribute[0].floats:
-                values = np.array(node.attribute[0].floats, "float32")
-                constants[node.output[0]] = numpy_helper.from_array(values)
-        return cls(opset(proto), constants, shapes_of(proto))
-
-
-def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
-    """Why a node that TVM's importer accepts would come out wrong; empty if it would not."""
-    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if node.op_type in NOT_LOWERED:
-        return "not yet lowered"
-    if node.op_type == "ConvTranspose" and "output_shape" in attributes:
-        return "with output_shape"
-    if node.op_type == "BatchNormalization" and (
-        attributes.get("training_mode", 0) or len([name for name in node.output if name]) > 1
-    ):
-        return "in training mode"
-    if node.op_type == "MaxPool" and len([name for name in node.output if name]) > 1:
-        return "with the argmax output"
-    if node.op_type in ("Resize", "Upsample"):
-        return _resize_refusal(node, attributes, facts)
-    return ""
-
-
-def _resize_refusal(node: onnx.NodeProto, attributes: dict[str, Any], facts: _Facts) -> str:
-    """Empty for nearest by whole numbers, which repeats every pixel; TVM gets others wrong."""
-    mode = attributes.get("mode", b"nearest").decode()
-    if mode != "nearest":
-        return f"mode {mode}"
-    if attributes.get("antialias", 0):
-        return "with antialias"
-    if "axes" in attributes or attributes.get("keep_aspect_ratio_policy", b"stretch") != b"stretch":
-        return "with axes or keep_aspect_ratio_policy"
-    old = node.op_type == "Upsample" or facts.opset < 11
-    coordinates, rounding = "asymmetric", "floor"
-    if not old:
-        coordinates = attributes.get("coordinate_transformation_mode", b"half_pixel").decode()
-        rounding = attributes.get("nearest_mode", b"round_prefer_floor").decode()
-    if (coordinates, rounding) not in REPEATS:
-        return f"nearest, {coordinates} and {rounding}"
-    scales = _scales(node, attributes, facts, 1 if old else 2)
-    if scales is None:
-        return "nearest by scales that are computed"
-    if len(scales) not in (3, 4, 5):
-        return f"nearest over {len(scales)} dimensions"
-    if any(scale != 1 for scale in scales[:2]):
-        return "nearest over the batch or the channels"
-    odd = [scale for scale in scales if scale < 1 or scale != int(scale)]
-    return f"nearest by a scale of {odd[0]:.4g}" if odd else ""
-
-
-def _scales(
-    node: onnx.NodeProto, attributes: dict[str, Any], facts: _Facts, at: int
-) -> list[float] | None:
-    """By what each dimension grows; None if that can't be told. Input `at` has the scales."""
-    if "scales" in attributes:
-        return list(attributes["scales"])
-    scales = node.input[at] if len(node.input) > at else ""
-    if scales in facts.constants and math.prod(facts.constants[scales].dims):
-        return [float(x) for x in numpy_helper.to_array(facts.constants[scales])]
-    if scales and scales not in facts.constants:
-        return None
-    # From sizes, which may be computed: then inference has followed them to the output's shape.
-    before, after = (facts.shapes.get(name) for name in (node.input[0], node.output[0]))
-    if not before or not after or 0 in (*before, *after):
-        return None
-    return [y / x for x, y in zip(before, after, strict=True)]
-
-
-def check_supported(proto: onnx.ModelProto) -> None:
-    """Raises `UnsupportedOperatorError` that lists everything that can't be built."""
-    found = unsupported(proto)
-    if found:
-        listed = ", ".join(f"{name} x{count}" for name, count in sorted(found.items()))
-        raise UnsupportedOperatorError(
-            f"the model uses operators that can't be built: {listed}",
-            hint="build the part without them: onnx.utils.extract_model cuts a model in two",
-        )
 
 
 def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -258,14 +114,31 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
                 proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise ModelError(
-                "onnxruntime does not take this model",
-                note=first_line(error),
-                hint="the model has to run in onnxruntime, which simplifies it: try that first",
-            ) from error
+            raise _not_taken(error) from error
         simple = onnx.load(options.optimized_model_filepath)
     _drop_unread(simple.graph)
+    # Before ONNX IR 4 initializers are listed as inputs too, also those that are folded by now.
+    named = {one.name for one in (*inputs(proto), *simple.graph.initializer)}
+    kept = [value for value in simple.graph.input if value.name in named]
+    del simple.graph.input[:]
+    simple.graph.input.extend(kept)
     return infer_shapes(simple)
+
+
+def _not_taken(error: Exception) -> ModelError:
+    missing = re.search(r"NOT_IMPLEMENTED : .*implementation for (\w+)\(", first_line(error))
+    if missing:
+        return UnsupportedOperatorError(
+            "the model uses operators that can't be built: "
+            f"{missing[1]} (not in onnxruntime for these dtypes)",
+            note="onnxruntime simplifies the model, and has to be able to run it",
+            hint="cast to a dtype that it has, such as float or int64, and back",
+        )
+    return ModelError(
+        "onnxruntime does not take this model",
+        note=first_line(error),
+        hint="the model has to run in onnxruntime, which simplifies it: try that first",
+    )
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
@@ -283,7 +156,8 @@ def convolutions(proto: onnx.ModelProto) -> list[str]:
     """The nodes that become convolutions of Relax, in order: a Gemm or MatMul is one if it
     multiplies by a constant matrix."""
     shapes = shapes_of(proto)
-    constants = {tensor.name for tensor in proto.graph.initializer}
+    single = onnx.TensorProto.FLOAT
+    constants = {one.name for one in proto.graph.initializer if one.data_type == single}
 
     def is_one(node: onnx.NodeProto) -> bool:
         if node.op_type == "Conv":

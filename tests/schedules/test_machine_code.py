@@ -46,7 +46,7 @@ TRIED = {
     "resnet": ConvWorkload(1, 14, 14, 256, 256, 3, 3, padding=SAME, epilogue=FUSED),
     "mobilenet": ConvWorkload(
         1, 28, 28, 192, 192, 3, 3, padding=SAME, groups=192,
-        epilogue=Epilogue(True, activation=Activation("clip", 0.0, 6.0)),
+        epilogue=Epilogue(True, activation=Activation("clip", (0.0, 6.0))),
     ),
     "mobilenet, batch 128": ConvWorkload(
         128, 56, 56, 144, 144, 3, 3, (2, 2), SAME, groups=144, epilogue=FUSED

@@ -248,13 +248,13 @@ def test_concat_and_pooling_follow_in_fp16() -> None:
 
 
 def test_twice_the_same_filter_is_stored_once() -> None:
-    g = Graph([1, 16, 8, 8])
-    weight = g.constant(g.rng.standard_normal((16, 16, 3, 3)).astype("f") / 12)
+    g = Graph([1, 32, 8, 8])
+    weight = g.constant(g.rng.standard_normal((32, 32, 3, 3)).astype("f") / 12)
     x = g.op("Conv", "input", weight, pads=[1, 1, 1, 1], name="first")
     x = g.op("Conv", g.op("Relu", x), weight, pads=[1, 1, 1, 1], name="second")
-    report = check(g.model(x), (1, 16, 8, 8))
+    report = check(g.model(x), (1, 32, 8, 8))
     assert [conv.name for conv in report.convs] == ["first", "second"]
-    assert report.weight_bytes == 16 * 16 * 9 * 2
+    assert report.weight_bytes == 32 * 32 * 9 * 2
 
 
 def test_nhwc_input_and_two_outputs() -> None:

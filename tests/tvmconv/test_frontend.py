@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,22 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 import tvmconv
+from tests.checks import refused, right
 from tests.models import Graph, residual_net
 from tvmconv import errors, frontend, model_file, onnx_model
-
-SCALES = (1, 2, 3, 6)
-
-
-def right(model: Any, bound: float = 5e-3) -> None:
-    exe = tvmconv.build(model, target="llvm")
-    assert tvmconv.compare(model, exe).relative_l2 <= bound
-
-
-def refused(model: onnx.ModelProto, says: str) -> None:
-    with pytest.raises(errors.UnsupportedOperatorError) as error:
-        tvmconv.build(model, target="llvm")
-    assert says in error.value.what
-    assert error.value.hint
 
 
 # --- tensors in files beside the model ---------------------------------------------------------
@@ -67,99 +53,6 @@ def test_too_large_a_model(external: Path, monkeypatch: pytest.MonkeyPatch) -> N
         with pytest.raises(errors.ModelError, match="too large") as error:
             tvmconv.build(model, target="llvm")
         assert error.value.hint
-
-
-# --- Resize and Upsample -----------------------------------------------------------------------
-def resize(
-    scales: Any = None, sizes: Any = None, opset: int = 17, size: int = 7, **attributes: Any
-) -> onnx.ModelProto:
-    g = Graph([1, 8, size, size])
-    x = g.conv("input", 8, 8)
-    nothing = g.constant(np.zeros(0, "f"))  # how an input is left out before opset 13
-    roi = "" if opset >= 13 else nothing
-    if sizes is None:
-        given = [roi, g.constant(np.array(scales, "f"))]
-    else:
-        given = [roi, "" if opset >= 13 else nothing, g.constant(np.array(sizes, "q"))]
-    x = g.op("Resize", x, *(given[1:] if opset == 10 else given), mode="nearest", **attributes)
-    return g.model(g.conv(x, 8, 8), opset=opset)
-
-
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize(("coordinates", "rounding"), sorted(frontend.REPEATS))
-def test_resize_that_repeats_pixels(coordinates: str, rounding: str, scale: int) -> None:
-    opset = 11 if coordinates.startswith("tf") else 17
-    how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
-    right(resize([1, 1, scale, 2], opset=opset, size=31 if scale == 3 else 6, **how))
-
-
-@pytest.mark.parametrize("opset", [10, 11, 13, 18])
-def test_resize_by_scales_of_every_opset(opset: int) -> None:
-    right(resize([1, 1, 2, 3], opset=opset))
-
-
-@pytest.mark.parametrize("opset", [11, 13])
-def test_resize_to_sizes(opset: int) -> None:
-    right(resize(sizes=[1, 8, 14, 21], opset=opset))
-
-
-def test_resize_to_sizes_that_are_computed() -> None:
-    g = Graph([1, 8, 6, 6])
-    small = g.conv("input", 8, 8, strides=[2, 2])
-    right(g.model(g.op("Resize", small, "", "", g.op("Shape", "input"), mode="nearest")))
-
-
-@pytest.mark.parametrize("opset", [7, 8, 9])
-@pytest.mark.parametrize("scale", SCALES)
-def test_upsample(opset: int, scale: int) -> None:
-    g = Graph([1, 8, 6, 6])
-    x, scales = g.conv("input", 8, 8), [1.0, 1.0, scale, 2.0]
-    if opset < 9:
-        x = g.op("Upsample", x, scales=scales)
-    else:
-        x = g.op("Upsample", x, g.constant(np.array(scales, "f")))
-    right(g.model(x, opset=opset))
-
-
-@pytest.mark.parametrize("shape", [(1, 4, 6), (1, 4, 3, 4, 5)])
-def test_resize_of_other_ranks(shape: tuple[int, ...]) -> None:
-    g = Graph(shape)
-    scales = g.constant(np.array([1, 1, *range(2, len(shape))], "f"))
-    right(g.model(g.op("Relu", g.op("Resize", "input", "", scales, mode="nearest"))))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "says"),
-    [
-        ({"scales": [1, 1, 1.5, 2]}, "Resize (nearest by a scale of 1.5) x1"),
-        ({"scales": [1, 1, 0.5, 0.5], "size": 8}, "Resize (nearest by a scale of 0.5) x1"),
-        ({"scales": [1, 1, 1.01, 1]}, "Resize (nearest by a scale of 1.01) x1"),
-        ({"sizes": [1, 8, 10, 14]}, "Resize (nearest by a scale of 1.429) x1"),
-        ({"scales": [1, 1, 2.5, 1], "opset": 10}, "Resize (nearest by a scale of 2.5) x1"),
-        ({"scales": [1, 1, 2, 2], "antialias": 1, "opset": 18}, "Resize (with antialias) x1"),
-        ({"scales": [2, 2], "axes": [2, 3], "opset": 18}, "Resize (with axes"),
-    ],
-)
-def test_resize_that_is_refused(arguments: dict[str, Any], says: str) -> None:
-    refused(resize(**arguments), says)
-
-
-def test_coordinates_that_do_not_repeat_pixels_are_refused() -> None:
-    coordinates = ("asymmetric", "half_pixel", "pytorch_half_pixel", "align_corners")
-    roundings = ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil")
-    for pair in set(product(coordinates, roundings)) - frontend.REPEATS:
-        how = {"coordinate_transformation_mode": pair[0], "nearest_mode": pair[1]}
-        refused(resize([1, 1, 2, 2], **how), f"Resize (nearest, {pair[0]} and {pair[1]}) x1")
-
-
-def test_resize_over_channels_or_by_unknown_scales_is_refused() -> None:
-    g = Graph([1, 8, 6, 6])
-    x = g.op("Resize", "input", "", g.constant(np.array([1, 2, 1, 1], "f")), mode="nearest")
-    refused(g.model(x), "Resize (nearest over the batch or the channels) x1")
-    g = Graph([1, 8, 6, 6])
-    scales = g.op("Add", g.constant(np.ones(4, "f")), g.constant(np.ones(4, "f")))
-    model = g.model(g.op("Resize", "input", "", scales, mode="nearest"))
-    refused(model, "Resize (nearest by scales that are computed) x1")
 
 
 # --- operators lowered our own way -------------------------------------------------------------

@@ -222,13 +222,32 @@ def test_a_custom_operator_hides_shapes_but_not_kinds() -> None:
 def test_one_operator_can_be_supported_and_not() -> None:
     g = Graph([1, 16, 8, 8])
     scales = g.constant(np.array([1, 1, 2, 2], "float32"))
-    x = g.op("Resize", g.conv("input", 16, 16), "", scales, coordinate_transformation_mode="asymmetric", nearest_mode="floor")  # fmt: skip # noqa: E501
-    x = g.op("Resize", x, "", scales, mode="cubic")
+    x = g.op("Resize", g.conv("input", 16, 16), "", scales, nearest_mode="floor")
+    corner = g.constant(np.array([0, 0, 0, 0, 1, 1, 1, 1], "float32"))
+    mode = "tf_crop_and_resize"
+    x = g.op("Resize", x, corner, scales, coordinate_transformation_mode=mode)
     report = tvmconv.inspect(g.model(x), target="llvm")
-    found = {(one.supported, one.count, one.reason) for one in report.operators
-             if one.operator == "Resize"}  # fmt: skip
-    assert found == {(True, 1, ""), (False, 1, "mode cubic")}
-    assert report.operators[0].operator == "Resize", "what can't be built comes first"
+    resizes = [one for one in report.operators if one.operator == "Resize"]
+    assert {(one.supported, one.count, one.reason) for one in resizes} == {
+        (True, 1, ""),
+        (False, 1, mode),
+    }
+    assert report.operators[0] == resizes[0], "what can't be built comes first"
+    assert not report.buildable
+
+
+def test_what_is_missing_after_constants_are_folded_is_told_of_the_model_s_own_node() -> None:
+    g = Graph([1, 16, 8, 8])
+    x = g.op("Relu", g.conv("input", 16, 16))
+    total = g.op("Cast", g.op("ReduceMax", x, keepdims=0), to=onnx.TensorProto.INT64)
+    shape = g.op("Reshape", total, g.constant(np.array([1])))
+    y = g.op("Reshape", x, g.op("Concat", shape, g.constant(np.array([-1])), axis=0))
+    report = tvmconv.inspect(g.model(y), target="llvm")
+    refused = [one for one in report.operators if not one.supported]
+    assert [(one.operator, one.count, one.reason) for one in refused] == [
+        ("Reshape", 1, "its input 1 is no constant")
+    ]
+    assert sums(report) == {"dense": (1, 64 * 16 * 16 * 9)}
 
 
 def test_a_network_of_no_layers() -> None:

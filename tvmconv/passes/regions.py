@@ -137,7 +137,9 @@ def _absorbed(region: Region, flow: Dataflow) -> Region | None:
 def _is_linear(call: relax.Call) -> bool:
     """Whether a matmul is of a constant matrix, which makes it a 1x1 convolution."""
     weight = array(call.args[1])
-    return weight is not None and weight.ndim == 2 and len(shape(call.args[0])) >= 2
+    if weight is None or weight.ndim != 2 or weight.dtype != "float32":
+        return False
+    return len(shape(call.args[0])) >= 2
 
 
 def _anchor(name: str, op: str, var: relax.Var, call: relax.Call) -> Region:
