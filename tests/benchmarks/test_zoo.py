@@ -136,7 +136,9 @@ SOURCES = [
 ]
 
 
-@pytest.mark.parametrize(("source", "size"), SOURCES, ids=lambda one: getattr(one, "__name__", None))
+@pytest.mark.parametrize(
+    ("source", "size"), SOURCES, ids=lambda one: getattr(one, "__name__", None)
+)
 def test_pictures_of_what_networks_know_differ(source, size: tuple[int, int]) -> None:
     batch = downloaded(lambda: source(8))
     assert batch.shape == (8, *size, 3)
