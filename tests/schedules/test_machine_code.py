@@ -172,3 +172,16 @@ def test_shared_memory_is_what_the_config_was_checked_for(built: Built, name: st
         assert body is not None
         numbers = [int(number) for number in re.findall(r"store i64 (\d+),", body[0])]
         assert numbers[-1] == needed, f"{choice.config}: {numbers}"
+
+
+def test_1x1_convolution_gathers_nothing() -> None:
+    """It is a plain matrix product: where a row of x lies takes no division, in CUDA's text."""
+    w = ConvWorkload(8, 28, 28, 256, 128, 1, 1)
+    hardware = toolchain.cuda_arch("sm_90")
+    choice = choose(w, hardware)
+    kernel = kernels.compiled(choice.family.schedule(w, choice.config, hardware), hardware)
+    text = kernel.mod.imports[0].inspect_source()
+    copies = [line for line in text.splitlines() if "cp_async" in line and ", x_ptr, " in line]
+    assert copies
+    for copy in copies:
+        assert not set(copy.partition(", x_ptr, ")[2]) & {"/", "%"}, copy
