@@ -1,9 +1,9 @@
 """The pointwise functions that can end an epilogue: one table, one formula each, two readers.
 
 A formula is written over a namespace of operations: as TVM expressions (`compute.TvmMath`) it is
-compiled into kernels, in NumPy it is what a function found in a graph is compared with. Parameters and
-formulas are ONNX's: https://onnx.ai/onnx/operators. Kernels compute them in fp32, with comparisons
-that a NaN fails, because maximum and minimum would hide it.
+compiled into kernels, in NumPy it is what a function found in a graph is compared with.
+Parameters and formulas are ONNX's: https://onnx.ai/onnx/operators. Kernels compute them in fp32,
+with comparisons that a NaN fails, because maximum and minimum would hide it.
 """
 
 from __future__ import annotations
