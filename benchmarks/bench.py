@@ -25,7 +25,7 @@ from tvmconv.cli_io import run_or_tell, step, tell
 from tvmconv.comparison import BOUND, CompareReport
 from tvmconv.errors import TvmconvError
 from tvmconv.latency import Effort, LatencyReport, Timing
-from tvmconv.report import table
+from tvmconv.tables import table
 from tvmconv.toolchain import detect_arch
 
 PICTURES = {"photos": zoo.photos, "drawings": zoo.drawings}

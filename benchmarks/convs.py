@@ -32,7 +32,7 @@ from tvmconv import pipeline, toolchain
 from tvmconv.cli_io import run_or_tell
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.latency import Effort, cuda_time
-from tvmconv.report import table
+from tvmconv.tables import table
 
 #: name: C, H and W, K, R and S, stride, padding.
 SHAPES = {

@@ -1,9 +1,9 @@
 """The pointwise functions that can end an epilogue: one table, one formula each, two readers.
 
-A formula is written over a namespace of operations: as TVM expressions it is compiled into
-kernels, in NumPy it is what a function found in a graph is compared with. Parameters and
-formulas are ONNX's: https://onnx.ai/onnx/operators. Kernels compute them in fp32, with comparisons
-that a NaN fails, because maximum and minimum would hide it.
+A formula is written over a namespace of operations: as TVM expressions (`compute.TvmMath`) it is
+compiled into kernels, in NumPy it is what a function found in a graph is compared with.
+Parameters and formulas are ONNX's: https://onnx.ai/onnx/operators. Kernels compute them in fp32,
+with comparisons that a NaN fails, because maximum and minimum would hide it.
 """
 
 from __future__ import annotations
@@ -14,22 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tvm import tirx
-
-
-class TvmMath:
-    """Operations on fp32 TVM expressions."""
-
-    exp, tanh, erf = staticmethod(tirx.exp), staticmethod(tirx.tanh), staticmethod(tirx.erf)
-    select = staticmethod(tirx.Select)
-
-    @staticmethod
-    def real(value: float) -> Any:
-        return tirx.const(value, "float32")
 
 
 class NumpyMath:
-    """The same on float64 arrays."""
+    """The operations that formulas are made of, on float64 arrays."""
 
     exp, tanh, select = staticmethod(np.exp), staticmethod(np.tanh), staticmethod(np.where)
     erf, real = staticmethod(np.vectorize(math.erf)), staticmethod(float)
@@ -117,17 +105,16 @@ class Activation:
         listed = ", ".join(f"{value:g}" for value in self.parameters)
         return f"{self.kind}({listed})" if listed else self.kind
 
-    def apply(self, x: Any, slope: Any = None) -> Any:
-        """The function of an fp32 TVM expression; slope: of this channel, for a "prelu"."""
-        return self._apply(TvmMath, x, [] if self.kind != "prelu" else [slope])
+    def apply(self, m: Any, x: Any, slope: Any = None) -> Any:
+        """The function of x over the operations `m`; slope: of x's channel, for a "prelu"."""
+        parameters = [m.real(value) for value in self.parameters]
+        return FORMULAS[self.kind].apply(
+            m, x, *parameters, *([slope] if self.kind == "prelu" else [])
+        )
 
     def numpy(self, x: Any) -> Any:
         """The function of a float64 array."""
-        return self._apply(NumpyMath, x, [])
-
-    def _apply(self, m: Any, x: Any, slope: list[Any]) -> Any:
-        parameters = [m.real(value) for value in self.parameters]
-        return FORMULAS[self.kind].apply(m, x, *parameters, *slope)
+        return self.apply(NumpyMath, x)
 
 
 IDENTITY = Activation()

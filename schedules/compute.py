@@ -27,6 +27,17 @@ from schedules.workload import ConvWorkload, ceil_div, round_up
 GATHER, CONV, EPILOGUE, OUT = "gather", "conv", "epilogue", "out"
 
 
+class TvmMath:
+    """The operations that activations are made of, on fp32 TVM expressions."""
+
+    exp, tanh, erf = staticmethod(tirx.exp), staticmethod(tirx.tanh), staticmethod(tirx.erf)
+    select = staticmethod(tirx.Select)
+
+    @staticmethod
+    def real(value: float) -> Any:
+        return tirx.const(value, "float32")
+
+
 @dataclass(frozen=True)
 class Operands:
     """The placeholders of a convolution, in the order of its parameters; None where not there."""
@@ -68,11 +79,11 @@ def finish(w: ConvWorkload, operands: Operands, total: Any, at: Any) -> Any:
     if operands.bias is not None:
         value = value + operands.bias[k]
     if epilogue.residual_last:
-        value = epilogue.activation.apply(value, slope)
+        value = epilogue.activation.apply(TvmMath, value, slope)
     if operands.residual is not None:
         value = value + _residual(w, operands.residual, *at).astype("float32")
     if not epilogue.residual_last:
-        value = epilogue.activation.apply(value, slope)
+        value = epilogue.activation.apply(TvmMath, value, slope)
     return value.astype(epilogue.out_dtype)
 
 

@@ -13,6 +13,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from schedules.family import Family
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
@@ -45,9 +47,20 @@ def conv_floor(w: ConvWorkload, hardware: Hardware) -> Cost:
     return _roofline(w.useful_macs, hardware.tensor_tflops, w, hardware)
 
 
-def copy_cost(elements: int, hardware: Hardware, dtype: str = "float16") -> Cost:
+def floor(macs: int, moved: int, hardware: Hardware) -> Cost:
+    """Of so many multiply-adds on tensor cores and so many bytes moved, latency left out."""
+    return _slowest(macs, hardware.tensor_tflops, moved, hardware)
+
+
+def copy_bytes(elements: int, dtype: str = "float16", written: str = "") -> int:
+    """Read, in `dtype`, and written, in the same or another."""
+    return elements * (np.dtype(dtype).itemsize + np.dtype(written or dtype).itemsize)
+
+
+def copy_cost(elements: int, hardware: Hardware, dtype: str = "float16", written: str = "") -> Cost:
     """Of reading and writing a tensor once, as a conversion between layouts does."""
-    return _least(Cost(2 * elements * BYTES[dtype] / (hardware.memory_gbps * 1e3), "memory"))
+    moved = copy_bytes(elements, dtype, written)
+    return _least(Cost(moved / (hardware.memory_gbps * 1e3), "memory"))
 
 
 def moved_bytes(w: ConvWorkload) -> int:
@@ -67,6 +80,10 @@ def _least(cost: Cost) -> Cost:
 
 
 def _roofline(macs: int, tflops: float, w: ConvWorkload, hardware: Hardware) -> Cost:
+    return _slowest(macs, tflops, moved_bytes(w), hardware)
+
+
+def _slowest(macs: int, tflops: float, moved: int, hardware: Hardware) -> Cost:
     arithmetic = 2 * macs / (tflops * 1e6)
-    memory = moved_bytes(w) / (hardware.memory_gbps * 1e3)
+    memory = moved / (hardware.memory_gbps * 1e3)
     return max(Cost(memory, "memory"), Cost(arithmetic, "arithmetic"), key=lambda cost: cost.us)

@@ -44,6 +44,7 @@ from tvmconv import knobs  # noqa: E402
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tvmconv.capability import CapabilityReport
     from tvmconv.comparison import CompareReport, compare
     from tvmconv.compiler import build, inspect
     from tvmconv.executable import Executable, load
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 #: compiler is not installed, and `compare` alone needs onnxruntime.
 _HOMES = {
     "BuildReport": "report",
+    "CapabilityReport": "capability",
     "CompareReport": "comparison",
     "Executable": "executable",
     "LatencyReport": "latency",
@@ -66,6 +68,7 @@ _HOMES = {
 
 __all__ = [
     "BuildReport",
+    "CapabilityReport",
     "CompareReport",
     "Executable",
     "LatencyReport",

@@ -27,7 +27,7 @@ from tvmconv.cli_io import (
     write_output,
 )
 from tvmconv.errors import TvmconvError
-from tvmconv.report import table
+from tvmconv.tables import table
 
 if TYPE_CHECKING:
     from tvmconv.executable import Executable

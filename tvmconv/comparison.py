@@ -16,7 +16,7 @@ from tvmconv import onnx_model
 from tvmconv.buckets import each_bucket
 from tvmconv.errors import ModelError, first_line
 from tvmconv.executable import Executable
-from tvmconv.report import table
+from tvmconv.tables import table
 
 #: What fp16 operands with fp32 sums are expected to keep to, over a whole network.
 BOUND = 5e-3

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,21 +18,23 @@ import tvm
 from tvm import relax
 from tvm.target import codegen
 
-from schedules.cost import conv_floor
 from schedules.hardware import CPU, Hardware
 from tvmconv import frontend, onnx_model, pipeline, supported, toolchain
 from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
+from tvmconv.capability import CapabilityReport, capability
+from tvmconv.conversions import conversions
 from tvmconv.device import vector_features
 from tvmconv.errors import ModelError, TargetError, TvmconvError, last_line
 from tvmconv.executable import Entry, Executable
-from tvmconv.fates import generic_convs, operator_fates
+from tvmconv.fates import operator_fates
 from tvmconv.feeds import TensorSpec, batch_of
+from tvmconv.layer_reports import layer_reports, unplanned_reports
 from tvmconv.passes.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.lower_convs import lower_convs
-from tvmconv.passes.plan import Plan, PlannedConv, plan
+from tvmconv.passes.plan import Plan, plan
 from tvmconv.passes.plan_memory import MemoryUse, measure
 from tvmconv.passes.regions import anchors, find_regions
-from tvmconv.report import BuildReport, ConvReport
+from tvmconv.report import BuildReport
 
 TARGETS = ("cuda", "llvm")
 PRECISIONS = ("fp16",)
@@ -99,12 +101,13 @@ def _build(
     graph = _simplified(graph)
     supported.check_supported(graph.simple, folded=True)
     mod, planned = _plan(graph, hardware)
+    report = _report(graph, mod, planned, target, arch, hardware)
     with _accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
     mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, target, arch)
     report = replace(
-        _report(graph, planned, target, arch),
+        report,
         peak_activation_bytes=memory.peak_bytes,
         activation_bound_bytes=memory.bound_bytes,
         output_bytes=memory.output_bytes,
@@ -121,12 +124,13 @@ def inspect(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
-) -> BuildReport:
+) -> CapabilityReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
     there is no GPU and no arch, for sm_90.
 
-    Operators that can't be built are listed in the report, not raised; with some of them there
-    is nothing to say of the convolutions, whose shapes then are unknown.
+    Operators that can't be built are listed in the report, not raised; with some of them no
+    kernels are chosen, and the convolutions are told by kind and size alone, as far as shapes can
+    be inferred. Raises as `build` does for everything else.
     """
     proto = onnx_model.read(model)
     graphs = _graphs(proto, batch, shapes)
@@ -137,16 +141,18 @@ def inspect(
     if not missing:
         graphs = [_simplified(graph) for graph in graphs]
         missing = supported.unsupported(graphs[-1].simple, folded=True)
+    largest = graphs[-1]
     if missing:
-        batch_size = batch_of(graphs[-1].inputs)
-        return BuildReport(target, arch, (), (), dict(missing), batch=batch_size)
-    if is_buckets(batch):
-        require_apart(proto, batch, shapes)
-    reports = []
-    for graph in graphs:
-        _, planned = _plan(graph, hardware)
-        reports.append(_report(graph, planned, target, arch))
-    return replace(reports[-1], smaller=tuple(reports[:-1]))
+        reports = [_unplanned(largest, missing, target, arch, hardware)]
+    else:
+        if is_buckets(batch):
+            require_apart(proto, batch, shapes)
+        reports = []
+        for graph in graphs:
+            mod, planned = _plan(graph, hardware)
+            reports.append(_report(graph, mod, planned, target, arch, hardware))
+    decided = replace(reports[-1], smaller=tuple(reports[:-1]))
+    return capability(largest.original, largest.simple, decided)
 
 
 def _hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, str]:
@@ -261,39 +267,34 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, MemoryUs
 # ---------------------------------------------------------------- the report
 
 
-def _report(graph: _Graph, planned: Plan, target: str, arch: str) -> BuildReport:
+def _report(
+    graph: _Graph, mod: tvm.IRModule, planned: Plan, target: str, arch: str, hardware: Hardware
+) -> BuildReport:
+    """mod: its regions planned, not yet lowered."""
     by_name = {one.name: one for one in planned.values()}
-    kinds = {node.name: node.op_type for node in graph.simple.graph.node}
-    convs = [_conv_report(by_name[name], kinds[name]) for name in kinds if name in by_name]
-    convs += generic_convs(graph.simple, by_name)
-    operators = operator_fates(graph.original, graph.simple, by_name)
-    return BuildReport(target, arch, operators, tuple(convs), {}, batch=batch_of(graph.inputs))
+    return BuildReport(
+        target,
+        arch,
+        operator_fates(graph.original, graph.simple, by_name),
+        layer_reports(graph.simple, by_name, hardware),
+        {},
+        batch=batch_of(graph.inputs),
+        conversions=conversions(mod, planned, hardware, graph.simple),
+        rates=hardware.rates,
+    )
 
 
-def _conv_report(planned: PlannedConv, operator: str) -> ConvReport:
-    choices = [kernel.choice for kernel in planned.kernels]
-    # Of a transposed convolution the first phase speaks for all; they differ by a tap or so.
-    choice, w = choices[0], choices[0].workload
-    # Families of one kind decline for one reason.
-    rejects = "; ".join(dict.fromkeys(reject.reason for reject in choice.rejects))
-    second = choice.runner_up
-    return ConvReport(
-        name=planned.name,
-        operator=operator,
-        shape=planned.shape,
-        workloads=tuple(one.workload.to_json() for one in choices),
-        family=choice.family.name,
-        config=str(choice.config),
-        in_layout=str(w.in_layout),
-        out_layout=str(w.out_layout),
-        epilogue=str(w.epilogue),
-        tensor_core=all(one.family.tensorized for one in choices),
-        why_family=rejects or "the first choice",
-        why_layout=planned.layout.reason,
-        useful_macs=sum(one.workload.useful_macs for one in choices),
-        padded_macs=sum(one.family.padded_macs(one.workload, one.config) for one in choices),
-        cost_us=sum(one.cost.us for one in choices),
-        limit=choice.cost.limit,
-        floor_us=sum(conv_floor(one.workload, one.hardware).us for one in choices),
-        runner_up=f"{second.family.name}, {second.cost}" if second else "",
+def _unplanned(
+    graph: _Graph, missing: Mapping[str, int], target: str, arch: str, hardware: Hardware
+) -> BuildReport:
+    """Of a network that can't be built. `graph.simple` is the original where even that has what
+    nobody can simplify."""
+    return BuildReport(
+        target,
+        arch,
+        (),
+        unplanned_reports(graph.simple, hardware),
+        dict(missing),
+        batch=batch_of(graph.inputs),
+        rates=hardware.rates,
     )

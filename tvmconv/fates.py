@@ -6,15 +6,15 @@ answer it says that TVM computes the node.
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
 
 import onnx
 
+from tvmconv.layer_reports import merged_layers
 from tvmconv.onnx_model import shapes_of
 from tvmconv.passes.plan import PlannedConv
-from tvmconv.report import ConvReport, OperatorReport
+from tvmconv.report import OperatorReport
 
 #: Operators that onnxruntime's simplification folds into the convolution before them.
 FOLDS = ("BatchNormalization", "Mul", "Add", "Div", "Sub")
@@ -41,7 +41,7 @@ def operator_fates(
                 fates[one.name] = f"in the kernel of a convolution: {node.name}"
             for one in _places(absorbed[-1] if absorbed else node, readers, planned):
                 fates[one.name] = f"written in place by a convolution: {node.name}"
-    merged = _merged(simple, convs)
+    merged = merged_layers(simple, convs)
     remaining = {node.name for node in simple.graph.node}
     producers = {name: node for node in original.graph.node for name in node.output}
     reports = []
@@ -139,59 +139,6 @@ def _closed(
         waiting += readers[node.output[0]]
         waiting = [one for one in waiting if one not in found]
     return []
-
-
-def generic_convs(simple: onnx.ModelProto, convs: Mapping[str, PlannedConv]) -> list[ConvReport]:
-    """The convolutions of `simple` that no family was asked about, and why."""
-    shapes = shapes_of(simple)
-    return [
-        _generic_conv(node, shapes)
-        for node in simple.graph.node
-        if node.op_type in ("Conv", "ConvTranspose")
-        and node.name not in convs
-        and node.name not in _merged(simple, convs)
-    ]
-
-
-def _merged(simple: onnx.ModelProto, convs: Mapping[str, PlannedConv]) -> set[str]:
-    """The convolutions of constant weights that are in no plan: an equal one is computed."""
-    constants = {tensor.name: tensor for tensor in simple.graph.initializer}
-    return {
-        node.name
-        for node in simple.graph.node
-        if node.op_type in ("Conv", "ConvTranspose")
-        and node.name not in convs
-        and node.input[1] in constants
-        and (node.op_type == "Conv" or len(constants[node.input[1]].dims) < 5)
-    }
-
-
-def _generic_conv(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> ConvReport:
-    x, weight, y = (shapes.get(name, []) for name in (*node.input[:2], node.output[0]))
-    if node.op_type == "ConvTranspose" and len(weight) == 5:
-        why = "a 3-D transposed convolution"
-    else:
-        why = "a convolution whose weights are computed, not constant"
-    # Every input element of a transposed convolution meets the filter once, else every output.
-    pixels = math.prod(x if node.op_type == "ConvTranspose" else y)
-    macs = pixels * math.prod(weight[1:])
-    shape = f"{'x'.join(map(str, x))}, {'x'.join(map(str, weight))}"
-    return ConvReport(
-        name=node.name,
-        operator=node.op_type,
-        shape=shape,
-        workloads=(),
-        family="TVM",
-        config="",
-        in_layout="NCHW",
-        out_layout="NCHW",
-        epilogue="none",
-        tensor_core=False,
-        why_family=why,
-        why_layout="as in the model",
-        useful_macs=macs,
-        padded_macs=macs,
-    )
 
 
 def _folded(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str:

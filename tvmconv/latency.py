@@ -24,7 +24,7 @@ import tvm_ffi
 from tvmconv.buckets import each_bucket
 from tvmconv.errors import TargetError
 from tvmconv.feeds import batch_of
-from tvmconv.report import table
+from tvmconv.tables import table
 
 if TYPE_CHECKING:
     from tvmconv.executable import Executable

@@ -160,6 +160,19 @@ def dropout(
     return relax.Tuple([x, builder.emit(relax.op.ones(x.ty.shape, mask))])
 
 
+#: Larger whole exponents are left to the power function.
+MOST_FACTORS = 8
+
+
+def _whole_exponent(exponent: relax.Expr) -> int:
+    """The one small whole number that a constant exponent is; 0 if it is none."""
+    numbers = exponent.value.numpy() if is_constant(exponent) else np.empty(0)
+    if numbers.size != 1:
+        return 0
+    value = float(numbers.reshape(-1)[0])
+    return int(value) if value in range(1, MOST_FACTORS + 1) else 0
+
+
 def power(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
@@ -169,6 +182,10 @@ def power(
     """
     base, exponent = inputs[:2]
     dtype = str(base.ty.dtype)
+    times = _whole_exponent(exponent)
+    if times and "float" in dtype and not is_constant(base):
+        # CUDA's fast math gives no number for a power of a negative one.
+        return reduce(lambda x, _: builder.emit(relax.op.multiply(x, base)), range(times - 1), base)
     if "float" in dtype:
         if str(exponent.ty.dtype) == dtype:
             return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+from tvmconv import report_text
+
 CONVOLUTIONS = ("Conv", "ConvTranspose")
+#: Input channels of a group from which on tensor cores are worth it.
+SUITED_CHANNELS = 8
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,39 @@ class ConvReport:
     why_layout: str
     useful_macs: int
     padded_macs: int
-    #: What the choice was estimated to take, and what limits it: arithmetic or memory. What it
-    #: would take at least, with no padding. What the next best family was estimated to take.
+    #: What the choice was estimated to take, and what limits it: arithmetic, memory or latency. 0
+    #: where nothing is known, as of TVM's kernels.
     cost_us: float = 0.0
     limit: str = ""
+    #: What it would take at least, on tensor cores and with no padding.
     floor_us: float = 0.0
+    #: The next best family, if more than one matches, and what it was estimated to take.
     runner_up: str = ""
+    runner_up_us: float = 0.0
+    #: `tvmconv.kinds.Layer` says what these are.
+    kind: str = ""
+    traits: tuple[str, ...] = ()
+    group_channels: int = 0
 
     @property
     def waste(self) -> float:
         """Share of the multiply-adds carried out that padding asked for, 0 to 1."""
-        return 1 - self.useful_macs / self.padded_macs
+        return 1 - self.useful_macs / self.padded_macs if self.padded_macs else 0.0
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """A copy of a tensor into another order of axes, that is left after all passes."""
+
+    #: Such as ``NCHW -> NHWC``, or ``axes (0, 2, 1)`` of a transpose that is none of those.
+    conversion: str
+    #: Of what is read.
+    shape: tuple[int, ...]
+    #: Who needs it.
+    cause: str
+    #: Read and written; and what that was estimated to take.
+    moved_bytes: int
+    us: float
 
 
 @dataclass(frozen=True)
@@ -86,6 +110,10 @@ class BuildReport:
     stored_weight_bytes: int = 0
     #: Of the smaller buckets, the smallest first.
     smaller: tuple[BuildReport, ...] = ()
+    #: Every conversion of layouts that is left.
+    conversions: tuple[ConversionReport, ...] = ()
+    #: The card that costs and floors are of, and how its rates are known.
+    rates: str = ""
 
     @property
     def convolutions(self) -> tuple[ConvReport, ...]:
@@ -110,6 +138,32 @@ class BuildReport:
         """Share of all multiply-adds carried out that padding asked for, 0 to 1."""
         return 1 - self.useful_macs / self.padded_macs if self.padded_macs else 0.0
 
+    @property
+    def cost_us(self) -> float:
+        """The length of the chosen path: what its kernels and conversions were estimated to take.
+        Without the kernels that are TVM's own."""
+        return sum(conv.cost_us for conv in self.convs) + self.conversion_us
+
+    @property
+    def conversion_us(self) -> float:
+        """What of `cost_us` goes into conversions."""
+        return sum(one.us for one in self.conversions)
+
+    @property
+    def floor_us(self) -> float:
+        """What all layers would take at least."""
+        return sum(conv.floor_us for conv in self.convs)
+
+    @property
+    def tensor_core_macs(self) -> int:
+        """Of `useful_macs` those on tensor cores, on llvm their emulation."""
+        return sum(conv.useful_macs for conv in self.convs if conv.tensor_core)
+
+    @property
+    def suited(self) -> tuple[ConvReport, ...]:
+        """The convolutions that tensor cores are made for: `SUITED_CHANNELS` a group or more."""
+        return tuple(one for one in self.convolutions if one.group_channels >= SUITED_CHANNELS)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -119,121 +173,18 @@ class BuildReport:
         known = {f.name: data[f.name] for f in fields(cls)}
         known["operators"] = tuple(OperatorReport(**item) for item in data["operators"])
         known["convs"] = tuple(
-            ConvReport(**{**item, "workloads": tuple(item["workloads"])}) for item in data["convs"]
+            ConvReport(**_tuples(item, "workloads", "traits")) for item in data["convs"]
+        )
+        known["conversions"] = tuple(
+            ConversionReport(**_tuples(item, "shape")) for item in data["conversions"]
         )
         known["smaller"] = tuple(cls.from_json(item) for item in data["smaller"])
         return cls(**known)
 
     def __str__(self) -> str:
-        parts = [self._headline()]
-        if self.unsupported:
-            listed = (f"{name} x{count}" for name, count in sorted(self.unsupported.items()))
-            parts.append("can't be built: " + ", ".join(listed))
-        if self.smaller:
-            parts.append(self._bucket_table())
-        if self.convs:
-            parts.append(self._conv_table())
-        if any(not conv.tensor_core for conv in self.convs):
-            parts.append(self._reasons())
-        if self.convs:
-            parts.append(self._layout_reasons())
-        if self.operators:
-            parts.append(self._operator_summary())
-        return "\n\n".join(parts)
-
-    def _headline(self) -> str:
-        target = self.target + (f" {self.arch}" if self.arch else "")
-        target += f", bucket of {self.batch}" if self.smaller else ""
-        text = f"{target}: {self.tensorized} of {len(self.convolutions)} convolutions"
-        products = [conv for conv in self.convs if conv not in self.convolutions]
-        if products:
-            done = sum(conv.tensor_core for conv in products)
-            text += f" and {done} of {len(products)} matrix products"
-        text += " on tensor cores" + (" (emulated)" if self.target == "llvm" else "")
-        if self.convs:
-            text += (
-                f", {self.useful_macs / 1e9:.2f} GMAC, {self.waste:.0%} of those done is padding"
-            )
-        if self.build_seconds:
-            text += (
-                f"\nbuilt in {self.build_seconds:.1f} s; "
-                f"weights {self.weight_bytes / 2**20:.1f} MiB, "
-                f"activations {self.peak_activation_bytes / 2**20:.1f} MiB"
-            )
-            if self.activation_bound_bytes:
-                ratio = self.peak_activation_bytes / self.activation_bound_bytes
-                live = self.activation_bound_bytes / 2**20
-                text += f", {ratio:.2f} times the {live:.1f} MiB that are live at once"
-            text += f"; outputs {self.output_bytes / 2**20:.1f} MiB"
-        return text
-
-    def _bucket_table(self) -> str:
-        """What differs between buckets; the rest of the report is about the largest."""
-        buckets = (*self.smaller, self)
-        rows = [["bucket", "tensorized", "GMAC", "pad"]]
-        for one in buckets:
-            tensorized = f"{one.tensorized} of {len(one.convolutions)}"
-            macs = f"{one.useful_macs / 1e9:.2f}"
-            rows.append([str(one.batch), tensorized, macs, f"{one.waste:.0%}"])
-        if self.build_seconds:
-            rows[0] += ["activations MiB", "weights MiB", "build s"]
-            for row, one in zip(rows[1:], buckets, strict=True):
-                sizes = (one.peak_activation_bytes, one.weight_bytes)
-                row += [*(f"{size / 2**20:.1f}" for size in sizes), f"{one.build_seconds:.1f}"]
-        text = table(rows, right=range(2, 7))
-        if self.stored_weight_bytes:
-            text += "\nweights of all buckets, equal ones once: "
-            text += f"{self.stored_weight_bytes / 2**20:.1f} MiB"
-        return text
-
-    def _conv_table(self) -> str:
-        header = ("convolution", "shape", "family", "config", "layouts", "epilogue", "MMAC", "pad")
-        rows = [
-            (
-                conv.name,
-                conv.shape,
-                conv.family,
-                conv.config,
-                conv.out_layout
-                if conv.in_layout == conv.out_layout
-                else f"{conv.in_layout} -> {conv.out_layout}",
-                conv.epilogue,
-                f"{conv.useful_macs / 1e6:.1f}",
-                f"{conv.waste:.0%}",
-            )
-            for conv in self.convs
-        ]
-        return table([header, *rows], right=(6, 7))
-
-    def _reasons(self) -> str:
-        counted = Counter(conv.why_family for conv in self.convs if not conv.tensor_core)
-        lines = [f"  {count} x {reason}" for reason, count in counted.most_common()]
-        return "not on tensor cores:\n" + "\n".join(lines)
-
-    def _layout_reasons(self) -> str:
-        counted = Counter((conv.out_layout, conv.why_layout) for conv in self.convs)
-        lines = [f"  {n} x {layout}: {why}" for (layout, why), n in counted.most_common()]
-        return "layouts of outputs:\n" + "\n".join(lines)
-
-    def _operator_summary(self) -> str:
-        counted = Counter((one.operator, _kind(one.fate)) for one in self.operators)
-        rows = [(operator, str(count), fate) for (operator, fate), count in counted.items()]
-        return table([("operator", "count", "what became of it"), *sorted(rows)], right=(1,))
+        return report_text.build_text(self)
 
 
-def _kind(fate: str) -> str:
-    """A fate without the name of the node it joined, so that like ones can be counted."""
-    return fate.partition(": ")[0]
-
-
-def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Rows, the first a header, in columns as wide as their widest cell."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+def _tuples(item: dict[str, Any], *names: str) -> dict[str, Any]:
+    """With the lists that JSON makes of tuples as tuples again."""
+    return {**item, **{name: tuple(item[name]) for name in names}}

@@ -6,7 +6,7 @@ A form is refused where TVM's importer accepts it and what comes out is wrong or
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,20 +71,32 @@ def unsupported(proto: onnx.ModelProto, folded: bool = False) -> Counter[str]:
     The shapes of `proto` are inferred. folded: its constants are folded, so that a value which is
     no constant now never will be.
     """
-    known = {*onnx_frontend._get_convert_map(), "Constant"}
-    facts = _Facts.of(proto, folded)
     found: Counter[str] = Counter()
-    for node in proto.graph.node:
-        if node.domain not in ("", "ai.onnx"):
-            found[f"{node.domain}.{node.op_type}"] += 1
-        elif node.op_type not in known:
-            found[node.op_type] += 1
-        elif reason := _refusal(node, facts):
-            found[f"{node.op_type} ({reason})"] += 1
-    for dtype in facts.dtypes.values():
+    for node, reason in verdicts(proto, folded):
+        if reason is not None:
+            found[f"{operator(node)} ({reason})" if reason else operator(node)] += 1
+    for dtype in _Facts.of(proto, folded).dtypes.values():
         if dtype not in DTYPES:
             found[f"tensors of {dtype.lower()}"] += 1
     return found
+
+
+def verdicts(
+    proto: onnx.ModelProto, folded: bool = False
+) -> Iterator[tuple[onnx.NodeProto, str | None]]:
+    """Every node, in order, and why it can't be built: None where it can, empty where nobody has
+    written it."""
+    known = {*onnx_frontend._get_convert_map(), "Constant"}
+    facts = _Facts.of(proto, folded)
+    for node in proto.graph.node:
+        unknown = node.domain not in ("", "ai.onnx") or node.op_type not in known
+        yield node, "" if unknown else _refusal(node, facts) or None
+
+
+def operator(node: onnx.NodeProto) -> str:
+    """Its name, with its domain where that is not ONNX's own."""
+    standard = node.domain in ("", "ai.onnx")
+    return node.op_type if standard else f"{node.domain}.{node.op_type}"
 
 
 @dataclass(frozen=True)

@@ -103,6 +103,11 @@ def prepare_cuda(arch: str | None = None) -> str:
         os.environ[_MODE] = mode
         # ptxas's own default. TVM's, 10, saves registers nobody needs, and spills for it.
         os.environ.setdefault("TVM_CUDA_PTXAS_REG_LEVEL", "5")
+        # Fast math flushes small numbers, and gives none at all for powers of negative ones.
+        os.environ.setdefault("TVM_CUDA_NVCC_NO_FAST_MATH", "1")
+        os.environ.setdefault(
+            "TVM_CUDA_NVRTC_EXTRA_OPTS", "--ftz=false --prec-div=true --prec-sqrt=true"
+        )
     return mode
 
 

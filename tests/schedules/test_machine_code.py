@@ -126,17 +126,23 @@ def test_output_is_stored_in_16_bytes(built: Built, name: str) -> None:
     assert all(".128" in store for store in stores)
 
 
+def bits(move: str) -> int:
+    """Moved by a thread's load or store."""
+    found = re.search(r"\.[US]?(8|16|64|128)\b", move)
+    return int(found[1]) if found else 32
+
+
 @pytest.mark.parametrize(
-    ("name", "width"),
+    "name",
     [
-        ("mobilenet", ".128"),
-        ("mobilenet, batch 128", ".128"),
-        ("depthwise", ".128"),
-        ("depthwise, large filter", ".128"),
-        ("depthwise 5x5 with stride", ".64"),
+        "mobilenet",
+        "mobilenet, batch 128",
+        "depthwise",
+        "depthwise, large filter",
+        "depthwise 5x5 with stride",
     ],
 )
-def test_depthwise_moves_whole_vectors(built: Built, name: str, width: str) -> None:
+def test_depthwise_moves_whole_vectors(built: Built, name: str) -> None:
     """Padding included: a vector is loaded or not, under a predicate and without a branch."""
     choice, code = built.choices[name], built.code[name]
     config, w = choice.config, choice.workload
@@ -144,7 +150,7 @@ def test_depthwise_moves_whole_vectors(built: Built, name: str, width: str) -> N
     moves = re.findall(r"\b(?:LDG|STG)\S*", code)
     # The bias is fp32: a vector of 4 channels takes 16 bytes, too.
     bias = max(1, config.vector // 4) * w.epilogue.bias
-    narrower = [move for move in moves if width not in move]
+    narrower = [move for move in moves if bits(move) < 16 * config.vector]
     assert len(narrower) <= bias, narrower
     if w.s <= 7:
         tile = config.rows * config.columns
@@ -166,3 +172,16 @@ def test_shared_memory_is_what_the_config_was_checked_for(built: Built, name: st
         assert body is not None
         numbers = [int(number) for number in re.findall(r"store i64 (\d+),", body[0])]
         assert numbers[-1] == needed, f"{choice.config}: {numbers}"
+
+
+def test_1x1_convolution_gathers_nothing() -> None:
+    """It is a plain matrix product: where a row of x lies takes no division, in CUDA's text."""
+    w = ConvWorkload(8, 28, 28, 256, 128, 1, 1)
+    hardware = toolchain.cuda_arch("sm_90")
+    choice = choose(w, hardware)
+    kernel = kernels.compiled(choice.family.schedule(w, choice.config, hardware), hardware)
+    text = kernel.mod.imports[0].inspect_source()
+    copies = [line for line in text.splitlines() if "cp_async" in line and ", x_ptr, " in line]
+    assert copies
+    for copy in copies:
+        assert not set(copy.partition(", x_ptr, ")[2]) & {"/", "%"}, copy

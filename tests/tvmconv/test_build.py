@@ -311,5 +311,6 @@ def test_inspect_agrees_with_build() -> None:
     seen = tvmconv.inspect(model, target="llvm", batch=2)
     built = tvmconv.build(model, target="llvm", batch=2).report
     assert seen.convs == built.convs
-    assert seen.operators == built.operators
-    assert tvmconv.inspect(model, batch=2).arch == "sm_90"
+    assert seen.plan.operators == built.operators
+    assert seen.plan.conversions == built.conversions
+    assert tvmconv.inspect(model, batch=2).plan.arch == "sm_90"

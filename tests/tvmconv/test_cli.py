@@ -94,7 +94,10 @@ def test_inspect_reports_without_building(command: Command, folder: Path) -> Non
     assert "first" in done.out
     assert "built in" not in done.out
     found = command("inspect", folder / "model.onnx", *LLVM, "--json").json
-    assert [conv["name"] for conv in found["convs"]] == ["first", "wide/y"]
+    assert [conv["name"] for conv in found["plan"]["convs"]] == ["first", "wide/y"]
+    assert found["buildable"] is True
+    assert {one["operator"]: one["count"] for one in found["operators"]}["Conv"] == 2
+    assert (found["all"]["count"], found["suited"]["count"]) == (2, 1)
 
 
 @pytest.mark.parametrize("what", ["built", "model.onnx"])

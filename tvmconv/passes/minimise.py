@@ -32,28 +32,32 @@ def minimise(
 ) -> dict[Name, Value]:
     """A value for every variable such that the sum of all factors is least. Of values that cost
     the same, the first of the variable's domain."""
-    left = list(factors)
-    waiting = dict.fromkeys(domains)
+    adjacent = {name: _neighbours(name, ()) for name in domains}
+    seen_by: dict[Name, list[Factor[Name, Value]]] = {name: [] for name in domains}
+    for factor in factors:
+        for name in dict.fromkeys(factor.variables):
+            adjacent[name] |= _neighbours(name, factor.variables)
+            seen_by[name].append(factor)
     solved: list[tuple[Name, dict[tuple[Value, ...], Value], tuple[Name, ...]]] = []
-    while waiting:
-        name = min(waiting, key=lambda one: len(_neighbours(one, left)))
-        del waiting[name]
-        around = tuple(_neighbours(name, left))
-        seen = [factor for factor in left if name in factor.variables]
-        best, costs = _eliminated(name, around, domains, seen)
+    while adjacent:
+        name = min(adjacent, key=lambda one: len(adjacent[one]))
+        around = tuple(adjacent.pop(name))
+        best, costs = _eliminated(name, around, domains, seen_by.pop(name))
         solved.append((name, best, around))
-        left = [factor for factor in left if name not in factor.variables]
-        left.append(Factor(around, costs))
+        for one in around:
+            del adjacent[one][name]
+            adjacent[one] |= _neighbours(one, around)
+            left = [factor for factor in seen_by[one] if name not in factor.variables]
+            seen_by[one] = [*left, Factor(around, costs)]
     assignment: dict[Name, Value] = {}
     for name, best, around in reversed(solved):
         assignment[name] = best[tuple(assignment[one] for one in around)]
     return assignment
 
 
-def _neighbours(name: Name, factors: Sequence[Factor[Name, Value]]) -> dict[Name, None]:
-    """The other variables of the factors that see `name`, in order."""
-    seen = (one for factor in factors if name in factor.variables for one in factor.variables)
-    return dict.fromkeys(one for one in seen if one != name)
+def _neighbours(name: Name, variables: Sequence[Name]) -> dict[Name, None]:
+    """The other variables, in order."""
+    return dict.fromkeys(one for one in variables if one != name)
 
 
 def _eliminated(

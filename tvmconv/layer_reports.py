@@ -1,0 +1,109 @@
+"""A `ConvReport` of every convolution and matrix product of a network, planned or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import onnx
+
+from schedules.cost import conv_floor, floor
+from schedules.hardware import Hardware
+from tvmconv.frontend import convolutions
+from tvmconv.kinds import Layer, layers
+from tvmconv.passes.plan import PlannedConv
+from tvmconv.report import ConvReport
+
+
+def layer_reports(
+    simple: onnx.ModelProto, planned: Mapping[str, PlannedConv], hardware: Hardware
+) -> tuple[ConvReport, ...]:
+    """Those planned, then those that no family was asked about. `simple` is the graph that was
+    compiled; what is merged with an equal one is left out."""
+    found = layers(simple)
+    merged = merged_layers(simple, planned)
+    kernels = [_planned(planned[name], layer) for name, layer in found.items() if name in planned]
+    others = [
+        _unplanned(layer, hardware, "TVM", _why_generic(layer))
+        for name, layer in found.items()
+        if name not in planned and name not in merged
+    ]
+    return (*kernels, *others)
+
+
+def unplanned_reports(proto: onnx.ModelProto, hardware: Hardware) -> tuple[ConvReport, ...]:
+    """What can be said of a network that can't be built: no family, no cost, but the floor."""
+    why = "not planned, as the network has operators that can't be built"
+    return tuple(_unplanned(layer, hardware, "", why) for layer in layers(proto).values())
+
+
+def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -> set[str]:
+    """Those of constant weights that are in no plan: an equal one is computed."""
+    constant = {name for name, layer in layers(simple).items() if layer.constant}
+    return {name for name in convolutions(simple) if name in constant and name not in planned}
+
+
+def _planned(planned: PlannedConv, layer: Layer) -> ConvReport:
+    choices = [kernel.choice for kernel in planned.kernels]
+    # Of a transposed convolution the first phase speaks for all; they differ by a tap or so.
+    choice, w = choices[0], choices[0].workload
+    # Families of one kind decline for one reason.
+    rejects = "; ".join(dict.fromkeys(reject.reason for reject in choice.rejects))
+    seconds = [one.runner_up for one in choices if one.runner_up is not None]
+    return ConvReport(
+        name=planned.name,
+        operator=layer.operator,
+        shape=planned.shape,
+        workloads=tuple(one.workload.to_json() for one in choices),
+        family=choice.family.name,
+        config=str(choice.config),
+        in_layout=str(w.in_layout),
+        out_layout=str(w.out_layout),
+        epilogue=str(w.epilogue),
+        tensor_core=all(one.family.tensorized for one in choices),
+        why_family=rejects or "the first choice",
+        why_layout=planned.layout.reason,
+        useful_macs=sum(one.workload.useful_macs for one in choices),
+        padded_macs=sum(one.family.padded_macs(one.workload, one.config) for one in choices),
+        cost_us=sum(one.cost.us for one in choices),
+        limit=choice.cost.limit,
+        floor_us=sum(conv_floor(one.workload, one.hardware).us for one in choices),
+        # Of all phases or none.
+        runner_up=seconds[0].family.name if len(seconds) == len(choices) else "",
+        runner_up_us=sum(s.cost.us for s in seconds) if len(seconds) == len(choices) else 0.0,
+        kind=layer.kind,
+        traits=layer.traits,
+        group_channels=layer.group_channels,
+    )
+
+
+def _why_generic(layer: Layer) -> str:
+    if layer.kind == "product of activations":
+        return "a product of activations, neither of them constant"
+    if layer.operator in ("Gemm", "MatMul"):
+        return "a product whose constant is on the left, or more than a matrix"
+    if layer.operator == "ConvTranspose" and len(layer.weight) == 5:
+        return "a 3-D transposed convolution"
+    return "a convolution whose weights are computed, not constant"
+
+
+def _unplanned(layer: Layer, hardware: Hardware, family: str, why: str) -> ConvReport:
+    return ConvReport(
+        name=layer.name,
+        operator=layer.operator,
+        shape=str(layer),
+        workloads=(),
+        family=family,
+        config="",
+        in_layout="NCHW",
+        out_layout="NCHW",
+        epilogue="none",
+        tensor_core=False,
+        why_family=why,
+        why_layout="as in the model",
+        useful_macs=layer.macs,
+        padded_macs=layer.macs,
+        floor_us=floor(layer.macs, layer.moved_bytes, hardware).us,
+        kind=layer.kind,
+        traits=layer.traits,
+        group_channels=layer.group_channels,
+    )
