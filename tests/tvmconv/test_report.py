@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -121,9 +122,10 @@ def test_a_3d_convolution_says_that_its_planes_are_images() -> None:
 
 @pytest.mark.parametrize("operator", ["Conv", "ConvTranspose"])
 def test_computed_weights_cost_conversions(operator: str) -> None:
-    g = Graph([16, 16, 3, 3])
+    g = Graph([16, 144])
+    weight = g.op("Reshape", "input", g.constant(np.array([16, 16, 3, 3])))
     x = g.constant(g.rng.standard_normal((1, 16, 8, 8)).astype("f4"))
-    x = g.op(operator, g.conv(x, 16, 16), g.op("Relu", "input"), name="computed")
+    x = g.op(operator, g.conv(x, 16, 16), g.op("Relu", weight), name="computed")
     found = left(g.model(g.conv(x, 16, 16, name="after")))
     told = {one.cause for one in found}
     if operator == "Conv":
