@@ -110,6 +110,8 @@ class Window:
     def __post_init__(self) -> None:
         if self.shuffle < 1 or self.channels % self.shuffle:
             raise ValueError(f"{self!r}: a shuffle divides the channels")
+        if min(self.row_step, self.column_step) < 1:
+            raise ValueError(f"{self!r}: steps are at least 1")
 
     def pixel(self, p: Any, q: Any) -> tuple[Any, Any]:
         """Where pixel (p, q) lies. Takes numbers or TVM expressions, as all of these."""

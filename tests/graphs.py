@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,14 @@ from numpy.typing import NDArray
 from tvm import relax
 
 import tvmconv
+from schedules.hardware import CPU
 from tvmconv import frontend, onnx_model, pipeline
 from tvmconv.passes import graph
 from tvmconv.passes.fold_layouts import fold_layouts
+from tvmconv.passes.lower_convs import lower_convs
+from tvmconv.passes.plan import plan
+from tvmconv.passes.regions import anchors, find_regions
+from tvmconv.report import BuildReport
 
 Array = NDArray[Any]
 
@@ -72,3 +79,74 @@ def right(model: onnx.ModelProto, bound: float = 5e-3) -> None:
     """The model built in fp16 is right."""
     exe = tvmconv.build(model, target="llvm")
     assert tvmconv.compare(model, exe).relative_l2 <= bound
+
+
+def lowered(model: onnx.ModelProto) -> tvm.IRModule:
+    """The module in which convolutions are kernels and nothing else is yet."""
+    simple = frontend.simplify(frontend.widen(onnx_model.fix_shapes(onnx_model.read(model))))
+    mod = frontend.to_relax(simple)
+    mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "test")
+    named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
+    mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
+    planned = plan(mod, find_regions(mod, named), CPU)
+    return pipeline.run(mod, [lower_convs(planned)], "test")
+
+
+@dataclass(frozen=True)
+class Became:
+    """What became of a model that was built, and held to onnxruntime."""
+
+    report: BuildReport
+    #: The operators beside the kernels of convolutions, as `_left` counts them.
+    left: Counter[str]
+
+    @property
+    def epilogues(self) -> dict[str, str]:
+        """Of each convolution, by its name."""
+        return {conv.name: conv.epilogue for conv in self.report.convs}
+
+    @property
+    def fates(self) -> dict[str, str]:
+        return {one.name: one.fate for one in self.report.operators}
+
+    @property
+    def windows(self) -> dict[str, list[dict[str, int]]]:
+        """Of each kernel of each convolution that writes a part of a tensor."""
+        return {
+            conv.name: [json.loads(one)["window"] for one in conv.workloads]
+            for conv in self.report.convs
+            if any(json.loads(one)["window"] for one in conv.workloads)
+        }
+
+
+def became(model: onnx.ModelProto, bound: float = 5e-3, scale: float = 1.0) -> Became:
+    """Builds the model in fp16 and holds it to onnxruntime, fed numbers around `scale`."""
+    exe = tvmconv.build(model, target="llvm")
+    shape = exe.inputs[0].shape
+    x = np.random.default_rng(5).standard_normal(shape).astype(exe.inputs[0].dtype) * scale
+    report = tvmconv.compare(model, exe, {exe.inputs[0].name: x.astype(exe.inputs[0].dtype)})
+    assert report.passed(bound), str(report)
+    return Became(exe.report, _left(lowered(model)))
+
+
+def _left(mod: tvm.IRModule) -> Counter[str]:
+    """The operators of `main` but kernels, casts, reshapes, and the transposes of what the network
+    is fed and gives, which is NCHW."""
+    flow = graph.Dataflow.of(mod)
+    edge = {*mod["main"].params, *flow.outputs}
+    for var in flow.outputs:
+        if isinstance(flow.values.get(var), relax.Tuple):
+            edge.update(flow.values[var].fields)
+    for var in reversed(flow.values):
+        if var in edge and flow.op(var) in ("relax.astype", "relax.reshape"):
+            edge.add(flow.values[var].args[0])
+    found: Counter[str] = Counter()
+    for var in flow.values:
+        op = flow.op(var).removeprefix("relax.")
+        if op in ("astype", "reshape") and flow.values[var].args[0] in edge:
+            edge.add(var)
+        if op == "permute_dims" and (var in edge or flow.values[var].args[0] in edge):
+            continue
+        if op not in ("", "call_tir", "call_tir_inplace", "astype", "reshape"):
+            found[op] += 1
+    return found

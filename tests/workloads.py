@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import assume
 from hypothesis import strategies as st
 
 from schedules.activations import FORMULAS, Activation
-from schedules.workload import NHWC, PACKED, ConvWorkload, Epilogue, Layout, Window
+from schedules.workload import (
+    NHWC,
+    PACKED,
+    ConvWorkload,
+    Epilogue,
+    Layout,
+    Window,
+    round_up,
+)
 
 SAME = (1, 1, 1, 1)
 RELU = Activation("relu")
@@ -70,6 +77,13 @@ WORKLOADS = {
     "groups of 8": ConvWorkload(1, 9, 8, 32, 48, 3, 3, (2, 1), SAME, groups=4, epilogue=ALL),
     "groups, fp32 out": ConvWorkload(
         2, 7, 9, 40, 20, 1, 1, groups=2, epilogue=Epilogue(True, out_dtype="float32")
+    ),
+    # A second tile of each group ends past its last channel.
+    "groups past a tile": ConvWorkload(
+        1, 5, 6, 16, 144, 3, 3, padding=SAME, groups=2, epilogue=ALL
+    ),
+    "groups past a tile, shuffled": ConvWorkload(
+        2, 5, 6, 48, 210, 1, 1, groups=3, epilogue=ALL, window=Window(5, 6, 210, shuffle=3)
     ),
     "matrix product": ConvWorkload(5, 1, 1, 70, 100, 1, 1, epilogue=Epilogue(True)),
     "cropped": ConvWorkload(2, 12, 11, 16, 24, 3, 3, padding=(-1, 1, -2, -3), epilogue=ALL),
@@ -134,8 +148,25 @@ LAYOUTS = st.sampled_from((NHWC, PACKED, Layout(4, 8), Layout(1, 16)))
 
 
 @st.composite
+def windows(draw: st.DrawFn, w: ConvWorkload) -> Window:
+    """A part of a larger tensor that the workload's output fits: at an offset and with steps in
+    rows, columns and channels, perhaps shuffled."""
+    row, column, channel = (draw(st.integers(0, 3)) for _ in range(3))
+    channel *= draw(st.sampled_from((1, 4, 8)))
+    row_step, column_step = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    shuffle = draw(st.sampled_from((1, 1, 2, 3, 4)))
+    more = [draw(st.integers(0, 2)) for _ in range(3)]
+    return Window(
+        row + (w.p - 1) * row_step + 1 + more[0],
+        column + (w.q - 1) * column_step + 1 + more[1],
+        round_up(channel + w.k + more[2] * 4, shuffle),
+        row, column, channel, row_step, column_step, shuffle,
+    )  # fmt: skip
+
+
+@st.composite
 def workloads(draw: st.DrawFn, largest: int = 9, channels: int = 20) -> ConvWorkload:
-    """Any convolution at all, of images up to `largest` and groups of up to `channels`."""
+    """Any convolution at all, of images up to about `largest` and groups of up to `channels`."""
     groups = draw(st.sampled_from((1, 1, 1, 2, 3)))
     c, k = (groups * draw(st.integers(1, channels)) for _ in range(2))
     if draw(st.integers(0, 5)) == 0:  # depthwise
@@ -150,12 +181,20 @@ def workloads(draw: st.DrawFn, largest: int = 9, channels: int = 20) -> ConvWork
     )
     r, s = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     dilation = draw(st.tuples(st.integers(1, 2), st.integers(1, 2)))
-    padding = draw(st.tuples(*[st.integers(0, 3)] * 4))
-    h, w = draw(st.integers(1, largest)), draw(st.integers(1, largest))
-    # Not left to ConvWorkload's own check, which is under test itself.
-    assume(h + padding[0] + padding[2] > dilation[0] * (r - 1))
-    assume(w + padding[1] + padding[3] > dilation[1] * (s - 1))
-    return ConvWorkload(
+    padding = draw(st.tuples(*[st.sampled_from((0, 0, 1, 2, 3, -1, -2))] * 4))
+    # At least as large as the filter and what is cropped; not left to ConvWorkload's own check,
+    # which is under test itself.
+    h, w = (
+        draw(st.integers(least, max(least, largest)))
+        for least in (
+            max(
+                dilation[axis] * (taps - 1) + 1 - padding[axis] - padding[axis + 2],
+                1 - min(padding[axis], 0) - min(padding[axis + 2], 0),
+            )
+            for axis, taps in enumerate((r, s))
+        )
+    )
+    workload = ConvWorkload(
         n=draw(st.sampled_from((1, 1, 2, 3, 5, 17))),
         h=h,
         w=w,
@@ -168,7 +207,9 @@ def workloads(draw: st.DrawFn, largest: int = 9, channels: int = 20) -> ConvWork
         dilation=dilation,
         groups=groups,
         in_layout=draw(LAYOUTS),
-        out_layout=draw(LAYOUTS),
         accumulator_dtype=draw(st.sampled_from(("float32", "float32", "float16"))),
         epilogue=epilogue,
     )
+    if draw(st.integers(0, 2)) == 0:
+        return replace(workload, window=draw(windows(workload)))
+    return replace(workload, out_layout=draw(LAYOUTS))

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 import onnx
 
 from tvmconv.layer_reports import merged_layers
+from tvmconv.onnx_model import shapes_of
 from tvmconv.passes.plan import PlannedConv
 from tvmconv.report import OperatorReport
 
@@ -19,6 +20,8 @@ from tvmconv.report import OperatorReport
 FOLDS = ("BatchNormalization", "Mul", "Add", "Div", "Sub")
 #: In the longest way to write an activation.
 MOST_NODES = 8
+#: Of a channel shuffle, as everybody writes it: Reshape, Transpose, Reshape.
+SHUFFLE_NODES = 3
 
 
 def operator_fates(
@@ -26,13 +29,18 @@ def operator_fates(
 ) -> tuple[OperatorReport, ...]:
     """One report per node of `original`; `simple` is the graph that was compiled."""
     fates: dict[str, str] = {}
-    readers = _readers(simple)
+    readers, shapes = _readers(simple), shapes_of(simple)
+    order = {node.output[0]: at for at, node in enumerate(simple.graph.node)}
+    makers = {name: node for node in simple.graph.node for name in node.output}
     for node in simple.graph.node:
         if node.name in convs:
             planned = convs[node.name]
             fates[node.name] = f"{planned.kernels[0].choice.family.name} kernel"
-            for absorbed in _absorbed(node, readers, planned):
-                fates[absorbed.name] = f"in the kernel of a convolution: {node.name}"
+            absorbed = _absorbed(node, readers, order, planned)
+            for one in (*_pads_before(node, makers, shapes, planned), *absorbed):
+                fates[one.name] = f"in the kernel of a convolution: {node.name}"
+            for one in _places(absorbed[-1] if absorbed else node, readers, planned):
+                fates[one.name] = f"written in place by a convolution: {node.name}"
     merged = merged_layers(simple, convs)
     remaining = {node.name for node in simple.graph.node}
     producers = {name: node for node in original.graph.node for name in node.output}
@@ -59,7 +67,10 @@ def _readers(proto: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
 
 
 def _absorbed(
-    conv: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], planned: PlannedConv
+    conv: onnx.NodeProto,
+    readers: dict[str, list[onnx.NodeProto]],
+    order: Mapping[str, int],
+    planned: PlannedConv,
 ) -> list[onnx.NodeProto]:
     """The nodes after `conv` that its kernel computes, in order.
 
@@ -70,7 +81,7 @@ def _absorbed(
     steps = (region.bias is not None and not any(conv.input[2:])) + (region.residual is not None)
     steps += region.activation.kind != "none"
     for _ in range(steps):
-        step = _closed(at, readers)
+        step = _closed(at, readers, order)
         if not step:
             break
         absorbed += step
@@ -78,16 +89,55 @@ def _absorbed(
     return absorbed
 
 
-def _closed(start: str, readers: dict[str, list[onnx.NodeProto]]) -> list[onnx.NodeProto]:
-    """The fewest nodes after tensor `start` of which only the last is read by others."""
+def _pads_before(
+    conv: onnx.NodeProto,
+    makers: Mapping[str, onnx.NodeProto],
+    shapes: Mapping[str, list[int]],
+    planned: PlannedConv,
+) -> list[onnx.NodeProto]:
+    """The Pad before `conv`, if its kernel reads what that reads."""
+    pad, read = makers.get(conv.input[0]), shapes.get(conv.input[0], [])
+    if pad is None or pad.op_type != "Pad" or len(read) != 4:
+        return []
+    return [pad] if tuple(read[2:]) != planned.region.x_shape[1:3] else []
+
+
+def _places(
+    last: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], planned: PlannedConv
+) -> list[onnx.NodeProto]:
+    """The Concat after `last`, the end of a region, and the nodes of a channel shuffle, if the
+    region writes where they would move its output."""
+    place, region = planned.place, planned.region
+    kinds = [("Concat",)] * (place.channels > region.k)
+    kinds += [("Reshape", "Transpose")] * SHUFFLE_NODES * (place.shuffle > 1)
     found: list[onnx.NodeProto] = []
-    waiting = list(readers[start])
+    for kind in kinds:
+        after = readers[last.output[0]]
+        if len(after) != 1 or after[0].op_type not in kind:
+            break
+        last = after[0]
+        found.append(last)
+    return found
+
+
+def _closed(
+    start: str, readers: dict[str, list[onnx.NodeProto]], order: Mapping[str, int]
+) -> list[onnx.NodeProto]:
+    """The fewest nodes after tensor `start` of which only the last is read by others.
+
+    order: of the nodes, by their first outputs.
+    """
+    found: list[onnx.NodeProto] = []
+    known, waiting = {start}, list(readers[start])
     while waiting and len(found) < MOST_NODES:
-        found += [node for node in waiting if node not in found]
-        inner = [start, *(name for node in found[:-1] for name in node.output)]
-        if all(reader in found for name in inner for reader in readers[name]):
+        # In the order of the graph, so that the last reads what the others make.
+        node = min(waiting, key=lambda one: order[one.output[0]])
+        found.append(node)
+        if all(reader in found for name in known for reader in readers[name]):
             return found
-        waiting = [reader for node in waiting for reader in readers[node.output[0]]]
+        known.update(node.output)
+        waiting += readers[node.output[0]]
+        waiting = [one for one in waiting if one not in found]
     return []
 
 

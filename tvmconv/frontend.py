@@ -16,7 +16,13 @@ import onnxruntime
 import tvm
 from onnx import helper, numpy_helper
 
-from tvmconv.errors import ModelError, UnsupportedOperatorError, first_line, last_line
+from tvmconv.errors import (
+    ModelError,
+    TvmconvError,
+    UnsupportedOperatorError,
+    first_line,
+    last_line,
+)
 from tvmconv.importer import Importer
 from tvmconv.model_file import check_size
 from tvmconv.onnx_model import infer_shapes, inputs, opset, shapes_of
@@ -111,7 +117,11 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
         options.optimized_model_filepath = f"{folder}/simple.onnx"
         try:
             onnxruntime.InferenceSession(
-                proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                proto.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+                # It renames the product, and puts reshapes around one of more than two dimensions.
+                disabled_optimizers=["MatMulAddFusion"],
             )
         except Exception as error:
             raise _not_taken(error) from error
@@ -185,6 +195,8 @@ def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
         warnings.simplefilter("ignore")
         try:
             return Importer({}, {}, keep_params_in_input=False).from_onnx(proto.graph, version)
+        except TvmconvError:
+            raise  # what we refuse ourselves
         except Exception as error:
             raise ModelError(
                 "TVM's importer does not take this model",

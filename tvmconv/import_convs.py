@@ -27,10 +27,10 @@ class Attributes:
 
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
+    #: Of ConvTranspose negative after the last row where output_padding or output_shape ask for
+    #: more rows than there are: of output_padding Relax allows less than a stride.
     pads: tuple[tuple[int, int], ...]
     groups: int
-    #: Of ConvTranspose: rows at the end that ``pads`` took away too many.
-    extra: tuple[int, ...]
 
     @classmethod
     def read(
@@ -41,13 +41,8 @@ class Attributes:
         strides = tuple(attrs.get("strides", ones))
         dilations = tuple(attrs.get("dilations", ones))
         spans = [(count - 1) * step + 1 for count, step in zip(taps, dilations, strict=True)]
-        extra = (0,) * len(sizes)
-        if transposed:
-            extra = tuple(attrs.get("output_padding", extra))
-            pads, extra = _transposed_pads(attrs, sizes, spans, strides, extra)
-        else:
-            pads = _pads(attrs, sizes, spans, strides)
-        return cls(strides, dilations, pads, int(attrs.get("group", 1)), extra)
+        pads = (_transposed_pads if transposed else _pads)(attrs, sizes, spans, strides)
+        return cls(strides, dilations, pads, int(attrs.get("group", 1)))
 
 
 def _auto_pad(attrs: dict[str, Any]) -> str:
@@ -82,30 +77,34 @@ def _pads(
 
 
 def _transposed_pads(
-    attrs: dict[str, Any],
-    sizes: Sequence[int],
-    spans: Sequence[int],
-    strides: Sequence[int],
-    extra: tuple[int, ...],
-) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
-    """The pads and what follows the last of them, neither negative."""
+    attrs: dict[str, Any], sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
     auto, count = _auto_pad(attrs), len(sizes)
     same = auto in ("SAME_UPPER", "SAME_LOWER")
+    extra = attrs.get("output_padding", (0,) * count)
     wanted = attrs.get("output_shape")
-    if wanted is None and same:
-        wanted = [size * stride for size, stride in zip(sizes, strides, strict=True)]
-    if wanted is None:
-        return ((0, 0),) * count if auto == "VALID" else _given_pads(attrs, count), extra
-    pads, left = [], []
-    wanted = list(wanted)[-count:]
-    for size, span, stride, more, want in zip(sizes, spans, strides, extra, wanted, strict=True):
+    if wanted is None and not same:
+        given = ((0, 0),) * count if auto == "VALID" else _given_pads(attrs, count)
+        return tuple(
+            (before, after - more) for (before, after), more in zip(given, extra, strict=True)
+        )
+    pads = []
+    for axis, (size, span, stride, more) in enumerate(
+        zip(sizes, spans, strides, extra, strict=True)
+    ):
+        want = size * stride if wanted is None else list(wanted)[-count:][axis]
         total = stride * (size - 1) + more + span - want
+        if -total >= (1 if wanted is None else stride):
+            # The formulas give negative pads then, and onnxruntime something else.
+            asked = f"auto_pad {auto}" if wanted is None else "output_shape"
+            raise UnsupportedOperatorError(
+                f"a transposed convolution that gives {want + total} rows or columns, "
+                f"where {asked} asks for {want}, can't be built",
+                hint="give it explicit pads and output_padding",
+            )
         before, after = _halves(max(total, 0), auto == "SAME_UPPER")
-        # Rows past the end, and asked for nevertheless, are what output_padding gives.
-        more += max(-total, 0)
-        pads.append((before, after))
-        left.append(more)
-    return tuple(pads), tuple(left)
+        pads.append((before, after - more - max(-total, 0)))
+    return tuple(pads)
 
 
 def sizes_of(x: relax.Expr) -> list[int]:
@@ -152,7 +151,6 @@ def _rows(given: Attributes) -> Attributes:
         (1, *given.dilations),
         ((0, 0), *given.pads),
         given.groups,
-        (0, *given.extra),
     )
 
 
@@ -198,7 +196,6 @@ def _transposed2d(
         weight,
         strides=given.strides,
         padding=(top, left, bottom, right),
-        output_padding=given.extra,
         dilation=given.dilations,
         groups=given.groups,
     )
@@ -228,9 +225,7 @@ def _conv3d(
     images = bb.emit(relax.op.reshape(images, (n * planes, taps * c, h, w)))
     filters = bb.emit(relax.op.permute_dims(weight, (0, 2, 1, 3, 4)))
     filters = bb.emit(relax.op.reshape(filters, (k, taps * group_c, r, s)))
-    flat = Attributes(
-        given.strides[1:], given.dilations[1:], tuple(pads), given.groups, given.extra[1:]
-    )
+    flat = Attributes(given.strides[1:], given.dilations[1:], tuple(pads), given.groups)
     y = _conv2d(bb, images, filters, bias, flat)
     p, q = sizes_of(y)[2:]
     y = bb.emit(relax.op.reshape(y, (n, planes, k, p, q)))

@@ -107,6 +107,48 @@ def _leaky(builder: relax.BlockBuilder, x: relax.Expr, alpha: float) -> relax.Ex
     return relax.op.add(builder.emit(relax.op.maximum(x, zero)), below)
 
 
+def gemm(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr:
+    """beta times a constant C as one constant, which an epilogue takes for its bias."""
+    a, b, c = [*inputs, None][:3]
+    dtype = str(a.ty.dtype)
+    a = builder.emit(relax.op.permute_dims(a)) if attributes.get("transA") else a
+    b = builder.emit(relax.op.permute_dims(b)) if attributes.get("transB") else b
+    # Bound now and not where it is first used: `regions` knows nodes by their order.
+    y = builder.emit(relax.op.matmul(a, b))
+    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
+    if alpha != 1:
+        y = builder.emit(relax.op.multiply(y, relax.const(alpha, dtype)))
+    if c is None or beta == 0:
+        return y
+    if beta != 1 and is_constant(c):
+        c = relax.const((beta * c.value.numpy()).astype(dtype))
+    elif beta != 1:
+        c = builder.emit(relax.op.multiply(c, relax.const(beta, dtype)))
+    return relax.op.add(y, c)
+
+
+def pad(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """Zeros as one operator, which `absorb_pad` knows; TVM's is a function with no name."""
+    x, pads, value, axes = [*inputs, None, None, None][:4]
+    if opset < 11:
+        pads, value = relax.const(np.array(attributes["pads"])), attributes.get("value", 0.0)
+    if any(isinstance(one, relax.Expr) and not is_constant(one) for one in (pads, value, axes)):
+        return None
+    zeros = attributes.get("mode", b"constant") == b"constant" and _number(value, 0.0) == 0
+    if not zeros or not str(x.ty.dtype).startswith("float"):
+        return None
+    rank = x.ty.ndim
+    on = range(rank) if axes is None else axes.value.numpy().tolist()
+    widths = [0] * 2 * rank
+    for axis, *around in zip(on, *np.split(pads.value.numpy(), 2), strict=True):
+        widths[2 * (axis % rank) : 2 * (axis % rank) + 2] = map(int, around)
+    return relax.op.nn.pad(x, widths, "constant", 0.0)
+
+
 def dropout(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr:
@@ -246,6 +288,8 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
     **{operator: hard(operator) for operator in ("HardSigmoid", "HardSwish")},
     "LeakyRelu": leaky_relu,
     "PRelu": prelu,
+    "Gemm": gemm,
+    "Pad": pad,
     "Pow": power,
     "Slice": slice_by_attributes,
     "Softplus": softplus,

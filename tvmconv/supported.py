@@ -148,8 +148,8 @@ def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
             return "at a position from the end"
         if empty := sorted(facts.empty & {*node.input, *outputs}):
             return f"with {empty[0]!r}, a tensor without elements"
-    if operator == "ConvTranspose":
-        return _transposed_refusal(node, attributes, facts)
+    if operator == "ConvTranspose" and len(facts.shapes.get(node.input[1], [])) == 5:
+        return "3-D, with output_shape" if "output_shape" in attributes else ""
     if operator == "BatchNormalization" and (attributes.get("training_mode") or len(outputs) > 1):
         return "in training mode"
     if operator == "Dropout" and _drops(node, facts):
@@ -164,17 +164,6 @@ def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
         return "of bool"
     if operator in ("Resize", "Upsample"):
         return _resize_refusal(node, attributes, facts)
-    return ""
-
-
-def _transposed_refusal(node: onnx.NodeProto, attributes: dict[str, Any], facts: _Facts) -> str:
-    """TVM's own, which computes those of 3-D and of computed weights, knows fewer forms."""
-    in_3d = len(facts.shapes.get(node.input[1], [])) == 5
-    if in_3d and "output_shape" in attributes:
-        return "3-D with output_shape"
-    computed = facts.folded and node.input[1] not in facts.constants
-    if (in_3d or computed) and any(step != 1 for step in attributes.get("dilations", ())):
-        return "dilated, 3-D" if in_3d else "dilated, with computed weights"
     return ""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from intrinsics import INTRINSICS
@@ -170,15 +170,26 @@ def test_random_convolutions(w: ConvWorkload, seed: int) -> None:
         check(family, w, family.match(w, CPU).config, seed=seed, least=LEAST)
 
 
+#: 2,000 convolutions, in parts that run in processes of their own.
+SHARDS, EXAMPLES = 8, 250
+
+
 @pytest.mark.slow
-@given(workloads(largest=20, channels=70), st.integers(0, 99), st.data())
-@settings(max_examples=300, deadline=None)
-def test_random_larger_convolutions_in_random_configurations(
-    w: ConvWorkload, seed: int, data: st.DataObject
-) -> None:
-    for family in matching(w, CPU):
-        config = data.draw(st.sampled_from(list(family.space(w, CPU))))
-        check(family, w, config, seed=seed, least=LEAST)
+@pytest.mark.parametrize("shard", range(SHARDS))
+def test_random_larger_convolutions_in_random_configurations(shard: int) -> None:
+    checked = []
+
+    @seed(shard)
+    @given(workloads(largest=20, channels=70), st.integers(0, 99), st.data())
+    @settings(max_examples=EXAMPLES, deadline=None, database=None)
+    def right(w: ConvWorkload, number: int, data: st.DataObject) -> None:
+        for family in matching(w, CPU):
+            config = data.draw(st.sampled_from(list(family.space(w, CPU))))
+            check(family, w, config, seed=number, least=LEAST)
+        checked.append(w)
+
+    right()
+    assert len(checked) >= EXAMPLES
 
 
 # ---------------------------------------------------------------- on a GPU

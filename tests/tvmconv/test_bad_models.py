@@ -70,16 +70,20 @@ def test_all_unsupported_operators_are_listed_with_counts() -> None:
 @pytest.mark.parametrize(
     ("operator", "attributes", "says"),
     [
-        ("ConvTranspose", {"output_shape": [16, 16]}, "ConvTranspose (with output_shape) x1"),
+        (
+            "ConvTranspose",
+            {"output_shape": [8, 8, 8]},
+            "ConvTranspose (3-D, with output_shape) x1",
+        ),
         ("BatchNormalization", {"training_mode": 1}, "BatchNormalization (in training mode) x1"),
     ],
 )
 def test_what_would_be_wrong_is_refused(
     operator: str, attributes: dict[str, Any], says: str
 ) -> None:
-    g = Graph([1, 4, 8, 8])
+    g = Graph([1, 4, 8, 8, 8] if operator == "ConvTranspose" else [1, 4, 8, 8])
     if operator == "ConvTranspose":
-        x = g.op(operator, "input", g.constant(np.ones((4, 4, 2, 2), "f")), **attributes)
+        x = g.op(operator, "input", g.constant(np.ones((4, 4, 2, 2, 2), "f")), **attributes)
     else:
         ones = [g.constant(np.ones(4, "f")) for _ in range(4)]
         x = g.op(operator, "input", *ones, **attributes)

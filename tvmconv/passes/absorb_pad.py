@@ -2,7 +2,8 @@
 
 Before:  y = conv2d(pad(x, 0, widths), weight, padding=p)
 After:   y = conv2d(x, weight, padding=p + widths)
-Requires: padding with zeros, of rows and columns only; negative widths, which crop, as well
+Requires: padding with zeros, of rows and columns only; negative widths, which crop, as well where
+          the convolution does not pad what was cropped
 Formula: what the convolution reads outside of x is zero either way. Of a transposed convolution
          padding is something else, so it is left alone.
 """
@@ -29,7 +30,10 @@ def pad_before(region: Region, flow: Dataflow) -> Region:
     (top, bottom), (left, right) = widths[2:4], widths[4:6]
     if call.attrs.pad_mode != "constant" or filled != 0 or any(widths[:2] + widths[6:]):
         return region
-    (above, before, below, after), x = region.padding, call.args[0]
-    padding = (above + top, before + left, below + bottom, after + right)
+    around, x = (top, left, bottom, right), call.args[0]
+    if any(width < 0 < pad for width, pad in zip(around, region.padding, strict=True)):
+        return region  # zeros where x is not
+    above, before, below, after = map(sum, zip(around, region.padding, strict=True))
+    padding = (above, before, below, after)
     n, h, w, c = shape(x)
     return replace(region, x=x, x_shape=(n, h, w, c), padding=padding)

@@ -73,6 +73,8 @@ class Orders:
         for var, value in self.bound.items():
             if self.transposed(value) is None:
                 self._read(value, var if var in self.groups else None)
+        #: What the network gives.
+        self.given = {self.source(var) for var in read_tensors(mod["main"].body.body)}
         self._read(mod["main"].body.body, None)
         self.order: dict[relax.Var, Axes] = {}
         self._settle()
@@ -128,19 +130,24 @@ class Orders:
         wanted = compose(self.of(read.root, rank), read.chain)
         return compose(wanted, inverse(self.of(read.reader, rank)))
 
-    def _cost(self, root: relax.Var) -> int:
+    def _cost(self, root: relax.Var) -> float:
         """Elements that are transposed because of who reads `root`."""
         sizes = graph.shape(root)
         shape = [sizes[axis] for axis in inverse(self.of(root, len(sizes)))]
+        inside: set[Axes] = set()
         guarded = graph.op_name(self.bound.get(root)) in WITH_EPILOGUE
-        weights: dict[Axes, int] = {}
+        weights: dict[Axes, float] = {}
         for read in self.reads[root]:
             axes = self.demanded(read)
             if moves(shape, axes):
-                weight = 4 if guarded and read.reader is not None else 1
-                weights[axes] = max(weight, weights.get(axes, 0))
+                weight = 4.0 if guarded and read.reader is not None else 1.0
+                weights[axes] = max(weight, weights.get(axes, 0.0))
+                # Of equal amounts, rather what the network is fed and gives, as whatever is
+                # between two convolutions may become a part of one.
+                if root in self.bound and (root, read.chain) not in self.given:
+                    inside.add(axes)
         # And one more for each, so that of equal amounts the fewer kernels cost less.
-        return (math.prod(shape) + 1) * sum(weights.values())
+        return (math.prod(shape) + 1) * sum(weights.values()) + 1e-3 * len(inside)
 
     def _settle(self) -> None:
         """Group by group, the order that costs least, until none can be bettered."""

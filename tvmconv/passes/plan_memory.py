@@ -1,5 +1,4 @@
-"""Give every activation a place in one arena, so that those share bytes that are never needed
-at once.
+"""Give every activation a place in one arena: those never needed at once share bytes.
 
 Before:  a = alloc_tensor(...); conv(x, weight, a); b = alloc_tensor(...); conv(a, weight, b)
 After:   arena = alloc_storage(bytes); a = alloc_tensor(arena, offset_a); conv(x, weight, a); ...

@@ -1,0 +1,79 @@
+"""The choice among families: the cheapest, of equal ones the first, and what became of others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from schedules.choose import FAMILIES, choose, family
+from schedules.cost import Cost, conv_cost
+from schedules.family import Family, Match, Reject
+from schedules.hardware import CPU, Hardware
+from schedules.workload import PACKED, ConvWorkload
+from tests.workloads import WORKLOADS, workloads
+
+
+def fixed(**costs: float) -> Any:
+    """An estimate that gives each family what is named here, 100 otherwise."""
+
+    def estimate(w: ConvWorkload, one: Family, config: Any, hardware: Hardware) -> Cost:
+        return Cost(costs.get(one.name, 100.0), "arithmetic")
+
+    return estimate
+
+
+@given(workloads())
+def test_the_cheapest_of_those_that_match(w: ConvWorkload) -> None:
+    choice = choose(w, CPU)
+    answers = [one.match(w, CPU) for one in FAMILIES]
+    options = [
+        conv_cost(w, one, answer.config, CPU).us
+        for one, answer in zip(FAMILIES, answers, strict=True)
+        if isinstance(answer, Match)
+    ]
+    assert choice.cost.us == min(options)
+    assert choice.rejects == tuple(one for one in answers if isinstance(one, Reject))
+    if len(options) > 1:
+        assert choice.runner_up is not None
+        assert choice.runner_up.family is not choice.family
+        assert choice.runner_up.cost.us == sorted(options)[1]
+    else:
+        assert choice.runner_up is None
+
+
+def test_the_runner_up_is_the_next_best() -> None:
+    w = WORKLOADS["depthwise"]
+    choice = choose(w, CPU, fixed(depthwise=3.0, direct=5.0))
+    assert (choice.family.name, choice.cost.us) == ("depthwise", 3.0)
+    assert choice.runner_up is not None
+    assert (choice.runner_up.family.name, choice.runner_up.cost.us) == ("direct", 5.0)
+    turned = choose(w, CPU, fixed(depthwise=5.0, direct=3.0))
+    assert turned.family.name == "direct"
+    assert turned.runner_up is not None
+    assert turned.runner_up.family.name == "depthwise"
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_of_equal_ones_the_first(name: str) -> None:
+    choice = choose(WORKLOADS[name], CPU, fixed())
+    matching = [one for one in FAMILIES if isinstance(one.match(WORKLOADS[name], CPU), Match)]
+    assert choice.family is matching[0]
+    assert [choice.runner_up and choice.runner_up.family] == (matching[1:2] or [None])
+
+
+def test_rejects_say_why() -> None:
+    choice = choose(ConvWorkload(1, 9, 9, 16, 16, 3, 3), CPU)
+    reasons = {reject.family: reject.reason for reject in choice.rejects}
+    assert reasons["wmma_packed"] == "the output is laid out as NHWC"
+    assert "depthwise" in reasons
+    packed = choose(ConvWorkload(16, 9, 9, 16, 16, 3, 3, out_layout=PACKED), CPU)
+    assert packed.family.name == "wmma_packed"
+    assert "wmma_nhwc: the output is laid out as NHWC16n16c" in map(str, packed.rejects)
+
+
+def test_families_by_name() -> None:
+    assert all(family(one.name) is one for one in FAMILIES)
+    with pytest.raises(LookupError, match="no family 'winograd' among wmma_packed, wmma_nhwc"):
+        family("winograd")
