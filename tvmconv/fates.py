@@ -108,7 +108,7 @@ def _places(
     """The Concat after `last`, the end of a region, and the nodes of a channel shuffle, if the
     region writes where they would move its output."""
     place, region = planned.place, planned.region
-    kinds = [("Concat",)] * (place.channels > region.k)
+    kinds: list[tuple[str, ...]] = [("Concat",)] * (place.channels > region.k)
     kinds += [("Reshape", "Transpose")] * SHUFFLE_NODES * (place.shuffle > 1)
     found: list[onnx.NodeProto] = []
     for kind in kinds:
