@@ -64,7 +64,7 @@ def require_apart(proto: onnx.ModelProto, batch: Sequence[int], shapes: Shapes) 
 
     Raises `ShapeError` where the images are not the first dimension of an input or output, and
     `ModelError` where an image's output depends on its place or on other images: in onnxruntime,
-    for a random image first before another and then behind a third.
+    for a random image first before another, then behind a third, and alone.
     """
     # At another size too, lest an output be that long by chance.
     probe = next(size for size in count(2) if size not in batch)
@@ -75,8 +75,11 @@ def require_apart(proto: onnx.ModelProto, batch: Sequence[int], shapes: Shapes) 
     first, second = random_feeds(specs), random_feeds(specs, seed=1)
     for name, array in first.items():
         second[name][-1] = array[0]
+    # Alone as well: a network may compute with the size of its batch.
+    image = {name: array[:1] for name, array in first.items()}
+    single = _run(_at_bucket(proto, 1, max(batch), shapes), image, image)
     for name, (one, other) in _run(fixed, first, second).items():
-        if not _alike(one[0], other[-1]):
+        if not (_alike(one[0], other[-1]) and _alike(one[0], single[name][0][0])):
             raise ModelError(
                 f"images of one batch affect each other in output {name!r}",
                 note="with buckets, they are cut into other batches than they are fed in",

@@ -218,7 +218,7 @@ class _Graph:
             node
             for node in self.simple.graph.node
             if node.op_type.lower() in {kind.lower() for kind in kinds}
-            and shapes.get(node.output[0]) == shape(value)
+            and shapes.get(node.output[0]) == _shape(value)
             and shapes.get(node.input[0]) == (shape(read) if isinstance(read, relax.Var) else ())
         ]
         if len(found) == 1:
@@ -264,3 +264,8 @@ def _report(
     elements = math.prod(of)
     moved = copy_bytes(elements, read, written)
     return ConversionReport(what, of, cause, moved, copy_cost(elements, hardware, read, written).us)
+
+
+def _shape(value: relax.Expr) -> tuple[int, ...] | None:
+    """Of a tensor; None of a tuple, as a Split gives."""
+    return shape(value) if isinstance(value.ty, relax.TensorType) else None

@@ -37,7 +37,11 @@ def concat_places(regions: Mapping[relax.Var, Region], flow: Dataflow) -> dict[r
     for var, call in flow.calls("relax.concat"):
         branches = list(call.args[0].fields) if isinstance(call.args[0], relax.Tuple) else []
         innermost = int(call.attrs.axis) in (3, -1) and len(shape(var)) == 4
-        alone = all(b in regions and flow.sole_reader(b) == var for b in branches)
+        # A product of matrices writes rows, not the pixels of an image.
+        alone = all(
+            b in regions and regions[b].op != "relax.matmul" and flow.sole_reader(b) == var
+            for b in branches
+        )
         if not innermost or not alone or len(set(branches)) != len(branches) or not branches:
             continue
         channel = 0

@@ -41,6 +41,7 @@ class Chosen:
     copied_for: str = ""
 
 
+MATRIX = "relax.matmul"
 PLAIN = Chosen(NHWC, "what every operator reads")
 
 
@@ -52,7 +53,13 @@ def choose_layouts(
     estimate: Estimate,
 ) -> dict[relax.Var, Chosen]:
     """The layout of every tensor that a region writes, by the variable that region computes."""
-    barred = {var: _only_nhwc(region, places[var]) for var, region in regions.items()}
+    matrices = {region.x for region in regions.values() if region.op == MATRIX} | {
+        region.residual for region in regions.values() if region.op == MATRIX
+    }
+    barred = {
+        var: "read as a matrix" if var in matrices else _only_nhwc(region, places[var])
+        for var, region in regions.items()
+    }
     others = {
         var: [one for one in readers(var, regions, flow) if isinstance(one, str)] for var in regions
     }
@@ -85,7 +92,7 @@ def _only_nhwc(region: Region, place: Place) -> str:
         return "groups and transposed convolutions write NHWC"
     if place != Place(region.output, 0, channels):
         return "part of a larger tensor"
-    if len(shape(region.output)) != 4:
+    if region.op == MATRIX:
         return "a matrix"
     if batch % PACKED.n:
         return f"a batch of {batch} is no multiple of {PACKED.n}"

@@ -98,10 +98,30 @@ def weights(g: Graph, *outputs: str) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def test_taken_is_seen_in_the_weights() -> None:
     for before, after in weights(large(HOMOGENEOUS["relu"]), "two"):
-        factor = after.reshape(-1)[0] / before.reshape(-1)[0]
-        assert factor != 1
-        assert np.log2(factor) == np.round(np.log2(factor))
-        np.testing.assert_array_equal(after, before * factor)
+        factor = after / before
+        assert (factor != 1).all()
+        np.testing.assert_array_equal(np.log2(factor), np.round(np.log2(factor)))
+
+
+@pytest.mark.parametrize("bias", [0.5, 20.0])
+@pytest.mark.parametrize("factor", [1e-7, 1e-5])
+def test_declined_where_the_bias_is_what_counts(factor: float, bias: float) -> None:
+    """As of a batch norm that training has all but switched off."""
+    g = Graph([1, 16, 8, 8])
+    weight = (g.rng.standard_normal((16, 16, 3, 3)) * factor).astype("f")
+    x = g.op("Conv", "input", g.constant(weight), g.constant(np.full(16, bias, "f")), name="one")
+    g.conv(g.op("Relu", x), 16, 16)
+    graphs.became(g.model(g.nodes[-1].output[0]))
+
+
+def test_inputs_that_are_all_alike() -> None:
+    """They grow by the sum of a filter, not by its norm."""
+    g = Graph([1, 64, 16, 16])
+    mean = g.constant(np.full((8, 64, 8, 8), 1 / 4096, "f"))
+    model = g.model(g.conv(g.op("Conv", "input", mean, name="one"), 8, 8, 1))
+    exe = tvmconv.build(model, target="llvm")
+    feeds = {"input": np.full((1, 64, 16, 16), 2000, "f")}
+    assert tvmconv.compare(model, exe, feeds).passed(2e-3)
 
 
 def clipped(g: Graph, x: str) -> str:
