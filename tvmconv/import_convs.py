@@ -3,7 +3,8 @@
 Conv and ConvTranspose come out as one relax.nn.conv2d or conv2d_transpose each, in NCHW, with
 explicit padding. A 1-D image is 2-D and one row high. A 3-D filter of T planes is a 2-D one over
 T times the channels: the planes that it reads are put side by side as channels, and the planes of
-its output are images of their own.
+its output are images of their own. A Gemm is the matrix product that passes take for a convolution
+of one pixel.
 
 Formulas of auto_pad and output_shape: https://onnx.ai/onnx/operators/onnx__Conv.html and
 onnx__ConvTranspose.html.
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import tvm
 from tvm import relax
 
 from tvmconv.errors import UnsupportedOperatorError
@@ -230,3 +232,25 @@ def _conv3d(
     p, q = sizes_of(y)[2:]
     y = bb.emit(relax.op.reshape(y, (n, planes, k, p, q)))
     return bb.emit(relax.op.permute_dims(y, (0, 2, 1, 3, 4)))
+
+
+def gemm(
+    bb: relax.BlockBuilder, inputs: Sequence[Any], attrs: dict[str, Any], opset: int
+) -> relax.Expr:
+    """Inputs: A, B, C or None. Beta times a constant C is one constant, which can be a bias."""
+    a, b, c = [*inputs, None][:3]
+    dtype = str(a.ty.dtype)
+
+    def times(x: relax.Expr, factor: float) -> relax.Expr:
+        if factor == 1:
+            return x
+        if isinstance(x, tvm.ir.GenericConst):
+            return relax.const((factor * x.value.numpy()).astype(dtype))
+        return bb.emit(relax.op.multiply(x, relax.const(factor, dtype)))
+
+    a = bb.emit(relax.op.permute_dims(a)) if attrs.get("transA") else a
+    b = bb.emit(relax.op.permute_dims(b)) if attrs.get("transB") else b
+    # Bound now and not where it is first used: `regions` knows nodes by their order.
+    y = times(bb.emit(relax.op.matmul(a, b)), attrs.get("alpha", 1.0))
+    beta = attrs.get("beta", 1.0)
+    return y if c is None or beta == 0 else relax.op.add(y, times(c, beta))

@@ -107,28 +107,6 @@ def _leaky(builder: relax.BlockBuilder, x: relax.Expr, alpha: float) -> relax.Ex
     return relax.op.add(builder.emit(relax.op.maximum(x, zero)), below)
 
 
-def gemm(
-    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
-) -> relax.Expr:
-    """beta times a constant C as one constant, which an epilogue takes for its bias."""
-    a, b, c = [*inputs, None][:3]
-    dtype = str(a.ty.dtype)
-    a = builder.emit(relax.op.permute_dims(a)) if attributes.get("transA") else a
-    b = builder.emit(relax.op.permute_dims(b)) if attributes.get("transB") else b
-    # Bound now and not where it is first used: `regions` knows nodes by their order.
-    y = builder.emit(relax.op.matmul(a, b))
-    alpha, beta = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
-    if alpha != 1:
-        y = builder.emit(relax.op.multiply(y, relax.const(alpha, dtype)))
-    if c is None or beta == 0:
-        return y
-    if beta != 1 and is_constant(c):
-        c = relax.const((beta * c.value.numpy()).astype(dtype))
-    elif beta != 1:
-        c = builder.emit(relax.op.multiply(c, relax.const(beta, dtype)))
-    return relax.op.add(y, c)
-
-
 def pad(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
@@ -285,10 +263,10 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
     **{operator: join(operator) for operator in JOINS},
     **{operator: reduce_extreme(operator) for operator in ("ReduceMax", "ReduceMin")},
     "Dropout": dropout,
+    "Gemm": import_convs.gemm,
     **{operator: hard(operator) for operator in ("HardSigmoid", "HardSwish")},
     "LeakyRelu": leaky_relu,
     "PRelu": prelu,
-    "Gemm": gemm,
     "Pad": pad,
     "Pow": power,
     "Slice": slice_by_attributes,
