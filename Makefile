@@ -4,6 +4,7 @@
 #   MODELS   what bench runs: names out of the zoo, with commas
 #   BATCHES  and at which batch sizes
 #   TARGET   llvm, cuda, or auto: cuda where there is a GPU
+#   JOBS     processes that run tests; auto: one for each core
 #   ARGS     further arguments, for pytest or for the benchmark
 #   PYTHON   makes .venv: Python 3.10 to 3.13
 #   PY       runs everything as it is: nothing is made, nothing installed
@@ -11,6 +12,7 @@ MODELS  ?= resnet18
 BATCHES ?= 1,16
 TARGET  ?= auto
 ARGS    ?=
+JOBS    ?= auto
 PYTHON  ?= python3
 
 VENV := .venv
@@ -40,13 +42,13 @@ bench: $(READY) ## ResNet-18, checked and timed; also MODELS= BATCHES= TARGET=
 	$(PY) -m benchmarks.bench --models $(MODELS) --batches $(BATCHES) --target $(TARGET) $(ARGS)
 
 test: $(READY) ## The tests that need no GPU and little time
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 test-gpu: $(READY) ## The tests that need a GPU
 	$(PY) -m pytest -m gpu $(ARGS)
 
 test-slow: $(READY) ## The tests that take long
-	$(PY) -m pytest -m 'slow and not gpu' $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal -m 'slow and not gpu' $(ARGS)
 
 lint: $(READY) ## ruff and mypy
 	$(PY) -m ruff check .

@@ -9,7 +9,7 @@ import pytest
 
 # Before TVM is imported, which reads them once. Tests share a machine, with each other and with
 # whoever works on it: threads that are few and not pinned keep out of the way.
-os.environ.setdefault("TVM_NUM_THREADS", "2")
+os.environ.setdefault("TVM_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 

@@ -12,6 +12,7 @@ import pytest
 import tvmconv
 from benchmarks import zoo
 from tests import sass
+from tests.fetched import downloaded
 from tests.models import Graph, residual_net
 from tvmconv import toolchain
 from tvmconv.errors import TargetError
@@ -44,11 +45,23 @@ def check_kernels(exe: tvmconv.Executable, kernels: dict[str, str], arch: str) -
 
 @needs_nvcc
 @needs_cuobjdump
-@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_86", "sm_89", "sm_90"])
+@pytest.mark.parametrize(
+    "arch",
+    ["sm_75", *(pytest.param(f"sm_{n}", marks=pytest.mark.slow) for n in (80, 86, 89)), "sm_90"],
+)
 def test_resnet18(arch: str, tmp_path: Path) -> None:
     exe = tvmconv.build(zoo.load("resnet18"), target="cuda", arch=arch, batch=1)
     assert exe.report.tensorized == len(exe.report.convolutions) == 20
     check_kernels(exe, machine_code(exe, tmp_path), arch)
+
+
+@pytest.mark.slow
+@needs_nvcc
+@needs_cuobjdump
+@pytest.mark.parametrize("name", zoo.names())
+def test_every_network_of_the_zoo(name: str, tmp_path: Path) -> None:
+    exe = tvmconv.build(downloaded(lambda: zoo.load(name)), target="cuda", arch="sm_90", batch=1)
+    assert "HMMA" in machine_code(exe, tmp_path)
 
 
 @needs_nvcc

@@ -118,7 +118,7 @@ def transposed(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], dict[
 
 
 @given(transposed())
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=12, deadline=None, derandomize=True)
 def test_random_conv_transpose(
     case: tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]],
 ) -> None:
