@@ -194,7 +194,7 @@ def main(
     bound: Annotated[float, typer.Option(help="relative l2 error that is still timed")] = BOUND,
     min_seconds: Annotated[float, typer.Option(help="to time each, at least")] = 1.0,
     commit: Annotated[
-        str | None, typer.Option(help="what is measured, where this is no git checkout")
+        str | None, typer.Option(help="what is measured, where git can not tell")
     ] = None,
 ) -> None:
     """Build networks, check them against onnxruntime, and time those that pass."""

@@ -22,12 +22,13 @@ def facts(commit: str | None = None) -> dict[str, Any]:
     """Commit, processor, threads, library versions, and every GPU with its driver and clocks.
 
     Clocks are as found at the call: make it while the GPU is still warm. What cannot be found
-    out is None; no name of the host is in it. ``commit`` stands in where there is no git.
+    out is None; no name of the host is in it. ``commit`` is believed where it is given, as a tree
+    that was sent to another machine may have no git, or an old one.
     """
     head = _output("git", "rev-parse", "HEAD")
     changed = _output("git", "status", "--porcelain")
     return {
-        "commit": head + (" with changes" if changed else "") if head else commit,
+        "commit": commit or (head + (" with changes" if changed else "") if head else None),
         "cpu": _cpu(),
         "threads": tvm.runtime.num_threads(),
         "python": platform.python_version(),
