@@ -1,11 +1,10 @@
-"""Fold scales and shifts by channel, batch norms among them, into weight and bias.
+"""Fold scales and shifts by channel, which batch norms are by now, into weight and bias.
 
 Before:  y = add(multiply(conv(x, weight) + bias, scale), shift)
 After:   y = conv(x, weight * scale) + (bias * scale + shift)
 Requires: constants of one value for each output channel, or one for all; nothing but such steps
           between them and the sum
-Formula: as above, in float64; a batch norm is scale = gamma / sqrt(variance + epsilon) and
-         shift = beta - mean * scale (Ioffe and Szegedy 2015, algorithm 1)
+Formula: as above, in float64; `scale_and_shift` has made one of each batch norm
 """
 
 from __future__ import annotations
