@@ -29,7 +29,7 @@ KNOBS: tuple[Knob, ...] = (
     Knob("TVM_CUDA_NVRTC_EXTRA_OPTS", "exact arithmetic", "further options for NVRTC"),
     Knob("CC", "gcc", "C compiler, to link libraries and to stand in for a missing GPU driver"),
     Knob("TVMCONV_PACK", "0", "1 keeps activations between tensorized convolutions in NHWC16n16c"),
-    Knob("TVMCONV_DUMP", "", "folder that receives the module after every pass of a build"),
+    Knob("TVMCONV_DUMP", "", "folder for the module after every pass; of buckets, the smallest's"),
 )
 
 
