@@ -122,8 +122,8 @@ def operators() -> str:
             "",
             "A case that is refused ends in an error that says what is in the last column. "
             "`make test-slow` runs all of them: every case passes or is refused so. Cases of other "
-            "operators, of which there is no row, are right or end in a typed error, some of them with "
-            "a reason of TVM's own.",
+            "operators, of which there is no row, are right or end in a typed error, some of them "
+            "with a reason of TVM's own.",
             "",
             "A network multiplies fp16, so what comes out of Conv, ConvTranspose, Gemm and MatMul "
             f"may be off by {onnx_suite.FP16_BOUND:g} of the output's root mean square; all else "
