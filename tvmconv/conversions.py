@@ -53,6 +53,8 @@ class _Graph:
 
     flow: Dataflow
     simple: onnx.ModelProto
+    #: Of the tensors of `simple`.
+    shapes: dict[str, tuple[int, ...]]
     params: list[relax.Var]
     #: The convolutions that write the tensor of a variable.
     kernels: dict[relax.Var, list[PlannedConv]]
@@ -68,8 +70,9 @@ class _Graph:
         for planned in plan.values():
             kernels[planned.place.buffer].append(planned)
             regions.update(set(_tensors(planned)))
+        shapes = {name: tuple(sizes) for name, sizes in shapes_of(simple).items()}
         params = list(mod["main"].params)
-        return cls(Dataflow.of(mod), simple, params, dict(kernels), regions, {})
+        return cls(Dataflow.of(mod), simple, shapes, params, dict(kernels), regions, {})
 
     def reads(self, var: relax.Var) -> list[relax.Var]:
         """What is read to compute `var`, by the kernels if there are some."""
@@ -212,14 +215,14 @@ class _Graph:
             return "a constant" if is_constant(value) else "a tuple"
         op = self.flow.op(value).rpartition(".")[2]
         kinds = KINDS.get(op, (op.replace("_", ""),))
-        shapes = {name: tuple(sizes) for name, sizes in shapes_of(self.simple).items()}
         read = self.flow.values[value].args[0]
         found = [
             node
             for node in self.simple.graph.node
             if node.op_type.lower() in {kind.lower() for kind in kinds}
-            and shapes.get(node.output[0]) == _shape(value)
-            and shapes.get(node.input[0]) == (shape(read) if isinstance(read, relax.Var) else ())
+            and self.shapes.get(node.output[0]) == _shape(value)
+            and self.shapes.get(node.input[0])
+            == (shape(read) if isinstance(read, relax.Var) else ())
         ]
         if len(found) == 1:
             return f"{found[0].op_type} {found[0].name!r}"

@@ -13,7 +13,7 @@ onnx__ConvTranspose.html.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,9 +122,9 @@ def conv(
     given = Attributes.read(attrs, shape[2:], taps, transposed=False)
     if len(taps) == 1:
         x, weight = _one_row(bb, x), _one_row(bb, weight)
-        return _one_line(bb, _conv2d(bb, x, weight, bias, _rows(given)))
+        return _one_line(bb, _in_2d(bb, relax.op.nn.conv2d, x, weight, bias, _rows(given)))
     if len(taps) == 2:
-        return _conv2d(bb, x, weight, bias, given)
+        return _in_2d(bb, relax.op.nn.conv2d, x, weight, bias, given)
     if len(taps) == 3:
         return _conv3d(bb, x, weight, bias, given)
     raise UnsupportedOperatorError(f"a convolution over {len(taps)} dimensions can't be built")
@@ -140,9 +140,11 @@ def conv_transpose(
     given = Attributes.read(attrs, shape[2:], taps, transposed=True)
     if len(taps) == 1:
         x, weight = _one_row(bb, x), _one_row(bb, weight)
-        return _one_line(bb, _transposed2d(bb, x, weight, bias, _rows(given)))
+        return _one_line(
+            bb, _in_2d(bb, relax.op.nn.conv2d_transpose, x, weight, bias, _rows(given))
+        )
     if len(taps) == 2:
-        return _transposed2d(bb, x, weight, bias, given)
+        return _in_2d(bb, relax.op.nn.conv2d_transpose, x, weight, bias, given)
     return None
 
 
@@ -174,26 +176,17 @@ def _biased(bb: relax.BlockBuilder, y: relax.Expr, bias: Any) -> relax.Expr:
     return bb.emit(relax.op.add(y, relax.op.reshape(bias, (1, -1, 1, 1))))
 
 
-def _conv2d(
-    bb: relax.BlockBuilder, x: relax.Expr, weight: relax.Expr, bias: Any, given: Attributes
+def _in_2d(
+    bb: relax.BlockBuilder,
+    operator: Callable[..., relax.Expr],
+    x: relax.Expr,
+    weight: relax.Expr,
+    bias: Any,
+    given: Attributes,
 ) -> relax.Expr:
+    """operator: relax.op.nn.conv2d or conv2d_transpose."""
     (top, bottom), (left, right) = given.pads
-    y = relax.op.nn.conv2d(
-        x,
-        weight,
-        strides=given.strides,
-        padding=(top, left, bottom, right),
-        dilation=given.dilations,
-        groups=given.groups,
-    )
-    return _biased(bb, y, bias)
-
-
-def _transposed2d(
-    bb: relax.BlockBuilder, x: relax.Expr, weight: relax.Expr, bias: Any, given: Attributes
-) -> relax.Expr:
-    (top, bottom), (left, right) = given.pads
-    y = relax.op.nn.conv2d_transpose(
+    y = operator(
         x,
         weight,
         strides=given.strides,
@@ -228,7 +221,7 @@ def _conv3d(
     filters = bb.emit(relax.op.permute_dims(weight, (0, 2, 1, 3, 4)))
     filters = bb.emit(relax.op.reshape(filters, (k, taps * group_c, r, s)))
     flat = Attributes(given.strides[1:], given.dilations[1:], tuple(pads), given.groups)
-    y = _conv2d(bb, images, filters, bias, flat)
+    y = _in_2d(bb, relax.op.nn.conv2d, images, filters, bias, flat)
     p, q = sizes_of(y)[2:]
     y = bb.emit(relax.op.reshape(y, (n, planes, k, p, q)))
     return bb.emit(relax.op.permute_dims(y, (0, 2, 1, 3, 4)))

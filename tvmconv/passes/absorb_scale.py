@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from tvmconv.passes.graph import Dataflow, array, shape
+from tvmconv.passes.graph import Dataflow, array, op_name, shape
 
 if TYPE_CHECKING:
     from tvmconv.passes.regions import Region
@@ -55,7 +55,7 @@ def scaled(region: Region, scale: Array) -> NDArray[Any]:
 
 def _step(region: Region, value: relax.Expr) -> tuple[Array, Array] | None:
     """(scale, shift), each (K,), of a call that does no more than that."""
-    op = getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
+    op = op_name(value)
     if op not in ("relax.add", "relax.subtract", "relax.multiply", "relax.divide"):
         return None
     if shape(value) != shape(region.output):

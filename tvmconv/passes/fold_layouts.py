@@ -16,6 +16,8 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from tvmconv.passes.graph import op_name
+
 
 @mutator
 class _Fold(PyExprMutator):
@@ -26,7 +28,7 @@ class _Fold(PyExprMutator):
             constant = self.lookup_binding(constant)
         if not isinstance(constant, tvm.ir.GenericConst):
             return call
-        name = getattr(call.op, "name", "")
+        name = op_name(call)
         if name == "relax.permute_dims":
             axes = None if call.attrs.axes is None else [int(axis) for axis in call.attrs.axes]
             return _constant(np.transpose(constant.value.numpy(), axes))

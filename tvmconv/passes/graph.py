@@ -28,11 +28,10 @@ class Dataflow:
     def of(cls, mod: tvm.IRModule) -> Dataflow:
         values: dict[relax.Var, relax.Expr] = {}
         readers: dict[relax.Var, list[relax.Var]] = defaultdict(list)
-        for block in mod["main"].body.blocks:
-            for binding in block.bindings:
-                values[binding.var] = binding.value
-                for used in relax.analysis.free_vars(binding.value):
-                    readers[used].append(binding.var)
+        for binding in bindings(mod):
+            values[binding.var] = binding.value
+            for used in relax.analysis.free_vars(binding.value):
+                readers[used].append(binding.var)
         outputs = frozenset(relax.analysis.free_vars(mod["main"].body.body))
         return cls(values, readers, outputs, {var: i for i, var in enumerate(values)})
 
@@ -42,8 +41,7 @@ class Dataflow:
 
     def op(self, var: relax.Var) -> str:
         """The operator that gives it, such as ``relax.add``; empty for what no call gives."""
-        value = self.values.get(var)
-        return getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
+        return op_name(self.values.get(var))
 
     def calls(self, op: str) -> Iterator[tuple[relax.Var, relax.Call]]:
         for var, value in self.values.items():
@@ -74,7 +72,7 @@ def with_bindings(
     return mod
 
 
-def op_name(value: relax.Expr) -> str:
+def op_name(value: relax.Expr | None) -> str:
     """Of a call of an operator, such as ``relax.add``; else empty."""
     return getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
 

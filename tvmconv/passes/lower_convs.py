@@ -22,7 +22,7 @@ from schedules.choose import Choice
 from schedules.gemm import pack_channels
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
-from tvmconv.passes.graph import shape
+from tvmconv.passes.graph import op_name, shape
 from tvmconv.passes.plan import Plan, PlannedConv, PlannedKernel
 from tvmconv.passes.readers import FOLLOWS_INPUT
 
@@ -63,7 +63,7 @@ class _Lower(PyExprMutator):
         return value if value.ty.dtype == var.ty.dtype else relax.op.astype(value, var.ty.dtype)
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
-        op = getattr(call.op, "name", "")
+        op = op_name(call)
         if op in FOLLOWS_INPUT:
             halves = [self._existing_half(arg) for arg in call.args]
             if all(half is not None for half in halves):
@@ -164,7 +164,7 @@ class _Lower(PyExprMutator):
         if value.ty.dtype == "float16":
             return value
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
-        if not isinstance(bound, relax.Call) or getattr(bound.op, "name", "") != "relax.astype":
+        if bound is None or op_name(bound) != "relax.astype":
             return None
         return bound.args[0] if bound.args[0].ty.dtype == "float16" else None
 

@@ -23,7 +23,7 @@ from tvmconv.passes.absorb_activation import activation_after
 from tvmconv.passes.absorb_pad import pad_before
 from tvmconv.passes.absorb_residual import residual_after
 from tvmconv.passes.absorb_scale import scale_after
-from tvmconv.passes.graph import Dataflow, array, shape
+from tvmconv.passes.graph import Dataflow, dtype, is_constant, shape
 
 #: What a region is made of, besides what it absorbs.
 ANCHORS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
@@ -104,7 +104,7 @@ def find_regions(
     # A sum of two convolutions is the residual of the first; the other then ends before it.
     taken: set[relax.Var] = set()
     for var, value in flow.values.items():
-        if flow.op(var) not in ANCHORS or array(value.args[1]) is None:
+        if flow.op(var) not in ANCHORS or not is_constant(value.args[1]):
             continue
         if flow.op(var) == "relax.matmul" and not _is_linear(value):
             continue
@@ -136,10 +136,9 @@ def _absorbed(region: Region, flow: Dataflow) -> Region | None:
 
 def _is_linear(call: relax.Call) -> bool:
     """Whether a matmul is of a constant matrix, which makes it a 1x1 convolution."""
-    weight = array(call.args[1])
-    if weight is None or weight.ndim != 2 or weight.dtype != "float32":
-        return False
-    return len(shape(call.args[0])) >= 2
+    x, weight = call.args
+    matrix = is_constant(weight) and len(shape(weight)) == 2 and dtype(weight) == "float32"
+    return matrix and len(shape(x)) >= 2
 
 
 def _anchor(name: str, op: str, var: relax.Var, call: relax.Call) -> Region:
