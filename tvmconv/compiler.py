@@ -18,6 +18,7 @@ import tvm
 from tvm import relax
 from tvm.target import codegen
 
+from schedules.choose import Lookup
 from schedules.hardware import CPU, Hardware
 from tvmconv import frontend, onnx_model, pipeline, supported, toolchain
 from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
@@ -35,6 +36,7 @@ from tvmconv.passes.plan import Plan, plan
 from tvmconv.passes.plan_memory import MemoryUse, measure
 from tvmconv.passes.regions import anchors, find_regions
 from tvmconv.report import BuildReport
+from tvmconv.tuning import records as tuned
 
 TARGETS = ("cuda", "llvm")
 PRECISIONS = ("fp16",)
@@ -48,6 +50,7 @@ def build(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
+    records: bool | str | Path = True,
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
@@ -60,9 +63,12 @@ def build(
     shapes: input name to its dimensions; with buckets, those in the largest.
     precision: ``"fp16"``: convolutions multiply fp16 and sum fp32; inputs and outputs keep the
         model's dtypes.
+    records: of `tune`: where one is of a convolution at hand it decides how that is computed. True
+        looks into your own, then into those that ship; a path into that file alone; False into
+        none. Nothing is ever measured here.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
-    `TargetError` or `ToolchainError` for the target.
+    `TargetError` or `ToolchainError` for the target, `RecordError` for the records.
     """
     started = time.perf_counter()
     proto = onnx_model.read(model)
@@ -73,12 +79,13 @@ def build(
         require_apart(proto, batch, shapes)
     if target == "cuda":
         toolchain.prepare_cuda(arch)
+    known = tuned.lookup(arch, records)
     store = WeightStore()
     entries: list[Entry] = []
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(graphs):
-        entry, report = _build(graph, target, arch, hardware, store)
+        entry, report = _build(graph, target, arch, hardware, store, known)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -95,12 +102,17 @@ def build(
 
 
 def _build(
-    graph: _Graph, target: str, arch: str, hardware: Hardware, store: WeightStore
+    graph: _Graph,
+    target: str,
+    arch: str,
+    hardware: Hardware,
+    store: WeightStore,
+    known: Lookup | None,
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
     graph = _simplified(graph)
     supported.check_supported(graph.simple, folded=True)
-    mod, planned = _plan(graph, hardware)
+    mod, planned = _plan(graph, hardware, known)
     report = _report(graph, mod, planned, target, arch, hardware)
     with _accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
@@ -124,6 +136,7 @@ def inspect(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
+    records: bool | str | Path = True,
 ) -> CapabilityReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
     there is no GPU and no arch, for sm_90.
@@ -147,9 +160,10 @@ def inspect(
     else:
         if is_buckets(batch):
             require_apart(proto, batch, shapes)
+        known = tuned.lookup(arch, records)
         reports = []
         for graph in graphs:
-            mod, planned = _plan(graph, hardware)
+            mod, planned = _plan(graph, hardware, known)
             reports.append(_report(graph, mod, planned, target, arch, hardware))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
@@ -225,7 +239,9 @@ def _simplified(graph: _Graph) -> _Graph:
     return replace(graph, simple=frontend.simplify(frontend.widen(graph.original)))
 
 
-def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
+def _plan(
+    graph: _Graph, hardware: Hardware, known: Lookup | None
+) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with _accepted("bring this network to its convolution kernels"):
@@ -233,7 +249,7 @@ def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware)
+    return mod, plan(mod, regions, hardware, records=known)
 
 
 # ---------------------------------------------------------------- compiling
