@@ -63,8 +63,8 @@ class Choice:
     runner_up: Option | None
     #: Those that do not match, and why.
     rejects: tuple[Reject, ...]
-    #: Where it was measured, not estimated; then `runner_up` is what would have been chosen
-    #: without, and `cost` the time measured, as is the runner-up's.
+    #: Where it was measured, not estimated. Then `cost` is the time measured, and `runner_up` what
+    #: would have been chosen without, with its measured time; None where that is the same.
     tuned: Tuned | None = None
 
 
@@ -105,7 +105,7 @@ def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
     limit = estimate(choice.workload, found.family, found.config, choice.hardware).limit
     cost = Cost(found.us, limit)
     if (found.family, found.config) == (choice.family, choice.config):
-        return replace(choice, cost=cost, tuned=found)
+        return replace(choice, cost=cost, runner_up=None, tuned=found)
     others = Option(choice.family, choice.config, Cost(found.model_us, choice.cost.limit))
     return replace(
         choice,

@@ -50,6 +50,10 @@ if TYPE_CHECKING:
     from tvmconv.executable import Executable, load
     from tvmconv.latency import LatencyReport, bench
     from tvmconv.report import BuildReport
+    from tvmconv.tuning.records import merge_records
+    from tvmconv.tuning.report import TuningReport
+    from tvmconv.tuning.stopwatch import Tracker
+    from tvmconv.tuning.tune import tune
 
 #: Public names and their homes. Imported at first use, because `load` has to work where TVM's
 #: compiler is not installed, and `compare` alone needs onnxruntime.
@@ -59,11 +63,15 @@ _HOMES = {
     "CompareReport": "comparison",
     "Executable": "executable",
     "LatencyReport": "latency",
+    "Tracker": "tuning.stopwatch",
+    "TuningReport": "tuning.report",
     "bench": "latency",
     "build": "compiler",
     "compare": "comparison",
     "inspect": "compiler",
     "load": "executable",
+    "merge_records": "tuning.records",
+    "tune": "tuning.tune",
 }
 
 __all__ = [
@@ -72,6 +80,8 @@ __all__ = [
     "CompareReport",
     "Executable",
     "LatencyReport",
+    "Tracker",
+    "TuningReport",
     "__version__",
     "bench",
     "build",
@@ -79,6 +89,8 @@ __all__ = [
     "inspect",
     "knobs",
     "load",
+    "merge_records",
+    "tune",
 ]
 
 

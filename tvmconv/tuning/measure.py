@@ -92,12 +92,17 @@ def _silent(done: int, total: int) -> None:
     pass
 
 
+def default_jobs(target: Target, tracker: Tracker | None) -> int:
+    """A process for each processor, but for one that measures while they compile."""
+    apart = target.kind == "llvm" and tracker is None
+    return max(1, knobs.cores() - (not apart))
+
+
 class Workshop:
     """The processes that compile, and the one that measures. To be used in a `with` statement,
     whose end stops all of them.
 
-    jobs: processes that compile; by default one for each processor but one, or on a CPU, where
-    they would be in the way, for each. timeout_s: of one kernel's compilation or check.
+    jobs: processes that compile, `default_jobs` by default. timeout_s: of one kernel's compilation or check.
 
     Raises `TuningError` where a package that the processes need is missing.
     """
@@ -114,7 +119,7 @@ class Workshop:
         self.target, self.tracker, self.timeout_s = target, tracker, timeout_s
         #: Whether compiling the next workload disturbs the timing of this one.
         self.disturbs = target.kind == "llvm" and tracker is None
-        self.jobs = jobs or max(1, knobs.cores() - (not self.disturbs))
+        self.jobs = jobs or default_jobs(target, tracker)
         self._folder = Path(tempfile.mkdtemp(prefix="tvmconv-tune-"))
         self._compilers = PopenPoolExecutor(
             max_workers=self.jobs, timeout=timeout_s, maximum_process_uses=USES

@@ -149,6 +149,18 @@ def merge(records: Iterable[Record]) -> list[Record]:
     return best
 
 
+def merge_records(files: Iterable[Path | str], output: Path | str) -> tuple[int, int]:
+    """Writes what `merge` keeps of the records of all files, one of which may be `output`. Gives
+    how many there were, and are. Raises `RecordError` and OSError."""
+    everything = [record for file in files for record in read(file)]
+    kept = merge(everything)
+    # Beside it and then in its place: whoever reads it meanwhile finds all or nothing.
+    part = Path(output).with_suffix(".part")
+    part.write_text("".join(record.to_json() + "\n" for record in kept))
+    part.replace(output)
+    return len(everything), len(kept)
+
+
 def user_file(arch: str) -> Path:
     """Where `tune` writes by default."""
     return knobs.records_folder() / f"{arch}.jsonl"
