@@ -104,10 +104,10 @@ def slower(times: Sequence[float], best: Sequence[float], level: float) -> bool:
 def quantile(level: float, freedom: float) -> float:
     """Of Student's t: Abramowitz and Stegun 26.7.5, an expansion about the normal distribution.
 
-    With few degrees of freedom, where it falls short, that of 3 is exact enough and taken for
-    fewer: a race never decides upon less than `Rules.min_rounds` samples.
+    With 8 degrees of freedom, that of two times 5 samples, and one error in 30,000 its error is 12 %
+    more often; with 4, where one of both varies alone, 80 %. Fewer than 4 count as 4.
     """
-    z, v = NormalDist().inv_cdf(level), max(freedom, 3.0)
+    z, v = NormalDist().inv_cdf(level), max(freedom, 4.0)
     return (
         z
         + (z**3 + z) / (4 * v)
