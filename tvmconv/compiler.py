@@ -239,9 +239,7 @@ def _simplified(graph: _Graph) -> _Graph:
     return replace(graph, simple=frontend.simplify(frontend.widen(graph.original)))
 
 
-def _plan(
-    graph: _Graph, hardware: Hardware, known: Lookup | None
-) -> tuple[tvm.IRModule, Plan]:
+def _plan(graph: _Graph, hardware: Hardware, known: Lookup | None) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with _accepted("bring this network to its convolution kernels"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -65,7 +66,8 @@ class Budget:
             mine = left * want.share / shares if shares else 0.0
             shares -= want.share
             # Infinitely much time minus what is used of it is still that.
-            count = want.most if mine == float("inf") else min(want.most, int(mine / self.pace.each))
+            endless = math.isinf(mine)
+            count = want.most if endless else min(want.most, int(mine / self.pace.each))
             count = count if count >= FEWEST else 0
             found.append(count)
             left -= count * self.pace.each

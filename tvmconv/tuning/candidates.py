@@ -46,9 +46,7 @@ def space(w: ConvWorkload, hardware: Hardware, rank: Rank = rank) -> list[Candid
     differ in the innermost knob alone.
     """
     chosen = choose(w, hardware)
-    first = Candidate(
-        chosen.family, chosen.config, rank(w, chosen.family, chosen.config, hardware)
-    )
+    first = Candidate(chosen.family, chosen.config, rank(w, chosen.family, chosen.config, hardware))
     others: dict[tuple[str, Any], Candidate] = {}
     for family in FAMILIES:
         answer = family.match(w, hardware)

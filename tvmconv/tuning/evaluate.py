@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +16,7 @@ import tvm
 from numpy.typing import NDArray
 
 from schedules.choose import family
+from schedules.direct import DirectFamily
 from schedules.family import Family
 from schedules.gemm import pack_channels
 from schedules.workload import ConvWorkload, Layout
@@ -102,13 +102,10 @@ class _Bench:
 
     def __init__(self, setup: Setup) -> None:
         self.setup, w = setup, setup.workload
-        if setup.target.kind == "cuda" and setup.tracker is None:
-            # Also loads TVM's CUDA runtime, where `import tvm` could not.
-            if toolchain.detect_arch() is None:
-                raise TuningError(
-                    "no NVIDIA GPU can be used here, and nothing can be measured without",
-                    hint="give a --tracker of machines that have one, or tune for llvm",
-                )
+        on_gpu = setup.target.kind == "cuda" and setup.tracker is None
+        # Also loads TVM's CUDA runtime, where `import tvm` could not.
+        if on_gpu and toolchain.detect_arch() is None:
+            raise TuningError("no NVIDIA GPU can be used here any more")
         self.place: Place = place(setup.target.kind, setup.tracker)
         self._operands = Operands.random(w)
         self._shared = self._placed()
@@ -117,10 +114,9 @@ class _Bench:
         self._difference = self.place.load(setup.difference)["main"]
         self._sums = [self._tensor(np.zeros(SUMS, np.float32)) for _ in range(2)]
         self._expected = self._tensor(np.full(w.buffer_shape, UNTOUCHED, np.float32))
-        exact = exact_workload(w)
-        reference = family("direct")
-        answer = reference.match(exact, setup.target.hardware)
-        arguments = self.arguments(reference, answer.config, self._expected)
+        reference = DirectFamily()
+        config = reference.match(exact_workload(w), setup.target.hardware).config
+        arguments = self.arguments(reference, config, self._expected)
         self.place.load(setup.reference)["main"](*arguments)
         self.place.device.sync()
 
@@ -158,14 +154,21 @@ def _laid(array: Array, layout: Layout) -> Array:
     if not layout.packed:
         return array
     laid = np.zeros(layout.shape(*array.shape), array.dtype)
-    laid[layout.index(*np.indices(array.shape, sparse=True))] = array
+    n, h, w, c = np.indices(array.shape, sparse=True)
+    laid[layout.index(n, h, w, c)] = array
     return laid
 
 
-@lru_cache(maxsize=1)
+#: Kept from one candidate of a workload to the next.
+_KEPT: list[_Bench] = []
+
+
 def _bench(setup: Setup) -> _Bench:
-    """Kept from one candidate to the next."""
-    return _Bench(setup)
+    """The last is let go before another is made: it holds memory, and a machine of a tracker's."""
+    if not _KEPT or _KEPT[0].setup != setup:
+        _KEPT.clear()
+        _KEPT.append(_Bench(setup))
+    return _KEPT[0]
 
 
 # ---------------------------------------------------------------- called in the process

@@ -124,7 +124,10 @@ def _unravelled(flat: Any, shape: tuple[int, ...]) -> list[Any]:
 
 
 def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
-    path = Path(folder) / f"{tvm_ffi.structural_hash(function, skip_tensor_content=False) % 2**64:016x}.so"
+    path = (
+        Path(folder)
+        / f"{tvm_ffi.structural_hash(function, skip_tensor_content=False) % 2**64:016x}.so"
+    )
     try:
         os.close(os.open(path.with_suffix(".claimed"), os.O_CREAT | os.O_EXCL))
     except FileExistsError:

@@ -102,7 +102,8 @@ class Workshop:
     """The processes that compile, and the one that measures. To be used in a `with` statement,
     whose end stops all of them.
 
-    jobs: processes that compile, `default_jobs` by default. timeout_s: of one kernel's compilation or check.
+    jobs: processes that compile, `default_jobs` by default. timeout_s: of one kernel's
+    compilation or check.
 
     Raises `TuningError` where a package that the processes need is missing.
     """

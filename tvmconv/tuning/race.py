@@ -79,9 +79,7 @@ def run(
     return Result(tuple(map(tuple, samples)), winner, rounds)
 
 
-def _left(
-    order: list[int], samples: list[list[float]], rules: Rules, contenders: int
-) -> list[int]:
+def _left(order: list[int], samples: list[list[float]], rules: Rules, contenders: int) -> list[int]:
     """Those not shown to be slower than the best. The error is shared by all tests there can be:
     one for each contender in each round (Bonferroni)."""
     best = min(order, key=lambda at: fmean(samples[at]))
@@ -104,8 +102,8 @@ def slower(times: Sequence[float], best: Sequence[float], level: float) -> bool:
 def quantile(level: float, freedom: float) -> float:
     """Of Student's t: Abramowitz and Stegun 26.7.5, an expansion about the normal distribution.
 
-    With 8 degrees of freedom, that of two times 5 samples, and one error in 30,000 its error is 12 %
-    more often; with 4, where one of both varies alone, 80 %. Fewer than 4 count as 4.
+    It falls short a little: where one error in 30,000 is asked for, there are 12 % more with 8
+    degrees of freedom, as of two times 5 samples, and 80 % more with 4. Fewer count as 4.
     """
     z, v = NormalDist().inv_cdf(level), max(freedom, 4.0)
     return (

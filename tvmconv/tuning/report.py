@@ -7,6 +7,10 @@ from typing import Any, Literal
 
 from tvmconv.tables import figures, microseconds, percent
 
+HEADER = (
+    *("convolution", "x", "share", "space", "tried", "us", "model's us", "gain"),
+    *("status", "choice"),
+)
 Status = Literal["planned", "measured", "recorded", "left out", "failed"]
 
 
@@ -70,15 +74,13 @@ class TuningReport:
         return {**asdict(self), "us": self.us, "model_us": self.model_us}
 
     def __str__(self) -> str:
-        header = ("convolution", "x", "share", "space", "tried", "us", "model's us", "gain", "status",
-                  "choice")  # fmt: skip
         text = ("convolution", "status", "choice")
-        parts = [figures([header, *map(_row, self.layers)], text)]
+        parts = [figures([HEADER, *map(_row, self.layers)], text)]
         parts += [f"{layer.shape}: {layer.note}" for layer in self.layers if layer.note]
         return "\n".join([*parts, self._summary()])
 
     def _summary(self) -> str:
-        counted = {status: 0 for status in ("measured", "recorded", "planned", "left out", "failed")}
+        counted = dict.fromkeys(("measured", "recorded", "planned", "left out", "failed"), 0)
         for layer in self.layers:
             counted[layer.status] += 1
         said = ", ".join(f"{n} {status}" for status, n in counted.items() if n)

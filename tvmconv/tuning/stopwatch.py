@@ -53,9 +53,7 @@ class Place(Protocol):
     def load(self, path: str) -> Any:
         """The compiled kernel as a TVM module, whose function is ``main``."""
 
-    def sampler(
-        self, module: Any, arguments: Sequence[Any], launches: int
-    ) -> Callable[[], float]:
+    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
         """Gives, at each call, microseconds of one launch, the mean over `launches` of them. The
         function has run once before."""
 
@@ -69,9 +67,7 @@ class HostPlace:
     def load(self, path: str) -> Any:
         return tvm.runtime.load_module(path)
 
-    def sampler(
-        self, module: Any, arguments: Sequence[Any], launches: int
-    ) -> Callable[[], float]:
+    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
         function = module["main"]
 
         def sample() -> float:
@@ -100,9 +96,7 @@ class CudaPlace:
     def load(self, path: str) -> Any:
         return tvm.runtime.load_module(path)
 
-    def sampler(
-        self, module: Any, arguments: Sequence[Any], launches: int
-    ) -> Callable[[], float]:
+    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
         self.device.sync()
         graph = self._captured(module["main"], arguments, launches)
 
@@ -124,7 +118,7 @@ class CudaPlace:
     ) -> ctypes.c_void_p:
         """An executable graph of so many launches, which the caller destroys."""
         graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        with tvm_ffi.use_raw_stream(self.device, self._stream):
+        with tvm_ffi.use_raw_stream(self.device, self._stream.value or 0):
             # 1: cudaStreamCaptureModeThreadLocal
             self._check(self._cuda.cudaStreamBeginCapture(self._stream, 1))
             for _ in range(launches):
@@ -153,15 +147,17 @@ class RemotePlace:
             tracker.host, tracker.port, tracker.key, session_timeout_sec=SESSION_S
         )
         self._session = configuration.connect_server()
+        self._loaded: dict[str, Any] = {}
         self.device = self._session.device(kind, 0)
 
     def load(self, path: str) -> Any:
-        self._session.upload(path)
-        return self._session.load_module(Path(path).name)
+        # Once: a library that is loaded must not be written over.
+        if path not in self._loaded:
+            self._session.upload(path)
+            self._loaded[path] = self._session.load_module(Path(path).name)
+        return self._loaded[path]
 
-    def sampler(
-        self, module: Any, arguments: Sequence[Any], launches: int
-    ) -> Callable[[], float]:
+    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
         evaluator = module.time_evaluator("main", self.device, number=launches, repeat=1)
 
         def sample() -> float:

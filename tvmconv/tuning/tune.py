@@ -83,7 +83,9 @@ def tune(
     """
     if most < 1 or (budget_s is not None and budget_s <= 0):
         raise TuningError(f"nothing to do with {most} candidates in {budget_s} s")
-    plan = compiler.inspect(model, target, arch=arch, batch=batch, shapes=shapes, records=False).plan
+    plan = compiler.inspect(
+        model, target, arch=arch, batch=batch, shapes=shapes, records=False
+    ).plan
     if plan.unsupported:
         raise UnsupportedOperatorError(
             "the network can't be built, so there is nothing to tune",
@@ -144,8 +146,13 @@ def _todo(counts: dict[str, int], hardware: Hardware, known: Records, most: int)
 def _with_record(layer: TunedLayer, record: Record, hardware: Hardware) -> TunedLayer:
     one, w = family(record.family), ConvWorkload.from_json(record.workload)
     config = book.make_config(one, w, hardware, record.config)
-    times = {"us": record.us, "model_us": record.model_us}
-    return replace(layer, candidates=record.measured, choice=f"{one.name}, {config}", **times)
+    return replace(
+        layer,
+        candidates=record.measured,
+        us=record.us,
+        model_us=record.model_us,
+        choice=f"{one.name}, {config}",
+    )
 
 
 def _planned(todo: list[_Todo], budget: Budget, target: Target, path: Path) -> TuningReport:
