@@ -65,9 +65,8 @@ def exported(path: Path, body: Any) -> str:
     """A kernel of W's signature that evaluates one number and writes that everywhere."""
     shapes = [W.in_shape, (3, 3, 24, 20), (20,), W.residual_shape]
     dtypes = ["float16", "float16", "float32", "float16"]
-    inputs = [
-        te.placeholder(s, d, f"a{i}") for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))
-    ]
+    pairs = zip(shapes, dtypes, strict=True)
+    inputs = [te.placeholder(*pair, f"a{i}") for i, pair in enumerate(pairs)]
     x = inputs[0]
     y = te.compute(W.buffer_shape, lambda *at: body(x[0, 0, 0, 0]).astype("float16"), "y")
     tvm.compile(te.create_prim_func([*inputs, y]), target="llvm").export_library(str(path))

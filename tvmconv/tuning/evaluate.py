@@ -154,8 +154,8 @@ def _laid(array: Array, layout: Layout) -> Array:
     if not layout.packed:
         return array
     laid = np.zeros(layout.shape(*array.shape), array.dtype)
-    n, h, w, c = np.indices(array.shape, sparse=True)
-    laid[layout.index(n, h, w, c)] = array
+    at: Any = np.indices(array.shape, sparse=True)
+    laid[layout.index(*at)] = array
     return laid
 
 
