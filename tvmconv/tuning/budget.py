@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 #: Seconds that one candidate was seen to take: to compile on one processor, and to check and time.
 COMPILE_S = {"cuda": 3.0, "llvm": 0.6}
-MEASURE_S = {"cuda": 0.15, "llvm": 0.2}
+MEASURE_S = {"cuda": 0.1, "llvm": 0.2}
 #: The first guess weighs as much as so many candidates measured.
 GUESSED = 8
 #: Fewer than this tell nothing: the first is what is chosen anyway.

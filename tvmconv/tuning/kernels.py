@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,12 @@ def _unravelled(flat: Any, shape: tuple[int, ...]) -> list[Any]:
     return index
 
 
+@cache
+def _prepared(arch: str) -> None:
+    """Once in a process: it asks the compiler what it can do."""
+    toolchain.prepare_cuda(arch)
+
+
 def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
     path = (
         Path(folder)
@@ -133,7 +140,7 @@ def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
     except FileExistsError:
         return Kernel(str(path), made=False)
     if target.kind == "cuda":
-        toolchain.prepare_cuda(target.arch)
+        _prepared(target.arch)
     machine = pipeline.tvm_target(target.kind, target.arch)
     with machine, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
         built = tvm.compile(function, target=machine)

@@ -87,6 +87,8 @@ class TuningReport:
         place = self.device or f"{self.target} {self.arch}"
         took = "about " if counted["planned"] else ""
         text = f"{len(self.layers)} workloads on {place}: {said}; {took}{self.seconds:.0f} s"
+        if counted["left out"]:
+            text += "\nleft out: the budget does not suffice, or there is one configuration alone"
         if self.us:
             text += (
                 f"\nmeasured and recorded ones in sum {microseconds(self.us)} us, as the model "

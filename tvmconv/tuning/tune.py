@@ -136,7 +136,7 @@ def _todo(counts: dict[str, int], hardware: Hardware, known: Records, most: int)
         if record is not None and known(w, hardware) is not None:
             layer = _with_record(replace(layer, status="recorded"), record, hardware)
         elif len(whole) == 1:
-            layer = replace(layer, status="left out", note="there is one configuration")
+            layer = replace(layer, status="left out")
         found.append(_Todo(w, layer, tuple(whole[:most])))
     total = sum(one.layer.share for one in found)
     found.sort(key=lambda one: -one.layer.share)
@@ -172,7 +172,7 @@ def _planned(todo: list[_Todo], budget: Budget, target: Target, path: Path) -> T
 
 
 def _no_time(layer: TunedLayer) -> TunedLayer:
-    return replace(layer, status="left out", note="the budget does not suffice")
+    return replace(layer, status="left out")
 
 
 def _require_device(target: Target, tracker: Tracker | None) -> None:
