@@ -118,7 +118,7 @@ def _kernel(
     target = pipeline.tvm_target("cuda", arch)
     func = family.schedule(w, config, toolchain.cuda_arch(arch))
     with target, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
-        built = tvm.compile(func, target=target)
+        built = tvm.compile(func, target=target, tir_pipeline=pipeline.KERNELS)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         path = Path(folder) / "kernel.so"
         built.export_library(str(path))

@@ -269,7 +269,7 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, MemoryUs
         mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "3_memory")
         memory = measure(mod)
         mod = pipeline.run(mod, pipeline.machine_passes(target), "4_machine")
-        built = relax.build(mod, tvm_target, relax_pipeline=None)
+        built = relax.build(mod, tvm_target, relax_pipeline=None, tir_pipeline=pipeline.KERNELS)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         library = Path(folder) / "code.so"
         built.export_library(str(library))

@@ -14,6 +14,7 @@ from typing import Any
 
 import tvm
 from tvm.relax import transform
+from tvm.tirx import compilation_pipeline
 
 from tvmconv import knobs
 from tvmconv.passes.cancel_transposes import cancel_transposes
@@ -99,6 +100,33 @@ def machine_passes(kind: str) -> list[tvm.transform.Pass]:
         transform.VMShapeLower(),
         transform.AttachGlobalSymbol(),
     ]
+
+
+def _kernels() -> tuple[tvm.transform.Pass, Any, Any]:
+    """Lowers the functions of schedules by TVM's pipeline for those, and those that are written
+    out in TVM script by its other one."""
+    scheduled, host, device = tvm.tirx.get_tir_pipeline("s_tir")
+    written, _, _ = tvm.tirx.get_tir_pipeline("tirx")
+
+    @tvm.transform.module_pass(opt_level=0, name="kernels")
+    def lower(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
+        lowered = tvm.IRModule({}, attrs=mod.attrs)
+        for pipeline, wanted in ((scheduled, True), (written, False)):
+            part = {var: f for var, f in mod.functions.items() if _is_scheduled(f) is wanted}
+            if part:
+                lowered.update(pipeline(tvm.IRModule(part, attrs=mod.attrs)))
+        return lowered
+
+    return lower, host, device
+
+
+def _is_scheduled(function: Any) -> bool:
+    return bool(function.attrs.get("s_tir", False))
+
+
+#: The name of `_kernels` among TVM's pipelines.
+KERNELS = "tvmconv"
+compilation_pipeline.register_tir_pipeline(KERNELS, _kernels)
 
 
 def run(mod: tvm.IRModule, passes: Any, stage: str) -> tvm.IRModule:
