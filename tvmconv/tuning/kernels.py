@@ -143,7 +143,7 @@ def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
         _prepared(target.arch)
     machine = pipeline.tvm_target(target.kind, target.arch)
     with machine, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
-        built = tvm.compile(function, target=machine)
+        built = tvm.compile(function, target=machine, tir_pipeline=pipeline.KERNELS)
     # Under another name until it is whole: who finds it may load it.
     part = path.with_suffix(".part.so")
     built.export_library(str(part))

@@ -20,6 +20,7 @@ import tvm
 import tvm_ffi
 from tvm.s_tir.meta_schedule.runner import RPCConfig
 
+import tvmconv.tensor_map  # noqa: F401 - kernels call what it registers
 from tvmconv.errors import TargetError
 
 #: A sample lasts about so long, in microseconds, and has so many launches at most.
@@ -35,7 +36,11 @@ def launches_for(us: float) -> int:
 
 @dataclass(frozen=True)
 class Tracker:
-    """TVM's RPC tracker, and the key of the machines behind it that measure."""
+    """TVM's RPC tracker, and the key of the machines behind it that measure.
+
+    Kernels whose host code calls ours, those of the WGMMA family, run only where the server has
+    imported `tvmconv.tensor_map`.
+    """
 
     host: str
     port: int
