@@ -18,7 +18,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
 from typing import Any
 
 from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker
@@ -37,6 +36,8 @@ from tvmconv.tuning.stopwatch import Tracker
 HOPELESS, GLANCE_US = 1.5, 5.0
 #: A race lasts so long at most, in seconds.
 RACE_S = 20.0
+#: Of candidates that were not waited for.
+LATE = "there was no time left"
 #: Kernels that a compiling process makes before it is replaced: TVM keeps some memory of each.
 USES = 100
 
@@ -129,12 +130,7 @@ class Workshop:
     def __enter__(self) -> Workshop:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         # First what waits: the pool would start a process for it again.
         for compiling in self._begun:
             compiling.cancel()
@@ -185,14 +181,12 @@ class Workshop:
         made: list[Kernel | str] = []
         checked: dict[str, Checked | str] = {}
         for candidate, future in zip(compiling.candidates, compiling.kernels, strict=True):
-            kernel = _result(future)
+            late = perf_counter() >= until and len(checked) > 1
+            kernel = LATE if late and future.cancel() else _result(future)
             made.append(kernel)
             # Of equal ones that which is compiled; the others find its path below.
             if isinstance(kernel, Kernel) and kernel.made:
-                late = perf_counter() >= until and len(checked) > 1
-                checked[kernel.path] = (
-                    "there was no time left" if late else self._check(setup, candidate, kernel.path)
-                )
+                checked[kernel.path] = LATE if late else self._check(setup, candidate, kernel.path)
             tell(len(made), len(compiling.kernels))
         found = [
             checked.get(one.path, "an equal one was not compiled") if isinstance(one, Kernel)
