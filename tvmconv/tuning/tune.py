@@ -132,7 +132,8 @@ def _todo(counts: Mapping[str, int], hardware: Hardware, known: Records, most: i
         w = ConvWorkload.from_json(text)
         whole = space(w, hardware)
         us = whole[0].predicted_us * count
-        layer = TunedLayer(text, str(w), count, us, len(whole), 0, "planned")
+        shape = f"{w}, {w.epilogue}"
+        layer = TunedLayer(text, shape, count, us, len(whole), 0, "planned")
         record = known.record(w)
         # Asked as a build asks: one that does not hold any more is measured anew.
         if record is not None and known(w, hardware) is not None:
