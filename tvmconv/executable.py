@@ -18,6 +18,7 @@ from tvm.runtime.vm import VirtualMachine
 
 import tvmconv
 from tvmconv import artifact
+from tvmconv.binding import Binding, bind
 from tvmconv.buckets import plan_batches
 from tvmconv.device import find_device
 from tvmconv.errors import ArtifactError, FeedError, first_line
@@ -142,6 +143,23 @@ class Executable:
             results = [torch.from_dlpack(result) for result in results]
         return {spec.name: one for spec, one in zip(self.outputs, results, strict=True)}
 
+    def bind(self, feeds: Mapping[str, Any] | None = None) -> Binding:
+        """The network with inputs and outputs that stay in place: on a GPU one CUDA graph.
+
+        feeds: what the inputs are to begin with, as `run` takes it; zeros by default. Whatever is
+        fed is copied; write to `Binding.inputs` later. Of an executable with buckets the largest
+        is bound; `bucket` gives the others. Bindings have the weights in common, and else memory
+        of their own. Raises as `run` does.
+        """
+        with self._loaded.lock:
+            arrays = None if feeds is None else read(self.inputs, feeds, False)
+            entry = self.entries[-1]
+            machine, weights = self._machine(entry)
+            main = machine["bound" if self.target == "cuda" else "main"]
+            return bind(
+                self.inputs, self.outputs, lambda x: main(*x, *weights), self.device(), arrays
+            )
+
     def __call__(self, array: Any) -> Any:
         """`run` for a network of one input and one output. Raises `FeedError` for others."""
         if len(self.inputs) != 1 or len(self.outputs) != 1:
@@ -211,8 +229,7 @@ class Executable:
 
     def _enqueue(self, entry: Entry, tensors: list[Any]) -> list[Any]:
         with self._loaded.lock:
-            machine = self._machine(entry)
-            weights = [self._loaded.weights[number] for number in entry.weights]
+            machine, weights = self._machine(entry)
             result = machine["main"](*tensors, *weights)
         return [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
 
@@ -222,15 +239,16 @@ class Executable:
             spec.name: result.numpy() for spec, result in zip(self.outputs, results, strict=True)
         }
 
-    def _machine(self, entry: Entry) -> VirtualMachine:
-        """The entry's virtual machine; it and its weights are on the device from the first run."""
+    def _machine(self, entry: Entry) -> tuple[VirtualMachine, list[Any]]:
+        """The entry's virtual machine and what it takes after the inputs; both are on the device
+        from the first run."""
         loaded, device = self._loaded, self.device()
         if entry not in loaded.machines:
             machine = _load_machine(entry.code, device)
             for number in set(entry.weights) - set(loaded.weights):
                 loaded.weights[number] = tvm.runtime.tensor(self.weights[number], device)
             loaded.machines[entry] = machine
-        return loaded.machines[entry]
+        return loaded.machines[entry], [loaded.weights[number] for number in entry.weights]
 
 
 def _load_machine(code: bytes, device: Any) -> VirtualMachine:
@@ -290,4 +308,4 @@ def _entry(item: dict[str, Any], code: bytes, weights: int) -> Entry:
 
 
 def _spec(item: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(item["name"], tuple(item["shape"]), item["dtype"])
+    return TensorSpec(item["name"], tuple(item["shape"]), item["dtype"], item["layout"])

@@ -16,6 +16,7 @@ import tvm
 from tvm.relax import transform
 
 from tvmconv import knobs
+from tvmconv.passes.bindable import bindable
 from tvmconv.passes.cancel_transposes import cancel_transposes
 from tvmconv.passes.default_schedules import default_schedules
 from tvmconv.passes.fold_layouts import fold_layouts
@@ -91,7 +92,7 @@ def machine_passes(kind: str) -> list[tvm.transform.Pass]:
     """From planned memory to the virtual machine's instructions."""
     return [
         # After planning: what is captured must not move.
-        *([transform.RewriteCUDAGraph()] if kind == "cuda" else []),
+        *([bindable()] if kind == "cuda" else []),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
         transform.LowerRuntimeBuiltin(),
