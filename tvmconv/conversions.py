@@ -153,7 +153,7 @@ class _Graph:
         if source in self.params:
             names = [value.name for value in inputs(self.simple)]
             name, layout = names[self.params.index(source)], what.split()[0]
-            where = "in the model" if layout == LETTERS.get(len(shape(source))) else "as it is fed"
+            where = "in the model" if self.shapes.get(name) == shape(source) else "as it is fed"
             return f"input {name!r} is {layout} {where}"
         outputs, readers = self._forward(var)
         if what.startswith("NC"):

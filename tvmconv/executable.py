@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,7 @@ from tvmconv.device import find_device
 from tvmconv.errors import ArtifactError, FeedError, first_line
 from tvmconv.feeds import TensorSpec, batch_of, images, join, place, read
 from tvmconv.report import BuildReport
+from tvmconv.streaming import stream_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,6 +160,19 @@ class Executable:
             return bind(
                 self.inputs, self.outputs, lambda x: main(*x, *weights), self.device(), arrays
             )
+
+    def map(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Runs every batch as `run` does, and gives the results in the same order.
+
+        On a GPU a batch is copied in while the one before it computes and the one before that is
+        copied out; so up to 3 batches are taken before the first result is given, and an array
+        may be written again as soon as the next batch is asked for. It takes the memory of 3
+        bindings, for every bucket that is used, until the last result is given. Raises as `run`
+        does, and whatever `batches` raises, after the results of all batches before; then it ends.
+        """
+        if self.target == "cuda":
+            return stream_batches(self, batches)
+        return map(self.run, batches)
 
     def __call__(self, array: Any) -> Any:
         """`run` for a network of one input and one output. Raises `FeedError` for others."""

@@ -23,6 +23,7 @@ from tvmconv.passes.fold_layouts import fold_layouts
 from tvmconv.passes.merge_equal import merge_equal
 from tvmconv.passes.plan_memory import plan_memory
 from tvmconv.passes.scale_and_shift import scale_and_shift
+from tvmconv.passes.tuple_output import tuple_output
 
 #: Options of TVM's lowering that our schedules rely on.
 #: use_async_copy: copies marked asynchronous become cp.async.
@@ -77,7 +78,8 @@ def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
         transform.FuseOps(),
         transform.FuseTIR(),
         default_schedules(kind),
-        # A reshape that only renames a buffer costs nothing.
+        # A reshape that only renames a buffer costs nothing, that of the output neither.
+        tuple_output(),
         transform.RewriteDataflowReshape(),
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
