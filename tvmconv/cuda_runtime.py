@@ -148,5 +148,5 @@ def pinned(shape: Sequence[int], dtype: str) -> NDArray[Any]:
     call("cudaHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(0))
     memory = (ctypes.c_byte * size).from_address(address.value or 0)
     weakref.finalize(memory, _library().cudaFreeHost, address).atexit = False
-    array = np.frombuffer(memory, dtype, int(np.prod(shape, dtype=np.int64)))
+    array = np.frombuffer(memoryview(memory).cast("B"), dtype, int(np.prod(shape, dtype=np.int64)))
     return array.reshape(tuple(shape))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -157,9 +157,12 @@ class Executable:
             entry = self.entries[-1]
             machine, weights = self._machine(entry)
             main = machine["bound" if self.target == "cuda" else "main"]
-            return bind(
-                self.inputs, self.outputs, lambda x: main(*x, *weights), self.device(), arrays
-            )
+
+            def run(tensors: Sequence[Any]) -> Any:
+                with self._loaded.lock:
+                    return main(*tensors, *weights)
+
+            return bind(self.inputs, self.outputs, run, self.device(), arrays)
 
     def map(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Runs every batch as `run` does, and gives the results in the same order.
@@ -279,47 +282,3 @@ def _load_machine(code: bytes, device: Any) -> VirtualMachine:
                 note=first_line(error),
                 hint="build it again",
             ) from error
-
-
-def load(path: str | Path) -> Executable:
-    """The network that `Executable.save` wrote. Compiles nothing; TVM's runtime is enough.
-
-    Raises `ArtifactError` where the file is not one of ours or damaged. Whether this machine can
-    run it is seen when it is run.
-    """
-    stored = artifact.read(path)
-    manifest = stored.manifest
-    try:
-        entries = zip(manifest["entries"], stored.codes, strict=True)
-        exe = Executable(
-            manifest["target"],
-            manifest["arch"],
-            tuple(_entry(item, code, len(stored.weights)) for item, code in entries),
-            BuildReport.from_json(manifest["report"]),
-            stored.weights,
-            tuple(manifest["features"]),
-            manifest["any_batch"],
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ArtifactError(
-            f"{path} has a damaged manifest", note=repr(error), hint="build the network again"
-        ) from error
-    if not exe.entries or len(exe.report.smaller) + 1 != len(exe.entries):
-        raise ArtifactError(
-            f"{path} has a damaged manifest",
-            note=f"{len(exe.entries)} entries, reports of {len(exe.report.smaller) + 1}",
-            hint="build the network again",
-        )
-    if exe.target not in ("cuda", "llvm"):
-        raise ArtifactError(f"{path} is for an unknown target {exe.target!r}")
-    return exe
-
-
-def _entry(item: dict[str, Any], code: bytes, weights: int) -> Entry:
-    numbers = tuple(range(weights)[number] for number in item["weights"])
-    inputs, outputs = (tuple(map(_spec, item[key])) for key in ("inputs", "outputs"))
-    return Entry(inputs, outputs, code, numbers)
-
-
-def _spec(item: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(item["name"], tuple(item["shape"]), item["dtype"], item["layout"])

@@ -29,8 +29,7 @@ def tuple_output() -> tvm.transform.Pass:
         if any(binding.var.same_as(given) for binding in new):
             inner = relax.DataflowVar(given.name, given.ty)
             new = [
-                relax.VarBinding(inner, one.value) if one.var.same_as(given) else one
-                for one in new
+                relax.VarBinding(inner, one.value) if one.var.same_as(given) else one for one in new
             ]
         fields = relax.BlockBuilder().normalize(relax.Tuple([inner]))
         output = relax.Var("outputs", fields.ty)
@@ -38,9 +37,7 @@ def tuple_output() -> tvm.transform.Pass:
             [relax.DataflowBlock([*new, relax.VarBinding(output, fields)])], output
         )
         mod = mod.clone()
-        function = relax.Function(
-            main.params, body, fields.ty, main.is_pure, main.attrs, main.span
-        )
+        function = relax.Function(main.params, body, fields.ty, main.is_pure, main.attrs, main.span)
         mod.update_func(mod.get_global_var("main"), function)
         return mod
 
