@@ -39,7 +39,7 @@ PYTORCH = {
     "torch.compile": peers.torch_compile,
 }
 #: How a network is fed on a GPU.
-AS_PEERS = {"io_dtype": "float16", "io_layout": "NHWC"}
+AS_PEERS: dict[str, Any] = {"io_dtype": "float16", "io_layout": "NHWC"}
 #: Beyond this share of the processors taken by other programs, the report warns.
 BUSY = 0.05
 Target = Literal["auto", "llvm", "cuda"]
@@ -119,7 +119,7 @@ def measure(
     model = zoo.load(name)
     feeds = zoo.feeds(name, batch, PICTURES[pictures])
 
-    def executable(suffix: str, options: dict[str, str]) -> tvmconv.Executable:
+    def executable(suffix: str, options: dict[str, Any]) -> tvmconv.Executable:
         if built:
             return tvmconv.load(built / f"{name}-b{batch}{suffix}.tvmconv")
         with step(f"building {name} at batch {batch} for {target}"):

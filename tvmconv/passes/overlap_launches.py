@@ -22,11 +22,13 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import compilation_pipeline
 
-PIPELINE = "tvmconv.overlap_launches"
+#: The pipeline's name.
+OVERLAPPED = "tvmconv.overlap_launches"
 #: TVM's names of the launch attribute, and of the list on a function that it is put in.
 _ATTRIBUTE, _LAUNCH = "tirx.use_programtic_dependent_launch", "tirx.kernel_launch_params"
 #: TVM's CallingConv::kDeviceKernelLaunch.
 _KERNEL = 2
+#: Of the GPU, for the instructions.
 MIN_CAPABILITY = 90
 
 
@@ -68,4 +70,4 @@ def _pipeline() -> Any:
     return tvm.transform.Sequential(steps), host, device
 
 
-compilation_pipeline.register_tir_pipeline(PIPELINE, _pipeline)
+compilation_pipeline.register_tir_pipeline(OVERLAPPED, _pipeline)
