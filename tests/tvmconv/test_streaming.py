@@ -110,6 +110,7 @@ def test_large_arrays_are_copied_by_several_threads(
     exe: tvmconv.Executable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(streaming, "PIECE_BYTES", 16)
+    monkeypatch.setattr(streaming, "COPY_THREADS", 3)
     check(exe, [random_feed(SHAPE, seed) for seed in range(5)])
 
 

@@ -1,14 +1,19 @@
-"""Let every kernel be launched while the one before it still runs: programmatic dependent launch.
+"""Let every kernel be launched while the one before it ends: programmatic dependent launch.
 
 Before:  kernel: body
-After:   kernel: griddepcontrol.wait; griddepcontrol.launch_dependents; body
+After:   kernel: griddepcontrol.wait; body
          and it is launched with CUDA's attribute programmaticStreamSerialization
 Requires: a GPU of compute capability 9.0 or later; device functions, split from the host's
-Formula: the identity. With the attribute a kernel starts when all blocks of the one before it
-         have said launch_dependents or are gone. Its first instruction waits until that one is
-         done and its writes can be seen. That one waited for the one before it in the same way:
-         so whatever a kernel reads, or overwrites in memory that is used again, all earlier
-         kernels are done with. Only the launch itself is overlapped.
+Formula: the identity. With the attribute a kernel starts once all blocks of the one before it are
+         gone, though what they wrote may still be on its way. Its first instruction waits until
+         that one is done and its writes can be seen. That one waited for the one before it in the
+         same way: so whatever a kernel reads, or overwrites in memory that is used again, all
+         earlier kernels are done with. Only the launch itself is overlapped.
+
+No kernel says launch_dependents, which would let the next one's blocks in before its own are gone:
+they go to whichever processors have room, where many then compute side by side while others have
+none. A ResNet-18 of one image took an H200 156 us with no overlap, 150 with this, 166 with
+launch_dependents after the wait and 236 with it before.
 
 TVM builds with a pipeline by its name, so this is one: TVM's own with the above at its end.
 """
@@ -45,9 +50,8 @@ def overlap_launches() -> tvm.transform.Pass:
 
 
 def _waiting(kernel: tirx.PrimFunc) -> tirx.PrimFunc:
-    first = [T.ptx.griddepcontrol.wait(), T.ptx.griddepcontrol.launch_dependents()]
-    body = tirx.SeqStmt([*map(tirx.Evaluate, first), kernel.body])
-    return kernel.with_body(body)
+    wait = tirx.Evaluate(T.ptx.griddepcontrol.wait())
+    return kernel.with_body(tirx.SeqStmt([wait, kernel.body]))
 
 
 def _marked() -> tvm.transform.Pass:
