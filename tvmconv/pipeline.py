@@ -83,6 +83,8 @@ def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
         # A reshape that only renames a buffer costs nothing, that of the output neither.
         tuple_output(),
         transform.RewriteDataflowReshape(),
+        # The kernels that nobody calls now.
+        transform.DeadCodeElimination(["main"]),
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),
