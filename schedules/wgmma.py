@@ -64,6 +64,9 @@ class WgmmaFamily:
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
         return wgmma_config.space(w, hardware)
 
+    def check(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
+
     def schedule(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
         check(w, config, hardware)
         return wgmma_kernel.kernel(w, config)

@@ -18,6 +18,7 @@ from schedules.direct import DirectFamily
 from schedules.hardware import CPU, Hardware
 from schedules.workload import ConvWorkload, ceil_div
 from tvmconv import pipeline, toolchain
+from tvmconv.passes.lower_kernels import KERNELS
 
 #: What a kernel leaves of its output keeps this value: no result is ever equal to it.
 UNTOUCHED = -1234.0
@@ -143,7 +144,7 @@ def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
         _prepared(target.arch)
     machine = pipeline.tvm_target(target.kind, target.arch)
     with machine, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
-        built = tvm.compile(function, target=machine)
+        built = tvm.compile(function, target=machine, tir_pipeline=KERNELS)
     # Under another name until it is whole: who finds it may load it.
     part = path.with_suffix(".part.so")
     built.export_library(str(part))
