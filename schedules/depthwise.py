@@ -29,7 +29,9 @@ from schedules.depthwise_config import (
     padded_pixels,
     space,
 )
+from schedules.depthwise_footprint import footprint
 from schedules.family import Match, Reject
+from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
 
@@ -41,6 +43,7 @@ class DepthwiseFamily:
     """Convolutions of NHWC whose every channel has one filter of its own."""
 
     name = "depthwise"
+    config_type = DepthwiseConfig
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
@@ -56,6 +59,9 @@ class DepthwiseFamily:
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseConfig]:
         return space(w, hardware)
+
+    def footprint(self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> Footprint:
+        return footprint(w, config)
 
     def schedule(
         self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 from tvm import tirx
 
+from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
 
@@ -36,6 +37,9 @@ class Family(Protocol):
     """One way to compute convolutions; a file of its own, registered in `schedules.choose`."""
 
     name: str
+    #: Of its configurations, frozen and hashable; those of families that differ in layout alone
+    #: are of one type.
+    config_type: type
     #: Whether the multiply-adds run on tensor cores (or their emulation).
     tensorized: bool
 
@@ -44,6 +48,9 @@ class Family(Protocol):
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[Any]:
         """Every configuration worth trying, each already checked."""
+
+    def footprint(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Footprint:
+        """What `schedule` asks of a GPU, from which `schedules.model` predicts its time."""
 
     def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> tirx.PrimFunc:
         """The scheduled function. Raises `ConfigError` if `config` does not fit."""

@@ -151,20 +151,36 @@ def fits(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> bool:
     return True
 
 
+#: Warps of a block, by rows and columns.
+GPU_WARPS = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4), (4, 2), (2, 4))
+
+
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
-    """Every configuration that passes `check`, in no particular order."""
-    cuda = hardware.kind == "cuda"
-    warps = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (2, 4)) if cuda else ((1, 1),)
-    asynchronous = cuda and hardware.has_cp_async
-    for (warps_m, warps_k), m, k, chunk, stages, pad, swizzle in itertools.product(
-        warps, (1, 2, 4), (1, 2, 4), (1, 2, 4), (1, 2, 3, 4) if cuda else (1,),
-        (0, 8) if cuda else (0,), (1, 4),
-    ):  # fmt: skip
-        config = WmmaConfig(warps_m, warps_k, m, k, chunk, stages, False, pad, swizzle)
-        if asynchronous and stages > 1 and gather_vector(w, config.tile) == GPU_VECTOR:
-            config = replace(config, asynchronous=True)
-        if fits(w, config, hardware):
-            yield config
+    """Every configuration worth trying, each already checked: the best guess, then those that pack
+    the weight like it, so that buckets share it. Where copies can run ahead they do, rows are
+    padded, and blocks go by rows: a sweep over 14 convolutions on an H200 found no other best."""
+    first = next(guesses(w, hardware), None)
+    if first is None:
+        return
+    yield first
+    packed, cuda = Gemm.of(w, first.tile).weight_shape, hardware.kind == "cuda"
+    chunks = [
+        c for c in (1, 2, 4, 8) if Gemm.of(w, replace(first, chunk=c).tile).weight_shape == packed
+    ]
+    warps = GPU_WARPS if cuda else ((1, 1),)
+    for (warps_m, warps_k), m, k, chunk in itertools.product(warps, (1, 2, 4), (1, 2, 4), chunks):
+        config = replace(
+            first, warps_m=warps_m, warps_k=warps_k, fragments_m=m, fragments_k=k, chunk=chunk
+        )
+        if Gemm.of(w, config.tile).weight_shape != packed:
+            continue
+        asynchronous = (
+            cuda and hardware.has_cp_async and gather_vector(w, config.tile) == GPU_VECTOR
+        )
+        for stages in (2, 3, 4) if asynchronous else (1, 2) if cuda else (1,):
+            config = replace(config, stages=stages, asynchronous=asynchronous)
+            if config != first and fits(w, config, hardware):
+                yield config
 
 
 def guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
@@ -176,11 +192,12 @@ def guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
 def _chunk(w: ConvWorkload) -> int:
     """Fragments of a reduction step: as many as go up evenly in the channels, 4 at most.
 
-    Of a packed input 2: each 16 channels of a pixel lie in another place.
+    Of a packed input 2: each 16 channels of a pixel lie in another place. Never 3: told apart by a
+    division, rows and channels of a padded image are gathered one element at a time.
     """
     fragments = ceil_div(Reduction.of(w).inner, 16)
     most = 2 if w.in_layout.packed else 4
-    return next(chunk for chunk in range(most, 0, -1) if fragments % chunk == 0)
+    return next(chunk for chunk in (4, 2, 1) if chunk <= most and fragments % chunk == 0)
 
 
 def _cpu_guesses(w: ConvWorkload) -> Iterator[WmmaConfig]:
