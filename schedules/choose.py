@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+from schedules import model
 from schedules.cost import Cost, conv_cost
 from schedules.depthwise import DepthwiseFamily
 from schedules.direct import DirectFamily
-from schedules.family import Family, Reject
+from schedules.family import Family, Match, Reject
 from schedules.hardware import Hardware
 from schedules.wmma import WmmaFamily
 from schedules.workload import ConvWorkload
@@ -24,6 +26,25 @@ FAMILIES: tuple[Family, ...] = (
 
 #: Estimates what a family's schedule of a workload takes, with a configuration, on a machine.
 Estimate = Callable[[ConvWorkload, Family, Any, Hardware], Cost]
+
+
+def predict(w: ConvWorkload, config: Any, hardware: Hardware) -> model.Prediction:
+    """What `w` takes on a GPU with a configuration of any family, in microseconds, and what limits
+    it. Raises ``LookupError`` for a configuration of none, ``ValueError`` for a CPU."""
+    if hardware.kind != "cuda":
+        raise ValueError(f"the model is of GPUs, not of {hardware.name}")
+    for candidate in FAMILIES:
+        if isinstance(config, candidate.config_type):
+            return model.time_of(candidate.footprint(w, config, hardware), hardware)
+    raise LookupError(f"no family has configurations like {config!r}")
+
+
+def kernel_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
+    """On a GPU what the model predicts, on a CPU the roofline."""
+    if hardware.kind != "cuda":
+        return conv_cost(w, family, config, hardware)
+    predicted = model.time_of(family.footprint(w, config, hardware), hardware)
+    return Cost(predicted.us, predicted.limit)
 
 
 @dataclass(frozen=True)
@@ -58,8 +79,16 @@ def family(name: str) -> Family:
     raise LookupError(f"no family {name!r} among {', '.join(f.name for f in FAMILIES)}")
 
 
-def choose(w: ConvWorkload, hardware: Hardware, estimate: Estimate = conv_cost) -> Choice:
-    """The family that costs least, each with its default configuration."""
+@lru_cache(maxsize=4096)
+def choose(w: ConvWorkload, hardware: Hardware, estimate: Estimate = kernel_cost) -> Choice:
+    """The family that costs least, each with its best configuration: on a GPU the one of its space
+    that costs least, on a CPU its default. The family that matches everything comes last on a GPU,
+    whatever it is predicted to take: nothing else would be on tensor cores for sure."""
+
+    def rank(option: Option) -> tuple[bool, float]:
+        last_resort = hardware.kind == "cuda" and option.family is FAMILIES[-1]
+        return last_resort, option.cost.us
+
     options: list[Option] = []
     rejects: list[Reject] = []
     for candidate in FAMILIES:
@@ -67,8 +96,18 @@ def choose(w: ConvWorkload, hardware: Hardware, estimate: Estimate = conv_cost) 
         if isinstance(answer, Reject):
             rejects.append(answer)
         else:
-            cost = estimate(w, candidate, answer.config, hardware)
-            options.append(Option(candidate, answer.config, cost))
-    best, *others = sorted(options, key=lambda option: option.cost.us)  # stable: ties by order
+            options.append(_best(w, candidate, answer, hardware, estimate))
+    best, *others = sorted(options, key=rank)  # stable: ties by order
     runner_up = others[0] if others else None
     return Choice(w, hardware, best.family, best.config, best.cost, runner_up, tuple(rejects))
+
+
+def _best(
+    w: ConvWorkload, family: Family, match: Match, hardware: Hardware, estimate: Estimate
+) -> Option:
+    """Of equal ones the default, then the first."""
+    configs = [match.config]
+    if hardware.kind == "cuda":
+        configs += family.space(w, hardware)
+    options = [Option(family, one, estimate(w, family, one, hardware)) for one in configs]
+    return min(options, key=lambda option: option.cost.us)

@@ -43,7 +43,7 @@ class DepthwiseFamily:
     """Convolutions of NHWC whose every channel has one filter of its own."""
 
     name = "depthwise"
-    config_type = DepthwiseConfig
+    config_type: type = DepthwiseConfig
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:

@@ -85,7 +85,7 @@ class DirectFamily:
     """Matches every convolution."""
 
     name = "direct"
-    config_type = DirectConfig
+    config_type: type = DirectConfig
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match:

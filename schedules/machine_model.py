@@ -54,7 +54,7 @@ H200 = Machine(
 )
 
 
-def _documented(card: str, *facts: float, **others: float) -> Machine:
+def _documented(card: str, *facts: float, blocks: int = 32) -> Machine:
     """Multiprocessors, GHz, KiB of shared memory, threads; L2's GB/s and MiB."""
     count, clock, shared, threads, l2_gbps, l2_mib = facts
     return replace(
@@ -68,7 +68,7 @@ def _documented(card: str, *facts: float, **others: float) -> Machine:
         wgmma_tflops=0.0,
         validated=False,
         source=f"{card}, documented, not validated",
-        **others,
+        blocks=blocks,
     )
 
 

@@ -28,6 +28,9 @@ ISSUE, TENSOR, SHARED, L2 = "instruction issue", "tensor pipe", "shared memory",
 DRAM, LATENCY, WAVES = "DRAM", "latency", "waves"
 #: What can limit a kernel. Waves: multiprocessors that have less to do than the busiest.
 LIMITS = (ISSUE, TENSOR, SHARED, L2, DRAM, LATENCY, WAVES)
+#: Parts of a multiprocessor; and the share of its busiest part's time from which on it is to
+#: blame that the others have no work left.
+PARTS, LOST = (ISSUE, TENSOR, SHARED, L2), 1 / 3
 #: Shared memory that the system takes for each block, from sm_80 on; registers go by the eight.
 RESERVED_BYTES, REGISTER_STEP = 1024, 8
 #: Parts of a multiprocessor, each of which issues for its own warps.
@@ -38,17 +41,17 @@ SCHEDULERS = 4
 class Fitted:
     """What no single-purpose kernel measures, fitted by `benchmarks.model_samples` on an H200."""
 
-    sharp: float = 2.8
+    sharp: float = 2.6
     #: Clocks from one instruction of a warp to its next.
-    pace: float = 1.9
+    pace: float = 1.6
     #: Clocks in which a block begins and ends.
-    start: float = 400.0
+    start: float = 200.0
     #: How much of a round's latency is seen, and of the rates of issue and memory is reached.
-    seen: float = 0.5
-    issue: float = 0.95
-    dram: float = 0.9
+    seen: float = 0.64
+    issue: float = 1.0
+    dram: float = 0.82
     #: Microseconds of a kernel beyond an empty one.
-    begin_us: float = 0.8
+    begin_us: float = 0.7
 
 
 FITTED = Fitted()
@@ -56,10 +59,11 @@ FITTED = Fitted()
 
 @dataclass(frozen=True)
 class Prediction:
-    """Microseconds, in a CUDA graph; of `LIMITS` the largest term; all terms, in microseconds."""
+    """Microseconds, in a CUDA graph; what of `LIMITS` it is mostly; all terms, in microseconds."""
 
     us: float
     limit: str
+    #: Those of the multiprocessor's parts hold what waves cost, which has a term of its own too.
     terms: Mapping[str, float]
     #: Whether predictions for this GPU were held to measured times.
     validated: bool
@@ -79,16 +83,19 @@ def time_of(f: Footprint, hardware: Hardware, fitted: Fitted = FITTED) -> Predic
     m = machine(hardware)
     terms = _terms(f, m, hardware, fitted)
     hard = {name: us for name, us in terms.items() if name != WAVES}
-    # What one wave too many costs is a part of the terms of the busiest multiprocessor.
     slowest = sum(us**fitted.sharp for us in hard.values()) ** (1 / fitted.sharp)
     us = m.launch_us + fitted.begin_us + slowest
-    limit = max(terms, key=lambda name: terms[name])
     if f.then is not None:
         after = time_of(f.then, hardware, fitted)
         us += after.us
         terms = {name: terms[name] + after.terms[name] for name in LIMITS}
-        limit = max(terms, key=lambda name: terms[name])
-    return Prediction(us, limit, terms, m.validated)
+    return Prediction(us, _limit(terms), terms, m.validated)
+
+
+def _limit(terms: Mapping[str, float]) -> str:
+    largest = max((name for name in LIMITS if name != WAVES), key=lambda name: terms[name])
+    lost = largest in PARTS and terms[WAVES] > LOST * terms[largest]
+    return WAVES if lost else largest
 
 
 def _terms(f: Footprint, m: Machine, hardware: Hardware, fitted: Fitted) -> dict[str, float]:
@@ -118,6 +125,7 @@ def _macs_a_clock(f: Footprint, m: Machine, hardware: Hardware) -> float:
         tflops = hardware.fp32_tflops
     else:
         tflops = m.wgmma_tflops if f.unit == WGMMA else hardware.tensor_tflops
+    assert tflops > 0, f"{hardware.name} has no {f.unit}"
     return tflops * 1e3 / 2 / m.multiprocessors / m.clock_ghz
 
 

@@ -42,7 +42,7 @@ FEWEST_CHANNELS = 8
 class WmmaFamily:
     """WMMA with outputs in one kind of layout."""
 
-    config_type = WmmaConfig
+    config_type: type = WmmaConfig
     tensorized = True
 
     def __init__(self, name: str, packed: bool) -> None:

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import intrinsics
 from intrinsics.record import TensorIntrinsic
@@ -13,7 +14,7 @@ from schedules.backend import GPU_VECTOR, vector_width
 from schedules.errors import ConfigError, require_none
 from schedules.gemm import Gemm, Reduction, Tile, suits_columns
 from schedules.hardware import Hardware
-from schedules.workload import ConvWorkload, ceil_div
+from schedules.workload import ConvWorkload, ceil_div, round_up
 
 #: Registers that addresses and loop counters took in compiled kernels, beside the fragments.
 REGISTERS_BESIDE_FRAGMENTS = 40
@@ -45,7 +46,7 @@ class WmmaConfig:
     def warps(self) -> int:
         return self.warps_m * self.warps_k
 
-    @property
+    @cached_property
     def tile(self) -> Tile:
         m, n, k = self.instruction
         return Tile(
@@ -138,7 +139,7 @@ def _gpu_problems(
 
 def gather_vector(w: ConvWorkload, tile: Tile) -> int:
     """Halves that one access of the gather moves: adjacent channels, if i numbers channels."""
-    if Gemm.of(w, tile).reduction.by_rows:
+    if Reduction.of(w, tile.fragment_i).by_rows:
         return 1
     return vector_width(math.gcd(w.in_layout.c or w.c, w.group_c), GPU_VECTOR)
 
@@ -151,8 +152,9 @@ def fits(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> bool:
     return True
 
 
-#: Warps of a block, by rows and columns.
+#: Warps of a block and fragments of a warp, by rows and columns, for the space of a GPU.
 GPU_WARPS = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4), (4, 2), (2, 4))
+FRAGMENTS = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (2, 4), (4, 4))
 
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
@@ -163,22 +165,20 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
     if first is None:
         return
     yield first
-    packed, cuda = Gemm.of(w, first.tile).weight_shape, hardware.kind == "cuda"
-    chunks = [
-        c for c in (1, 2, 4, 8) if Gemm.of(w, replace(first, chunk=c).tile).weight_shape == packed
-    ]
+    gemm, cuda = Gemm.of(w, first.tile), hardware.kind == "cuda"
+    ahead = cuda and hardware.has_cp_async
     warps = GPU_WARPS if cuda else ((1, 1),)
-    for (warps_m, warps_k), m, k, chunk in itertools.product(warps, (1, 2, 4), (1, 2, 4), chunks):
-        config = replace(
-            first, warps_m=warps_m, warps_k=warps_k, fragments_m=m, fragments_k=k, chunk=chunk
-        )
-        if Gemm.of(w, config.tile).weight_shape != packed:
+    # Steps of 16 only where there are no longer ones.
+    chunks = [c for c in (2, 4, 8) if round_up(gemm.reduction.inner, 16 * c) == gemm.i_pad]
+    for (warps_m, warps_k), (m, k), chunk in itertools.product(warps, FRAGMENTS, chunks or (1,)):
+        if warps_m * warps_k == 8 and m * k == 1:
             continue
-        asynchronous = (
-            cuda and hardware.has_cp_async and gather_vector(w, config.tile) == GPU_VECTOR
-        )
+        tile = replace(first, warps_m=warps_m, warps_k=warps_k, fragments_m=m, fragments_k=k)
+        if round_up(gemm.k, tile.tile.k) > gemm.weight_columns:
+            continue
+        asynchronous = ahead and gather_vector(w, tile.tile) == GPU_VECTOR
         for stages in (2, 3, 4) if asynchronous else (1, 2) if cuda else (1,):
-            config = replace(config, stages=stages, asynchronous=asynchronous)
+            config = replace(tile, chunk=chunk, stages=stages, asynchronous=asynchronous)
             if config != first and fits(w, config, hardware):
                 yield config
 

@@ -10,7 +10,6 @@ from schedules.backend import GPU_VECTOR
 from schedules.cost import BYTES, moved_bytes
 from schedules.footprint import MMA, Footprint
 from schedules.gemm import Gemm
-from schedules.workload import ConvWorkload
 from schedules.wmma_config import (
     REGISTERS_BESIDE_FRAGMENTS,
     WmmaConfig,
@@ -18,6 +17,7 @@ from schedules.wmma_config import (
     gather_vector,
     shared_bytes,
 )
+from schedules.workload import ConvWorkload
 
 #: Multiply-adds of one mma.sync, and bytes of one fragment, which one ldmatrix loads.
 MMA_MACS, FRAGMENT_BYTES = 16 * 8 * 16, 512

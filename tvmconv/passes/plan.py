@@ -12,8 +12,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from schedules.choose import Choice, Estimate, choose
-from schedules.cost import conv_cost
+from schedules.choose import Choice, Estimate, choose, kernel_cost
 from schedules.hardware import Hardware
 from schedules.workload import NHWC
 from tvmconv.errors import ModelError
@@ -67,7 +66,7 @@ def plan(
     mod: tvm.IRModule,
     regions: Mapping[relax.Var, Region],
     hardware: Hardware,
-    estimate: Estimate = conv_cost,
+    estimate: Estimate = kernel_cost,
 ) -> Plan:
     """Decides for every region of `mod`, so that `estimate` gives the least sum.
 
