@@ -44,16 +44,19 @@ from tvmconv import knobs  # noqa: E402
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tvmconv.binding import Binding
     from tvmconv.capability import CapabilityReport
     from tvmconv.comparison import CompareReport, compare
     from tvmconv.compiler import build, inspect
-    from tvmconv.executable import Executable, load
+    from tvmconv.executable import Executable
     from tvmconv.latency import LatencyReport, bench
+    from tvmconv.loading import load
     from tvmconv.report import BuildReport
 
 #: Public names and their homes. Imported at first use, because `load` has to work where TVM's
 #: compiler is not installed, and `compare` alone needs onnxruntime.
 _HOMES = {
+    "Binding": "binding",
     "BuildReport": "report",
     "CapabilityReport": "capability",
     "CompareReport": "comparison",
@@ -63,10 +66,11 @@ _HOMES = {
     "build": "compiler",
     "compare": "comparison",
     "inspect": "compiler",
-    "load": "executable",
+    "load": "loading",
 }
 
 __all__ = [
+    "Binding",
     "BuildReport",
     "CapabilityReport",
     "CompareReport",

@@ -28,7 +28,9 @@ from tvmconv.errors import ModelError, TargetError, TvmconvError, last_line
 from tvmconv.executable import Entry, Executable
 from tvmconv.fates import operator_fates
 from tvmconv.feeds import TensorSpec, batch_of
+from tvmconv.io_form import IoForm
 from tvmconv.layer_reports import layer_reports, unplanned_reports
+from tvmconv.passes.io_form import io_form
 from tvmconv.passes.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.lower_convs import lower_convs
 from tvmconv.passes.plan import Plan, plan
@@ -48,6 +50,8 @@ def build(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
+    io_dtype: str | None = None,
+    io_layout: str | None = None,
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
@@ -58,15 +62,20 @@ def build(
     batch: fills the open first dimension of every input. A list, ``[1, 8, 32]``, builds for each
         of these buckets, with shared weights; then `run` takes any number of images.
     shapes: input name to its dimensions; with buckets, those in the largest.
-    precision: ``"fp16"``: convolutions multiply fp16 and sum fp32; inputs and outputs keep the
-        model's dtypes.
+    precision: ``"fp16"``: convolutions multiply fp16 and sum fp32.
+    io_dtype: ``"float32"`` or ``"float16"``, for inputs and outputs of floating point; by default
+        each is as in the model. What fp16 can't hold is infinite in it.
+    io_layout: ``"NHWC"`` for inputs and outputs of floating point with four dimensions; by
+        default NCHW, as in the model. `shapes` are the model's in any case, and
+        `Executable.inputs` says what to feed. With both, fp16 and NHWC, a convolution reads the
+        input as it is fed.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
-    `TargetError` or `ToolchainError` for the target.
+    `TargetError` or `ToolchainError` for the target, and of itself for an unknown option.
     """
     started = time.perf_counter()
     proto = onnx_model.read(model)
-    graphs = _graphs(proto, batch, shapes)
+    graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     supported.check_supported(graphs[-1].original)
     hardware, arch = _hardware(target, arch, precision)
     if is_buckets(batch):
@@ -124,6 +133,8 @@ def inspect(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
+    io_dtype: str | None = None,
+    io_layout: str | None = None,
 ) -> CapabilityReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
     there is no GPU and no arch, for sm_90.
@@ -133,7 +144,7 @@ def inspect(
     be inferred. Raises as `build` does for everything else.
     """
     proto = onnx_model.read(model)
-    graphs = _graphs(proto, batch, shapes)
+    graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90"
     hardware, arch = _hardware(target, arch, precision)
@@ -210,13 +221,13 @@ def _accepted(what: str) -> Iterator[None]:
         ) from error
 
 
-def _graphs(proto: onnx.ModelProto, batch: Batch, shapes: Shapes) -> list[_Graph]:
+def _graphs(proto: onnx.ModelProto, batch: Batch, shapes: Shapes, form: IoForm) -> list[_Graph]:
     """The model at every batch to build for, the smallest first."""
     graphs = []
     for original in at_batches(proto, batch, shapes):
         onnx_model.name_nodes(original)
-        inputs = onnx_model.specs(onnx_model.inputs(original))
-        outputs = onnx_model.specs(original.graph.output)
+        inputs = form.of(onnx_model.specs(onnx_model.inputs(original)))
+        outputs = form.of(onnx_model.specs(original.graph.output))
         graphs.append(_Graph(original, original, inputs, outputs))
     return graphs
 
@@ -229,6 +240,7 @@ def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with _accepted("bring this network to its convolution kernels"):
+        mod = pipeline.run(mod, [io_form(graph.inputs, graph.outputs)], "0_io")
         mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")

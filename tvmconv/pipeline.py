@@ -16,12 +16,14 @@ import tvm
 from tvm.relax import transform
 
 from tvmconv import knobs
+from tvmconv.passes.bindable import bindable
 from tvmconv.passes.cancel_transposes import cancel_transposes
 from tvmconv.passes.default_schedules import default_schedules
 from tvmconv.passes.fold_layouts import fold_layouts
 from tvmconv.passes.merge_equal import merge_equal
 from tvmconv.passes.plan_memory import plan_memory
 from tvmconv.passes.scale_and_shift import scale_and_shift
+from tvmconv.passes.tuple_output import tuple_output
 
 #: Options of TVM's lowering that our schedules rely on.
 #: use_async_copy: copies marked asynchronous become cp.async.
@@ -76,7 +78,8 @@ def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
         transform.FuseOps(),
         transform.FuseTIR(),
         default_schedules(kind),
-        # A reshape that only renames a buffer costs nothing.
+        # A reshape that only renames a buffer costs nothing, that of the output neither.
+        tuple_output(),
         transform.RewriteDataflowReshape(),
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
@@ -91,7 +94,7 @@ def machine_passes(kind: str) -> list[tvm.transform.Pass]:
     """From planned memory to the virtual machine's instructions."""
     return [
         # After planning: what is captured must not move.
-        *([transform.RewriteCUDAGraph()] if kind == "cuda" else []),
+        *([bindable()] if kind == "cuda" else []),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
         transform.LowerRuntimeBuiltin(),

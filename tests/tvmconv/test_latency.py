@@ -40,6 +40,13 @@ class Sleeper:
         sleep(0.002)
         return ["tensor"]
 
+    def bind(self, feeds: Any) -> Sleeper:
+        return self
+
+    def run(self) -> None:
+        """As a binding of it."""
+        self.enqueue(["tensor"])
+
     def enqueue(self, tensors: list[Any]) -> list[Any]:
         assert tensors == ["tensor"]
         self.enqueued += 1

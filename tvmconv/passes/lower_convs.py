@@ -68,6 +68,10 @@ class _Lower(PyExprMutator):
             halves = [self._existing_half(arg) for arg in call.args]
             if all(half is not None for half in halves):
                 return self._widened(relax.Call(call.op, halves, call.attrs), call)
+        if op == "relax.astype" and call.attrs.dtype == "float16":
+            half = self._existing_half(call.args[0])
+            if half is not None:
+                return half
         if op == "relax.nn.conv2d_transpose":
             return self._transposed(super().visit_call_(call))
         return super().visit_call_(call)
