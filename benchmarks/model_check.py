@@ -64,14 +64,14 @@ def read(path: Path = SAMPLES) -> list[Sample]:
     samples = []
     for entry in json.loads(path.read_text())["samples"]:
         w, one = ConvWorkload.from_json(entry["workload"]), family(entry["family"])
-        configs = [_config(one.config_type, row["config"]) for row in entry["rows"]]
+        configs = [config_of(one.config_type, row["config"]) for row in entry["rows"]]
         footprints = tuple(one.footprint(w, config, hardware()) for config in configs)
         us = tuple(row["us"] for row in entry["rows"])
         samples.append(Sample(entry["name"], one.name, entry["held_out"], footprints, us))
     return samples
 
 
-def _config(kind: type, fields: dict[str, Any]) -> Any:
+def config_of(kind: type, fields: dict[str, Any]) -> Any:
     """With the lists that JSON makes of tuples as tuples again."""
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 

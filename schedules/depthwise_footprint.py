@@ -16,6 +16,8 @@ from schedules.workload import ConvWorkload, ceil_div
 #: Instructions of a thread: to find its place; for a load, its address and bounds; for a vector
 #: of the output, beside 3 for each element.
 PLACE, LOAD, STORE = 60, 8, 6
+#: Registers that compiled kernels had less than `registers` allows them.
+UNUSED = 20
 #: Bytes that L2 gives at once.
 SECTOR = 32
 
@@ -38,7 +40,7 @@ def footprint(w: ConvWorkload, config: DepthwiseConfig) -> Footprint:
     return Footprint(
         blocks=blocks,
         threads=config.threads,
-        registers=registers(w, config),
+        registers=registers(w, config) - UNUSED,
         shared_bytes=0,
         unit=FP32,
         macs=config.threads * pixels * w.r * w.s * vector,

@@ -45,6 +45,8 @@ class Footprint:
     rounds: int = 1
     #: Steps of which the operands are in flight while one multiplies: 0 copies and waits.
     ahead: int = 0
+    #: Whether copying has warps of its own, so that it goes on whatever the others wait for.
+    apart: bool = False
     #: What is launched after it, as the sum over the parts of a split reduction.
     then: Footprint | None = None
 

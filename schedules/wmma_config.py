@@ -168,13 +168,16 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
     gemm, cuda = Gemm.of(w, first.tile), hardware.kind == "cuda"
     ahead = cuda and hardware.has_cp_async
     warps = GPU_WARPS if cuda else ((1, 1),)
-    # Steps of 16 only where there are no longer ones.
-    chunks = [c for c in (2, 4, 8) if round_up(gemm.reduction.inner, 16 * c) == gemm.i_pad]
+    # Steps of 16 only where there are no longer ones; of a packed input none longer than the guess.
+    longer = (2,) if w.in_layout.packed else (2, 4, 8)
+    chunks = [c for c in longer if round_up(gemm.reduction.inner, 16 * c) == gemm.i_pad]
     for (warps_m, warps_k), (m, k), chunk in itertools.product(warps, FRAGMENTS, chunks or (1,)):
         if warps_m * warps_k == 8 and m * k == 1:
             continue
         tile = replace(first, warps_m=warps_m, warps_k=warps_k, fragments_m=m, fragments_k=k)
-        if round_up(gemm.k, tile.tile.k) > gemm.weight_columns:
+        if round_up(gemm.k, tile.tile.k) > gemm.weight_columns or (
+            cuda and not _few_rows(w, tile.tile)
+        ):
             continue
         asynchronous = ahead and gather_vector(w, tile.tile) == GPU_VECTOR
         for stages in (2, 3, 4) if asynchronous else (1, 2) if cuda else (1,):
@@ -260,9 +263,11 @@ def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
 def _suits(w: ConvWorkload, tile: Tile) -> bool:
     """Whether the tile pads channels by a third at most, and gathers few rows where it has to do
     so element by element, with the indices of each in registers."""
-    if gather_vector(w, tile) != GPU_VECTOR and tile.m > 64:
-        return False
-    return suits_columns(w.group_k, tile.k)
+    return _few_rows(w, tile) and suits_columns(w.group_k, tile.k)
+
+
+def _few_rows(w: ConvWorkload, tile: Tile) -> bool:
+    return tile.m <= 64 or gather_vector(w, tile) == GPU_VECTOR
 
 
 def _blocks(w: ConvWorkload, tile: tuple[int, int, int, int]) -> int:

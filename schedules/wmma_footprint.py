@@ -23,9 +23,11 @@ from schedules.workload import ConvWorkload
 MMA_MACS, FRAGMENT_BYTES = 16 * 8 * 16, 512
 #: Warp instructions: of a step's loop; of 32 gathers of 16 bytes with their bounds, or of one
 #: element; of 32 copies of weights; of 32 vectors of the output through the epilogue.
-STEP, GATHER, ELEMENT, WEIGHT, STORE = 30, 17, 37, 7, 40
+STEP, GATHER, ELEMENT, WEIGHT, STORE = 30, 17, 26, 7, 40
 #: With more elements a thread, their indices no longer fit its registers: twice the instructions.
 MOST_ELEMENTS = 16
+#: What each stage more adds to the instructions of such a gather.
+STAGE = 0.2
 #: The same of a gather that has no bounds to look at.
 GATHER_INSIDE = 6
 #: Bytes that lie between two banks of the same number, and of one row that ldmatrix reads.
@@ -55,8 +57,9 @@ def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
     loads = config.warps * (config.fragments_m + config.fragments_k) * config.chunk
     simple = wide == GPU_VECTOR and not any(w.padding)
     each = GATHER_INSIDE if simple else GATHER if wide > 1 else ELEMENT
-    if wide < GPU_VECTOR and gathers > MOST_ELEMENTS * config.warps * WARP_SIZE:
-        each *= 2
+    if wide < GPU_VECTOR:
+        full = gathers > MOST_ELEMENTS * config.warps * WARP_SIZE
+        each = int(each * (1 + STAGE * (config.stages - 1)) * (2 if full else 1))
     copies = (each * gathers + WEIGHT * weights) // WARP_SIZE
     step = config.warps * STEP + copies + loads + macs // MMA_MACS
     outputs = tile.m * min(tile.k, gemm.k)
@@ -65,7 +68,7 @@ def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
     a = config.fragments_m * conflicts(2 * (tile.i + config.pad))
     b = config.fragments_k * conflicts(2 * tile.fragment_k)
     fragments = config.warps * config.chunk * (a + b) * FRAGMENT_BYTES
-    copied = 2 * (tile.m * tile.i * max(1, 8 // wide) + tile.i * tile.k)
+    copied = 2 * (tile.m * tile.i * max(1, 6 // wide) + tile.i * tile.k)
     # Staged through shared memory: a row of sums is a multiple of 64 bytes from the next.
     staged = 4 * tile.m * tile.k * (1 + min(4, tile.k // 8))
     residual = 2 * outputs if w.epilogue.residual else 0

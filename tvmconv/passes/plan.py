@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from tvm import relax
 
 from schedules.choose import Choice, Estimate, choose, kernel_cost
 from schedules.hardware import Hardware
-from schedules.workload import NHWC
+from schedules.workload import NHWC, ConvWorkload
 from tvmconv.errors import ModelError
 from tvmconv.passes.balance_ranges import balance_ranges
 from tvmconv.passes.channel_shuffle import shuffled
@@ -32,6 +32,11 @@ class PlannedKernel:
 
     choice: Choice
     weight: NDArray[Any]
+
+    @property
+    def key(self) -> tuple[ConvWorkload, Any, Hardware]:
+        """What kernels that are alike have in common; what `Family.schedule` takes."""
+        return self.choice.workload, self.choice.config, self.choice.hardware
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,16 @@ class PlannedConv:
         r, s = region.weight.shape[2:]
         p, q = region.pixels
         return f"{n}x{h}x{w}x{c} -> {p}x{q}x{region.k}, {r}x{s} transposed, stride {region.stride}"
+
+
+def kernel_names(planned: Iterable[PlannedConv]) -> dict[tuple[ConvWorkload, Any, Hardware], str]:
+    """What each kernel of a plan is called in the code, by its key."""
+    names: dict[tuple[ConvWorkload, Any, Hardware], str] = {}
+    for conv in planned:
+        for kernel in conv.kernels:
+            name = f"conv_{kernel.choice.family.name}_{len(names)}"
+            names.setdefault(kernel.key, name)
+    return names
 
 
 #: By the variable that each computes.
