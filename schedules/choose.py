@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from schedules.direct import DirectFamily
 from schedules.family import Family, Match, Reject
 from schedules.hardware import Hardware
 from schedules.wmma import WmmaFamily
-from schedules.workload import ConvWorkload
+from schedules.workload import ConvWorkload, Epilogue
 
 #: In order of preference, where they cost the same. The last one matches everything.
 FAMILIES: tuple[Family, ...] = (
@@ -106,8 +106,21 @@ def _best(
     w: ConvWorkload, family: Family, match: Match, hardware: Hardware, estimate: Estimate
 ) -> Option:
     """Of equal ones the default, then the first."""
-    configs = [match.config]
-    if hardware.kind == "cuda":
-        configs += family.space(w, hardware)
-    options = [Option(family, one, estimate(w, family, one, hardware)) for one in configs]
+    if hardware.kind != "cuda":
+        return Option(family, match.config, estimate(w, family, match.config, hardware))
+    if estimate is kernel_cost:
+        # No footprint depends on these, so that what differs in them alone is searched for once.
+        epilogue = Epilogue(residual=w.epilogue.residual, out_dtype=w.epilogue.out_dtype)
+        return _least(replace(w, epilogue=epilogue), family, match.config, hardware, estimate)
+    return _least(w, family, match.config, hardware, estimate)
+
+
+@lru_cache(maxsize=4096)
+def _least(
+    w: ConvWorkload, family: Family, default: Any, hardware: Hardware, estimate: Estimate
+) -> Option:
+    options = [
+        Option(family, one, estimate(w, family, one, hardware))
+        for one in (default, *family.space(w, hardware))
+    ]
     return min(options, key=lambda option: option.cost.us)

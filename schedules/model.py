@@ -141,4 +141,4 @@ def _alone(f: Footprint, m: Machine, macs: float, fitted: Fitted) -> float:
     rounds = f.rounds * (m.shared_latency + m.mma_latency) * fitted.seen
     chain = m.barrier + rounds + multiply + others
     step = max(chain, fetch / f.ahead) if f.ahead else chain + fetch
-    return fitted.start + m.dram_latency + f.steps * step
+    return fitted.start + f.pause + m.dram_latency + f.steps * step

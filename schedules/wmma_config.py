@@ -93,7 +93,7 @@ def check(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
         raise ConfigError(str(error)) from None
     tile, threads = config.tile, config.warps * intrinsic.threads
     problems = []
-    blocks_m = Gemm.of(w, tile).m_pad // tile.m
+    blocks_m = Gemm.of(w, tile).m_pad // tile.m if config.swizzle > 1 else 1
     if blocks_m % config.swizzle:
         problems.append(f"swizzle {config.swizzle} does not divide {blocks_m} blocks of rows")
     if w.out_layout.packed and tile.k % w.out_layout.c:
@@ -180,7 +180,8 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
         ):
             continue
         asynchronous = ahead and gather_vector(w, tile.tile) == GPU_VECTOR
-        for stages in (2, 3, 4) if asynchronous else (1, 2) if cuda else (1,):
+        # 3 first: where the model sees no difference, the first is taken.
+        for stages in (3, 2, 4) if asynchronous else (1, 2) if cuda else (1,):
             config = replace(tile, chunk=chunk, stages=stages, asynchronous=asynchronous)
             if config != first and fits(w, config, hardware):
                 yield config

@@ -13,7 +13,7 @@ from schedules import model
 from schedules.choose import FAMILIES, choose, kernel_cost, predict
 from schedules.cost import conv_floor
 from schedules.family import Reject
-from schedules.footprint import FP32, MMA, WGMMA, Footprint
+from schedules.footprint import FP32, MMA, WGMMA, Footprint, exchange
 from schedules.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.machine_model import MACHINES, machine
 from schedules.model import LIMITS, resident, time_of
@@ -47,6 +47,8 @@ def footprints(draw: st.DrawFn) -> Footprint:
         steps=steps,
         rounds=draw(st.integers(1, 8)),
         ahead=draw(st.integers(0, 4)),
+        pause=draw(st.integers(0, 5000)),
+        apart=draw(st.booleans()),
     )
 
 
@@ -69,6 +71,7 @@ def test_a_prediction_is_at_least_each_of_its_terms(f: Footprint, machine_: Hard
         ("dram_bytes",),
         ("steps",),
         ("rounds",),
+        ("pause",),
         ("registers",),
         ("shared_bytes",),
         ("read_bytes", "written_bytes", "dram_bytes"),
@@ -97,6 +100,18 @@ def test_what_is_asked_for_ahead_of_time_is_not_waited_for(
 def test_a_faster_machine_takes_no_longer(rate: str, f: Footprint, machine_: Hardware) -> None:
     faster = replace(machine_, **{rate: 2 * getattr(machine_, rate)})
     assert time_of(f, faster).us <= time_of(f, machine_).us * (1 + 1e-9)
+
+
+@given(footprints(), hardware)
+def test_copies_that_go_on_by_themselves_take_no_longer(f: Footprint, machine_: Hardware) -> None:
+    both = [time_of(replace(f, apart=apart), machine_).us for apart in (True, False)]
+    assert both[0] <= both[1]
+
+
+def test_sums_of_more_parts_take_longer_to_add_up() -> None:
+    clocks = [exchange(parts) for parts in (2, 4, 8, 16, 32)]
+    assert clocks == sorted(clocks)
+    assert 1 < clocks[0] / 1830 < 3  # microseconds on an H200
 
 
 @given(footprints(), footprints(), hardware)
