@@ -45,6 +45,8 @@ class Footprint:
     rounds: int = 1
     #: Steps of which the operands are in flight while one multiplies: 0 copies and waits.
     ahead: int = 0
+    #: Clocks until a copy is there, if that is longer than a load takes.
+    fetch: int = 0
     #: Clocks in which a block does none of this, as it waits for others: `exchange`.
     pause: int = 0
     #: Whether copying has warps of its own, so that it goes on whatever the others wait for.

@@ -134,7 +134,7 @@ def _alone(f: Footprint, m: Machine, macs: float, fitted: Fitted) -> float:
     """Clocks of a block that nothing is in the way of."""
     moved = f.blocks * (f.read_bytes + f.written_bytes)
     first = min(1.0, f.dram_bytes / moved)
-    fetch = m.l2_latency + first * (m.dram_latency - m.l2_latency)
+    fetch = max(f.fetch, m.l2_latency + first * (m.dram_latency - m.l2_latency))
     busy = min(1.0, f.warps / SCHEDULERS)
     multiply = f.macs / f.steps / (macs * busy) if f.unit != FP32 else 0.0
     others = f.instructions / f.steps / f.warps * fitted.pace

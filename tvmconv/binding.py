@@ -85,6 +85,8 @@ def _captured(
     run(tensors)
     device.sync()
     graph, (_, made) = cuda_runtime.capture(device, lambda: (tensors, _as_list(run(tensors))))
+    # TVM's pool hands on memory at once, which is safe on one stream; a replay may be on another.
+    device.sync()
 
     def replay(stream: int | None) -> None:
         if stream is None:

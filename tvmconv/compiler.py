@@ -16,15 +16,13 @@ from pathlib import Path
 import onnx
 import tvm
 from tvm import relax
-from tvm.target import codegen
 
-from schedules.hardware import CPU, Hardware
+from schedules.hardware import Hardware
 from tvmconv import frontend, onnx_model, pipeline, supported, toolchain
 from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
 from tvmconv.capability import CapabilityReport, capability
 from tvmconv.conversions import conversions
-from tvmconv.device import vector_features
-from tvmconv.errors import ModelError, TargetError, TvmconvError, last_line
+from tvmconv.errors import ModelError, TvmconvError, last_line
 from tvmconv.executable import Entry, Executable
 from tvmconv.fates import operator_fates
 from tvmconv.feeds import TensorSpec, batch_of
@@ -37,9 +35,7 @@ from tvmconv.passes.plan import Plan, plan
 from tvmconv.passes.plan_memory import MemoryUse, measure
 from tvmconv.passes.regions import anchors, find_regions
 from tvmconv.report import BuildReport
-
-TARGETS = ("cuda", "llvm")
-PRECISIONS = ("fp16",)
+from tvmconv.targets import code_features, find_hardware
 
 
 def build(
@@ -77,7 +73,7 @@ def build(
     proto = onnx_model.read(model)
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     supported.check_supported(graphs[-1].original)
-    hardware, arch = _hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch, precision)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
     if target == "cuda":
@@ -98,7 +94,7 @@ def build(
         tuple(entries),
         replace(reports[-1], smaller=tuple(reports[:-1]), stored_weight_bytes=stored),
         tuple(store.arrays),
-        _features(arch) if target == "llvm" else (),
+        code_features(arch) if target == "llvm" else (),
         is_buckets(batch),
     )
 
@@ -114,7 +110,7 @@ def _build(
     with _accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
     mod, weights = lift_weights(mod, store)
-    code, memory = _compile(mod, target, arch)
+    code, memory = _compile(mod, target, arch, hardware)
     report = replace(
         report,
         peak_activation_bytes=memory.peak_bytes,
@@ -147,7 +143,7 @@ def inspect(
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90"
-    hardware, arch = _hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch, precision)
     missing = supported.unsupported(graphs[-1].original)
     if not missing:
         graphs = [_simplified(graph) for graph in graphs]
@@ -164,33 +160,6 @@ def inspect(
             reports.append(_report(graph, mod, planned, target, arch, hardware))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
-
-
-def _hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, str]:
-    """The limits to schedule for, and the architecture's full name."""
-    if target not in TARGETS:
-        raise TargetError(f"there is no target {target!r}", hint=f"one of {', '.join(TARGETS)}")
-    if precision not in PRECISIONS:
-        raise TvmconvError(
-            f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}"
-        )
-    if target == "llvm":
-        cpu = arch or codegen.llvm_get_system_cpu()
-        if not codegen.llvm_is_valid_cpu(cpu, codegen.llvm_get_system_triple()):
-            raise TargetError(f"LLVM knows no CPU {cpu!r}", hint="leave arch out for this one")
-        return CPU, cpu
-    arch = arch or toolchain.detect_arch()
-    if arch is None:
-        raise TargetError(
-            'target="cuda" was asked for and there is no NVIDIA GPU here',
-            hint='name what to build for, such as arch="sm_90", or build with target="llvm"',
-        )
-    return toolchain.cuda_arch(arch), arch
-
-
-def _features(cpu: str) -> tuple[str, ...]:
-    """What code for a CPU, as LLVM calls it, relies on."""
-    return vector_features(codegen.llvm_get_cpu_features(pipeline.tvm_target("llvm", cpu)))
 
 
 # ---------------------------------------------------------------- ONNX, then Relax
@@ -251,7 +220,9 @@ def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
 # ---------------------------------------------------------------- compiling
 
 
-def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, MemoryUse]:
+def _compile(
+    mod: tvm.IRModule, target: str, arch: str, hardware: Hardware
+) -> tuple[bytes, MemoryUse]:
     """The library's bytes, and the memory that it plans for.
 
     Raises `ToolchainError` rather than give a library with no machine code for `arch`.
@@ -267,7 +238,8 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, MemoryUs
         mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "3_memory")
         memory = measure(mod)
         mod = pipeline.run(mod, pipeline.machine_passes(target), "4_machine")
-        built = relax.build(mod, tvm_target, relax_pipeline=None)
+        kernels = pipeline.kernel_pipeline(target, hardware.sm)
+        built = relax.build(mod, tvm_target, relax_pipeline=None, tir_pipeline=kernels)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         library = Path(folder) / "code.so"
         built.export_library(str(library))

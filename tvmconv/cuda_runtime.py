@@ -41,6 +41,11 @@ def call(name: str, *arguments: Any) -> None:
         raise TargetError(f"CUDA reports error {code}: {text}", note=f"from {name}")
 
 
+def _at_end(owner: Any, release: Callable[..., object], *arguments: Any) -> None:
+    """Releases once nobody has `owner` any more; not at exit, when CUDA may be gone already."""
+    weakref.finalize(owner, release, *arguments).atexit = False
+
+
 class Event:
     """A point in a stream's work."""
 
@@ -48,7 +53,7 @@ class Event:
         self.handle = ctypes.c_void_p()
         flags = ctypes.c_uint(0 if timed else _DISABLE_TIMING)
         call("cudaEventCreateWithFlags", ctypes.byref(self.handle), flags)
-        weakref.finalize(self, _library().cudaEventDestroy, self.handle)
+        _at_end(self, _library().cudaEventDestroy, self.handle)
 
     def record(self, stream: ctypes.c_void_p) -> Event:
         """Happens once the stream has done all that is enqueued so far."""
@@ -74,7 +79,7 @@ class Stream:
         self.handle = ctypes.c_void_p()
         flags = ctypes.c_uint(_NON_BLOCKING)
         call("cudaStreamCreateWithFlags", ctypes.byref(self.handle), flags)
-        weakref.finalize(self, _library().cudaStreamDestroy, self.handle)
+        _at_end(self, _library().cudaStreamDestroy, self.handle)
 
     def after(self, event: Event) -> None:
         """What is enqueued from now on waits for the event."""
@@ -99,8 +104,7 @@ class Graph:
         """kept: whatever owns the memory that it reads and writes."""
         self.executable = ctypes.c_void_p()
         call("cudaGraphInstantiate", ctypes.byref(self.executable), handle, ctypes.c_ulonglong(0))
-        # Not at exit, when CUDA may be gone already.
-        weakref.finalize(self, _destroy, self.executable, kept).atexit = False
+        _at_end(self, _destroy, self.executable, kept)
 
     def launch(self, stream: ctypes.c_void_p) -> None:
         """Enqueues it. Returns at once."""
@@ -124,7 +128,7 @@ def capture(device: Any, enqueue: Callable[[], _Result]) -> tuple[Graph, _Result
     # Relaxed: allocating memory meanwhile, here or in another thread, is no error.
     call("cudaStreamBeginCapture", stream.handle, ctypes.c_int(_CAPTURE_RELAXED))
     try:
-        with tvm_ffi.use_raw_stream(device, stream.handle):
+        with tvm_ffi.use_raw_stream(device, stream.handle.value or 0):
             result = enqueue()
     finally:
         code = _library().cudaStreamEndCapture(stream.handle, ctypes.byref(handle))
@@ -147,6 +151,6 @@ def pinned(shape: Sequence[int], dtype: str) -> NDArray[Any]:
     address = ctypes.c_void_p()
     call("cudaHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(0))
     memory = (ctypes.c_byte * size).from_address(address.value or 0)
-    weakref.finalize(memory, _library().cudaFreeHost, address).atexit = False
+    _at_end(memory, _library().cudaFreeHost, address)
     array = np.frombuffer(memoryview(memory).cast("B"), dtype, int(np.prod(shape, dtype=np.int64)))
     return array.reshape(tuple(shape))

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tvm.runtime.vm import VirtualMachine
 
 import tvmconv
+import tvmconv.tensor_map  # kernels call what it registers
 from tvmconv import artifact
 from tvmconv.binding import Binding, bind
 from tvmconv.buckets import plan_batches
@@ -170,8 +171,9 @@ class Executable:
         On a GPU a batch is copied in while the one before it computes and the one before that is
         copied out; so up to 3 batches are taken before the first result is given, and an array
         may be written again as soon as the next batch is asked for. It takes the memory of 3
-        bindings, for every bucket that is used, until the last result is given. Raises as `run`
-        does, and whatever `batches` raises, after the results of all batches before; then it ends.
+        bindings, for every bucket that is used, until the last result is given; to set them up,
+        some 100 ms for large batches. Raises as `run` does, and whatever `batches` raises, after
+        the results of all batches before; then it ends.
         """
         if self.target == "cuda":
             return stream_batches(self, batches)

@@ -5,6 +5,7 @@ tidy_passes          merge and remove what is written twice or undone
                      (then `compiler` marks, plans and lowers convolutions and lifts the weights)
 plan_memory_passes   legalise, fuse and schedule the rest, plan memory
 machine_passes       capture the CUDA graph, lower to the virtual machine
+kernel_pipeline      lower the kernels
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from tvmconv.passes.bindable import bindable
 from tvmconv.passes.cancel_transposes import cancel_transposes
 from tvmconv.passes.default_schedules import default_schedules
 from tvmconv.passes.fold_layouts import fold_layouts
+from tvmconv.passes.lower_kernels import KERNELS
 from tvmconv.passes.merge_equal import merge_equal
+from tvmconv.passes.overlap_launches import MIN_CAPABILITY, OVERLAPPED
 from tvmconv.passes.plan_memory import plan_memory
 from tvmconv.passes.scale_and_shift import scale_and_shift
 from tvmconv.passes.tuple_output import tuple_output
@@ -81,6 +84,8 @@ def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
         # A reshape that only renames a buffer costs nothing, that of the output neither.
         tuple_output(),
         transform.RewriteDataflowReshape(),
+        # The kernels that nobody calls now.
+        transform.DeadCodeElimination(["main"]),
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),
@@ -102,6 +107,14 @@ def machine_passes(kind: str) -> list[tvm.transform.Pass]:
         transform.VMShapeLower(),
         transform.AttachGlobalSymbol(),
     ]
+
+
+def kernel_pipeline(kind: str, capability: int) -> str:
+    """The name of the pipeline that brings kernels to machine code, as `relax.build` takes it.
+
+    capability: the GPU's compute capability, such as 90.
+    """
+    return OVERLAPPED if kind == "cuda" and capability >= MIN_CAPABILITY else KERNELS
 
 
 def run(mod: tvm.IRModule, passes: Any, stage: str) -> tvm.IRModule:

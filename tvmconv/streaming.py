@@ -8,6 +8,7 @@ are out. With as many slots as steps, none of the three has to wait for another'
 from __future__ import annotations
 
 import itertools
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +26,10 @@ if TYPE_CHECKING:
 
 Results = dict[str, Any]
 SLOTS = 3
-#: Copies between arrays of the host are cut into pieces of so many bytes, for so many threads: one
-#: thread copies slower than the GPU fetches.
-PIECE_BYTES, COPY_THREADS = 1 << 20, 4
+#: Copies between arrays of the host are cut for so many threads, into pieces of so many bytes or
+#: more: one thread copies slower than the GPU fetches. Of a ResNet-18 at batch 128, fed fp16, an
+#: H200 took 5.6 ms a batch with one thread, 2.9 with 4 and 2.4, what it computes, with 8.
+PIECE_BYTES, COPY_THREADS = 1 << 20, min(8, os.cpu_count() or 1)
 
 
 def stream_batches(exe: Executable, batches: Iterable[Mapping[str, Any]]) -> Iterator[Results]:

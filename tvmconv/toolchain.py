@@ -58,7 +58,11 @@ def detect_arch() -> str | None:
         return None
     device = tvm.cuda(0)
     # `exist` is also False with the stub loaded: none of its functions succeeds.
-    return f"sm_{device.compute_version.replace('.', '')}" if device.exist else None
+    if not device.exist:
+        return None
+    name = f"sm_{device.compute_version.replace('.', '')}"
+    # With Hopper's own instructions, which code for sm_90 has not.
+    return "sm_90a" if name == "sm_90" else name
 
 
 def runs_on(built: str, here: str) -> bool:

@@ -1,14 +1,19 @@
-"""Let every kernel be launched while the one before it still runs: programmatic dependent launch.
+"""Let every kernel be launched while the one before it ends: programmatic dependent launch.
 
 Before:  kernel: body
-After:   kernel: griddepcontrol.wait; griddepcontrol.launch_dependents; body
+After:   kernel: griddepcontrol.wait; body
          and it is launched with CUDA's attribute programmaticStreamSerialization
 Requires: a GPU of compute capability 9.0 or later; device functions, split from the host's
-Formula: the identity. With the attribute a kernel starts when all blocks of the one before it
-         have said launch_dependents or are gone. Its first instruction waits until that one is
-         done and its writes can be seen. That one waited for the one before it in the same way:
-         so whatever a kernel reads, or overwrites in memory that is used again, all earlier
-         kernels are done with. Only the launch itself is overlapped.
+Formula: the identity. With the attribute a kernel starts once all blocks of the one before it are
+         gone, though what they wrote may still be on its way. Its first instruction waits until
+         that one is done and its writes can be seen. That one waited for the one before it in the
+         same way: so whatever a kernel reads, or overwrites in memory that is used again, all
+         earlier kernels are done with. Only the launch itself is overlapped.
+
+No kernel says launch_dependents, which would let the next one's blocks in before its own are gone:
+they go to whichever processors have room, where many then compute side by side while others have
+none. A ResNet-18 of one image took an H200 156 us with no overlap, 150 with this, 166 with
+launch_dependents after the wait and 236 with it before.
 
 TVM builds with a pipeline by its name, so this is one: TVM's own with the above at its end.
 """
@@ -22,11 +27,15 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import compilation_pipeline
 
-PIPELINE = "tvmconv.overlap_launches"
+from tvmconv.passes.lower_kernels import KERNELS
+
+#: The pipeline's name.
+OVERLAPPED = "tvmconv.overlap_launches"
 #: TVM's names of the launch attribute, and of the list on a function that it is put in.
 _ATTRIBUTE, _LAUNCH = "tirx.use_programtic_dependent_launch", "tirx.kernel_launch_params"
 #: TVM's CallingConv::kDeviceKernelLaunch.
 _KERNEL = 2
+#: Of the GPU, for the instructions.
 MIN_CAPABILITY = 90
 
 
@@ -43,9 +52,8 @@ def overlap_launches() -> tvm.transform.Pass:
 
 
 def _waiting(kernel: tirx.PrimFunc) -> tirx.PrimFunc:
-    first = [T.ptx.griddepcontrol.wait(), T.ptx.griddepcontrol.launch_dependents()]
-    body = tirx.SeqStmt([*map(tirx.Evaluate, first), kernel.body])
-    return kernel.with_body(body)
+    wait = tirx.Evaluate(T.ptx.griddepcontrol.wait())
+    return kernel.with_body(tirx.SeqStmt([wait, kernel.body]))
 
 
 def _marked() -> tvm.transform.Pass:
@@ -63,9 +71,9 @@ def _marked() -> tvm.transform.Pass:
 
 
 def _pipeline() -> Any:
-    lowering, host, device = compilation_pipeline.get_tir_pipeline("default")
+    lowering, host, device = compilation_pipeline.get_tir_pipeline(KERNELS)
     steps = [_marked(), lowering, overlap_launches()]
     return tvm.transform.Sequential(steps), host, device
 
 
-compilation_pipeline.register_tir_pipeline(PIPELINE, _pipeline)
+compilation_pipeline.register_tir_pipeline(OVERLAPPED, _pipeline)
