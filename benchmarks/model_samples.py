@@ -3,7 +3,7 @@
     python -m benchmarks.model_samples build FOLDER       compiles; needs TVM's compiler, no GPU
     python -m benchmarks.model_samples measure FOLDER     checks and times; needs a GPU and torch
 
-For each workload of `FIT` and `HELD_OUT` and each family that matches, but `direct`: the default
+For each workload of `FIT` and `HELD_OUT` and each family of `FAMILIES` that matches: the default
 configuration, those that the model ranks first, and others of its space at random. Each kernel is
 compared with torch's convolution in fp32, then timed in a CUDA graph, as in `benchmarks.convs`.
 """
@@ -70,6 +70,8 @@ HELD_OUT: dict[str, Shape] = {
     "depthwise 14x480, 1": (1, 14, 480, 0, 3, 1),
     "depthwise 7x576 5x5, 128": (128, 7, 576, 0, 5, 1),
 }
+#: Those whose weights can be packed without TVM's compiler, which is not where the GPU is.
+FAMILIES = ("wmma_nhwc", "depthwise")
 #: Configurations of each: those that the model ranks first, and at random.
 RANKED, AT_RANDOM = 8, 9
 #: Relative l2 error that is still timed; launches in a graph, and replays of it.
@@ -116,7 +118,7 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
     hardware, entries = toolchain.cuda_arch(arch), []
     for family in registry.FAMILIES:
         match = family.match(w, hardware)
-        if family.name == "direct" or not hasattr(match, "config"):
+        if family.name not in FAMILIES or not hasattr(match, "config"):
             continue
         rows: list[dict[str, Any]] = []
         functions = {}

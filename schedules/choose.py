@@ -113,16 +113,19 @@ def _best(
     if estimate is kernel_cost:
         # No footprint depends on these, so that what differs in them alone is searched for once.
         epilogue = Epilogue(residual=w.epilogue.residual, out_dtype=w.epilogue.out_dtype)
-        return _least(replace(w, epilogue=epilogue), family, match.config, hardware, estimate)
-    return _least(w, family, match.config, hardware, estimate)
+        w = replace(w, epilogue=epilogue)
+    config, cost = _least(w, family.name, match.config, hardware, estimate)
+    return Option(family, config, cost)
 
 
 @lru_cache(maxsize=4096)
 def _least(
-    w: ConvWorkload, family: Family, default: Any, hardware: Hardware, estimate: Estimate
-) -> Option:
-    options = [
-        Option(family, one, estimate(w, family, one, hardware))
-        for one in (default, *family.space(w, hardware))
-    ]
-    return min(options, key=lambda option: option.cost.us)
+    w: ConvWorkload, name: str, default: Any, hardware: Hardware, estimate: Estimate
+) -> tuple[Any, Cost]:
+    """The configuration of a family that costs least, and what that is."""
+    one = family(name)
+    costs = (
+        (config, estimate(w, one, config, hardware))
+        for config in (default, *one.space(w, hardware))
+    )
+    return min(costs, key=lambda item: item[1].us)
