@@ -249,7 +249,7 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
     for (groups, fragments), columns, stages, split, resident in itertools.product(
         ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2)),
         columns_worth(w.k),
-        (3, 4, 6, 8),
+        (4, 6, 8, 3),
         (1, 2, 4, 8),
         (1, 2),
     ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -251,6 +251,22 @@ class Executable:
             machine, weights = self._machine(entry)
             result = machine["main"](*tensors, *weights)
         return [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+
+    def traced(self, heard: Callable[..., int]) -> Callable[[list[Any]], None]:
+        """What runs the network on tensors of the device, call by call and not as a CUDA graph,
+        and tells of each: heard(function, name, before, result, *arguments), before and after it.
+        heard gives 0."""
+        entry = self.entries[-1]
+        _, weights = self._machine(entry)
+        machine = _load_machine(entry.code, self.device())
+        machine.set_instrument(heard)
+        main = machine["bound" if self.target == "cuda" else "main"]
+
+        def run(tensors: list[Any]) -> None:
+            with self._loaded.lock:
+                main(*tensors, *weights)
+
+        return run
 
     def transfer_out(self, results: list[Any]) -> dict[str, NDArray[Any]]:
         """The results on the host, by name. Waits until they are there."""

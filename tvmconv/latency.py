@@ -22,6 +22,8 @@ import tvm
 from tvmconv import cuda_runtime
 from tvmconv.buckets import each_bucket
 from tvmconv.feeds import batch_of
+from tvmconv.layer_times import LayerTime, layer_times
+from tvmconv.layer_times_text import layer_table
 from tvmconv.tables import table
 
 if TYPE_CHECKING:
@@ -109,6 +111,8 @@ class LatencyReport:
     relative_l2: float | None
     #: Of the smaller buckets, the smallest first.
     smaller: tuple[LatencyReport, ...] = ()
+    #: Every layer and every other kernel, in order, if that was asked for.
+    layers: tuple[LayerTime, ...] = ()
 
     @property
     def throughput(self) -> float:
@@ -157,7 +161,8 @@ class LatencyReport:
         ]
         if self.relative_l2 is not None:
             lines.append(f"checked: relative l2 error {self.relative_l2:.2e}")
-        return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
+        lines += [f"Warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines + (["", layer_table(self.layers)] if self.layers else []))
 
 
 def bench(
@@ -169,21 +174,28 @@ def bench(
     min_runs: int = 10,
     min_seconds: float = 1.0,
     max_runs: int = 10_000,
+    layers: bool = True,
 ) -> LatencyReport:
     """Time ``exe`` on ``feeds``, arrays by input name, as `each_bucket` gives them to every bucket.
 
     A fast wrong answer is worth nothing: give the error that `compare` found as ``relative_l2``,
     or the report says that it is unchecked. Warm-up lasts ``warmup_ms``, then runs follow until
     there are ``min_runs`` and ``min_seconds`` have passed, or ``max_runs``; copies get a fifth of
-    that time. Raises FeedError for feeds that do not fit, TargetError if the device fails.
+    that time. With ``layers``, each layer and other kernel is timed by itself after that, which
+    takes a few runs more. Raises FeedError for feeds that do not fit, TargetError if the device
+    fails.
     """
     effort = Effort(warmup_ms, min_runs, min_seconds, max_runs)
-    reports = [_bench(*one, relative_l2, effort) for one in each_bucket(exe, feeds)]
+    reports = [_bench(*one, relative_l2, effort, layers) for one in each_bucket(exe, feeds)]
     return replace(reports[-1], smaller=tuple(reports[:-1]))
 
 
 def _bench(
-    exe: Executable, feeds: Mapping[str, Any], relative_l2: float | None, effort: Effort
+    exe: Executable,
+    feeds: Mapping[str, Any],
+    relative_l2: float | None,
+    effort: Effort,
+    layers: bool,
 ) -> LatencyReport:
     """`bench` at one batch."""
     device, tensors = exe.device(), exe.transfer_in(feeds)
@@ -219,6 +231,7 @@ def _bench(
         warmup_ms=effort.warmup_ms,
         warmup_runs=warmup_runs,
         relative_l2=relative_l2,
+        layers=layer_times(exe, tensors) if layers else (),
     )
 
 

@@ -20,7 +20,12 @@ from tvmconv.errors import FeedError
 from tvmconv.feeds import TensorSpec, random_feeds
 from tvmconv.latency import Effort, LatencyReport, Timing
 
-QUICK = {"warmup_ms": 5.0, "min_runs": 5, "min_seconds": 0.02}
+QUICK: dict[str, Any] = {
+    "warmup_ms": 5.0,
+    "min_runs": 5,
+    "min_seconds": 0.02,
+    "layers": False,
+}
 
 
 class Sleeper:
