@@ -63,7 +63,7 @@ def pass_order() -> list[str]:
 
     order = ["io_form", *names((*pipeline.GRAPH_PASSES, *pipeline.TIDY_PASSES)), *BY_COMPILER]
     order += names(pipeline.plan_memory_passes("cuda") + pipeline.machine_passes("cuda"))
-    return [*order, "overlap_launches"]
+    return [*order, "lower_kernels", "overlap_launches"]
 
 
 def pass_docs() -> dict[str, str]:

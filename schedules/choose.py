@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from schedules.cost import Cost, conv_cost
@@ -11,11 +11,13 @@ from schedules.depthwise import DepthwiseFamily
 from schedules.direct import DirectFamily
 from schedules.family import Family, Reject
 from schedules.hardware import Hardware
+from schedules.wgmma import WgmmaFamily
 from schedules.wmma import WmmaFamily
 from schedules.workload import ConvWorkload
 
 #: In order of preference, where they cost the same. The last one matches everything.
 FAMILIES: tuple[Family, ...] = (
+    WgmmaFamily(),
     WmmaFamily("wmma_packed", packed=True),
     WmmaFamily("wmma_nhwc", packed=False),
     DepthwiseFamily(),
@@ -24,6 +26,21 @@ FAMILIES: tuple[Family, ...] = (
 
 #: Estimates what a family's schedule of a workload takes, with a configuration, on a machine.
 Estimate = Callable[[ConvWorkload, Family, Any, Hardware], Cost]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What was measured to be fastest for a workload; `us` and `model_us` are microseconds of it
+    and of what would have been chosen without."""
+
+    family: Family
+    config: Any
+    us: float
+    model_us: float
+
+
+#: What tuning found for a workload; None where nothing is known that holds.
+Lookup = Callable[[ConvWorkload, Hardware], Tuned | None]
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,9 @@ class Choice:
     runner_up: Option | None
     #: Those that do not match, and why.
     rejects: tuple[Reject, ...]
+    #: Where it was measured, not estimated. Then `cost` is the time measured, and `runner_up` what
+    #: would have been chosen without, with its measured time; None where that is the same.
+    tuned: Tuned | None = None
 
 
 def family(name: str) -> Family:
@@ -58,8 +78,14 @@ def family(name: str) -> Family:
     raise LookupError(f"no family {name!r} among {', '.join(f.name for f in FAMILIES)}")
 
 
-def choose(w: ConvWorkload, hardware: Hardware, estimate: Estimate = conv_cost) -> Choice:
-    """The family that costs least, each with its default configuration."""
+def choose(
+    w: ConvWorkload,
+    hardware: Hardware,
+    estimate: Estimate = conv_cost,
+    records: Lookup | None = None,
+) -> Choice:
+    """What `records` know to be fastest; where they know nothing, the family that is estimated to
+    cost least, each with its default configuration."""
     options: list[Option] = []
     rejects: list[Reject] = []
     for candidate in FAMILIES:
@@ -71,4 +97,23 @@ def choose(w: ConvWorkload, hardware: Hardware, estimate: Estimate = conv_cost) 
             options.append(Option(candidate, answer.config, cost))
     best, *others = sorted(options, key=lambda option: option.cost.us)  # stable: ties by order
     runner_up = others[0] if others else None
-    return Choice(w, hardware, best.family, best.config, best.cost, runner_up, tuple(rejects))
+    choice = Choice(w, hardware, best.family, best.config, best.cost, runner_up, tuple(rejects))
+    found = records(w, hardware) if records is not None else None
+    return choice if found is None else _tuned(choice, found, estimate)
+
+
+def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
+    """The choice made by measurement, with the times measured instead of those estimated."""
+    limit = estimate(choice.workload, found.family, found.config, choice.hardware).limit
+    cost = Cost(found.us, limit)
+    if (found.family, found.config) == (choice.family, choice.config):
+        return replace(choice, cost=cost, runner_up=None, tuned=found)
+    others = Option(choice.family, choice.config, Cost(found.model_us, choice.cost.limit))
+    return replace(
+        choice,
+        family=found.family,
+        config=found.config,
+        cost=cost,
+        runner_up=others,
+        tuned=found,
+    )

@@ -21,7 +21,7 @@ from tvm import te, tirx
 
 from schedules.gemm import Gemm, Tile, gemm_index, pixel
 from schedules.window import in_window
-from schedules.workload import ConvWorkload, ceil_div, round_up
+from schedules.workload import ConvWorkload, Epilogue, ceil_div, round_up
 
 #: Block names that the schedules look for.
 GATHER, CONV, EPILOGUE, OUT = "gather", "conv", "epilogue", "out"
@@ -74,14 +74,22 @@ class Operands:
 def finish(w: ConvWorkload, operands: Operands, total: Any, at: Any) -> Any:
     """The epilogue of one output: the sum `total` at element `at` = (n, p, q, k)."""
     value = total if w.accumulator_dtype == "float32" else total.astype("float32")
-    k, epilogue = at[3], w.epilogue
+    k = at[3]
     slope = None if operands.slope is None else operands.slope[k]
-    if operands.bias is not None:
-        value = value + operands.bias[k]
+    bias = None if operands.bias is None else operands.bias[k]
+    residual = None
+    if operands.residual is not None:
+        residual = _residual(w, operands.residual, *at).astype("float32")
+    return finished(w.epilogue, value, bias, slope, residual)
+
+
+def finished(epilogue: Epilogue, total: Any, bias: Any, slope: Any, residual: Any) -> Any:
+    """The epilogue's formula: fp32 expressions in, those that it has; `out_dtype` out."""
+    value = total if bias is None else total + bias
     if epilogue.residual_last:
         value = epilogue.activation.apply(TvmMath, value, slope)
-    if operands.residual is not None:
-        value = value + _residual(w, operands.residual, *at).astype("float32")
+    if residual is not None:
+        value = value + residual
     if not epilogue.residual_last:
         value = epilogue.activation.apply(TvmMath, value, slope)
     return value.astype(epilogue.out_dtype)

@@ -38,6 +38,8 @@ class Cost:
 def conv_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
     """Of a convolution by a family's schedule, its padding included."""
     rate = hardware.tensor_tflops if family.tensorized else hardware.fp32_tflops
+    if family.name == "wgmma":
+        rate *= 1.25
     return _least(_roofline(family.padded_macs(w, config), rate, w, hardware))
 
 

@@ -41,6 +41,7 @@ class DepthwiseFamily:
     """Convolutions of NHWC whose every channel has one filter of its own."""
 
     name = "depthwise"
+    version = 1
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
@@ -56,6 +57,9 @@ class DepthwiseFamily:
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseConfig]:
         return space(w, hardware)
+
+    def check(self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
 
     def schedule(
         self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware

@@ -51,6 +51,7 @@ class DirectFamily:
     """Matches every convolution."""
 
     name = "direct"
+    version = 1
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match:
@@ -68,6 +69,9 @@ class DirectFamily:
             for threads in (256, 128, 64) if hardware.kind == "cuda" else (1,):
                 yield DirectConfig(vector, threads)
             vector //= 2
+
+    def check(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
 
     def schedule(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> tirx.PrimFunc:
         check(w, config, hardware)

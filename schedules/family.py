@@ -36,6 +36,9 @@ class Family(Protocol):
     """One way to compute convolutions; a file of its own, registered in `schedules.choose`."""
 
     name: str
+    #: Counts up whenever the same configuration becomes another kernel: what was measured before
+    #: does not hold any more.
+    version: int
     #: Whether the multiply-adds run on tensor cores (or their emulation).
     tensorized: bool
 
@@ -44,6 +47,9 @@ class Family(Protocol):
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[Any]:
         """Every configuration worth trying, each already checked."""
+
+    def check(self, w: ConvWorkload, config: Any, hardware: Hardware) -> None:
+        """Raises `ConfigError` if `config` does not fit."""
 
     def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> tirx.PrimFunc:
         """The scheduled function. Raises `ConfigError` if `config` does not fit."""

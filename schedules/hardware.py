@@ -38,6 +38,11 @@ class Hardware:
         """Copies from global to shared memory that do not wait (from Ampere on)."""
         return self.sm >= 80
 
+    @property
+    def has_wgmma(self) -> bool:
+        """Hopper's own instructions, which no later architecture has."""
+        return self.name == "sm_90a"
+
 
 #: Emulation on a CPU: a block's tiles should stay in the second-level cache.
 CPU = Hardware("llvm")

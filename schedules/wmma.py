@@ -41,6 +41,7 @@ class WmmaFamily:
     """WMMA with outputs in one kind of layout."""
 
     tensorized = True
+    version = 1
 
     def __init__(self, name: str, packed: bool) -> None:
         self.name, self.packed = name, packed
@@ -62,6 +63,9 @@ class WmmaFamily:
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
         return wmma_config.space(w, hardware)
+
+    def check(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
 
     def schedule(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
         check(w, config, hardware)

@@ -24,6 +24,7 @@ from schedules.gemm import pack_channels
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, Layout
 from tvmconv import toolchain
+from tvmconv.passes.lower_kernels import KERNELS
 from tvmconv.pipeline import LOWERING
 
 Array = NDArray[Any]
@@ -212,7 +213,7 @@ def compiled(module: Any, hardware: Hardware) -> Any:
         toolchain.prepare_cuda(hardware.name)
         target = tvm.target.Target({"kind": "cuda", "arch": hardware.name}, host={"kind": "llvm"})
     with target, tvm.transform.PassContext(config=LOWERING):
-        return tvm.compile(module, target=target)
+        return tvm.compile(module, target=target, tir_pipeline=KERNELS)
 
 
 def call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:

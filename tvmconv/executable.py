@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from tvm.runtime.vm import VirtualMachine
 
 import tvmconv
+import tvmconv.tensor_map  # kernels call what it registers
 from tvmconv import artifact
 from tvmconv.binding import Binding, bind
 from tvmconv.buckets import plan_batches

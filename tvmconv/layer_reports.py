@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import onnx
 
+from schedules.choose import Choice
 from schedules.cost import conv_floor, floor
 from schedules.hardware import Hardware
 from tvmconv.frontend import convolutions
@@ -48,6 +49,8 @@ def _planned(planned: PlannedConv, layer: Layer) -> ConvReport:
     choice, w = choices[0], choices[0].workload
     # Families of one kind decline for one reason.
     rejects = "; ".join(dict.fromkeys(reject.reason for reject in choice.rejects))
+    margin = _margin(choices)
+    tuned = f"measured, {margin:.2f} times as fast as the model's choice" if margin else ""
     seconds = [one.runner_up for one in choices if one.runner_up is not None]
     return ConvReport(
         name=planned.name,
@@ -60,7 +63,7 @@ def _planned(planned: PlannedConv, layer: Layer) -> ConvReport:
         out_layout=str(w.out_layout),
         epilogue=str(w.epilogue),
         tensor_core=all(one.family.tensorized for one in choices),
-        why_family=rejects or "the first choice",
+        why_family="; ".join(filter(None, (tuned, rejects))) or "the first choice",
         why_layout=planned.layout.reason,
         useful_macs=sum(one.workload.useful_macs for one in choices),
         padded_macs=sum(one.family.padded_macs(one.workload, one.config) for one in choices),
@@ -73,7 +76,16 @@ def _planned(planned: PlannedConv, layer: Layer) -> ConvReport:
         kind=layer.kind,
         traits=layer.traits,
         group_channels=layer.group_channels,
+        tuned=margin,
     )
+
+
+def _margin(choices: Sequence[Choice]) -> float:
+    """Of the model's choices over those tuned, in time; 0 where not all of them are."""
+    found = [one.tuned for one in choices if one.tuned is not None]
+    if len(found) < len(choices):
+        return 0.0
+    return sum(one.model_us for one in found) / sum(one.us for one in found)
 
 
 def _why_generic(layer: Layer) -> str:

@@ -21,6 +21,7 @@ from tvmconv.passes.bindable import bindable
 from tvmconv.passes.cancel_transposes import cancel_transposes
 from tvmconv.passes.default_schedules import default_schedules
 from tvmconv.passes.fold_layouts import fold_layouts
+from tvmconv.passes.lower_kernels import KERNELS
 from tvmconv.passes.merge_equal import merge_equal
 from tvmconv.passes.overlap_launches import MIN_CAPABILITY, OVERLAPPED
 from tvmconv.passes.plan_memory import plan_memory
@@ -113,7 +114,7 @@ def kernel_pipeline(kind: str, capability: int) -> str:
 
     capability: the GPU's compute capability, such as 90.
     """
-    return OVERLAPPED if kind == "cuda" and capability >= MIN_CAPABILITY else "default"
+    return OVERLAPPED if kind == "cuda" and capability >= MIN_CAPABILITY else KERNELS
 
 
 def run(mod: tvm.IRModule, passes: Any, stage: str) -> tvm.IRModule:

@@ -58,7 +58,11 @@ def detect_arch() -> str | None:
         return None
     device = tvm.cuda(0)
     # `exist` is also False with the stub loaded: none of its functions succeeds.
-    return f"sm_{device.compute_version.replace('.', '')}" if device.exist else None
+    if not device.exist:
+        return None
+    name = f"sm_{device.compute_version.replace('.', '')}"
+    # With Hopper's own instructions, which code for sm_90 has not.
+    return "sm_90a" if name == "sm_90" else name
 
 
 def runs_on(built: str, here: str) -> bool:
@@ -109,6 +113,18 @@ def prepare_cuda(arch: str | None = None) -> str:
             "TVM_CUDA_NVRTC_EXTRA_OPTS", "--ftz=false --prec-div=true --prec-sqrt=true"
         )
     return mode
+
+
+def compiler_version(mode: str) -> str:
+    """Of the compiler that `prepare_cuda` found, such as ``nvcc 13.0``. Raises ToolchainError."""
+    if mode == "nvrtc":
+        _, major, minor = importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
+        return f"nvrtc {major}.{minor}"
+    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release ([\d.]+)", said)
+    if release is None:
+        raise ToolchainError("nvcc does not say its version", note=said.strip())
+    return f"nvcc {release[1]}"
 
 
 def _choose_compiler() -> tuple[str, set[int]]:

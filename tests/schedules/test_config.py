@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules import depthwise_config, direct, wmma_config
+from schedules import depthwise_config, direct, wgmma_config, wmma_config
 from schedules.choose import FAMILIES, choose, family
 from schedules.depthwise_config import DepthwiseConfig
 from schedules.direct import DirectConfig
@@ -19,6 +19,7 @@ from schedules.errors import ConfigError
 from schedules.family import Match, Reject
 from schedules.gemm import TILES_K
 from schedules.hardware import CPU, CUDA_ARCHS, Hardware
+from schedules.wgmma_config import WgmmaConfig
 from schedules.wmma import FEWEST_CHANNELS
 from schedules.wmma_config import WmmaConfig
 from schedules.workload import NHWC, PACKED, ConvWorkload, Epilogue, Layout
@@ -166,7 +167,12 @@ def test_depthwise_tiles_shrink_where_threads_are_few() -> None:
 
 
 def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
-    homes = {WmmaConfig: wmma_config, DepthwiseConfig: depthwise_config, DirectConfig: direct}
+    homes = {
+        WgmmaConfig: wgmma_config,
+        WmmaConfig: wmma_config,
+        DepthwiseConfig: depthwise_config,
+        DirectConfig: direct,
+    }
     homes[type(config)].check(w, config, hardware)
 
 
@@ -202,7 +208,7 @@ def test_whole_space_fits(name: str, arch: str) -> None:
         assert len(space) == len(set(space)) > 1
         for config in space:
             check(w, config, hardware)
-        if each.tensorized:
+        if isinstance(space[0], WmmaConfig):
             waits_for_none = any(config.asynchronous for config in space)
             eights = wmma_config.gather_vector(w, space[0].tile) == 8
             assert waits_for_none == (hardware.has_cp_async and eights)
@@ -287,9 +293,12 @@ def test_last_family_takes_everything() -> None:
 
 
 def test_families_by_name() -> None:
-    assert [each.name for each in FAMILIES] == ["wmma_packed", "wmma_nhwc", "depthwise", "direct"]
+    names = ["wgmma", "wmma_packed", "wmma_nhwc", "depthwise", "direct"]
+    assert [each.name for each in FAMILIES] == names
     assert all(family(each.name) is each for each in FAMILIES)
-    with pytest.raises(LookupError, match="no family 'winograd' among wmma_packed, wmma_nhwc"):
+    with pytest.raises(
+        LookupError, match="no family 'winograd' among wgmma, wmma_packed, wmma_nhwc"
+    ):
         family("winograd")
 
 

@@ -73,7 +73,7 @@ def symbol(name: str) -> str:
     return "conv_" + re.sub(r"\W+", "_", name)
 
 
-@pytest.fixture(scope="module", params=["sm_75", "sm_80", "sm_90a"])
+@pytest.fixture(scope="module", params=["sm_75", "sm_80", "sm_90"])
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     hardware = toolchain.cuda_arch(request.param)
     choices = {name: choose(w, hardware) for name, w in TRIED.items()}

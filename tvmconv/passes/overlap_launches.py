@@ -28,6 +28,8 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import compilation_pipeline
 
+from tvmconv.passes.lower_kernels import KERNELS
+
 #: The pipeline's name.
 OVERLAPPED = "tvmconv.overlap_launches"
 #: TVM's names of the launch attribute, and of the list on a function that it is put in.
@@ -70,7 +72,7 @@ def _marked() -> tvm.transform.Pass:
 
 
 def _pipeline() -> Any:
-    lowering, host, device = compilation_pipeline.get_tir_pipeline("default")
+    lowering, host, device = compilation_pipeline.get_tir_pipeline(KERNELS)
     steps = [_marked(), lowering, overlap_launches()]
     return tvm.transform.Sequential(steps), host, device
 
