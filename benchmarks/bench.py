@@ -5,6 +5,9 @@
 For every network and batch size: build; compare with onnxruntime on real pictures, and stop there
 if the outputs differ by more than a bound; time onnxruntime on the CPU, end it, and time ours, with
 as many threads; on a GPU, time PyTorch where it is installed. Writes a table, JSON and a plot.
+
+Each is fed as its kind is in practice. On a GPU that is fp16 in NHWC, ours and PyTorch alike; there
+ours is also built and timed as the model is written, fp32 in NCHW, which is one more column.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from benchmarks import machine, peers, plot, zoo
 from tvmconv.cli_io import run_or_tell, step, tell
 from tvmconv.comparison import BOUND, CompareReport
 from tvmconv.errors import TvmconvError
+from tvmconv.io_form import feeds_from_model
 from tvmconv.latency import Effort, LatencyReport, Timing
 from tvmconv.tables import table
 from tvmconv.toolchain import detect_arch
@@ -34,6 +38,8 @@ PYTORCH = {
     "PyTorch, CUDA graph": peers.torch_cuda_graph,
     "torch.compile": peers.torch_compile,
 }
+#: How a network is fed on a GPU.
+AS_PEERS: dict[str, Any] = {"io_dtype": "float16", "io_layout": "NHWC"}
 #: Beyond this share of the processors taken by other programs, the report warns.
 BUSY = 0.05
 Target = Literal["auto", "llvm", "cuda"]
@@ -58,6 +64,8 @@ class Cell:
     peers: dict[str, Timing]
     #: Share of the processors that other programs took just before the timing, 0 to 1.
     busy: float | None
+    #: On a GPU: ours when it is fed as the model is written.
+    as_model: Timing | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -72,6 +80,7 @@ class Cell:
             **vars(self),
             "comparison": self.comparison.to_json(),
             "latency": self.latency and self.latency.to_json(),
+            "as_model": self.as_model and vars(self.as_model),
             "peers": {name: vars(timing) for name, timing in self.peers.items()},
             "ratio_to_onnxruntime": self.ratio,
         }
@@ -102,24 +111,36 @@ def measure(
     """Build, check and time one network of the zoo, fed ``pictures``, a key of `PICTURES`.
 
     With ``built``, a folder, the network is not built but loaded from ``NAME-bBATCH.tvmconv`` in
-    it: this machine then needs only TVM's runtime. Raises TvmconvError where it cannot be built or
-    loaded, or pictures or weights cannot be had.
+    it, built with `AS_PEERS` for a GPU, and beside it ``NAME-bBATCH-as-model.tvmconv``, built
+    without: this machine then needs only TVM's runtime. Raises TvmconvError where it cannot be
+    built or loaded, or pictures or weights cannot be had.
     """
     effort = effort or Effort()
     model = zoo.load(name)
     feeds = zoo.feeds(name, batch, PICTURES[pictures])
-    if built:
-        exe = tvmconv.load(built / f"{name}-b{batch}.tvmconv")
-    else:
+
+    def executable(suffix: str, options: dict[str, Any]) -> tvmconv.Executable:
+        if built:
+            return tvmconv.load(built / f"{name}-b{batch}{suffix}.tvmconv")
         with step(f"building {name} at batch {batch} for {target}"):
-            exe = tvmconv.build(model, target=target, arch=arch, batch=batch)
-    with step("comparing with onnxruntime"):
-        comparison = tvmconv.compare(model, exe, feeds)
-    busy, latency, others = machine.busy(), None, {}
+            return tvmconv.build(model, target=target, arch=arch, batch=batch, **options)
+
+    def compared(exe: tvmconv.Executable) -> CompareReport:
+        with step("comparing with onnxruntime"):
+            return tvmconv.compare(model, exe, feeds_from_model(exe.inputs, feeds))
+
+    exe = executable("", AS_PEERS if target == "cuda" else {})
+    comparison = compared(exe)
+    busy, latency, as_model, others = machine.busy(), None, None, {}
     if comparison.passed(bound):
         # No spinner from here on: drawing it takes time from what is timed.
         others[ONNXRUNTIME] = peers.onnxruntime_cpu(model, feeds, tvm.runtime.num_threads(), effort)
-        latency = tvmconv.bench(exe, feeds, relative_l2=comparison.relative_l2, **vars(effort))
+        fed = feeds_from_model(exe.inputs, feeds)
+        latency = tvmconv.bench(exe, fed, relative_l2=comparison.relative_l2, **vars(effort))
+        if exe.target == "cuda":
+            plain = executable("-as-model", {})
+            if compared(plain).passed(bound):
+                as_model = tvmconv.bench(plain, feeds, **vars(effort)).compute
         if exe.target == "cuda" and name in peers.TORCHVISION and peers.has_torch():
             others |= {peer: time(name, batch, effort) for peer, time in PYTORCH.items()}
     return Cell(
@@ -132,13 +153,16 @@ def measure(
         latency=latency,
         peers=others,
         busy=busy,
+        as_model=as_model,
     )
 
 
 def report(cells: list[Cell]) -> str:
     """The table of all cells; times are medians in ms, ratios ours over theirs."""
     others = list(dict.fromkeys(name for cell in cells for name in cell.peers))
-    header = ["network", "batch", "ms", "images/s"]
+    # On a GPU: how long a run takes the host, and fed as the model is written, the GPU.
+    on_gpu = ["host us", "ms as fp32 NCHW"] if any(cell.as_model for cell in cells) else []
+    header = ["network", "batch", "ms", "images/s", *on_gpu]
     header += [text for name in others for text in (f"{name} ms", "ours / it")]
     rows = [[*header, "relative l2", "tensorized", "build s"]]
     for cell in cells:
@@ -147,6 +171,7 @@ def report(cells: list[Cell]) -> str:
         row += (
             [f"{ours:.4g}", f"{cell.latency.throughput:.4g}"] if cell.latency else ["refused", ""]
         )
+        row += _on_gpu(cell)[: len(on_gpu)]
         for name in others:
             theirs = cell.peers[name].median_ms if name in cell.peers else None
             row.append(f"{theirs:.4g}" if theirs else "")
@@ -154,6 +179,12 @@ def report(cells: list[Cell]) -> str:
         row.append(f"{cell.comparison.relative_l2:.1e}")
         rows.append([*row, f"{cell.tensorized} of {cell.convolutions}", f"{cell.build_s:.1f}"])
     return table(rows, right=range(1, len(rows[0])))
+
+
+def _on_gpu(cell: Cell) -> list[str]:
+    enqueue = cell.latency.enqueue if cell.latency else None
+    host = f"{enqueue.median_ms * 1e3:.3g}" if enqueue else ""
+    return [host, f"{cell.as_model.median_ms:.4g}" if cell.as_model else ""]
 
 
 def write(cells: list[Cell], target: str, folder: Path, commit: str | None = None) -> list[Path]:

@@ -32,6 +32,7 @@ from tvmconv import pipeline, toolchain
 from tvmconv.cli_io import run_or_tell
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.latency import Effort, cuda_time
+from tvmconv.passes.lower_kernels import KERNELS
 from tvmconv.tables import table
 
 #: name: C, H and W, K, R and S, stride, padding.
@@ -118,7 +119,7 @@ def _kernel(
     target = pipeline.tvm_target("cuda", arch)
     func = family.schedule(w, config, toolchain.cuda_arch(arch))
     with target, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
-        built = tvm.compile(func, target=target, tir_pipeline=pipeline.KERNELS)
+        built = tvm.compile(func, target=target, tir_pipeline=KERNELS)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         path = Path(folder) / "kernel.so"
         built.export_library(str(path))

@@ -61,8 +61,9 @@ def pass_order() -> list[str]:
     def names(steps: Iterable[tvm.transform.Pass]) -> list[str]:
         return [step.info.name.rpartition(".")[2] for step in steps]
 
-    order = names((*pipeline.GRAPH_PASSES, *pipeline.TIDY_PASSES)) + list(BY_COMPILER)
-    return order + names(pipeline.plan_memory_passes("cuda") + pipeline.machine_passes("cuda"))
+    order = ["io_form", *names((*pipeline.GRAPH_PASSES, *pipeline.TIDY_PASSES)), *BY_COMPILER]
+    order += names(pipeline.plan_memory_passes("cuda") + pipeline.machine_passes("cuda"))
+    return [*order, "lower_kernels", "overlap_launches"]
 
 
 def pass_docs() -> dict[str, str]:

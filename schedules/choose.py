@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
+from schedules import model
 from schedules.cost import Cost, conv_cost
 from schedules.depthwise import DepthwiseFamily
 from schedules.direct import DirectFamily
-from schedules.family import Family, Reject
+from schedules.family import Family, Match, Reject
 from schedules.hardware import Hardware
 from schedules.wgmma import WgmmaFamily
 from schedules.wmma import WmmaFamily
-from schedules.workload import ConvWorkload
+from schedules.workload import ConvWorkload, Epilogue
 
 #: In order of preference, where they cost the same. The last one matches everything.
 FAMILIES: tuple[Family, ...] = (
@@ -26,6 +28,25 @@ FAMILIES: tuple[Family, ...] = (
 
 #: Estimates what a family's schedule of a workload takes, with a configuration, on a machine.
 Estimate = Callable[[ConvWorkload, Family, Any, Hardware], Cost]
+
+
+def predict(w: ConvWorkload, config: Any, hardware: Hardware) -> model.Prediction:
+    """What `w` takes on a GPU with a configuration of any family, in microseconds, and what limits
+    it. Raises ``LookupError`` for a configuration of none, ``ValueError`` for a CPU."""
+    if hardware.kind != "cuda":
+        raise ValueError(f"the model is of GPUs, not of {hardware.name}")
+    for candidate in FAMILIES:
+        if isinstance(config, candidate.config_type):
+            return model.time_of(candidate.footprint(w, config, hardware), hardware)
+    raise LookupError(f"no family has configurations like {config!r}")
+
+
+def kernel_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
+    """On a GPU what the model predicts, on a CPU the roofline."""
+    if hardware.kind != "cuda":
+        return conv_cost(w, family, config, hardware)
+    predicted = model.time_of(family.footprint(w, config, hardware), hardware)
+    return Cost(predicted.us, predicted.limit)
 
 
 @dataclass(frozen=True)
@@ -81,11 +102,25 @@ def family(name: str) -> Family:
 def choose(
     w: ConvWorkload,
     hardware: Hardware,
-    estimate: Estimate = conv_cost,
+    estimate: Estimate = kernel_cost,
     records: Lookup | None = None,
 ) -> Choice:
-    """What `records` know to be fastest; where they know nothing, the family that is estimated to
-    cost least, each with its default configuration."""
+    """What `records` know to be fastest; where they know nothing, what is estimated to be."""
+    choice = estimated(w, hardware, estimate)
+    found = records(w, hardware) if records is not None else None
+    return choice if found is None else _tuned(choice, found, estimate)
+
+
+@lru_cache(maxsize=4096)
+def estimated(w: ConvWorkload, hardware: Hardware, estimate: Estimate) -> Choice:
+    """The family that costs least, each with its best configuration: on a GPU the one of its space
+    that costs least, on a CPU its default. The family that matches everything comes last on a GPU,
+    whatever it is predicted to take: nothing else would be on tensor cores for sure."""
+
+    def rank(option: Option) -> tuple[bool, float]:
+        last_resort = hardware.kind == "cuda" and option.family is FAMILIES[-1]
+        return last_resort, option.cost.us
+
     options: list[Option] = []
     rejects: list[Reject] = []
     for candidate in FAMILIES:
@@ -93,13 +128,10 @@ def choose(
         if isinstance(answer, Reject):
             rejects.append(answer)
         else:
-            cost = estimate(w, candidate, answer.config, hardware)
-            options.append(Option(candidate, answer.config, cost))
-    best, *others = sorted(options, key=lambda option: option.cost.us)  # stable: ties by order
+            options.append(_best(w, candidate, answer, hardware, estimate))
+    best, *others = sorted(options, key=rank)  # stable: ties by order
     runner_up = others[0] if others else None
-    choice = Choice(w, hardware, best.family, best.config, best.cost, runner_up, tuple(rejects))
-    found = records(w, hardware) if records is not None else None
-    return choice if found is None else _tuned(choice, found, estimate)
+    return Choice(w, hardware, best.family, best.config, best.cost, runner_up, tuple(rejects))
 
 
 def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
@@ -117,3 +149,30 @@ def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
         runner_up=others,
         tuned=found,
     )
+
+
+def _best(
+    w: ConvWorkload, family: Family, match: Match, hardware: Hardware, estimate: Estimate
+) -> Option:
+    """Of equal ones the default, then the first."""
+    if hardware.kind != "cuda":
+        return Option(family, match.config, estimate(w, family, match.config, hardware))
+    if estimate is kernel_cost:
+        # No footprint depends on these, so that what differs in them alone is searched for once.
+        epilogue = Epilogue(residual=w.epilogue.residual, out_dtype=w.epilogue.out_dtype)
+        w = replace(w, epilogue=epilogue)
+    config, cost = _least(w, family.name, match.config, hardware, estimate)
+    return Option(family, config, cost)
+
+
+@lru_cache(maxsize=4096)
+def _least(
+    w: ConvWorkload, name: str, default: Any, hardware: Hardware, estimate: Estimate
+) -> tuple[Any, Cost]:
+    """The configuration of a family that costs least, and what that is."""
+    one = family(name)
+    costs = (
+        (config, estimate(w, one, config, hardware))
+        for config in (default, *one.space(w, hardware))
+    )
+    return min(costs, key=lambda item: item[1].us)

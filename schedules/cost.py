@@ -3,8 +3,8 @@
     us = max(operations / rate of the unit that does them, bytes / memory bandwidth, LATENCY_US)
 
 A floor, after the roofline model (Williams, Waterman and Patterson 2009), but for the padding that
-a schedule carries out, which counts. Whatever ranks choices goes through `conv_cost` and
-`copy_cost`, so that a better estimate has one place to be put in.
+a schedule carries out, which counts. It ranks choices on a CPU, and copies; kernels of a GPU are
+ranked by `schedules.model`, which predicts more than the floor.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ BYTES = {"float16": 2, "float32": 4}
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds, and what limits: ``arithmetic``, ``memory`` or ``latency``."""
+    """Microseconds, and what limits: ``arithmetic``, ``memory`` or ``latency``, or of a kernel for
+    a GPU one of `schedules.model.LIMITS`."""
 
     us: float
     limit: str
@@ -38,20 +39,18 @@ class Cost:
 def conv_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
     """Of a convolution by a family's schedule, its padding included."""
     rate = hardware.tensor_tflops if family.tensorized else hardware.fp32_tflops
-    if family.name == "wgmma":
-        rate *= 1.25
     return _least(_roofline(family.padded_macs(w, config), rate, w, hardware))
 
 
 def conv_floor(w: ConvWorkload, hardware: Hardware) -> Cost:
     """Of a convolution on tensor cores if nothing were padded, latency left out: no schedule is
     faster."""
-    return _roofline(w.useful_macs, hardware.tensor_tflops, w, hardware)
+    return _roofline(w.useful_macs, hardware.chip_tflops, w, hardware)
 
 
 def floor(macs: int, moved: int, hardware: Hardware) -> Cost:
     """Of so many multiply-adds on tensor cores and so many bytes moved, latency left out."""
-    return _slowest(macs, hardware.tensor_tflops, moved, hardware)
+    return _slowest(macs, hardware.chip_tflops, moved, hardware)
 
 
 def copy_bytes(elements: int, dtype: str = "float16", written: str = "") -> int:

@@ -29,7 +29,9 @@ from schedules.depthwise_config import (
     padded_pixels,
     space,
 )
+from schedules.depthwise_footprint import footprint
 from schedules.family import Match, Reject
+from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
 
@@ -42,6 +44,7 @@ class DepthwiseFamily:
 
     name = "depthwise"
     version = 1
+    config_type: type = DepthwiseConfig
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
@@ -60,6 +63,9 @@ class DepthwiseFamily:
 
     def check(self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> None:
         check(w, config, hardware)
+
+    def footprint(self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> Footprint:
+        return footprint(w, config)
 
     def schedule(
         self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware

@@ -58,7 +58,7 @@ def by_row(w: ConvWorkload) -> bool:
     return w.dilation[1] == 1 and w.s <= UNROLLED
 
 
-def _patch_vectors(w: ConvWorkload, config: DepthwiseConfig) -> int:
+def patch_vectors(w: ConvWorkload, config: DepthwiseConfig) -> int:
     """Vectors of the input that a thread holds at a time."""
     width = (config.columns - 1) * w.stride[1] + (w.s if by_row(w) else 1)
     height = (config.rows - 1) * w.stride[0] + 1
@@ -79,7 +79,7 @@ def padded_pixels(w: ConvWorkload, config: DepthwiseConfig) -> tuple[int, int]:
 def registers(w: ConvWorkload, config: DepthwiseConfig) -> int:
     """32-bit registers of a GPU thread: sums in fp32, patch and taps in fp16, and the rest."""
     sums = config.rows * config.columns * config.vector
-    loaded = _patch_vectors(w, config) + (w.s if by_row(w) else 1)
+    loaded = patch_vectors(w, config) + (w.s if by_row(w) else 1)
     return sums + ceil_div(loaded * config.vector, 2) + OTHER_REGISTERS
 
 
@@ -98,7 +98,7 @@ def _cpu_problems(w: ConvWorkload, config: DepthwiseConfig) -> Iterator[str]:
     if config.threads > 1:
         yield f"{config.threads} threads, a CPU has blocks of one"
     sums = 4 * config.rows * config.columns * config.vector
-    for name, size in (("sums", sums), ("patch", 2 * _patch_vectors(w, config) * config.vector)):
+    for name, size in (("sums", sums), ("patch", 2 * patch_vectors(w, config) * config.vector)):
         if size >= STACK_BYTES:
             yield f"{size} bytes of {name}, TVM's stack takes less than {STACK_BYTES}"
 

@@ -18,10 +18,12 @@ from tvm.s_tir import Schedule
 
 from schedules.backend import CPU_VECTOR, GPU_ARITHMETIC, vector_width
 from schedules.compute import CONV, OUT, direct
+from schedules.cost import BYTES, moved_bytes
 from schedules.errors import require_none
 from schedules.family import Match
+from schedules.footprint import FP32, Footprint
 from schedules.hardware import Hardware
-from schedules.workload import ConvWorkload, round_up
+from schedules.workload import ConvWorkload, ceil_div, round_up
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,44 @@ def check(w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
     require_none(problems, config, w, hardware.name)
 
 
+#: Instructions of a thread: to find its place and end, and for one tap of one input channel
+#: beside 2 for each output channel. Iterations whose loads are in flight at a time.
+PLACE, TAP, IN_FLIGHT = 80, 14, 4
+
+
+def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
+    """Counted in the CUDA text; measured on no GPU, as no choice between kernels hangs on it."""
+    vectors = math.prod(w.out_shape) // config.vector
+    steps = w.r * w.s * w.group_c
+    warps = ceil_div(config.threads, 32)
+    written = config.threads * config.vector * BYTES[w.epilogue.out_dtype]
+    residual = config.threads * config.vector * 2 if w.epilogue.residual else 0
+    # Of a block's pixels, and of its channels' filters, each value once.
+    pixels = ceil_div(config.threads * config.vector, w.k_stored)
+    filters = min(config.threads * config.vector, w.k_stored)
+    return Footprint(
+        blocks=ceil_div(vectors, config.threads),
+        threads=config.threads,
+        registers=32 + 2 * config.vector,
+        shared_bytes=0,
+        unit=FP32,
+        macs=config.threads * config.vector * steps,
+        instructions=warps * (PLACE + steps * (TAP + 2 * config.vector)),
+        shared_traffic=config.threads * steps * (2 + 2 * config.vector) + written + residual,
+        read_bytes=2 * steps * (pixels + filters) + residual,
+        written_bytes=written,
+        dram_bytes=moved_bytes(w),
+        steps=steps,
+        ahead=IN_FLIGHT,
+    )
+
+
 class DirectFamily:
     """Matches every convolution."""
 
     name = "direct"
     version = 1
+    config_type: type = DirectConfig
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match:
@@ -72,6 +107,9 @@ class DirectFamily:
 
     def check(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
         check(w, config, hardware)
+
+    def footprint(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> Footprint:
+        return footprint(w, config)
 
     def schedule(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> tirx.PrimFunc:
         check(w, config, hardware)

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 from tvm import tirx
 
+from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
 
@@ -39,6 +40,9 @@ class Family(Protocol):
     #: Counts up whenever the same configuration becomes another kernel: what was measured before
     #: does not hold any more.
     version: int
+    #: Of its configurations, frozen and hashable; those of families that differ in layout alone
+    #: are of one type.
+    config_type: type
     #: Whether the multiply-adds run on tensor cores (or their emulation).
     tensorized: bool
 
@@ -50,6 +54,9 @@ class Family(Protocol):
 
     def check(self, w: ConvWorkload, config: Any, hardware: Hardware) -> None:
         """Raises `ConfigError` if `config` does not fit."""
+
+    def footprint(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Footprint:
+        """What `schedule` asks of a GPU, from which `schedules.model` predicts its time."""
 
     def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> tirx.PrimFunc:
         """The scheduled function. Raises `ConfigError` if `config` does not fit."""

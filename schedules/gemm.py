@@ -58,11 +58,13 @@ class Reduction:
 
     @classmethod
     def of(cls, w: ConvWorkload, fragment: int = 16) -> Reduction:
-        per_tap = w.r * w.s * round_up(w.group_c, fragment)
-        rows = w.r * round_up(w.s * w.group_c, fragment)
-        if w.group_c % 8 and rows < per_tap:
-            return cls(w.r, w.s * w.group_c, True)
-        return cls(w.r * w.s, w.group_c, False)
+        c = w.group_c
+        if c % 8:
+            per_tap = w.r * w.s * round_up(c, fragment)
+            rows = w.r * round_up(w.s * c, fragment)
+            if rows < per_tap:
+                return cls(w.r, w.s * c, True)
+        return cls(w.r * w.s, c, False)
 
     def tap(self, w: ConvWorkload, o: Any, i: Any) -> tuple[Any, Any, Any]:
         """(r, s, c) of reduction step (o, i). Takes numbers or TVM expressions."""

@@ -25,6 +25,9 @@ class Hardware:
     tensor_tflops: float = 635.0
     fp32_tflops: float = 67.0
     memory_gbps: float = 4300.0
+    #: What the fastest tensor-core instruction of the card reaches, if that is not mma.sync; 0 if
+    #: it is.
+    fastest_tflops: float = 0.0
     #: Of which card, and how its rates are known.
     rates: str = H200
 
@@ -32,6 +35,11 @@ class Hardware:
     def kind(self) -> str:
         """TVM's target kind, ``"cuda"`` or ``"llvm"``."""
         return "cuda" if self.sm else "llvm"
+
+    @property
+    def chip_tflops(self) -> float:
+        """What no kernel goes past, in 1e12 operations a second."""
+        return max(self.tensor_tflops, self.fastest_tflops)
 
     @property
     def has_cp_async(self) -> bool:
@@ -58,6 +66,8 @@ CUDA_ARCHS: tuple[Hardware, ...] = tuple(
         tensor_tflops=tensor,
         fp32_tflops=fp32,
         memory_gbps=memory,
+        # wgmma, as measured through the best of matrix products.
+        fastest_tflops=790.0 if rates is H200 else 0.0,
         rates=rates,
     )
     for name, kib, tensor, fp32, memory, rates in (

@@ -16,8 +16,10 @@ from tvm import tirx
 from intrinsics import wgmma
 from schedules import wgmma_config, wgmma_kernel
 from schedules.family import Match, Reject
+from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.wgmma_config import Plan, WgmmaConfig, check
+from schedules.wgmma_footprint import footprint
 from schedules.workload import ConvWorkload
 
 #: The copy engine's limits in im2col mode: steps between pixels, taps and padding around an image.
@@ -28,6 +30,7 @@ class WgmmaFamily:
     """WGMMA with NHWC in and out."""
 
     name = "wgmma"
+    config_type: type = WgmmaConfig
     tensorized = True
     version = 1
 
@@ -66,6 +69,9 @@ class WgmmaFamily:
 
     def check(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
         check(w, config, hardware)
+
+    def footprint(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footprint:
+        return footprint(w, config, hardware)
 
     def schedule(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
         check(w, config, hardware)

@@ -77,8 +77,7 @@ class WgmmaConfig:
 class Plan:
     """A workload and a configuration in numbers: extents, and where things lie in shared memory.
 
-    The reduction runs over ``taps`` x ``chunks`` steps of `depth` channels. A 1x1 filter that
-    skips no pixel sees the batch as one long row of pixels.
+    The reduction runs over taps x `chunks` steps of `depth` channels.
     """
 
     w: ConvWorkload
@@ -195,19 +194,9 @@ class Plan:
 
     @property
     def flat(self) -> bool:
+        """Whether every input pixel is an output's, in order: the gather is a matrix's rows."""
         w = self.w
         return w.r == w.s == 1 and w.stride == (1, 1) and not any(w.padding)
-
-    @property
-    def image(self) -> tuple[int, int, int]:
-        """(N, H, W) of the input as it is walked through."""
-        w = self.w
-        return (1, 1, w.n * w.h * w.w) if self.flat else (w.n, w.h, w.w)
-
-    @property
-    def outputs(self) -> tuple[int, int]:
-        """(P, Q) of an image of `image`."""
-        return (1, self.m) if self.flat else (self.w.p, self.w.q)
 
 
 def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
@@ -218,6 +207,8 @@ def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
     plan, problems = Plan(w, config), []
     if config.columns % 16 or config.columns > wgmma.MAX_N:
         problems.append(f"{config.columns} columns, the instruction has 16, 32, ... {wgmma.MAX_N}")
+    if config.rows > 256:
+        problems.append(f"{config.rows} rows, the copy engine moves 256 at most")
     if config.split not in (1, 2, 4, 8):
         problems.append(f"a cluster has 1, 2, 4 or 8 blocks, not {config.split}")
     if config.split > plan.steps:
@@ -258,7 +249,7 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
     for (groups, fragments), columns, stages, split, resident in itertools.product(
         ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2)),
         columns_worth(w.k),
-        (3, 4, 6, 8),
+        (4, 6, 8, 3),
         (1, 2, 4, 8),
         (1, 2),
     ):

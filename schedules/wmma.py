@@ -25,9 +25,11 @@ from schedules import wmma_config
 from schedules.backend import GPU_VECTOR, Backend, backend
 from schedules.compute import CONV, EPILOGUE, GATHER, OUT, implicit_gemm
 from schedules.family import Match, Reject
+from schedules.footprint import Footprint
 from schedules.gemm import Gemm, gemm_index, pack_weight
 from schedules.hardware import Hardware
 from schedules.wmma_config import WmmaConfig, check, gather_vector, guesses
+from schedules.wmma_footprint import footprint
 from schedules.workload import ConvWorkload
 
 #: Past the 48 KB of static shared memory, and the scope in which TVM overlays the epilogue's
@@ -40,6 +42,7 @@ FEWEST_CHANNELS = 8
 class WmmaFamily:
     """WMMA with outputs in one kind of layout."""
 
+    config_type: type = WmmaConfig
     tensorized = True
     version = 1
 
@@ -66,6 +69,9 @@ class WmmaFamily:
 
     def check(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
         check(w, config, hardware)
+
+    def footprint(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> Footprint:
+        return footprint(w, config)
 
     def schedule(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
         check(w, config, hardware)

@@ -11,6 +11,7 @@ import json
 import math
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from schedules.activations import IDENTITY, Activation
@@ -200,11 +201,11 @@ class ConvWorkload:
         if self.out_layout.packed:
             raise ValueError(f"{self!r}: a window is a part of an NHWC tensor")
 
-    @property
+    @cached_property
     def p(self) -> int:
         return self._out(self.h, self.r, self.stride[0], self.dilation[0], 0)
 
-    @property
+    @cached_property
     def q(self) -> int:
         return self._out(self.w, self.s, self.stride[1], self.dilation[1], 1)
 

@@ -24,7 +24,8 @@ from schedules.gemm import pack_channels
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, Layout
 from tvmconv import toolchain
-from tvmconv.pipeline import KERNELS, LOWERING
+from tvmconv.passes.lower_kernels import KERNELS
+from tvmconv.pipeline import LOWERING
 
 Array = NDArray[Any]
 

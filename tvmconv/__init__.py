@@ -44,11 +44,13 @@ from tvmconv import knobs  # noqa: E402
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from tvmconv.binding import Binding
     from tvmconv.capability import CapabilityReport
     from tvmconv.comparison import CompareReport, compare
     from tvmconv.compiler import build, inspect
-    from tvmconv.executable import Executable, load
+    from tvmconv.executable import Executable
     from tvmconv.latency import LatencyReport, bench
+    from tvmconv.loading import load
     from tvmconv.report import BuildReport
     from tvmconv.tuning.records import merge_records
     from tvmconv.tuning.report import TuningReport
@@ -58,6 +60,7 @@ if TYPE_CHECKING:
 #: Public names and their homes. Imported at first use, because `load` has to work where TVM's
 #: compiler is not installed, and `compare` alone needs onnxruntime.
 _HOMES = {
+    "Binding": "binding",
     "BuildReport": "report",
     "CapabilityReport": "capability",
     "CompareReport": "comparison",
@@ -69,12 +72,13 @@ _HOMES = {
     "build": "compiler",
     "compare": "comparison",
     "inspect": "compiler",
-    "load": "executable",
+    "load": "loading",
     "merge_records": "tuning.records",
     "tune": "tuning.tune",
 }
 
 __all__ = [
+    "Binding",
     "BuildReport",
     "CapabilityReport",
     "CompareReport",

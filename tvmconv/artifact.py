@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from tvmconv.errors import ArtifactError
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,27 @@ import typer
 import tvmconv
 from tvmconv import cli_tune
 from tvmconv.cli_io import (
-    parse_batch,
-    parse_shape,
     read_feeds,
     run_or_tell,
     show,
     step,
     tell,
     write_output,
+)
+from tvmconv.cli_options import (
+    Arch,
+    AsJson,
+    Batch,
+    Bound,
+    Input,
+    IoDtype,
+    IoLayout,
+    Model,
+    Precision,
+    Shape,
+    Target,
+    What,
+    build_options,
 )
 from tvmconv.errors import TvmconvError
 from tvmconv.tables import table
@@ -45,28 +58,6 @@ app = typer.Typer(
 app.command()(cli_tune.tune)
 app.add_typer(cli_tune.app, name="records")
 
-# The arguments that several commands share.
-Model = Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX file")]
-What = Annotated[
-    Path,
-    typer.Argument(metavar="FILE|MODEL", help="what `build` wrote, or *.onnx, which is built"),
-]
-Target = Annotated[str | None, typer.Option(help="cuda (the default), or llvm: emulated on a CPU")]
-Arch = Annotated[str | None, typer.Option(help="GPU architecture, such as sm_90; builds anywhere")]
-Batch = Annotated[
-    str | None,
-    typer.Option(metavar="N[,N...]", help="for an open first dimension; several: for any batch"),
-]
-Shape = Annotated[
-    list[str] | None, typer.Option(metavar="NAME=N,C,H,W", help="an input's shape; repeatable")
-]
-Precision = Annotated[str | None, typer.Option(help="of the arithmetic; fp16 is the default")]
-Input = Annotated[
-    list[str] | None, typer.Option("--input", metavar="NAME=FILE.npy", help="an input; repeatable")
-]
-Bound = Annotated[float, typer.Option(help="relative l2 error that still passes")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
-
 
 @app.command()
 def build(
@@ -77,10 +68,12 @@ def build(
     batch: Batch = None,
     shape: Shape = None,
     precision: Precision = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile MODEL into one file, and report what became of every convolution."""
-    exe = _built(model, _options(target, arch, batch, shape, precision))
+    exe = _built(model, build_options(target, arch, batch, shape, precision, io_dtype, io_layout))
     exe.save(output)
     show(exe.report, as_json)
     tell(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
@@ -93,10 +86,12 @@ def inspect(
     arch: Arch = None,
     batch: Batch = None,
     shape: Shape = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
     as_json: AsJson = False,
 ) -> None:
     """Report what would become of MODEL, without building it."""
-    options = _options(target, arch, batch, shape, None)
+    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout)
     with step(f"inspecting {model.name}"):
         report = tvmconv.inspect(model, **options)
     show(report, as_json)
@@ -114,11 +109,15 @@ def run(
     batch: Batch = None,
     shape: Shape = None,
     precision: Precision = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a network once, on arrays out of files."""
     feeds = read_feeds(inputs or ())
-    exe = _executable(what, _options(target, arch, batch, shape, precision))
+    exe = _executable(
+        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout)
+    )
     with step("running"):
         outputs = exe.run(feeds)
     results = [write_output(name, array, output_dir) for name, array in outputs.items()]
@@ -142,11 +141,15 @@ def compare(
     batch: Batch = None,
     shape: Shape = None,
     precision: Precision = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare outputs with onnxruntime's; exit code 1 if they differ by more than --bound."""
     feeds = read_feeds(inputs or ())
-    exe = _executable(file or model, _options(target, arch, batch, shape, precision))
+    exe = _executable(
+        file or model, build_options(target, arch, batch, shape, precision, io_dtype, io_layout)
+    )
     with step("comparing with onnxruntime"):
         report = tvmconv.compare(model, exe, feeds or None)
     passed = report.passed(bound)
@@ -173,6 +176,8 @@ def bench(
     batch: Batch = None,
     shape: Shape = None,
     precision: Precision = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
     as_json: AsJson = False,
 ) -> None:
     """Time a network, after comparing it with onnxruntime; one that fails is not timed."""
@@ -183,7 +188,9 @@ def bench(
             hint="give the model it was built from, --check model.onnx, or say --unchecked",
         )
     feeds = read_feeds(inputs or ()) or None
-    exe = _executable(what, _options(target, arch, batch, shape, precision))
+    exe = _executable(
+        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout)
+    )
     error = None
     if reference is not None:
         with step("comparing with onnxruntime"):
@@ -240,20 +247,6 @@ def _is_model(path: Path) -> bool:
     return path.suffix.lower() == ".onnx"
 
 
-def _options(
-    target: str | None,
-    arch: str | None,
-    batch: str | None,
-    shape: list[str] | None,
-    precision: str | None,
-) -> dict[str, Any]:
-    """What `tvmconv.build` is called with: only what was given, so that defaults are its own."""
-    shapes = dict(parse_shape(text) for text in shape or [])
-    batches = None if batch is None else parse_batch(batch)
-    options = {"target": target, "arch": arch, "batch": batches, "precision": precision}
-    return {k: v for k, v in {**options, "shapes": shapes or None}.items() if v is not None}
-
-
 def _built(model: Path, options: Mapping[str, Any]) -> Executable:
     with step(f"building {model.name}"):
         return tvmconv.build(model, **options)
@@ -264,7 +257,7 @@ def _executable(what: Path, options: Mapping[str, Any]) -> Executable:
     if _is_model(what):
         return _built(what, options)
     if options:
-        given = ", ".join(f"--{key.rstrip('s')}" for key in options)
+        given = ", ".join(f"--{key.rstrip('s').replace('_', '-')}" for key in options)
         raise TvmconvError(
             f"{what} is built already, so {given} can't change it",
             hint="name a model to build it; a model's file name ends in .onnx",

@@ -16,6 +16,7 @@ from tvmconv import onnx_model
 from tvmconv.buckets import each_bucket
 from tvmconv.errors import ModelError, first_line
 from tvmconv.executable import Executable
+from tvmconv.io_form import arranged, feeds_to_model, model_shape
 from tvmconv.tables import table
 
 #: What fp16 operands with fp32 sums are expected to keep to, over a whole network.
@@ -151,13 +152,17 @@ def _differences(
     model: onnx.ModelProto, exe: Executable, feeds: Mapping[str, Any]
 ) -> list[OutputDifference]:
     """`compare` at one batch."""
-    shapes = {spec.name: spec.shape for spec in exe.inputs}
+    shapes = {spec.name: model_shape(spec) for spec in exe.inputs}
     proto = onnx_model.fix_shapes(model, shapes=shapes)
     # Ours first: it checks the feeds, and says it better.
     ours = {name: np.asarray(array) for name, array in exe.run(feeds).items()}
-    reference = _reference(proto.SerializeToString(), feeds)
+    model_inputs = onnx_model.specs(onnx_model.inputs(proto))
+    fed = feeds_to_model(exe.inputs, feeds, model_inputs)
+    reference = _reference(proto.SerializeToString(), fed)
+    specs = {spec.name: spec for spec in exe.outputs}
     errors = []
-    for name, expected in reference.items():
+    for name, given in reference.items():
+        expected = arranged(specs[name], given) if name in specs else given
         got = ours[name].shape if name in ours else None
         if got != expected.shape:
             raise ModelError(

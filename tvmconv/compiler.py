@@ -16,30 +16,28 @@ from pathlib import Path
 import onnx
 import tvm
 from tvm import relax
-from tvm.target import codegen
 
 from schedules.choose import Lookup
-from schedules.hardware import CPU, Hardware
+from schedules.hardware import Hardware
 from tvmconv import frontend, onnx_model, pipeline, supported, toolchain
 from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
 from tvmconv.capability import CapabilityReport, capability
 from tvmconv.conversions import conversions
-from tvmconv.device import vector_features
-from tvmconv.errors import ModelError, TargetError, TvmconvError, last_line
+from tvmconv.errors import ModelError, TvmconvError, last_line
 from tvmconv.executable import Entry, Executable
 from tvmconv.fates import operator_fates
 from tvmconv.feeds import TensorSpec, batch_of
+from tvmconv.io_form import IoForm
 from tvmconv.layer_reports import layer_reports, unplanned_reports
+from tvmconv.passes.io_form import io_form
 from tvmconv.passes.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.lower_convs import lower_convs
 from tvmconv.passes.plan import Plan, plan
 from tvmconv.passes.plan_memory import MemoryUse, measure
 from tvmconv.passes.regions import anchors, find_regions
 from tvmconv.report import BuildReport
+from tvmconv.targets import code_features, find_hardware
 from tvmconv.tuning import records as tuned
-
-TARGETS = ("cuda", "llvm")
-PRECISIONS = ("fp16",)
 
 
 def build(
@@ -50,6 +48,8 @@ def build(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
+    io_dtype: str | None = None,
+    io_layout: str | None = None,
     records: bool | str | Path = True,
 ) -> Executable:
     """Compiles an ONNX convolution network.
@@ -61,20 +61,26 @@ def build(
     batch: fills the open first dimension of every input. A list, ``[1, 8, 32]``, builds for each
         of these buckets, with shared weights; then `run` takes any number of images.
     shapes: input name to its dimensions; with buckets, those in the largest.
-    precision: ``"fp16"``: convolutions multiply fp16 and sum fp32; inputs and outputs keep the
-        model's dtypes.
+    precision: ``"fp16"``: convolutions multiply fp16 and sum fp32.
+    io_dtype: ``"float32"`` or ``"float16"``, for inputs and outputs of floating point; by default
+        each is as in the model. What fp16 can't hold is infinite in it.
+    io_layout: ``"NHWC"`` for inputs and outputs of floating point with four dimensions; by
+        default NCHW, as in the model. `shapes` are the model's in any case, and
+        `Executable.inputs` says what to feed. With both, fp16 and NHWC, a convolution reads the
+        input as it is fed.
     records: of `tune`: where one is of a convolution at hand it decides how that is computed. True
         looks into your own, then into those that ship; a path into that file alone; False into
         none. Nothing is ever measured here.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
-    `TargetError` or `ToolchainError` for the target, `RecordError` for the records.
+    `TargetError` or `ToolchainError` for the target, `RecordError` for the records, and of itself
+    for an unknown option.
     """
     started = time.perf_counter()
     proto = onnx_model.read(model)
-    graphs = _graphs(proto, batch, shapes)
+    graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     supported.check_supported(graphs[-1].original)
-    hardware, arch = _hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch, precision)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
     if target == "cuda":
@@ -96,7 +102,7 @@ def build(
         tuple(entries),
         replace(reports[-1], smaller=tuple(reports[:-1]), stored_weight_bytes=stored),
         tuple(store.arrays),
-        _features(arch) if target == "llvm" else (),
+        code_features(arch) if target == "llvm" else (),
         is_buckets(batch),
     )
 
@@ -117,7 +123,7 @@ def _build(
     with _accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
     mod, weights = lift_weights(mod, store)
-    code, memory = _compile(mod, target, arch)
+    code, memory = _compile(mod, target, arch, hardware)
     report = replace(
         report,
         peak_activation_bytes=memory.peak_bytes,
@@ -136,6 +142,8 @@ def inspect(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
+    io_dtype: str | None = None,
+    io_layout: str | None = None,
     records: bool | str | Path = True,
 ) -> CapabilityReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
@@ -146,10 +154,10 @@ def inspect(
     be inferred. Raises as `build` does for everything else.
     """
     proto = onnx_model.read(model)
-    graphs = _graphs(proto, batch, shapes)
+    graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90"
-    hardware, arch = _hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch, precision)
     missing = supported.unsupported(graphs[-1].original)
     if not missing:
         graphs = [_simplified(graph) for graph in graphs]
@@ -167,33 +175,6 @@ def inspect(
             reports.append(_report(graph, mod, planned, target, arch, hardware))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
-
-
-def _hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, str]:
-    """The limits to schedule for, and the architecture's full name."""
-    if target not in TARGETS:
-        raise TargetError(f"there is no target {target!r}", hint=f"one of {', '.join(TARGETS)}")
-    if precision not in PRECISIONS:
-        raise TvmconvError(
-            f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}"
-        )
-    if target == "llvm":
-        cpu = arch or codegen.llvm_get_system_cpu()
-        if not codegen.llvm_is_valid_cpu(cpu, codegen.llvm_get_system_triple()):
-            raise TargetError(f"LLVM knows no CPU {cpu!r}", hint="leave arch out for this one")
-        return CPU, cpu
-    arch = arch or toolchain.detect_arch()
-    if arch is None:
-        raise TargetError(
-            'target="cuda" was asked for and there is no NVIDIA GPU here',
-            hint='name what to build for, such as arch="sm_90", or build with target="llvm"',
-        )
-    return toolchain.cuda_arch(arch), arch
-
-
-def _features(cpu: str) -> tuple[str, ...]:
-    """What code for a CPU, as LLVM calls it, relies on."""
-    return vector_features(codegen.llvm_get_cpu_features(pipeline.tvm_target("llvm", cpu)))
 
 
 # ---------------------------------------------------------------- ONNX, then Relax
@@ -224,13 +205,13 @@ def _accepted(what: str) -> Iterator[None]:
         ) from error
 
 
-def _graphs(proto: onnx.ModelProto, batch: Batch, shapes: Shapes) -> list[_Graph]:
+def _graphs(proto: onnx.ModelProto, batch: Batch, shapes: Shapes, form: IoForm) -> list[_Graph]:
     """The model at every batch to build for, the smallest first."""
     graphs = []
     for original in at_batches(proto, batch, shapes):
         onnx_model.name_nodes(original)
-        inputs = onnx_model.specs(onnx_model.inputs(original))
-        outputs = onnx_model.specs(original.graph.output)
+        inputs = form.of(onnx_model.specs(onnx_model.inputs(original)))
+        outputs = form.of(onnx_model.specs(original.graph.output))
         graphs.append(_Graph(original, original, inputs, outputs))
     return graphs
 
@@ -243,6 +224,7 @@ def _plan(graph: _Graph, hardware: Hardware, known: Lookup | None) -> tuple[tvm.
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with _accepted("bring this network to its convolution kernels"):
+        mod = pipeline.run(mod, [io_form(graph.inputs, graph.outputs)], "0_io")
         mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
@@ -253,7 +235,9 @@ def _plan(graph: _Graph, hardware: Hardware, known: Lookup | None) -> tuple[tvm.
 # ---------------------------------------------------------------- compiling
 
 
-def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, MemoryUse]:
+def _compile(
+    mod: tvm.IRModule, target: str, arch: str, hardware: Hardware
+) -> tuple[bytes, MemoryUse]:
     """The library's bytes, and the memory that it plans for.
 
     Raises `ToolchainError` rather than give a library with no machine code for `arch`.
@@ -269,7 +253,8 @@ def _compile(mod: tvm.IRModule, target: str, arch: str) -> tuple[bytes, MemoryUs
         mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "3_memory")
         memory = measure(mod)
         mod = pipeline.run(mod, pipeline.machine_passes(target), "4_machine")
-        built = relax.build(mod, tvm_target, relax_pipeline=None, tir_pipeline=pipeline.KERNELS)
+        kernels = pipeline.kernel_pipeline(target, hardware.sm)
+        built = relax.build(mod, tvm_target, relax_pipeline=None, tir_pipeline=kernels)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         library = Path(folder) / "code.so"
         built.export_library(str(library))

@@ -130,6 +130,8 @@ class _Graph:
         return self.halves[x]
 
     def _becomes_half(self, x: relax.Var) -> bool:
+        if self.flow.op(x) == "relax.astype":
+            return self._is_half(self.flow.values[x].args[0])
         if x in self.kernels:
             workload = self.kernels[x][0].kernels[0].choice.workload
             return workload.epilogue.out_dtype == "float16"
@@ -151,7 +153,8 @@ class _Graph:
         if source in self.params:
             names = [value.name for value in inputs(self.simple)]
             name, layout = names[self.params.index(source)], what.split()[0]
-            return f"input {name!r} is {layout} in the model"
+            where = "in the model" if self.shapes.get(name) == shape(source) else "as it is fed"
+            return f"input {name!r} is {layout} {where}"
         outputs, readers = self._forward(var)
         if what.startswith("NC"):
             # As of keys in an attention: no image, and so nobody's layout.
@@ -159,7 +162,9 @@ class _Graph:
                 return "a transpose of the model's own"
             return f"{self._operator(source)} gives {what.split()[0]}"
         if outputs:
-            return f"output {self._output_name(outputs[0])!r} is {what.split()[-1]} in the model"
+            layout = what.split()[-1]
+            where = "in the model" if layout.startswith("NC") else "as it was asked for"
+            return f"output {self._output_name(outputs[0])!r} is {layout} {where}"
         return f"{', '.join(readers)} {'read' if readers[1:] else 'reads'} {what.split()[-1]}"
 
     def _is_plane(self, value: relax.Expr) -> bool:
@@ -181,7 +186,8 @@ class _Graph:
         )
 
     def _back(self, x: relax.Expr) -> relax.Expr:
-        """Where a tensor comes from, past reshapes that only put or take axes of one element."""
+        """Where a tensor comes from, past casts and reshapes that only put or take axes of one
+        element."""
         while isinstance(x, relax.Var) and self._renames(x):
             x = self.flow.values[x].args[0]
         return x
@@ -203,6 +209,9 @@ class _Graph:
         return outputs, list(dict.fromkeys(readers))
 
     def _renames(self, var: relax.Var) -> bool:
+        """Whether it is a cast, which joins whatever is next to it, or such a reshape."""
+        if self.flow.op(var) == "relax.astype":
+            return True
         if self.flow.op(var) != "relax.reshape":
             return False
         before, after = shape(self.flow.values[var].args[0]), shape(var)

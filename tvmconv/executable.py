@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +19,13 @@ from tvm.runtime.vm import VirtualMachine
 import tvmconv
 import tvmconv.tensor_map  # kernels call what it registers
 from tvmconv import artifact
+from tvmconv.binding import Binding, bind
 from tvmconv.buckets import plan_batches
 from tvmconv.device import find_device
 from tvmconv.errors import ArtifactError, FeedError, first_line
 from tvmconv.feeds import TensorSpec, batch_of, images, join, place, read
 from tvmconv.report import BuildReport
+from tvmconv.streaming import stream_batches
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,6 +145,40 @@ class Executable:
             results = [torch.from_dlpack(result) for result in results]
         return {spec.name: one for spec, one in zip(self.outputs, results, strict=True)}
 
+    def bind(self, feeds: Mapping[str, Any] | None = None) -> Binding:
+        """The network with inputs and outputs that stay in place: on a GPU one CUDA graph.
+
+        feeds: what the inputs are to begin with, as `run` takes it; zeros by default. Whatever is
+        fed is copied; write to `Binding.inputs` later. Of an executable with buckets the largest
+        is bound; `bucket` gives the others. Bindings have the weights in common, and else memory
+        of their own. Raises as `run` does.
+        """
+        with self._loaded.lock:
+            arrays = None if feeds is None else read(self.inputs, feeds, False)
+            entry = self.entries[-1]
+            machine, weights = self._machine(entry)
+            main = machine["bound" if self.target == "cuda" else "main"]
+
+            def run(tensors: Sequence[Any]) -> Any:
+                with self._loaded.lock:
+                    return main(*tensors, *weights)
+
+            return bind(self.inputs, self.outputs, run, self.device(), arrays)
+
+    def map(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+        """Runs every batch as `run` does, and gives the results in the same order.
+
+        On a GPU a batch is copied in while the one before it computes and the one before that is
+        copied out; so up to 3 batches are taken before the first result is given, and an array
+        may be written again as soon as the next batch is asked for. It takes the memory of 3
+        bindings, for every bucket that is used, until the last result is given; to set them up,
+        some 100 ms for large batches. Raises as `run` does, and whatever `batches` raises, after
+        the results of all batches before; then it ends.
+        """
+        if self.target == "cuda":
+            return stream_batches(self, batches)
+        return map(self.run, batches)
+
     def __call__(self, array: Any) -> Any:
         """`run` for a network of one input and one output. Raises `FeedError` for others."""
         if len(self.inputs) != 1 or len(self.outputs) != 1:
@@ -212,10 +248,25 @@ class Executable:
 
     def _enqueue(self, entry: Entry, tensors: list[Any]) -> list[Any]:
         with self._loaded.lock:
-            machine = self._machine(entry)
-            weights = [self._loaded.weights[number] for number in entry.weights]
+            machine, weights = self._machine(entry)
             result = machine["main"](*tensors, *weights)
         return [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
+
+    def traced(self, heard: Callable[..., int]) -> Callable[[list[Any]], None]:
+        """What runs the network on tensors of the device, call by call and not as a CUDA graph,
+        and tells of each: heard(function, name, before, result, *arguments), before and after it.
+        heard gives 0."""
+        entry = self.entries[-1]
+        _, weights = self._machine(entry)
+        machine = _load_machine(entry.code, self.device())
+        machine.set_instrument(heard)
+        main = machine["bound" if self.target == "cuda" else "main"]
+
+        def run(tensors: list[Any]) -> None:
+            with self._loaded.lock:
+                main(*tensors, *weights)
+
+        return run
 
     def transfer_out(self, results: list[Any]) -> dict[str, NDArray[Any]]:
         """The results on the host, by name. Waits until they are there."""
@@ -223,15 +274,16 @@ class Executable:
             spec.name: result.numpy() for spec, result in zip(self.outputs, results, strict=True)
         }
 
-    def _machine(self, entry: Entry) -> VirtualMachine:
-        """The entry's virtual machine; it and its weights are on the device from the first run."""
+    def _machine(self, entry: Entry) -> tuple[VirtualMachine, list[Any]]:
+        """The entry's virtual machine and what it takes after the inputs; both are on the device
+        from the first run."""
         loaded, device = self._loaded, self.device()
         if entry not in loaded.machines:
             machine = _load_machine(entry.code, device)
             for number in set(entry.weights) - set(loaded.weights):
                 loaded.weights[number] = tvm.runtime.tensor(self.weights[number], device)
             loaded.machines[entry] = machine
-        return loaded.machines[entry]
+        return loaded.machines[entry], [loaded.weights[number] for number in entry.weights]
 
 
 def _load_machine(code: bytes, device: Any) -> VirtualMachine:
@@ -248,47 +300,3 @@ def _load_machine(code: bytes, device: Any) -> VirtualMachine:
                 note=first_line(error),
                 hint="build it again",
             ) from error
-
-
-def load(path: str | Path) -> Executable:
-    """The network that `Executable.save` wrote. Compiles nothing; TVM's runtime is enough.
-
-    Raises `ArtifactError` where the file is not one of ours or damaged. Whether this machine can
-    run it is seen when it is run.
-    """
-    stored = artifact.read(path)
-    manifest = stored.manifest
-    try:
-        entries = zip(manifest["entries"], stored.codes, strict=True)
-        exe = Executable(
-            manifest["target"],
-            manifest["arch"],
-            tuple(_entry(item, code, len(stored.weights)) for item, code in entries),
-            BuildReport.from_json(manifest["report"]),
-            stored.weights,
-            tuple(manifest["features"]),
-            manifest["any_batch"],
-        )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise ArtifactError(
-            f"{path} has a damaged manifest", note=repr(error), hint="build the network again"
-        ) from error
-    if not exe.entries or len(exe.report.smaller) + 1 != len(exe.entries):
-        raise ArtifactError(
-            f"{path} has a damaged manifest",
-            note=f"{len(exe.entries)} entries, reports of {len(exe.report.smaller) + 1}",
-            hint="build the network again",
-        )
-    if exe.target not in ("cuda", "llvm"):
-        raise ArtifactError(f"{path} is for an unknown target {exe.target!r}")
-    return exe
-
-
-def _entry(item: dict[str, Any], code: bytes, weights: int) -> Entry:
-    numbers = tuple(range(weights)[number] for number in item["weights"])
-    inputs, outputs = (tuple(map(_spec, item[key])) for key in ("inputs", "outputs"))
-    return Entry(inputs, outputs, code, numbers)
-
-
-def _spec(item: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(item["name"], tuple(item["shape"]), item["dtype"])

@@ -21,6 +21,8 @@ class TensorSpec:
     name: str
     shape: tuple[int, ...]
     dtype: str
+    #: ``NHWC`` where the shape is that and the model's NCHW; empty where it is the model's own.
+    layout: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.dtype}{list(self.shape)}"

@@ -1,16 +1,15 @@
 """`bench`: how long a network takes, and what of that is computing, enqueueing and copying.
 
-On a GPU the computation is timed on the GPU, between two CUDA events. One run is enqueued while
-the one before it computes, so what stands between the events is the GPU's work; only where
-enqueueing is the slower of the two does the GPU wait, and then the report warns. On a CPU the call
-is the computation, timed by the clock. Copies are timed by the clock, one at a time.
+On a GPU a `Binding` is run, one CUDA graph, and timed on the GPU, between two CUDA events. One run
+is enqueued while the one before it computes, so what stands between the events is the GPU's work;
+only where enqueueing is the slower of the two does the GPU wait, and then the report warns. On a
+CPU the call is the computation, timed by the clock. Copies are timed by the clock, one at a time.
 
 Needs TVM's runtime alone, not its compiler, so that it works wherever a saved network runs.
 """
 
 from __future__ import annotations
 
-import ctypes
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tvm
-import tvm_ffi
 
+from tvmconv import cuda_runtime
 from tvmconv.buckets import each_bucket
-from tvmconv.errors import TargetError
 from tvmconv.feeds import batch_of
+from tvmconv.layer_times import LayerTime, layer_times
+from tvmconv.layer_times_text import layer_table
 from tvmconv.tables import table
 
 if TYPE_CHECKING:
@@ -111,6 +111,8 @@ class LatencyReport:
     relative_l2: float | None
     #: Of the smaller buckets, the smallest first.
     smaller: tuple[LatencyReport, ...] = ()
+    #: Every layer and every other kernel, in order, if that was asked for.
+    layers: tuple[LayerTime, ...] = ()
 
     @property
     def throughput(self) -> float:
@@ -159,7 +161,8 @@ class LatencyReport:
         ]
         if self.relative_l2 is not None:
             lines.append(f"checked: relative l2 error {self.relative_l2:.2e}")
-        return "\n".join(lines + [f"Warning: {warning}" for warning in self.warnings])
+        lines += [f"Warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines + (["", layer_table(self.layers)] if self.layers else []))
 
 
 def bench(
@@ -171,28 +174,38 @@ def bench(
     min_runs: int = 10,
     min_seconds: float = 1.0,
     max_runs: int = 10_000,
+    layers: bool = True,
 ) -> LatencyReport:
     """Time ``exe`` on ``feeds``, arrays by input name, as `each_bucket` gives them to every bucket.
 
     A fast wrong answer is worth nothing: give the error that `compare` found as ``relative_l2``,
     or the report says that it is unchecked. Warm-up lasts ``warmup_ms``, then runs follow until
     there are ``min_runs`` and ``min_seconds`` have passed, or ``max_runs``; copies get a fifth of
-    that time. Raises FeedError for feeds that do not fit, TargetError if the device fails.
+    that time. With ``layers``, each layer and other kernel is timed by itself after that, which
+    takes a few runs more. Raises FeedError for feeds that do not fit, TargetError if the device
+    fails.
     """
     effort = Effort(warmup_ms, min_runs, min_seconds, max_runs)
-    reports = [_bench(*one, relative_l2, effort) for one in each_bucket(exe, feeds)]
+    reports = [_bench(*one, relative_l2, effort, layers) for one in each_bucket(exe, feeds)]
     return replace(reports[-1], smaller=tuple(reports[:-1]))
 
 
 def _bench(
-    exe: Executable, feeds: Mapping[str, Any], relative_l2: float | None, effort: Effort
+    exe: Executable,
+    feeds: Mapping[str, Any],
+    relative_l2: float | None,
+    effort: Effort,
+    layers: bool,
 ) -> LatencyReport:
     """`bench` at one batch."""
     device, tensors = exe.device(), exe.transfer_in(feeds)
     outputs = exe.enqueue(tensors)
 
+    bound = exe.bind(feeds).run if exe.target == "cuda" else None
+    start: Callable[[], object] = bound or (lambda: exe.enqueue(tensors))
+
     def run() -> None:
-        exe.enqueue(tensors)
+        start()
         device.sync()
 
     def copy_in() -> None:
@@ -202,7 +215,7 @@ def _bench(
     warmup_runs = warm_up(run, effort)
     enqueue: Timing | None = None
     if exe.target == "cuda":
-        compute, enqueue = cuda_time(lambda: exe.enqueue(tensors), device, effort)
+        compute, enqueue = cuda_time(start, device, effort)
     else:
         compute = host_time(run, effort)
     brief = replace(effort, min_seconds=effort.min_seconds / 5)
@@ -218,6 +231,7 @@ def _bench(
         warmup_ms=effort.warmup_ms,
         warmup_runs=warmup_runs,
         relative_l2=relative_l2,
+        layers=layer_times(exe, tensors) if layers else (),
     )
 
 
@@ -252,7 +266,7 @@ def cuda_time(
     events = _CudaEvents(device)
     compute: list[float] = []
     enqueued: list[float] = []
-    running: deque[tuple[ctypes.c_void_p, ctypes.c_void_p]] = deque()
+    running: deque[tuple[cuda_runtime.Event, cuda_runtime.Event]] = deque()
     began = perf_counter()
     while not effort.enough(len(enqueued), began):
         start = events.record()
@@ -267,33 +281,19 @@ def cuda_time(
 
 
 class _CudaEvents:
-    """CUDA's own stopwatch, out of the runtime library that TVM's CUDA runtime links.
+    """CUDA's own stopwatch.
 
     TVM's ``runtime.timer.cuda`` is a pair of the same events, but can be started and stopped from
     C++ only, and its RPC time evaluator gives means.
     """
 
     def __init__(self, device: tvm.runtime.Device) -> None:
-        self._cuda = ctypes.CDLL("libcudart.so.13")
-        self._stream = ctypes.c_void_p(tvm_ffi.get_raw_stream(device))
+        self._stream = cuda_runtime.current_stream(device)
 
-    def record(self) -> ctypes.c_void_p:
+    def record(self) -> cuda_runtime.Event:
         """An event that happens once the stream has done all that is enqueued so far."""
-        event = ctypes.c_void_p()
-        self._check(self._cuda.cudaEventCreate(ctypes.byref(event)))
-        self._check(self._cuda.cudaEventRecord(event, self._stream))
-        return event
+        return cuda_runtime.Event(timed=True).record(self._stream)
 
-    def elapsed_ms(self, start: ctypes.c_void_p, stop: ctypes.c_void_p) -> float:
-        """Wait for ``stop``; the time between the two, which are gone after."""
-        ms = ctypes.c_float()
-        self._check(self._cuda.cudaEventSynchronize(stop))
-        self._check(self._cuda.cudaEventElapsedTime(ctypes.byref(ms), start, stop))
-        for event in (start, stop):
-            self._check(self._cuda.cudaEventDestroy(event))
-        return ms.value
-
-    @staticmethod
-    def _check(code: int) -> None:
-        if code:
-            raise TargetError(f"CUDA reports error {code} while timing")
+    def elapsed_ms(self, start: cuda_runtime.Event, stop: cuda_runtime.Event) -> float:
+        """Waits for ``stop``; the time between the two."""
+        return stop.ms_since(start)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnx
 
 from schedules.choose import Choice
-from schedules.cost import conv_floor, floor
+from schedules.cost import conv_floor, floor, moved_bytes
 from schedules.hardware import Hardware
+from schedules.model import unit_tflops
+from schedules.workload import ConvWorkload
 from tvmconv.frontend import convolutions
 from tvmconv.kinds import Layer, layers
-from tvmconv.passes.plan import PlannedConv
+from tvmconv.passes.plan import PlannedConv, kernel_names
 from tvmconv.report import ConvReport
 
 
@@ -22,7 +25,10 @@ def layer_reports(
     compiled; what is merged with an equal one is left out."""
     found = layers(simple)
     merged = merged_layers(simple, planned)
-    kernels = [_planned(planned[name], layer) for name, layer in found.items() if name in planned]
+    names = kernel_names(planned.values())
+    kernels = [
+        _planned(planned[name], layer, names) for name, layer in found.items() if name in planned
+    ]
     others = [
         _unplanned(layer, hardware, "TVM", _why_generic(layer))
         for name, layer in found.items()
@@ -43,7 +49,9 @@ def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -
     return {name for name in convolutions(simple) if name in constant and name not in planned}
 
 
-def _planned(planned: PlannedConv, layer: Layer) -> ConvReport:
+def _planned(
+    planned: PlannedConv, layer: Layer, names: Mapping[tuple[ConvWorkload, Any, Hardware], str]
+) -> ConvReport:
     choices = [kernel.choice for kernel in planned.kernels]
     # Of a transposed convolution the first phase speaks for all; they differ by a tap or so.
     choice, w = choices[0], choices[0].workload
@@ -77,6 +85,9 @@ def _planned(planned: PlannedConv, layer: Layer) -> ConvReport:
         traits=layer.traits,
         group_channels=layer.group_channels,
         tuned=margin,
+        kernels=tuple(names[kernel.key] for kernel in planned.kernels),
+        moved_bytes=sum(moved_bytes(one.workload) for one in choices),
+        instruction_tflops=instruction_tflops(choice),
     )
 
 
@@ -86,6 +97,15 @@ def _margin(choices: Sequence[Choice]) -> float:
     if len(found) < len(choices):
         return 0.0
     return sum(one.model_us for one in found) / sum(one.us for one in found)
+
+
+def instruction_tflops(choice: Choice) -> float:
+    """What the instruction that multiplies reaches on the card, in 1e12 operations a second; 0 on
+    a CPU, whose rates are a GPU's."""
+    w, config, hardware = choice.workload, choice.config, choice.hardware
+    if hardware.kind != "cuda":
+        return 0.0
+    return unit_tflops(choice.family.footprint(w, config, hardware).unit, hardware)
 
 
 def _why_generic(layer: Layer) -> str:

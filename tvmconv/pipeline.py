@@ -5,6 +5,7 @@ tidy_passes          merge and remove what is written twice or undone
                      (then `compiler` marks, plans and lowers convolutions and lifts the weights)
 plan_memory_passes   legalise, fuse and schedule the rest, plan memory
 machine_passes       capture the CUDA graph, lower to the virtual machine
+kernel_pipeline      lower the kernels
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from typing import Any
 
 import tvm
 from tvm.relax import transform
-from tvm.tirx import compilation_pipeline
 
 from tvmconv import knobs
+from tvmconv.passes.bindable import bindable
 from tvmconv.passes.cancel_transposes import cancel_transposes
 from tvmconv.passes.default_schedules import default_schedules
 from tvmconv.passes.fold_layouts import fold_layouts
+from tvmconv.passes.lower_kernels import KERNELS
 from tvmconv.passes.merge_equal import merge_equal
+from tvmconv.passes.overlap_launches import MIN_CAPABILITY, OVERLAPPED
 from tvmconv.passes.plan_memory import plan_memory
 from tvmconv.passes.scale_and_shift import scale_and_shift
+from tvmconv.passes.tuple_output import tuple_output
 
 #: Options of TVM's lowering that our schedules rely on.
 #: use_async_copy: copies marked asynchronous become cp.async.
@@ -77,8 +81,11 @@ def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
         transform.FuseOps(),
         transform.FuseTIR(),
         default_schedules(kind),
-        # A reshape that only renames a buffer costs nothing.
+        # A reshape that only renames a buffer costs nothing, that of the output neither.
+        tuple_output(),
         transform.RewriteDataflowReshape(),
+        # The kernels that nobody calls now.
+        transform.DeadCodeElimination(["main"]),
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),
@@ -92,7 +99,7 @@ def machine_passes(kind: str) -> list[tvm.transform.Pass]:
     """From planned memory to the virtual machine's instructions."""
     return [
         # After planning: what is captured must not move.
-        *([transform.RewriteCUDAGraph()] if kind == "cuda" else []),
+        *([bindable()] if kind == "cuda" else []),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
         transform.LowerRuntimeBuiltin(),
@@ -102,31 +109,12 @@ def machine_passes(kind: str) -> list[tvm.transform.Pass]:
     ]
 
 
-def _kernels() -> tuple[tvm.transform.Pass, Any, Any]:
-    """Lowers the functions of schedules by TVM's pipeline for those, and those that are written
-    out in TVM script by its other one."""
-    scheduled, host, device = tvm.tirx.get_tir_pipeline("s_tir")
-    written, _, _ = tvm.tirx.get_tir_pipeline("tirx")
+def kernel_pipeline(kind: str, capability: int) -> str:
+    """The name of the pipeline that brings kernels to machine code, as `relax.build` takes it.
 
-    @tvm.transform.module_pass(opt_level=0, name="kernels")
-    def lower(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
-        lowered = tvm.IRModule({}, attrs=mod.attrs)
-        for pipeline, wanted in ((scheduled, True), (written, False)):
-            part = {var: f for var, f in mod.functions.items() if _is_scheduled(f) is wanted}
-            if part:
-                lowered.update(pipeline(tvm.IRModule(part, attrs=mod.attrs)))
-        return lowered
-
-    return lower, host, device
-
-
-def _is_scheduled(function: Any) -> bool:
-    return bool(function.attrs.get("s_tir", False))
-
-
-#: The name of `_kernels` among TVM's pipelines.
-KERNELS = "tvmconv"
-compilation_pipeline.register_tir_pipeline(KERNELS, _kernels)
+    capability: the GPU's compute capability, such as 90.
+    """
+    return OVERLAPPED if kind == "cuda" and capability >= MIN_CAPABILITY else KERNELS
 
 
 def run(mod: tvm.IRModule, passes: Any, stage: str) -> tvm.IRModule:

@@ -45,8 +45,9 @@ class ConvReport:
     why_layout: str
     useful_macs: int
     padded_macs: int
-    #: What the choice was estimated to take, and what limits it: arithmetic, memory or latency. 0
-    #: where nothing is known, as of TVM's kernels.
+    #: What the choice was estimated to take, and what limits it: of a GPU one of
+    #: `schedules.model.LIMITS`, else arithmetic, memory or latency. 0 where nothing is known, as of
+    #: TVM's kernels.
     cost_us: float = 0.0
     limit: str = ""
     #: What it would take at least, on tensor cores and with no padding.
@@ -61,6 +62,12 @@ class ConvReport:
     #: Time of what the model would choose over that of what is, both measured by `tune`, where a
     #: record decided; `cost_us` and `runner_up_us` are then those times. Else 0.
     tuned: float = 0.0
+    #: Names of the kernels in the code, one for each workload; layers that are alike share them.
+    kernels: tuple[str, ...] = ()
+    #: Every operand once, in bytes; and what the instruction that multiplies reaches, in 1e12
+    #: operations a second, 0 on a CPU.
+    moved_bytes: int = 0
+    instruction_tflops: float = 0.0
 
     @property
     def waste(self) -> float:
@@ -176,7 +183,7 @@ class BuildReport:
         known = {f.name: data[f.name] for f in fields(cls)}
         known["operators"] = tuple(OperatorReport(**item) for item in data["operators"])
         known["convs"] = tuple(
-            ConvReport(**_tuples(item, "workloads", "traits")) for item in data["convs"]
+            ConvReport(**_tuples(item, "workloads", "traits", "kernels")) for item in data["convs"]
         )
         known["conversions"] = tuple(
             ConversionReport(**_tuples(item, "shape")) for item in data["conversions"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import onnx
 import pytest
+import tvm
 from typer import Typer
 from typer.testing import CliRunner
 
@@ -137,6 +138,45 @@ def test_the_table_has_ratios_and_gaps() -> None:
     assert "refused" in third
     assert "5.0e-01" in third
     assert "20 of 20" in third
+
+
+def test_on_a_gpu_the_models_own_interface_has_a_column() -> None:
+    first = cell(1, 3.0, **{bench.ONNXRUNTIME: 2.0})
+    assert first.latency is not None
+    on_gpu = replace(first.latency, enqueue=Timing.of([0.0075]))
+    cells = [replace(first, latency=on_gpu, as_model=Timing.of([3.25])), cell(8, None)]
+    header, _, row, refused = bench.report(cells).splitlines()
+    assert [name in header for name in ("host us", "ms as fp32 NCHW")] == [True, True]
+    assert {"7.5", "3.25"} <= set(row.split())
+    assert "refused" in refused
+    assert "host us" not in bench.report([first])
+    assert cells[0].to_json()["as_model"]["median_ms"] == 3.25
+
+
+def test_for_a_gpu_a_network_is_built_as_the_peers_are_fed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On the emulator, as if it were one: what is built, fed and compared."""
+    build, built = bench.tvmconv.build, []
+
+    def emulated(model: Any, target: str, arch: str | None, **options: Any) -> Any:
+        built.append(options)
+        return replace(build(model, target="llvm", **options), target="cuda")
+
+    def timed(exe: Any, fed: Any, **_: Any) -> Any:
+        assert {spec.name: (spec.shape, spec.dtype) for spec in exe.inputs} == {
+            name: (array.shape, array.dtype) for name, array in fed.items()
+        }
+        return replace(first.latency, batch=len(fed["input"]))
+
+    first = cell(1, 3.0)
+    monkeypatch.setattr(bench.tvmconv, "build", emulated)
+    monkeypatch.setattr(bench.tvmconv, "bench", timed)
+    monkeypatch.setattr(bench.tvmconv.Executable, "device", lambda _: tvm.cpu())
+    found = bench.measure("tiny", 2, "cuda", pictures="drawings", effort=QUICK)
+    assert built == [{"batch": 2, **bench.AS_PEERS}, {"batch": 2}]
+    assert found.as_model == Timing.of([3.0])
+    assert found.comparison.passed(5e-3)
 
 
 def test_a_busy_machine_is_warned_of() -> None:

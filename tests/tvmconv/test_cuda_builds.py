@@ -55,6 +55,30 @@ def test_resnet18(arch: str, tmp_path: Path) -> None:
     check_kernels(exe, machine_code(exe, tmp_path), arch)
 
 
+#: SASS that reads or writes global memory, and what griddepcontrol.wait is in it.
+GLOBAL = re.compile(r"\b(LDG|STG|LDGSTS|LD|ST|RED|ATOM|ATOMG|UTMA\w*)\b")
+WAIT = "ACQBULK"
+
+
+@needs_nvcc
+@needs_cuobjdump
+@pytest.mark.parametrize("arch", ["sm_86", "sm_90"])
+def test_launched_early_a_kernel_first_waits(arch: str, tmp_path: Path) -> None:
+    exe = tvmconv.build(residual_net(1), target="cuda", arch=arch)
+    kernels = machine_code(exe, tmp_path)
+    early = toolchain.cuda_arch(arch).sm >= 90
+    assert exe.code.count(b"tirx.use_programtic_dependent_launch") == early * len(kernels)
+    for name, text in kernels.items():
+        instructions = re.findall(r"/\*[0-9a-f]{4,}\*/ +(.*?);", text)
+        waits = [i for i, one in enumerate(instructions) if WAIT in one]
+        touches = [i for i, one in enumerate(instructions) if GLOBAL.search(one)]
+        branches = [i for i, one in enumerate(instructions) if re.search(r"\b(BRA|EXIT)\b", one)]
+        assert len(waits) == early, name
+        assert touches, name
+        if early:  # nothing can go around it, and nothing comes before it
+            assert waits[0] < min(*touches, *branches), name
+
+
 @pytest.mark.slow
 @needs_nvcc
 @needs_cuobjdump
@@ -80,7 +104,7 @@ def test_all_between_input_and_output_is_one_cuda_graph(
     """The first kernel reads the input and the last writes the output, which move."""
     monkeypatch.setenv("TVMCONV_DUMP", str(tmp_path))
     tvmconv.build(residual_net(1), target="cuda", arch="sm_90")
-    (path,) = tmp_path.glob("*_RewriteCUDAGraph.py")
+    (path,) = tmp_path.glob("*_bindable.py")
     functions = dict(re.findall(r"    def (\w+)\((.*?)(?=\n    def |\Z)", path.read_text(), re.S))
     (arena,) = re.findall(r"alloc_storage\(R.shape\(\[(\d+)\]\)", functions["cuda_graph_alloc"])
     offsets = re.findall(r"alloc_tensor\(\w+, (\d+), ", path.read_text())
@@ -88,9 +112,15 @@ def test_all_between_input_and_output_is_one_cuda_graph(
     assert all(int(offset) % 256 == 0 and int(offset) < int(arena) for offset in offsets)
     captured = [text for name, text in functions.items() if "cuda_graph_capture" in name]
     assert len(captured) == 1
-    assert captured[0].count("cls.conv_wmma") == 6, "five convolutions and the classifier"
+    assert captured[0].count("cls.conv_wmma") == 5, "all but the classifier"
     kernels = re.findall(r"        cls\.(\w+)\(", functions["main"])
     assert len(kernels) == 2
+    assert kernels[1].startswith("conv_wmma"), "the classifier, which writes the output itself"
+    # Who captures the other whole holds all that it writes.
+    bound = functions["bound"]
+    assert bound.count("cls.conv_wmma") == 6
+    assert f'alloc_tensor(arena, 0, R.shape([{arena}]), R.dtype("uint8")' in bound
+    assert re.search(r"= \w+, arena_bytes\n        return kept", bound)
 
 
 @needs_nvcc

@@ -153,7 +153,7 @@ def test_mobilenet_v2() -> None:
 
 # --- floors, costs, the card ----------------------------------------------------------------
 @pytest.mark.parametrize(
-    ("arch", "card", "tflops", "gbps"), [("sm_90", "H200", 635, 4300), ("sm_86", "A10", 125, 600)]
+    ("arch", "card", "tflops", "gbps"), [("sm_90", "H200", 790, 4300), ("sm_86", "A10", 125, 600)]
 )
 def test_floor_is_of_the_card_that_is_named(
     arch: str, card: str, tflops: float, gbps: float

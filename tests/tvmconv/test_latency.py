@@ -20,7 +20,12 @@ from tvmconv.errors import FeedError
 from tvmconv.feeds import TensorSpec, random_feeds
 from tvmconv.latency import Effort, LatencyReport, Timing
 
-QUICK = {"warmup_ms": 5.0, "min_runs": 5, "min_seconds": 0.02}
+QUICK: dict[str, Any] = {
+    "warmup_ms": 5.0,
+    "min_runs": 5,
+    "min_seconds": 0.02,
+    "layers": False,
+}
 
 
 class Sleeper:
@@ -39,6 +44,13 @@ class Sleeper:
         assert feeds["x"].shape == (4, 3)
         sleep(0.002)
         return ["tensor"]
+
+    def bind(self, feeds: Any) -> Sleeper:
+        return self
+
+    def run(self) -> None:
+        """As a binding of it."""
+        self.enqueue(["tensor"])
 
     def enqueue(self, tensors: list[Any]) -> list[Any]:
         assert tensors == ["tensor"]

@@ -18,12 +18,11 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from schedules.choose import Choice
 from schedules.gemm import pack_channels
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
 from tvmconv.passes.graph import op_name, shape
-from tvmconv.passes.plan import Plan, PlannedConv, PlannedKernel
+from tvmconv.passes.plan import Plan, PlannedConv, PlannedKernel, kernel_names
 from tvmconv.passes.readers import FOLLOWS_INPUT
 
 #: relax's OpPatternKind kOpaque.
@@ -35,6 +34,7 @@ class _Lower(PyExprMutator):
     def __init__(self, mod: tvm.IRModule, plan: Plan) -> None:
         super().__init__(mod)
         self.plan = plan
+        self.names = kernel_names(plan.values())
         self.kernels: dict[tuple[ConvWorkload, Any, Hardware], tvm.ir.GlobalVar] = {}
         #: The tensor of each variable that kernels write, as far as it is written; and how many
         #: convolutions are still to write to it.
@@ -68,6 +68,10 @@ class _Lower(PyExprMutator):
             halves = [self._existing_half(arg) for arg in call.args]
             if all(half is not None for half in halves):
                 return self._widened(relax.Call(call.op, halves, call.attrs), call)
+        if op == "relax.astype" and call.attrs.dtype == "float16":
+            half = self._existing_half(call.args[0])
+            if half is not None:
+                return half
         if op == "relax.nn.conv2d_transpose":
             return self._transposed(super().visit_call_(call))
         return super().visit_call_(call)
@@ -121,7 +125,7 @@ class _Lower(PyExprMutator):
         if residual is not None:
             args.append(residual)
         out = relax.TensorType(w.buffer_shape, w.epilogue.out_dtype)
-        function, buffer = self._kernel(choice), planned.place.buffer
+        function, buffer = self._kernel(kernel), planned.place.buffer
         if buffer in self.buffers:
             args.append(self.buffers[buffer])
             call = relax.op.call_tir_inplace(function, args, [len(args) - 1], out)
@@ -129,15 +133,15 @@ class _Lower(PyExprMutator):
             call = relax.call_tir(function, args, out)
         self.buffers[buffer] = self.builder_.emit(call)
 
-    def _kernel(self, choice: Choice) -> tvm.ir.GlobalVar:
+    def _kernel(self, kernel: PlannedKernel) -> tvm.ir.GlobalVar:
         """The scheduled function, made once for all convolutions that are alike."""
-        key = (choice.workload, choice.config, choice.hardware)
+        key = kernel.key
         if key not in self.kernels:
-            func = choice.family.schedule(*key)
+            func = kernel.choice.family.schedule(*key)
             func = func.without_attr("global_symbol")
             # Keeps every later pass from scheduling it, and from fusing anything into it.
             func = func.with_attrs({"tirx.is_scheduled": True, "op_pattern": OPAQUE})
-            self.kernels[key] = self.builder_.add_func(func, f"conv_{choice.family.name}")
+            self.kernels[key] = self.builder_.add_func(func, self.names[key])
         return self.kernels[key]
 
     def _widened(self, value: relax.Expr, like: relax.Call) -> relax.Expr:

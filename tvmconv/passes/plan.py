@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,10 +12,9 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from schedules.choose import Choice, Estimate, Lookup, choose
-from schedules.cost import conv_cost
+from schedules.choose import Choice, Estimate, Lookup, choose, kernel_cost
 from schedules.hardware import Hardware
-from schedules.workload import NHWC
+from schedules.workload import NHWC, ConvWorkload
 from tvmconv.errors import ModelError
 from tvmconv.passes.balance_ranges import balance_ranges
 from tvmconv.passes.channel_shuffle import shuffled
@@ -33,6 +32,11 @@ class PlannedKernel:
 
     choice: Choice
     weight: NDArray[Any]
+
+    @property
+    def key(self) -> tuple[ConvWorkload, Any, Hardware]:
+        """What kernels that are alike have in common; what `Family.schedule` takes."""
+        return self.choice.workload, self.choice.config, self.choice.hardware
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,16 @@ class PlannedConv:
         return f"{n}x{h}x{w}x{c} -> {p}x{q}x{region.k}, {r}x{s} transposed, stride {region.stride}"
 
 
+def kernel_names(planned: Iterable[PlannedConv]) -> dict[tuple[ConvWorkload, Any, Hardware], str]:
+    """What each kernel of a plan is called in the code, by its key."""
+    names: dict[tuple[ConvWorkload, Any, Hardware], str] = {}
+    for conv in planned:
+        for kernel in conv.kernels:
+            name = f"conv_{kernel.choice.family.name}_{len(names)}"
+            names.setdefault(kernel.key, name)
+    return names
+
+
 #: By the variable that each computes.
 Plan = dict[relax.Var, PlannedConv]
 
@@ -67,7 +81,7 @@ def plan(
     mod: tvm.IRModule,
     regions: Mapping[relax.Var, Region],
     hardware: Hardware,
-    estimate: Estimate = conv_cost,
+    estimate: Estimate = kernel_cost,
     records: Lookup | None = None,
 ) -> Plan:
     """Decides for every region of `mod`, so that `estimate` gives the least sum.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tvm import relax
 
-from tvmconv.passes.graph import Dataflow
+from tvmconv.passes.graph import Dataflow, dtype
 from tvmconv.passes.regions import Region
 
 
@@ -22,8 +22,15 @@ def readers(
             inside |= _covered(region, flow)
     for reader in flow.readers[var]:
         if reader not in inside:
-            found.append(flow.op(reader).rpartition(".")[2] or "a tuple")
+            found.append(_named(reader, flow))
     return found
+
+
+def _named(reader: relax.Var, flow: Dataflow) -> str:
+    op = flow.op(reader).rpartition(".")[2]
+    if op == "astype" and dtype(reader) == "float16":
+        return TO_HALF
+    return op or "a tuple"
 
 
 def _covered(region: Region, flow: Dataflow) -> set[relax.Var]:
@@ -42,6 +49,7 @@ def _covered(region: Region, flow: Dataflow) -> set[relax.Var]:
     return covered
 
 
+TO_HALF = "a cast to fp16"
 #: Operators that only move or compare values, and so give in fp16 just what they give in fp32.
 FOLLOWS_INPUT = (
     "relax.nn.max_pool2d",
@@ -57,7 +65,7 @@ FOLLOWS_INPUT = (
 def out_dtype(var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow) -> str:
     """fp16 where somebody reads the result so; fp32, unrounded, where nobody does."""
     for reader in readers(var, regions, flow):
-        if isinstance(reader, Region) or f"relax.{reader}" in FOLLOWS_INPUT:
+        if isinstance(reader, Region) or reader == TO_HALF or f"relax.{reader}" in FOLLOWS_INPUT:
             return "float16"
         if f"relax.nn.{reader}" in FOLLOWS_INPUT:
             return "float16"

@@ -55,6 +55,8 @@ def tune(
     arch: str | None = None,
     batch: Batch = None,
     shapes: Shapes = None,
+    io_dtype: str | None = None,
+    io_layout: str | None = None,
     budget_s: float | None = None,
     records: str | Path | None = None,
     most: int = MOST,
@@ -66,7 +68,7 @@ def tune(
 ) -> TuningReport:
     """Measures the convolutions of a network and records what was fastest of each.
 
-    model, target, arch, batch, shapes: as of `build`.
+    model, target, arch, batch, shapes, io_dtype, io_layout: as of `build`.
     budget_s: seconds for all, split by shares of the network's estimated time; who gets too few
         has fewer candidates, or is left out. By default there is no limit.
     records: the file to add to; by default the user's own, where `build` looks first. What is
@@ -82,7 +84,10 @@ def tune(
     """
     if most < 1 or (budget_s is not None and budget_s <= 0):
         raise TuningError(f"nothing to do with {most} candidates in {budget_s} s")
-    report = compiler.inspect(model, target, arch=arch, batch=batch, shapes=shapes, records=False)
+    report = compiler.inspect(
+        model, target, arch=arch, batch=batch, shapes=shapes,
+        io_dtype=io_dtype, io_layout=io_layout, records=False,
+    )  # fmt: skip
     counts = _workloads(report.plan)
     place = Target(target, report.plan.arch)
     path = Path(records) if records is not None else book.user_file(place.arch)

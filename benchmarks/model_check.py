@@ -1,0 +1,173 @@
+"""How well the cost model ranks: by the times that `benchmarks.model_samples` measured.
+
+    python -m benchmarks.model_check          of the samples recorded for an H200
+    python -m benchmarks.model_check --fit    constants that fit those not held out better
+
+Regret: the time of the best of what the model ranks first, over the best time of all measured.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from schedules.choose import family
+from schedules.footprint import Footprint
+from schedules.hardware import CUDA_ARCHS, Hardware
+from schedules.model import FITTED, Fitted, time_of
+from schedules.workload import ConvWorkload
+from tvmconv.tables import figures
+
+SAMPLES = Path(__file__).parent / "results" / "h200" / "model-samples.json"
+#: How many of the model's first are looked at.
+FIRST = (1, 4, 8)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One workload through one family: what each configuration asks for, and its time."""
+
+    name: str
+    family: str
+    held_out: bool
+    footprints: tuple[Footprint, ...]
+    us: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """Of one sample: Spearman's rank correlation, regret of the first ones, by `FIRST`, and the
+    middle of predicted over measured time."""
+
+    sample: Sample
+    correlation: float
+    regret: tuple[float, ...]
+    scale: float
+
+
+def hardware() -> Hardware:
+    """What the samples were measured on."""
+    return next(one for one in CUDA_ARCHS if one.name == "sm_90a")
+
+
+def read(path: Path = SAMPLES) -> list[Sample]:
+    """The samples of a file that `model_samples measure` wrote."""
+    samples = []
+    for entry in json.loads(path.read_text())["samples"]:
+        w, one = ConvWorkload.from_json(entry["workload"]), family(entry["family"])
+        configs = [config_of(one.config_type, row["config"]) for row in entry["rows"]]
+        footprints = tuple(one.footprint(w, config, hardware()) for config in configs)
+        us = tuple(row["us"] for row in entry["rows"])
+        samples.append(Sample(entry["name"], one.name, entry["held_out"], footprints, us))
+    return samples
+
+
+def config_of(kind: type, fields: dict[str, Any]) -> Any:
+    """With the lists that JSON makes of tuples as tuples again."""
+    return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def rank(sample: Sample, fitted: Fitted = FITTED) -> Ranking:
+    """By the model's predictions with these constants."""
+    predicted = [time_of(one, hardware(), fitted).us for one in sample.footprints]
+    order = sorted(range(len(predicted)), key=predicted.__getitem__)
+    best = min(sample.us)
+    regret = tuple(min(sample.us[at] for at in order[:count]) / best for count in FIRST)
+    scale = statistics.median(p / us for p, us in zip(predicted, sample.us, strict=True))
+    return Ranking(sample, correlation(predicted, sample.us), regret, scale)
+
+
+def correlation(left: Sequence[float], right: Sequence[float]) -> float:
+    """Spearman's: that of the ranks; equal ones have the mean of theirs."""
+    return statistics.correlation(_ranks(left), _ranks(right))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    ordered = sorted(values)
+    return [ordered.index(one) + (ordered.count(one) - 1) / 2 for one in values]
+
+
+def summary(rankings: Sequence[Ranking]) -> list[float]:
+    """Mean correlation; geometric means of each regret and of the scale."""
+    columns = [*zip(*(one.regret for one in rankings), strict=True), [r.scale for r in rankings]]
+    means = [statistics.geometric_mean(column) for column in columns]
+    return [statistics.fmean(one.correlation for one in rankings), *means]
+
+
+# ---------------------------------------------------------------- the fit
+
+
+def loss(samples: Sequence[Sample], fitted: Fitted) -> float:
+    """Squared error of the logarithms, centred for each sample; slow configurations count little,
+    and the error of the middle a third."""
+    total = 0.0
+    for sample in samples:
+        best = min(sample.us)
+        weights = [(best / us) ** 1.5 for us in sample.us]
+        errors = [
+            math.log(time_of(one, hardware(), fitted).us / us)
+            for one, us in zip(sample.footprints, sample.us, strict=True)
+        ]
+        mean = _mean(errors, weights)
+        total += _mean([(one - mean) ** 2 for one in errors], weights) + 0.3 * mean**2
+    return total / len(samples)
+
+
+def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
+
+
+#: Shares are at most 1; a block begins and ends in no less than this.
+MOST, LEAST = {"issue": 1.0, "dram": 1.0, "seen": 1.0}, {"start": 200.0, "begin_us": 0.3}
+
+
+def fit(samples: Sequence[Sample], tries: int = 1500, seed: int = 0) -> Fitted:
+    """By steps in one constant at a time, each kept if it helps."""
+    draw, best = random.Random(seed), FITTED
+    least = loss(samples, best)
+    steps = dict.fromkeys(dataclasses.asdict(best), 0.25)
+    for _ in range(tries):
+        name = draw.choice(list(steps))
+        value = getattr(best, name) * math.exp(draw.gauss(0, steps[name]))
+        value = max(LEAST.get(name, 0.0), min(MOST.get(name, math.inf), value))
+        candidate = dataclasses.replace(best, **{name: value})
+        found = loss(samples, candidate)
+        steps[name] = max(0.02, steps[name] * (1.3 if found < least else 0.93))
+        if found < least:
+            best, least = candidate, found
+    return best
+
+
+def main(
+    path: Annotated[Path, typer.Argument(help="of model_samples")] = SAMPLES,
+    fitting: Annotated[bool, typer.Option("--fit", help="search constants too")] = False,
+) -> None:
+    """Show how the model ranks the samples, those held out last."""
+    samples = read(path)
+    fitted = fit([one for one in samples if not one.held_out]) if fitting else FITTED
+    header = ["workload", "family", "n", "correlation", *(f"first {n}" for n in FIRST), "scale"]
+    for held_out in (False, True):
+        rankings = [rank(one, fitted) for one in samples if one.held_out == held_out]
+        rows = [header]
+        for one in rankings:
+            numbers = [one.correlation, *one.regret, one.scale]
+            cells = [one.sample.name, one.sample.family, str(len(one.sample.us))]
+            rows.append([*cells, *(f"{value:.2f}" for value in numbers)])
+        rows.append(["mean", "", "", *(f"{value:.3f}" for value in summary(rankings))])
+        print("held out" if held_out else "fitted to")
+        print(figures(rows, text=("workload", "family")))
+    if fitting:
+        print(fitted)
+
+
+if __name__ == "__main__":
+    typer.run(main)

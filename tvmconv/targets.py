@@ -1,0 +1,44 @@
+"""What a network is built for: the target, and the architecture by its name."""
+
+from __future__ import annotations
+
+from tvm.target import codegen
+
+from schedules.hardware import CPU, Hardware
+from tvmconv import pipeline, toolchain
+from tvmconv.device import vector_features
+from tvmconv.errors import TargetError, TvmconvError
+
+TARGETS = ("cuda", "llvm")
+PRECISIONS = ("fp16",)
+
+
+def find_hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, str]:
+    """The limits to schedule for, and the architecture's full name.
+
+    As `build` takes them. Raises `TargetError` for a target or architecture that can't be built
+    for, `TvmconvError` for another precision.
+    """
+    if target not in TARGETS:
+        raise TargetError(f"there is no target {target!r}", hint=f"one of {', '.join(TARGETS)}")
+    if precision not in PRECISIONS:
+        raise TvmconvError(
+            f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}"
+        )
+    if target == "llvm":
+        cpu = arch or codegen.llvm_get_system_cpu()
+        if not codegen.llvm_is_valid_cpu(cpu, codegen.llvm_get_system_triple()):
+            raise TargetError(f"LLVM knows no CPU {cpu!r}", hint="leave arch out for this one")
+        return CPU, cpu
+    arch = arch or toolchain.detect_arch()
+    if arch is None:
+        raise TargetError(
+            'target="cuda" was asked for and there is no NVIDIA GPU here',
+            hint='name what to build for, such as arch="sm_90", or build with target="llvm"',
+        )
+    return toolchain.cuda_arch(arch), arch
+
+
+def code_features(cpu: str) -> tuple[str, ...]:
+    """What code for a CPU, as LLVM calls it, relies on."""
+    return vector_features(codegen.llvm_get_cpu_features(pipeline.tvm_target("llvm", cpu)))
