@@ -12,12 +12,13 @@ from typer.testing import CliRunner
 
 from benchmarks import regret
 from benchmarks.regret import ChoiceRow, SpaceRow, app, held_out, numbers
-from schedules.hardware import CPU
+from schedules.hardware import CUDA_ARCHS
 from tests import networks
 from tvmconv.errors import TvmconvError
 from tvmconv.tuning.candidates import MOST, space
 from tvmconv.tuning.measure import Measured, Timed
 
+SM_90 = next(one for one in CUDA_ARCHS if one.name == "sm_90")
 ROW = ChoiceRow("net", 1, "a", "a", 3, us=10.0, model_us=20.0, choice="")
 
 
@@ -36,7 +37,7 @@ def test_each_workload_counts_once_and_each_network_as_its_sum() -> None:
 
 def test_the_first_ones_are_compared_with_all() -> None:
     w = held_out()[0]
-    whole = space(w, CPU)[: MOST + 2]
+    whole = space(w, SM_90)[: MOST + 2]
     times = [30.0, 20.0, *[25.0] * (MOST - 2), math.inf, 16.0]
     timed = tuple(Timed(one, us) for one, us in zip(whole, times, strict=True))
     row = SpaceRow.of(Measured(w, timed, timed[-1], 7, 1.0), 99)

@@ -57,7 +57,9 @@ def test_another_ranking_changes_the_order_alone() -> None:
 
     ranked = space(W, SM_90, by_threads)
     assert {one.config for one in ranked} == {one.config for one in space(W, SM_90)}
-    assert ranked[1].config.warps == 8
+    warps = [getattr(one.config, "warps", 0) for one in ranked[1:]]
+    assert warps == sorted(warps, reverse=True)
+    assert warps[0] > warps[-1] == 0
 
 
 def test_a_sample_keeps_the_first_and_the_order() -> None:
@@ -125,7 +127,7 @@ def test_a_dry_run_writes_and_measures_nothing(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     report = tune(path, dry_run=True, most=32)
     assert [layer.status for layer in report.layers] == ["planned", "planned"]
-    assert [layer.candidates for layer in report.layers] == [32, 32]
+    assert all(2 < layer.candidates == min(32, layer.space) for layer in report.layers)
     assert report.seconds > 1
     assert not path.exists()
     assert "2 planned; about" in str(report)
@@ -138,7 +140,7 @@ def test_a_dry_run_for_a_gpu_needs_none(tmp_path: Path) -> None:
     report = tvmconv.tune(
         networks.small(), "cuda", arch="sm_90", batch=8, dry_run=True, records=tmp_path / "r"
     )
-    assert all(layer.candidates == 32 for layer in report.layers)
+    assert all(2 < layer.candidates == min(32, layer.space) for layer in report.layers)
 
 
 def test_without_a_gpu_nothing_is_measured_for_one(
