@@ -186,14 +186,9 @@ def multiply(plan, shared, group, stage, sums, i):
 
 @T.inline
 def release(plan, barriers, thread, stage):
-    """Calls the stage before `stage` empty."""
+    """Calls a stage empty."""
     if thread == 0:
-        T.ptx.mbarrier.arrive.shared.b64(
-            barriers.ptr_to(
-                [plan.config.stages + (stage + plan.config.stages - 1) % plan.config.stages]
-            ),
-            T.uint32(1),
-        )
+        T.ptx.mbarrier.arrive.shared.b64(barriers.ptr_to([plan.config.stages + stage]), T.uint32(1))
 
 
 @T.inline
@@ -205,6 +200,7 @@ def consume(
     config = T.meta_var(plan.config)
     sums = T.alloc_local([config.sums], "float32")
     stage: T.int32 = 0
+    before: T.int32 = 0
     phase: T.int32 = 0
     tile: T.int32 = block // config.split
     buffer: T.int32 = 0
@@ -219,7 +215,8 @@ def consume(
             multiply(plan, shared, group, stage, sums, i)
             T.ptx.wgmma.wait_group.sync.aligned(1)
             if i > 0:
-                release(plan, barriers, thread, stage)
+                release(plan, barriers, thread, before)
+            before = stage
             stage = stage + 1
             if stage == config.stages:
                 stage = 0
@@ -227,7 +224,7 @@ def consume(
         T.ptx.wgmma.wait_group.sync.aligned(0)
         for i in T.unroll(config.sums):
             T.evaluate(T.cuda.func_call("settled", sums[i], source_code=SETTLED))
-        release(plan, barriers, thread, stage)
+        release(plan, barriers, thread, before)
         if plan.clustered:
             epilogue.write_together(
                 plan, shared, rank, group, thread, sums, m, k, bias, slope, residual, y
