@@ -155,6 +155,7 @@ def choice(
         for batch in map(int, batches.split(",")):
             report = tvmconv.tune(
                 model, target, arch=arch, batch=batch, records=records, most=most,
+                io_dtype="float16", io_layout="NHWC",  # as networks are fed in practice
                 budget_s=None if budget is None else parse_budget(budget),
             )  # fmt: skip
             tell(f"{name} at batch {batch}\n{report}\n")

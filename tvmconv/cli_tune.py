@@ -20,7 +20,18 @@ from rich.progress import (
 )
 
 import tvmconv
-from tvmconv.cli_io import parse_batch, parse_shape, show, step, tell
+from tvmconv.cli_io import show, step, tell
+from tvmconv.cli_options import (
+    Arch,
+    AsJson,
+    Batch,
+    IoDtype,
+    IoLayout,
+    Model,
+    Shape,
+    Target,
+    build_options,
+)
 from tvmconv.errors import TvmconvError
 
 if TYPE_CHECKING:
@@ -32,15 +43,13 @@ UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def tune(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX file")],
-    target: Annotated[str, typer.Option(help="cuda, or llvm: emulated on a CPU")] = "cuda",
-    arch: Annotated[str | None, typer.Option(help="architecture, such as sm_90")] = None,
-    batch: Annotated[
-        str | None, typer.Option(metavar="N[,N...]", help="for an open first dimension")
-    ] = None,
-    shape: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=N,C,H,W", help="an input's shape; repeatable")
-    ] = None,
+    model: Model,
+    target: Target = None,
+    arch: Arch = None,
+    batch: Batch = None,
+    shape: Shape = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="such as 90s, 5m, 1h; default: no limit")
     ] = None,
@@ -58,22 +67,19 @@ def tune(
     ] = None,
     key: Annotated[str | None, typer.Option(help="of those machines, with --tracker")] = None,
     dry_run: Annotated[bool, typer.Option(help="say what would be measured, and how long")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON instead of a table")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure the convolutions of MODEL, and record what is fastest, for later builds.
 
     Can be stopped at any time: what is recorded is kept, and the same command goes on from there.
     """
-    shapes = dict(parse_shape(text) for text in shape or []) or None
+    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout)
     bar = _Bar()
     try:
         with bar.progress:
             report = tvmconv.tune(
                 model,
-                target,
-                arch=arch,
-                batch=None if batch is None else parse_batch(batch),
-                shapes=shapes,
+                **options,
                 budget_s=None if budget is None else parse_budget(budget),
                 records=records,
                 most=most,
@@ -158,7 +164,7 @@ def _records() -> None:
 def merge(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="records")],
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write; may be a FILE")],
-    as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Merge records; of several for the same convolution and device the fastest is kept."""
     with step("merging"):

@@ -11,8 +11,7 @@ import pytest
 from tvm.target.codegen import llvm_get_system_cpu
 
 import tvmconv
-from schedules.choose import FAMILIES, choose
-from schedules.cost import conv_cost
+from schedules.choose import FAMILIES, choose, kernel_cost
 from schedules.family import Reject
 from schedules.hardware import CPU, CUDA_ARCHS
 from schedules.workload import ConvWorkload, Epilogue
@@ -49,7 +48,7 @@ def test_the_space_is_all_there_is_the_models_choice_first(name: str, hardware: 
     assert set(found) >= expected
     costs = [one.predicted_us for one in whole[1:]]
     assert costs == sorted(costs)
-    assert costs[0] == conv_cost(w, whole[1].family, whole[1].config, hardware).us
+    assert costs[0] == kernel_cost(w, whole[1].family, whole[1].config, hardware).us
 
 
 def test_another_ranking_changes_the_order_alone() -> None:

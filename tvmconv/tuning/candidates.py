@@ -7,8 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from schedules.choose import FAMILIES, choose
-from schedules.cost import conv_cost
+from schedules.choose import FAMILIES, choose, kernel_cost
 from schedules.family import Family, Reject
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
@@ -34,8 +33,8 @@ Rank = Callable[[ConvWorkload, Family, Any, Hardware], float]
 
 
 def rank(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> float:
-    """The cost model's estimate: the one place to put a better one."""
-    return conv_cost(w, family, config, hardware).us
+    """What the cost model estimates, as `choose` does."""
+    return kernel_cost(w, family, config, hardware).us
 
 
 def space(w: ConvWorkload, hardware: Hardware, rank: Rank = rank) -> list[Candidate]:

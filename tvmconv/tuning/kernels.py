@@ -18,7 +18,6 @@ from schedules.direct import DirectFamily
 from schedules.hardware import CPU, Hardware
 from schedules.workload import ConvWorkload, ceil_div
 from tvmconv import pipeline, toolchain
-from tvmconv.passes.lower_kernels import KERNELS
 
 #: What a kernel leaves of its output keeps this value: no result is ever equal to it.
 UNTOUCHED = -1234.0
@@ -143,8 +142,9 @@ def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
     if target.kind == "cuda":
         _prepared(target.arch)
     machine = pipeline.tvm_target(target.kind, target.arch)
+    lowering = pipeline.kernel_pipeline(target.kind, target.hardware.sm)  # as in a build
     with machine, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
-        built = tvm.compile(function, target=machine, tir_pipeline=KERNELS)
+        built = tvm.compile(function, target=machine, tir_pipeline=lowering)
     # Under another name until it is whole: who finds it may load it.
     part = path.with_suffix(".part.so")
     built.export_library(str(part))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import shutil
+import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +18,6 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from types import TracebackType
 from typing import Any
 
 from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker
@@ -36,6 +36,8 @@ from tvmconv.tuning.stopwatch import Tracker
 HOPELESS, GLANCE_US = 1.5, 5.0
 #: A race lasts so long at most, in seconds.
 RACE_S = 20.0
+#: Of candidates that were not waited for.
+LATE = "there was no time left"
 #: Kernels that a compiling process makes before it is replaced: TVM keeps some memory of each.
 USES = 100
 
@@ -85,11 +87,7 @@ class Compiling:
 
 
 #: Told after each kernel that is checked: how many are, of how many.
-Tell = Callable[[int, int], None]
-
-
-def _silent(done: int, total: int) -> None:
-    pass
+Tell = Callable[[int, int], object]
 
 
 def default_jobs(target: Target, tracker: Tracker | None) -> int:
@@ -99,8 +97,7 @@ def default_jobs(target: Target, tracker: Tracker | None) -> int:
 
 
 class Workshop:
-    """The processes that compile, and the one that measures. To be used in a `with` statement,
-    whose end stops all of them.
+    """The processes that compile, and the one that measures; a `with` statement's end stops them.
 
     jobs: processes that compile, `default_jobs` by default. timeout_s: of one kernel's
     compilation or check.
@@ -122,21 +119,18 @@ class Workshop:
         self.disturbs = target.kind == "llvm" and tracker is None
         self.jobs = jobs or default_jobs(target, tracker)
         self._folder = Path(tempfile.mkdtemp(prefix="tvmconv-tune-"))
+        # What compilers print is no part of what a command prints.
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         self._compilers = PopenPoolExecutor(
-            max_workers=self.jobs, timeout=timeout_s, maximum_process_uses=USES
+            self.jobs, timeout_s, maximum_process_uses=USES, **quiet
         )
-        self._measurer = PopenWorker()
+        self._measurer = PopenWorker(**quiet)
         self._begun: list[Compiling] = []
 
     def __enter__(self) -> Workshop:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         # First what waits: the pool would start a process for it again.
         for compiling in self._begun:
             compiling.cancel()
@@ -174,7 +168,7 @@ class Workshop:
         *,
         until: float = math.inf,
         rules: race.Rules | None = None,
-        tell: Tell = _silent,
+        tell: Tell = lambda done, total: None,
     ) -> Measured:
         """Waits for the kernels, checks each, and times those that are right.
 
@@ -187,14 +181,12 @@ class Workshop:
         made: list[Kernel | str] = []
         checked: dict[str, Checked | str] = {}
         for candidate, future in zip(compiling.candidates, compiling.kernels, strict=True):
-            kernel = _result(future)
+            late = perf_counter() >= until and len(checked) > 1
+            kernel = LATE if late and future.cancel() else _result(future)
             made.append(kernel)
             # Of equal ones that which is compiled; the others find its path below.
             if isinstance(kernel, Kernel) and kernel.made:
-                late = perf_counter() >= until and len(checked) > 1
-                checked[kernel.path] = (
-                    "there was no time left" if late else self._check(setup, candidate, kernel.path)
-                )
+                checked[kernel.path] = LATE if late else self._check(setup, candidate, kernel.path)
             tell(len(made), len(compiling.kernels))
         found = [
             checked.get(one.path, "an equal one was not compiled") if isinstance(one, Kernel)
@@ -213,13 +205,12 @@ class Workshop:
         return Measured(compiling.workload, timed, best, rounds, perf_counter() - began)
 
     def _setup(self, compiling: Compiling) -> Setup:
-        kernels = [_result(one) for one in (compiling.reference, compiling.difference)]
-        for kernel in kernels:
+        paths = []
+        for kernel in map(_result, (compiling.reference, compiling.difference)):
             if isinstance(kernel, str):
-                raise TuningError(
-                    f"what {compiling.workload} is checked with could not be compiled", note=kernel
-                )
-        reference, difference = (str(getattr(kernel, "path", "")) for kernel in kernels)
+                raise TuningError(f"{compiling.workload} can't be checked", note=kernel)
+            paths.append(kernel.path)
+        reference, difference = paths
         return Setup(compiling.workload, self.target, reference, difference, self.tracker)
 
     def _check(self, setup: Setup, candidate: Candidate, path: str) -> Checked | str:
@@ -294,9 +285,7 @@ def _result(future: Future[Kernel]) -> Kernel | str:
 
 
 def _reason(error: Exception) -> str:
-    if isinstance(error, TimeoutError):
-        return "it took too long"
-    return last_line(error)
+    return "it took too long" if isinstance(error, TimeoutError) else last_line(error)
 
 
 def _require_packages() -> None:

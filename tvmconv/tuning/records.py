@@ -96,7 +96,7 @@ def make_config(one: Family, w: ConvWorkload, hardware: Hardware, fields: Mappin
     if isinstance(answer, Reject):
         raise ValueError(answer.reason)
     plain = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-    config = type(answer.config)(**plain)
+    config = one.config_type(**plain)
     one.check(w, config, hardware)
     return config
 

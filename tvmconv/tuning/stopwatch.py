@@ -7,9 +7,7 @@ that is true where those of the whole network fit.
 
 from __future__ import annotations
 
-import ctypes
 import math
-import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +15,10 @@ from time import perf_counter
 from typing import Any, Protocol
 
 import tvm
-import tvm_ffi
 from tvm.s_tir.meta_schedule.runner import RPCConfig
 
-from tvmconv.errors import TargetError
+import tvmconv.tensor_map  # noqa: F401 - kernels call what it registers
+from tvmconv import cuda_runtime
 
 #: A sample lasts about so long, in microseconds, and has so many launches at most.
 SAMPLE_US, MOST_LAUNCHES = 500.0, 200
@@ -35,7 +33,11 @@ def launches_for(us: float) -> int:
 
 @dataclass(frozen=True)
 class Tracker:
-    """TVM's RPC tracker, and the key of the machines behind it that measure."""
+    """TVM's RPC tracker, and the key of the machines behind it that measure.
+
+    Kernels whose host code calls ours, those of the WGMMA family, run only where the server has
+    imported `tvmconv.tensor_map`.
+    """
 
     host: str
     port: int
@@ -85,54 +87,28 @@ class CudaPlace:
 
     def __init__(self) -> None:
         self.device = tvm.cuda(0)
-        self._cuda = ctypes.CDLL("libcudart.so.13")
-        self._stream = ctypes.c_void_p()
-        # 1: cudaStreamNonBlocking. The default stream can't be captured.
-        self._check(self._cuda.cudaStreamCreateWithFlags(ctypes.byref(self._stream), 1))
-        self._events = (ctypes.c_void_p(), ctypes.c_void_p())
-        for event in self._events:
-            self._check(self._cuda.cudaEventCreate(ctypes.byref(event)))
 
     def load(self, path: str) -> Any:
         return tvm.runtime.load_module(path)
 
     def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
-        self.device.sync()
-        graph = self._captured(module["main"], arguments, launches)
+        function, device = module["main"], self.device
 
-        def sample() -> float:
-            start, stop = self._events
-            self._check(self._cuda.cudaEventRecord(start, self._stream))
-            self._check(self._cuda.cudaGraphLaunch(graph, self._stream))
-            self._check(self._cuda.cudaEventRecord(stop, self._stream))
-            self._check(self._cuda.cudaEventSynchronize(stop))
-            ms = ctypes.c_float()
-            self._check(self._cuda.cudaEventElapsedTime(ctypes.byref(ms), start, stop))
-            return ms.value * 1e3 / launches
-
-        weakref.finalize(sample, self._cuda.cudaGraphExecDestroy, graph)
-        return sample
-
-    def _captured(
-        self, function: Callable[..., None], arguments: Sequence[Any], launches: int
-    ) -> ctypes.c_void_p:
-        """An executable graph of so many launches, which the caller destroys."""
-        graph, executable = ctypes.c_void_p(), ctypes.c_void_p()
-        with tvm_ffi.use_raw_stream(self.device, self._stream.value or 0):
-            # 1: cudaStreamCaptureModeThreadLocal
-            self._check(self._cuda.cudaStreamBeginCapture(self._stream, 1))
+        def enqueue() -> None:
             for _ in range(launches):
                 function(*arguments)
-            self._check(self._cuda.cudaStreamEndCapture(self._stream, ctypes.byref(graph)))
-        flags = ctypes.c_ulonglong(0)
-        self._check(self._cuda.cudaGraphInstantiate(ctypes.byref(executable), graph, flags))
-        self._check(self._cuda.cudaGraphDestroy(graph))
-        return executable
 
-    @staticmethod
-    def _check(code: int) -> None:
-        if code:
-            raise TargetError(f"CUDA reports error {code} while timing a kernel")
+        device.sync()
+        graph, _ = cuda_runtime.capture(device, enqueue)
+        stream = cuda_runtime.current_stream(device)
+
+        def sample() -> float:
+            start = cuda_runtime.Event(timed=True).record(stream)
+            graph.launch(stream)
+            stop = cuda_runtime.Event(timed=True).record(stream)
+            return stop.ms_since(start) * 1e3 / launches
+
+        return sample
 
 
 class RemotePlace:

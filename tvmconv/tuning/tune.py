@@ -7,8 +7,8 @@ model -> inspect -> workloads, the largest share of the time first -> candidates
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -22,6 +22,7 @@ from schedules.workload import ConvWorkload
 from tvmconv import compiler, onnx_model, toolchain
 from tvmconv.batches import Batch, Shapes
 from tvmconv.errors import TargetError, TuningError, UnsupportedOperatorError
+from tvmconv.report import BuildReport
 from tvmconv.tuning import records as book
 from tvmconv.tuning.budget import Budget, Pace, Want
 from tvmconv.tuning.candidates import MOST, Candidate, space
@@ -54,6 +55,8 @@ def tune(
     arch: str | None = None,
     batch: Batch = None,
     shapes: Shapes = None,
+    io_dtype: str | None = None,
+    io_layout: str | None = None,
     budget_s: float | None = None,
     records: str | Path | None = None,
     most: int = MOST,
@@ -65,17 +68,15 @@ def tune(
 ) -> TuningReport:
     """Measures the convolutions of a network and records what was fastest of each.
 
-    model, target, arch, batch, shapes: as of `build`.
-    budget_s: seconds for all, split by what each convolution takes of the network's estimated
-        time; one gets fewer candidates, or is left out, where they do not suffice. By default
-        there is no limit.
+    model, target, arch, batch, shapes, io_dtype, io_layout: as of `build`.
+    budget_s: seconds for all, split by shares of the network's estimated time; who gets too few
+        has fewer candidates, or is left out. By default there is no limit.
     records: the file to add to; by default the user's own, where `build` looks first. What is
-        recorded there already is not measured again, so a run that was interrupted goes on.
+        recorded there is not measured again, so a run that was interrupted goes on.
     most: candidates of a workload, the best by the cost model.
     jobs: processes that compile. tracker: of the machines that measure; by default this one.
     timeout_s: for one kernel to compile, or to be checked.
-    dry_run: measures nothing, and says what would be.
-    watch: called with the progress.
+    dry_run: measures nothing, and says what would be. watch: called with the progress.
 
     Raises as `inspect` does, `UnsupportedOperatorError` for a network that can't be built,
     `TargetError` without a GPU to measure on, `TuningError` where a package is missing, and
@@ -83,23 +84,14 @@ def tune(
     """
     if most < 1 or (budget_s is not None and budget_s <= 0):
         raise TuningError(f"nothing to do with {most} candidates in {budget_s} s")
-    plan = compiler.inspect(
-        model, target, arch=arch, batch=batch, shapes=shapes, records=False
-    ).plan
-    if plan.unsupported:
-        raise UnsupportedOperatorError(
-            "the network can't be built, so there is nothing to tune",
-            note=", ".join(plan.unsupported),
-            hint="tvmconv inspect says more",
-        )
-    place = Target(target, plan.arch)
+    report = compiler.inspect(
+        model, target, arch=arch, batch=batch, shapes=shapes,
+        io_dtype=io_dtype, io_layout=io_layout, records=False,
+    )  # fmt: skip
+    counts = _workloads(report.plan)
+    place = Target(target, report.plan.arch)
     path = Path(records) if records is not None else book.user_file(place.arch)
     known = Records(place.arch, [book.read(path)] if path.is_file() else [])
-    counts: dict[str, int] = {}
-    for report in (*plan.smaller, plan):
-        for conv in report.convs:
-            for text in conv.workloads:
-                counts[text] = counts.get(text, 0) + 1
     todo = _todo(counts, place.hardware, known, most)
     pace = Pace.guessed(target, jobs or default_jobs(place, tracker), place.kind == "llvm")
     budget = Budget(math.inf if budget_s is None else budget_s, pace)
@@ -108,6 +100,21 @@ def tune(
     _require_device(place, tracker)
     with Workshop(place, jobs=jobs, tracker=tracker, timeout_s=timeout_s) as shop:
         return _Run(shop, path, budget, watch).run(todo)
+
+
+def _workloads(plan: BuildReport) -> Counter[str]:
+    """Every kernel of the network, all buckets together: its workload, and how often it occurs.
+
+    Raises `UnsupportedOperatorError` for a network that can't be built.
+    """
+    if plan.unsupported:
+        raise UnsupportedOperatorError(
+            "the network can't be built, so there is nothing to tune",
+            note=", ".join(plan.unsupported),
+            hint="tvmconv inspect says more",
+        )
+    reports = (*plan.smaller, plan)
+    return Counter(text for one in reports for conv in one.convs for text in conv.workloads)
 
 
 @dataclass(frozen=True)
@@ -123,14 +130,15 @@ class _Todo:
         return Want(self.layer.share, len(self.candidates))
 
 
-def _todo(counts: dict[str, int], hardware: Hardware, known: Records, most: int) -> list[_Todo]:
+def _todo(counts: Mapping[str, int], hardware: Hardware, known: Records, most: int) -> list[_Todo]:
     """Every workload of the network, the largest share of its time first."""
     found = []
     for text, count in counts.items():
         w = ConvWorkload.from_json(text)
         whole = space(w, hardware)
         us = whole[0].predicted_us * count
-        layer = TunedLayer(text, str(w), count, us, len(whole), 0, "planned")
+        shape = f"{w}, {w.epilogue}"
+        layer = TunedLayer(text, shape, count, us, len(whole), 0, "planned")
         record = known.record(w)
         # Asked as a build asks: one that does not hold any more is measured anew.
         if record is not None and known(w, hardware) is not None:
