@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from intrinsics.mma_sync import M16N8K16
 from schedules.errors import ConfigError, require_none
@@ -143,3 +142,64 @@ def fits(w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> bool:
     except ConfigError:
         return False
     return True
+
+
+#: Tiles of a block as (warps_m, warps_k, fragments_m, fragments_k, warps_i), the largest first.
+GPU_TILES = (
+    (2, 4, 4, 4, 1),  # 128 x 256
+    (4, 2, 4, 4, 1),  # 256 x 128
+    (2, 2, 4, 4, 1),  # 128 x 128
+    (2, 2, 4, 2, 1),  # 128 x 64
+    (2, 2, 2, 2, 1),  # 64 x 64
+    (2, 1, 2, 2, 2),  # 64 x 32
+    (2, 1, 1, 2, 2),  # 32 x 32
+)
+
+#: Blocks that keep a GPU of 132 multiprocessors (an H200) busy, and how many are never exceeded by
+#: splitting sums.
+ENOUGH_BLOCKS = 112
+MOST_BLOCKS = 264
+
+
+def guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
+    """Those to start from, the best guess first, that pass `check`."""
+    return (config for config in _ranked(w) if fits(w, config, hardware))
+
+
+def _chunk(w: ConvWorkload) -> int:
+    """Fragments of a step: four, or two where that pads less. The same for every batch, for the
+    weights are padded to it."""
+    fragments = ceil_div(Reduction.of(w).inner, 16)
+    return 4 if fragments % 4 in (0, 3) else 2
+
+
+def _ranked(w: ConvWorkload) -> Iterator[MmaSyncConfig]:
+    """The largest tile that makes enough blocks; if none does, small ones and split sums."""
+    chunk = _chunk(w)
+    for split in (1, 2, 4, 8):
+        for warps_m, warps_k, m, k, warps_i in GPU_TILES:
+            if warps_i > 1 and chunk == 2:
+                warps_i = 1
+            for stages in (4, 3, 2):
+                config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, stages, warps_i, split)
+                suits = suits_columns(w.group_k, config.tile.k)
+                blocks = Gemm.of(w, config.tile).blocks * split
+                small = (warps_m, warps_k, m, k) == GPU_TILES[-2][:4]
+                if suits and blocks >= ENOUGH_BLOCKS and (split == 1 or small):
+                    yield config
+    for warps_m, warps_k, m, k, warps_i in reversed(GPU_TILES):
+        yield MmaSyncConfig(warps_m, warps_k, m, k, chunk, 3, warps_i if chunk == 4 else 1)
+
+
+def space(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
+    """Every configuration worth trying that passes `check`: the sums are split only where blocks
+    are few, and among warps only where tiles are small."""
+    for (warps_m, warps_k, m, k, warps_i), chunk, stages, split, swizzle in itertools.product(
+        GPU_TILES, (2, 4, 8), (2, 3, 4, 6), (1, 2, 4, 8), (1, 4, 8)
+    ):
+        config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, stages, warps_i, split, swizzle)
+        blocks = Gemm.of(w, config.tile).blocks
+        if split > 1 and (blocks * split > MOST_BLOCKS or swizzle > 1):
+            continue
+        if fits(w, config, hardware):
+            yield config

@@ -13,7 +13,7 @@ from tvm.script.ir_builder import IRBuilder
 from intrinsics.mma_sync import LOAD_A, LOAD_B, MMA
 from schedules.gemm import Gemm, pixel
 from schedules.mma_sync_build import Parameters, Thread, ptx, when
-from schedules.mma_sync_config import MmaSyncConfig, stage_halves, steps
+from schedules.mma_sync_config import MmaSyncConfig, shared_bytes, stage_halves, steps
 from schedules.mma_sync_epilogue import Epilogue
 from schedules.workload import ConvWorkload
 
@@ -30,7 +30,7 @@ def kernel(w: ConvWorkload, config: MmaSyncConfig) -> tirx.PrimFunc:
         T.func_attr({"tirx.noalias": True})
         parameters = Parameters.declare(w, gemm)
         thread = Thread.launch(gemm, config, scopes)
-        shared = T.alloc_buffer((config.stages * stage_halves(config),), "float16", scope=SHARED)
+        shared = T.alloc_buffer((shared_bytes(config) // 2,), "float16", scope=SHARED)
         copies = [
             *_gather(w, gemm, config, thread, parameters.x, shared),
             *_weights(gemm, config, thread, parameters.weight, shared),

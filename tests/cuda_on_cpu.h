@@ -14,6 +14,7 @@
 
 typedef _Float16 half;
 typedef unsigned int uint;
+struct half4 { half x, y, z, w; };
 struct uint2 { uint x, y; };
 struct uint4 { uint x, y, z, w; };
 struct float2 { float x, y; };
@@ -238,10 +239,12 @@ inline void tvm_builtin_ptx_mma_sync_aligned_m16n8k16_row_col_f32_f16_f16_f32(
   d0 = sums[0], d1 = sums[1], d2 = sums[2], d3 = sums[3];
 }
 
-inline void tvm_builtin_ptx_mapa_u32_shared_cluster_u32(uint32_t& to, uint32_t from, uint32_t rank) {
+inline void tvm_builtin_ptx_mapa_u32_shared__cluster_u32(uint32_t& to, uint32_t from, uint32_t rank) {
   to = from | (rank + 1) << on_cpu::RANK;
 }
 inline void load_four_floats(float& d0, float& d1, float& d2, float& d3, uint32_t address) {
   auto from = reinterpret_cast<float*>(on_cpu::shared(address));
   d0 = from[0], d1 = from[1], d2 = from[2], d3 = from[3];
 }
+#define tvm_builtin_ptx_ld_vec_shared_v4_f32 load_four_floats
+#define tvm_builtin_ptx_ld_vec_shared__cluster_v4_f32 load_four_floats

@@ -11,44 +11,59 @@ import ctypes
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tvm
 
+from schedules.hardware import Hardware
 from tests.kernels import Array, Guarded
+from tvmconv.pipeline import LOWERING
 
-
-@dataclass(frozen=True)
-class Launch:
-    blocks: int
-    cluster: int
-    threads: int
-    shared_bytes: int
+#: -O1: a kernel is compiled longer than it runs.
+COMPILE = ("g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{Path(__file__).parent}")
 
 
 def available() -> bool:
     return shutil.which("g++") is not None
 
 
-def run(text: str, launch: Launch, arrays: list[Array], folder: Path) -> Array:
-    """Runs the kernel in CUDA's `text` with `arrays`, the last of which is its output; gives
-    that. Asserts that nothing is written beside them."""
-    source, library = folder / "kernel.cpp", folder / "kernel.so"
-    source.write_text(_program(text))
-    command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{Path(__file__).parent}"]
-    done = subprocess.run(
-        [*command, str(source), "-o", str(library)], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
+def run(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
+    """Runs a scheduled function for `hardware`, a GPU, with arrays, the last of which is its
+    output; gives that. Asserts that nothing is written beside them."""
+    target = tvm.target.Target({"kind": "cuda", "arch": hardware.name}, host={"kind": "llvm"})
+    with target, tvm.transform.PassContext(config=LOWERING):
+        text = tvm.compile(function, target=target).mod.imports[0].inspect_source()
     guarded = [Guarded.of(array) for array in arrays]
     pointers = (ctypes.c_void_p * len(arrays))(*[one.inner.ctypes.data for one in guarded])
-    call = ctypes.CDLL(str(library)).launch
-    call(launch.blocks, launch.cluster, launch.threads, launch.shared_bytes, pointers)
+    with tempfile.TemporaryDirectory() as folder:
+        library = _compiled(_program(text), Path(folder))
+        library.launch(*_launch(function.script()), pointers)
     assert all(one.intact() for one in guarded), "something was written out of bounds"
     for one, array in zip(guarded[:-1], arrays[:-1], strict=True):
         np.testing.assert_array_equal(one.inner, array, "an input was written to")
     return guarded[-1].inner
+
+
+def _launch(script: str) -> tuple[int, int, int, int]:
+    """Blocks, blocks of a cluster, threads of a block, bytes of shared memory."""
+    sizes = [
+        int(found[1]) if (found := re.search(rf'"{axis}", (\d+)\)', script)) else 1
+        for axis in ("blockIdx.x", "clusterCtaIdx.x", "threadIdx.x")
+    ]
+    (halves,) = re.findall(r'\((\d+),\), "float16", scope="shared.dyn"\)', script)
+    return (*sizes, 2 * int(halves))
+
+
+def _compiled(program: str, folder: Path) -> ctypes.CDLL:
+    source, library = folder / "kernel.cpp", folder / "kernel.so"
+    source.write_text(program)
+    command = [*COMPILE, str(source), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return ctypes.CDLL(str(library))
 
 
 def _program(text: str) -> str:
