@@ -33,9 +33,9 @@ from tvm import tirx
 from intrinsics.mma_sync import M16N8K16
 from schedules import mma_sync_config
 from schedules.family import Match, Reject
-from schedules.gemm import Gemm, Reduction, pack_weight
+from schedules.gemm import Reduction, pack_weight
 from schedules.hardware import Hardware
-from schedules.mma_sync_config import MOST_TAPS, MmaSyncConfig, check
+from schedules.mma_sync_config import MOST_TAPS, MmaSyncConfig, check, gemm_of, steps
 from schedules.mma_sync_kernel import kernel
 from schedules.workload import ConvWorkload
 
@@ -63,11 +63,12 @@ class MmaSyncFamily:
         return kernel(w, config)
 
     def padded_macs(self, w: ConvWorkload, config: MmaSyncConfig) -> int:
-        return Gemm.of(w, config.tile).padded_macs
+        gemm = gemm_of(w, config)
+        return w.groups * gemm.m_pad * gemm.k_pad * steps(w, config) * config.tile.i
 
     def pack(self, w: ConvWorkload, config: MmaSyncConfig, weight: NDArray[Any]) -> NDArray[Any]:
         """As the WMMA families pack it, so that buckets can share it."""
-        return pack_weight(w, config.tile, weight)
+        return pack_weight(w, gemm_of(w, config).tile, weight)
 
 
 def _unsuited(w: ConvWorkload, hardware: Hardware) -> str:

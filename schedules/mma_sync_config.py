@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from intrinsics.mma_sync import M16N8K16
 from schedules.errors import ConfigError, require_none
@@ -86,10 +86,20 @@ def fragment_registers(config: MmaSyncConfig) -> int:
     return m * k * 8 + 2 * 4 * (m + k)
 
 
+def gemm_of(w: ConvWorkload, config: MmaSyncConfig) -> Gemm:
+    """The implicit GEMM. Its taps are padded to 16 channels each, whatever the stages hold: these
+    are filled without regard to where a tap ends."""
+    return Gemm.of(w, replace(config.tile, i=16))
+
+
+def fragments_i(gemm: Gemm) -> int:
+    """Fragments along the whole reduction."""
+    return gemm.reduction.outer * gemm.i_pad // 16
+
+
 def steps(w: ConvWorkload, config: MmaSyncConfig) -> int:
     """Stages that the whole reduction takes."""
-    gemm = Gemm.of(w, config.tile)
-    return gemm.reduction.outer * gemm.i_pad // config.tile.i
+    return ceil_div(fragments_i(gemm_of(w, config)), config.chunk)
 
 
 def check(w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> None:
@@ -102,7 +112,7 @@ def check(w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> None:
 
 
 def _shape_problems(w: ConvWorkload, config: MmaSyncConfig) -> Iterator[str]:
-    tile, blocks_m = config.tile, Gemm.of(w, config.tile).m_pad // config.tile.m
+    tile, blocks_m = config.tile, gemm_of(w, config).m_pad // config.tile.m
     if blocks_m % config.swizzle:
         yield f"swizzle {config.swizzle} does not divide {blocks_m} blocks of rows"
     if config.fragments_k % 2:
@@ -167,10 +177,9 @@ def guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
 
 
 def _chunk(w: ConvWorkload) -> int:
-    """Fragments of a step: four, or two where that pads less. The same for every batch, for the
-    weights are padded to it."""
-    fragments = ceil_div(Reduction.of(w).inner, 16)
-    return 4 if fragments % 4 in (0, 3) else 2
+    """Fragments of a step: four, or two where that pads less."""
+    reduction = Reduction.of(w)
+    return 4 if reduction.outer * ceil_div(reduction.inner, 16) % 4 in (0, 3) else 2
 
 
 def _ranked(w: ConvWorkload) -> Iterator[MmaSyncConfig]:
@@ -183,7 +192,7 @@ def _ranked(w: ConvWorkload) -> Iterator[MmaSyncConfig]:
             for stages in (4, 3, 2):
                 config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, stages, warps_i, split)
                 suits = suits_columns(w.group_k, config.tile.k)
-                blocks = Gemm.of(w, config.tile).blocks * split
+                blocks = gemm_of(w, config).blocks * split
                 small = (warps_m, warps_k, m, k) == GPU_TILES[-2][:4]
                 if suits and blocks >= ENOUGH_BLOCKS and (split == 1 or small):
                     yield config
@@ -198,7 +207,7 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
         GPU_TILES, (2, 4, 8), (2, 3, 4, 6), (1, 2, 4, 8), (1, 4, 8)
     ):
         config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, stages, warps_i, split, swizzle)
-        blocks = Gemm.of(w, config.tile).blocks
+        blocks = gemm_of(w, config).blocks
         if split > 1 and (blocks * split > MOST_BLOCKS or swizzle > 1):
             continue
         if fits(w, config, hardware):

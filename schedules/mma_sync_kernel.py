@@ -13,7 +13,14 @@ from tvm.script.ir_builder import IRBuilder
 from intrinsics.mma_sync import LOAD_A, LOAD_B, MMA
 from schedules.gemm import Gemm, pixel
 from schedules.mma_sync_build import Parameters, Thread, ptx, when
-from schedules.mma_sync_config import MmaSyncConfig, shared_bytes, stage_halves, steps
+from schedules.mma_sync_config import (
+    MmaSyncConfig,
+    fragments_i,
+    gemm_of,
+    shared_bytes,
+    stage_halves,
+    steps,
+)
 from schedules.mma_sync_epilogue import Epilogue
 from schedules.workload import ConvWorkload
 
@@ -24,7 +31,7 @@ SHARED = "shared.dyn"
 
 def kernel(w: ConvWorkload, config: MmaSyncConfig) -> tirx.PrimFunc:
     """``(x, weight[, bias][, slope][, residual]) -> y``, as `compute.implicit_gemm` says."""
-    gemm = Gemm.of(w, config.tile)
+    gemm = gemm_of(w, config)
     with IRBuilder() as builder, T.prim_func(s_tir=True), ExitStack() as scopes:
         T.func_name("main")
         T.func_attr({"tirx.noalias": True})
@@ -108,39 +115,49 @@ def _gather(
     rows_apart = config.threads // across
     rows = tile.m // rows_apart
     first, chunk = thread.number // across, T.bind(thread.number % across)
-    channel = thread.group * w.group_c + chunk * VECTOR
-    i_steps = gemm.i_pad // tile.i
-    masked = w.r * w.s > 1 or any(w.padding) or gemm.m_pad > gemm.m or gemm.i_pad > w.group_c
+    partial = fragments_i(gemm) % config.chunk > 0
+    masked = w.r * w.s > 1 or any(w.padding) or gemm.m_pad > gemm.m or partial
     offset = T.alloc_buffer((rows,), "int32", scope="local")
     taps = T.alloc_buffer((rows,), "uint32", scope="local")
     for j in range(rows):
         m = T.bind(thread.m + first + j * rows_apart)
         n, p, q = pixel(w, m)
         h, v = T.bind(p * w.stride[0] - w.padding[0]), T.bind(q * w.stride[1] - w.padding[1])
+        channel = thread.group * w.group_c + chunk % 2 * VECTOR
         T.buffer_store(offset, ((n * w.h + h) * w.w + v) * w.c + channel, [j])
         if masked:
             T.buffer_store(taps, _valid_taps(w, gemm, m, h, v), [j])
 
     def copy(step: Any, stage: Any, part: int, parts: int) -> None:
-        outer, i = T.bind(step // i_steps), T.bind(step % i_steps * tile.i)
-        r, s = outer // w.s, outer % w.s
-        moved = T.bind((r * w.dilation[0] * w.w + s * w.dilation[1]) * w.c + i)
-        bit = T.bind(T.uint32(1) << T.cast(outer, "uint32"))
+        tap, i = _reduction_at(gemm, config, step, chunk)
+        moved = T.bind((tap // w.s * w.dilation[0] * w.w + tap % w.s * w.dilation[1]) * w.c + i)
+        bit = T.bind(T.uint32(1) << T.cast(tap, "uint32"))
         base = T.bind(stage * stage_halves(config))
         for j in range(part, rows, parts):
             row = first + j * rows_apart
             here = base + row * tile.i + turned(config, row, chunk) * VECTOR
             source = T.address_of(x[offset[j] + moved])
             target = T.address_of(shared[here])
-            if not masked:
-                ptx("cp.async.cg.shared.global", target, source, 16)
-                continue
-            outside = tirx.EQ(taps[j] & bit, T.uint32(0))
-            if gemm.i_pad > w.group_c:
-                outside = tirx.any(outside, i + chunk * VECTOR >= w.group_c)
-            ptx("cp.async.cg.shared.global", target, source, 16, T.ptx.pred(outside))
+            outside = [tirx.EQ(taps[j] & bit, T.uint32(0))] * masked
+            outside += [tap >= gemm.reduction.outer] * partial
+            outside += [i + chunk % 2 * VECTOR >= w.group_c] * (gemm.i_pad > w.group_c)
+            zero = [T.ptx.pred(tirx.any(*outside))] if outside else []
+            ptx("cp.async.cg.shared.global", target, source, 16, *zero)
 
     yield copy
+
+
+def _reduction_at(gemm: Gemm, config: MmaSyncConfig, step: Any, chunk: Any) -> tuple[Any, Any]:
+    """The filter tap and the first channel of the fragment that a thread copies at a step, which
+    is the same for all threads where taps end with steps."""
+    in_tap = gemm.i_pad // 16
+    if in_tap % config.chunk == 0:
+        per_tap = in_tap // config.chunk
+        tap, i = step // per_tap, step % per_tap * config.tile.i + chunk // 2 * 16
+    else:
+        fragment = T.bind(step * config.chunk + chunk // 2)
+        tap, i = fragment // in_tap, fragment % in_tap * 16
+    return T.bind(tap), T.bind(i)
 
 
 def _valid_taps(w: ConvWorkload, gemm: Gemm, m: Any, h: Any, v: Any) -> Any:
@@ -160,23 +177,26 @@ def _valid_taps(w: ConvWorkload, gemm: Gemm, m: Any, h: Any, v: Any) -> Any:
 def _weights(
     gemm: Gemm, config: MmaSyncConfig, thread: Thread, weight: Any, shared: Any
 ) -> Iterator[Any]:
-    """The copies of the tile of weights: rows of packed 16 x 16 tiles, one row for each 16 of i."""
+    """The copies of the tile of weights: rows of packed 16 x 16 tiles, one row for each 16 of i.
+    Which half of its row of a tile 16 bytes take is turned, against bank conflicts."""
     tile = config.tile
     across = tile.k * 16 // VECTOR
     count = tile.i * tile.k // VECTOR // config.threads
-    row_halves = gemm.weight_columns * 16
-    all_rows = gemm.reduction.outer * gemm.i_pad // 16
+    row_halves, all_rows = gemm.weight_columns * 16, fragments_i(gemm)
 
     def copy(step: Any, stage: Any, part: int, parts: int) -> None:
-        source_base = T.bind((thread.group * all_rows + step * config.chunk) * row_halves + thread.k * 16)
+        first_row = T.bind(step * config.chunk)
+        of_block = T.bind((thread.group * all_rows + first_row) * row_halves + thread.k * 16)
         base = T.bind(stage * stage_halves(config) + tile.m * tile.i)
         for j in range(part, count, parts):
             piece = thread.number + j * config.threads
             row, rest = piece // across, piece % across
-            source = source_base + row * row_halves + rest * VECTOR
-            in_tile = rest % 32
-            here = base + row * tile.k * 16 + rest // 32 * 256 + (in_tile ^ in_tile // 8 % 2) * VECTOR
-            ptx("cp.async.cg.shared.global", T.address_of(shared[here]), T.address_of(weight[source]), 16)
+            source = of_block + row * row_halves + rest * VECTOR
+            in_tile = rest % 32 ^ rest % 32 // 8 % 2
+            here = base + row * tile.k * 16 + rest // 32 * 256 + in_tile * VECTOR
+            target = T.address_of(shared[here])
+            past = [T.ptx.pred(first_row + row >= all_rows)] if all_rows % config.chunk else []
+            ptx("cp.async.cg.shared.global", target, T.address_of(weight[source]), 16, *past)
 
     yield copy
 
