@@ -11,11 +11,13 @@ from schedules.depthwise import DepthwiseFamily
 from schedules.direct import DirectFamily
 from schedules.family import Family, Reject
 from schedules.hardware import Hardware
+from schedules.mma_sync import MmaSyncFamily
 from schedules.wmma import WmmaFamily
 from schedules.workload import ConvWorkload
 
 #: In order of preference, where they cost the same. The last one matches everything.
 FAMILIES: tuple[Family, ...] = (
+    MmaSyncFamily(),
     WmmaFamily("wmma_packed", packed=True),
     WmmaFamily("wmma_nhwc", packed=False),
     DepthwiseFamily(),

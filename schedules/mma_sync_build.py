@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from schedules.gemm import Gemm
 from schedules.mma_sync_config import MmaSyncConfig
 from schedules.workload import ConvWorkload
 
+
 def ptx(instruction: str, *operands: Any) -> None:
     T.evaluate(T.ptx[instruction](*operands))
+
+
+def local(name: str, shape: tuple[int, ...], dtype: str) -> Any:
+    """Registers of a thread: an array that is only ever indexed by constants."""
+    return IRBuilder.name(name, T.alloc_buffer(shape, dtype, scope="local"))
+
+
+def bind(name: str, value: Any) -> Any:
+    """A variable of that name; a number stays one."""
+    return value if isinstance(value, int) else IRBuilder.name(name, T.bind(value))
 
 
 @contextmanager
@@ -51,16 +64,14 @@ class Parameters:
             name: T.arg(name, T.buffer(*shape, buffer_name=name)) if shape else None
             for name, shape in shapes.items()
         }
-        return cls(**{name: _flat(buffer) for name, buffer in buffers.items()})
+        return cls(**{name: _flat(name, buffer) for name, buffer in buffers.items()})
 
 
-def _flat(buffer: Any) -> Any:
+def _flat(name: str, buffer: Any) -> Any:
     if buffer is None:
         return None
-    size = 1
-    for extent in buffer.shape:
-        size *= int(extent)
-    return T.decl_buffer((size,), buffer.dtype, data=buffer.data)
+    size = math.prod(int(extent) for extent in buffer.shape)
+    return IRBuilder.name(name, T.decl_buffer((size,), buffer.dtype, data=buffer.data))
 
 
 @dataclass(frozen=True)
@@ -91,20 +102,19 @@ class Thread:
         block = axis("blockIdx.x", gemm.blocks * split)
         rank = axis("clusterCtaIdx.x", split) if split > 1 else 0
         number = axis("threadIdx.x", config.threads)
-        block = T.bind(block // split)
-        warp = T.bind(number // 32)
+        block, warp = bind("block", block // split), bind("warp", number // 32)
         # Within a group: as many blocks of rows as `swizzle` says for each column of blocks.
-        in_group, group = block % (blocks_m * blocks_k), block // (blocks_m * blocks_k)
-        block_m = in_group // (config.swizzle * blocks_k) * config.swizzle + in_group % config.swizzle
-        block_k = in_group // config.swizzle % blocks_k
+        swizzle, in_group = config.swizzle, bind("in_group", block % (blocks_m * blocks_k))
+        block_m = in_group // (swizzle * blocks_k) * swizzle + in_group % swizzle
+        block_k = in_group // swizzle % blocks_k
         return cls(
             number,
-            T.bind(number % 32),
-            T.bind(warp % config.warps_m),
-            T.bind(warp // config.warps_m % config.warps_k),
-            T.bind(warp // (config.warps_m * config.warps_k)),
+            bind("lane", number % 32),
+            bind("warp_m", warp % config.warps_m),
+            bind("warp_k", warp // config.warps_m % config.warps_k),
+            bind("warp_i", warp // (config.warps_m * config.warps_k)),
             rank,
-            T.bind(group),
-            T.bind(block_m * tile.m),
-            T.bind(block_k * tile.k),
+            bind("group", block // (blocks_m * blocks_k)),
+            bind("block_m", block_m * tile.m),
+            bind("block_k", block_k * tile.k),
         )

@@ -17,7 +17,7 @@ from tvm.script.ir_builder import tirx as T
 from schedules.backend import GPU_ARITHMETIC, vector_width
 from schedules.compute import Operands, finish
 from schedules.gemm import Gemm, pixel
-from schedules.mma_sync_build import Parameters, Thread, ptx, when
+from schedules.mma_sync_build import Parameters, Thread, bind, local, ptx, when
 from schedules.mma_sync_config import SUMS_STRIDE, MmaSyncConfig
 from schedules.workload import ConvWorkload, ceil_div
 
@@ -33,10 +33,10 @@ class Epilogue:
         self, w: ConvWorkload, gemm: Gemm, config: MmaSyncConfig, thread: Thread, to: Parameters
     ) -> None:
         self.w, self.gemm, self.config, self.thread, self.to = w, gemm, config, thread, to
-        self.value = T.alloc_buffer((WIDTH,), "float32", scope="local")
-        self.done = T.alloc_buffer((WIDTH,), w.epilogue.out_dtype, scope="local")
+        self.value = local("value", (WIDTH,), "float32")
+        self.done = local("done", (WIDTH,), w.epilogue.out_dtype)
         self.vectors = {
-            name: T.alloc_buffer((WIDTH,), buffer.dtype, scope="local")
+            name: local(f"{name}_vector", (WIDTH,), buffer.dtype)
             for name in ("bias", "slope", "residual")
             if (buffer := getattr(to, name)) is not None
         }
@@ -68,9 +68,9 @@ class Epilogue:
         self._everyone(shared)
         across = tile.k // 32
         units, workers = tile.m // 8 * across, config.split * config.warps
-        worker = T.bind(thread.rank * config.warps + thread.number // 32)
+        worker = bind("worker", thread.rank * config.warps + thread.number // 32)
         for turn in range(ceil_div(units, workers)):
-            unit = T.bind(turn * workers + worker)
+            unit = bind("unit", turn * workers + worker)
             with when(unit < units):
                 self._add_up(floats, unit)
                 column = self._column(unit % across * 32)
@@ -92,9 +92,12 @@ class Epilogue:
             upper = tirx.NE(lane & mask, 0)
             for low in (tile for tile in range(4) if not tile & mask):
                 for e in range(2):
-                    a, b = T.bind(value[low * 2 + e]), T.bind(value[(low | mask) * 2 + e])
-                    sent = T.bind(T.Select(upper, a, b))
-                    got = T.bind(T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), sent, mask, 32, 32))
+                    a = bind("a", value[low * 2 + e])
+                    b = bind("b", value[(low | mask) * 2 + e])
+                    sent = bind("sent", T.Select(upper, a, b))
+                    got = bind(
+                        "got", T.tvm_warp_shuffle_xor(T.uint32(0xFFFFFFFF), sent, mask, 32, 32)
+                    )
                     T.buffer_store(value, T.Select(upper, got, a), [low * 2 + e])
                     T.buffer_store(value, T.Select(upper, b, got), [(low | mask) * 2 + e])
 
@@ -124,8 +127,8 @@ class Epilogue:
         """The parts of a unit, block by block and warp by warp, each in ascending order."""
         config, value, lane = self.config, self.value, self.thread.lane
         units = config.tile.m // 8 * (config.tile.k // 32)
-        part = T.alloc_buffer((4,), "float32", scope="local")
-        address = T.alloc_buffer((1,), "uint32", scope="local")
+        part = local("part", (4,), "float32")
+        address = local("address", (1,), "uint32")
         for e in range(WIDTH):
             T.buffer_store(value, T.float32(0), [e])
         for rank in range(config.split):
@@ -148,11 +151,11 @@ class Epilogue:
     # ---------------------------------------------------------------- from eight channels to y
 
     def _row(self, row: Any) -> Any:
-        return T.bind(self.thread.m + row + self.thread.lane // 4)
+        return bind("m", self.thread.m + row + self.thread.lane // 4)
 
     def _column(self, column: Any) -> Any:
         """Of this lane's first channel, within its group."""
-        return T.bind(self.thread.k + column + self.thread.lane % 4 * WIDTH)
+        return bind("column", self.thread.k + column + self.thread.lane % 4 * WIDTH)
 
     def _inside(self, column: Any, visit: Callable[[int], None]) -> None:
         """Visits each vector of a lane's channels that exists."""
@@ -203,7 +206,7 @@ class Epilogue:
             return m * w.k + k, m * w.k + k
         n, p, q = pixel(w, m)
         row, column = window.pixel(p, q)
-        at = T.bind((n * window.rows + row) * window.columns + column)
+        at = bind("at", (n * window.rows + row) * window.columns + column)
         return at * window.channels + window.position(k), at * w.k + k
 
 

@@ -12,7 +12,7 @@ from tvm.script.ir_builder import IRBuilder
 
 from intrinsics.mma_sync import LOAD_A, LOAD_B, MMA
 from schedules.gemm import Gemm, pixel
-from schedules.mma_sync_build import Parameters, Thread, ptx, when
+from schedules.mma_sync_build import Parameters, Thread, bind, local, ptx, when
 from schedules.mma_sync_config import (
     MmaSyncConfig,
     fragments_i,
@@ -37,7 +37,9 @@ def kernel(w: ConvWorkload, config: MmaSyncConfig) -> tirx.PrimFunc:
         T.func_attr({"tirx.noalias": True})
         parameters = Parameters.declare(w, gemm)
         thread = Thread.launch(gemm, config, scopes)
-        shared = T.alloc_buffer((shared_bytes(config) // 2,), "float16", scope=SHARED)
+        shared = IRBuilder.name(
+            "shared", T.alloc_buffer((shared_bytes(config) // 2,), "float16", scope=SHARED)
+        )
         copies = [
             *_gather(w, gemm, config, thread, parameters.x, shared),
             *_weights(gemm, config, thread, parameters.weight, shared),
@@ -63,12 +65,16 @@ def _multiply(
     stages, last = config.stages, config.chunk // config.warps_i - 1
     total = steps(w, config)
     begin = thread.rank * total // config.split if config.split > 1 else 0
-    count = T.bind((thread.rank + 1) * total // config.split - begin) if config.split > 1 else total
+    count = (
+        bind("count", (thread.rank + 1) * total // config.split - begin)
+        if config.split > 1
+        else total
+    )
 
     def copy(step: Any, part: int) -> None:
         """One part in `last` of the copies of a stage; after the last one the group is closed."""
         with when(step < count):
-            at = T.bind(begin + step)
+            at = bind("at", begin + step)
             for one in copies:
                 one(at, step % stages, part, last)
         if part == last - 1:
@@ -114,15 +120,16 @@ def _gather(
     across = tile.i // VECTOR
     rows_apart = config.threads // across
     rows = tile.m // rows_apart
-    first, chunk = thread.number // across, T.bind(thread.number % across)
+    first, chunk = thread.number // across, bind("chunk", thread.number % across)
     partial = fragments_i(gemm) % config.chunk > 0
     masked = w.r * w.s > 1 or any(w.padding) or gemm.m_pad > gemm.m or partial
-    offset = T.alloc_buffer((rows,), "int32", scope="local")
-    taps = T.alloc_buffer((rows,), "uint32", scope="local")
+    offset = local("offset", (rows,), "int32")
+    taps = local("taps", (rows,), "uint32")
     for j in range(rows):
-        m = T.bind(thread.m + first + j * rows_apart)
+        m = bind("m", thread.m + first + j * rows_apart)
         n, p, q = pixel(w, m)
-        h, v = T.bind(p * w.stride[0] - w.padding[0]), T.bind(q * w.stride[1] - w.padding[1])
+        h = bind("h", p * w.stride[0] - w.padding[0])
+        v = bind("v", q * w.stride[1] - w.padding[1])
         channel = thread.group * w.group_c + chunk % 2 * VECTOR
         T.buffer_store(offset, ((n * w.h + h) * w.w + v) * w.c + channel, [j])
         if masked:
@@ -130,9 +137,11 @@ def _gather(
 
     def copy(step: Any, stage: Any, part: int, parts: int) -> None:
         tap, i = _reduction_at(gemm, config, step, chunk)
-        moved = T.bind((tap // w.s * w.dilation[0] * w.w + tap % w.s * w.dilation[1]) * w.c + i)
-        bit = T.bind(T.uint32(1) << T.cast(tap, "uint32"))
-        base = T.bind(stage * stage_halves(config))
+        moved = bind(
+            "moved", (tap // w.s * w.dilation[0] * w.w + tap % w.s * w.dilation[1]) * w.c + i
+        )
+        bit = bind("bit", T.uint32(1) << T.cast(tap, "uint32"))
+        base = bind("base", stage * stage_halves(config))
         for j in range(part, rows, parts):
             row = first + j * rows_apart
             here = base + row * tile.i + turned(config, row, chunk) * VECTOR
@@ -155,18 +164,20 @@ def _reduction_at(gemm: Gemm, config: MmaSyncConfig, step: Any, chunk: Any) -> t
         per_tap = in_tap // config.chunk
         tap, i = step // per_tap, step % per_tap * config.tile.i + chunk // 2 * 16
     else:
-        fragment = T.bind(step * config.chunk + chunk // 2)
+        fragment = bind("fragment", step * config.chunk + chunk // 2)
         tap, i = fragment // in_tap, fragment % in_tap * 16
-    return T.bind(tap), T.bind(i)
+    return bind("tap", tap), bind("i", i)
 
 
 def _valid_taps(w: ConvWorkload, gemm: Gemm, m: Any, h: Any, v: Any) -> Any:
     """One bit for each filter tap that reads inside the image at row m; none past the last row."""
-    inside_v = [tirx.all(v + s * w.dilation[1] >= 0, v + s * w.dilation[1] < w.w) for s in range(w.s)]
+    inside_v = [
+        tirx.all(v + s * w.dilation[1] >= 0, v + s * w.dilation[1] < w.w) for s in range(w.s)
+    ]
     columns = T.uint32(0)
     for s in range(w.s):
         columns = columns | T.Select(inside_v[s], T.uint32(1 << s), T.uint32(0))
-    columns = T.bind(columns)
+    columns = bind("columns", columns)
     valid = T.uint32(0)
     for r in range(w.r):
         inside = tirx.all(h + r * w.dilation[0] >= 0, h + r * w.dilation[0] < w.h)
@@ -185,9 +196,11 @@ def _weights(
     row_halves, all_rows = gemm.weight_columns * 16, fragments_i(gemm)
 
     def copy(step: Any, stage: Any, part: int, parts: int) -> None:
-        first_row = T.bind(step * config.chunk)
-        of_block = T.bind((thread.group * all_rows + first_row) * row_halves + thread.k * 16)
-        base = T.bind(stage * stage_halves(config) + tile.m * tile.i)
+        first_row = bind("first_row", step * config.chunk)
+        of_block = bind(
+            "of_block", (thread.group * all_rows + first_row) * row_halves + thread.k * 16
+        )
+        base = bind("base", stage * stage_halves(config) + tile.m * tile.i)
         for j in range(part, count, parts):
             piece = thread.number + j * config.threads
             row, rest = piece // across, piece % across
@@ -210,10 +223,10 @@ class Fragments:
     def __init__(self, config: MmaSyncConfig, thread: Thread, shared: Any) -> None:
         self.config, self.shared = config, shared
         self.m, self.k = config.fragments_m, config.fragments_k
-        self.a = T.alloc_buffer((2, self.m, 4), "uint32", scope="local")
-        self.b = T.alloc_buffer((2, self.k, 4), "uint32", scope="local")
+        self.a = local("a", (2, self.m, 4), "uint32")
+        self.b = local("b", (2, self.k, 4), "uint32")
         #: Of each 16 x 8 of the warp's tile, what `intrinsics.mma_sync.c_element` says.
-        self.sums = T.alloc_buffer((self.m, 2 * self.k, 4), "float32", scope="local")
+        self.sums = local("sums", (self.m, 2 * self.k, 4), "float32")
         self._addresses(thread)
         for m in range(self.m):
             for k in range(2 * self.k):
@@ -224,7 +237,7 @@ class Fragments:
         """Where in a stage this lane's rows of the first fragments begin, by step of the chunk."""
         config, tile, lane = self.config, self.config.tile, thread.lane
         mine = config.chunk // config.warps_i
-        self.from_a = T.alloc_buffer((mine,), "int32", scope="local")
+        self.from_a = local("from_a", (mine,), "int32")
         row = thread.warp_m * (self.m * 16) + lane % 16
         for i in range(mine):
             chunk = (thread.warp_i * mine + i) * 2 + lane // 16
@@ -232,12 +245,12 @@ class Fragments:
             T.buffer_store(self.from_a, here, [i])
         in_tile = (lane % 16) * 2 + (lane // 16 ^ lane // 4 % 2)
         tiles = thread.warp_i * (mine * tile.k // 16) + thread.warp_k * self.k
-        self.from_b = T.bind(tile.m * tile.i + tiles * 256 + in_tile * VECTOR)
+        self.from_b = bind("from_b", tile.m * tile.i + tiles * 256 + in_tile * VECTOR)
 
     def load(self, turn: int, stage: Any, i: int) -> None:
         """The fragments at step i of the chunk that lies in `stage`."""
         tile = self.config.tile
-        base = T.bind(stage * stage_halves(self.config))
+        base = bind("base", stage * stage_halves(self.config))
         for m in range(self.m):
             here = base + self.from_a[i] + m * 16 * tile.i
             ptx(LOAD_A, *[self.a[turn, m, r] for r in range(4)], T.address_of(self.shared[here]))

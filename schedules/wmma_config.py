@@ -88,7 +88,10 @@ def fragment_registers(intrinsic: TensorIntrinsic, config: WmmaConfig) -> int:
 def check(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
     """Raises `ConfigError` that lists every rule of workload or hardware that `config` breaks."""
     sizes = (config.warps_m, config.warps_k, config.fragments_m, config.fragments_k)
-    if min(*sizes, config.chunk, config.stages, config.swizzle) < 1 or min(config.pad, config.weight_pad) < 0:
+    if (
+        min(*sizes, config.chunk, config.stages, config.swizzle) < 1
+        or min(config.pad, config.weight_pad) < 0
+    ):
         raise ConfigError(f"{config}: every knob is at least 1, pad at least 0")
     try:
         intrinsic = intrinsics.get(*config.instruction, w.accumulator_dtype)

@@ -39,7 +39,8 @@ def run(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
     guarded = [Guarded.of(array) for array in arrays]
     pointers = (ctypes.c_void_p * len(arrays))(*[one.inner.ctypes.data for one in guarded])
     with tempfile.TemporaryDirectory() as folder:
-        library = _compiled(_program(text), Path(folder))
+        names = [parameter.name for parameter in function.params]
+        library = _compiled(_program(text, names), Path(folder))
         library.launch(*_launch(function.script()), pointers)
     assert all(one.intact() for one in guarded), "something was written out of bounds"
     for one, array in zip(guarded[:-1], arrays[:-1], strict=True):
@@ -66,7 +67,8 @@ def _compiled(program: str, folder: Path) -> ctypes.CDLL:
     return ctypes.CDLL(str(library))
 
 
-def _program(text: str) -> str:
+def _program(text: str, names: list[str]) -> str:
+    """C++ that runs the kernel in CUDA's `text` with parameters of these names, in this order."""
     # The declaration comes first, then the definition.
     kernel = text[text.rindex('extern "C" __global__') :].replace('extern "C"', "")
     kernel = re.sub(
@@ -74,15 +76,17 @@ def _program(text: str) -> str:
         r"\1* \2 = (\1*)on_cpu::current->block->shared.data();",
         kernel,
     )
-    name, parameters = re.search(r"(\w+)\(([^()]*)\) \{", kernel).groups()
-    types = [parameter.split("*")[0].strip() for parameter in parameters.split(",")]
-    passed = ", ".join(f"({kind}*)given[{i}]" for i, kind in enumerate(types))
+    found = re.search(r"(\w+)\(([^()]*)\) \{", kernel)
+    assert found is not None
+    # TVM has sorted them.
+    parameters = re.findall(r"(\w+)\* __restrict__ (\w+)_ptr", found[2])
+    passed = ", ".join(f"({kind}*)given[{names.index(name)}]" for kind, name in parameters)
     return f"""#include "cuda_on_cpu.h"
 {kernel}
 static void** given;
 extern "C" void launch(int grid, int cluster, int threads, int shared_bytes, void** arrays) {{
   given = arrays;
-  on_cpu::body = [] {{ {name}({passed}); }};
+  on_cpu::body = [] {{ {found[1]}({passed}); }};
   on_cpu::run(grid, cluster, threads, shared_bytes);
 }}
 """

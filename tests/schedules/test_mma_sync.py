@@ -18,9 +18,7 @@ from tvmconv import toolchain
 
 FAMILY = MmaSyncFamily()
 SM_80, SM_90A = (toolchain.cuda_arch(name) for name in ("sm_80", "sm_90a"))
-TAKEN = {
-    name: w for name, w in WORKLOADS.items() if isinstance(FAMILY.match(w, SM_90A), Match)
-}
+TAKEN = {name: w for name, w in WORKLOADS.items() if isinstance(FAMILY.match(w, SM_90A), Match)}
 on_cpu = pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
 
 
@@ -84,9 +82,7 @@ def test_a_wrong_kernel_would_be_noticed() -> None:
     weight = operands.weight.copy()
     weight[:, 0, 0, 0] = 0
     config = FAMILY.match(w, SM_90A).config
-    got = kernels.run(
-        FAMILY, w, config, SM_90A, replace(operands, weight=weight), cuda_on_cpu.run
-    )
+    got = kernels.run(FAMILY, w, config, SM_90A, replace(operands, weight=weight), cuda_on_cpu.run)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) > 1e-2
 
 
