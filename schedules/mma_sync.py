@@ -16,10 +16,10 @@ with ldmatrix, one step ahead of the multiplications, and keeps its sums in regi
 Rows in shared memory are 32 to 256 bytes long, and which 16 bytes of it a chunk of channels takes
 is turned by the row's number, so that neither copies nor ldmatrix meet in a bank.
 
-It is not written as a TE schedule, for what makes it fast is what a schedule can't say: where a row
-is read from is worked out once a block and then stepped, a mask of valid taps stands for the padding's
-conditions, and copies are dealt out between multiplications. So LLVM has no form of it either;
-its CUDA text is run by the tests on a CPU instead, thread by thread.
+It is not written as a TE schedule, for what makes it fast is what a schedule can't say: where a
+row is read from is worked out once a block and then stepped on, a mask of valid taps stands for
+the padding's conditions, and loads are dealt out between multiplications. So LLVM has no form of
+it, and nothing emulates it; its CUDA text is run by the tests on a CPU instead, thread by thread.
 """
 
 from __future__ import annotations

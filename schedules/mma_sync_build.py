@@ -15,6 +15,10 @@ from schedules.gemm import Gemm
 from schedules.mma_sync_config import MmaSyncConfig
 from schedules.workload import ConvWorkload
 
+#: Halves of one copy.
+VECTOR = 8
+SHARED = "shared.dyn"
+
 
 def ptx(instruction: str, *operands: Any) -> None:
     T.evaluate(T.ptx[instruction](*operands))

@@ -160,10 +160,10 @@ inline void copy_16_bytes(uint32_t to, const void* from, bool zero) {
   auto target = reinterpret_cast<half*>(on_cpu::shared(to));
   on_cpu::current->open.push_back({target, zero ? zeros : static_cast<const half*>(from)});
 }
-inline void tvm_builtin_ptx_cp_async_cg_async_cg_shared_global_16(uint32_t to, const void* from) {
+inline void tvm_builtin_ptx_cp_async_cg_async_cg_shared_global_L2__128B_16(uint32_t to, const void* from) {
   copy_16_bytes(to, from, false);
 }
-inline void tvm_builtin_ptx_cp_async_cg_ignore_src_async_cg_shared_global_16(
+inline void tvm_builtin_ptx_cp_async_cg_ignore_src_async_cg_shared_global_L2__128B_16(
     uint32_t to, const void* from, uint32_t zero) {
   copy_16_bytes(to, from, zero);
 }

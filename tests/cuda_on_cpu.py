@@ -82,6 +82,7 @@ def _program(text: str, names: list[str]) -> str:
     parameters = re.findall(r"(\w+)\* __restrict__ (\w+)_ptr", found[2])
     passed = ", ".join(f"({kind}*)given[{names.index(name)}]" for kind, name in parameters)
     return f"""#include "cuda_on_cpu.h"
+{_with_offsets(kernel)}
 {kernel}
 static void** given;
 extern "C" void launch(int grid, int cluster, int threads, int shared_bytes, void** arrays) {{
@@ -90,3 +91,19 @@ extern "C" void launch(int grid, int cluster, int threads, int shared_bytes, voi
   on_cpu::run(grid, cluster, threads, shared_bytes);
 }}
 """
+
+
+def _with_offsets(kernel: str) -> str:
+    """The functions of instructions whose addresses have offsets, which are in their names."""
+    lines = []
+    for name, base in sorted(
+        set(re.findall(r"((tvm_builtin_ptx_\w+?)(?:_addr\d_p\d+)+)\(", kernel))
+    ):
+        offsets = dict(re.findall(r"_addr(\d)_p(\d+)", name))
+        first, second = (offsets.get(number, "0") for number in "01")
+        if "cp_async" in base:
+            addresses = f"(to) + {first}, (const char*)(from) + {second}"
+            lines.append(f"#define {name}(to, from, ...) {base}({addresses}, ##__VA_ARGS__)")
+        else:
+            lines.append(f"#define {name}(a, b, c, d, from) {base}(a, b, c, d, (from) + {first})")
+    return "\n".join(lines)

@@ -162,7 +162,9 @@ def run(
     """(N, P, Q, K) as the family computes it with `config`, on this CPU or GPU.
 
     execute: runs a scheduled function with arrays, the last of which is its output, and gives
-    that; compiles it for `hardware` and calls it if nothing is said. Asserts that no element of the output, padding included, is left or made NaN or infinite.
+    that; compiles it for `hardware` and calls it if nothing is said.
+
+    Asserts that no element of the output, padding included, is left or made NaN or infinite.
     """
     arrays = [
         to_layout(operands.x, w.in_layout),
