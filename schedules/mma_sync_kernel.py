@@ -33,7 +33,8 @@ def kernel(w: ConvWorkload, config: MmaSyncConfig) -> tirx.PrimFunc:
         shared = IRBuilder.name(
             "shared", T.alloc_buffer((shared_bytes(config) // 2,), "float16", scope=SHARED)
         )
-        start = T.cuda.cvta_generic_to_shared(T.address_of(shared[0]))
+        # Not of an element: TVM would keep no more of the buffer than that.
+        start = T.cuda.cvta_generic_to_shared(shared.data)
         # The part of the reduction that this block has.
         total, split = steps(w, config), config.split
         begin = bind("begin", thread.rank * total // split) if split > 1 else 0
