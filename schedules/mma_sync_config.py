@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from intrinsics.mma_sync import M16N8K16
 from schedules.errors import ConfigError, require_none
-from schedules.gemm import Gemm, Reduction, Tile, suits_columns
+from schedules.gemm import Gemm, Reduction, Tile, stored_columns
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, ceil_div
 
@@ -154,26 +154,51 @@ def fits(w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> bool:
     return True
 
 
-#: Tiles of a block as (warps_m, warps_k, fragments_m, fragments_k, warps_i), the largest first.
-GPU_TILES = (
-    (2, 4, 4, 4, 1),  # 128 x 256
-    (4, 2, 4, 4, 1),  # 256 x 128
-    (2, 2, 4, 4, 1),  # 128 x 128
-    (2, 2, 4, 2, 1),  # 128 x 64
-    (2, 2, 2, 2, 1),  # 64 x 64
-    (2, 1, 2, 2, 2),  # 64 x 32
-    (2, 1, 1, 2, 2),  # 32 x 32
-)
-
-#: Blocks that keep a GPU of 132 multiprocessors (an H200) busy, and how many are never exceeded by
-#: splitting sums.
-ENOUGH_BLOCKS = 112
-MOST_BLOCKS = 264
+#: Tiles of a block as (warps_m, warps_k, fragments_m, fragments_k, warps_i), and how many TFLOP/s
+#: an H200 reached with each where there were blocks for all of it.
+GPU_TILES = {
+    (2, 4, 4, 4, 1): 426.0,  # 128 x 256
+    (4, 2, 4, 4, 1): 411.0,  # 256 x 128
+    (2, 2, 4, 4, 1): 400.0,  # 128 x 128
+    (2, 2, 4, 2, 1): 342.0,  # 128 x 64
+    (2, 2, 2, 2, 1): 250.0,  # 64 x 64
+    (2, 1, 2, 2, 2): 190.0,  # 64 x 32
+    (1, 2, 2, 2, 2): 190.0,  # 32 x 64
+    (2, 1, 1, 2, 2): 130.0,  # 32 x 32
+}
+#: Of the same GPU: its multiprocessors; what a kernel takes with no steps; what a step takes
+#: besides its multiplications, where no other block fills the gap, and the TFLOP/s of these then;
+#: what a cluster takes to start together and to add up, and each of its blocks.
+MULTIPROCESSORS = 132
+LAUNCH_US, STEP_US, ALONE_TFLOPS, CLUSTER_US, RANK_US = 2.5, 0.05, 3.0, 2.0, 0.15
+#: Blocks that splitting sums may make: past it, clusters were seen to wait for each other.
+MOST_BLOCKS = 112
 
 
 def guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
     """Those to start from, the best guess first, that pass `check`."""
     return (config for config in _ranked(w) if fits(w, config, hardware))
+
+
+def _ranked(w: ConvWorkload) -> Iterator[MmaSyncConfig]:
+    """By `estimate_us`, each with as many stages as fit; then what fits where nothing of that does.
+
+    Weights are stored in as many columns as the widest tile of `gemm.TILES_K` reads, and tiles
+    that read more are left out, so that buckets share them.
+    """
+    chunk = _chunk(w)
+    tried: list[tuple[float, MmaSyncConfig]] = []
+    for (warps_m, warps_k, m, k, warps_i), _ in GPU_TILES.items():
+        config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, 4, warps_i if chunk == 4 else 1)
+        gemm = gemm_of(w, config)
+        if gemm.k_pad > stored_columns(w.group_k):
+            continue
+        for split in (1, 2, 4, 8):
+            if split == 1 or gemm.blocks * split <= MOST_BLOCKS:
+                tried.append((estimate_us(w, replace(config, split=split)), replace(config, split=split)))
+    for _, config in sorted(tried, key=lambda one: one[0]):
+        for stages in (4, 3, 2):
+            yield replace(config, stages=stages)
 
 
 def _chunk(w: ConvWorkload) -> int:
@@ -182,29 +207,26 @@ def _chunk(w: ConvWorkload) -> int:
     return 4 if reduction.outer * ceil_div(reduction.inner, 16) % 4 in (0, 3) else 2
 
 
-def _ranked(w: ConvWorkload) -> Iterator[MmaSyncConfig]:
-    """The largest tile that makes enough blocks; if none does, small ones and split sums."""
-    chunk = _chunk(w)
-    for split in (1, 2, 4, 8):
-        for warps_m, warps_k, m, k, warps_i in GPU_TILES:
-            if warps_i > 1 and chunk == 2:
-                warps_i = 1
-            for stages in (4, 3, 2):
-                config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, stages, warps_i, split)
-                suits = suits_columns(w.group_k, config.tile.k)
-                blocks = gemm_of(w, config).blocks * split
-                small = (warps_m, warps_k, m, k) == GPU_TILES[-2][:4]
-                if suits and blocks >= ENOUGH_BLOCKS and (split == 1 or small):
-                    yield config
-    for warps_m, warps_k, m, k, warps_i in reversed(GPU_TILES):
-        yield MmaSyncConfig(warps_m, warps_k, m, k, chunk, 3, warps_i if chunk == 4 else 1)
+def estimate_us(w: ConvWorkload, config: MmaSyncConfig) -> float:
+    """What the kernel would take on an H200, roughly: whichever is longer, all the steps of the
+    busiest multiprocessor at the tile's rate, or those of one block alone. It ranks tiles and
+    splits of one workload, and is not meant to be compared with anything else."""
+    shape = (config.warps_m, config.warps_k, config.fragments_m, config.fragments_k, config.warps_i)
+    rate = GPU_TILES.get(shape) or GPU_TILES[(*shape[:4], 2)]
+    tile, blocks = config.tile, gemm_of(w, config).blocks * config.split
+    megaflops = 2e-6 * tile.m * tile.k * tile.i
+    count = ceil_div(steps(w, config), config.split)
+    busiest = ceil_div(blocks, MULTIPROCESSORS) * count * megaflops / (rate / MULTIPROCESSORS)
+    alone = count * (STEP_US + megaflops / ALONE_TFLOPS)
+    cluster = CLUSTER_US + RANK_US * config.split if config.split > 1 else 0.0
+    return LAUNCH_US + max(busiest, alone) + cluster
 
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
-    """Every configuration worth trying that passes `check`: the sums are split only where blocks
-    are few, and among warps only where tiles are small."""
+    """Every configuration worth trying that passes `check`: sums are split among blocks only
+    where these are few."""
     for (warps_m, warps_k, m, k, warps_i), chunk, stages, split, swizzle in itertools.product(
-        GPU_TILES, (2, 4, 8), (2, 3, 4, 6), (1, 2, 4, 8), (1, 4, 8)
+        GPU_TILES, (2, 4, 8), (2, 3, 4, 6), (1, 2, 4, 8), (1, 8)
     ):
         config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, stages, warps_i, split, swizzle)
         blocks = gemm_of(w, config).blocks

@@ -35,27 +35,29 @@ def run(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
     output; gives that. Asserts that nothing is written beside them."""
     target = tvm.target.Target({"kind": "cuda", "arch": hardware.name}, host={"kind": "llvm"})
     with target, tvm.transform.PassContext(config=LOWERING):
-        text = tvm.compile(function, target=target).mod.imports[0].inspect_source()
+        built = tvm.compile(function, target=target).mod
     guarded = [Guarded.of(array) for array in arrays]
     pointers = (ctypes.c_void_p * len(arrays))(*[one.inner.ctypes.data for one in guarded])
     with tempfile.TemporaryDirectory() as folder:
         names = [parameter.name for parameter in function.params]
-        library = _compiled(_program(text, names), Path(folder))
-        library.launch(*_launch(function.script()), pointers)
+        library = _compiled(_program(built.imports[0].inspect_source(), names), Path(folder))
+        library.launch(*_launch(function.script(), built.inspect_source()), pointers)
     assert all(one.intact() for one in guarded), "something was written out of bounds"
     for one, array in zip(guarded[:-1], arrays[:-1], strict=True):
         np.testing.assert_array_equal(one.inner, array, "an input was written to")
     return guarded[-1].inner
 
 
-def _launch(script: str) -> tuple[int, int, int, int]:
-    """Blocks, blocks of a cluster, threads of a block, bytes of shared memory."""
+def _launch(script: str, host: str) -> tuple[int, ...]:
+    """Blocks, blocks of a cluster, threads of a block, bytes of shared memory: the last as the
+    host's LLVM text has it, which stores it after the others."""
     sizes = [
         int(found[1]) if (found := re.search(rf'"{axis}", (\d+)\)', script)) else 1
         for axis in ("blockIdx.x", "clusterCtaIdx.x", "threadIdx.x")
     ]
-    (halves,) = re.findall(r'\((\d+),\), "float16", scope="shared.dyn"\)', script)
-    return (*sizes, 2 * int(halves))
+    body = re.search(r"^define [^\n]*@main_compute_\(.*?^}", host, re.MULTILINE | re.DOTALL)
+    assert body is not None
+    return (*sizes, int(re.findall(r"store i64 (\d+),", body[0])[-1]))
 
 
 def _compiled(program: str, folder: Path) -> ctypes.CDLL:
