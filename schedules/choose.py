@@ -13,6 +13,7 @@ from schedules.depthwise import DepthwiseFamily
 from schedules.direct import DirectFamily
 from schedules.family import Family, Match, Reject
 from schedules.hardware import Hardware
+from schedules.mma_sync import MmaSyncFamily
 from schedules.wgmma import WgmmaFamily
 from schedules.wmma import WmmaFamily
 from schedules.workload import ConvWorkload, Epilogue
@@ -20,6 +21,7 @@ from schedules.workload import ConvWorkload, Epilogue
 #: In order of preference, where they cost the same. The last one matches everything.
 FAMILIES: tuple[Family, ...] = (
     WgmmaFamily(),
+    MmaSyncFamily(),
     WmmaFamily("wmma_packed", packed=True),
     WmmaFamily("wmma_nhwc", packed=False),
     DepthwiseFamily(),
