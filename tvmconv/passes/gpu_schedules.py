@@ -22,7 +22,11 @@ from schedules.backend import GPU_VECTOR
 VECTOR_BYTES = 16
 IF_THEN_ELSE = "prim.if_then_else"
 #: Elements that one thread may sum or compare; more are shared between threads.
-MOST_TAPS = 32
+MOST_TAPS = 64
+#: Outputs side by side that one thread computes, where there are enough of them.
+MOST_COLUMNS = 4
+#: Threads below which vectors are made narrower to have more of them.
+FEW_THREADS = 2048
 #: Threads of a block, the most and the least; small tensors take small blocks, to use every SM.
 THREADS = (256, 32)
 #: Blocks that fill a GPU.
@@ -64,19 +68,24 @@ def _schedule_window(
     sch: s_tir.Schedule, blocks: list[SBlockInfo], window: int, spatial: int
 ) -> None:
     pool = blocks[window].block_rv
-    for one in blocks[: max(window - 1, 0)]:
-        sch.compute_inline(one.block_rv)
-    for one in blocks[window + 1 : -1]:
+    for one in (*blocks[: max(window - 1, 0)], *blocks[window + 1 : -1]):
         sch.compute_inline(one.block_rv)
     source = blocks[window - 1].block_rv if window else None
-    width = vector_width(sch, pool)
-    if source is not None:
-        width = math.gcd(width, vector_width(sch, source))
-        if width == 1:
-            sch.compute_inline(source)
-            source = None
+    width = vector_width(sch, pool, *([] if source is None else [source]))
     loops = sch.get_loops(pool)
-    thread = _bind(sch, loops[:spatial], width, loops[spatial:])
+    total = math.prod(int(sch.get(loop).extent) for loop in loops[:spatial])
+    while width > 1 and total // width < FEW_THREADS:
+        width //= 2
+    if width == 1 and source is not None:
+        sch.compute_inline(source)
+    *pixels, channels = loops[:spatial]
+    inner = loops[spatial:]
+    if pixels and len(inner) > 1 and total // width > THREADS[0] * ENOUGH_BLOCKS:
+        pixels[-1], column = sch.split(
+            pixels[-1], [None, _tile_of(int(sch.get(pixels[-1]).extent), MOST_COLUMNS)]
+        )
+        inner.append(column)
+    thread = _bind(sch, [*pixels, channels], width, inner)
     out = pool
     if window + 1 < len(blocks):
         sch.set_scope(pool, 0, "local")
@@ -88,8 +97,10 @@ def _schedule_window(
         load = source if source is not None else sch.cache_read(pool, 0, "local")
         if source is not None:
             sch.set_scope(source, 0, "local")
-        sch.compute_at(load, loops[-1], preserve_unit_loops=True)
+        # A row of the window at a time: the windows side by side share it.
+        sch.compute_at(load, loops[spatial], preserve_unit_loops=True)
         _vectorize(sch, load)
+        _unroll(sch, load, thread)
     init = sch.decompose_reduction(pool, loops[spatial])
     for block in (init, pool):
         _unroll(sch, block, thread)
@@ -121,7 +132,7 @@ class Elementwise(GPUScheduleRule):
 
 def _schedule_elementwise(sch: s_tir.Schedule, out: Any, kept: list[Any]) -> None:
     """kept: the block, if there is one, that reads now one tensor and now another."""
-    width = math.gcd(*(vector_width(sch, block) for block in (out, *kept)))
+    width = vector_width(sch, out, *kept)
     thread = _bind(sch, sch.get_loops(out), width, [])
     if width == 1:
         for block in kept:
@@ -130,8 +141,9 @@ def _schedule_elementwise(sch: s_tir.Schedule, out: Any, kept: list[Any]) -> Non
     if not kept and _selects(sch, out):
         kept = [out]
     if out not in kept:
-        for index in range(len(sch.get(out).reads) if not kept else 0):
-            if _along(sch, out, index):
+        made = [sch.get(block).writes[0].source for block in kept]
+        for index, read in enumerate(sch.get(out).reads):
+            if _along(sch, out, index) and not any(read.source.same_as(one) for one in made):
                 load = sch.cache_read(out, index, "local")
                 sch.compute_at(load, thread, preserve_unit_loops=True)
                 _vectorize(sch, load)
@@ -297,16 +309,24 @@ def _unroll(sch: s_tir.Schedule, block: Any, thread: Any) -> None:
 # ---------------------------------------------------------------- what is read where
 
 
-def vector_width(sch: s_tir.Schedule, block: Any) -> int:
-    """Adjacent elements along the block's last spatial axis that lie side by side, and on a
-    multiple of their number, in everything that it reads and writes along it: 8, 4, 2 or 1."""
-    stmt = sch.get(block)
-    if not isinstance(stmt.body, tirx.BufferStore):
-        return 1
-    lane = _lane(stmt)
-    runs = [_run(stmt.body.buffer, stmt.body.indices, lane) or 1]
-    runs += [_run(load.source, load.indices, lane) for load in _loads(stmt.body)]
-    return math.gcd(GPU_VECTOR, *runs)
+def vector_width(sch: s_tir.Schedule, *blocks: Any) -> int:
+    """Adjacent elements along the blocks' last spatial axis that lie side by side, and on a
+    multiple of their number, in everything that is read and written along it; 16 bytes of the
+    widest at most. 1 where there are none."""
+    width = GPU_VECTOR
+    for block in blocks:
+        stmt = sch.get(block)
+        if not isinstance(stmt.body, tirx.BufferStore):
+            return 1
+        lane = _lane(stmt)
+        places = [(stmt.body.buffer, _run(stmt.body.buffer, stmt.body.indices, lane) or 1)]
+        places += [
+            (load.source, _run(load.source, load.indices, lane)) for load in _loads(stmt.body)
+        ]
+        for buffer, run in places:
+            size = np.dtype(str(buffer.dtype)).itemsize
+            width = math.gcd(width, run, VECTOR_BYTES // size if run else 0)
+    return width
 
 
 def _lane(stmt: Any) -> Any:
