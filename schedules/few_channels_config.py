@@ -9,6 +9,7 @@ so it takes ``row_pairs`` pairs, the first of which starts on an even element:
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,32 +22,47 @@ from schedules.workload import ConvWorkload, ceil_div, round_up
 ROWS, COLUMNS, PAIRS = 16, 8, 8
 #: Output channels of four instructions, of which every thread holds eight adjacent ones: 16 bytes.
 GROUP = 4 * COLUMNS
+#: Where a filter can be kept.
+WEIGHTS = ("shared", "registers")
+#: Blocks of a grid whose blocks compute several tiles: two for each SM of an H200.
+BLOCKS = 264
+#: Steps along the reduction up to which the arithmetic is no matter.
+FEW_STEPS = 4
 
 
 @dataclass(frozen=True)
 class FewChannelsConfig:
-    """A block has ``across * parts`` warps; each computes ``down`` rows of 16 pixels at a time."""
+    """A block has ``tall * across * parts`` warps; the tile it computes, ``tall * down`` rows."""
 
-    #: Output rows of a tile, one instruction's rows each.
+    #: Output rows that a warp computes at a time, 16 pixels of each.
     down: int
     #: Warps side by side, 16 pixels each.
     across: int
     #: Warps that share the output channels.
     parts: int = 1
+    #: Warps above each other.
+    tall: int = 1
     #: Where the filter is kept: ``"shared"`` memory, or ``"registers"``.
     weights: str = "shared"
     #: Blocks of the grid, each of which computes every so-manieth tile; 0 is a block a tile.
     blocks: int = 0
+    #: Blocks that are to fit on an SM at a time, a bound on their registers; 0 for none.
+    resident: int = 0
 
     def __str__(self) -> str:
-        loop = f", {self.blocks} blocks" if self.blocks else ""
-        return (
-            f"{self.down} rows, {self.across}x{self.parts} warps, filter in {self.weights}{loop}"
-        )
+        text = f"{self.down} rows, {self.tall}x{self.across}x{self.parts} warps"
+        text += ", filter in registers" * (self.weights == "registers")
+        text += f", {self.blocks} blocks" * bool(self.blocks)
+        return text + f", {self.resident} an SM" * bool(self.resident)
 
     @property
     def threads(self) -> int:
-        return 32 * self.across * self.parts
+        return 32 * self.across * self.parts * self.tall
+
+    @property
+    def rows(self) -> int:
+        """Output rows of a tile."""
+        return self.down * self.tall
 
 
 @dataclass(frozen=True)
@@ -111,7 +127,7 @@ class Geometry:
 
     @property
     def patch_rows(self) -> int:
-        return (self.config.down - 1) * self.w.stride[0] + self.w.r
+        return (self.config.rows - 1) * self.w.stride[0] + self.w.r
 
     @property
     def vectors(self) -> int:
@@ -135,7 +151,7 @@ class Geometry:
     def tiles(self) -> tuple[int, int, int]:
         """Of the images, of the rows, of the columns."""
         w, config = self.w, self.config
-        return w.n, ceil_div(w.p, config.down), ceil_div(w.q, config.across * ROWS)
+        return w.n, ceil_div(w.p, config.rows), ceil_div(w.q, config.across * ROWS)
 
     @property
     def blocks(self) -> int:
@@ -175,21 +191,24 @@ class Geometry:
 
 def problems(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> list[str]:
     """Why `config` does not fit; empty where it does."""
+    knobs = (config.down, config.across, config.parts, config.tall)
+    if min(knobs) < 1 or min(config.blocks, config.resident) < 0:
+        return [f"every knob is at least 1, blocks and resident at least 0: {config}"]
     g = Geometry(w, config)
     found = []
-    if min(config.down, config.across, config.parts) < 1 or config.blocks < 0:
-        found.append(f"{config} has a part smaller than 1")
-        return found
-    if config.weights not in ("shared", "registers"):
-        found.append(f"a filter is in shared memory or in registers, not in {config.weights!r}")
+    if config.weights not in WEIGHTS:
+        found.append(f"the filter is in one of {WEIGHTS}, not in {config.weights!r}")
     if config.threads > hardware.max_threads:
-        found.append(f"{config.threads} threads of at most {hardware.max_threads}")
+        found.append(f"{config.threads} threads, a block has at most {hardware.max_threads}")
     if g.groups % config.parts:
         found.append(f"{g.groups} groups of {GROUP} channels are no multiple of {config.parts}")
     if g.shared_bytes > hardware.shared_bytes:
-        found.append(f"{g.shared_bytes} bytes of shared memory of {hardware.shared_bytes}")
-    if g.registers > hardware.registers_per_thread:
-        found.append(f"{g.registers} registers a thread of {hardware.registers_per_thread}")
+        have = hardware.shared_bytes
+        found.append(f"{g.shared_bytes} bytes of shared memory, a block has {have}")
+    threads = config.threads * max(config.resident, 1)
+    most = min(hardware.registers_per_thread, hardware.registers_per_block // threads)
+    if g.registers > most:
+        found.append(f"{g.registers} registers, each of {threads} threads has {most}")
     return found
 
 
@@ -198,20 +217,41 @@ def check(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> Non
     require_none(problems(w, config, hardware), config, w, hardware.name)
 
 
+def widest(w: ConvWorkload, most: int) -> int:
+    """Warps side by side, at most so many, that leave the fewest columns idle."""
+    columns = ceil_div(w.q, ROWS)
+    return ceil_div(columns, ceil_div(columns, most))
+
+
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
     """Every configuration worth trying, each of which fits."""
-    columns = ceil_div(w.q, ROWS)
-    widths = sorted({ceil_div(columns, ceil_div(columns, most)) for most in (2, 4, 8)})
-    for down in (1, 2, 4, 8):
-        for across in widths:
-            for parts in (1, 2):
-                for weights in ("shared", "registers"):
-                    for blocks in (0, 132, 264, 396, 528):
-                        config = FewChannelsConfig(down, across, parts, weights, blocks)
-                        if not problems(w, config, hardware):
-                            yield config
+    for down, across, parts, tall, weights, (blocks, resident) in itertools.product(
+        (2, 1, 4, 8),
+        sorted({widest(w, most) for most in (8, 4, 2)}, reverse=True),
+        (1, 2, 3),
+        (1, 2),
+        WEIGHTS,
+        ((0, 0), (BLOCKS, 2), (BLOCKS // 2, 1)),
+    ):
+        config = FewChannelsConfig(down, across, parts, tall, weights, blocks, resident)
+        if not problems(w, config, hardware):
+            yield config
 
 
 def default(w: ConvWorkload, hardware: Hardware) -> FewChannelsConfig | None:
-    """The configuration that is used untuned; None where none fits."""
-    return next(space(w, hardware), None)
+    """The configuration that is used untuned; None where none fits.
+
+    On an H200 a filter of many steps was fastest where blocks fetch the next tile meanwhile, one
+    of few, which waits for memory only, in larger tiles; where tiles are few they are small.
+    """
+    across = widest(w, 8)
+    small = FewChannelsConfig(1, across)
+    geometry = Geometry(w, small)
+    if math.prod(geometry.tiles) <= 2 * BLOCKS:
+        wanted = [small]
+    elif geometry.steps <= FEW_STEPS:
+        wanted = [FewChannelsConfig(4, across), FewChannelsConfig(2, across), small]
+    else:
+        wanted = [FewChannelsConfig(2, across, blocks=BLOCKS, resident=2), small]
+    fitting = (config for config in wanted if not problems(w, config, hardware))
+    return next(fitting, None) or next(space(w, hardware), None)

@@ -9,7 +9,7 @@ and writes the right elements on a GPU as well; what has no counterpart is waiti
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +58,13 @@ class Registers:
 
 
 class GpuLanes:
-    """Threads, registers, shared memory and instructions of a GPU of sm_80 or later."""
+    """Threads, registers, shared memory and instructions of a GPU of sm_80 or later.
 
-    def __init__(self, threads: int) -> None:
-        self.threads = threads
+    `resident` blocks are to fit on an SM at a time: the compiler keeps registers as few.
+    """
+
+    def __init__(self, threads: int, resident: int) -> None:
+        self.threads, self.resident = threads, resident
         self.thread: Any = None
 
     @contextmanager
@@ -70,9 +73,18 @@ class GpuLanes:
         with (
             T.launch_thread("blockIdx.x", count) as block,
             T.launch_thread("threadIdx.x", self.threads) as thread,
+            ExitStack() as bounds,
         ):
+            if self.resident:
+                bounds.enter_context(
+                    T.attr({"tirx.launch_bounds_min_blocks_per_sm": self.resident})
+                )
             self.thread = thread
             yield block
+
+    def loop(self, count: int) -> Any:
+        """A loop over registers: unrolled, as they have no addresses."""
+        return T.unroll(count)
 
     @contextmanager
     def each(self) -> Iterator[Any]:
@@ -126,6 +138,10 @@ class GpuLanes:
     def barrier(self) -> None:
         T.evaluate(T.tvm_storage_sync("shared.dyn"))
 
+    def fence(self) -> None:
+        """Keeps the compiler from loading ahead of here, which would take registers."""
+        T.evaluate(script.cuda.warp_sync())
+
     def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
         """sums += a b: four, four and two registers, of which number i is at ``at[...](i)``."""
         total, rows, columns = (
@@ -142,6 +158,9 @@ class CpuLanes(GpuLanes):
     def blocks(self, count: int) -> Iterator[Any]:
         with T.parallel(count) as block:
             yield block
+
+    def loop(self, count: int) -> Any:
+        return T.serial(count)
 
     @contextmanager
     def each(self) -> Iterator[Any]:
@@ -182,6 +201,9 @@ class CpuLanes(GpuLanes):
     def barrier(self) -> None:
         """One step ends before the next begins."""
 
+    def fence(self) -> None:
+        """As `barrier`."""
+
     def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
         of_sums, of_a, of_b = at
 
@@ -202,6 +224,7 @@ class CpuLanes(GpuLanes):
             T.buffer_store(sums.buffer, sums.buffer[index] + left * right, list(index))
 
 
-def lanes(kind: str, threads: int) -> GpuLanes:
-    """Of target kind ``"cuda"`` or ``"llvm"``, for blocks of so many threads."""
-    return GpuLanes(threads) if kind == "cuda" else CpuLanes(threads)
+def lanes(kind: str, threads: int, resident: int) -> GpuLanes:
+    """Of target kind ``"cuda"`` or ``"llvm"``, for blocks of so many threads, of which so many are
+    to fit on an SM at a time."""
+    return (GpuLanes if kind == "cuda" else CpuLanes)(threads, resident)
