@@ -12,6 +12,7 @@ from schedules.cost import Cost, conv_cost
 from schedules.depthwise import DepthwiseFamily
 from schedules.direct import DirectFamily
 from schedules.family import Family, Match, Reject
+from schedules.few_channels import FewChannelsFamily
 from schedules.hardware import Hardware
 from schedules.mma_sync import MmaSyncFamily
 from schedules.wgmma import WgmmaFamily
@@ -20,6 +21,7 @@ from schedules.workload import ConvWorkload, Epilogue
 
 #: In order of preference, where they cost the same. The last one matches everything.
 FAMILIES: tuple[Family, ...] = (
+    FewChannelsFamily(),
     WgmmaFamily(),
     MmaSyncFamily(),
     WmmaFamily("wmma_packed", packed=True),

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules import depthwise_config, direct, wgmma_config, wmma_config
-from schedules import depthwise_config, direct, mma_sync_config, wmma_config
+from schedules import depthwise_config, direct, mma_sync_config, wgmma_config, wmma_config
 from schedules.choose import FAMILIES, choose, family
 from schedules.depthwise_config import DepthwiseConfig
 from schedules.direct import DirectConfig
@@ -20,8 +19,8 @@ from schedules.errors import ConfigError
 from schedules.family import Match, Reject
 from schedules.gemm import TILES_K
 from schedules.hardware import CPU, CUDA_ARCHS, Hardware
-from schedules.wgmma_config import WgmmaConfig
 from schedules.mma_sync_config import MmaSyncConfig
+from schedules.wgmma_config import WgmmaConfig
 from schedules.wmma import FEWEST_CHANNELS
 from schedules.wmma_config import WmmaConfig
 from schedules.workload import NHWC, PACKED, ConvWorkload, Epilogue, Layout
