@@ -266,9 +266,10 @@ def _function(plan: Plan) -> Any:
         rank = T.cta_id_in_cluster([config.split])
         thread = T.thread_id([config.threads])
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": config.resident})
-        shared = T.alloc_buffer([plan.shared_bytes], "uint8", scope="shared.dyn")
+        # Named for its kind: in one module, all kernels that name it alike must type it alike.
+        wgmma_shared = T.alloc_buffer([plan.shared_bytes], "uint8", scope="shared.dyn")
         barriers = T.decl_buffer(
-            [plan.barriers], "uint64", data=shared.data, elem_offset=plan.barriers_at // 8,
+            [plan.barriers], "uint64", data=wgmma_shared.data, elem_offset=plan.barriers_at // 8,
             scope="shared.dyn",
         )  # fmt: skip
         group: T.int32 = thread // wgmma.WARPGROUP
@@ -276,11 +277,11 @@ def _function(plan: Plan) -> Any:
         if group == config.warpgroups:
             producer_registers(config)
             if thread == config.warpgroups * wgmma.WARPGROUP:
-                produce(plan, x_map, weight, shared, barriers, block, rank)
+                produce(plan, x_map, weight, wgmma_shared, barriers, block, rank)
         else:
             consumer_registers(config)
             consume(
-                plan, shared, barriers, block, rank, group, thread % wgmma.WARPGROUP,
+                plan, wgmma_shared, barriers, block, rank, group, thread % wgmma.WARPGROUP,
                 bias, slope, residual, residual_map, y, y_map,
             )  # fmt: skip
 
