@@ -12,14 +12,18 @@ from schedules.cost import Cost, conv_cost
 from schedules.depthwise import DepthwiseFamily
 from schedules.direct import DirectFamily
 from schedules.family import Family, Match, Reject
+from schedules.few_channels import FewChannelsFamily
 from schedules.hardware import Hardware
+from schedules.mma_sync import MmaSyncFamily
 from schedules.wgmma import WgmmaFamily
 from schedules.wmma import WmmaFamily
 from schedules.workload import ConvWorkload, Epilogue
 
 #: In order of preference, where they cost the same. The last one matches everything.
 FAMILIES: tuple[Family, ...] = (
+    FewChannelsFamily(),
     WgmmaFamily(),
+    MmaSyncFamily(),
     WmmaFamily("wmma_packed", packed=True),
     WmmaFamily("wmma_nhwc", packed=False),
     DepthwiseFamily(),

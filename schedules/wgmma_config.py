@@ -275,28 +275,6 @@ def fits(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> bool:
     return True
 
 
-# ---------------------------------------------------------------- where to start
-
-#: Of an H200: fused multiply-adds and bytes from the second-level cache a clock and
-#: multiprocessor; clocks that a copy takes to arrive, and a tile to be written.
-MACS_A_CLOCK, CACHE_BYTES_A_CLOCK = 1550, 36
-COPY_CLOCKS, TILE_CLOCKS, EXCHANGE_CLOCKS = 1400, 900, 2000
-
-
 def default(w: ConvWorkload, hardware: Hardware) -> WgmmaConfig | None:
-    """The configuration that `clocks` says is fastest; None where none fits."""
-    return min(space(w, hardware), key=lambda config: clocks(w, config), default=None)
-
-
-def clocks(w: ConvWorkload, config: WgmmaConfig) -> float:
-    """What the busiest multiprocessor takes, roughly: steps bounded by products, by the cache or by
-    the latency that the stages hide; and the writing of tiles, which nothing hides in a block."""
-    plan = Plan(w, config)
-    macs = config.rows * config.columns * plan.depth / MACS_A_CLOCK
-    loads = (plan.a_bytes + plan.b_bytes) / CACHE_BYTES_A_CLOCK
-    held = min(config.resident, ceil_div(plan.grid, MULTIPROCESSORS))
-    step = max(held * max(macs, loads), COPY_CLOCKS / config.stages) * (1 + 0.3 / config.stages)
-    written = config.rows * config.columns * 2 * (1 + w.epilogue.residual) / CACHE_BYTES_A_CLOCK
-    tile = ceil_div(plan.steps, config.split) * step + TILE_CLOCKS + held * written
-    tile += EXCHANGE_CLOCKS * (config.split > 1)
-    return COPY_CLOCKS + tile * ceil_div(plan.tiles * config.split, MULTIPROCESSORS * held)
+    """The first of the space; None where none fits. What is used, `schedules.choose` finds."""
+    return next(space(w, hardware), None)

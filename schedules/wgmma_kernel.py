@@ -186,14 +186,9 @@ def multiply(plan, shared, group, stage, sums, i):
 
 @T.inline
 def release(plan, barriers, thread, stage):
-    """Calls the stage before `stage` empty."""
+    """Calls a stage empty."""
     if thread == 0:
-        T.ptx.mbarrier.arrive.shared.b64(
-            barriers.ptr_to(
-                [plan.config.stages + (stage + plan.config.stages - 1) % plan.config.stages]
-            ),
-            T.uint32(1),
-        )
+        T.ptx.mbarrier.arrive.shared.b64(barriers.ptr_to([plan.config.stages + stage]), T.uint32(1))
 
 
 @T.inline
@@ -205,6 +200,7 @@ def consume(
     config = T.meta_var(plan.config)
     sums = T.alloc_local([config.sums], "float32")
     stage: T.int32 = 0
+    before: T.int32 = 0
     phase: T.int32 = 0
     tile: T.int32 = block // config.split
     buffer: T.int32 = 0
@@ -219,7 +215,8 @@ def consume(
             multiply(plan, shared, group, stage, sums, i)
             T.ptx.wgmma.wait_group.sync.aligned(1)
             if i > 0:
-                release(plan, barriers, thread, stage)
+                release(plan, barriers, thread, before)
+            before = stage
             stage = stage + 1
             if stage == config.stages:
                 stage = 0
@@ -227,7 +224,7 @@ def consume(
         T.ptx.wgmma.wait_group.sync.aligned(0)
         for i in T.unroll(config.sums):
             T.evaluate(T.cuda.func_call("settled", sums[i], source_code=SETTLED))
-        release(plan, barriers, thread, stage)
+        release(plan, barriers, thread, before)
         if plan.clustered:
             epilogue.write_together(
                 plan, shared, rank, group, thread, sums, m, k, bias, slope, residual, y
@@ -269,9 +266,10 @@ def _function(plan: Plan) -> Any:
         rank = T.cta_id_in_cluster([config.split])
         thread = T.thread_id([config.threads])
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": config.resident})
-        shared = T.alloc_buffer([plan.shared_bytes], "uint8", scope="shared.dyn")
+        # Named for its kind: in one module, all kernels that name it alike must type it alike.
+        wgmma_shared = T.alloc_buffer([plan.shared_bytes], "uint8", scope="shared.dyn")
         barriers = T.decl_buffer(
-            [plan.barriers], "uint64", data=shared.data, elem_offset=plan.barriers_at // 8,
+            [plan.barriers], "uint64", data=wgmma_shared.data, elem_offset=plan.barriers_at // 8,
             scope="shared.dyn",
         )  # fmt: skip
         group: T.int32 = thread // wgmma.WARPGROUP
@@ -279,11 +277,11 @@ def _function(plan: Plan) -> Any:
         if group == config.warpgroups:
             producer_registers(config)
             if thread == config.warpgroups * wgmma.WARPGROUP:
-                produce(plan, x_map, weight, shared, barriers, block, rank)
+                produce(plan, x_map, weight, wgmma_shared, barriers, block, rank)
         else:
             consumer_registers(config)
             consume(
-                plan, shared, barriers, block, rank, group, thread % wgmma.WARPGROUP,
+                plan, wgmma_shared, barriers, block, rank, group, thread % wgmma.WARPGROUP,
                 bias, slope, residual, residual_map, y, y_map,
             )  # fmt: skip
 

@@ -253,20 +253,15 @@ class Executable:
         return [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
 
     def traced(self, heard: Callable[..., int]) -> Callable[[list[Any]], None]:
-        """What runs the network on tensors of the device, call by call and not as a CUDA graph,
-        and tells of each: heard(function, name, before, result, *arguments), before and after it.
-        heard gives 0."""
+        """What runs the network on tensors of the device call by call, never as a CUDA graph, and
+        tells of each before and after: heard(function, name, before, result, *arguments) gives 0.
+        """
         entry = self.entries[-1]
         _, weights = self._machine(entry)
         machine = _load_machine(entry.code, self.device())
         machine.set_instrument(heard)
         main = machine["bound" if self.target == "cuda" else "main"]
-
-        def run(tensors: list[Any]) -> None:
-            with self._loaded.lock:
-                main(*tensors, *weights)
-
-        return run
+        return lambda tensors: main(*tensors, *weights)
 
     def transfer_out(self, results: list[Any]) -> dict[str, NDArray[Any]]:
         """The results on the host, by name. Waits until they are there."""
