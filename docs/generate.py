@@ -21,7 +21,17 @@ from tvmconv.onnx_backend_exclusions import exclusion  # noqa: E402
 
 PASSES = HERE.parent / "tvmconv" / "passes"
 #: In the folder of passes, and not a pass: what passes share, and what decides without rewriting.
-NOT_PASSES = ("__init__", "axis_orders", "graph", "minimise", "plan", "readers", "workloads")
+NOT_PASSES = (
+    "__init__",
+    "axis_orders",
+    "gpu_schedules",
+    "gpu_steps",
+    "graph",
+    "minimise",
+    "plan",
+    "readers",
+    "workloads",
+)
 #: Between the passes of `pipeline`, by `compiler`: functions that take or give more than a module.
 BY_COMPILER = (
     "regions",

@@ -12,14 +12,18 @@ from schedules.cost import Cost, conv_cost
 from schedules.depthwise import DepthwiseFamily
 from schedules.direct import DirectFamily
 from schedules.family import Family, Match, Reject
+from schedules.few_channels import FewChannelsFamily
 from schedules.hardware import Hardware
+from schedules.mma_sync import MmaSyncFamily
 from schedules.wgmma import WgmmaFamily
 from schedules.wmma import WmmaFamily
 from schedules.workload import ConvWorkload, Epilogue
 
 #: In order of preference, where they cost the same. The last one matches everything.
 FAMILIES: tuple[Family, ...] = (
+    FewChannelsFamily(),
     WgmmaFamily(),
+    MmaSyncFamily(),
     WmmaFamily("wmma_packed", packed=True),
     WmmaFamily("wmma_nhwc", packed=False),
     DepthwiseFamily(),
@@ -50,6 +54,21 @@ def kernel_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """What was measured to be fastest for a workload; `us` and `model_us` are microseconds of it
+    and of what would have been chosen without."""
+
+    family: Family
+    config: Any
+    us: float
+    model_us: float
+
+
+#: What tuning found for a workload; None where nothing is known that holds.
+Lookup = Callable[[ConvWorkload, Hardware], Tuned | None]
+
+
+@dataclass(frozen=True)
 class Option:
     """One way to compute a workload, and what it is estimated to cost."""
 
@@ -71,6 +90,9 @@ class Choice:
     runner_up: Option | None
     #: Those that do not match, and why.
     rejects: tuple[Reject, ...]
+    #: Where it was measured, not estimated. Then `cost` is the time measured, and `runner_up` what
+    #: would have been chosen without, with its measured time; None where that is the same.
+    tuned: Tuned | None = None
 
 
 def family(name: str) -> Family:
@@ -81,8 +103,20 @@ def family(name: str) -> Family:
     raise LookupError(f"no family {name!r} among {', '.join(f.name for f in FAMILIES)}")
 
 
+def choose(
+    w: ConvWorkload,
+    hardware: Hardware,
+    estimate: Estimate = kernel_cost,
+    records: Lookup | None = None,
+) -> Choice:
+    """What `records` know to be fastest; where they know nothing, what is estimated to be."""
+    choice = estimated(w, hardware, estimate)
+    found = records(w, hardware) if records is not None else None
+    return choice if found is None else _tuned(choice, found, estimate)
+
+
 @lru_cache(maxsize=4096)
-def choose(w: ConvWorkload, hardware: Hardware, estimate: Estimate = kernel_cost) -> Choice:
+def estimated(w: ConvWorkload, hardware: Hardware, estimate: Estimate) -> Choice:
     """The family that costs least, each with its best configuration: on a GPU the one of its space
     that costs least, on a CPU its default. The family that matches everything comes last on a GPU,
     whatever it is predicted to take: nothing else would be on tensor cores for sure."""
@@ -102,6 +136,23 @@ def choose(w: ConvWorkload, hardware: Hardware, estimate: Estimate = kernel_cost
     best, *others = sorted(options, key=rank)  # stable: ties by order
     runner_up = others[0] if others else None
     return Choice(w, hardware, best.family, best.config, best.cost, runner_up, tuple(rejects))
+
+
+def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
+    """The choice made by measurement, with the times measured instead of those estimated."""
+    limit = estimate(choice.workload, found.family, found.config, choice.hardware).limit
+    cost = Cost(found.us, limit)
+    if (found.family, found.config) == (choice.family, choice.config):
+        return replace(choice, cost=cost, runner_up=None, tuned=found)
+    others = Option(choice.family, choice.config, Cost(found.model_us, choice.cost.limit))
+    return replace(
+        choice,
+        family=found.family,
+        config=found.config,
+        cost=cost,
+        runner_up=others,
+        tuned=found,
+    )
 
 
 def _best(

@@ -43,6 +43,7 @@ class DepthwiseFamily:
     """Convolutions of NHWC whose every channel has one filter of its own."""
 
     name = "depthwise"
+    version = 1
     config_type: type = DepthwiseConfig
     tensorized = False
 
@@ -59,6 +60,9 @@ class DepthwiseFamily:
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseConfig]:
         return space(w, hardware)
+
+    def check(self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
 
     def footprint(self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> Footprint:
         return footprint(w, config)

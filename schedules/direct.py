@@ -85,6 +85,7 @@ class DirectFamily:
     """Matches every convolution."""
 
     name = "direct"
+    version = 1
     config_type: type = DirectConfig
     tensorized = False
 
@@ -103,6 +104,9 @@ class DirectFamily:
             for threads in (256, 128, 64) if hardware.kind == "cuda" else (1,):
                 yield DirectConfig(vector, threads)
             vector //= 2
+
+    def check(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
 
     def footprint(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> Footprint:
         return footprint(w, config)

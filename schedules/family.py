@@ -37,6 +37,9 @@ class Family(Protocol):
     """One way to compute convolutions; a file of its own, registered in `schedules.choose`."""
 
     name: str
+    #: Counts up whenever the same configuration becomes another kernel: what was measured before
+    #: does not hold any more.
+    version: int
     #: Of its configurations, frozen and hashable; those of families that differ in layout alone
     #: are of one type.
     config_type: type
@@ -48,6 +51,9 @@ class Family(Protocol):
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[Any]:
         """Every configuration worth trying, each already checked."""
+
+    def check(self, w: ConvWorkload, config: Any, hardware: Hardware) -> None:
+        """Raises `ConfigError` if `config` does not fit."""
 
     def footprint(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Footprint:
         """What `schedule` asks of a GPU, from which `schedules.model` predicts its time."""

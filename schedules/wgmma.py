@@ -67,6 +67,9 @@ class WgmmaFamily:
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
         return wgmma_config.space(w, hardware)
 
+    def check(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
+
     def footprint(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footprint:
         return footprint(w, config, hardware)
 

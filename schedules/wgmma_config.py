@@ -77,8 +77,7 @@ class WgmmaConfig:
 class Plan:
     """A workload and a configuration in numbers: extents, and where things lie in shared memory.
 
-    The reduction runs over ``taps`` x ``chunks`` steps of `depth` channels. A 1x1 filter that
-    skips no pixel sees the batch as one long row of pixels.
+    The reduction runs over taps x `chunks` steps of `depth` channels.
     """
 
     w: ConvWorkload
@@ -195,19 +194,9 @@ class Plan:
 
     @property
     def flat(self) -> bool:
+        """Whether every input pixel is an output's, in order: the gather is a matrix's rows."""
         w = self.w
         return w.r == w.s == 1 and w.stride == (1, 1) and not any(w.padding)
-
-    @property
-    def image(self) -> tuple[int, int, int]:
-        """(N, H, W) of the input as it is walked through."""
-        w = self.w
-        return (1, 1, w.n * w.h * w.w) if self.flat else (w.n, w.h, w.w)
-
-    @property
-    def outputs(self) -> tuple[int, int]:
-        """(P, Q) of an image of `image`."""
-        return (1, self.m) if self.flat else (self.w.p, self.w.q)
 
 
 def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
@@ -218,6 +207,8 @@ def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
     plan, problems = Plan(w, config), []
     if config.columns % 16 or config.columns > wgmma.MAX_N:
         problems.append(f"{config.columns} columns, the instruction has 16, 32, ... {wgmma.MAX_N}")
+    if config.rows > 256:
+        problems.append(f"{config.rows} rows, the copy engine moves 256 at most")
     if config.split not in (1, 2, 4, 8):
         problems.append(f"a cluster has 1, 2, 4 or 8 blocks, not {config.split}")
     if config.split > plan.steps:
@@ -284,28 +275,6 @@ def fits(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> bool:
     return True
 
 
-# ---------------------------------------------------------------- where to start
-
-#: Of an H200: fused multiply-adds and bytes from the second-level cache a clock and
-#: multiprocessor; clocks that a copy takes to arrive, and a tile to be written.
-MACS_A_CLOCK, CACHE_BYTES_A_CLOCK = 1550, 36
-COPY_CLOCKS, TILE_CLOCKS, EXCHANGE_CLOCKS = 1400, 900, 2000
-
-
 def default(w: ConvWorkload, hardware: Hardware) -> WgmmaConfig | None:
-    """The configuration that `clocks` says is fastest; None where none fits."""
-    return min(space(w, hardware), key=lambda config: clocks(w, config), default=None)
-
-
-def clocks(w: ConvWorkload, config: WgmmaConfig) -> float:
-    """What the busiest multiprocessor takes, roughly: steps bounded by products, by the cache or by
-    the latency that the stages hide; and the writing of tiles, which nothing hides in a block."""
-    plan = Plan(w, config)
-    macs = config.rows * config.columns * plan.depth / MACS_A_CLOCK
-    loads = (plan.a_bytes + plan.b_bytes) / CACHE_BYTES_A_CLOCK
-    held = min(config.resident, ceil_div(plan.grid, MULTIPROCESSORS))
-    step = max(held * max(macs, loads), COPY_CLOCKS / config.stages) * (1 + 0.3 / config.stages)
-    written = config.rows * config.columns * 2 * (1 + w.epilogue.residual) / CACHE_BYTES_A_CLOCK
-    tile = ceil_div(plan.steps, config.split) * step + TILE_CLOCKS + held * written
-    tile += EXCHANGE_CLOCKS * (config.split > 1)
-    return COPY_CLOCKS + tile * ceil_div(plan.tiles * config.split, MULTIPROCESSORS * held)
+    """The first of the space; None where none fits. What is used, `schedules.choose` finds."""
+    return next(space(w, hardware), None)

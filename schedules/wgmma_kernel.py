@@ -31,7 +31,10 @@ from schedules.wgmma_config import (
 )
 from schedules.workload import ConvWorkload
 
+#: ``CUtensorMapL2promotion``: read 128 bytes at a time.
+PROMOTE_128 = 2
 GATHER = "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes"
+GATHER_ROWS = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
 COPY = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
 #: Keeps the compiler from reading a sum before the instruction that waits for it.
 SETTLED = """__forceinline__ __device__ void settled(float& sum) {
@@ -45,16 +48,23 @@ def im2col(plan: Plan) -> list[int]:
     bytes, the box of first pixels that the walk stays in (lower corner W, H, upper W, H, relative
     to the image), channels and pixels of a copy, steps in pixels (W, H), and the swizzle."""
     w = plan.w
-    n, height, width = plan.image
     top, left, bottom, right = w.padding
-    sizes = [w.c, width, height, n]
-    strides = [2 * w.c, 2 * w.c * width, 2 * w.c * width * height]
+    sizes = [w.c, w.w, w.h, w.n]
+    strides = [2 * w.c, 2 * w.c * w.w, 2 * w.c * w.w * w.h]
     lower = [-left, -top]
     upper = [right - w.dilation[1] * (w.s - 1), bottom - w.dilation[0] * (w.r - 1)]
     box = [plan.depth, plan.config.rows]
     steps = [w.stride[1], w.stride[0]]
     return [*sizes, *strides, *lower, *upper, *box, *steps,
             wgmma.TENSOR_MAP_SWIZZLE[plan.row_bytes]]  # fmt: skip
+
+
+def matrix(plan: Plan) -> list[int]:
+    """What `epilogue.ENCODE_TILED` takes, where the gather is a matrix's rows: sizes (C, M),
+    stride in bytes, box, steps, and how to lay it out."""
+    sizes, box = [plan.w.c, plan.m], [plan.depth, plan.config.rows]
+    swizzle = wgmma.TENSOR_MAP_SWIZZLE[plan.row_bytes]
+    return [*sizes, 2 * plan.w.c, *box, 1, 1, 0, swizzle, PROMOTE_128, 0]
 
 
 def described(plan: Plan, base: Any, at: Any) -> Any:
@@ -104,34 +114,49 @@ def produce(plan, x_map, weight, shared, barriers, block, rank):
     while tile < plan.tiles:
         m: T.int32 = tile // plan.tiles_k * config.rows
         k: T.int32 = tile % plan.tiles_k * config.columns
-        image: T.int32 = m // (plan.outputs[0] * plan.outputs[1])
-        row: T.int32 = m // plan.outputs[1] % plan.outputs[0] * w.stride[0] - w.padding[0]
-        column: T.int32 = m % plan.outputs[1] * w.stride[1] - w.padding[1]
+        image: T.int32 = m // (w.p * w.q)
+        row: T.int32 = m // w.q % w.p * w.stride[0] - w.padding[0]
+        column: T.int32 = m % w.q * w.stride[1] - w.padding[1]
         columns: T.int32 = T.min(config.columns, plan.k_packed - k)
         first: T.int32 = rank * plan.steps // config.split
+        # Counted, not divided: small tiles have but a few hundred clocks for a step.
+        chunk: T.int32 = first % plan.chunks
+        right: T.int32 = first // plan.chunks % w.s
+        down: T.int32 = first // plan.chunks // w.s
         for i in T.serial((rank + 1) * plan.steps // config.split - first):
-            step: T.int32 = first + i
-            tap: T.int32 = step // plan.chunks
             full = T.meta_var(barriers.ptr_to([stage]))
             T.cuda.mbarrier_wait(barriers.ptr_to([config.stages + stage]), phase)
             T.ptx.mbarrier.arrive.expect_tx.shared.b64(
                 full, T.Cast("uint32", plan.a_bytes + columns * plan.row_bytes)
             )
-            T.ptx[GATHER](
-                shared.ptr_to([stage * plan.a_bytes]), T.address_of(x_map),
-                step % plan.chunks * plan.depth, column, row, image, full,
-                T.Cast("uint16", tap % w.s * w.dilation[1]),
-                T.Cast("uint16", tap // w.s * w.dilation[0]),
-            )  # fmt: skip
+            if plan.flat:
+                T.ptx[GATHER_ROWS](
+                    shared.ptr_to([stage * plan.a_bytes]), T.address_of(x_map),
+                    chunk * plan.depth, m, full,
+                )  # fmt: skip
+            else:
+                T.ptx[GATHER](
+                    shared.ptr_to([stage * plan.a_bytes]), T.address_of(x_map),
+                    chunk * plan.depth, column, row, image, full,
+                    T.Cast("uint16", right * w.dilation[1]),
+                    T.Cast("uint16", down * w.dilation[0]),
+                )  # fmt: skip
             T.ptx[COPY](
                 shared.ptr_to([plan.b_at + stage * plan.b_bytes]),
-                weight.ptr_to([tap, step % plan.chunks, k, 0]),
+                weight.ptr_to([0, first + i, k, 0]),
                 T.Cast("uint32", columns * plan.row_bytes), full,
             )  # fmt: skip
             stage = stage + 1
             if stage == config.stages:
                 stage = 0
                 phase = phase ^ 1
+            chunk = chunk + 1
+            if chunk == plan.chunks:
+                chunk = 0
+                right = right + 1
+                if right == w.s:
+                    right = 0
+                    down = down + 1
         tile = tile + plan.grid // config.split
 
 
@@ -161,14 +186,9 @@ def multiply(plan, shared, group, stage, sums, i):
 
 @T.inline
 def release(plan, barriers, thread, stage):
-    """Calls the stage before `stage` empty."""
+    """Calls a stage empty."""
     if thread == 0:
-        T.ptx.mbarrier.arrive.shared.b64(
-            barriers.ptr_to(
-                [plan.config.stages + (stage + plan.config.stages - 1) % plan.config.stages]
-            ),
-            T.uint32(1),
-        )
+        T.ptx.mbarrier.arrive.shared.b64(barriers.ptr_to([plan.config.stages + stage]), T.uint32(1))
 
 
 @T.inline
@@ -180,6 +200,7 @@ def consume(
     config = T.meta_var(plan.config)
     sums = T.alloc_local([config.sums], "float32")
     stage: T.int32 = 0
+    before: T.int32 = 0
     phase: T.int32 = 0
     tile: T.int32 = block // config.split
     buffer: T.int32 = 0
@@ -194,7 +215,8 @@ def consume(
             multiply(plan, shared, group, stage, sums, i)
             T.ptx.wgmma.wait_group.sync.aligned(1)
             if i > 0:
-                release(plan, barriers, thread, stage)
+                release(plan, barriers, thread, before)
+            before = stage
             stage = stage + 1
             if stage == config.stages:
                 stage = 0
@@ -202,7 +224,7 @@ def consume(
         T.ptx.wgmma.wait_group.sync.aligned(0)
         for i in T.unroll(config.sums):
             T.evaluate(T.cuda.func_call("settled", sums[i], source_code=SETTLED))
-        release(plan, barriers, thread, stage)
+        release(plan, barriers, thread, before)
         if plan.clustered:
             epilogue.write_together(
                 plan, shared, rank, group, thread, sums, m, k, bias, slope, residual, y
@@ -232,7 +254,10 @@ def _function(plan: Plan) -> Any:
         y: T.Buffer(w.buffer_shape, w.epilogue.out_dtype),
     ):
         x_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
-        T.call_packed(wgmma.ENCODE_IM2COL, x_map, x.data, *im2col(plan))
+        if plan.flat:
+            T.call_packed(epilogue.ENCODE_TILED, x_map, "float16", 2, x.data, *matrix(plan))
+        else:
+            T.call_packed(wgmma.ENCODE_IM2COL, x_map, x.data, *im2col(plan))
         y_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
         residual_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
         epilogue.encode(plan, y_map, y, residual_map, residual)
@@ -241,9 +266,10 @@ def _function(plan: Plan) -> Any:
         rank = T.cta_id_in_cluster([config.split])
         thread = T.thread_id([config.threads])
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": config.resident})
-        shared = T.alloc_buffer([plan.shared_bytes], "uint8", scope="shared.dyn")
+        # Named for its kind: in one module, all kernels that name it alike must type it alike.
+        wgmma_shared = T.alloc_buffer([plan.shared_bytes], "uint8", scope="shared.dyn")
         barriers = T.decl_buffer(
-            [plan.barriers], "uint64", data=shared.data, elem_offset=plan.barriers_at // 8,
+            [plan.barriers], "uint64", data=wgmma_shared.data, elem_offset=plan.barriers_at // 8,
             scope="shared.dyn",
         )  # fmt: skip
         group: T.int32 = thread // wgmma.WARPGROUP
@@ -251,11 +277,11 @@ def _function(plan: Plan) -> Any:
         if group == config.warpgroups:
             producer_registers(config)
             if thread == config.warpgroups * wgmma.WARPGROUP:
-                produce(plan, x_map, weight, shared, barriers, block, rank)
+                produce(plan, x_map, weight, wgmma_shared, barriers, block, rank)
         else:
             consumer_registers(config)
             consume(
-                plan, shared, barriers, block, rank, group, thread % wgmma.WARPGROUP,
+                plan, wgmma_shared, barriers, block, rank, group, thread % wgmma.WARPGROUP,
                 bias, slope, residual, residual_map, y, y_map,
             )  # fmt: skip
 

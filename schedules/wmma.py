@@ -44,6 +44,7 @@ class WmmaFamily:
 
     config_type: type = WmmaConfig
     tensorized = True
+    version = 1
 
     def __init__(self, name: str, packed: bool) -> None:
         self.name, self.packed = name, packed
@@ -65,6 +66,9 @@ class WmmaFamily:
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
         return wmma_config.space(w, hardware)
+
+    def check(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
 
     def footprint(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> Footprint:
         return footprint(w, config)
@@ -146,6 +150,8 @@ def _stage(sch: Schedule, w: ConvWorkload, config: WmmaConfig, target: Backend, 
     target.copy(sch, weight, 4, config.warps, GPU_VECTOR)
     if config.pad:
         sch.storage_align(gather, 0, 2, config.tile.i, config.pad)
+    if config.weight_pad:
+        sch.storage_align(weight, 0, 4, config.tile.fragment_k, config.weight_pad)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,8 @@ import pytest
 # whoever works on it: threads that are few and not pinned keep out of the way.
 os.environ.setdefault("TVM_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
 os.environ.setdefault("TVM_BIND_THREADS", "0")
+# What whoever runs the tests has tuned decides nothing in them.
+os.environ["TVMCONV_RECORDS"] = os.devnull
 
 
 @functools.cache

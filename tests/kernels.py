@@ -8,6 +8,7 @@ around every operand is NaN, and so is the output before the kernel runs.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -152,9 +153,17 @@ def _own_pixels(w: ConvWorkload, residual: Array | None) -> Array:
 
 
 def run(
-    family: Family, w: ConvWorkload, config: Any, hardware: Hardware, operands: Operands
+    family: Family,
+    w: ConvWorkload,
+    config: Any,
+    hardware: Hardware,
+    operands: Operands,
+    execute: Callable[[Any, list[Array], Hardware], Array] | None = None,
 ) -> Array:
     """(N, P, Q, K) as the family computes it with `config`, on this CPU or GPU.
+
+    execute: runs a scheduled function with arrays, the last of which is its output, and gives
+    that; compiles it for `hardware` and calls it if nothing is said.
 
     Asserts that no element of the output, padding included, is left or made NaN or infinite.
     """
@@ -166,8 +175,7 @@ def run(
     if operands.residual is not None:
         arrays.append(to_layout(operands.residual, w.epilogue.residual_layout))
     arrays.append(np.full(w.buffer_shape, np.nan, w.epilogue.out_dtype))
-    kernel = compiled(family.schedule(w, config, hardware), hardware)
-    y = call(kernel["main"], arrays, hardware)
+    y = (execute or build_and_call)(family.schedule(w, config, hardware), arrays, hardware)
     if w.window is not None:
         index = window_index(w)
         inside = y[index]
@@ -214,6 +222,10 @@ def compiled(module: Any, hardware: Hardware) -> Any:
         target = tvm.target.Target({"kind": "cuda", "arch": hardware.name}, host={"kind": "llvm"})
     with target, tvm.transform.PassContext(config=LOWERING):
         return tvm.compile(module, target=target, tir_pipeline=KERNELS)
+
+
+def build_and_call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
+    return call(compiled(function, hardware)["main"], arrays, hardware)
 
 
 def call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:

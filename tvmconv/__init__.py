@@ -52,6 +52,10 @@ if TYPE_CHECKING:
     from tvmconv.latency import LatencyReport, bench
     from tvmconv.loading import load
     from tvmconv.report import BuildReport
+    from tvmconv.tuning.records import merge_records
+    from tvmconv.tuning.report import TuningReport
+    from tvmconv.tuning.stopwatch import Tracker
+    from tvmconv.tuning.tune import tune
 
 #: Public names and their homes. Imported at first use, because `load` has to work where TVM's
 #: compiler is not installed, and `compare` alone needs onnxruntime.
@@ -62,11 +66,15 @@ _HOMES = {
     "CompareReport": "comparison",
     "Executable": "executable",
     "LatencyReport": "latency",
+    "Tracker": "tuning.stopwatch",
+    "TuningReport": "tuning.report",
     "bench": "latency",
     "build": "compiler",
     "compare": "comparison",
     "inspect": "compiler",
     "load": "loading",
+    "merge_records": "tuning.records",
+    "tune": "tuning.tune",
 }
 
 __all__ = [
@@ -76,6 +84,8 @@ __all__ = [
     "CompareReport",
     "Executable",
     "LatencyReport",
+    "Tracker",
+    "TuningReport",
     "__version__",
     "bench",
     "build",
@@ -83,6 +93,8 @@ __all__ = [
     "inspect",
     "knobs",
     "load",
+    "merge_records",
+    "tune",
 ]
 
 

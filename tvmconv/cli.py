@@ -1,4 +1,4 @@
-"""The command line: `tvmconv build | run | bench | compare | inspect | zoo`.
+"""The command line: `tvmconv build | run | bench | compare | inspect | tune | records | zoo`.
 
 A command's result goes to stdout: a table, or with ``--json`` JSON. Progress and errors go to
 stderr, so that stdout can always be parsed. An error that a user can do something about ends with
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tvmconv
+from tvmconv import cli_tune
 from tvmconv.cli_io import (
     read_feeds,
     run_or_tell,
@@ -54,6 +55,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(cli_tune.tune)
+app.add_typer(cli_tune.app, name="records")
 
 
 @app.command()

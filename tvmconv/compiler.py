@@ -17,6 +17,7 @@ import onnx
 import tvm
 from tvm import relax
 
+from schedules.choose import Lookup
 from schedules.hardware import Hardware
 from tvmconv import frontend, onnx_model, pipeline, supported, toolchain
 from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
@@ -36,6 +37,7 @@ from tvmconv.passes.plan_memory import MemoryUse, measure
 from tvmconv.passes.regions import anchors, find_regions
 from tvmconv.report import BuildReport
 from tvmconv.targets import code_features, find_hardware
+from tvmconv.tuning import records as tuned
 
 
 def build(
@@ -48,6 +50,7 @@ def build(
     precision: str = "fp16",
     io_dtype: str | None = None,
     io_layout: str | None = None,
+    records: bool | str | Path = True,
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
@@ -65,9 +68,13 @@ def build(
         default NCHW, as in the model. `shapes` are the model's in any case, and
         `Executable.inputs` says what to feed. With both, fp16 and NHWC, a convolution reads the
         input as it is fed.
+    records: of `tune`: where one is of a convolution at hand it decides how that is computed. True
+        looks into your own, then into those that ship; a path into that file alone; False into
+        none. Nothing is ever measured here.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
-    `TargetError` or `ToolchainError` for the target, and of itself for an unknown option.
+    `TargetError` or `ToolchainError` for the target, `RecordError` for the records, and of itself
+    for an unknown option.
     """
     started = time.perf_counter()
     proto = onnx_model.read(model)
@@ -78,12 +85,13 @@ def build(
         require_apart(proto, batch, shapes)
     if target == "cuda":
         toolchain.prepare_cuda(arch)
+    known = tuned.lookup(arch, records)
     store = WeightStore()
     entries: list[Entry] = []
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(graphs):
-        entry, report = _build(graph, target, arch, hardware, store)
+        entry, report = _build(graph, target, arch, hardware, store, known)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -100,12 +108,17 @@ def build(
 
 
 def _build(
-    graph: _Graph, target: str, arch: str, hardware: Hardware, store: WeightStore
+    graph: _Graph,
+    target: str,
+    arch: str,
+    hardware: Hardware,
+    store: WeightStore,
+    known: Lookup | None,
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
     graph = _simplified(graph)
     supported.check_supported(graph.simple, folded=True)
-    mod, planned = _plan(graph, hardware)
+    mod, planned = _plan(graph, hardware, known)
     report = _report(graph, mod, planned, target, arch, hardware)
     with _accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
@@ -131,6 +144,7 @@ def inspect(
     precision: str = "fp16",
     io_dtype: str | None = None,
     io_layout: str | None = None,
+    records: bool | str | Path = True,
 ) -> CapabilityReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
     there is no GPU and no arch, for sm_90.
@@ -154,9 +168,10 @@ def inspect(
     else:
         if is_buckets(batch):
             require_apart(proto, batch, shapes)
+        known = tuned.lookup(arch, records)
         reports = []
         for graph in graphs:
-            mod, planned = _plan(graph, hardware)
+            mod, planned = _plan(graph, hardware, known)
             reports.append(_report(graph, mod, planned, target, arch, hardware))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
@@ -205,7 +220,7 @@ def _simplified(graph: _Graph) -> _Graph:
     return replace(graph, simple=frontend.simplify(frontend.widen(graph.original)))
 
 
-def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
+def _plan(graph: _Graph, hardware: Hardware, known: Lookup | None) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with _accepted("bring this network to its convolution kernels"):
@@ -214,7 +229,7 @@ def _plan(graph: _Graph, hardware: Hardware) -> tuple[tvm.IRModule, Plan]:
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware)
+    return mod, plan(mod, regions, hardware, records=known)
 
 
 # ---------------------------------------------------------------- compiling

@@ -42,6 +42,18 @@ class DownloadError(TvmconvError):
     """A package that carries a network could not be fetched."""
 
 
+class RecordError(TvmconvError):
+    """A file of tuning records has a line that is none."""
+
+
+class RecordWarning(UserWarning):
+    """Tuning records are there, and can't be used: of another version or architecture."""
+
+
+class TuningError(TvmconvError):
+    """Nothing can be measured: a package, a device or a reference result is missing."""
+
+
 class CheckpointError(TvmconvError):
     """A file of weights is damaged, or holds something other than tensors."""
 
@@ -64,9 +76,12 @@ __all__ = [
     "DownloadError",
     "FeedError",
     "ModelError",
+    "RecordError",
+    "RecordWarning",
     "ShapeError",
     "TargetError",
     "ToolchainError",
+    "TuningError",
     "TvmconvError",
     "UnsupportedOperatorError",
     "first_line",

@@ -29,6 +29,11 @@ KNOBS: tuple[Knob, ...] = (
     Knob("TVM_CUDA_NVRTC_EXTRA_OPTS", "exact arithmetic", "further options for NVRTC"),
     Knob("CC", "gcc", "C compiler, to link libraries and to stand in for a missing GPU driver"),
     Knob("TVMCONV_PACK", "0", "1 keeps activations between tensorized convolutions in NHWC16n16c"),
+    Knob(
+        "TVMCONV_RECORDS",
+        "~/.local/share/tvmconv/records",
+        "folder of your own tuning records, one file for each architecture",
+    ),
     Knob("TVMCONV_DUMP", "", "folder for the module after every pass; of buckets, the smallest's"),
 )
 
@@ -39,12 +44,20 @@ def dump_folder() -> Path | None:
     return Path(folder) if folder else None
 
 
+def records_folder() -> Path:
+    """Where a user's own tuning records are, in the data folder of the XDG specification."""
+    if folder := os.environ.get("TVMCONV_RECORDS", ""):
+        return Path(folder)
+    data = os.environ.get("XDG_DATA_HOME", "") or Path.home() / ".local" / "share"
+    return Path(data) / "tvmconv" / "records"
+
+
 def pack() -> bool:
     """Whether a build packs activations; see `tvmconv.passes.plan`."""
     return os.environ.get("TVMCONV_PACK", "0") == "1"
 
 
-def _cores() -> int:
+def cores() -> int:
     """Processors that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -52,7 +65,7 @@ def _cores() -> int:
 
 def _set_defaults() -> None:
     """TVM by itself takes half the cores it sees and pins the caller's thread to one of them."""
-    os.environ.setdefault("TVM_NUM_THREADS", str(_cores()))
+    os.environ.setdefault("TVM_NUM_THREADS", str(cores()))
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 
 

@@ -59,6 +59,9 @@ class ConvReport:
     kind: str = ""
     traits: tuple[str, ...] = ()
     group_channels: int = 0
+    #: Time of what the model would choose over that of what is, both measured by `tune`, where a
+    #: record decided; `cost_us` and `runner_up_us` are then those times. Else 0.
+    tuned: float = 0.0
     #: Names of the kernels in the code, one for each workload; layers that are alike share them.
     kernels: tuple[str, ...] = ()
     #: Every operand once, in bytes; and what the instruction that multiplies reaches, in 1e12

@@ -102,6 +102,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "limit": ("",),
     "floor us": (),
     "runner-up": ("",),
+    "tuned": ("",),
 }
 WORDS = ("layer", "shape", "family", "config", "layouts", "epilogue", "limit", "runner-up")
 
@@ -126,7 +127,7 @@ def _total(convs: Sequence[ConvReport]) -> tuple[str, ...]:
     padded = sum(conv.padded_macs for conv in convs)
     cost = microseconds(sum(conv.cost_us for conv in convs))
     floor = microseconds(sum(conv.floor_us for conv in convs))
-    figures = (f"{useful / 1e6:.1f}", percent(padded - useful, padded), cost, "", floor, "")
+    figures = (f"{useful / 1e6:.1f}", percent(padded - useful, padded), cost, "", floor, "", "")
     return ("all", str(len(convs)), "", "", "", "", "", *figures)
 
 
@@ -146,6 +147,7 @@ def _row(conv: ConvReport) -> tuple[str, ...]:
         conv.limit,
         microseconds(conv.floor_us),
         f"{conv.runner_up} {microseconds(conv.runner_up_us)}" if conv.runner_up else "",
+        f"x{conv.tuned:.2f}" if conv.tuned else "",
     )
 
 
@@ -166,6 +168,15 @@ def path(report: BuildReport) -> str:
         f"{microseconds(report.conversion_us)}; no schedule of these layers takes less than "
         f"{microseconds(report.floor_us)}"
     )
+    tuned = [conv for conv in report.convs if conv.tuned]
+    if tuned:
+        measured = sum(conv.cost_us for conv in tuned)
+        before = sum(conv.cost_us * conv.tuned for conv in tuned)
+        text += (
+            f"\nmeasured, not estimated: {len(tuned)} of {len(report.convs)} tuned layers, in sum "
+            f"{microseconds(measured)} us; the model's choices took {before / measured:.2f} times "
+            "as long"
+        )
     unknown = [conv for conv in report.convs if not conv.cost_us]
     if unknown:
         text += f"\nwithout {len(unknown)} that TVM computes, of which no cost is known"

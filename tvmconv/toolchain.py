@@ -115,6 +115,18 @@ def prepare_cuda(arch: str | None = None) -> str:
     return mode
 
 
+def compiler_version(mode: str) -> str:
+    """Of the compiler that `prepare_cuda` found, such as ``nvcc 13.0``. Raises ToolchainError."""
+    if mode == "nvrtc":
+        _, major, minor = importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
+        return f"nvrtc {major}.{minor}"
+    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release ([\d.]+)", said)
+    if release is None:
+        raise ToolchainError("nvcc does not say its version", note=said.strip())
+    return f"nvcc {release[1]}"
+
+
 def _choose_compiler() -> tuple[str, set[int]]:
     """The compiler to use and the compute capabilities it knows. Raises ToolchainError."""
     finders = {"nvcc": _find_nvcc, "nvrtc": _find_nvrtc}

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 
-from schedules.choose import FAMILIES, choose, family
+from schedules.choose import FAMILIES, Tuned, choose, family
 from schedules.cost import Cost, conv_cost
 from schedules.family import Family, Match, Reject
 from schedules.hardware import CPU, Hardware
@@ -75,7 +75,36 @@ def test_rejects_say_why() -> None:
 
 def test_families_by_name() -> None:
     assert all(family(one.name) is one for one in FAMILIES)
-    with pytest.raises(
-        LookupError, match="no family 'winograd' among wgmma, wmma_packed, wmma_nhwc"
-    ):
+    with pytest.raises(LookupError, match="no family 'winograd' among wgmma, mma_sync, wmma_pac"):
         family("winograd")
+
+
+@pytest.mark.parametrize("one", FAMILIES, ids=lambda one: one.name)
+def test_every_family_has_a_version_and_checks_what_it_gives(one: Family) -> None:
+    assert isinstance(one.version, int)
+    assert one.version >= 1
+    for w in WORKLOADS.values():
+        answer = one.match(w, CPU)
+        if isinstance(answer, Match):
+            one.check(w, answer.config, CPU)
+
+
+def test_records_decide_where_they_know() -> None:
+    w = WORKLOADS["1x1"]
+    slow = family("direct")
+    config = next(iter(slow.space(w, CPU)))
+    tuned = Tuned(slow, config, 7.0, 9.0)
+    asked = []
+
+    def records(workload: ConvWorkload, hardware: Hardware) -> Tuned | None:
+        asked.append((workload, hardware))
+        return tuned
+
+    choice = choose(w, CPU, fixed(), records)
+    model = choose(w, CPU, fixed())
+    assert asked == [(w, CPU)]
+    assert (choice.family, choice.config, choice.tuned) == (slow, config, tuned)
+    assert choice.cost == Cost(7.0, "arithmetic")
+    assert choice.runner_up is not None
+    assert (choice.runner_up.family, choice.runner_up.cost.us) == (model.family, 9.0)
+    assert choose(w, CPU, fixed(), lambda workload, hardware: None) == model

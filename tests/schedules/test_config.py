@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules import depthwise_config, direct, wgmma_config, wmma_config
+from schedules import depthwise_config, direct, mma_sync_config, wgmma_config, wmma_config
 from schedules.choose import FAMILIES, choose, family
 from schedules.depthwise_config import DepthwiseConfig
 from schedules.direct import DirectConfig
@@ -19,6 +19,7 @@ from schedules.errors import ConfigError
 from schedules.family import Match, Reject
 from schedules.gemm import TILES_K
 from schedules.hardware import CPU, CUDA_ARCHS, Hardware
+from schedules.mma_sync_config import MmaSyncConfig
 from schedules.wgmma_config import WgmmaConfig
 from schedules.wmma import FEWEST_CHANNELS
 from schedules.wmma_config import WmmaConfig
@@ -169,6 +170,7 @@ def test_depthwise_tiles_shrink_where_threads_are_few() -> None:
 def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
     homes = {
         WgmmaConfig: wgmma_config,
+        MmaSyncConfig: mma_sync_config,
         WmmaConfig: wmma_config,
         DepthwiseConfig: depthwise_config,
         DirectConfig: direct,
@@ -218,9 +220,11 @@ def test_large_convolution_gets_large_tiles_and_small_one_fills_the_chip() -> No
     w = ConvWorkload(256, 14, 14, 256, 512, 3, 3, padding=(1, 1, 1, 1))
     packed = replace(w, in_layout=PACKED, out_layout=PACKED)
     for each in (w, packed):
-        config = choose(each, GPUS["sm_90"]).config
+        config = next(wmma_config.guesses(each, GPUS["sm_90"]))
         assert (config.tile.m, config.tile.k, config.stages) == (128, 128, 3)
         assert config.asynchronous
+    tile = choose(w, GPUS["sm_90"]).config.tile
+    assert tile.m * tile.k >= 128 * 128
     small = choose(replace(w, n=1), GPUS["sm_90"]).config
     assert small.tile.m * small.tile.k < 128 * 128
     # Below sm_80 nothing is asynchronous, and the config says so.
@@ -293,12 +297,10 @@ def test_last_family_takes_everything() -> None:
 
 
 def test_families_by_name() -> None:
-    names = ["wgmma", "wmma_packed", "wmma_nhwc", "depthwise", "direct"]
+    names = ["wgmma", "mma_sync", "wmma_packed", "wmma_nhwc", "depthwise", "direct"]
     assert [each.name for each in FAMILIES] == names
     assert all(family(each.name) is each for each in FAMILIES)
-    with pytest.raises(
-        LookupError, match="no family 'winograd' among wgmma, wmma_packed, wmma_nhwc"
-    ):
+    with pytest.raises(LookupError, match="no family 'winograd' among wgmma, mma_sync, wmma_pac"):
         family("winograd")
 
 

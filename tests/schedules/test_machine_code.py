@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import tvm
 
-from schedules.choose import Choice, choose
+from schedules import mma_sync_config
+from schedules.choose import Choice, choose, family
+from schedules.family import Match
+from schedules.mma_sync_config import MmaSyncConfig
 from schedules.wmma_config import WmmaConfig, shared_bytes
 from schedules.workload import PACKED, Activation, ConvWorkload, Epilogue
 from tests import kernels, sass
@@ -107,7 +111,9 @@ def test_nothing_is_spilled_to_local_memory(built: Built, name: str) -> None:
 @pytest.mark.parametrize("name", TRIED)
 def test_copies_are_asynchronous_where_the_config_says_so(built: Built, name: str) -> None:
     config = built.choices[name].config
-    asynchronous = isinstance(config, WmmaConfig) and config.asynchronous
+    asynchronous = isinstance(config, MmaSyncConfig) or (
+        isinstance(config, WmmaConfig) and config.asynchronous
+    )
     assert ("LDGSTS" in built.code[name]) == asynchronous
     if built.arch == "sm_75":
         assert not asynchronous
@@ -164,8 +170,12 @@ def test_depthwise_moves_whole_vectors(built: Built, name: str) -> None:
 def test_shared_memory_is_what_the_config_was_checked_for(built: Built, name: str) -> None:
     """The launch asks for exactly what `shared_bytes` says, so that `check` means something."""
     choice = built.choices[name]
-    if isinstance(choice.config, WmmaConfig):
-        needed = shared_bytes(choice.workload, choice.config)
+    if isinstance(choice.config, WmmaConfig | MmaSyncConfig):
+        needed = (
+            shared_bytes(choice.workload, choice.config)
+            if isinstance(choice.config, WmmaConfig)
+            else mma_sync_config.shared_bytes(choice.config)
+        )
         # The launch's numbers as LLVM stores them: blocks, threads, and last the shared memory.
         launch = rf"^define [^\n]*@{symbol(name)}_compute_\(.*?^}}"
         body = re.search(launch, built.host, re.MULTILINE | re.DOTALL)
@@ -178,10 +188,45 @@ def test_1x1_convolution_gathers_nothing() -> None:
     """It is a plain matrix product: where a row of x lies takes no division, in CUDA's text."""
     w = ConvWorkload(8, 28, 28, 256, 128, 1, 1)
     hardware = toolchain.cuda_arch("sm_90")
-    choice = choose(w, hardware)
-    kernel = kernels.compiled(choice.family.schedule(w, choice.config, hardware), hardware)
+    wmma = family("wmma_nhwc")
+    match = wmma.match(w, hardware)
+    assert isinstance(match, Match)
+    kernel = kernels.compiled(wmma.schedule(w, match.config, hardware), hardware)
     text = kernel.mod.imports[0].inspect_source()
     copies = [line for line in text.splitlines() if "cp_async" in line and ", x_ptr, " in line]
     assert copies
     for copy in copies:
         assert not set(copy.partition(", x_ptr, ")[2]) & {"/", "%"}, copy
+
+
+# ---------------------------------------------------------------- mma.sync
+
+
+def loop(code: str) -> list[str]:
+    """The instructions of the loop that multiplies most: back from a branch to where it goes."""
+    listed = re.findall(r"/\*([0-9a-f]{4,5})\*/\s+([^;]*);", code)
+    lines = [(int(at, 16), line.strip()) for at, line in listed]
+    loops = []
+    for at, line in lines:
+        branch = re.search(r"\bBRA\S* .*0x([0-9a-f]+)", line)
+        if branch and int(branch[1], 16) < at:
+            loops.append([text for place, text in lines if int(branch[1], 16) <= place <= at])
+    return max(loops, key=lambda body: sum("HMMA" in text for text in body))
+
+
+def test_loop_of_mma_sync_is_mostly_multiplications(tmp_path: Path) -> None:
+    """For every fragment of 16: 4 x 8 multiplications and as few loads as there can be, which is
+    four times fewer; what is not one of them moves on."""
+    w = ConvWorkload(256, 14, 14, 256, 512, 3, 3, padding=SAME, epilogue=Epilogue(True))
+    hardware, config = toolchain.cuda_arch("sm_90a"), MmaSyncConfig(2, 4, 4, 4, 4, 4)
+    built = kernels.compiled(family("mma_sync").schedule(w, config, hardware), hardware)
+    built.export_library(str(tmp_path / "kernel.so"))
+    (code,) = sass.kernels(tmp_path / "kernel.so").values()
+    body = loop(code)
+    count = {name: sum(name in line for line in body) for name in ("HMMA", "LDSM", "LDGSTS")}
+    assert count == {"HMMA": 4 * 32, "LDSM": 4 * 8, "LDGSTS": 12}
+    assert len(body) < 2.5 * count["HMMA"]
+    assert not re.findall(r"\b(?:STL|LDL)\b.*", code)
+    stores = re.findall(r"\bSTG\S*", code)
+    assert stores
+    assert all(".128" in store for store in stores)

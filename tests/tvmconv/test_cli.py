@@ -285,5 +285,5 @@ def test_a_process_ends_the_same_way() -> None:
     assert done.stderr.startswith("Error: missing.onnx")
     assert "Traceback" not in done.stderr
     helped = subprocess.run([*line, "--help"], capture_output=True, text=True, check=True)
-    for name in ("build", "run", "bench", "compare", "inspect", "zoo"):
+    for name in ("build", "run", "bench", "compare", "inspect", "tune", "records", "zoo"):
         assert f" {name} " in helped.stdout

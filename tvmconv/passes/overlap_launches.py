@@ -12,8 +12,9 @@ Formula: the identity. With the attribute a kernel starts once all blocks of the
 
 No kernel says launch_dependents, which would let the next one's blocks in before its own are gone:
 they go to whichever processors have room, where many then compute side by side while others have
-none. A ResNet-18 of one image took an H200 156 us with no overlap, 150 with this, 166 with
-launch_dependents after the wait and 236 with it before.
+none. One image took an H200, in us, with no overlap, with this, and with launch_dependents right
+before the wait, right after it, and before the last statement: ResNet-18 156, 149, 236, 166, 166;
+MobileNetV2 144, 131, 192, 174, 176. At batch 32 this is 1 % of a MobileNetV2, at 128 nothing.
 
 TVM builds with a pipeline by its name, so this is one: TVM's own with the above at its end.
 """

@@ -12,7 +12,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from schedules.choose import Choice, Estimate, choose, kernel_cost
+from schedules.choose import Choice, Estimate, Lookup, choose, kernel_cost
 from schedules.hardware import Hardware
 from schedules.workload import NHWC, ConvWorkload
 from tvmconv.errors import ModelError
@@ -82,8 +82,12 @@ def plan(
     regions: Mapping[relax.Var, Region],
     hardware: Hardware,
     estimate: Estimate = kernel_cost,
+    records: Lookup | None = None,
 ) -> Plan:
     """Decides for every region of `mod`, so that `estimate` gives the least sum.
+
+    `records` then say which family and configuration, but nothing about layouts: times measured
+    do not compare with times estimated, and there are records for the layouts so chosen.
 
     Raises `ModelError` for a region that is no convolution.
     """
@@ -103,7 +107,7 @@ def plan(
         )
         dtype = out_dtype(places[var].buffer, regions, flow)
         kernels = tuple(
-            PlannedKernel(choose(w, hardware, estimate), weight)
+            PlannedKernel(choose(w, hardware, estimate, records), weight)
             for w, weight in workloads(region, places[var], x, residual, layouts[var].layout, dtype)
         )
         for kernel in kernels:

@@ -1,0 +1,47 @@
+"""What the kernel of few channels asks of a GPU."""
+
+from __future__ import annotations
+
+import math
+
+from schedules.cost import moved_bytes
+from schedules.few_channels_config import PAIRS, ROWS, FewChannelsConfig, Geometry
+from schedules.footprint import MMA, Footprint
+from schedules.workload import ConvWorkload
+
+#: Bytes that a warp reads for a fragment of pixels, and for those of the filter of 32 channels.
+PIXELS_BYTES, FILTER_BYTES = 512, 1024
+#: Warp instructions: for a fragment of pixels, which four loads gather; for those of 32 channels
+#: of the filter; of 32 copies into the patch; of 32 vectors of the output.
+FRAGMENT, FILTER, COPY, STORE = 6, 3, 14, 40
+
+
+def footprint(w: ConvWorkload, config: FewChannelsConfig) -> Footprint:
+    g = Geometry(w, config)
+    warps = config.threads // 32
+    tiles = math.prod(g.tiles)
+    columns = config.across * ROWS
+    outputs = config.rows * min(columns, w.q) * w.k
+    products = config.down * g.part_groups * 4
+    kept = config.weights == "registers"
+    filters = 0 if kept else g.part_groups
+    issued = config.down * FRAGMENT + filters * FILTER + products
+    copies = g.patch_rows * g.vectors * g.copies
+    patch = g.copies * g.patch_words * 4
+    loaded = config.down * PIXELS_BYTES + filters * FILTER_BYTES
+    return Footprint(
+        blocks=tiles,
+        threads=config.threads,
+        registers=g.registers,
+        shared_bytes=g.shared_bytes,
+        unit=MMA,
+        macs=warps * g.steps * products * ROWS * 8 * PAIRS * 2,
+        instructions=warps * g.steps * issued + (COPY * copies + STORE * outputs // 8) // 32,
+        shared_traffic=warps * g.steps * loaded + 2 * patch,
+        read_bytes=patch // g.copies + 4 * g.weight_words // g.rounds,
+        written_bytes=outputs * 2,
+        dram_bytes=moved_bytes(w),
+        steps=1,
+        rounds=g.steps,
+        ahead=1 if g.rounds > 1 else 0,
+    )

@@ -1,0 +1,230 @@
+"""What a kernel is made of that is written thread by thread: lanes, their registers, mma.sync.
+
+`GpuLanes` emits threads and PTX. `CpuLanes` emits the same steps for llvm: every `each` is a loop
+over all threads of the block, every register an array with an element for each of them, and the
+instruction is its definition, element by element. So a kernel that is right on a CPU reads, holds
+and writes the right elements on a GPU as well; what has no counterpart is waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import tirx
+from tvm.script import tirx as script
+from tvm.tirx.script import builder as T
+
+#: D(16 x 8, fp32) = A(16 x 16, fp16) B(16 x 8, fp16) + C; PTX ISA, "Matrix Fragments for
+#: mma.m16n8k16". The lane and register of each element are in `CpuLanes.mma`.
+MMA = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+WARP = 32
+ZERO = tirx.const(0, "float16")
+Index = tuple[Any, ...]
+#: Where register number i is; what the half i after the first is.
+Where = Callable[[Any], Index]
+Source = Callable[[Any], Any]
+
+
+def ptx(name: str, *operands: Any) -> None:
+    """Emits one PTX instruction."""
+    T.evaluate(script.ptx[name](*operands))
+
+
+@dataclass(frozen=True)
+class Registers:
+    """An array in the registers of every thread, or shared by all where `lanes` is None.
+
+    `halves` are the same bits where it has words.
+    """
+
+    lanes: GpuLanes | None
+    buffer: Any
+    halves: Any = None
+
+    def _at(self, index: Index) -> Index:
+        return index if self.lanes is None else self.lanes.at(index)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.buffer[self._at(index if isinstance(index, tuple) else (index,))]
+
+    def set(self, value: Any, *index: Any) -> None:
+        T.buffer_store(self.buffer, value, list(self._at(index)))
+
+    def set_halves(self, value: Any, *index: Any) -> None:
+        T.buffer_store(self.halves, value, list(self._at(index)))
+
+
+class GpuLanes:
+    """Threads, registers, shared memory and instructions of a GPU of sm_80 or later.
+
+    `resident` blocks are to fit on an SM at a time: the compiler keeps registers as few.
+    """
+
+    def __init__(self, threads: int, resident: int) -> None:
+        self.threads, self.resident = threads, resident
+        self.thread: Any = None
+
+    @contextmanager
+    def blocks(self, count: int) -> Iterator[Any]:
+        """The kernel's grid; inside, its block's number."""
+        with (
+            T.launch_thread("blockIdx.x", count) as block,
+            T.launch_thread("threadIdx.x", self.threads) as thread,
+            ExitStack() as bounds,
+        ):
+            if self.resident:
+                bounds.enter_context(
+                    T.attr({"tirx.launch_bounds_min_blocks_per_sm": self.resident})
+                )
+            self.thread = thread
+            yield block
+
+    def loop(self, count: int) -> Any:
+        """A loop over registers: unrolled, as they have no addresses."""
+        return T.unroll(count)
+
+    @contextmanager
+    def each(self) -> Iterator[Any]:
+        """What every thread does between two steps that they do together; inside, its number."""
+        yield self.thread
+
+    def at(self, index: Index) -> Index:
+        return index
+
+    def shared(self, words: int) -> Registers:
+        """Words that all threads of the block share."""
+        buffer = T.alloc_buffer((words,), "uint32", scope="shared.dyn")
+        halves = T.decl_buffer((2 * words,), "float16", data=buffer.data, scope="shared.dyn")
+        return Registers(None, buffer, halves)
+
+    def registers(self, shape: Index, dtype: str) -> Registers:
+        """An array of each thread; of ``"uint32"``, with its halves."""
+        buffer = T.alloc_buffer(shape, dtype, scope="local")
+        if dtype != "uint32":
+            return Registers(self, buffer)
+        halves = (*shape[:-1], 2 * shape[-1])
+        return Registers(
+            self, buffer, T.decl_buffer(halves, "float16", data=buffer.data, scope="local")
+        )
+
+    def copy(
+        self, target: Registers, at: Any, source: Source, halves: int, inside: Any = None
+    ) -> None:
+        """`halves` adjacent ones to half `at` of shared memory; zeros where they are not `inside`.
+
+        They arrive by the next `wait`; cp.async moves 4, 8 or 16 bytes.
+        """
+        if halves == 1:
+            value = source(0) if inside is None else tirx.if_then_else(inside, source(0), ZERO)
+            target.set_halves(value, at)
+            return
+        size = 2 * halves
+        kind = "cp.async.cg.shared.global" if size == 16 else "cp.async.ca.shared.global"
+        count = () if inside is None else (T.Select(inside, T.uint32(size), T.uint32(0)),)
+        to, start = T.address_of(target.halves[at]), T.address_of(source(0))
+        ptx(kind, to, start, size, *count)
+
+    def commit(self) -> None:
+        ptx("cp.async.commit_group")
+
+    def wait(self) -> None:
+        """Until all copies have arrived, those of all threads."""
+        ptx("cp.async.wait_group", 0)
+        self.barrier()
+
+    def barrier(self) -> None:
+        T.evaluate(T.tvm_storage_sync("shared.dyn"))
+
+    def fence(self) -> None:
+        """Keeps the compiler from loading ahead of here, which would take registers."""
+        T.evaluate(script.cuda.warp_sync())
+
+    def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
+        """sums += a b: four, four and two registers, of which number i is at ``at[...](i)``."""
+        total, rows, columns = (
+            [registers[where(i)] for i in range(count)]
+            for registers, where, count in zip((sums, a, b), at, (4, 4, 2), strict=True)
+        )
+        ptx(MMA, *total, *rows, *columns, *total)
+
+
+class CpuLanes(GpuLanes):
+    """The same for llvm, a loop over the threads in every step."""
+
+    @contextmanager
+    def blocks(self, count: int) -> Iterator[Any]:
+        with T.parallel(count) as block:
+            yield block
+
+    def loop(self, count: int) -> Any:
+        return T.serial(count)
+
+    @contextmanager
+    def each(self) -> Iterator[Any]:
+        with T.serial(self.threads) as thread:
+            self.thread = thread
+            yield thread
+        self.thread = None
+
+    def at(self, index: Index) -> Index:
+        return (self.thread, *index)
+
+    def shared(self, words: int) -> Registers:
+        buffer = T.alloc_buffer((words,), "uint32")
+        halves = T.decl_buffer((2 * words,), "float16", data=buffer.data)
+        return Registers(None, buffer, halves)
+
+    def registers(self, shape: Index, dtype: str) -> Registers:
+        shape = (self.threads, *shape)
+        buffer = T.alloc_buffer(shape, dtype)
+        if dtype != "uint32":
+            return Registers(self, buffer)
+        halves = (*shape[:-1], 2 * shape[-1])
+        return Registers(self, buffer, T.decl_buffer(halves, "float16", data=buffer.data))
+
+    def copy(
+        self, target: Registers, at: Any, source: Source, halves: int, inside: Any = None
+    ) -> None:
+        with T.serial(halves) as i:
+            value = source(i) if inside is None else tirx.if_then_else(inside, source(i), ZERO)
+            target.set_halves(value, at + i)
+
+    def commit(self) -> None:
+        """Copies are done when they are asked for."""
+
+    def wait(self) -> None:
+        """As `commit`."""
+
+    def barrier(self) -> None:
+        """One step ends before the next begins."""
+
+    def fence(self) -> None:
+        """As `barrier`."""
+
+    def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
+        of_sums, of_a, of_b = at
+
+        def half(registers: Registers, lane: Any, index: Index, part: Any) -> Any:
+            *outer, word = index
+            return registers.halves[(lane, *outer, word * 2 + part)].astype("float32")
+
+        with (
+            T.serial(self.threads // WARP) as warp,
+            T.grid(16, 8) as (row, column),
+            T.serial(16) as k,
+        ):
+            first = warp * WARP
+            lane, number = row % 8 * 4 + column // 2, row // 8 * 2 + column % 2
+            index = (first + lane, *of_sums(number))
+            left = half(a, first + row % 8 * 4 + k % 8 // 2, of_a(row // 8 + k // 8 * 2), k % 2)
+            right = half(b, first + column * 4 + k % 8 // 2, of_b(k // 8), k % 2)
+            T.buffer_store(sums.buffer, sums.buffer[index] + left * right, list(index))
+
+
+def lanes(kind: str, threads: int, resident: int) -> GpuLanes:
+    """Of target kind ``"cuda"`` or ``"llvm"``, for blocks of so many threads, of which so many are
+    to fit on an SM at a time."""
+    return (GpuLanes if kind == "cuda" else CpuLanes)(threads, resident)

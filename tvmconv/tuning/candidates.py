@@ -1,0 +1,68 @@
+"""What is worth measuring: every family's configurations for a workload, the best ranked first."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from schedules.choose import FAMILIES, choose, kernel_cost
+from schedules.family import Family, Reject
+from schedules.hardware import Hardware
+from schedules.workload import ConvWorkload
+
+#: As many are compiled and measured for a workload.
+MOST = 32
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to compute a workload, and what the model says it takes, in microseconds."""
+
+    family: Family
+    config: Any
+    predicted_us: float
+
+    def __str__(self) -> str:
+        return f"{self.family.name}, {self.config}"
+
+
+#: What `candidates` sorts by, in microseconds; only the order counts.
+Rank = Callable[[ConvWorkload, Family, Any, Hardware], float]
+
+
+def rank(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> float:
+    """What the cost model estimates, as `choose` does."""
+    return kernel_cost(w, family, config, hardware).us
+
+
+def space(w: ConvWorkload, hardware: Hardware, rank: Rank = rank) -> list[Candidate]:
+    """Every configuration of every family that matches, each once. The first is what is chosen
+    without tuning; the others follow as the model ranks them, equal ones in a mixed order.
+
+    Families enumerate their knobs in loops, so without mixing the first of equal ones would
+    differ in the innermost knob alone.
+    """
+    chosen = choose(w, hardware)
+    first = Candidate(chosen.family, chosen.config, rank(w, chosen.family, chosen.config, hardware))
+    others: dict[tuple[str, Any], Candidate] = {}
+    for family in FAMILIES:
+        answer = family.match(w, hardware)
+        if isinstance(answer, Reject):
+            continue
+        for config in (answer.config, *family.space(w, hardware)):
+            key = (family.name, config)
+            if key not in others and key != (first.family.name, first.config):
+                others[key] = Candidate(family, config, rank(w, family, config, hardware))
+    mixed = list(others.values())
+    random.Random(0).shuffle(mixed)
+    return [first, *sorted(mixed, key=lambda one: one.predicted_us)]
+
+
+def sample(whole: list[Candidate], most: int) -> list[Candidate]:
+    """Of a space the first, and others at random, in their order: `most` in all, or all."""
+    if len(whole) <= most:
+        return whole
+    kept = {0, *random.Random(0).sample(range(1, len(whole)), most - 1)}
+    return [one for at, one in enumerate(whole) if at in kept]

@@ -1,0 +1,154 @@
+"""Compiling one kernel into a library: a candidate, or what it is checked with."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import tvm
+import tvm_ffi
+from tvm import te, tirx
+from tvm.s_tir import Schedule
+
+from schedules.choose import family
+from schedules.direct import DirectFamily
+from schedules.hardware import CPU, Hardware
+from schedules.workload import ConvWorkload, ceil_div
+from tvmconv import pipeline, toolchain
+
+#: What a kernel leaves of its output keeps this value: no result is ever equal to it.
+UNTOUCHED = -1234.0
+#: Partial sums of `difference`, and threads of one of its blocks.
+SUMS, THREADS = 1 << 15, 256
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to compile for: ``cuda`` with an architecture, or ``llvm`` with LLVM's CPU."""
+
+    kind: str
+    arch: str
+
+    @property
+    def hardware(self) -> Hardware:
+        return CPU if self.kind == "llvm" else toolchain.cuda_arch(self.arch)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A library with one function, ``main``. Equal functions have equal paths."""
+
+    path: str
+    #: False where another process compiles, or has compiled, an equal function.
+    made: bool
+
+
+def compile_candidate(
+    w: ConvWorkload, family_name: str, config: Any, target: Target, folder: str
+) -> Kernel:
+    """The candidate's kernel: ``(x, weight[, bias][, slope][, residual], y)``.
+
+    Raises `ConfigError` for a configuration that does not fit, and whatever TVM or the CUDA
+    compiler raise.
+    """
+    function = family(family_name).schedule(w, config, target.hardware)
+    return _compile(function, target, folder)
+
+
+def compile_reference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
+    """What all candidates are compared with: the convolution by its definition, in fp32."""
+    exact = exact_workload(w)
+    one = DirectFamily()
+    config = one.match(exact, target.hardware).config
+    return _compile(one.schedule(exact, config, target.hardware), target, folder)
+
+
+def exact_workload(w: ConvWorkload) -> ConvWorkload:
+    """The same, with its result as the fp32 that it is before it is rounded."""
+    return replace(w, epilogue=replace(w.epilogue, out_dtype="float32"))
+
+
+def compile_difference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
+    """``(y, expected, difference, size)``: partial sums, fp32 (`SUMS`,), of the squares of y's
+    difference from fp32 `expected`, and of `expected` where that is not `UNTOUCHED`."""
+    return _compile(_difference(w, target.kind), target, folder)
+
+
+def _difference(w: ConvWorkload, kind: str) -> tirx.PrimFunc:
+    shape = w.buffer_shape
+    y = te.placeholder(shape, w.epilogue.out_dtype, "y")
+    expected = te.placeholder(shape, "float32", "expected")
+    elements = 1
+    for size in shape:
+        elements *= size
+
+    def sums(name: str, term: Any) -> Any:
+        step = te.reduce_axis((0, ceil_div(elements, SUMS)), "step")
+
+        def body(at: Any) -> Any:
+            flat = step * SUMS + at
+            index = _unravelled(flat, shape)
+            return te.sum(tirx.if_then_else(flat < elements, term(index), 0.0), axis=step)
+
+        return te.compute((SUMS,), body, name)
+
+    def squared_difference(index: list[Any]) -> Any:
+        one = y(*index).astype("float32") - expected(*index)
+        return one * one
+
+    def squared(index: list[Any]) -> Any:
+        one = expected(*index)
+        return tirx.if_then_else(one == UNTOUCHED, 0.0, one * one)
+
+    outputs = [sums("difference", squared_difference), sums("size", squared)]
+    sch = Schedule(te.create_prim_func([y, expected, *outputs]))
+    for name in ("difference", "size"):
+        block = sch.get_sblock(name)
+        if kind == "cuda":
+            at, step = sch.get_loops(block)
+            outer, inner = sch.split(at, [None, THREADS])
+            sch.bind(outer, "blockIdx.x")
+            sch.bind(inner, "threadIdx.x")
+            sch.decompose_reduction(block, step)
+    return sch.mod["main"]
+
+
+def _unravelled(flat: Any, shape: tuple[int, ...]) -> list[Any]:
+    index: list[Any] = []
+    for size in reversed(shape):
+        index.insert(0, flat % size)
+        flat = flat // size
+    return index
+
+
+@cache
+def _prepared(arch: str) -> None:
+    """Once in a process: it asks the compiler what it can do."""
+    toolchain.prepare_cuda(arch)
+
+
+def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
+    path = (
+        Path(folder)
+        / f"{tvm_ffi.structural_hash(function, skip_tensor_content=False) % 2**64:016x}.so"
+    )
+    try:
+        os.close(os.open(path.with_suffix(".claimed"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return Kernel(str(path), made=False)
+    if target.kind == "cuda":
+        _prepared(target.arch)
+    machine = pipeline.tvm_target(target.kind, target.arch)
+    lowering = pipeline.kernel_pipeline(target.kind, target.hardware.sm)  # as in a build
+    with machine, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
+        built = tvm.compile(function, target=machine, tir_pipeline=lowering)
+    # Under another name until it is whole: who finds it may load it.
+    part = path.with_suffix(".part.so")
+    built.export_library(str(part))
+    if target.kind == "cuda":
+        toolchain.require_cubin(part, target.arch)
+    part.rename(path)
+    return Kernel(str(path), made=True)

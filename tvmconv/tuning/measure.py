@@ -1,0 +1,297 @@
+"""Candidates compiled in parallel, then checked and timed in a process of its own.
+
+The processes are those of MetaSchedule's builder and runner: started afresh, not forked, each call
+with a time limit, replaced when a kernel takes them down. Its runner itself times one kernel at a
+time and compares with nothing; here kernels are checked first and timed in turns.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import shutil
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker
+
+from schedules.workload import ConvWorkload
+from tvmconv import knobs
+from tvmconv.errors import TuningError, last_line
+from tvmconv.tuning import evaluate, kernels, race
+from tvmconv.tuning.candidates import Candidate
+from tvmconv.tuning.evaluate import Checked, Entry, Setup
+from tvmconv.tuning.kernels import Kernel, Target
+from tvmconv.tuning.stopwatch import Tracker
+
+#: What takes longer, in a glance at its time, than this many times the best and so many
+#: microseconds on top is not timed again.
+HOPELESS, GLANCE_US = 1.5, 5.0
+#: A race lasts so long at most, in seconds.
+RACE_S = 20.0
+#: Of candidates that were not waited for.
+LATE = "there was no time left"
+#: Kernels that a compiling process makes before it is replaced: TVM keeps some memory of each.
+USES = 100
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What became of a candidate. `us`: median time of a launch, infinite where `why` says why
+    there is none."""
+
+    candidate: Candidate
+    us: float
+    why: str = ""
+    #: Samples that `us` is the median of; 0 where it is a glance, as of hopeless ones.
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """All candidates of a workload, in their order, and the fastest."""
+
+    workload: ConvWorkload
+    timed: tuple[Timed, ...]
+    best: Timed
+    rounds: int
+    seconds: float
+
+    @property
+    def failures(self) -> dict[str, int]:
+        """Why candidates have no time, and how many each."""
+        return dict(Counter(one.why for one in self.timed if math.isinf(one.us)))
+
+
+@dataclass(frozen=True)
+class Compiling:
+    """Candidates on their way to kernels."""
+
+    workload: ConvWorkload
+    candidates: tuple[Candidate, ...]
+    kernels: tuple[Future[Kernel], ...]
+    reference: Future[Kernel]
+    difference: Future[Kernel]
+    folder: Path
+
+    def cancel(self) -> None:
+        for future in (*self.kernels, self.reference, self.difference):
+            future.cancel()
+
+
+#: Told after each kernel that is checked: how many are, of how many.
+Tell = Callable[[int, int], object]
+
+
+def default_jobs(target: Target, tracker: Tracker | None) -> int:
+    """A process for each processor, but for one that measures while they compile."""
+    apart = target.kind == "llvm" and tracker is None
+    return max(1, knobs.cores() - (not apart))
+
+
+class Workshop:
+    """The processes that compile, and the one that measures; a `with` statement's end stops them.
+
+    jobs: processes that compile, `default_jobs` by default. timeout_s: of one kernel's
+    compilation or check.
+
+    Raises `TuningError` where a package that the processes need is missing.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        jobs: int | None = None,
+        tracker: Tracker | None = None,
+        timeout_s: float = 60.0,
+    ) -> None:
+        _require_packages()
+        self.target, self.tracker, self.timeout_s = target, tracker, timeout_s
+        #: Whether compiling the next workload disturbs the timing of this one.
+        self.disturbs = target.kind == "llvm" and tracker is None
+        self.jobs = jobs or default_jobs(target, tracker)
+        self._folder = Path(tempfile.mkdtemp(prefix="tvmconv-tune-"))
+        # What compilers print is no part of what a command prints.
+        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        self._compilers = PopenPoolExecutor(
+            self.jobs, timeout_s, maximum_process_uses=USES, **quiet
+        )
+        self._measurer = PopenWorker(**quiet)
+        self._begun: list[Compiling] = []
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        # First what waits: the pool would start a process for it again.
+        for compiling in self._begun:
+            compiling.cancel()
+        self._measurer.kill()
+        self._compilers.shutdown(wait=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def device(self) -> str:
+        """What is measured on, as it calls itself."""
+        return self._call(evaluate.describe, self.target, self.tracker)
+
+    def compile(self, w: ConvWorkload, candidates: Sequence[Candidate]) -> Compiling:
+        """Begins to compile all of them, and what they are checked with."""
+        folder = self._folder / str(len(self._begun))
+        candidates_folder, checks = folder / "candidates", folder / "checks"
+        for path in (candidates_folder, checks):
+            path.mkdir(parents=True)
+        submit, target = self._compilers.submit, self.target
+        reference = submit(kernels.compile_reference, w, target, str(checks))
+        difference = submit(kernels.compile_difference, w, target, str(checks))
+        futures = tuple(
+            submit(
+                kernels.compile_candidate,
+                w, one.family.name, one.config, target, str(candidates_folder),
+            )
+            for one in candidates
+        )  # fmt: skip
+        compiling = Compiling(w, tuple(candidates), futures, reference, difference, folder)
+        self._begun.append(compiling)
+        return compiling
+
+    def measure(
+        self,
+        compiling: Compiling,
+        *,
+        until: float = math.inf,
+        rules: race.Rules | None = None,
+        tell: Tell = lambda done, total: None,
+    ) -> Measured:
+        """Waits for the kernels, checks each, and times those that are right.
+
+        until: a reading of `perf_counter` from which on no more are checked; those that are by
+        then are timed. Raises `TuningError` where none can be, or the first, which is the model's
+        choice, is wrong or does not run.
+        """
+        began = perf_counter()
+        setup = self._setup(compiling)
+        made: list[Kernel | str] = []
+        checked: dict[str, Checked | str] = {}
+        for candidate, future in zip(compiling.candidates, compiling.kernels, strict=True):
+            late = perf_counter() >= until and len(checked) > 1
+            kernel = LATE if late and future.cancel() else _result(future)
+            made.append(kernel)
+            # Of equal ones that which is compiled; the others find its path below.
+            if isinstance(kernel, Kernel) and kernel.made:
+                checked[kernel.path] = LATE if late else self._check(setup, candidate, kernel.path)
+            tell(len(made), len(compiling.kernels))
+        found = [
+            checked.get(one.path, "an equal one was not compiled") if isinstance(one, Kernel)
+            else one
+            for one in made
+        ]  # fmt: skip
+        if isinstance(found[0], str):
+            raise TuningError(
+                f"the model's choice for {compiling.workload} could not be measured: "
+                f"{compiling.candidates[0]}",
+                note=found[0],
+            )
+        paths = [one.path if isinstance(one, Kernel) else "" for one in made]
+        timed, winner, rounds = self._race(setup, compiling.candidates, paths, found, rules)
+        best = timed[winner]
+        return Measured(compiling.workload, timed, best, rounds, perf_counter() - began)
+
+    def _setup(self, compiling: Compiling) -> Setup:
+        paths = []
+        for kernel in map(_result, (compiling.reference, compiling.difference)):
+            if isinstance(kernel, str):
+                raise TuningError(f"{compiling.workload} can't be checked", note=kernel)
+            paths.append(kernel.path)
+        reference, difference = paths
+        return Setup(compiling.workload, self.target, reference, difference, self.tracker)
+
+    def _check(self, setup: Setup, candidate: Candidate, path: str) -> Checked | str:
+        """Of a kernel that runs and is right; else why it does not count."""
+        entry = Entry(candidate.family.name, candidate.config, path)
+        try:
+            checked = self._call(evaluate.check, setup, entry)
+        except Exception as error:  # whatever a kernel, or the process that it took down, raises
+            return f"it does not run: {_reason(error)}"
+        if not checked.relative_l2 <= evaluate.BOUND:
+            return f"its result is wrong: relative l2 error {checked.relative_l2:.1e}"
+        return checked
+
+    def _race(
+        self,
+        setup: Setup,
+        candidates: Sequence[Candidate],
+        paths: Sequence[str],
+        found: Sequence[Checked | str],
+        rules: race.Rules | None,
+    ) -> tuple[tuple[Timed, ...], int, int]:
+        """Each distinct kernel that is right and not hopeless, and the first in any case. Gives
+        what became of all, which of them won, and the rounds."""
+        glances = {
+            path: one.us for path, one in zip(paths, found, strict=True) if isinstance(one, Checked)
+        }
+        fastest = min(glances.values())
+        runs = {
+            path: at
+            for at, path in reversed(list(enumerate(paths)))
+            if path in glances
+            and (path == paths[0] or glances[path] <= HOPELESS * fastest + GLANCE_US)
+        }
+        entries = [
+            Entry(candidates[at].family.name, candidates[at].config, path)
+            for path, at in runs.items()
+        ]
+        arguments = (setup, entries, fastest, rules or race.Rules(), RACE_S)
+        try:
+            result = self._call(evaluate.compete, *arguments, timeout_s=self.timeout_s + 2 * RACE_S)
+        except Exception as error:  # as above
+            raise TuningError(
+                f"the kernels of {setup.workload} ran one by one, and not in turns",
+                note=_reason(error),
+            ) from error
+        medians = dict(zip(runs, result.medians, strict=True))
+        rounds = dict(zip(runs, map(len, result.samples), strict=True))
+        timed = []
+        for candidate, path, one in zip(candidates, paths, found, strict=True):
+            if isinstance(one, str):
+                timed.append(Timed(candidate, math.inf, one))
+            else:
+                timed.append(Timed(candidate, medians.get(path, one.us), "", rounds.get(path, 0)))
+        return tuple(timed), list(runs.values())[result.winner], result.rounds
+
+    def _call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float = 0.0) -> Any:
+        """In the measuring process, which does not outlive an error: CUDA's context would not."""
+        self._measurer.send(function, arguments, timeout=timeout_s or self.timeout_s)
+        try:
+            return self._measurer.recv()
+        except BaseException:
+            self._measurer.kill()
+            raise
+
+
+def _result(future: Future[Kernel]) -> Kernel | str:
+    """The kernel, or why there is none."""
+    try:
+        return future.result()
+    except Exception as error:  # whatever a compiler, or the process that it took down, raises
+        return f"it does not compile: {_reason(error)}"
+
+
+def _reason(error: Exception) -> str:
+    return "it took too long" if isinstance(error, TimeoutError) else last_line(error)
+
+
+def _require_packages() -> None:
+    missing = [name for name in ("cloudpickle", "psutil") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise TuningError(
+            f"tuning needs {' and '.join(missing)}, by which TVM starts processes",
+            hint="pip install 'tvmconv[tune]'",
+        )

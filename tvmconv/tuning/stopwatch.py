@@ -1,0 +1,149 @@
+"""How long one launch of a kernel takes: on a GPU here, on a CPU here, or behind a tracker.
+
+Launches follow each other on the same operands. So what fits the second-level cache (50 MB on an
+H200) is read from there, as activations are in a network, whose writer has just run; of weights
+that is true where those of the whole network fit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+import tvm
+from tvm.s_tir.meta_schedule.runner import RPCConfig
+
+import tvmconv.tensor_map  # noqa: F401 - kernels call what it registers
+from tvmconv import cuda_runtime
+
+#: A sample lasts about so long, in microseconds, and has so many launches at most.
+SAMPLE_US, MOST_LAUNCHES = 500.0, 200
+#: After which a tracker gives a machine to someone else, in seconds.
+SESSION_S = 600
+
+
+def launches_for(us: float) -> int:
+    """Of a kernel that takes `us`, in one sample: what it takes to start them hardly counts."""
+    return max(1, min(MOST_LAUNCHES, math.ceil(SAMPLE_US / max(us, 1e-3))))
+
+
+@dataclass(frozen=True)
+class Tracker:
+    """TVM's RPC tracker, and the key of the machines behind it that measure.
+
+    Kernels whose host code calls ours, those of the WGMMA family, run only where the server has
+    imported `tvmconv.tensor_map`.
+    """
+
+    host: str
+    port: int
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.key} at {self.host}:{self.port}"
+
+
+class Place(Protocol):
+    """Where kernels are measured."""
+
+    device: Any
+
+    def load(self, path: str) -> Any:
+        """The compiled kernel as a TVM module, whose function is ``main``."""
+
+    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+        """Gives, at each call, microseconds of one launch, the mean over `launches` of them. The
+        function has run once before."""
+
+
+class HostPlace:
+    """This machine's processor."""
+
+    def __init__(self) -> None:
+        self.device = tvm.cpu()
+
+    def load(self, path: str) -> Any:
+        return tvm.runtime.load_module(path)
+
+    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+        function = module["main"]
+
+        def sample() -> float:
+            start = perf_counter()
+            for _ in range(launches):
+                function(*arguments)
+            return (perf_counter() - start) * 1e6 / launches
+
+        return sample
+
+
+class CudaPlace:
+    """This machine's first GPU. A sample is one replay of a CUDA graph of all its launches, between
+    two events: no time goes into starting kernels. Raises `TargetError` for CUDA's errors."""
+
+    def __init__(self) -> None:
+        self.device = tvm.cuda(0)
+
+    def load(self, path: str) -> Any:
+        return tvm.runtime.load_module(path)
+
+    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+        function, device = module["main"], self.device
+
+        def enqueue() -> None:
+            for _ in range(launches):
+                function(*arguments)
+
+        device.sync()
+        graph, _ = cuda_runtime.capture(device, enqueue)
+        stream = cuda_runtime.current_stream(device)
+
+        def sample() -> float:
+            start = cuda_runtime.Event(timed=True).record(stream)
+            graph.launch(stream)
+            stop = cuda_runtime.Event(timed=True).record(stream)
+            return stop.ms_since(start) * 1e3 / launches
+
+        return sample
+
+
+class RemotePlace:
+    """A machine behind an RPC tracker, by TVM's time evaluator.
+
+    It launches one kernel after the other, without a graph: kernels that take less than it takes
+    to start them, some microseconds, can't be told apart.
+    """
+
+    def __init__(self, tracker: Tracker, kind: str) -> None:
+        configuration = RPCConfig(
+            tracker.host, tracker.port, tracker.key, session_timeout_sec=SESSION_S
+        )
+        self._session = configuration.connect_server()
+        self._loaded: dict[str, Any] = {}
+        self.device = self._session.device(kind, 0)
+
+    def load(self, path: str) -> Any:
+        # Once: a library that is loaded must not be written over.
+        if path not in self._loaded:
+            self._session.upload(path)
+            self._loaded[path] = self._session.load_module(Path(path).name)
+        return self._loaded[path]
+
+    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+        evaluator = module.time_evaluator("main", self.device, number=launches, repeat=1)
+
+        def sample() -> float:
+            return float(evaluator(*arguments).results[0]) * 1e6
+
+        return sample
+
+
+def place(kind: str, tracker: Tracker | None) -> Place:
+    """Where a kernel for target ``kind``, "cuda" or "llvm", is measured."""
+    if tracker is not None:
+        return RemotePlace(tracker, {"cuda": "cuda", "llvm": "cpu"}[kind])
+    return CudaPlace() if kind == "cuda" else HostPlace()
