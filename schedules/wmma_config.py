@@ -181,7 +181,8 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
     longer = (2,) if w.in_layout.packed else (2, 4, 8)
     chunks = [c for c in longer if round_up(gemm.reduction.inner, 16 * c) == gemm.i_pad]
     for (warps_m, warps_k), (m, k), chunk in itertools.product(warps, FRAGMENTS, chunks or (1,)):
-        if warps_m * warps_k == 8 and m * k == 1:
+        # Neither a block of one fragment nor fragments that many warps load for one product each.
+        if m * k == 1 and warps_m * warps_k in (1, 8):
             continue
         tile = replace(first, warps_m=warps_m, warps_k=warps_k, fragments_m=m, fragments_k=k)
         if round_up(gemm.k, tile.tile.k) > gemm.weight_columns or (
