@@ -53,7 +53,7 @@ def configs() -> Iterator[Any]:
         ("groups past a tile", MmaSyncConfig(1, 2, 1, 2, 2, 3, 1, 3)),
         ("groups past a tile, shuffled", MmaSyncConfig(1, 1, 2, 4, 4, 2, 2)),
         ("fp32 out", MmaSyncConfig(1, 1, 1, 2, 2, 2, 1, 4)),
-        ("stride phase", MmaSyncConfig(2, 1, 1, 2, 2, 2, 1, 2)),
+        ("stride phase", MmaSyncConfig(2, 1, 1, 2, 2, 2)),
     ):
         yield pytest.param(TAKEN[name], config, id=f"{name}-{config}")
 
