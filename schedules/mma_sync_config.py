@@ -63,7 +63,7 @@ class MmaSyncConfig:
     def __str__(self) -> str:
         text = f"{self.tile.m}x{self.tile.k}x{self.tile.i}, {self.warps_m}x{self.warps_k}"
         text += f"x{self.warps_i}" if self.warps_i > 1 else ""
-        text += f" warps, {self.stages} stages"
+        text += f" warps, {self.stages} stages cp.async"
         text += f", split {self.split}" if self.split > 1 else ""
         return text + (f", swizzle {self.swizzle}" if self.swizzle > 1 else "")
 
