@@ -92,7 +92,9 @@ def test_all_between_input_and_output_is_one_cuda_graph(
     assert all(int(offset) % 256 == 0 and int(offset) < int(arena) for offset in offsets)
     captured = [text for name, text in functions.items() if "cuda_graph_capture" in name]
     assert len(captured) == 1
-    assert len(re.findall(rf"cls\.{CLAIMS.pattern}", captured[0])) == 6, "five convolutions and the classifier"
+    assert len(re.findall(rf"cls\.{CLAIMS.pattern}", captured[0])) == 6, (
+        "five convolutions and the classifier"
+    )
     kernels = re.findall(r"        cls\.(\w+)\(", functions["main"])
     assert len(kernels) == 2
 
