@@ -24,6 +24,7 @@ it, and nothing emulates it; its CUDA text is run by the tests on a CPU instead,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,6 +96,8 @@ def _unsuited(w: ConvWorkload, hardware: Hardware) -> str:
         return f"copies take 16 bytes, so 8 channels, and a group has {w.group_c}"
     if w.r * w.s > MOST_TAPS:
         return f"{w.r * w.s} filter taps, and the mask of valid ones has {MOST_TAPS} bits"
+    if max(math.prod(shape) for shape in (w.in_shape, w.buffer_shape, w.residual_shape)) >= 2**31:
+        return "elements are numbered in 32 bits, and a tensor has more"
     if w.accumulator_dtype != "float32":
         return f"sums are kept in fp32, not {w.accumulator_dtype}"
     return ""

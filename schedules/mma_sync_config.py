@@ -63,7 +63,7 @@ class MmaSyncConfig:
     def __str__(self) -> str:
         text = f"{self.tile.m}x{self.tile.k}x{self.tile.i}, {self.warps_m}x{self.warps_k}"
         text += f"x{self.warps_i}" if self.warps_i > 1 else ""
-        text += f" warps, {self.stages} stages"
+        text += f" warps, {self.stages} stages cp.async"
         text += f", split {self.split}" if self.split > 1 else ""
         return text + (f", swizzle {self.swizzle}" if self.swizzle > 1 else "")
 
@@ -157,14 +157,14 @@ def fits(w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> bool:
 #: Tiles of a block as (warps_m, warps_k, fragments_m, fragments_k, warps_i), and how many TFLOP/s
 #: an H200 reached with each where there were blocks for all of it.
 GPU_TILES = {
-    (2, 4, 4, 4, 1): 426.0,  # 128 x 256
-    (4, 2, 4, 4, 1): 411.0,  # 256 x 128
-    (2, 2, 4, 4, 1): 400.0,  # 128 x 128
-    (2, 2, 4, 2, 1): 342.0,  # 128 x 64
-    (2, 2, 2, 2, 1): 250.0,  # 64 x 64
-    (2, 1, 2, 2, 2): 190.0,  # 64 x 32
-    (1, 2, 2, 2, 2): 190.0,  # 32 x 64
-    (2, 1, 1, 2, 2): 130.0,  # 32 x 32
+    (2, 4, 4, 4, 1): 446.0,  # 128 x 256
+    (4, 2, 4, 4, 1): 430.0,  # 256 x 128
+    (2, 2, 4, 4, 1): 451.0,  # 128 x 128
+    (2, 2, 4, 2, 1): 375.0,  # 128 x 64
+    (2, 2, 2, 2, 1): 274.0,  # 64 x 64
+    (2, 1, 2, 2, 2): 200.0,  # 64 x 32
+    (1, 2, 2, 2, 2): 200.0,  # 32 x 64
+    (2, 1, 1, 2, 2): 140.0,  # 32 x 32
 }
 #: Of the same GPU: its multiprocessors; what a kernel takes with no steps; what a step takes
 #: besides its multiplications, where no other block fills the gap, and the TFLOP/s of these then;
@@ -188,18 +188,19 @@ def _ranked(w: ConvWorkload) -> Iterator[MmaSyncConfig]:
     """
     chunk = _chunk(w)
     tried: list[tuple[float, MmaSyncConfig]] = []
-    for (warps_m, warps_k, m, k, warps_i), _ in GPU_TILES.items():
+    for warps_m, warps_k, m, k, warps_i in GPU_TILES:
         config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, 4, warps_i if chunk == 4 else 1)
         gemm = gemm_of(w, config)
         if gemm.k_pad > stored_columns(w.group_k):
             continue
         for split in (1, 2, 4, 8):
             if split == 1 or gemm.blocks * split <= MOST_BLOCKS:
-                tried.append(
-                    (estimate_us(w, replace(config, split=split)), replace(config, split=split))
-                )
+                one = replace(config, split=split)
+                tried.append((estimate_us(w, one), one))
     for _, config in sorted(tried, key=lambda one: one[0]):
-        for stages in (4, 3, 2):
+        # Three stages of a middling tile leave room for a second block on the multiprocessor.
+        middling = 128 * 64 <= config.tile.m * config.tile.k <= 128 * 128
+        for stages in (3, 4, 2) if middling else (4, 3, 2):
             yield replace(config, stages=stages)
 
 

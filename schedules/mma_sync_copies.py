@@ -78,8 +78,10 @@ class Copies:
         self.gather = _Gather(w, gemm, config, thread, parameters.x, start, begin, self.stage)
         self.weights = _Weights(gemm, config, thread, parameters.weight, start, begin, self.stage)
 
-    def parts(self) -> list[Callable[[], None]]:
-        return [*self.gather.parts(), *self.weights.parts()]
+    def copy(self, part: int, parts: int) -> None:
+        """One part in `parts` of a step."""
+        for one in [*self.gather.parts(), *self.weights.parts()][part::parts]:
+            one()
 
     def advance(self) -> None:
         """On to the next step."""
@@ -150,6 +152,7 @@ class _Gather:
         in_tap = self.gemm.i_pad // 16
         fragment = bind("fragment", begin * self.config.chunk + self.chunk // 2)
         self.tap = Counter("tap", fragment // in_tap)
+        self.column = Counter("column", self.tap.value % self.w.s)
         self.i = Counter("i", fragment % in_tap * 16)
         self.moved = Counter("moved", self._moved(self.tap.value) + self.i.value)
         self.bit = Counter("bit", T.uint32(1) << T.cast(self.tap.value, "uint32"), "uint32")
@@ -167,12 +170,25 @@ class _Gather:
             self.moved.set(self.moved.value + step)
             return
         i = bind("next_i", self.i.value + step)
-        taps = bind("taps_on", T.Select(i >= inside, 1, 0) if step <= inside else i // inside)
-        tap = bind("next_tap", self.tap.value + taps)
-        self.i.set(i - taps * inside)
-        self.tap.set(tap)
-        self.moved.set(self._moved(tap) + self.i.value)
-        self.bit.set(T.uint32(1) << T.cast(tap, "uint32"))
+        if step > inside:  # several taps on
+            tap = bind("next_tap", self.tap.value + i // inside)
+            self.i.set(i % inside)
+            self.tap.set(tap)
+            self.moved.set(self._moved(tap) + self.i.value)
+            self.bit.set(T.uint32(1) << T.cast(tap, "uint32"))
+            return
+        w = self.w
+        over = bind("over", i >= inside)
+        column = bind("next_column", self.column.value + T.Select(over, 1, 0))
+        row_over = bind("row_over", column >= w.s)
+        moved = self.moved.value + T.Select(over, step - inside + w.dilation[1] * w.c, step)
+        row = (w.dilation[0] * w.w - w.s * w.dilation[1]) * w.c
+        self.moved.set(moved + T.Select(row_over, row, 0))
+        self.column.set(T.Select(row_over, 0, column))
+        self.i.set(T.Select(over, i - inside, i))
+        self.bit.set(self.bit.value << T.Select(over, T.uint32(1), T.uint32(0)))
+        if self.partial:
+            self.tap.set(self.tap.value + T.Select(over, 1, 0))
 
     def parts(self) -> list[Callable[[], None]]:
         to = bind("to", self.target[0] + self.stage.offset)

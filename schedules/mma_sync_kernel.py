@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -55,19 +55,13 @@ def _multiply(config: MmaSyncConfig, count: Any, copies: Copies, fragments: Frag
     """The pipelined loop over the steps of this block."""
     stages, last = config.stages, config.chunk // config.warps_i - 1
 
-    def copied(step: Any, part: int) -> list[Action]:
+    def copy(step: Any, part: int) -> None:
         """One part in `last` of the copies of a stage; after the last one the group is closed."""
-        more = bind("more", tirx.const(step) < count if isinstance(step, int) else step < count)
-
-        def copy() -> None:
-            with when(more):
-                for one in copies.parts()[part::last]:
-                    one()
-
-        actions = [copy]
+        with when(step < count):
+            copies.copy(part, last)
         if part == last - 1:
-            actions += [copies.advance, lambda: ptx("cp.async.commit_group")]
-        return actions
+            copies.advance()
+            ptx("cp.async.commit_group")
 
     def await_stage() -> None:
         """All threads' copies of the next stage have landed, and nobody reads the last one."""
@@ -76,36 +70,26 @@ def _multiply(config: MmaSyncConfig, count: Any, copies: Copies, fragments: Frag
 
     for step in range(stages - 1):
         for part in range(last):
-            _interleave(copied(step, part), [])
+            copy(T.int32(step), part)
     await_stage()
-    _interleave(fragments.loads(0, 0), [])
+    fragments.load(0, 0)
     with T.serial(count) as step:
         for i in range(last + 1):
             products = fragments.products(i % 2)
             if i == last:
                 # The next stage's first fragment. Some products first, to have work at the barrier.
-                early = len(products) // 8
-                _interleave([], products[:early])
+                for product in products[: len(products) // 8]:
+                    product()
+                products = products[len(products) // 8 :]
                 await_stage()
                 fragments.advance()
-                _interleave(fragments.loads((i + 1) % 2, 0), products[early:])
+                fragments.load((i + 1) % 2, 0)
             else:
-                loads = fragments.loads((i + 1) % 2, i + 1)
-                _interleave([*loads, *copied(step + stages - 1, i)], products)
+                fragments.load((i + 1) % 2, i + 1)
+                copy(step + stages - 1, i)
+            for product in products:
+                product()
     ptx("cp.async.wait_group", 0)
-
-
-def _interleave(actions: Sequence[Action], among: Sequence[Action]) -> None:
-    """Does all in order, the actions spread evenly among the first two thirds of the others."""
-    room, done = max(1, len(among) * 2 // 3), 0
-    for i, other in enumerate(among):
-        due = min(len(actions), len(actions) * (i + 1) // room)
-        for action in actions[done:due]:
-            action()
-        done = max(done, due)
-        other()
-    for action in actions[done:]:
-        action()
 
 
 class Fragments:
@@ -141,21 +125,15 @@ class Fragments:
         here = tile.m * tile.i + tiles * 256 + in_tile * VECTOR
         self.from_b = bind("from_b", start + T.cast(here * 2, "uint32"))
 
-    def loads(self, turn: int, i: int) -> list[Action]:
-        """The loads of the fragments at step i of the chunk in the stage that is read."""
+    def load(self, turn: int, i: int) -> None:
+        """The fragments at step i of the chunk in the stage that is read."""
         tile = self.config.tile
-
-        def load_a(m: int) -> None:
+        for m in range(self.m):
             address = T.ptx.addr(self.from_a[i] + self.stage.offset, m * 16 * tile.i * 2)
             ptx(LOAD_A, *[self.a[turn, m, r] for r in range(4)], address)
-
-        def load_b(k: int) -> None:
+        for k in range(self.k):
             address = T.ptx.addr(self.from_b + self.stage.offset, (i * tile.k // 16 + k) * 512)
             ptx(LOAD_B, *[self.b[turn, k, r] for r in range(4)], address)
-
-        of_a = [partial(load_a, m) for m in range(self.m)]
-        of_b = [partial(load_b, k) for k in range(self.k)]
-        return [*of_a[:1], *of_b, *of_a[1:]]
 
     def products(self, turn: int) -> list[Action]:
         """The multiplications of a set of fragments, to and fro along the columns."""

@@ -150,8 +150,6 @@ def _stage(sch: Schedule, w: ConvWorkload, config: WmmaConfig, target: Backend, 
     target.copy(sch, weight, 4, config.warps, GPU_VECTOR)
     if config.pad:
         sch.storage_align(gather, 0, 2, config.tile.i, config.pad)
-    if config.weight_pad:
-        sch.storage_align(weight, 0, 4, config.tile.fragment_k, config.weight_pad)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,10 @@ needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc
 needs_cuobjdump = pytest.mark.skipif(not sass.available(), reason="needs cuobjdump and nvdisasm")
 
 
+#: Kernels of the families that use tensor cores.
+CLAIMS = re.compile(r"conv_(?:wmma|mma_sync)")
+
+
 def machine_code(exe: tvmconv.Executable, folder: Path) -> dict[str, str]:
     path = folder / "code.so"
     path.write_bytes(exe.code)
@@ -30,7 +34,7 @@ def machine_code(exe: tvmconv.Executable, folder: Path) -> dict[str, str]:
 
 def check_kernels(exe: tvmconv.Executable, kernels: dict[str, str], arch: str) -> None:
     """Every convolution kernel that claims tensor cores has HMMA, and copies as its config says."""
-    claimed = {name: text for name, text in kernels.items() if "conv_wmma" in name}
+    claimed = {name: text for name, text in kernels.items() if CLAIMS.search(name)}
     workloads = {one for conv in exe.report.convs if conv.tensor_core for one in conv.workloads}
     assert len(claimed) == len(workloads)
     for name, text in claimed.items():
@@ -39,7 +43,7 @@ def check_kernels(exe: tvmconv.Executable, kernels: dict[str, str], arch: str) -
     assert asynchronous == (toolchain.cuda_arch(arch).sm >= 80)
     assert any("LDGSTS" in text for text in claimed.values()) == asynchronous
     for name, text in kernels.items():
-        if "conv_wmma" not in name:
+        if not CLAIMS.search(name):
             assert not re.search(r"\bHMMA\b", text), f"{name} uses tensor cores unannounced"
 
 
@@ -112,13 +116,14 @@ def test_all_between_input_and_output_is_one_cuda_graph(
     assert all(int(offset) % 256 == 0 and int(offset) < int(arena) for offset in offsets)
     captured = [text for name, text in functions.items() if "cuda_graph_capture" in name]
     assert len(captured) == 1
-    assert captured[0].count("cls.conv_wmma") == 5, "all but the classifier"
+    convolutions = re.compile(rf"cls\.{CLAIMS.pattern}")
+    assert len(convolutions.findall(captured[0])) == 5, "all but the classifier"
     kernels = re.findall(r"        cls\.(\w+)\(", functions["main"])
     assert len(kernels) == 2
-    assert kernels[1].startswith("conv_wmma"), "the classifier, which writes the output itself"
+    assert CLAIMS.match(kernels[1]), "the classifier, which writes the output itself"
     # Who captures the other whole holds all that it writes.
     bound = functions["bound"]
-    assert bound.count("cls.conv_wmma") == 6
+    assert len(convolutions.findall(bound)) == 6
     assert f'alloc_tensor(arena, 0, R.shape([{arena}]), R.dtype("uint8")' in bound
     assert re.search(r"= \w+, arena_bytes\n        return kept", bound)
 
