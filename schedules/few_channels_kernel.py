@@ -1,4 +1,4 @@
-"""The kernel of `few_channels`, written step by step; `schedules.few_channels` says how it works."""
+"""The kernel of `few_channels`, step by step; `schedules.few_channels` says how it works."""
 
 from __future__ import annotations
 

@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules import depthwise_config, direct, wmma_config
+from schedules import depthwise_config, direct, few_channels_config, wmma_config
 from schedules.choose import FAMILIES, choose, family
 from schedules.depthwise_config import DepthwiseConfig
 from schedules.direct import DirectConfig
 from schedules.errors import ConfigError
 from schedules.family import Match, Reject
+from schedules.few_channels_config import FewChannelsConfig
 from schedules.gemm import TILES_K
 from schedules.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.wmma import FEWEST_CHANNELS
@@ -166,7 +167,12 @@ def test_depthwise_tiles_shrink_where_threads_are_few() -> None:
 
 
 def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
-    homes = {WmmaConfig: wmma_config, DepthwiseConfig: depthwise_config, DirectConfig: direct}
+    homes = {
+        WmmaConfig: wmma_config,
+        DepthwiseConfig: depthwise_config,
+        DirectConfig: direct,
+        FewChannelsConfig: few_channels_config,
+    }
     homes[type(config)].check(w, config, hardware)
 
 
@@ -287,9 +293,10 @@ def test_last_family_takes_everything() -> None:
 
 
 def test_families_by_name() -> None:
-    assert [each.name for each in FAMILIES] == ["wmma_packed", "wmma_nhwc", "depthwise", "direct"]
+    names = ["few_channels", "wmma_packed", "wmma_nhwc", "depthwise", "direct"]
+    assert [each.name for each in FAMILIES] == names
     assert all(family(each.name) is each for each in FAMILIES)
-    with pytest.raises(LookupError, match="no family 'winograd' among wmma_packed, wmma_nhwc"):
+    with pytest.raises(LookupError, match="no family 'winograd' among few_channels, wmma_packed"):
         family("winograd")
 
 

@@ -30,7 +30,8 @@ def machine_code(exe: tvmconv.Executable, folder: Path) -> dict[str, str]:
 
 def check_kernels(exe: tvmconv.Executable, kernels: dict[str, str], arch: str) -> None:
     """Every convolution kernel that claims tensor cores has HMMA, and copies as its config says."""
-    claimed = {name: text for name, text in kernels.items() if "conv_wmma" in name}
+    tensorized = re.compile("conv_(wmma|few_channels)")
+    claimed = {name: text for name, text in kernels.items() if tensorized.search(name)}
     workloads = {one for conv in exe.report.convs if conv.tensor_core for one in conv.workloads}
     assert len(claimed) == len(workloads)
     for name, text in claimed.items():
@@ -39,7 +40,7 @@ def check_kernels(exe: tvmconv.Executable, kernels: dict[str, str], arch: str) -
     assert asynchronous == (toolchain.cuda_arch(arch).sm >= 80)
     assert any("LDGSTS" in text for text in claimed.values()) == asynchronous
     for name, text in kernels.items():
-        if "conv_wmma" not in name:
+        if name not in claimed:
             assert not re.search(r"\bHMMA\b", text), f"{name} uses tensor cores unannounced"
 
 
