@@ -183,7 +183,7 @@ def test_reject_says_why(changes: dict[str, Any], hardware: Hardware, reason: st
         (C(1, 1, weights="texture"), "not in 'texture'"),
         (C(1, 33), "1056 threads, a block has at most 1024"),
         (C(1, 7, parts=3), "2 groups of 32 channels are no multiple of 3"),
-        (C(64, 7), "of shared memory, a block has 232448"),
+        (C(1, 7, tall=100), "of shared memory, a block has 232448"),
         (C(8, 7), "registers, each of 224 threads has 255"),
         (C(2, 7, resident=4), "registers, each of 896 threads has 73"),
     ],
