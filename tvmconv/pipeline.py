@@ -21,6 +21,7 @@ from tvmconv.passes.bindable import bindable
 from tvmconv.passes.cancel_transposes import cancel_transposes
 from tvmconv.passes.default_schedules import default_schedules
 from tvmconv.passes.fold_layouts import fold_layouts
+from tvmconv.passes.fuse_pool_casts import fuse_pool_casts
 from tvmconv.passes.lower_kernels import KERNELS
 from tvmconv.passes.merge_equal import merge_equal
 from tvmconv.passes.overlap_launches import MIN_CAPABILITY, OVERLAPPED
@@ -75,6 +76,8 @@ TIDY_PASSES: tuple[tvm.transform.Pass, ...] = (
 def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
     """After the convolutions are lowered, for target kind ``cuda`` or ``llvm``."""
     return [
+        # Before they are legalised, when a pool can still be told by its operator.
+        fuse_pool_casts(),
         transform.LegalizeOps(),
         # Lets FuseOps know what each function is; those already scheduled are opaque to it.
         transform.AnnotateTIROpPattern(),

@@ -11,12 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules import depthwise_config, direct, mma_sync_config, wgmma_config, wmma_config
+from schedules import (
+    depthwise_config,
+    direct,
+    few_channels_config,
+    mma_sync_config,
+    wgmma_config,
+    wmma_config,
+)
 from schedules.choose import FAMILIES, choose, family
 from schedules.depthwise_config import DepthwiseConfig
 from schedules.direct import DirectConfig
 from schedules.errors import ConfigError
 from schedules.family import Match, Reject
+from schedules.few_channels_config import FewChannelsConfig
 from schedules.gemm import TILES_K
 from schedules.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.mma_sync_config import MmaSyncConfig
@@ -174,6 +182,7 @@ def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
         WmmaConfig: wmma_config,
         DepthwiseConfig: depthwise_config,
         DirectConfig: direct,
+        FewChannelsConfig: few_channels_config,
     }
     homes[type(config)].check(w, config, hardware)
 
@@ -297,10 +306,10 @@ def test_last_family_takes_everything() -> None:
 
 
 def test_families_by_name() -> None:
-    names = ["wgmma", "mma_sync", "wmma_packed", "wmma_nhwc", "depthwise", "direct"]
+    names = ["few_channels", "wgmma", "mma_sync", "wmma_packed", "wmma_nhwc", "depthwise", "direct"]
     assert [each.name for each in FAMILIES] == names
     assert all(family(each.name) is each for each in FAMILIES)
-    with pytest.raises(LookupError, match="no family 'winograd' among wgmma, mma_sync, wmma_pac"):
+    with pytest.raises(LookupError, match="no family 'winograd' among few_channels, wgmma, mma_"):
         family("winograd")
 
 

@@ -50,7 +50,9 @@ class _Rule(GPUScheduleRule):
     def apply(self, func: tirx.PrimFunc, target: Target, _: bool) -> s_tir.Schedule | None:
         if not isinstance(func, tirx.PrimFunc) or not self.is_target_available(target):
             return None
-        sch = s_tir.Schedule(func.with_body(compare_vectors(func.body)))
+        # Held here as well: a schedule changes in place what it alone holds, and so `func`'s body.
+        rewritten = func.with_body(compare_vectors(func.body))
+        sch = s_tir.Schedule(rewritten)
         blocks = normalize_prim_func(sch)
         if not blocks or not all(len(sch.get_consumers(one.block_rv)) for one in blocks[:-1]):
             return None

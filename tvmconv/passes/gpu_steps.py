@@ -51,11 +51,15 @@ def bind_threads(sch: s_tir.Schedule, loops: list[Any], width: int, reduced: lis
     if wide * 4 < min(threads, count):
         wide = threads  # few divisors: the last threads idle
     column, x = sch.split(vectors, [None, wide])
-    row = sch.fuse(*others) if others else sch.add_unit_loop(column)
-    row, y = sch.split(row, [None, max(threads // wide, 1)])
-    sch.reorder(row, column, y, x, *reduced, lane)
-    sch.bind(sch.fuse(row, column), "blockIdx.x")
-    sch.bind(y, "threadIdx.y")
+    if others:
+        row = sch.fuse(*others)
+        row, y = sch.split(row, [None, min(max(threads // wide, 1), int(sch.get(row).extent))])
+        sch.reorder(row, column, y, x, *reduced, lane)
+        sch.bind(y, "threadIdx.y")
+        column = sch.fuse(row, column)
+    else:
+        sch.reorder(column, x, *reduced, lane)
+    sch.bind(column, "blockIdx.x")
     sch.bind(x, "threadIdx.x")
     return x
 

@@ -110,7 +110,22 @@ class _Lower(PyExprMutator):
         if shape(half) == expected:
             return half
         assert len(expected) == 4, "a reshape would cross layouts"
-        return self.builder_.emit(relax.op.reshape(half, expected))
+        return self._reshaped(half, expected)
+
+    def _reshaped(self, value: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
+        """Of the same elements; several reshapes are one, and one that changes nothing is none."""
+        inner = self._reshape_of(value)
+        value = value if inner is None else inner
+        if shape(value) == expected:
+            return value
+        return self.builder_.emit(relax.op.reshape(value, expected))
+
+    def _reshape_of(self, value: relax.Expr) -> relax.Expr | None:
+        """What `value` is a reshape of, if it is one."""
+        bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
+        if bound is None or op_name(bound) != "relax.reshape":
+            return None
+        return bound.args[0]
 
     def _write(
         self, planned: PlannedConv, kernel: PlannedKernel, x: relax.Expr, residual: Any
@@ -155,7 +170,13 @@ class _Lower(PyExprMutator):
         half = self._existing_half(arg)
         if half is not None:
             return half
-        return self.builder_.emit(relax.op.astype(self.visit_expr(arg), "float16"))
+        value = self.visit_expr(arg)
+        inner = self._reshape_of(value)
+        if inner is None:
+            return self.builder_.emit(relax.op.astype(value, "float16"))
+        # The cast first: it is fused into what is reshaped, and a reshape alone costs nothing.
+        half = self.builder_.emit(relax.op.astype(inner, "float16"))
+        return self._reshaped(half, shape(value))
 
     def _existing_half(self, arg: relax.Expr) -> relax.Expr | None:
         """The fp16 value of which `arg` is a widened copy; `arg` itself if it is no tensor."""

@@ -1,0 +1,44 @@
+"""Put the casts around a pool into its kernel, which FuseOps only does with those that follow.
+
+Before:  h = astype(x, float32); y = avg_pool2d(h); z = astype(y, float16)
+After:   z = fused(x), a function of these three, which FuseTIR makes one kernel of
+Requires: operators that are not legalised yet
+Formula: the same operations; what is in between stays in registers, in fp32
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import tvm
+from tvm.relax.dpl import DFPattern, is_op, wildcard
+from tvm.relax.transform import FuseOpsByPattern, PatternCheckContext
+
+POOLS = ("relax.nn.avg_pool2d", "relax.nn.max_pool2d", "relax.mean")
+Pattern = tuple[str, DFPattern, Mapping[str, DFPattern], Callable[[PatternCheckContext], bool]]
+
+
+def _read_once(context: PatternCheckContext) -> bool:
+    """Whether nobody else reads what would no longer be written."""
+    inner = [context.value_to_bound_var[one] for one in context.annotated_expr.values()]
+    return all(len(context.var_usages[var]) == 1 for var in inner)
+
+
+def _patterns() -> list[Pattern]:
+    """The larger ones first: the first that fits is taken."""
+    whole: list[Pattern] = []
+    before: list[Pattern] = []
+    for name in POOLS:
+        short = f"tvmconv.{name.rpartition('.')[2]}"
+        cast = is_op("relax.astype")(wildcard())
+        pool: Any = is_op(name)(cast)
+        after = is_op("relax.astype")(pool)
+        whole.append((short, after, {"cast": cast, "pool": pool}, _read_once))
+        before.append((short, pool, {"cast": cast}, _read_once))
+    return [*whole, *before]
+
+
+def fuse_pool_casts() -> tvm.transform.Pass:
+    fuse = FuseOpsByPattern(_patterns(), bind_constants=False, annotate_codegen=False)
+    return tvm.transform.Sequential([fuse], name="fuse_pool_casts")
