@@ -13,7 +13,10 @@ ours is also built and timed as the model is written, fp32 in NCHW, which is one
 from __future__ import annotations
 
 import json
+import multiprocessing
 import re
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -38,6 +41,7 @@ PYTORCH = {
     "PyTorch, CUDA graph": peers.torch_cuda_graph,
     "torch.compile": peers.torch_compile,
 }
+EVERYONE = (ONNXRUNTIME, *PYTORCH)
 #: How a network is fed on a GPU.
 AS_PEERS: dict[str, Any] = {"io_dtype": "float16", "io_layout": "NHWC"}
 #: Beyond this share of the processors taken by other programs, the report warns.
@@ -66,18 +70,29 @@ class Cell:
     busy: float | None
     #: On a GPU: ours when it is fed as the model is written.
     as_model: Timing | None = None
+    #: What the machine would need at least: of every layer the larger of its arithmetic at the
+    #: fastest instruction's rate and its bytes at the memory's, in microseconds.
+    floor_us: float = 0.0
 
     @property
     def ratio(self) -> float | None:
         """Our median over onnxruntime's on the CPU."""
-        if self.latency is None:
+        if self.latency is None or ONNXRUNTIME not in self.peers:
             return None
         return self.latency.compute.median_ms / self.peers[ONNXRUNTIME].median_ms
 
+    @property
+    def floor_share(self) -> float | None:
+        """Of our median, 0 to 1; None on a CPU, whose floors are a GPU's."""
+        if self.latency is None or self.latency.target != "cuda":
+            return None
+        return self.floor_us / 1e3 / self.latency.compute.median_ms
+
     def to_json(self) -> dict[str, Any]:
-        """The fields as they are called here, and the ratio."""
+        """The fields as they are called here, and the ratios."""
         return {
             **vars(self),
+            "floor_share": self.floor_share,
             "comparison": self.comparison.to_json(),
             "latency": self.latency and self.latency.to_json(),
             "as_model": self.as_model and vars(self.as_model),
@@ -107,13 +122,18 @@ def measure(
     pictures: Kind = "photos",
     bound: float = BOUND,
     effort: Effort | None = None,
+    against: Sequence[str] = EVERYONE,
+    as_written: bool = True,
+    layers: bool = True,
 ) -> Cell:
     """Build, check and time one network of the zoo, fed ``pictures``, a key of `PICTURES`.
 
     With ``built``, a folder, the network is not built but loaded from ``NAME-bBATCH.tvmconv`` in
     it, built with `AS_PEERS` for a GPU, and beside it ``NAME-bBATCH-as-model.tvmconv``, built
-    without: this machine then needs only TVM's runtime. Raises TvmconvError where it cannot be
-    built or loaded, or pictures or weights cannot be had.
+    without: this machine then needs only TVM's runtime. against: of `EVERYONE`. as_written: on a
+    GPU, whether it is timed fed as the model is written, too. layers: whether each is timed by
+    itself. Raises TvmconvError where it cannot be built or loaded, or pictures or weights cannot
+    be had.
     """
     effort = effort or Effort()
     model = zoo.load(name)
@@ -121,7 +141,7 @@ def measure(
 
     def executable(suffix: str, options: dict[str, Any]) -> tvmconv.Executable:
         if built:
-            return tvmconv.load(built / f"{name}-b{batch}{suffix}.tvmconv")
+            return tvmconv.load(built / file_name(name, batch, suffix))
         with step(f"building {name} at batch {batch} for {target}"):
             return tvmconv.build(model, target=target, arch=arch, batch=batch, **options)
 
@@ -134,15 +154,20 @@ def measure(
     busy, latency, as_model, others = machine.busy(), None, None, {}
     if comparison.passed(bound):
         # No spinner from here on: drawing it takes time from what is timed.
-        others[ONNXRUNTIME] = peers.onnxruntime_cpu(model, feeds, tvm.runtime.num_threads(), effort)
+        if ONNXRUNTIME in against:
+            threads = tvm.runtime.num_threads()
+            others[ONNXRUNTIME] = peers.onnxruntime_cpu(model, feeds, threads, effort)
         fed = feeds_from_model(exe.inputs, feeds)
-        latency = tvmconv.bench(exe, fed, relative_l2=comparison.relative_l2, **vars(effort))
-        if exe.target == "cuda":
+        error = comparison.relative_l2
+        latency = tvmconv.bench(exe, fed, relative_l2=error, layers=layers, **vars(effort))
+        if exe.target == "cuda" and as_written:
             plain = executable("-as-model", {})
             if compared(plain).passed(bound):
                 as_model = tvmconv.bench(plain, feeds, **vars(effort)).compute
         if exe.target == "cuda" and name in peers.TORCHVISION and peers.has_torch():
-            others |= {peer: time(name, batch, effort) for peer, time in PYTORCH.items()}
+            others |= {
+                peer: time(name, batch, effort) for peer, time in PYTORCH.items() if peer in against
+            }
     return Cell(
         model=name,
         batch=batch,
@@ -154,14 +179,49 @@ def measure(
         peers=others,
         busy=busy,
         as_model=as_model,
+        floor_us=exe.report.floor_us,
     )
+
+
+def file_name(name: str, batch: int, suffix: str = "") -> str:
+    """Of a built network, in the folder of `measure`."""
+    return f"{name}-b{batch}{suffix}.tvmconv"
+
+
+@dataclass(frozen=True)
+class Build:
+    """One of the builds that `measure` loads; `prebuild` sends them to processes."""
+
+    name: str
+    batch: int
+    target: str
+    arch: str | None
+    folder: Path
+    suffix: str = ""
+
+    def __call__(self) -> None:
+        options = AS_PEERS if self.target == "cuda" and not self.suffix else {}
+        exe = tvmconv.build(
+            zoo.load(self.name), self.target, arch=self.arch, batch=self.batch, **options
+        )
+        exe.save(self.folder / file_name(self.name, self.batch, self.suffix))
+
+
+def prebuild(builds: Sequence[Build], jobs: int) -> None:
+    """Builds with so many processes. Raises what the first that fails raises."""
+    # Not forked: a process that has touched CUDA can't be.
+    spawn = multiprocessing.get_context("spawn")
+    with step(f"building {len(builds)} networks"), ProcessPoolExecutor(jobs, spawn) as pool:
+        for done in [pool.submit(build) for build in builds]:
+            done.result()
 
 
 def report(cells: list[Cell]) -> str:
     """The table of all cells; times are medians in ms, ratios ours over theirs."""
     others = list(dict.fromkeys(name for cell in cells for name in cell.peers))
     # On a GPU: how long a run takes the host, and fed as the model is written, the GPU.
-    on_gpu = ["host us", "ms as fp32 NCHW"] if any(cell.as_model for cell in cells) else []
+    cuda = any(cell.floor_share for cell in cells)
+    on_gpu = ["host us", "ms as fp32 NCHW", "of the floor"] if cuda else []
     header = ["network", "batch", "ms", "images/s", *on_gpu]
     header += [text for name in others for text in (f"{name} ms", "ours / it")]
     rows = [[*header, "relative l2", "tensorized", "build s"]]
@@ -184,7 +244,8 @@ def report(cells: list[Cell]) -> str:
 def _on_gpu(cell: Cell) -> list[str]:
     enqueue = cell.latency.enqueue if cell.latency else None
     host = f"{enqueue.median_ms * 1e3:.3g}" if enqueue else ""
-    return [host, f"{cell.as_model.median_ms:.4g}" if cell.as_model else ""]
+    as_model = f"{cell.as_model.median_ms:.4g}" if cell.as_model else ""
+    return [host, as_model, f"{cell.floor_share:.0%}" if cell.floor_share else ""]
 
 
 def write(cells: list[Cell], target: str, folder: Path, commit: str | None = None) -> list[Path]:
@@ -227,11 +288,32 @@ def main(
     commit: Annotated[
         str | None, typer.Option(help="what is measured, where git can not tell")
     ] = None,
+    jobs: Annotated[int, typer.Option(help="processes that build all networks first")] = 1,
+    against: Annotated[str, typer.Option(help="whom to time, with semicolons")] = ";".join(
+        EVERYONE
+    ),
+    as_written: Annotated[bool, typer.Option(help="on a GPU: fed as fp32 NCHW, too")] = True,
+    layers: Annotated[bool, typer.Option(help="time each layer by itself")] = True,
 ) -> None:
     """Build networks, check them against onnxruntime, and time those that pass."""
     if target == "auto":
         target = "cuda" if detect_arch() else "llvm"
+    if unknown := set(filter(None, against.split(";"))) - set(EVERYONE):
+        raise TvmconvError(f"nobody is called {sorted(unknown)}", hint=f"known are {EVERYONE}")
     effort = Effort(min_seconds=min_seconds)
+    if jobs > 1 and built is None:
+        built = out / "built"
+        built.mkdir(parents=True, exist_ok=True)
+        suffixes = ("", "-as-model") if target == "cuda" and as_written else ("",)
+        prebuild(
+            [
+                Build(name, batch, target, arch, built, suffix)
+                for name in models.split(",")
+                for batch in _numbers(batches)
+                for suffix in suffixes
+            ],
+            jobs,
+        )
     cells = []
     for name in models.split(","):
         for batch in _numbers(batches):
@@ -247,9 +329,13 @@ def main(
                 pictures=pictures,
                 bound=bound,
                 effort=effort,
+                against=against.split(";"),
+                as_written=as_written,
+                layers=layers,
             )
             tell(f"{cell}\n")
             cells.append(cell)
+            write(cells, target, out, commit)  # so that a run that is stopped leaves what it has
     print(report(cells))
     tell("wrote " + ", ".join(str(path) for path in write(cells, target, out, commit)))
     refused = [f"{cell.model} at batch {cell.batch}" for cell in cells if cell.latency is None]

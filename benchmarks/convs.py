@@ -1,19 +1,24 @@
-"""Single convolutions on a GPU: every family that matches, checked, timed, beside cuDNN.
+"""Single convolutions on a GPU: every family on tensor cores, checked, timed, beside cuDNN.
 
     python -m benchmarks.convs --batches 1,16,128
 
-Ours has bias and ReLU fused and writes fp16; cuDNN, through PyTorch, has neither. Each is captured
-20 times in one CUDA graph, so that starting kernels costs nothing. Needs torch and a GPU.
+Ours has bias and ReLU fused and writes fp16; cuDNN, through PyTorch, has neither. Each family is
+taken with the configuration that the cost model, or a record, would choose for it, and the first is
+what a build takes. Each is captured 20 times in one CUDA graph, so that starting kernels costs
+nothing. Kernels are compiled by as many processes as there are processors. Needs torch and a GPU.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-import sys
+import math
+import multiprocessing
+import os
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,12 +29,11 @@ import typer
 
 from benchmarks import machine
 from schedules.activations import Activation
-from schedules.choose import FAMILIES
-from schedules.family import Family, Match
+from schedules.choose import family, options
 from schedules.gemm import pack_channels
-from schedules.workload import PACKED, ConvWorkload, Epilogue, Layout
+from schedules.workload import ConvWorkload, Epilogue
 from tvmconv import pipeline, toolchain
-from tvmconv.cli_io import run_or_tell
+from tvmconv.cli_io import run_or_tell, tell
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.latency import Effort, cuda_time
 from tvmconv.passes.lower_kernels import KERNELS
@@ -44,13 +48,33 @@ SHAPES = {
     "resnet18.layer2": (128, 28, 128, 3, 1, 1),
     "resnet18.layer3": (256, 14, 256, 3, 1, 1),
     "resnet18.layer4": (512, 7, 512, 3, 1, 1),
+    "resnet18.layer4.shortcut": (256, 14, 512, 1, 2, 0),
     "resnet50.layer1.expand": (64, 56, 256, 1, 1, 0),
     "resnet50.layer3.reduce": (1024, 14, 256, 1, 1, 0),
+    "resnet50.layer4.expand": (512, 7, 2048, 1, 1, 0),
 }
+#: The batch of the first; the others are measured at several.
+TUTORIAL_BATCH = 256
 #: Relative l2 error that is still timed: fp16 outputs round by at most 2**-11.
 BOUND = 1e-3
 #: Launches in one graph.
 LAUNCHES = 20
+CUDNN = "cuDNN"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One convolution through one family, to be compiled by another process."""
+
+    name: str
+    batch: int
+    family: str
+    config: Any
+    arch: str
+
+    @property
+    def workload(self) -> ConvWorkload:
+        return workload(self.name, self.batch)
 
 
 @dataclass(frozen=True)
@@ -61,82 +85,116 @@ class Row:
     batch: int
     family: str
     config: str
+    #: Whether a build would take it.
+    chosen: bool
     relative_l2: float
     us: float
     tflops: float
 
 
-def workload(name: str, batch: int, layout: Layout) -> ConvWorkload:
-    """The convolution of `SHAPES`, bias and ReLU in its epilogue."""
+def workload(name: str, batch: int) -> ConvWorkload:
+    """The convolution of `SHAPES`, NHWC, bias and ReLU in its epilogue."""
     c, h, k, r, stride, pad = SHAPES[name]
     epilogue = Epilogue(bias=True, activation=Activation("relu"))
-    w = ConvWorkload(batch, h, h, c, k, r, r, (stride, stride), (pad,) * 4, epilogue=epilogue)
-    in_layout = layout if c % max(layout.c, 1) == 0 else w.in_layout
-    return replace(w, in_layout=in_layout, out_layout=layout)
+    return ConvWorkload(batch, h, h, c, k, r, r, (stride, stride), (pad,) * 4, epilogue=epilogue)
 
 
-def measure(name: str, batch: int, arch: str, effort: Effort) -> list[Row]:
-    """cuDNN, then every tensorized family. Raises TvmconvError for a result past `BOUND`."""
-    torch = importlib.import_module("torch")
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cudnn.allow_tf32 = False
-    c, h, k, r, stride, pad = SHAPES[name]
-    draw = np.random.default_rng(0).standard_normal
-    x = draw((batch, h, h, c), np.float32).astype(np.float16)
-    weight = (draw((k, c, r, r)) / np.sqrt(c * r * r)).astype(np.float16)
-    bias = draw(k).astype(np.float32)
-    x_gpu, weight_gpu = (torch.from_numpy(array).cuda() for array in (x, weight))
-    conv = torch.nn.functional.conv2d
-    image = x_gpu.permute(0, 3, 1, 2)
-    arguments = (image.float(), weight_gpu.float(), torch.from_numpy(bias).cuda())
-    expected = torch.relu(conv(*arguments, stride=stride, padding=pad)).permute(0, 2, 3, 1)
-    last = weight_gpu.to(memory_format=torch.channels_last)
-    us = _graph_us(lambda: conv(image, last, stride=stride, padding=pad), effort)
-    flops = 2.0 * workload(name, batch, PACKED).useful_macs
-    rows = [Row(name, batch, "cuDNN", "no epilogue", 0.0, us, flops / us / 1e6)]
-    for family in FAMILIES:
-        w = workload(name, batch, PACKED if family.name == "wmma_packed" else Layout())
-        match = family.match(w, toolchain.cuda_arch(arch))
-        if not isinstance(match, Match) or not family.tensorized or batch % w.out_layout.n:
-            continue
-        call, result = _kernel(family, w, match.config, arch, x, weight, bias)
-        call()
-        got = torch.from_numpy(result()).cuda()
-        error = float((got - expected).norm() / expected.norm())
-        if not error <= BOUND:
-            raise TvmconvError(f"{name} at batch {batch} through {family.name}: error {error:.1e}")
-        us = _graph_us(call, effort)
-        config = str(match.config)
-        rows.append(Row(name, batch, family.name, config, error, us, flops / us / 1e6))
-    return rows
+def jobs(names: Sequence[str], batches: Sequence[int], arch: str) -> list[Job]:
+    """Every family on tensor cores for every convolution, the one a build takes first."""
+    found = []
+    for name in names:
+        for batch in (TUTORIAL_BATCH,) if name == "tutorial" else batches:
+            matching, _ = options(workload(name, batch), toolchain.cuda_arch(arch))
+            found += [
+                Job(name, batch, one.family.name, one.config, arch)
+                for one in matching
+                if one.family.tensorized
+            ]
+    return found
 
 
-def _kernel(
-    family: Family, w: ConvWorkload, config: Any, arch: str, x: Any, weight: Any, bias: Any
-) -> tuple[Callable[[], object], Callable[[], Any]]:
-    """A call of the compiled kernel, and what it has written as (N, P, Q, K) fp32."""
-    toolchain.prepare_cuda(arch)
-    target = pipeline.tvm_target("cuda", arch)
-    func = family.schedule(w, config, toolchain.cuda_arch(arch))
+def library(job: Job) -> bytes:
+    """The compiled kernel."""
+    toolchain.prepare_cuda(job.arch)
+    target = pipeline.tvm_target("cuda", job.arch)
+    func = family(job.family).schedule(job.workload, job.config, toolchain.cuda_arch(job.arch))
     with target, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
         built = tvm.compile(func, target=target, tir_pipeline=KERNELS)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         path = Path(folder) / "kernel.so"
         built.export_library(str(path))
-        toolchain.require_cubin(path, arch)
+        toolchain.require_cubin(path, job.arch)
+        return path.read_bytes()
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A convolution's operands on the GPU, by PyTorch, and what it is to give."""
+
+    w: ConvWorkload
+    x: Any
+    weight: Any
+    bias: Any
+    expected: Any
+
+    @classmethod
+    def of(cls, w: ConvWorkload) -> Problem:
+        torch = importlib.import_module("torch")
+        torch.manual_seed(0)
+        x = torch.randn(w.n, w.h, w.w, w.c, device="cuda").half()
+        weight = (
+            torch.randn(w.k, w.c, w.r, w.s, device="cuda") / math.sqrt(w.c * w.r * w.s)
+        ).half()
+        bias = torch.randn(w.k, device="cuda")
+        image = x.float().permute(0, 3, 1, 2)
+        y = torch.nn.functional.conv2d(
+            image, weight.float(), bias, stride=w.stride, padding=w.padding[:2]
+        )
+        return cls(w, x, weight, bias, torch.relu(y).permute(0, 2, 3, 1))
+
+    def cudnn(self) -> Callable[[], object]:
+        torch = importlib.import_module("torch")
+        image = self.x.permute(0, 3, 1, 2)
+        weight = self.weight.to(memory_format=torch.channels_last)
+        return lambda: torch.nn.functional.conv2d(
+            image, weight, stride=self.w.stride, padding=self.w.padding[:2]
+        )
+
+    def error(self, y: Any) -> float:
+        """Relative l2 of an output (N, P, Q, K)."""
+        return float((y.float() - self.expected).norm() / self.expected.norm())
+
+
+def measure(problem: Problem, job: Job, code: bytes, chosen: bool, effort: Effort) -> Row:
+    """Checks a kernel and times it. Raises TvmconvError for a result past `BOUND`."""
+    torch, w = importlib.import_module("torch"), problem.w
+    with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
+        path = Path(folder) / "kernel.so"
+        path.write_bytes(code)
         function = tvm.runtime.load_module(str(path))["main"]
-    laid = np.zeros(w.in_shape, np.float16)
-    laid[w.in_layout.index(*np.indices(x.shape, sparse=True))] = x
+    packed = family(job.family).pack(w, job.config, problem.weight.cpu().numpy())
+    bias = pack_channels(w, problem.bias.cpu().numpy())
     # Poisoned, so that what is not written shows.
-    y = np.full(w.out_shape, np.nan, np.float16)
-    arrays = [laid, family.pack(w, config, weight), pack_channels(w, bias), y]
-    tensors = [tvm.runtime.tensor(array, tvm.cuda(0)) for array in arrays]
+    y = torch.full(w.out_shape, math.nan, device="cuda", dtype=torch.half)
+    gpu = [tvm.runtime.tensor(np.asarray(array), tvm.cuda(0)) for array in (packed, bias)]
+    x, out = (tvm.runtime.from_dlpack(tensor) for tensor in (problem.x, y))
 
-    def result() -> Any:
-        at = w.out_layout.index(*np.indices((w.n, w.p, w.q, w.k), sparse=True))
-        return tensors[-1].numpy()[at].astype(np.float32)
+    def call() -> object:
+        return function(x, *gpu, out)
 
-    return lambda: function(*tensors), result
+    call()
+    torch.cuda.synchronize()
+    error = problem.error(y)
+    if not error <= BOUND:
+        raise TvmconvError(f"{job.name} at batch {job.batch} by {job.family}: error {error:.1e}")
+    us = _graph_us(call, effort)
+    return _row(job.name, w, job.family, str(job.config), chosen, error, us)
+
+
+def _row(
+    name: str, w: ConvWorkload, by: str, config: str, chosen: bool, error: float, us: float
+) -> Row:
+    return Row(name, w.n, by, config, chosen, error, us, 2e-6 * w.useful_macs / us)
 
 
 def _graph_us(call: Callable[[], object], effort: Effort) -> float:
@@ -153,9 +211,21 @@ def _graph_us(call: Callable[[], object], effort: Effort) -> float:
     return compute.median_ms * 1e3 / LAUNCHES
 
 
+def speed_ups(rows: Sequence[Row]) -> dict[int, float]:
+    """By batch: geometric mean of cuDNN's time over that of what a build takes."""
+    logs: dict[int, list[float]] = {}
+    for row in rows:
+        if row.chosen:
+            cudnn = next(
+                r for r in rows if (r.name, r.batch, r.family) == (row.name, row.batch, CUDNN)
+            )
+            logs.setdefault(row.batch, []).append(math.log(cudnn.us / row.us))
+    return {batch: math.exp(sum(some) / len(some)) for batch, some in logs.items()}
+
+
 def main(
     convs: Annotated[str, typer.Option(help="names, with commas")] = ",".join(SHAPES),
-    batches: Annotated[str, typer.Option(help="batch sizes, with commas")] = "1,16,128,256",
+    batches: Annotated[str, typer.Option(help="batch sizes, with commas")] = "1,16,128",
     out: Annotated[Path, typer.Option(help="folder for the JSON")] = Path("build/reports"),
     min_seconds: Annotated[float, typer.Option(help="to time each, at least")] = 0.1,
     commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
@@ -164,21 +234,49 @@ def main(
     arch = toolchain.detect_arch()
     if arch is None:
         raise TargetError("there is no NVIDIA GPU here", hint="run this on a machine with one")
-    effort = Effort(min_seconds=min_seconds)
-    rows = []
-    for name in convs.split(","):
-        for batch in map(int, batches.split(",")):
-            rows += measure(name, batch, arch, effort)
-            print(f"{name} at batch {batch}", file=sys.stderr)
-    header = ("convolution", "batch", "family", "us", "TFLOP/s", "relative l2", "config")
+    effort = Effort(min_seconds=min_seconds, warmup_ms=50)
+    todo = jobs(convs.split(","), list(map(int, batches.split(","))), arch)
+    # Not forked: a process that has touched CUDA can't be.
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+        codes = list(pool.map(library, todo))
+    torch = importlib.import_module("torch")
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False
+    rows: list[Row] = []
+    problem: Problem | None = None
+    for job, code in zip(todo, codes, strict=True):
+        first = problem is None or problem.w != job.workload
+        if problem is None or first:
+            problem = Problem.of(job.workload)
+            us = _graph_us(problem.cudnn(), effort)
+            rows.append(_row(job.name, problem.w, CUDNN, "no epilogue", False, 0.0, us))
+            tell(f"{job.name} at batch {job.batch}")
+        rows.append(measure(problem, job, code, first, effort))
+    write(rows, out, commit)
+    print(text(rows))
+
+
+def text(rows: Sequence[Row]) -> str:
+    header = ("convolution", "batch", "by", "", "us", "TFLOP/s", "relative l2", "config")
     cells = [
-        (r.name, str(r.batch), r.family, f"{r.us:.1f}", f"{r.tflops:.0f}", f"{r.relative_l2:.1e}",
-         r.config)
+        (r.name, str(r.batch), r.family, "*" * r.chosen, f"{r.us:.1f}", f"{r.tflops:.0f}",
+         f"{r.relative_l2:.1e}", r.config)
         for r in rows
     ]  # fmt: skip
-    print(table([header, *cells], right=(1, 3, 4, 5)))
+    means = [f"batch {batch}: {ratio:.2f}" for batch, ratio in speed_ups(rows).items()]
+    found = table([header, *cells], right=(1, 4, 5, 6))
+    return f"{found}\n* what a build takes; times as fast as cuDNN, geometric mean: " + ", ".join(
+        means
+    )
+
+
+def write(rows: Sequence[Row], out: Path, commit: str | None) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    document = {"machine": machine.facts(commit), "rows": [vars(row) for row in rows]}
+    document = {
+        "machine": machine.facts(commit),
+        "speed_ups": {str(batch): ratio for batch, ratio in speed_ups(rows).items()},
+        "rows": [vars(row) for row in rows],
+    }
     (out / "convs-cuda.json").write_text(json.dumps(document, indent=1) + "\n")
 
 

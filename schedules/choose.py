@@ -118,24 +118,34 @@ def choose(
 @lru_cache(maxsize=4096)
 def estimated(w: ConvWorkload, hardware: Hardware, estimate: Estimate) -> Choice:
     """The family that costs least, each with its best configuration: on a GPU the one of its space
-    that costs least, on a CPU its default. The family that matches everything comes last on a GPU,
-    whatever it is predicted to take: nothing else would be on tensor cores for sure."""
+    that costs least, on a CPU its default, and so where that was found by measuring. The family
+    that matches everything comes last on a GPU, whatever it is predicted to take: nothing else
+    would be on tensor cores for sure."""
+
+    (best, *others), rejects = options(w, hardware, estimate)
+    runner_up = others[0] if others else None
+    return Choice(w, hardware, best.family, best.config, best.cost, runner_up, tuple(rejects))
+
+
+def options(
+    w: ConvWorkload, hardware: Hardware, estimate: Estimate = kernel_cost
+) -> tuple[list[Option], list[Reject]]:
+    """Every family that matches, in the order in which `estimated` prefers them, each with its best
+    configuration; and why the others do not."""
 
     def rank(option: Option) -> tuple[bool, float]:
         last_resort = hardware.kind == "cuda" and option.family is FAMILIES[-1]
         return last_resort, option.cost.us
 
-    options: list[Option] = []
+    found: list[Option] = []
     rejects: list[Reject] = []
     for candidate in FAMILIES:
         answer = candidate.match(w, hardware)
         if isinstance(answer, Reject):
             rejects.append(answer)
         else:
-            options.append(_best(w, candidate, answer, hardware, estimate))
-    best, *others = sorted(options, key=rank)  # stable: ties by order
-    runner_up = others[0] if others else None
-    return Choice(w, hardware, best.family, best.config, best.cost, runner_up, tuple(rejects))
+            found.append(_best(w, candidate, answer, hardware, estimate))
+    return sorted(found, key=rank), rejects  # stable: ties by order
 
 
 def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
@@ -159,7 +169,7 @@ def _best(
     w: ConvWorkload, family: Family, match: Match, hardware: Hardware, estimate: Estimate
 ) -> Option:
     """Of equal ones the default, then the first."""
-    if hardware.kind != "cuda":
+    if hardware.kind != "cuda" or family.default_measured:
         return Option(family, match.config, estimate(w, family, match.config, hardware))
     if estimate is kernel_cost:
         # No footprint depends on these, so that what differs in them alone is searched for once.

@@ -44,6 +44,7 @@ class DepthwiseFamily:
 
     name = "depthwise"
     version = 1
+    default_measured = False
     config_type: type = DepthwiseConfig
     tensorized = False
 

@@ -86,6 +86,7 @@ class DirectFamily:
 
     name = "direct"
     version = 1
+    default_measured = False
     config_type: type = DirectConfig
     tensorized = False
 

@@ -53,6 +53,7 @@ class FewChannelsFamily:
     tensorized = True
     config_type: type = FewChannelsConfig
     version = 1
+    default_measured = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
         reason = _mismatch(w, hardware)

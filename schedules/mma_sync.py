@@ -50,6 +50,7 @@ class MmaSyncFamily:
     tensorized = True
     config_type: type = MmaSyncConfig
     version = 1
+    default_measured = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
         reason = _unsuited(w, hardware)

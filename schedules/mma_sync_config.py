@@ -157,20 +157,21 @@ def fits(w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> bool:
 #: Tiles of a block as (warps_m, warps_k, fragments_m, fragments_k, warps_i), and how many TFLOP/s
 #: an H200 reached with each where there were blocks for all of it.
 GPU_TILES = {
-    (2, 4, 4, 4, 1): 446.0,  # 128 x 256
-    (4, 2, 4, 4, 1): 430.0,  # 256 x 128
-    (2, 2, 4, 4, 1): 451.0,  # 128 x 128
-    (2, 2, 4, 2, 1): 375.0,  # 128 x 64
+    (2, 4, 4, 4, 1): 480.0,  # 128 x 256
+    (4, 2, 4, 4, 1): 446.0,  # 256 x 128
+    (2, 2, 4, 4, 1): 479.0,  # 128 x 128
+    (2, 2, 4, 2, 1): 360.0,  # 128 x 64
     (2, 2, 2, 2, 1): 274.0,  # 64 x 64
     (2, 1, 2, 2, 2): 200.0,  # 64 x 32
     (1, 2, 2, 2, 2): 200.0,  # 32 x 64
     (2, 1, 1, 2, 2): 140.0,  # 32 x 32
+    (1, 1, 1, 2, 4): 90.0,  # 16 x 32
 }
-#: Of the same GPU: its multiprocessors; what a kernel takes with no steps; what a step takes
-#: besides its multiplications, where no other block fills the gap, and the TFLOP/s of these then;
-#: what a cluster takes to start together and to add up, and each of its blocks.
+#: Of the same GPU: its multiprocessors; what a kernel takes with no steps; what 64 of the
+#: reduction take besides multiplications, where no other block fills the gap, and the TFLOP/s of
+#: these then; what a cluster takes to start together and to add up, and each of its blocks.
 MULTIPROCESSORS = 132
-LAUNCH_US, STEP_US, ALONE_TFLOPS, CLUSTER_US, RANK_US = 2.5, 0.05, 3.0, 2.0, 0.15
+LAUNCH_US, STEP_US, ALONE_TFLOPS, CLUSTER_US, RANK_US = 2.4, 0.07, 3.0, 2.0, 0.15
 #: Blocks that splitting sums may make: past it, clusters were seen to wait for each other.
 MOST_BLOCKS = 112
 
@@ -189,7 +190,10 @@ def _ranked(w: ConvWorkload) -> Iterator[MmaSyncConfig]:
     chunk = _chunk(w)
     tried: list[tuple[float, MmaSyncConfig]] = []
     for warps_m, warps_k, m, k, warps_i in GPU_TILES:
-        config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, 4, warps_i if chunk == 4 else 1)
+        if chunk == 4:
+            config = MmaSyncConfig(warps_m, warps_k, m, k, max(4, 2 * warps_i), 4, warps_i)
+        else:
+            config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, 4)
         gemm = gemm_of(w, config)
         if gemm.k_pad > stored_columns(w.group_k):
             continue
@@ -198,9 +202,10 @@ def _ranked(w: ConvWorkload) -> Iterator[MmaSyncConfig]:
                 one = replace(config, split=split)
                 tried.append((estimate_us(w, one), one))
     for _, config in sorted(tried, key=lambda one: one[0]):
-        # Three stages of a middling tile leave room for a second block on the multiprocessor.
-        middling = 128 * 64 <= config.tile.m * config.tile.k <= 128 * 128
-        for stages in (3, 4, 2) if middling else (4, 3, 2):
+        # Three stages of 128 x 128 leave room for a second block on the multiprocessor; of other
+        # large tiles they were as fast as four.
+        few = config.tile.m * config.tile.k >= 128 * 64 or config.chunk == 8
+        for stages in (3, 4, 2) if few else (4, 3, 2):
             yield replace(config, stages=stages)
 
 
@@ -214,13 +219,13 @@ def estimate_us(w: ConvWorkload, config: MmaSyncConfig) -> float:
     """What the kernel would take on an H200, roughly: whichever is longer, all the steps of the
     busiest multiprocessor at the tile's rate, or those of one block alone. It ranks tiles and
     splits of one workload, and is not meant to be compared with anything else."""
-    shape = (config.warps_m, config.warps_k, config.fragments_m, config.fragments_k, config.warps_i)
-    rate = GPU_TILES.get(shape) or GPU_TILES[(*shape[:4], 2)]
+    shape = (config.warps_m, config.warps_k, config.fragments_m, config.fragments_k)
+    rate = next(rate for known, rate in GPU_TILES.items() if known[:4] == shape)
     tile, blocks = config.tile, gemm_of(w, config).blocks * config.split
     megaflops = 2e-6 * tile.m * tile.k * tile.i
     count = ceil_div(steps(w, config), config.split)
     busiest = ceil_div(blocks, MULTIPROCESSORS) * count * megaflops / (rate / MULTIPROCESSORS)
-    alone = count * (STEP_US + megaflops / ALONE_TFLOPS)
+    alone = count * (STEP_US * config.chunk / 4 + megaflops / ALONE_TFLOPS)
     cluster = CLUSTER_US + RANK_US * config.split if config.split > 1 else 0.0
     return LAUNCH_US + max(busiest, alone) + cluster
 

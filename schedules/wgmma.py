@@ -33,6 +33,7 @@ class WgmmaFamily:
     config_type: type = WgmmaConfig
     tensorized = True
     version = 1
+    default_measured = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
         reason = self._decline(w, hardware)

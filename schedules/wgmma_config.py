@@ -220,23 +220,26 @@ def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
         problems.append(f"{needed} bytes of shared memory, there are {hardware.shared_bytes}")
     if config.threads * config.resident > 2048 or config.threads > hardware.max_threads:
         problems.append(f"{config.resident} blocks of {config.threads} threads")
-    available = registers(config, hardware)
+    available = registers(config)
     if config.sums + REGISTERS_BESIDE_SUMS > available:
         problems.append(f"{config.sums} sums a thread, which has {available} registers")
     require_none(problems, config, w, hardware.name)
 
 
-def registers(config: WgmmaConfig, hardware: Hardware) -> int:
-    """What a consumer thread can have: its share, and what the producers give away."""
-    share = hardware.registers_per_block // config.resident // config.threads // 8 * 8
+#: Of a multiprocessor; what a producer keeps of them; and the most that a thread can have.
+REGISTERS, PRODUCER_REGISTERS, MOST_REGISTERS = 65536, 24, 240
+
+
+def registers(config: WgmmaConfig) -> int:
+    """What a consumer thread has: its share, and what the producers give away if it needs more.
+
+    Never more than that: whoever asks for registers that are not there waits for ever.
+    """
+    share = REGISTERS // config.resident // config.threads // 8 * 8
     if not exchanges_registers(config):
-        return min(share, hardware.registers_per_thread)
+        return min(share, MOST_REGISTERS)
     given = (share - PRODUCER_REGISTERS) // config.warpgroups // 8 * 8
-    return min(share + given, CONSUMER_REGISTERS)
-
-
-#: What setmaxnreg leaves a producer, and the most that it gives a consumer.
-PRODUCER_REGISTERS, CONSUMER_REGISTERS = 24, 240
+    return min(share + given, MOST_REGISTERS)
 
 
 def exchanges_registers(config: WgmmaConfig) -> bool:

@@ -23,11 +23,11 @@ from tvm.script import tirx as T
 from intrinsics import wgmma
 from schedules import wgmma_epilogue as epilogue
 from schedules.wgmma_config import (
-    CONSUMER_REGISTERS,
     PRODUCER_REGISTERS,
     Plan,
     WgmmaConfig,
     exchanges_registers,
+    registers,
 )
 from schedules.workload import ConvWorkload
 
@@ -100,7 +100,7 @@ def producer_registers(config):
 @T.inline
 def consumer_registers(config):
     if exchanges_registers(config):
-        T.ptx["setmaxnreg.inc.sync.aligned.u32"](CONSUMER_REGISTERS)
+        T.ptx["setmaxnreg.inc.sync.aligned.u32"](registers(config))
 
 
 @T.inline

@@ -45,6 +45,7 @@ class WmmaFamily:
     config_type: type = WmmaConfig
     tensorized = True
     version = 1
+    default_measured = False
 
     def __init__(self, name: str, packed: bool) -> None:
         self.name, self.packed = name, packed

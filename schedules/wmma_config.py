@@ -258,7 +258,7 @@ def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
         asynchronous = hardware.has_cp_async and gather_vector(w, config.tile) == GPU_VECTOR
         # Two long stages of the largest tile leave room for a third block on a multiprocessor of
         # an H200: the convolution of 256 images of 14 x 14, 256 to 512 channels, reached 377
-        # TFLOP/s with them and 349 with three.
+        # TFLOP/s with them and 349 with three, in one run.
         long = config.chunk == 4 and config.tile.m * config.tile.k >= 128 * 128
         for stages in ((2, 3) if long else (3, 2)) if asynchronous else (2,):
             yield replace(config, stages=stages, asynchronous=asynchronous)

@@ -18,7 +18,17 @@ from schedules.activations import Activation
 from schedules.choose import family
 from schedules.family import Match, Reject
 from schedules.hardware import CUDA_ARCHS
-from schedules.wgmma_config import Plan, WgmmaConfig, check, depth, fits
+from schedules.wgmma_config import (
+    PRODUCER_REGISTERS,
+    REGISTERS,
+    Plan,
+    WgmmaConfig,
+    check,
+    depth,
+    exchanges_registers,
+    fits,
+    registers,
+)
 from schedules.wgmma_kernel import im2col
 from schedules.workload import PACKED, ConvWorkload, Epilogue, Window
 from tests import kernels, sass
@@ -190,3 +200,19 @@ def test_space_holds_what_fits() -> None:
         assert 10 < len(space) == len(set(space)) < 1000
         assert all(fits(w, config, HOPPER) for config in space)
         assert FAMILY.match(w, HOPPER).config in space
+
+
+@pytest.mark.parametrize("name", ["W", "batch 1"])
+def test_nobody_asks_for_registers_that_are_not_there(name: str) -> None:
+    """setmaxnreg waits for ever where they are not: PTX ISA, "setmaxnreg"."""
+    w = W if name == "W" else replace(W, n=1)
+    asked = 0
+    for config in FAMILY.space(w, HOPPER):
+        share = REGISTERS // config.resident // config.threads // 8 * 8
+        consumers = config.warpgroups * wgmma.WARPGROUP * registers(config)
+        producers = wgmma.WARPGROUP * PRODUCER_REGISTERS
+        if exchanges_registers(config):
+            asked += 1
+            assert consumers + producers <= share * config.threads, config
+            assert registers(config) % 8 == 0
+    assert asked
