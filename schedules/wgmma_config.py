@@ -220,6 +220,8 @@ def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
         problems.append(f"{needed} bytes of shared memory, there are {hardware.shared_bytes}")
     if config.threads * config.resident > 2048 or config.threads > hardware.max_threads:
         problems.append(f"{config.resident} blocks of {config.threads} threads")
+    if config.columns // 2 + REGISTERS_OF_ONE > share(config):
+        problems.append(f"one instruction of {config.columns} columns takes more than a share")
     available = registers(config)
     if config.sums + REGISTERS_BESIDE_SUMS > available:
         problems.append(f"{config.sums} sums a thread, which has {available} registers")
@@ -228,6 +230,9 @@ def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
 
 #: Of a multiprocessor; what a producer keeps of them; and the most that a thread can have.
 REGISTERS, PRODUCER_REGISTERS, MOST_REGISTERS = 65536, 24, 240
+#: What ptxas wants beside one instruction's sums (its error C7602), and of the first share at that,
+#: whatever is asked for later.
+REGISTERS_OF_ONE = 26
 
 
 def registers(config: WgmmaConfig) -> int:
@@ -235,11 +240,15 @@ def registers(config: WgmmaConfig) -> int:
 
     Never more than that: whoever asks for registers that are not there waits for ever.
     """
-    share = REGISTERS // config.resident // config.threads // 8 * 8
     if not exchanges_registers(config):
-        return min(share, MOST_REGISTERS)
-    given = (share - PRODUCER_REGISTERS) // config.warpgroups // 8 * 8
-    return min(share + given, MOST_REGISTERS)
+        return min(share(config), MOST_REGISTERS)
+    given = (share(config) - PRODUCER_REGISTERS) // config.warpgroups // 8 * 8
+    return min(share(config) + given, MOST_REGISTERS)
+
+
+def share(config: WgmmaConfig) -> int:
+    """Registers that each thread of a block starts with."""
+    return REGISTERS // config.resident // config.threads // 8 * 8
 
 
 def exchanges_registers(config: WgmmaConfig) -> bool:

@@ -132,6 +132,7 @@ def test_other_architectures_do_not_have_it() -> None:
         (WgmmaConfig(2, 1, 256, 8), "bytes of shared memory"),
         (WgmmaConfig(2, 2, 256, 2), "sums a thread"),
         (WgmmaConfig(8, 1, 64), "1152 threads"),
+        (WgmmaConfig(3, 1, 208, 2), "one instruction of 208 columns"),
     ],
 )
 def test_what_does_not_fit_is_said(config: WgmmaConfig, problem: str) -> None:
