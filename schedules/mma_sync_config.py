@@ -231,8 +231,11 @@ def estimate_us(w: ConvWorkload, config: MmaSyncConfig) -> float:
 
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
-    """Every configuration worth trying that passes `check`: sums are split among blocks only
-    where these are few."""
+    """Every configuration worth trying that passes `check`, the best guess first: sums are split
+    among blocks only where these are few."""
+    first = next(guesses(w, hardware), None)
+    if first is not None:
+        yield first
     for (warps_m, warps_k, m, k, warps_i), chunk, stages, split, swizzle in itertools.product(
         GPU_TILES, (2, 4, 8), (2, 3, 4, 6), (1, 2, 4, 8), (1, 8)
     ):
@@ -240,5 +243,5 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
         blocks = gemm_of(w, config).blocks
         if split > 1 and (blocks * split > MOST_BLOCKS or swizzle > 1):
             continue
-        if fits(w, config, hardware):
+        if config != first and fits(w, config, hardware):
             yield config

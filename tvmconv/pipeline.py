@@ -83,12 +83,13 @@ def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
         transform.AnnotateTIROpPattern(),
         transform.FuseOps(),
         transform.FuseTIR(),
-        default_schedules(kind),
         # A reshape that only renames a buffer costs nothing, that of the output neither.
         tuple_output(),
         transform.RewriteDataflowReshape(),
         # The kernels that nobody calls now.
         transform.DeadCodeElimination(["main"]),
+        # After the reshapes are views: scheduled, TVM would not know them any more.
+        default_schedules(kind),
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),

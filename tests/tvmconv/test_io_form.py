@@ -165,7 +165,7 @@ def test_feeds_of_the_model_are_converted() -> None:
 def lowered(model: onnx.ModelProto, form: IoForm, batch: int | None = None) -> tvm.IRModule:
     """After the convolutions are lowered."""
     (given,) = compiler._graphs(onnx_model.read(model), batch, None, form)
-    mod, planned = compiler._plan(compiler._simplified(given), CPU)
+    mod, planned = compiler._plan(compiler._simplified(given), CPU, None)
     return lower_convs(planned)(mod)
 
 
