@@ -273,9 +273,12 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
 
 
 def columns_worth(k: int) -> list[int]:
-    """Tile widths that cut K into even parts, and powers of two."""
+    """Tile widths that cut K into even parts, and powers of two; those that leave in pieces of 16
+    columns only where one tile has all of K."""
     even = {round_up(ceil_div(k, parts), 16) for parts in range(1, ceil_div(k, 32) + 1)}
-    candidates = {c for c in even | {32, 64, 128, 256} if c <= min(256, round_up(k, 16))}
+    whole = round_up(k, 16)
+    wide = {c for c in even | {32, 64, 128, 256} if c % 32 == 0 or c == whole}
+    candidates = {c for c in wide if c <= min(wgmma.MAX_N, round_up(whole, 32))}
     return sorted(candidates, reverse=True)
 
 
