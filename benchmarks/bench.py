@@ -12,21 +12,22 @@ ours is also built and timed as the model is written, fp32 in NCHW, which is one
 
 from __future__ import annotations
 
+import itertools
 import json
-import multiprocessing
 import re
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import onnx
 import tvm
 import typer
 
 import tvmconv
 from benchmarks import machine, peers, plot, zoo
+from benchmarks.prebuild import AS_MODEL, AS_PEERS, Build, file_name, prebuild
 from tvmconv.cli_io import run_or_tell, step, tell
 from tvmconv.comparison import BOUND, CompareReport
 from tvmconv.errors import TvmconvError
@@ -42,8 +43,6 @@ PYTORCH = {
     "torch.compile": peers.torch_compile,
 }
 EVERYONE = (ONNXRUNTIME, *PYTORCH)
-#: How a network is fed on a GPU.
-AS_PEERS: dict[str, Any] = {"io_dtype": "float16", "io_layout": "NHWC"}
 #: Beyond this share of the processors taken by other programs, the report warns.
 BUSY = 0.05
 Target = Literal["auto", "llvm", "cuda"]
@@ -128,12 +127,10 @@ def measure(
 ) -> Cell:
     """Build, check and time one network of the zoo, fed ``pictures``, a key of `PICTURES`.
 
-    With ``built``, a folder, the network is not built but loaded from ``NAME-bBATCH.tvmconv`` in
-    it, built with `AS_PEERS` for a GPU, and beside it ``NAME-bBATCH-as-model.tvmconv``, built
-    without: this machine then needs only TVM's runtime. against: of `EVERYONE`. as_written: on a
-    GPU, whether it is timed fed as the model is written, too. layers: whether each is timed by
-    itself. Raises TvmconvError where it cannot be built or loaded, or pictures or weights cannot
-    be had.
+    With ``built``, a folder, the network is not built but loaded from it, where `prebuild` wrote
+    it: this machine then needs only TVM's runtime. against: of `EVERYONE`. as_written: on a GPU,
+    whether it is timed fed as the model is written, too. layers: whether each is timed by itself.
+    Raises TvmconvError where it cannot be built or loaded, or pictures or weights cannot be had.
     """
     effort = effort or Effort()
     model = zoo.load(name)
@@ -145,12 +142,8 @@ def measure(
         with step(f"building {name} at batch {batch} for {target}"):
             return tvmconv.build(model, target=target, arch=arch, batch=batch, **options)
 
-    def compared(exe: tvmconv.Executable) -> CompareReport:
-        with step("comparing with onnxruntime"):
-            return tvmconv.compare(model, exe, feeds_from_model(exe.inputs, feeds))
-
     exe = executable("", AS_PEERS if target == "cuda" else {})
-    comparison = compared(exe)
+    comparison = _compared(model, exe, feeds)
     busy, latency, as_model, others = machine.busy(), None, None, {}
     if comparison.passed(bound):
         # No spinner from here on: drawing it takes time from what is timed.
@@ -161,13 +154,11 @@ def measure(
         error = comparison.relative_l2
         latency = tvmconv.bench(exe, fed, relative_l2=error, layers=layers, **vars(effort))
         if exe.target == "cuda" and as_written:
-            plain = executable("-as-model", {})
-            if compared(plain).passed(bound):
-                as_model = tvmconv.bench(plain, feeds, **vars(effort)).compute
-        if exe.target == "cuda" and name in peers.TORCHVISION and peers.has_torch():
-            others |= {
-                peer: time(name, batch, effort) for peer, time in PYTORCH.items() if peer in against
-            }
+            plain = executable(AS_MODEL, {})
+            if _compared(model, plain, feeds).passed(bound):
+                as_model = tvmconv.bench(plain, feeds, layers=False, **vars(effort)).compute
+        if exe.target == "cuda":
+            others |= _torch(name, batch, against, effort)
     return Cell(
         model=name,
         batch=batch,
@@ -183,44 +174,25 @@ def measure(
     )
 
 
-def file_name(name: str, batch: int, suffix: str = "") -> str:
-    """Of a built network, in the folder of `measure`."""
-    return f"{name}-b{batch}{suffix}.tvmconv"
+def _compared(
+    model: onnx.ModelProto, exe: tvmconv.Executable, feeds: Mapping[str, Any]
+) -> CompareReport:
+    with step("comparing with onnxruntime"):
+        return tvmconv.compare(model, exe, feeds_from_model(exe.inputs, feeds))
 
 
-@dataclass(frozen=True)
-class Build:
-    """One of the builds that `measure` loads; `prebuild` sends them to processes."""
-
-    name: str
-    batch: int
-    target: str
-    arch: str | None
-    folder: Path
-    suffix: str = ""
-
-    def __call__(self) -> None:
-        options = AS_PEERS if self.target == "cuda" and not self.suffix else {}
-        exe = tvmconv.build(
-            zoo.load(self.name), self.target, arch=self.arch, batch=self.batch, **options
-        )
-        exe.save(self.folder / file_name(self.name, self.batch, self.suffix))
-
-
-def prebuild(builds: Sequence[Build], jobs: int) -> None:
-    """Builds with so many processes. Raises what the first that fails raises."""
-    # Not forked: a process that has touched CUDA can't be.
-    spawn = multiprocessing.get_context("spawn")
-    with step(f"building {len(builds)} networks"), ProcessPoolExecutor(jobs, spawn) as pool:
-        for done in [pool.submit(build) for build in builds]:
-            done.result()
+def _torch(name: str, batch: int, against: Sequence[str], effort: Effort) -> dict[str, Timing]:
+    """Those of `PYTORCH` that are wanted, where it is installed and has the network."""
+    if name not in peers.TORCHVISION or not peers.has_torch():
+        return {}
+    return {peer: time(name, batch, effort) for peer, time in PYTORCH.items() if peer in against}
 
 
 def report(cells: list[Cell]) -> str:
     """The table of all cells; times are medians in ms, ratios ours over theirs."""
     others = list(dict.fromkeys(name for cell in cells for name in cell.peers))
     # On a GPU: how long a run takes the host, and fed as the model is written, the GPU.
-    cuda = any(cell.floor_share for cell in cells)
+    cuda = any(cell.latency and cell.latency.target == "cuda" for cell in cells)
     on_gpu = ["host us", "ms as fp32 NCHW", "of the floor"] if cuda else []
     header = ["network", "batch", "ms", "images/s", *on_gpu]
     header += [text for name in others for text in (f"{name} ms", "ours / it")]
@@ -301,41 +273,31 @@ def main(
     if unknown := set(filter(None, against.split(";"))) - set(EVERYONE):
         raise TvmconvError(f"nobody is called {sorted(unknown)}", hint=f"known are {EVERYONE}")
     effort = Effort(min_seconds=min_seconds)
+    networks = list(itertools.product(models.split(","), _numbers(batches)))
     if jobs > 1 and built is None:
         built = out / "built"
-        built.mkdir(parents=True, exist_ok=True)
-        suffixes = ("", "-as-model") if target == "cuda" and as_written else ("",)
-        prebuild(
-            [
-                Build(name, batch, target, arch, built, suffix)
-                for name in models.split(",")
-                for batch in _numbers(batches)
-                for suffix in suffixes
-            ],
-            jobs,
-        )
+        suffixes = ("", AS_MODEL) if target == "cuda" and as_written else ("",)
+        builds = itertools.product(networks, suffixes)
+        prebuild([Build(*one, target, arch, built, suffix) for one, suffix in builds], jobs)
     cells = []
-    for name in models.split(","):
-        for batch in _numbers(batches):
-            tell(
-                f"{name}, batch {batch}, {target}: {'load' if built else 'build'}, check, time ..."
-            )
-            cell = measure(
-                name,
-                batch,
-                target,
-                arch=arch,
-                built=built,
-                pictures=pictures,
-                bound=bound,
-                effort=effort,
-                against=against.split(";"),
-                as_written=as_written,
-                layers=layers,
-            )
-            tell(f"{cell}\n")
-            cells.append(cell)
-            write(cells, target, out, commit)  # so that a run that is stopped leaves what it has
+    for name, batch in networks:
+        tell(f"{name}, batch {batch}, {target}: {'load' if built else 'build'}, check, time ...")
+        cell = measure(
+            name,
+            batch,
+            target,
+            arch=arch,
+            built=built,
+            pictures=pictures,
+            bound=bound,
+            effort=effort,
+            against=against.split(";"),
+            as_written=as_written,
+            layers=layers,
+        )
+        tell(f"{cell}\n")
+        cells.append(cell)
+        write(cells, target, out, commit)  # so that a run that is stopped leaves what it has
     print(report(cells))
     tell("wrote " + ", ".join(str(path) for path in write(cells, target, out, commit)))
     refused = [f"{cell.model} at batch {cell.batch}" for cell in cells if cell.latency is None]

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from schedules.errors import require_none
 from schedules.hardware import Hardware
+from schedules.machine_model import H200
 from schedules.workload import ConvWorkload, ceil_div, round_up
 
 #: mma.sync m16n8k16: rows, columns, and pairs of the reduction of one instruction.
@@ -25,7 +26,7 @@ GROUP = 4 * COLUMNS
 #: Where a filter can be kept.
 WEIGHTS = ("shared", "registers")
 #: Blocks of a grid whose blocks compute several tiles: two for each SM of an H200.
-BLOCKS = 264
+BLOCKS = 2 * H200.multiprocessors
 #: Steps along the reduction up to which the arithmetic is no matter.
 FEW_STEPS = 4
 

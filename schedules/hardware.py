@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-H200 = "H200: mma.sync and copies measured, fp32 documented"
+H200 = "H200: tensor cores and copies measured, fp32 documented"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from intrinsics.mma_sync import M16N8K16
 from schedules.errors import ConfigError, require_none
 from schedules.gemm import Gemm, Reduction, Tile, stored_columns
 from schedules.hardware import Hardware
+from schedules.machine_model import H200
 from schedules.workload import ConvWorkload, ceil_div
 
 #: Registers that addresses and loop counters took in compiled kernels, beside the fragments.
@@ -170,7 +171,7 @@ GPU_TILES = {
 #: Of the same GPU: its multiprocessors; what a kernel takes with no steps; what 64 of the
 #: reduction take besides multiplications, where no other block fills the gap, and the TFLOP/s of
 #: these then; what a cluster takes to start together and to add up, and each of its blocks.
-MULTIPROCESSORS = 132
+MULTIPROCESSORS = H200.multiprocessors
 LAUNCH_US, STEP_US, ALONE_TFLOPS, CLUSTER_US, RANK_US = 2.4, 0.07, 3.0, 2.0, 0.15
 #: Blocks that splitting sums may make: past it, clusters were seen to wait for each other.
 MOST_BLOCKS = 112

@@ -18,12 +18,13 @@ from schedules import wgmma_config, wgmma_kernel
 from schedules.family import Match, Reject
 from schedules.footprint import Footprint
 from schedules.hardware import Hardware
-from schedules.wgmma_config import Plan, WgmmaConfig, check
+from schedules.wgmma_config import Plan, WgmmaConfig, check, corners
 from schedules.wgmma_footprint import footprint
 from schedules.workload import ConvWorkload
 
-#: The copy engine's limits in im2col mode: steps between pixels, taps and padding around an image.
-MOST_STRIDE, MOST_OFFSET, MOST_PADDING = 8, 255, 127
+#: The copy engine's limits in im2col mode of four dimensions (CUDA's ``cuTensorMapEncodeIm2col``):
+#: steps between pixels, taps, and corners of the box of first pixels.
+MOST_STRIDE, MOST_OFFSET, CORNERS = 8, 255, range(-128, 128)
 
 
 class WgmmaFamily:
@@ -39,7 +40,8 @@ class WgmmaFamily:
         reason = self._decline(w, hardware)
         if reason:
             return Reject(self.name, reason)
-        config = wgmma_config.default(w, hardware)
+        # To have one: it is no measured default, so `schedules.choose` takes the best of the space.
+        config = next(self.space(w, hardware), None)
         if config is None:
             return Reject(self.name, f"no configuration fits {hardware.name}")
         return Match(self.name, config)
@@ -61,8 +63,8 @@ class WgmmaFamily:
             return f"the copy engine moves 8 channels at least, of {w.c}"
         if max(w.stride) > MOST_STRIDE or max(offsets) > MOST_OFFSET:
             return f"stride {w.stride}, taps {offsets} apart: more than the copy engine steps"
-        if max(*map(abs, w.padding), *offsets) > MOST_PADDING:
-            return f"padding {w.padding}: more than the copy engine pads"
+        if any(corner not in CORNERS for corner in corners(w)):
+            return f"padding {w.padding}, taps {offsets} apart: more than the copy engine pads"
         return ""
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:

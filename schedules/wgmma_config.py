@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from intrinsics import wgmma
 from schedules.errors import ConfigError, require_none
 from schedules.hardware import Hardware
+from schedules.machine_model import H200
 from schedules.workload import ConvWorkload, ceil_div, round_up
 
 #: Registers that a thread has beside its sums: addresses, loop counters, one piece of epilogue.
@@ -19,7 +20,8 @@ PIECES = (64, 32, 16)
 SPARE_BYTES = 1024
 #: Columns that pad a row of fp32 sums in shared memory, against bank conflicts.
 SUMS_PAD = 4
-MULTIPROCESSORS = 132
+#: Of the card that the grid and the clusters are sized for; with others they are right, and slower.
+MULTIPROCESSORS = H200.multiprocessors
 
 
 def depth(w: ConvWorkload) -> int:
@@ -71,6 +73,14 @@ class WgmmaConfig:
         text = f"{self.rows}x{self.columns}, {self.warpgroups} warpgroups, {self.stages} stages"
         text += f", split {self.split}" if self.split > 1 else ""
         return text + (f", {self.resident} blocks" if self.resident > 1 else "")
+
+
+def corners(w: ConvWorkload) -> tuple[int, int, int, int]:
+    """Of the box that a copy's first pixels stay in, relative to the image: its lower (W, H), then
+    its upper (W, H) from the image's last pixel."""
+    top, left, bottom, right = w.padding
+    down, across = w.dilation[0] * (w.r - 1), w.dilation[1] * (w.s - 1)
+    return -left, -top, right - across, bottom - down
 
 
 @dataclass(frozen=True)
@@ -288,8 +298,3 @@ def fits(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> bool:
     except ConfigError:
         return False
     return True
-
-
-def default(w: ConvWorkload, hardware: Hardware) -> WgmmaConfig | None:
-    """The first of the space; None where none fits. What is used, `schedules.choose` finds."""
-    return next(space(w, hardware), None)

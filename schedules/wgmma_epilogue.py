@@ -26,11 +26,7 @@ STORE = "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group"
 STORE_MATRIX = "stmatrix.sync.aligned.m8n8.x4.shared.b16"
 LOAD_MATRIX = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
 #: By how many there are.
-LOAD_SUMS = {
-    1: "ld.shared::cluster.f32",
-    2: "ld.shared::cluster.v2.f32",
-    4: "ld.shared::cluster.v4.f32",
-}
+LOAD_SUMS = {n: f"ld.shared::cluster{v}.f32" for n, v in ((1, ""), (2, ".v2"), (4, ".v4"))}
 #: The first of the barriers by which the threads of one warpgroup wait for each other.
 WARPGROUP_BARRIER = 1
 
@@ -89,9 +85,7 @@ def store_width(w: ConvWorkload) -> int:
 
 
 def residual_at(w: ConvWorkload, n: Any, p: Any, q: Any, k: Any) -> tuple[Any, ...]:
-    if w.window is not None:
-        p, q = w.window.pixel(p, q)
-    return n, p, q, k
+    return (n, *(w.window.pixel(p, q) if w.window else (p, q)), k)
 
 
 def output_at(w: ConvWorkload, n: Any, p: Any, q: Any, k: Any) -> tuple[Any, ...]:

@@ -26,6 +26,7 @@ from schedules.wgmma_config import (
     PRODUCER_REGISTERS,
     Plan,
     WgmmaConfig,
+    corners,
     exchanges_registers,
     registers,
 )
@@ -48,15 +49,12 @@ def im2col(plan: Plan) -> list[int]:
     bytes, the box of first pixels that the walk stays in (lower corner W, H, upper W, H, relative
     to the image), channels and pixels of a copy, steps in pixels (W, H), and the swizzle."""
     w = plan.w
-    top, left, bottom, right = w.padding
     sizes = [w.c, w.w, w.h, w.n]
     strides = [2 * w.c, 2 * w.c * w.w, 2 * w.c * w.w * w.h]
-    lower = [-left, -top]
-    upper = [right - w.dilation[1] * (w.s - 1), bottom - w.dilation[0] * (w.r - 1)]
     box = [plan.depth, plan.config.rows]
     steps = [w.stride[1], w.stride[0]]
-    return [*sizes, *strides, *lower, *upper, *box, *steps,
-            wgmma.TENSOR_MAP_SWIZZLE[plan.row_bytes]]  # fmt: skip
+    swizzle = wgmma.TENSOR_MAP_SWIZZLE[plan.row_bytes]
+    return [*sizes, *strides, *corners(w), *box, *steps, swizzle]
 
 
 def matrix(plan: Plan) -> list[int]:

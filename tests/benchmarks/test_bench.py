@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ import tvm
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import bench, machine, peers, zoo
+from benchmarks import bench, machine, peers, prebuild, zoo
 from tests.models import Graph
 from tvmconv.comparison import CompareReport, OutputDifference
 from tvmconv.errors import ArtifactError, TvmconvError
@@ -143,11 +144,12 @@ def test_the_table_has_ratios_and_gaps() -> None:
 def test_on_a_gpu_the_models_own_interface_has_a_column() -> None:
     first = cell(1, 3.0, **{bench.ONNXRUNTIME: 2.0})
     assert first.latency is not None
-    on_gpu = replace(first.latency, enqueue=Timing.of([0.0075]))
-    cells = [replace(first, latency=on_gpu, as_model=Timing.of([3.25])), cell(8, None)]
+    on_gpu = replace(first.latency, target="cuda", enqueue=Timing.of([0.0075]))
+    timed = replace(first, latency=on_gpu, as_model=Timing.of([3.25]), floor_us=1200.0)
+    cells = [timed, cell(8, None)]
     header, _, row, refused = bench.report(cells).splitlines()
-    assert [name in header for name in ("host us", "ms as fp32 NCHW")] == [True, True]
-    assert {"7.5", "3.25"} <= set(row.split())
+    assert all(name in header for name in ("host us", "ms as fp32 NCHW", "of the floor"))
+    assert {"7.5", "3.25", "40%"} <= set(row.split())
     assert "refused" in refused
     assert "host us" not in bench.report([first])
     assert cells[0].to_json()["as_model"]["median_ms"] == 3.25
@@ -213,6 +215,37 @@ def test_the_command_fails_where_a_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TvmconvError, match="tiny at batch 1"):
         CliRunner().invoke(app, [*options.split(), "--out", str(tmp_path)], catch_exceptions=False)
     assert "refused" in (tmp_path / "bench-llvm.txt").read_text()
+
+
+def test_where_there_are_jobs_all_is_built_first_and_then_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def here(builds: Sequence[prebuild.Build], jobs: int) -> None:
+        """In this process, which has the small zoo."""
+        assert jobs == 2
+        for build in builds:
+            build()
+        monkeypatch.setattr(bench.tvmconv, "build", None)
+
+    monkeypatch.setattr(bench, "prebuild", here)
+    options = "--models tiny --batches 1,2 --target llvm --pictures drawings --min-seconds 0.01"
+    done = CliRunner().invoke(
+        app, [*options.split(), "--jobs", "2", "--out", str(tmp_path)], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    built = {file.name for file in (tmp_path / "built").iterdir()}
+    assert built == {"tiny-b1.tvmconv", "tiny-b2.tvmconv"}
+
+
+def test_a_build_that_fails_in_another_process_is_told(tmp_path: Path) -> None:
+    build = prebuild.Build("no such network", 1, "llvm", None, tmp_path)
+    with pytest.raises(TvmconvError, match="no such network"):
+        prebuild.prebuild([build], 1)
+
+
+def test_peers_that_nobody_knows_are_refused() -> None:
+    with pytest.raises(TvmconvError, match="nobody is called"):
+        CliRunner().invoke(app, ["--target", "llvm", "--against=me"], catch_exceptions=False)
 
 
 @pytest.mark.parametrize("wrong", ["", "0", "1,,2", "a", "-1"])

@@ -1,0 +1,54 @@
+"""Networks built before any is timed, by several processes, into the files that `bench` loads."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tvmconv
+from benchmarks import zoo
+from tvmconv.cli_io import step
+
+#: How a network is fed on a GPU.
+AS_PEERS: dict[str, Any] = {"io_dtype": "float16", "io_layout": "NHWC"}
+#: Of the file of one that is built for a GPU without.
+AS_MODEL = "-as-model"
+
+
+def file_name(name: str, batch: int, suffix: str = "") -> str:
+    """Of a built network, in the folder of its `Build`."""
+    return f"{name}-b{batch}{suffix}.tvmconv"
+
+
+@dataclass(frozen=True)
+class Build:
+    """One network of the zoo at one batch, built into `folder`."""
+
+    name: str
+    batch: int
+    target: str
+    arch: str | None
+    folder: Path
+    #: `AS_MODEL` for one that is fed as the model is written.
+    suffix: str = ""
+
+    def __call__(self) -> None:
+        options = AS_PEERS if self.target == "cuda" and not self.suffix else {}
+        exe = tvmconv.build(
+            zoo.load(self.name), self.target, arch=self.arch, batch=self.batch, **options
+        )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        exe.save(self.folder / file_name(self.name, self.batch, self.suffix))
+
+
+def prebuild(builds: Sequence[Build], jobs: int) -> None:
+    """Builds with so many processes. Raises what the first that fails raises."""
+    # Not forked: a process that has touched CUDA can't be.
+    spawn = multiprocessing.get_context("spawn")
+    with step(f"building {len(builds)} networks"), ProcessPoolExecutor(jobs, spawn) as pool:
+        for done in [pool.submit(build) for build in builds]:
+            done.result()
