@@ -16,7 +16,6 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,88 +26,23 @@ import typer
 
 import tvmconv
 from benchmarks import machine, peers, plot, zoo
+from benchmarks.cell import ONNXRUNTIME, Cell, report
 from benchmarks.prebuild import AS_MODEL, AS_PEERS, Build, file_name, prebuild
 from tvmconv.cli_io import run_or_tell, step, tell
 from tvmconv.comparison import BOUND, CompareReport
 from tvmconv.errors import TvmconvError
 from tvmconv.io_form import feeds_from_model
-from tvmconv.latency import Effort, LatencyReport, Timing
-from tvmconv.tables import table
+from tvmconv.latency import Effort, Timing
 from tvmconv.toolchain import detect_arch
 
 PICTURES = {"photos": zoo.photos, "drawings": zoo.drawings}
-ONNXRUNTIME = "onnxruntime, CPU"
 PYTORCH = {
     "PyTorch, CUDA graph": peers.torch_cuda_graph,
     "torch.compile": peers.torch_compile,
 }
 EVERYONE = (ONNXRUNTIME, *PYTORCH)
-#: Beyond this share of the processors taken by other programs, the report warns.
-BUSY = 0.05
 Target = Literal["auto", "llvm", "cuda"]
 Kind = Literal["photos", "drawings"]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One network at one batch size."""
-
-    model: str
-    batch: int
-    #: How long the build took, in seconds, when and where it was.
-    build_s: float
-    #: Convolutions on tensor cores (llvm: on their emulation), and all there are.
-    tensorized: int
-    convolutions: int
-    comparison: CompareReport
-    #: None for a network that failed the comparison: it is not timed.
-    latency: LatencyReport | None
-    #: Others, by name.
-    peers: dict[str, Timing]
-    #: Share of the processors that other programs took just before the timing, 0 to 1.
-    busy: float | None
-    #: On a GPU: ours when it is fed as the model is written.
-    as_model: Timing | None = None
-    #: What the machine would need at least: of every layer the larger of its arithmetic at the
-    #: fastest instruction's rate and its bytes at the memory's, in microseconds.
-    floor_us: float = 0.0
-
-    @property
-    def ratio(self) -> float | None:
-        """Our median over onnxruntime's on the CPU."""
-        if self.latency is None or ONNXRUNTIME not in self.peers:
-            return None
-        return self.latency.compute.median_ms / self.peers[ONNXRUNTIME].median_ms
-
-    @property
-    def floor_share(self) -> float | None:
-        """Of our median, 0 to 1; None on a CPU, whose floors are a GPU's."""
-        if self.latency is None or self.latency.target != "cuda":
-            return None
-        return self.floor_us / 1e3 / self.latency.compute.median_ms
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as they are called here, and the ratios."""
-        return {
-            **vars(self),
-            "floor_share": self.floor_share,
-            "comparison": self.comparison.to_json(),
-            "latency": self.latency and self.latency.to_json(),
-            "as_model": self.as_model and vars(self.as_model),
-            "peers": {name: vars(timing) for name, timing in self.peers.items()},
-            "ratio_to_onnxruntime": self.ratio,
-        }
-
-    def __str__(self) -> str:
-        lines = [f"{self.model}, {self.latency or self.comparison}"]
-        if self.busy and self.busy > BUSY:
-            lines.append(f"Warning: other programs took {self.busy:.0%} of the processors")
-        return "\n".join(lines)
-
-    def medians(self) -> dict[str, float]:
-        """Every contender's median in ms, ours first."""
-        ours = {"tvmconv": self.latency.compute.median_ms} if self.latency else {}
-        return {**ours, **{name: timing.median_ms for name, timing in self.peers.items()}}
 
 
 def measure(
@@ -186,38 +120,6 @@ def _torch(name: str, batch: int, against: Sequence[str], effort: Effort) -> dic
     if name not in peers.TORCHVISION or not peers.has_torch():
         return {}
     return {peer: time(name, batch, effort) for peer, time in PYTORCH.items() if peer in against}
-
-
-def report(cells: list[Cell]) -> str:
-    """The table of all cells; times are medians in ms, ratios ours over theirs."""
-    others = list(dict.fromkeys(name for cell in cells for name in cell.peers))
-    # On a GPU: how long a run takes the host, and fed as the model is written, the GPU.
-    cuda = any(cell.latency and cell.latency.target == "cuda" for cell in cells)
-    on_gpu = ["host us", "ms as fp32 NCHW", "of the floor"] if cuda else []
-    header = ["network", "batch", "ms", "images/s", *on_gpu]
-    header += [text for name in others for text in (f"{name} ms", "ours / it")]
-    rows = [[*header, "relative l2", "tensorized", "build s"]]
-    for cell in cells:
-        ours = cell.latency.compute.median_ms if cell.latency else None
-        row = [cell.model, str(cell.batch)]
-        row += (
-            [f"{ours:.4g}", f"{cell.latency.throughput:.4g}"] if cell.latency else ["refused", ""]
-        )
-        row += _on_gpu(cell)[: len(on_gpu)]
-        for name in others:
-            theirs = cell.peers[name].median_ms if name in cell.peers else None
-            row.append(f"{theirs:.4g}" if theirs else "")
-            row.append(f"{ours / theirs:.2f}" if ours and theirs else "")
-        row.append(f"{cell.comparison.relative_l2:.1e}")
-        rows.append([*row, f"{cell.tensorized} of {cell.convolutions}", f"{cell.build_s:.1f}"])
-    return table(rows, right=range(1, len(rows[0])))
-
-
-def _on_gpu(cell: Cell) -> list[str]:
-    enqueue = cell.latency.enqueue if cell.latency else None
-    host = f"{enqueue.median_ms * 1e3:.3g}" if enqueue else ""
-    as_model = f"{cell.as_model.median_ms:.4g}" if cell.as_model else ""
-    return [host, as_model, f"{cell.floor_share:.0%}" if cell.floor_share else ""]
 
 
 def write(cells: list[Cell], target: str, folder: Path, commit: str | None = None) -> list[Path]:
