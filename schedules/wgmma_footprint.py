@@ -11,8 +11,6 @@ from schedules.workload import ConvWorkload, ceil_div
 
 #: Warp instructions of a consumer in a step, and for each of its sums in the epilogue.
 STEP, SUM = 40, 8
-
-
 #: Clocks until barriers and tensor maps are ready; until a copy of the engine's is there while all
 #: multiprocessors copy.
 BEGIN, COPY = 1500, 1400
@@ -26,8 +24,7 @@ def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footp
     # Each instruction reads its 64 rows and all columns from shared memory; both were written.
     products = config.warpgroups * config.fragments * (wgmma.M + config.columns) * plan.row_bytes
     shared = steps * (products + plan.a_bytes + plan.b_bytes) + 4 * outputs
-    together = config.split > 1
-    if together:
+    if plan.clustered:
         shared += 8 * config.rows * config.columns
     residual = 2 * outputs if w.epilogue.residual else 0
     columns = min(config.columns, plan.k_packed)
@@ -44,7 +41,7 @@ def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footp
         written_bytes=outputs * BYTES[w.epilogue.out_dtype] // config.split,
         dram_bytes=moved_bytes(w),
         steps=steps,
-        pause=BEGIN + (exchange(config.split) if together else 0),
+        pause=BEGIN + (exchange(config.split) if config.split > 1 else 0),
         ahead=max(1, config.stages - 1),
         fetch=COPY,
         apart=True,

@@ -15,7 +15,7 @@ What = Annotated[
     typer.Argument(metavar="FILE|MODEL", help="what `build` wrote, or *.onnx, which is built"),
 ]
 Target = Annotated[str | None, typer.Option(help="cuda (the default), or llvm: emulated on a CPU")]
-Arch = Annotated[str | None, typer.Option(help="GPU architecture, such as sm_90; builds anywhere")]
+Arch = Annotated[str | None, typer.Option(help="GPU architecture, such as sm_90a; builds anywhere")]
 Batch = Annotated[
     str | None,
     typer.Option(metavar="N[,N...]", help="for an open first dimension; several: for any batch"),

@@ -147,7 +147,7 @@ def inspect(
     records: bool | str | Path = True,
 ) -> CapabilityReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
-    there is no GPU and no arch, for sm_90.
+    there is no GPU and no arch, for sm_90a.
 
     Operators that can't be built are listed in the report, not raised; with some of them no
     kernels are chosen, and the convolutions are told by kind and size alone, as far as shapes can
@@ -156,7 +156,7 @@ def inspect(
     proto = onnx_model.read(model)
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     if target == "cuda":
-        arch = arch or toolchain.detect_arch() or "sm_90"
+        arch = arch or toolchain.detect_arch() or "sm_90a"
     hardware, arch = find_hardware(target, arch, precision)
     missing = supported.unsupported(graphs[-1].original)
     if not missing:
