@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from schedules.choose import FAMILIES, Tuned, choose, family
 from schedules.cost import Cost, conv_cost
 from schedules.family import Family, Match, Reject
-from schedules.hardware import CPU, Hardware
+from schedules.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.workload import PACKED, ConvWorkload
 from tests.workloads import WORKLOADS, workloads
 
@@ -41,6 +42,19 @@ def test_the_cheapest_of_those_that_match(w: ConvWorkload) -> None:
         assert choice.runner_up.cost.us == sorted(options)[1]
     else:
         assert choice.runner_up is None
+
+
+@given(workloads(largest=30, channels=96), st.sampled_from(CUDA_ARCHS))
+@settings(max_examples=50, deadline=None)
+def test_what_is_chosen_for_a_gpu_fits_and_can_be_scheduled(
+    w: ConvWorkload, hardware: Hardware
+) -> None:
+    choice = choose(w, hardware)
+    choice.family.check(w, choice.config, hardware)
+    scheduled = choice.family.schedule(w, choice.config, hardware)
+    operands = 3 + w.epilogue.bias + w.epilogue.residual + (w.epilogue.activation.kind == "prelu")
+    assert len(scheduled.params) == operands
+    assert choice.cost.us > 0
 
 
 def test_the_runner_up_is_the_next_best() -> None:
@@ -74,6 +88,8 @@ def test_rejects_say_why() -> None:
 
 
 def test_families_by_name() -> None:
+    names = ["few_channels", "wgmma", "mma_sync", "wmma_packed", "wmma_nhwc", "depthwise", "direct"]
+    assert [one.name for one in FAMILIES] == names
     assert all(family(one.name) is one for one in FAMILIES)
     with pytest.raises(LookupError, match="no family 'winograd' among few_channels, wgmma, mma_"):
         family("winograd")

@@ -307,14 +307,6 @@ def test_last_family_takes_everything() -> None:
             assert isinstance(FAMILIES[-1].match(w, hardware), Match)
 
 
-def test_families_by_name() -> None:
-    names = ["few_channels", "wgmma", "mma_sync", "wmma_packed", "wmma_nhwc", "depthwise", "direct"]
-    assert [each.name for each in FAMILIES] == names
-    assert all(family(each.name) is each for each in FAMILIES)
-    with pytest.raises(LookupError, match="no family 'winograd' among few_channels, wgmma, mma_"):
-        family("winograd")
-
-
 def test_a_match_carries_what_the_family_would_use() -> None:
     answer = family("wmma_nhwc").match(replace(W, in_layout=NHWC), CPU)
     assert isinstance(answer, Match)
