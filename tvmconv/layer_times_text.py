@@ -59,6 +59,9 @@ def _row(group: Sequence[LayerTime], total: float) -> list[str]:
     one, us = group[0], sum(layer.us for layer in group)
     mean = us / len(group)
     shares = (one.instruction_share, one.chip_share, one.memory_share)
+    # On a CPU estimates are a GPU's (`Hardware.tensor_tflops`): they choose, and explain no time.
+    explained = one.chip_share > 0
+    limit = one.limit.removeprefix("instruction ").removesuffix(" pipe").removesuffix(" memory")
     return [
         _shortened(one.name),
         str(len(group)),
@@ -68,8 +71,8 @@ def _row(group: Sequence[LayerTime], total: float) -> list[str]:
         _three_digits(one.tflops * one.us / mean),
         f"{one.gbps * one.us / mean:.0f}",
         *(percent(share * one.us / mean, 1) if share else "" for share in shares),
-        one.limit.removeprefix("instruction ").removesuffix(" pipe").removesuffix(" memory"),
-        f"{one.runner_up} x{one.margin:.2f}" if one.runner_up else "",
+        limit if explained else "",
+        f"{one.runner_up} x{one.margin:.2f}" if one.runner_up and explained else "",
     ]
 
 
