@@ -12,6 +12,8 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,6 @@ from tvmconv.pipeline import LOWERING
 #: mistake.
 COMPILE = (
     "g++", "-std=c++17", "-O1", "-march=native", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC",
-    f"-I{Path(__file__).parent}",
 )  # fmt: skip
 
 
@@ -36,14 +37,19 @@ def available() -> bool:
     return shutil.which("g++") is not None
 
 
-def run(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
+def run(
+    function: Any,
+    arrays: list[Array],
+    hardware: Hardware,
+    change: Callable[[str], str] = lambda text: text,
+) -> Array:
     """Runs a scheduled function for `hardware`, a GPU, with arrays, the last of which is its
-    output; gives that. Asserts that nothing is written beside them, and what `cuda_on_cpu.h` can
-    say of a kernel that does not work."""
+    output; gives that. Asserts that nothing is written beside them, and that `cuda_on_cpu.h` finds
+    nothing wrong. `change` may break the CUDA text before."""
     target = tvm.target.Target({"kind": "cuda", "arch": hardware.name}, host={"kind": "llvm"})
     with target, tvm.transform.PassContext(config=LOWERING):
         built = tvm.compile(function, target=target, tir_pipeline=KERNELS).mod
-    text, script = built.imports[0].inspect_source(), function.script()
+    text, script = change(built.imports[0].inspect_source()), function.script()
     guarded = [Guarded.of(array) for array in arrays]
     names = [parameter.name for parameter in function.params]
     maps = tensor_maps.maps(
@@ -93,10 +99,23 @@ def _launch(script: str, text: str, host: str) -> tuple[int, ...]:
 def _compiled(program: str, folder: Path) -> ctypes.CDLL:
     source, library = folder / "kernel.cpp", folder / "kernel.so"
     source.write_text(program)
-    command = [*COMPILE, str(source), "-o", str(library)]
+    _compile(f"-I{_headers().name}", str(source), "-o", str(library))
+    return ctypes.CDLL(str(library))
+
+
+@cache
+def _headers() -> Any:
+    """A folder in which a header is compiled already, since all kernels begin with it."""
+    folder = tempfile.TemporaryDirectory()
+    header = Path(__file__).with_name("cuda_on_cpu.h")
+    _compile("-x", "c++-header", str(header), "-o", f"{folder.name}/{header.name}.gch")
+    return folder
+
+
+def _compile(*arguments: str) -> None:
+    command = [*COMPILE, *arguments, f"-I{Path(__file__).parent}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(library))
 
 
 def _program(text: str, names: list[str]) -> str:
@@ -134,13 +153,15 @@ extern "C" const char* launch(
 
 def _products(kernel: str) -> str:
     """The functions of instructions whose numbers are in their names."""
-    found = sorted(set(re.findall(r"(tvm_builtin_ptx_wgmma_\w+_m64n(\d+)k16_\w+_1_1_0_0)\(", kernel)))
-    lines = [f"#define {name} on_cpu::wgmma<{columns}>" for name, columns in found]
-    found = sorted(set(re.findall(r"(\w+_setmaxnreg_(inc|dec)_\w+_(\d+))\(", kernel)))
-    lines += [
-        f"#define {name}() on_cpu::take_registers({count}, {int(way == 'inc')})"
-        for name, way, count in found
-    ]
+    lines = []
+    products = r"(tvm_builtin_ptx_wgmma_\w+_m64n(\d+)k16_f32_f16_f16_1_1_0_0)\("
+    for name, columns in sorted(set(re.findall(products, kernel))):
+        sums = [f"d{i}" for i in range(int(columns) // 2)]
+        given = f"{columns}, &({sums[0]}), &({sums[-1]}), a, b, add"
+        lines.append(f"#define {name}({', '.join(sums)}, a, b, add) on_cpu::wgmma({given})")
+    handed_on = r"(\w+_setmaxnreg_(inc|dec)_\w+_(\d+))\("
+    for name, way, count in sorted(set(re.findall(handed_on, kernel))):
+        lines.append(f"#define {name}() on_cpu::take_registers({count}, {int(way == 'inc')})")
     return "\n".join(lines)
 
 

@@ -193,16 +193,10 @@ inline void wait_for_products(size_t left) {
   }
   wait("products of the warpgroup", group.generation, ~0, generation);
 }
-template <int COLUMNS, class... Rest>
-inline void wgmma(Rest&&... rest) {
-  static_assert(sizeof...(rest) == COLUMNS / 2 + 3);
-  auto all = std::forward_as_tuple(rest...);
-  constexpr int SUMS = COLUMNS / 2;
-  float* first = &std::get<0>(all);
-  if (&std::get<SUMS - 1>(all) != first + SUMS - 1) fail("sums do not lie side by side");
+inline void wgmma(int columns, float* first, float* last, uint64_t a, uint64_t b, bool add) {
+  if (last != first + columns / 2 - 1) fail("sums do not lie side by side");
   if (!current->hopper.fenced) fail("registers are multiplied into before a fence");
-  current->hopper.open.push_back({first, COLUMNS, uint64_t(std::get<SUMS>(all)),
-                                  uint64_t(std::get<SUMS + 1>(all)), bool(std::get<SUMS + 2>(all))});
+  current->hopper.open.push_back({first, columns, a, b, add});
 }
 
 // A block's registers: those that nobody has can be asked for.
