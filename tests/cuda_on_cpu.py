@@ -75,8 +75,7 @@ def _launch(script: str, text: str, host: str) -> tuple[int, ...]:
     not name them itself."""
     sizes = [
         int(found[1])
-        if (found := re.search(rf'"{axis}", (\d+)\)|= T\.{call}\(\[(\d+)\]\)', script))
-        and found[1]
+        if (found := re.search(rf'"{axis}", (\d+)\)|= T\.{call}\(\[(\d+)\]\)', script)) and found[1]
         else int(found[2])
         if found
         else 1

@@ -50,7 +50,12 @@ def _im2col(array: Array, numbers: list[int]) -> Map:
 
 
 def _tiled(array: Array, numbers: list[int]) -> Map:
-    sizes, strides, (channels, pixels), steps = numbers[:2], numbers[2:3], numbers[3:5], numbers[5:7]
+    sizes, strides, (channels, pixels), steps = (
+        numbers[:2],
+        numbers[2:3],
+        numbers[3:5],
+        numbers[5:7],
+    )
     interleave, swizzle, _, filled_with_nan = numbers[7:]
     # "cuTensorMapEncodeTiled"; and what is not written out here.
     assert 1 <= channels <= 256
