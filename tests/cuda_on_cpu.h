@@ -3,17 +3,24 @@
 // Copies marked asynchronous are made no sooner than they are waited for, so that a missing wait
 // shows; before that, shared memory holds NaN.
 #pragma once
+#include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <deque>
+#include <functional>
+#include <map>
 #include <memory>
+#include <string>
 #include <vector>
 
 typedef _Float16 half;
 typedef unsigned int uint;
+typedef unsigned char uchar;
 struct half4 { half x, y, z, w; };
 struct uint2 { uint x, y; };
 struct uint4 { uint x, y, z, w; };
@@ -21,7 +28,11 @@ struct float2 { float x, y; };
 struct float4 { float x, y, z, w; };
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
+inline half4 make_half4(half x, half y, half z, half w) { return {x, y, z, w}; }
+using std::max;
+using std::min;
 #define __global__
+#define __grid_constant__
 #define __launch_bounds__(...)
 #define __restrict__
 
@@ -36,96 +47,222 @@ struct Copy {
   const half* from;
 };
 
+// Of sm_90a: see hopper_on_cpu.h.
+struct Product {
+  float* sums;
+  int columns;
+  uint64_t a, b;
+  bool add;
+};
+struct Mbarrier {
+  int count, pending, bytes, phase;
+};
+struct Warpgroup {
+  int arrived = 0, generation = 0;
+};
+struct Hopper {
+  std::vector<Product> open;
+  std::deque<std::vector<Product>> groups;
+  std::vector<std::function<void()>> stores;
+  std::deque<std::vector<std::function<void()>>> store_groups;
+  std::vector<uint32_t> unfenced;
+  bool fenced = false;
+  int stores_made = 0, registers = 0, cluster_generation = -1;
+};
+
 struct Block;
 struct Warp {
   Meeting meeting;
   uint32_t words[32][8];
 };
 struct Thread {
-  ucontext_t context;
-  std::unique_ptr<char[]> stack;
+  jmp_buf context;
   int index;
   Block* block;
   Warp* warp;
   std::deque<std::vector<Copy>> groups;
   std::vector<Copy> open;
-  bool done = false;
+  Hopper hopper;
+  // What it waits for: as long as those bits of the word have that value.
+  const int* watched = nullptr;
+  int bits, value;
+  const char* what;
+  bool started = false, done = false;
 };
 struct Block {
-  int index, rank;
+  int index, rank, alive, bytes;
   std::vector<char> shared;
-  Meeting meeting;
+  Meeting meeting, named[16];
   std::vector<Warp> warps;
+  std::vector<Warpgroup> warpgroups;
   std::vector<Thread> threads;
+  std::map<uint32_t, Mbarrier> mbarriers;
+  int free_registers = 0, freed = 0;
 };
 
-inline ucontext_t scheduler;
+inline jmp_buf scheduler, abandon;
 inline Thread* current;
 inline std::vector<Block> cluster;
 inline Meeting cluster_meeting;
 inline void (*body)();
+inline std::string failure;
+// What takes its time: it happens, in no order to rely on, when nothing else can.
+inline std::vector<std::function<void()>> late;
 
-inline void yield() { swapcontext(&current->context, &scheduler); }
-inline void meet(Meeting& meeting) {
-  int generation = meeting.generation;
-  if (++meeting.arrived == meeting.expected) {
-    meeting.arrived = 0;
-    meeting.generation++;
+[[noreturn]] inline void fail(const std::string& why) {
+  failure = why;
+  _longjmp(abandon, 1);
+}
+
+inline void yield() {
+  if (!_setjmp(current->context)) _longjmp(scheduler, 1);
+}
+inline void wait(const char* what, const int& word, int bits, int value) {
+  while ((word & bits) == value) {
+    Thread& me = *current;
+    me.watched = &word, me.bits = bits, me.value = value, me.what = what;
+    yield();
   }
-  while (meeting.generation == generation) yield();
+}
+inline bool complete(Meeting& meeting) {
+  if (!meeting.arrived || meeting.arrived != meeting.expected) return false;
+  meeting.arrived = 0;
+  meeting.generation++;
+  return true;
+}
+inline void meet(Meeting& meeting, const char* what = "each other") {
+  int generation = meeting.generation;
+  meeting.arrived++;
+  if (!complete(meeting)) wait(what, meeting.generation, ~0, generation);
+}
+inline void leave(Meeting& meeting) {
+  meeting.expected--;
+  complete(meeting);
 }
 inline void enter() {
   body();
   current->done = true;
+  current->block->alive--;
+  leave(current->block->meeting);
+  leave(cluster_meeting);
   yield();
 }
 
 // An address in shared memory: an offset, and above it one more than the rank of the block meant.
-constexpr int RANK = 20;
-inline char* shared(uint32_t address) {
-  uint32_t rank = address >> RANK;
-  Block& block = rank ? cluster[rank - 1] : *current->block;
-  return block.shared.data() + (address & ((1u << RANK) - 1));
+// Shared memory begins where a block's own does on a GPU; beyond its end is what must stay NaN.
+constexpr int RANK = 20, BEGIN = 1024, GUARD = 4096;
+inline char* memory() { return current->block->shared.data() + BEGIN; }
+inline char* shared(uint32_t address, int bytes = 16, Block* block = nullptr) {
+  uint32_t rank = address >> RANK, offset = address & ((1u << RANK) - 1);
+  if (rank) {
+    block = &cluster[rank - 1];
+    if (!block->alive) fail("shared memory of a block that has ended is accessed");
+  } else if (!block) {
+    block = current->block;
+  }
+  if (offset < BEGIN || offset + bytes > uint32_t(BEGIN + block->bytes))
+    fail(std::to_string(int(offset) - BEGIN) + " is no address in shared memory");
+  if (offset % min(bytes, 16)) fail(std::to_string(offset) + " is not aligned");
+  return block->shared.data() + offset;
 }
 
-inline void run(int grid, int cluster_size, int threads, int shared_bytes) {
-  for (int first = 0; first < grid; first += cluster_size) {
-    cluster.clear();
-    cluster.resize(cluster_size);
-    cluster_meeting = {cluster_size * threads, 0, 0};
-    for (int rank = 0; rank < cluster_size; rank++) {
-      Block& block = cluster[rank];
-      block.index = first + rank;
-      block.rank = rank;
-      block.shared.assign(shared_bytes, char(0xff));
-      block.meeting.expected = threads;
-      block.warps.resize(threads / 32);
-      block.threads.resize(threads);
-      for (int i = 0; i < threads; i++) {
-        Thread& thread = block.threads[i];
-        thread.index = i;
-        thread.block = &block;
-        thread.warp = &block.warps[i / 32];
-        thread.warp->meeting.expected = 32;
-        constexpr int STACK = 128 << 10;
-        thread.stack.reset(new char[STACK]);
-        getcontext(&thread.context);
-        thread.context.uc_stack.ss_sp = thread.stack.get();
-        thread.context.uc_stack.ss_size = STACK;
-        makecontext(&thread.context, enter, 0);
-      }
-    }
-    for (bool running = true; running;) {
-      running = false;
-      for (Block& block : cluster)
-        for (Thread& thread : block.threads)
-          if (!thread.done) {
-            running = true;
-            current = &thread;
-            swapcontext(&scheduler, &thread.context);
-          }
+inline void prepare(int first, int cluster_size, int threads, int resident, int shared_bytes) {
+  cluster.clear();
+  cluster.resize(cluster_size);
+  cluster_meeting = {cluster_size * threads, 0, 0};
+  late.clear();
+  for (int rank = 0; rank < cluster_size; rank++) {
+    Block& block = cluster[rank];
+    block.index = first + rank;
+    block.rank = rank;
+    block.alive = threads;
+    block.bytes = shared_bytes;
+    block.shared.assign(BEGIN + shared_bytes + GUARD, char(0xff));
+    block.meeting.expected = threads;
+    block.warps.resize(threads / 32);
+    block.warpgroups.resize((threads + 127) / 128);
+    block.threads.resize(threads);
+    for (int i = 0; i < threads; i++) {
+      Thread& thread = block.threads[i];
+      thread.index = i;
+      thread.block = &block;
+      thread.warp = &block.warps[i / 32];
+      thread.warp->meeting.expected = 32;
+      thread.hopper.registers = min(65536 / resident / threads / 8 * 8, 255);
     }
   }
+}
+
+inline std::map<int, std::unique_ptr<char[]>> stacks;
+// Starts the thread or goes on with it, until it waits.
+inline void resume(Thread& thread) {
+  constexpr int STACK = 128 << 10;
+  current = &thread;
+  thread.watched = nullptr;
+  if (_setjmp(scheduler)) return;
+  if (thread.started) _longjmp(thread.context, 1);
+  thread.started = true;
+  auto& stack = stacks[thread.block->rank << 11 | thread.index];
+  if (!stack) stack.reset(new char[STACK]);
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = stack.get();
+  context.uc_stack.ss_size = STACK;
+  makecontext(&context, enter, 0);
+  setcontext(&context);
+}
+
+[[noreturn]] inline void deadlock() {
+  std::map<std::string, int> waiting;
+  for (Block& block : cluster)
+    for (Thread& thread : block.threads)
+      if (!thread.done) waiting[thread.what]++;
+  std::string why = "deadlock:";
+  for (auto& [what, count] : waiting) why += " " + std::to_string(count) + " wait for " + what + ",";
+  why.pop_back();
+  fail(why);
+}
+
+inline void run_cluster() {
+  static uint32_t random = 1;
+  for (bool running = true; running;) {
+    running = false;
+    bool waiting = true;
+    for (Block& block : cluster)
+      for (Thread& thread : block.threads) {
+        if (thread.done) continue;
+        running = true;
+        if (thread.watched && (*thread.watched & thread.bits) == thread.value) continue;
+        waiting = false;
+        resume(thread);
+      }
+    if (!running || !waiting) continue;
+    if (late.empty()) deadlock();
+    random = random * 1664525 + 1013904223;
+    // Mostly what was begun last, so that what nobody waits for is late indeed.
+    size_t any = random >> 8, chosen = any & 3 ? late.size() - 1 : (any >> 2) % late.size();
+    auto next = late.begin() + chosen;
+    auto happens = std::move(*next);
+    late.erase(next);
+    happens();
+  }
+  if (!late.empty()) fail("a block ends before what it has started");
+  for (Block& block : cluster)
+    for (int i = 0; i < BEGIN + block.bytes + GUARD; i++)
+      if ((i < BEGIN || i >= BEGIN + block.bytes) && block.shared[i] != char(0xff))
+        fail("something was written beside shared memory");
+}
+
+// What went wrong, or null.
+inline const char* run(int grid, int cluster_size, int threads, int resident, int shared_bytes) {
+  if (_setjmp(abandon)) return failure.c_str();
+  failure.clear();
+  for (int first = 0; first < grid; first += cluster_size) {
+    prepare(first, cluster_size, threads, resident, shared_bytes);
+    run_cluster();
+  }
+  stacks.clear();
+  return nullptr;
 }
 
 struct Index {
@@ -137,10 +274,18 @@ struct Index {
 #define threadIdx (on_cpu::Index{on_cpu::current->index})
 #define blockIdx (on_cpu::Index{on_cpu::current->block->index})
 
-inline void __syncthreads() { on_cpu::meet(on_cpu::current->block->meeting); }
-inline void tvm_builtin_cuda_cluster_sync() { on_cpu::meet(on_cpu::cluster_meeting); }
+inline void __syncthreads() { on_cpu::meet(on_cpu::current->block->meeting, "all of the block"); }
+inline void tvm_builtin_cuda_cluster_sync() { on_cpu::meet(on_cpu::cluster_meeting, "all of the cluster"); }
 inline uint tvm_builtin_cluster_ctaid_x() { return on_cpu::current->block->rank; }
 
+inline int __shfl_sync(uint, int value, int lane, int = 32) {
+  on_cpu::Thread& me = *on_cpu::current;
+  me.warp->words[me.index % 32][0] = value;
+  on_cpu::meet(me.warp->meeting);
+  value = me.warp->words[lane][0];
+  on_cpu::meet(me.warp->meeting);
+  return value;
+}
 inline float __shfl_xor_sync(uint, float value, int mask, int = 32) {
   on_cpu::Thread& me = *on_cpu::current;
   int lane = me.index % 32;
@@ -152,7 +297,7 @@ inline float __shfl_xor_sync(uint, float value, int mask, int = 32) {
 }
 
 inline uint tvm_builtin_cuda_cvta_generic_to_shared(void* pointer) {
-  return static_cast<char*>(pointer) - on_cpu::current->block->shared.data();
+  return static_cast<char*>(pointer) - on_cpu::memory() + on_cpu::BEGIN;
 }
 
 inline void copy_16_bytes(uint32_t to, const void* from, bool zero) {
@@ -248,3 +393,12 @@ inline void load_four_floats(float& d0, float& d1, float& d2, float& d3, uint32_
 }
 #define tvm_builtin_ptx_ld_vec_shared_v4_f32 load_four_floats
 #define tvm_builtin_ptx_ld_vec_shared__cluster_v4_f32 load_four_floats
+#define tvm_builtin_ptx_ld_vec_shared__cluster_v2_f32(d0, d1, address) load_floats(address, d0, d1)
+#define tvm_builtin_ptx_ld_shared__cluster_f32(d0, address) load_floats(address, d0)
+template <class... Floats>
+inline void load_floats(uint32_t address, Floats&... to) {
+  auto from = reinterpret_cast<float*>(on_cpu::shared(address, 4 * sizeof...(to)));
+  ((to = *from++), ...);
+}
+
+#include "hopper_on_cpu.h"
