@@ -1,0 +1,46 @@
+"""Volta's tensor cores, one WMMA taken apart: NumPy only, any number of tiles at once.
+
+``fragments`` says which lane holds which element in which register, ``hmma`` what each of the 16
+"""
+
+from intrinsics.volta.fragments import (
+    ACCUMULATOR_F16,
+    ACCUMULATOR_F32,
+    A,
+    B,
+    FragmentError,
+    load,
+    store,
+)
+from intrinsics.volta.hmma import (
+    PROGRAM_F16,
+    PROGRAM_F32,
+    Instruction,
+    Numerics,
+    Program,
+    State,
+    program,
+    run,
+    step,
+    wmma,
+)
+
+__all__ = [
+    "ACCUMULATOR_F16",
+    "ACCUMULATOR_F32",
+    "PROGRAM_F16",
+    "PROGRAM_F32",
+    "A",
+    "B",
+    "FragmentError",
+    "Instruction",
+    "Numerics",
+    "Program",
+    "State",
+    "load",
+    "program",
+    "run",
+    "step",
+    "store",
+    "wmma",
+]

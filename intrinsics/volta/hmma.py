@@ -1,0 +1,308 @@
+"""The HMMA instructions of one ``wmma.mma`` m16n16k16 on Volta, and what each computes.
+
+Four *sets* cover k, four at a time. A set is four *steps* with fp32 accumulators and two with fp16
+ones; in a step every threadgroup computes a piece of its 4 x 8 of the result, 2 x 4 or 4 x 4, from
+its own rows of A and four columns of B that one threadgroup of its octet holds for both.
+
+Source: Raihan, Goli, Aamodt (ISPASS 2019, arXiv 1811.08309), section III-C, figures 9 (both
+listings, whose registers are used here) and 10, tables II and III. The text speaks of pairs of
+registers <R8, R7>; SASS names the lower of an aligned pair, so that R8 is <R8, R9> here. The listing
+with fp32 accumulators is of a column-major A and a row-major B, the one with fp16 marks both ``.T``,
+whose meaning is unknown; here ``.ROW`` and ``.COL`` are the layouts that the program was made for.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intrinsics.volta.fragments import (
+    ACCUMULATOR_F16,
+    ACCUMULATOR_F32,
+    LANES,
+    LAYOUTS,
+    OCTETS,
+    A,
+    B,
+    FragmentError,
+    Holders,
+    Operand,
+    holders,
+)
+
+Array = NDArray[Any]
+
+SETS = 4
+#: Products in one sum, and k of one set.
+K = 4
+#: Registers that a lane of the simulated warp has; the listings name none above R25.
+REGISTERS = 26
+
+
+class Numerics(Protocol):
+    """How the hardware adds; the only arithmetic there is in the simulator."""
+
+    def fma4(self, a: Array, b: Array, c: Array) -> Array:
+        """``c`` plus four products: a and b float16 (..., 4), which broadcast to c's shape with
+        the 4 behind it; c and the result float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Form:
+    """What differs between fp32 and fp16 accumulators. Registers are those of the listings."""
+
+    name: str
+    accumulator: Operand
+    steps: int
+    #: Rows of a threadgroup's four that one step computes, of four columns.
+    rows: int
+    #: First register of A's and B's pairs, by set; of the accumulator's pairs, by step.
+    a: tuple[int, ...]
+    b: tuple[int, ...]
+    d: tuple[int, ...]
+
+
+F32 = Form("F32", ACCUMULATOR_F32, 4, 2, (24, 20, 14, 16), (22, 18, 12, 2), (8, 10, 4, 6))
+F16 = Form("F16", ACCUMULATOR_F16, 2, 4, (22, 16, 18, 2), (12, 14, 8, 10), (4, 6))
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One HMMA.884. ``set`` is 1 to 4, ``step`` from 0; d, a, b and c name pairs of registers."""
+
+    form: Form
+    set: int
+    step: int
+    d: int
+    a: int
+    b: int
+    c: int
+    a_layout: str
+    b_layout: str
+
+    def __post_init__(self) -> None:
+        pairs = (self.d, self.a, self.b, self.c)
+        problems = [
+            text
+            for failed, text in (
+                (self.set not in range(1, SETS + 1), f"sets are 1 to {SETS}"),
+                (self.step not in range(self.form.steps), f"steps are 0 to {self.form.steps - 1}"),
+                (
+                    any(r % 2 or r not in range(REGISTERS) for r in pairs),
+                    f"pairs begin at an even register below {REGISTERS}",
+                ),
+                (
+                    self.a_layout not in LAYOUTS or self.b_layout not in LAYOUTS,
+                    f"layouts are {LAYOUTS}",
+                ),
+            )
+            if failed
+        ]
+        if problems:
+            raise ValueError(f"{self!r} is no instruction: " + "; ".join(problems))
+
+    @property
+    def k(self) -> range:
+        """Of A's columns and B's rows."""
+        return range(K * (self.set - 1), K * self.set)
+
+    @property
+    def rows(self) -> range:
+        """Of the four that a threadgroup has."""
+        first = self.step * self.form.rows % 4
+        return range(first, first + self.form.rows)
+
+    @property
+    def columns(self) -> range:
+        """Of the eight that an octet has. The first four are the lower threadgroup's of B, the
+        others the upper's."""
+        first = self.step * self.form.rows // 4 * 4
+        return range(first, first + 4)
+
+    def __str__(self) -> str:
+        name = f"HMMA.884.{self.form.name}.{self.form.name}.STEP{self.step}"
+        a, b = (
+            f"R{r}.{layout.upper()}"
+            for r, layout in ((self.a, self.a_layout), (self.b, self.b_layout))
+        )
+        return f"{name} R{self.d}, {a}, {b}, R{self.c}"
+
+
+@dataclass(frozen=True)
+class Program:
+    """The instructions of one WMMA, and the registers that its fragments lie in."""
+
+    form: Form
+    a_layout: str
+    b_layout: str
+    instructions: tuple[Instruction, ...]
+
+    @property
+    def a_registers(self) -> list[int]:
+        return _pairs(self.form.a)
+
+    @property
+    def b_registers(self) -> list[int]:
+        return _pairs(self.form.b)
+
+    @property
+    def d_registers(self) -> list[int]:
+        return _pairs(self.form.d)
+
+
+def program(form: Form, a_layout: str = "row", b_layout: str = "col") -> Program:
+    """For matrices that lie so in memory. Raises ``ValueError`` for a layout there is none of."""
+    instructions = tuple(
+        Instruction(form, s + 1, step, d, form.a[s], form.b[s], d, a_layout, b_layout)
+        for s in range(SETS)
+        for step, d in enumerate(form.d)
+    )
+    return Program(form, a_layout, b_layout, instructions)
+
+
+PROGRAM_F32 = program(F32)
+PROGRAM_F16 = program(F16)
+
+
+@dataclass(frozen=True)
+class State:
+    """The registers of a warp, for each of many tiles: uint32 (..., 32 lanes, 26 registers)."""
+
+    registers: Array
+
+    @classmethod
+    def of(cls, program: Program, a: Array, b: Array, c: Array) -> State:
+        """Fragments as `fragments.load` gives them, in the program's registers, others zero.
+
+        Their tiles' axes broadcast. Raises `FragmentError` where one is not of the program.
+        """
+        given = (("A", A, a), ("B", B, b), ("C", program.form.accumulator, c))
+        for name, operand, registers in given:
+            expected = (LANES, operand.registers)
+            if registers.dtype != np.uint32 or registers.shape[-2:] != expected:
+                raise FragmentError(
+                    f"{name}'s registers are {registers.dtype}{registers.shape}, "
+                    f"not uint32(..., {LANES}, {operand.registers})"
+                )
+        try:
+            tiles = np.broadcast_shapes(*(registers.shape[:-2] for _, _, registers in given))
+        except ValueError as error:
+            raise FragmentError(
+                "the tiles of A, B and C do not broadcast", note=str(error)
+            ) from None
+        state = cls(_outside(np.zeros((REGISTERS, LANES, *tiles), np.uint32)))
+        places = (program.a_registers, program.b_registers, program.d_registers)
+        for place, (_, _, registers) in zip(places, given, strict=True):
+            state.registers[..., place] = registers
+        return state
+
+    def accumulator(self, program: Program) -> Array:
+        """The result's fragment, as `fragments.store` takes it."""
+        return self.registers[..., program.d_registers]
+
+
+def step(state: State, instruction: Instruction, numerics: Numerics) -> State:
+    """The state after one instruction; the one given is left as it is."""
+    return run(state, (instruction,), numerics)
+
+
+def run(state: State, instructions: Iterable[Instruction], numerics: Numerics) -> State:
+    """The state after several; the one given is left as it is."""
+    registers = state.registers.copy(order="K")
+    for instruction in instructions:
+        _execute(_inside(registers), instruction, numerics)
+    return State(registers)
+
+
+def wmma(program: Program, a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
+    """``wmma.mma`` on fragments: the accumulator's registers (..., 32, 8 or 4), uint32."""
+    state = State.of(program, a, b, c)
+    return run(state, program.instructions, numerics).accumulator(program)
+
+
+# ---------------------------------------------------------------- one instruction
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """Which lane's registers feed each product, as index arrays.
+
+    a: (octet, threadgroup, row, k). b: (octet, column, k). c and d: (octet, threadgroup, row,
+    column).
+    """
+
+    a: Holders
+    b: Holders
+    c: Holders
+    d: Holders
+
+
+@functools.cache
+def wiring(instruction: Instruction) -> Wiring:
+    octet = np.arange(len(OCTETS))
+    first_row = np.array([o.row for o in OCTETS])[:, None, None] + 4 * np.arange(2)[:, None]
+    rows = (first_row + np.array(instruction.rows))[..., None]
+    columns = np.array([o.column for o in OCTETS])[:, None] + np.array(instruction.columns)
+    k = np.array(instruction.k)
+    # Of the two lanes that hold an element, the octet's own: octets o and o + 2 share rows of A,
+    # octets 2o and 2o + 1 columns of B.
+    a_copy, b_copy = octet[:, None, None, None] // 2, octet[:, None, None] % 2
+    a = _at(A, instruction.a_layout, instruction.a, (rows, k, a_copy))
+    b = _at(B, instruction.b_layout, instruction.b, (k, columns[..., None], b_copy))
+    piece = rows, columns[:, None, None, :], np.intp(0)
+    accumulator = instruction.form.accumulator
+    c = _at(accumulator, "row", instruction.c, piece)
+    d = _at(accumulator, "row", instruction.d, piece)
+    return Wiring(a, b, c, d)
+
+
+def _at(operand: Operand, layout: str, first: int, index: tuple[Any, Any, Any]) -> Holders:
+    """Of elements (row, column, copy), in the pair of registers that begins at ``first``."""
+    all_of = holders(operand, layout)
+    return Holders(all_of.lane[index], first + all_of.register[index] % 2, all_of.half[index])
+
+
+def _execute(registers: Array, instruction: Instruction, numerics: Numerics) -> None:
+    """Does one instruction in place; registers (register, lane, ...)."""
+    wires = wiring(instruction)
+    a = np.moveaxis(_halves(registers, wires.a), 3, -1)
+    b = np.moveaxis(_halves(registers, wires.b), 2, -1)
+    packed = instruction.form is F16
+    c = (_halves if packed else _words)(registers, wires.c).astype(np.float32, copy=False)
+    d = numerics.fma4(a[:, :, :, None], b[:, None, None], c)
+    if not packed:
+        registers[wires.d.register, wires.d.lane] = d.view(np.uint32)
+        return
+    with np.errstate(over="ignore"):
+        bits = d.astype(np.float16).view(np.uint16).astype(np.uint32)
+    pairs = bits[:, :, :, 0::2] | bits[:, :, :, 1::2] << 16
+    registers[wires.d.register[..., 0::2], wires.d.lane[..., 0::2]] = pairs
+
+
+def _words(registers: Array, at: Holders) -> Array:
+    return registers[at.register, at.lane].view(np.float32)
+
+
+def _halves(registers: Array, at: Holders) -> Array:
+    words = registers[at.register, at.lane]
+    shift = (16 * at.half).astype(np.uint32).reshape(at.half.shape + (1,) * (registers.ndim - 2))
+    return (words >> shift).astype(np.uint16).view(np.float16)
+
+
+def _pairs(first: tuple[int, ...]) -> list[int]:
+    return [register + i for register in first for i in range(2)]
+
+
+def _inside(registers: Array) -> Array:
+    """(register, lane, tiles): the order of memory, so that loops over tiles are innermost."""
+    return np.moveaxis(registers, (-1, -2), (0, 1))
+
+
+def _outside(registers: Array) -> Array:
+    return np.moveaxis(registers, (0, 1), (-1, -2))
