@@ -170,10 +170,10 @@ class Holders:
 def holders(operand: Operand, layout: str) -> Holders:
     """The inverse of `held`."""
     row, column = held(operand, layout)
-    lane, element = np.indices(row.shape)
-    order = np.lexsort((lane.ravel(), column.ravel(), row.ravel()))
-    shape = (TILE, TILE, operand.copies)
-    lane, element = (array.ravel()[order].reshape(shape) for array in (lane, element))
+    # A stable sort of (lane, element) pairs, which are in the order of their lanes.
+    order = np.argsort((row * TILE + column).ravel(), kind="stable")
+    at = order.reshape(TILE, TILE, operand.copies)
+    lane, element = at // operand.elements, at % operand.elements
     return Holders(lane, element // operand.per_register, element % operand.per_register)
 
 

@@ -6,17 +6,17 @@ its own rows of A and four columns of B that one threadgroup of its octet holds 
 
 Source: Raihan, Goli, Aamodt (ISPASS 2019, arXiv 1811.08309), section III-C, figures 9 (both
 listings, whose registers are used here) and 10, tables II and III. The text speaks of pairs of
-registers <R8, R7>; SASS names the lower of an aligned pair, so that R8 is <R8, R9> here. The listing
-with fp32 accumulators is of a column-major A and a row-major B, the one with fp16 marks both ``.T``,
-whose meaning is unknown; here ``.ROW`` and ``.COL`` are the layouts that the program was made for.
+registers <R8, R7>; SASS names the lower of an aligned pair, so that R8 is <R8, R9> here. The
+listing with fp32 accumulators is of a column-major A and a row-major B; the one with fp16 marks
+both ``.T``, whose meaning is unknown. Here ``.ROW`` and ``.COL`` are what the program was made for.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,10 @@ K = 4
 REGISTERS = 26
 
 
-class Numerics(Protocol):
-    """How the hardware adds; the only arithmetic there is in the simulator."""
-
-    def fma4(self, a: Array, b: Array, c: Array) -> Array:
-        """``c`` plus four products: a and b float16 (..., 4), which broadcast to c's shape with
-        the 4 behind it; c and the result float32."""
-        ...
+#: How the hardware adds, the only arithmetic in the simulator: ``fused(a, b, c)`` is c plus four
+#: products. a and b are float16 (..., 4); c, float32 or float16, has the axes before the 4 that
+#: they broadcast to; the result is as c.
+Fused = Callable[[Array, Array, Array], Array]
 
 
 @dataclass(frozen=True)
@@ -207,23 +204,23 @@ class State:
         return self.registers[..., program.d_registers]
 
 
-def step(state: State, instruction: Instruction, numerics: Numerics) -> State:
+def step(state: State, instruction: Instruction, fused: Fused) -> State:
     """The state after one instruction; the one given is left as it is."""
-    return run(state, (instruction,), numerics)
+    return run(state, (instruction,), fused)
 
 
-def run(state: State, instructions: Iterable[Instruction], numerics: Numerics) -> State:
+def run(state: State, instructions: Iterable[Instruction], fused: Fused) -> State:
     """The state after several; the one given is left as it is."""
     registers = state.registers.copy(order="K")
     for instruction in instructions:
-        _execute(_inside(registers), instruction, numerics)
+        _execute(_inside(registers), instruction, fused)
     return State(registers)
 
 
-def wmma(program: Program, a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
+def wmma(program: Program, a: Array, b: Array, c: Array, fused: Fused) -> Array:
     """``wmma.mma`` on fragments: the accumulator's registers (..., 32, 8 or 4), uint32."""
     state = State.of(program, a, b, c)
-    return run(state, program.instructions, numerics).accumulator(program)
+    return run(state, program.instructions, fused).accumulator(program)
 
 
 # ---------------------------------------------------------------- one instruction
@@ -268,21 +265,20 @@ def _at(operand: Operand, layout: str, first: int, index: tuple[Any, Any, Any]) 
     return Holders(all_of.lane[index], first + all_of.register[index] % 2, all_of.half[index])
 
 
-def _execute(registers: Array, instruction: Instruction, numerics: Numerics) -> None:
+def _execute(registers: Array, instruction: Instruction, fused: Fused) -> None:
     """Does one instruction in place; registers (register, lane, ...)."""
     wires = wiring(instruction)
     a = np.moveaxis(_halves(registers, wires.a), 3, -1)
     b = np.moveaxis(_halves(registers, wires.b), 2, -1)
-    packed = instruction.form is F16
-    c = (_halves if packed else _words)(registers, wires.c).astype(np.float32, copy=False)
-    d = numerics.fma4(a[:, :, :, None], b[:, None, None], c)
-    if not packed:
-        registers[wires.d.register, wires.d.lane] = d.view(np.uint32)
-        return
-    with np.errstate(over="ignore"):
-        bits = d.astype(np.float16).view(np.uint16).astype(np.uint32)
-    pairs = bits[:, :, :, 0::2] | bits[:, :, :, 1::2] << 16
-    registers[wires.d.register[..., 0::2], wires.d.lane[..., 0::2]] = pairs
+    packed = instruction.form.accumulator.dtype == "float16"
+    c = (_halves if packed else _words)(registers, wires.c)
+    d = fused(a[:, :, :, None], b[:, None, None], c)
+    bits = d.view(f"u{d.itemsize}").astype(np.uint32, copy=False)
+    register, lane = wires.d.register, wires.d.lane
+    if packed:
+        bits = bits[:, :, :, 0::2] | bits[:, :, :, 1::2] << 16
+        register, lane = register[..., 0::2], lane[..., 0::2]
+    registers[register, lane] = bits
 
 
 def _words(registers: Array, at: Holders) -> Array:
