@@ -15,8 +15,8 @@ from intrinsics.volta.fragments import (
 from intrinsics.volta.hmma import (
     PROGRAM_F16,
     PROGRAM_F32,
-    Instruction,
     Fused,
+    Instruction,
     Program,
     State,
     program,
@@ -24,6 +24,7 @@ from intrinsics.volta.hmma import (
     step,
     wmma,
 )
+from intrinsics.volta.listing import trace
 
 __all__ = [
     "ACCUMULATOR_F16",
@@ -33,8 +34,8 @@ __all__ = [
     "A",
     "B",
     "FragmentError",
-    "Instruction",
     "Fused",
+    "Instruction",
     "Program",
     "State",
     "load",
@@ -42,5 +43,6 @@ __all__ = [
     "run",
     "step",
     "store",
+    "trace",
     "wmma",
 ]

@@ -32,6 +32,8 @@ Array = NDArray[Any]
 
 MULTIPROCESSORS = 80
 SUB_CORES = 4
+#: That a multiprocessor holds at once (CUDA C++ Programming Guide, compute capability 7.0).
+MAX_WARPS = 64
 TENSOR_CORES_OF_SUB_CORE = 2
 MULTIPLY_ADDS_OF_TENSOR_CORE = 64
 
@@ -122,20 +124,16 @@ def timeline(form: Form, warps: int, wmmas: int) -> Timeline:
     return Timeline(issues, finished)
 
 
-#: WMMAs of each warp after which every further one takes as long as the one before it.
-SETTLED = 4
-
-
 def multiprocessor_cycles(form: Form, warps: int, wmmas: int) -> int:
     """Until ``warps`` warps of one multiprocessor have each done ``wmmas`` WMMAs.
 
-    Long runs are periodic: from `SETTLED` WMMAs on, each adds the same.
+    Every WMMA of each warp adds what the second does.
     """
     busiest = -(-warps // SUB_CORES)
-    if wmmas <= SETTLED + 1:
+    if wmmas <= 2:
         return timeline(form, busiest, wmmas).cycles
-    before, after = (timeline(form, busiest, n).cycles for n in (SETTLED, SETTLED + 1))
-    return after + (wmmas - SETTLED - 1) * (after - before)
+    one, two = (timeline(form, busiest, n).cycles for n in (1, 2))
+    return one + (wmmas - 1) * (two - one)
 
 
 def gemm_cycles(
@@ -151,12 +149,12 @@ def gemm_cycles(
 
     Each warp computes a 16 x 16 tile of the result at a time, all of k; tiles are spread evenly,
     and a multiprocessor runs ``warps`` at once, round after round. Raises ``ValueError`` unless all
-    are positive.
+    are positive, and for more warps than a multiprocessor holds.
     """
-    if min(m, n, k, warps, multiprocessors) <= 0:
+    if min(m, n, k, warps, multiprocessors) <= 0 or warps > MAX_WARPS:
         raise ValueError(
             f"a product {m} x {n} x {k} with {warps} warps on each of {multiprocessors} "
-            "multiprocessors: all are positive"
+            f"multiprocessors: all are positive, warps at most {MAX_WARPS}"
         )
     tiles = -(-m // TILE) * -(-n // TILE)
     rounds, rest = divmod(-(-tiles // multiprocessors), warps)
