@@ -273,7 +273,7 @@ def _execute(registers: Array, instruction: Instruction, fused: Fused) -> None:
     packed = instruction.form.accumulator.dtype == "float16"
     c = (_halves if packed else _words)(registers, wires.c)
     d = fused(a[:, :, :, None], b[:, None, None], c)
-    bits = d.view(f"u{d.itemsize}").astype(np.uint32, copy=False)
+    bits: Array = d.view(f"u{d.itemsize}").astype(np.uint32, copy=False)
     register, lane = wires.d.register, wires.d.lane
     if packed:
         bits = bits[:, :, :, 0::2] | bits[:, :, :, 1::2] << 16

@@ -5,7 +5,7 @@ Measured: the cumulative cycles of one WMMA on a Titan V, Raihan, Goli, Aamodt (
 least that explains them, and the tests hold it to every one.
 
 Published: eight tensor cores a multiprocessor, two for each of its four *sub-cores* (the warp
-scheduler and what it issues to), 64 multiply-adds a cycle each (NVIDIA, Tesla V100 GPU Architecture,
+scheduler and what it issues to), 64 multiply-adds a cycle each (NVIDIA Tesla V100 GPU Architecture,
 WP-08608-001, 2017). An instruction with fp32 accumulators is 256 multiply-adds, so it keeps a
 sub-core's two busy for 2 cycles; one with fp16 is 512, so 4. Both are also the least distances in
 the measured tables.
@@ -34,8 +34,8 @@ MULTIPROCESSORS = 80
 SUB_CORES = 4
 #: That a multiprocessor holds at once (CUDA C++ Programming Guide, compute capability 7.0).
 MAX_WARPS = 64
-TENSOR_CORES_OF_SUB_CORE = 2
-MULTIPLY_ADDS_OF_TENSOR_CORE = 64
+#: Of a sub-core, in one cycle: two tensor cores' 64 each.
+MULTIPLY_ADDS = 128
 
 #: As measured: cycles after the first issue, of each set's steps.
 COMPLETES = {
@@ -56,8 +56,11 @@ class Timing:
     set: int
     #: What the last instruction of a WMMA takes beyond its latency, when nothing follows.
     drain: int
-    #: How long an instruction keeps its sub-core's tensor cores.
-    busy: int
+
+    @property
+    def busy(self) -> int:
+        """How long an instruction keeps its sub-core's tensor cores."""
+        return TILE**3 // (SETS * len(self.steps)) // MULTIPLY_ADDS
 
     def issues(self) -> Array:
         """Of a WMMA alone, after its first: (set, step)."""
@@ -76,8 +79,8 @@ class Timing:
 
 
 TIMING = {
-    F32: Timing(latency=10, steps=(0, 2, 4, 8), set=10, drain=6, busy=2),
-    F16: Timing(latency=12, steps=(0, 9), set=13, drain=4, busy=4),
+    F32: Timing(latency=10, steps=(0, 2, 4, 8), set=10, drain=6),
+    F16: Timing(latency=12, steps=(0, 9), set=13, drain=4),
 }
 
 
@@ -117,11 +120,10 @@ def timeline(form: Form, warps: int, wmmas: int) -> Timeline:
         issues[warp, done[warp]] = at
         ready[warp], free = at + gaps[done[warp]], at + timing.busy
         done[warp] += 1
-    issues = issues.reshape(warps, wmmas, SETS, form.steps)
-    finished = issues + timing.latency
-    if wmmas:
-        finished[:, -1, -1, -1] += timing.drain
-    return Timeline(issues, finished)
+    completes = issues + timing.latency
+    completes[:, -1:] += timing.drain
+    shape = (warps, wmmas, SETS, form.steps)
+    return Timeline(issues.reshape(shape), completes.reshape(shape))
 
 
 def multiprocessor_cycles(form: Form, warps: int, wmmas: int) -> int:
