@@ -124,10 +124,7 @@ class Instruction:
 
     def __str__(self) -> str:
         name = f"HMMA.884.{self.form.name}.{self.form.name}.STEP{self.step}"
-        a, b = (
-            f"R{r}.{layout.upper()}"
-            for r, layout in ((self.a, self.a_layout), (self.b, self.b_layout))
-        )
+        a, b = f"R{self.a}.{self.a_layout.upper()}", f"R{self.b}.{self.b_layout.upper()}"
         return f"{name} R{self.d}, {a}, {b}, R{self.c}"
 
 
@@ -193,7 +190,8 @@ class State:
             raise FragmentError(
                 "the tiles of A, B and C do not broadcast", note=str(error)
             ) from None
-        state = cls(_outside(np.zeros((REGISTERS, LANES, *tiles), np.uint32)))
+        inside = np.zeros((REGISTERS, LANES, *tiles), np.uint32)
+        state = cls(np.moveaxis(inside, (0, 1), (-1, -2)))
         places = (program.a_registers, program.b_registers, program.d_registers)
         for place, (_, _, registers) in zip(places, given, strict=True):
             state.registers[..., place] = registers
@@ -298,7 +296,3 @@ def _pairs(first: tuple[int, ...]) -> list[int]:
 def _inside(registers: Array) -> Array:
     """(register, lane, tiles): the order of memory, so that loops over tiles are innermost."""
     return np.moveaxis(registers, (-1, -2), (0, 1))
-
-
-def _outside(registers: Array) -> Array:
-    return np.moveaxis(registers, (0, 1), (-1, -2))

@@ -26,7 +26,7 @@ from intrinsics.volta.fragments import (
 )
 
 OPERANDS = (A, B, ACCUMULATOR_F32, ACCUMULATOR_F16)
-each_layout = pytest.mark.parametrize("layout", ("row", "col"))
+each_layout = pytest.mark.parametrize("layout", ["row", "col"])
 each_operand = pytest.mark.parametrize("operand", OPERANDS, ids=("a", "b", "f32", "f16"))
 
 #: Raihan et al., figure 7: the threadgroups that load each four rows of A and columns of B.
@@ -126,7 +126,7 @@ def test_a_load_puts_the_low_half_first(operand: Operand, layout: str) -> None:
         assert int(registers[lane, 0]) & 0xFFFF == low
 
 
-@pytest.mark.parametrize("operand", (A, B))
+@pytest.mark.parametrize("operand", [A, B])
 def test_four_neighbours_in_memory_are_one_set_of_a_lane(operand: Operand) -> None:
     """LD.E.64 or half an LD.E.128: each pair of registers is 8 consecutive bytes."""
     for layout in ("row", "col"):

@@ -27,9 +27,9 @@ def listed(form: Form, a_layout: str, b_layout: str, lane: int) -> str:
     return trace(made, State.of(made, a, b, c), in_order, lane)
 
 
-@pytest.mark.parametrize("lane", (0, 13, 22, 31))
-@pytest.mark.parametrize("layouts", (("row", "col"), ("col", "row")))
-@pytest.mark.parametrize("form", (F32, F16), ids=lambda form: form.name)
+@pytest.mark.parametrize("lane", [0, 13, 22, 31])
+@pytest.mark.parametrize("layouts", [("row", "col"), ("col", "row")])
+@pytest.mark.parametrize("form", [F32, F16], ids=lambda form: form.name)
 def test_every_value_is_that_of_the_element_it_is_said_to_be(
     form: Form, layouts: tuple[str, str], lane: int
 ) -> None:

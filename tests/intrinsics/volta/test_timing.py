@@ -8,7 +8,7 @@ import pytest
 from intrinsics.volta.hmma import F16, F32, PROGRAM_F16, PROGRAM_F32, Form
 from intrinsics.volta.timing import TIMING, completes, gemm_cycles, multiprocessor_cycles, timeline
 
-each_form = pytest.mark.parametrize("form", (F32, F16), ids=lambda form: form.name)
+each_form = pytest.mark.parametrize("form", [F32, F16], ids=lambda form: form.name)
 
 
 def test_one_wmma_takes_the_measured_cycles() -> None:
@@ -31,7 +31,7 @@ def test_one_warp_alone_is_one_wmma_after_the_other(form: Form) -> None:
 
 
 @each_form
-@pytest.mark.parametrize("warps", (1, 2, 3, 5))
+@pytest.mark.parametrize("warps", [1, 2, 3, 5])
 def test_no_two_instructions_at_once_in_order_and_no_result_read_too_early(
     form: Form, warps: int
 ) -> None:
