@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from intrinsics import emulate, get
 from intrinsics.volta.fragments import A, B, FragmentError, load, store
 from intrinsics.volta.hmma import (
     F16,
@@ -78,6 +79,17 @@ def test_a_thousand_tiles_bit_for_bit(form: Form, a_layout: str, b_layout: str) 
     bits = f"u{out.itemsize}"
     found = out.reshape(1000, 16, 16).swapaxes(1, 2).copy().view(bits)
     assert (found == expected(a, b, c).view(bits)).all()
+
+
+def test_in_the_order_of_the_record_it_is_the_record() -> None:
+    """The compiler's m16n16k16 adds in ascending k, and so does this, set after set."""
+    a, b, c = random_tiles(F32, 2)
+    registers = wmma(PROGRAM_F32, *fragments_of(PROGRAM_F32, a, b, c), in_order)
+    out = np.empty(512, np.float32)
+    store(F32.accumulator, registers, out, 16, "row", [0, 256])
+    for tile in range(2):
+        meant = emulate.mma(get(16, 16, 16), a[tile], b[tile], c[tile])
+        assert (out.reshape(2, 16, 16)[tile].view(np.uint32) == meant.view(np.uint32)).all()
 
 
 def test_tiles_of_a_and_b_broadcast() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -85,3 +87,13 @@ def test_a_listing_is_of_one_tile_and_one_lane() -> None:
     with pytest.raises(FragmentError, match="no lane 32"):
         trace(made, one, in_order, 32)
     assert "STEP3" in trace(made, one, in_order, 31)
+
+
+def test_the_page_about_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "tensor-core.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(example, names)
+    a, b = (names[name].reshape(16, 16).astype(np.float64) for name in "ab")
+    assert np.allclose(names["d"].reshape(16, 16), a @ b.T, atol=1e-5)
+    assert "lane 5: thread 1 of threadgroup 1" in capsys.readouterr().out
