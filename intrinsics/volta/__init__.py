@@ -1,6 +1,8 @@
 """Volta's tensor cores, one WMMA taken apart: NumPy only, any number of tiles at once.
 
 ``fragments`` says which lane holds which element in which register, ``hmma`` what each of the 16
+(or 8) instructions computes, ``timing`` when it is done; ``gemm`` sends whole matrix products
+through them, and ``listing`` prints one WMMA.
 """
 
 from intrinsics.volta.fragments import (
@@ -12,6 +14,7 @@ from intrinsics.volta.fragments import (
     load,
     store,
 )
+from intrinsics.volta.gemm import matmul
 from intrinsics.volta.hmma import (
     PROGRAM_F16,
     PROGRAM_F32,
@@ -39,6 +42,7 @@ __all__ = [
     "Program",
     "State",
     "load",
+    "matmul",
     "program",
     "run",
     "step",
