@@ -248,10 +248,11 @@ def _check_access(
 ) -> Index:
     """The starts as integers. Raises `FragmentError`."""
     _check_layout(layout)
-    if memory.ndim != 1 or memory.dtype != np.dtype(operand.dtype) or memory.strides[0] < 0:
+    if memory.ndim != 1 or memory.dtype != np.dtype(operand.dtype) or not memory.flags.c_contiguous:
         raise FragmentError(
             f"memory is {memory.dtype}{memory.shape}, not one-dimensional {operand.dtype}",
-            hint="a C-contiguous matrix is `matrix.reshape(-1)`",
+            note="and contiguous",
+            hint="a contiguous matrix is `matrix.reshape(-1)`",
         )
     starts = np.asarray(start)
     if starts.dtype.kind not in "iu":

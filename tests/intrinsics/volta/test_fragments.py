@@ -212,6 +212,7 @@ def good(**changes: Any) -> Any:
         ({"start": 0.5}, "counts elements"),
         ({"memory": np.zeros((16, 16), np.float16)}, "one-dimensional float16"),
         ({"memory": np.zeros(512, np.float32)}, "one-dimensional float16"),
+        ({"memory": np.zeros(1024, np.float16)[::2]}, "one-dimensional float16"),
         ({"operand": ACCUMULATOR_F32}, "one-dimensional float32"),
     ],
 )
