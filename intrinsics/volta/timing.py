@@ -1,7 +1,7 @@
 """When each HMMA instruction is done, in clock cycles: one WMMA, several warps, a whole GEMM.
 
 Measured: the cumulative cycles of one WMMA on a Titan V, Raihan, Goli, Aamodt (ISPASS 2019, arXiv
-1811.08309), figure 9, with fp32 and with fp16 accumulators. `COMPLETES` has them; `Timing` is the
+1811.08309), its disassembled listings, with fp32 and with fp16 accumulators. `COMPLETES` has them; `Timing` is the
 least that explains them, and the tests hold it to every one.
 
 Published: eight tensor cores a multiprocessor, two for each of its four *sub-cores* (the warp

@@ -176,7 +176,7 @@ def test_one_element_reaches_only_the_lanes_and_steps_that_use_it() -> None:
 
 
 def test_the_listings() -> None:
-    """Figure 9 of Raihan et al., with the layouts of this project's default."""
+    """The disassembled ones of Raihan et al., with the layouts of this project's default."""
     text = [str(instruction) for instruction in PROGRAM_F32.instructions]
     assert text[0] == "HMMA.884.F32.F32.STEP0 R8, R24.ROW, R22.COL, R8"
     assert text[7] == "HMMA.884.F32.F32.STEP3 R6, R20.ROW, R18.COL, R6"

@@ -12,7 +12,7 @@ each_form = pytest.mark.parametrize("form", [F32, F16], ids=lambda form: form.na
 
 
 def test_one_wmma_takes_the_measured_cycles() -> None:
-    """Raihan et al., figure 9."""
+    """As Raihan et al. have them beside their disassembled listings."""
     found = [completes(instruction) for instruction in PROGRAM_F32.instructions]
     assert found == [10, 12, 14, 18, 20, 22, 24, 28, 30, 32, 34, 38, 40, 42, 44, 54]
     found = [completes(instruction) for instruction in PROGRAM_F16.instructions]
