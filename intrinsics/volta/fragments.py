@@ -6,9 +6,9 @@ the result and needs nothing of the other octets. So an element of A or B is hel
 each octet that needs it.
 
 Sources: Raihan, Goli, Aamodt, Modeling Deep Learning Accelerator Enabled GPUs (ISPASS 2019,
-arXiv 1811.08309), figure 7 and table II: threadgroups, octets, and the segments of A and B that each loads
-from either layout; PTX ISA, "Matrix Fragments for mma.m8n8k4 with .f16 floating point type": the
-order within a threadgroup, with fp16 and fp32 accumulators.
+arXiv 1811.08309), figure 7 and table II: threadgroups, octets, and the segments of A and B that
+each loads from either layout; PTX ISA, "Matrix Fragments for mma.m8n8k4 with .f16 floating point
+type": the order within a threadgroup, with fp16 and fp32 accumulators.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Four *sets* cover k, four at a time. A set is four *steps* with fp32 accumulator
 ones; in a step every threadgroup computes a piece of its 4 x 8 of the result, 2 x 4 or 4 x 4, from
 its own rows of A and four columns of B that one threadgroup of its octet holds for both.
 
-Source: Raihan, Goli, Aamodt (ISPASS 2019, arXiv 1811.08309), figure 10, tables II and III, and
-the two disassembled listings, whose registers are used here. The text speaks of pairs of registers
-<R8, R7>; SASS names the lower of an aligned pair, so that R8 is <R8, R9> here. The listing with fp32
+Source: Raihan, Goli, Aamodt (ISPASS 2019, arXiv 1811.08309), figure 10, tables II and III, and the
+disassembled listings, whose registers are used here. The text speaks of pairs of registers <R8,
+R7>; SASS names the lower of an aligned pair, so that R8 is <R8, R9> here. The listing with fp32
 accumulators is of a column-major A and a row-major B; the one with fp16 marks both ``.T``, whose
 meaning is unknown. Here ``.ROW`` and ``.COL`` are what the program was made for.
 """

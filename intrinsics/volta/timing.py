@@ -1,8 +1,8 @@
 """When each HMMA instruction is done, in clock cycles: one WMMA, several warps, a whole GEMM.
 
-Measured: the cumulative cycles of one WMMA on a Titan V, Raihan, Goli, Aamodt (ISPASS 2019, arXiv
-1811.08309), its disassembled listings, with fp32 and with fp16 accumulators. `COMPLETES` has them; `Timing` is the
-least that explains them, and the tests hold it to every one.
+Measured: the cumulative cycles of one WMMA on a Titan V, beside the disassembled listings of Raihan,
+Goli, Aamodt (ISPASS 2019, arXiv 1811.08309), with fp32 and with fp16 accumulators. `TIMING` is the
+least that explains them; docs/tensor-core.md has the table, and the tests hold it to every number.
 
 Published: eight tensor cores a multiprocessor, two for each of its four *sub-cores* (the warp
 scheduler and what it issues to), 64 multiply-adds a cycle each (NVIDIA Tesla V100 GPU Architecture,
@@ -36,12 +36,6 @@ SUB_CORES = 4
 MAX_WARPS = 64
 #: Of a sub-core, in one cycle: two tensor cores' 64 each.
 MULTIPLY_ADDS = 128
-
-#: As measured: cycles after the first issue, of each set's steps.
-COMPLETES = {
-    F32: ((10, 12, 14, 18), (20, 22, 24, 28), (30, 32, 34, 38), (40, 42, 44, 54)),
-    F16: ((12, 21), (25, 34), (38, 47), (51, 64)),
-}
 
 
 @dataclass(frozen=True)
