@@ -1,7 +1,7 @@
 """When each HMMA instruction is done, in clock cycles: one WMMA, several warps, a whole GEMM.
 
-Measured: the cumulative cycles of one WMMA on a Titan V, beside the disassembled listings of Raihan,
-Goli, Aamodt (ISPASS 2019, arXiv 1811.08309), with fp32 and with fp16 accumulators. `TIMING` is the
+Measured: the cumulative cycles of one WMMA on a Titan V, beside the disassembled listings of
+Raihan, Goli, Aamodt (ISPASS 2019, arXiv 1811.08309), fp32 and fp16 accumulators. `TIMING` is the
 least that explains them; docs/tensor-core.md has the table, and the tests hold it to every number.
 
 Published: eight tensor cores a multiprocessor, two for each of its four *sub-cores* (the warp
