@@ -1,0 +1,296 @@
+"""How a tensor core adds: the arithmetic of an instruction as a choice.
+
+NVIDIA does not document it. What is known comes from experiments, and is data here: one frozen
+record `Numerics` a chip, and one function, `fused`, that computes as a record says, on arrays.
+
+A chip multiplies exactly and adds a *block* of products and the accumulator at once: all are
+shifted right to the largest exponent among them, what then lies below the last bit kept is dropped
+(each on its own, towards zero), the rest is added exactly, and the sum is normalised and rounded
+once. So the order inside a block has no influence, the order of blocks has, and an addend that is
+made larger can make the sum smaller.
+
+Sources, named by their letters beside the constants:
+
+- [F] Fasi, Higham, Mikaitis, Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ Computer
+  Science 7:e330 (2021), https://peerj.com/articles/cs-330/: V100, T4, A100.
+- [K] Khattak, Mikaitis, Accurate Models of NVIDIA Tensor Cores, https://arxiv.org/abs/2512.07004,
+  https://doi.org/10.1145/3830409, and the models and measured outputs published with it
+  (north-numerical-computing/MATLAB-tensor-core on GitHub): V100, A100, H100, H200.
+- [X] Xie, Wang, Yang, Yang, MMA-Sim: Bit-Accurate Reference Model of Tensor Cores and Matrix Cores,
+  https://arxiv.org/abs/2511.10909, and its model (microsoft/MMA-Sim on GitHub): Volta to Blackwell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intrinsics.exact_sum import exact_sum, to_float
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+#: Outputs computed at a time, so that the five temporaries of a block stay in a core's L2 cache.
+PIECE = 8192
+#: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X].
+NAN = {"float32": np.uint32(0x7FFFFFFF), "float16": np.uint16(0x7FFF)}
+#: Fraction bits and least normal exponent of the formats that accumulate (IEEE 754).
+FRACTION = {"float32": 23, "float16": 10}
+LEAST_NORMAL = {"float32": -126, "float16": -14}
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """One way to add ``n`` products to an accumulator.
+
+    ``exact`` adds a block without loss and rounds once, to nearest even. ``ieee`` is float32 as
+    NumPy has it, k ascending, rounding after every addition (`intrinsics.emulate` has the same
+    order). ``aligned`` is what chips do, see the module. An fp16 accumulator is rounded to nearest
+    even: by ``ieee`` once, after all n; by the others after each block.
+    """
+
+    name: str
+    arithmetic: Literal["exact", "ieee", "aligned"]
+    #: Products that are added at once; 0: all there are.
+    block: int = 0
+    #: Bits kept below those of fp32 (23 after the point) when a term is aligned.
+    extra_bits: int = 0
+    #: Terms are never aligned to less than 2 to this, by the accumulator's dtype. Only sums near
+    #: the subnormal numbers can tell.
+    least_exponent: tuple[tuple[str, int], ...] = (("float32", -126), ("float16", -24))
+    #: Exponents of an fp16 accumulator below the normal ones are its own (False), or count as the
+    #: least normal one, 2**-14 (True). An fp32 accumulator's always do, 2**-126.
+    clamps_half: bool = False
+    #: The accumulator is one of the terms of each block's sum; else it is added to the rounded sum
+    #: of the products, as a sum of two terms.
+    joined: bool = True
+    #: What is not known for certain.
+    provisional: str = ""
+
+    def __post_init__(self) -> None:
+        if self.block < 0 or (self.arithmetic == "aligned" and not self.block):
+            raise ValueError(f"{self.name}: a block has at least one product, not {self.block}")
+        # 16 products < 2**(2 + 23 + extra bits) must add up exactly in float64.
+        if not -23 <= self.extra_bits <= 20:
+            raise ValueError(f"{self.name}: extra bits are -23 to 20, not {self.extra_bits}")
+
+
+EXACT = Numerics("exact", "exact")
+IEEE = Numerics("ieee", "ieee", block=1)
+V100 = Numerics(
+    "v100",
+    "aligned",
+    block=4,  # [F] four products and the accumulator; [K] the same
+    extra_bits=0,  # [F] no extra bits; [K] the same; [X] 23 bits after the point
+    # [K] none for fp32 (nothing that fp16 operands give is smaller), -19 for fp16.
+    least_exponent=(("float32", -126), ("float16", -19)),
+    provisional="exponent of a subnormal fp16 accumulator ([K] and [X] differ); sign of an "
+    "underflow to zero",
+)
+A100 = Numerics(
+    "a100",
+    "aligned",
+    block=8,  # [F] eight for fp16 and bf16; [K], [X] the same: an m16n8k16 is two halves in order
+    extra_bits=1,  # [F] at least one; [K] one; [X] 24 bits after the point
+    least_exponent=(("float32", -132), ("float16", -20)),  # [K]; [X] has -126 and none
+    provisional="least exponents and that of a subnormal fp16 accumulator ([K] and [X] differ); "
+    "sign of an underflow to zero",
+)
+H100 = Numerics(
+    "h100",
+    "aligned",
+    block=16,  # [K], [X]: all of an m16n8k16 at once
+    extra_bits=2,  # [K] two; [X] 25 bits after the point
+    least_exponent=(("float32", -133), ("float16", -21)),  # [K]; [X] has -126 and none
+    provisional="all constants until compared on a card (benchmarks/hmma_numerics.py); least "
+    "exponents and that of a subnormal fp16 accumulator ([K] and [X] differ); sign of an "
+    "underflow to zero",
+)
+NUMERICS = {numerics.name: numerics for numerics in (EXACT, IEEE, V100, A100, H100)}
+
+
+def get(name: str) -> Numerics:
+    """The arithmetic of that name. Raises ``LookupError`` that lists those there are."""
+    if name not in NUMERICS:
+        raise LookupError(f"no arithmetic {name!r}: {', '.join(NUMERICS)}")
+    return NUMERICS[name]
+
+
+def matmul(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
+    """``a @ b + c``: a (..., m, k), b (..., k, n), c and the result (..., m, n); see `fused`."""
+    return fused(a[..., :, None, :], np.swapaxes(b, -1, -2)[..., None, :, :], c, numerics)
+
+
+def fused(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
+    """``sum(a * b, axis=-1) + c`` as `numerics` has it, blocks in ascending order of the last axis.
+
+    a and b are (..., n), c (...); the leading axes broadcast, and the result has all of them. Both
+    operands are float16, or both float32 that hold bfloat16 values. c is float32 or float16, and
+    so is the result. A sum that is exactly zero is +0, but for ``ieee``. Raises ``ValueError`` for
+    other dtypes, for float32 operands that are no bfloat16, and for lengths that differ.
+    """
+    least = _least_operand(a, b)
+    if c.dtype.name not in FRACTION:
+        raise ValueError(f"accumulators are float32 or float16, not {c.dtype}")
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"{a.shape[-1]} elements of a do not meet {b.shape[-1]} of b")
+    shape = np.broadcast_shapes(a.shape[:-1], b.shape[:-1], c.shape)
+    # Products innermost would be strided; each k is a plane of its own.
+    first = [np.ascontiguousarray(np.moveaxis(x, -1, 0)) for x in (a, b)]
+    out = np.array(np.broadcast_to(c, shape), dtype=np.float32)
+    if a.shape[-1]:
+        with np.errstate(all="ignore"):
+            if numerics.arithmetic == "ieee":
+                out = _ieee(*first, out)
+            elif numerics.arithmetic == "exact":
+                out = _exact(numerics, *first, out, c.dtype)
+            else:
+                _Aligned(numerics, c.dtype.name, least).run(*first, out)
+            out = out.astype(c.dtype)
+    if numerics.arithmetic == "aligned":
+        bits = out.view(f"u{out.itemsize}")
+        bits[np.isnan(out)] = NAN[out.dtype.name]
+    return out
+
+
+def _least_operand(a: Array, b: Array) -> int:
+    """Least normal exponent of the operands' format."""
+    if a.dtype == b.dtype == np.float16:
+        return -14
+    if not a.dtype == b.dtype == np.float32:
+        raise ValueError(f"operands are float16, or bfloat16 in float32, not {a.dtype}, {b.dtype}")
+    for x in (a, b):
+        if np.any(np.ascontiguousarray(x).view(np.uint32) & 0xFFFF):
+            raise ValueError("float32 operands hold bfloat16 values: 16 low bits are zero")
+    return -126
+
+
+def _blocks(n: int, block: int) -> Iterator[slice]:
+    for start in range(0, n, block or n):
+        yield slice(start, min(start + (block or n), n))
+
+
+def _ieee(a: Array, b: Array, total: Array) -> Array:
+    for left, right in zip(a.astype(np.float32), b.astype(np.float32), strict=True):
+        total = total + left * right
+    return total
+
+
+def _exact(numerics: Numerics, a: Array, b: Array, total: Array, dtype: Any) -> Array:
+    wide = a.astype(np.float64), b.astype(np.float64)
+    for ks in _blocks(len(a), numerics.block):
+        terms = [x * y for x, y in zip(wide[0][ks], wide[1][ks], strict=True)]
+        terms.append(total.astype(np.float64))
+        total = to_float(*exact_sum(terms, total.shape), dtype).astype(np.float32)
+    return total
+
+
+def _pieces(shape: Shape) -> Iterator[tuple[slice, ...]]:
+    """Indices that cut an array into pieces of at most `PIECE` elements."""
+    if prod(shape) <= PIECE:
+        yield ()
+        return
+    rows = PIECE // prod(shape[1:])
+    for start in range(0, shape[0], max(rows, 1)):
+        part = slice(start, start + max(rows, 1))
+        if rows:
+            yield (part,)
+        else:
+            yield from ((part, *rest) for rest in _pieces(shape[1:]))
+
+
+def _power(x: Array, least: int) -> Array:
+    """2**exponent of each: 0 for 0, at least 2**least for others, infinity for no number."""
+    exponent = np.frexp(x)[1] - 1
+    power = np.ldexp(1.0, np.maximum(exponent, least))
+    power[x == 0] = 0.0
+    power[~np.isfinite(x)] = np.inf
+    return np.asarray(power)
+
+
+class _Aligned:
+    """Aligned sums of one record; all of float64, which holds every one of them exactly."""
+
+    def __init__(self, numerics: Numerics, accumulator: str, least_operand: int) -> None:
+        self.numerics, self.least_operand = numerics, least_operand
+        self.half = accumulator == "float16"
+        self.bits = 23 + numerics.extra_bits
+        self.floor = 2.0 ** dict(numerics.least_exponent)[accumulator]
+        # fp16 subnormals are normal numbers of fp32, which is what they are computed in.
+        clamp = LEAST_NORMAL[accumulator] if numerics.clamps_half else LEAST_NORMAL["float32"]
+        self.least_accumulator = np.float32(2.0**clamp)
+
+    def run(self, a: Array, b: Array, out: Array) -> None:
+        """Adds a * b, both (n, ...), to `out`, in place."""
+        operands = [x.astype(np.float64) for x in (a, b)]
+        operands += [_power(x, self.least_operand) for x in operands]
+        spread = [np.broadcast_to(x, (len(x), *out.shape)) for x in _padded(operands, out.ndim)]
+        start = out.copy()
+        for piece in _pieces(out.shape):
+            out[piece] = self.blocks([x[:, *piece] for x in spread], start[piece])
+        odd = ~np.isfinite(out)
+        if odd.any():  # a finite result had only finite terms, so the rest is right already
+            out[odd] = self.blocks([x[:, odd] for x in spread], start[odd], special=True)
+
+    def blocks(self, operands: list[Array], c: Array, special: bool = False) -> Array:
+        for ks in _blocks(len(operands[0]), self.numerics.block):
+            part = [x[ks] for x in operands]
+            total = self.block(part, c)
+            if special:  # infinities and NaN follow IEEE 754; no finite product overflows float64
+                plain = (part[0] * part[1]).sum(axis=0) + c
+                total = np.where(np.isfinite(plain), total, plain.astype(np.float32))
+            c = total
+        return c
+
+    def block(self, operands: list[Array], c: Array) -> Array:
+        if self.numerics.joined:
+            return self.sum(operands, c)
+        products = self.sum(operands, np.zeros_like(c)).astype(np.float64)[None]
+        one = np.ones_like(products)
+        return self.sum([products, one, _power(products, LEAST_NORMAL["float32"]), one], c)
+
+    def sum(self, operands: list[Array], c: Array) -> Array:
+        """The accumulator's dtype in float32: of the products of one block, and c."""
+        a, b, a_power, b_power = operands
+        # Products stay as they are multiplied, in [1, 4): their exponents are sums of two [K], [X].
+        largest = np.maximum(self.accumulator_power(c), self.floor).astype(np.float64)
+        term = np.empty_like(largest)
+        for left, right in zip(a_power, b_power, strict=True):
+            np.multiply(left, right, out=term)
+            np.maximum(largest, term, out=largest)
+        scale = 2.0**self.bits / largest
+        total = np.trunc(c * scale)
+        total += 0.0  # an exact zero is positive
+        for left, right in zip(a, b, strict=True):
+            np.multiply(left, right, out=term)
+            term *= scale
+            np.trunc(term, out=term)
+            total += term
+        total /= scale
+        if self.half:
+            return total.astype(np.float16).astype(np.float32)
+        return self.towards_zero(total, largest)
+
+    def accumulator_power(self, c: Array) -> Array:
+        power = (c.view(np.int32) & 0x7F800000).view(np.float32)
+        return np.asarray(np.maximum(power, (c != 0) * self.least_accumulator))
+
+    def towards_zero(self, total: Array, largest: Array) -> Array:
+        """float64 to float32, of any exponent; from 2**128 on it is infinity [K], [X]."""
+        bits = total.view(np.int64)
+        bits &= ~((1 << (52 - 23)) - 1)
+        if largest.min(initial=1.0) < 2.0 ** (self.bits - 149):  # bits below subnormal ones
+            tiny = np.abs(total) < 2.0**-126
+            total[tiny] = np.trunc(total[tiny] * 2.0**149) * 2.0**-149
+        return total.astype(np.float32)
+
+
+def _padded(arrays: list[Array], ndim: int) -> Iterator[Array]:
+    """(n, ...) with axes of 1 after the first, so that the rest broadcasts as if it led."""
+    for x in arrays:
+        yield x.reshape(x.shape[0], *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])
