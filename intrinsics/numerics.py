@@ -16,6 +16,9 @@ Sources, named by their letters beside the constants:
 - [K] Khattak, Mikaitis, Accurate Models of NVIDIA Tensor Cores, https://arxiv.org/abs/2512.07004,
   https://doi.org/10.1145/3830409, and the models and measured outputs published with it
   (north-numerical-computing/MATLAB-tensor-core on GitHub): V100, A100, H100, H200.
+- [L] Li, Li, Fang, Swirydowicz, Laguna, Gopalakrishnan, FTTN: Feature-Targeted Testing for
+  Numerical Properties of NVIDIA & AMD Matrix Accelerators, https://arxiv.org/abs/2403.00232: V100,
+  A100, H100.
 - [X] Xie, Wang, Yang, Yang, MMA-Sim: Bit-Accurate Reference Model of Tensor Cores and Matrix Cores,
   https://arxiv.org/abs/2511.10909, and its model (microsoft/MMA-Sim on GitHub): Volta to Blackwell.
 """
@@ -36,7 +39,7 @@ Array = NDArray[Any]
 Shape = tuple[int, ...]
 
 #: Outputs computed at a time, so that the five temporaries of a block stay in a core's L2 cache.
-PIECE = 8192
+PIECE = 32768
 #: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X].
 NAN = {"float32": np.uint32(0x7FFFFFFF), "float16": np.uint16(0x7FFF)}
 #: Fraction bits and least normal exponent of the formats that accumulate (IEEE 754).
@@ -85,8 +88,8 @@ IEEE = Numerics("ieee", "ieee", block=1)
 V100 = Numerics(
     "v100",
     "aligned",
-    block=4,  # [F] four products and the accumulator; [K] the same
-    extra_bits=0,  # [F] no extra bits; [K] the same; [X] 23 bits after the point
+    block=4,  # [F] four products and the accumulator; [K], [L] the same
+    extra_bits=0,  # [F] none; [K], [L] the same; [X] 23 bits after the point
     # [K] none for fp32 (nothing that fp16 operands give is smaller), -19 for fp16.
     least_exponent=(("float32", -126), ("float16", -19)),
     provisional="exponent of a subnormal fp16 accumulator ([K] and [X] differ); sign of an "
@@ -95,8 +98,8 @@ V100 = Numerics(
 A100 = Numerics(
     "a100",
     "aligned",
-    block=8,  # [F] eight for fp16 and bf16; [K], [X] the same: an m16n8k16 is two halves in order
-    extra_bits=1,  # [F] at least one; [K] one; [X] 24 bits after the point
+    block=8,  # [F] eight for fp16 and bf16; [K], [L], [X] the same: m16n8k16 is two halves in order
+    extra_bits=1,  # [F] at least one; [K], [L] one; [X] 24 bits after the point
     least_exponent=(("float32", -132), ("float16", -20)),  # [K]; [X] has -126 and none
     provisional="least exponents and that of a subnormal fp16 accumulator ([K] and [X] differ); "
     "sign of an underflow to zero",
@@ -104,8 +107,8 @@ A100 = Numerics(
 H100 = Numerics(
     "h100",
     "aligned",
-    block=16,  # [K], [X]: all of an m16n8k16 at once
-    extra_bits=2,  # [K] two; [X] 25 bits after the point
+    block=16,  # [K], [X]: all of an m16n8k16 at once; [L] at least 16
+    extra_bits=2,  # [K] two; [L] at least two; [X] 25 bits after the point
     least_exponent=(("float32", -133), ("float16", -21)),  # [K]; [X] has -126 and none
     provisional="all constants until compared on a card (benchmarks/hmma_numerics.py); least "
     "exponents and that of a subnormal fp16 accumulator ([K] and [X] differ); sign of an "
@@ -232,7 +235,7 @@ class _Aligned:
         spread = [np.broadcast_to(x, (len(x), *out.shape)) for x in _padded(operands, out.ndim)]
         start = out.copy()
         for piece in _pieces(out.shape):
-            out[piece] = self.blocks([x[:, *piece] for x in spread], start[piece])
+            out[piece] = self.blocks([x[(slice(None), *piece)] for x in spread], start[piece])
         odd = ~np.isfinite(out)
         if odd.any():  # a finite result had only finite terms, so the rest is right already
             out[odd] = self.blocks([x[:, odd] for x in spread], start[odd], special=True)
