@@ -143,6 +143,8 @@ def fused(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"{a.shape[-1]} elements of a do not meet {b.shape[-1]} of b")
     shape = np.broadcast_shapes(a.shape[:-1], b.shape[:-1], c.shape)
+    if not shape:  # NumPy's functions turn arrays without axes into numbers
+        return fused(a[None], b[None], np.reshape(c, (1,)), numerics)[0]
     # Products innermost would be strided; each k is a plane of its own.
     first = [np.ascontiguousarray(np.moveaxis(x, -1, 0)) for x in (a, b)]
     out = np.array(np.broadcast_to(c, shape), dtype=np.float32)
@@ -253,9 +255,11 @@ class _Aligned:
     def block(self, operands: list[Array], c: Array) -> Array:
         if self.numerics.joined:
             return self.sum(operands, c)
-        products = self.sum(operands, np.zeros_like(c)).astype(np.float64)[None]
-        one = np.ones_like(products)
-        return self.sum([products, one, _power(products, LEAST_NORMAL["float32"]), one], c)
+        products = self.sum(operands, np.zeros_like(c))
+        wide = products.astype(np.float64)[None]
+        one = np.ones_like(wide)
+        both = self.sum([wide, one, _power(wide, LEAST_NORMAL["float32"]), one], c)
+        return np.where(np.isinf(products), products + c, both)
 
     def sum(self, operands: list[Array], c: Array) -> Array:
         """The accumulator's dtype in float32: of the products of one block, and c."""
