@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from intrinsics import mma_fragments
 from intrinsics.mma_sync import INSTRUCTIONS
-from intrinsics.numerics import H100, NAN, Numerics
+from intrinsics.numerics import H100, Numerics
 from intrinsics.record import TensorIntrinsic
 
 Array = NDArray[Any]
@@ -215,8 +215,9 @@ def compare(got: Array, expected: Array) -> tuple[int, int]:
 
 
 def computed(instruction: TensorIntrinsic, operands: list[Array], numerics: Numerics) -> Array:
-    held = [mma_fragments.pack(x, o, instruction) for x, o in zip(operands, "abc", strict=True)]
-    return mma_fragments.unpack(mma_fragments.mma(*held, instruction, numerics), "c", instruction)
+    parts = zip(operands, "abc", strict=True)
+    a, b, c = (mma_fragments.pack(x, name, instruction) for x, name in parts)
+    return mma_fragments.unpack(mma_fragments.mma(a, b, c, instruction, numerics), "c", instruction)
 
 
 def show_first(operands: list[Array], got: Array, expected: Array, count: int) -> None:
@@ -264,7 +265,8 @@ def _nan_patterns(got: Array) -> str:
     bits = np.unique(got.view(f"u{got.itemsize}")[np.isnan(got)])
     if not len(bits):
         return ""
-    return f"(NaN {' '.join(hex(b) for b in bits[:3])}, expected {hex(NAN[got.dtype.name])})"
+    patterns = " ".join(hex(b) for b in bits[:3])
+    return f"(NaN {patterns}, expected 0x7{'f' * (2 * got.itemsize - 1)})"
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ Validity, 2013.)
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -21,16 +22,17 @@ WIDTH = 26
 LOWEST, LIMBS = -11 * WIDTH, 22
 
 
-def exact_sum(terms: Iterable[Array], shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Limbs (LIMBS, *shape), lowest first, and the plain float64 sum, which has the infinities.
+def exact_sum(terms: Iterable[Array], start: Array) -> tuple[Array, Array]:
+    """Limbs (LIMBS, ...), lowest first, and the plain float64 sum, which has the infinities.
 
-    Terms are float64, multiples of 2**-286 and below 2**260; there may be 2**26 of them.
+    Terms and start are float64 (...), multiples of 2**-286 and below 2**260; there may be 2**26 of
+    them.
     """
-    limbs = np.zeros((LIMBS, *shape))
-    plain = np.zeros(shape)
-    for term in terms:
+    limbs = np.zeros((LIMBS, *start.shape))
+    plain = np.zeros(start.shape)
+    for term in chain((start,), terms):
         plain += term
-        rest = np.array(np.broadcast_to(np.where(np.isfinite(term), term, 0.0), shape))
+        rest = np.where(np.isfinite(term), term, 0.0)
         for index in reversed(range(LIMBS)):
             weight = 2.0 ** (LOWEST + index * WIDTH)
             digit = np.trunc(rest / weight)

@@ -33,18 +33,16 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from intrinsics.aligned_sum import AlignedSum
 from intrinsics.exact_sum import exact_sum, to_float
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
-#: Outputs computed at a time, so that the five temporaries of a block stay in a core's L2 cache.
+#: Outputs computed at a time, so that the temporaries of a block stay in a core's cache.
 PIECE = 32768
 #: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X].
 NAN = {"float32": np.uint32(0x7FFFFFFF), "float16": np.uint16(0x7FFF)}
-#: Fraction bits and least normal exponent of the formats that accumulate (IEEE 754).
-FRACTION = {"float32": 23, "float16": 10}
-LEAST_NORMAL = {"float32": -126, "float16": -14}
 
 
 @dataclass(frozen=True)
@@ -138,28 +136,26 @@ def fused(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
     other dtypes, for float32 operands that are no bfloat16, and for lengths that differ.
     """
     least = _least_operand(a, b)
-    if c.dtype.name not in FRACTION:
+    if c.dtype.name not in ("float32", "float16"):
         raise ValueError(f"accumulators are float32 or float16, not {c.dtype}")
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"{a.shape[-1]} elements of a do not meet {b.shape[-1]} of b")
     shape = np.broadcast_shapes(a.shape[:-1], b.shape[:-1], c.shape)
     if not shape:  # NumPy's functions turn arrays without axes into numbers
-        return fused(a[None], b[None], np.reshape(c, (1,)), numerics)[0]
+        return np.asarray(fused(a[None], b[None], np.reshape(c, (1,)), numerics)[0])
     # Products innermost would be strided; each k is a plane of its own.
-    first = [np.ascontiguousarray(np.moveaxis(x, -1, 0)) for x in (a, b)]
+    planes = [np.ascontiguousarray(np.moveaxis(x, -1, 0)) for x in (a, b)]
     out = np.array(np.broadcast_to(c, shape), dtype=np.float32)
-    if a.shape[-1]:
-        with np.errstate(all="ignore"):
-            if numerics.arithmetic == "ieee":
-                out = _ieee(*first, out)
-            elif numerics.arithmetic == "exact":
-                out = _exact(numerics, *first, out, c.dtype)
-            else:
-                _Aligned(numerics, c.dtype.name, least).run(*first, out)
-            out = out.astype(c.dtype)
+    with np.errstate(all="ignore"):
+        if numerics.arithmetic == "aligned":
+            _aligned(numerics, planes, out, c.dtype.name, least)
+        else:
+            add = _ieee if numerics.arithmetic == "ieee" else _exact
+            for piece, operands in _pieces([x.astype(np.float32) for x in planes], out):
+                out[piece] = add(numerics, operands, out[piece], c.dtype)
+        out = out.astype(c.dtype)
     if numerics.arithmetic == "aligned":
-        bits = out.view(f"u{out.itemsize}")
-        bits[np.isnan(out)] = NAN[out.dtype.name]
+        out.view(f"u{out.itemsize}")[np.isnan(out)] = NAN[out.dtype.name]
     return out
 
 
@@ -175,28 +171,49 @@ def _least_operand(a: Array, b: Array) -> int:
     return -126
 
 
-def _blocks(n: int, block: int) -> Iterator[slice]:
-    for start in range(0, n, block or n):
-        yield slice(start, min(start + (block or n), n))
+def _aligned(numerics: Numerics, planes: list[Array], out: Array, dtype: str, least: int) -> None:
+    # Subnormal numbers of fp16 are normal ones of fp32, which is what they are computed in.
+    clamp = -14 if dtype == "float16" and numerics.clamps_half else -126
+    adder = AlignedSum(
+        block=numerics.block,
+        bits=23 + numerics.extra_bits,
+        least=dict(numerics.least_exponent)[dtype],
+        least_accumulator=clamp,
+        half=dtype == "float16",
+        joined=numerics.joined,
+    )
+    for piece, operands in _pieces(adder.prepare(planes, least), out):
+        out[piece] = adder.add(operands, out[piece])
 
 
-def _ieee(a: Array, b: Array, total: Array) -> Array:
-    for left, right in zip(a.astype(np.float32), b.astype(np.float32), strict=True):
+def _ieee(numerics: Numerics, planes: list[Array], total: Array, dtype: Any) -> Array:
+    for left, right in zip(*planes, strict=True):
         total = total + left * right
     return total
 
 
-def _exact(numerics: Numerics, a: Array, b: Array, total: Array, dtype: Any) -> Array:
-    wide = a.astype(np.float64), b.astype(np.float64)
-    for ks in _blocks(len(a), numerics.block):
-        terms = [x * y for x, y in zip(wide[0][ks], wide[1][ks], strict=True)]
-        terms.append(total.astype(np.float64))
-        total = to_float(*exact_sum(terms, total.shape), dtype).astype(np.float32)
+def _exact(numerics: Numerics, planes: list[Array], total: Array, dtype: Any) -> Array:
+    n = len(planes[0])
+    block = numerics.block or max(n, 1)
+    for start in range(0, n, block):
+        left, right = (x[start : start + block].astype(np.float64) for x in planes)
+        terms = (x * y for x, y in zip(left, right, strict=True))
+        total = to_float(*exact_sum(terms, total.astype(np.float64)), dtype).astype(np.float32)
     return total
 
 
-def _pieces(shape: Shape) -> Iterator[tuple[slice, ...]]:
-    """Indices that cut an array into pieces of at most `PIECE` elements."""
+def _pieces(planes: list[Array], out: Array) -> Iterator[tuple[tuple[slice, ...], list[Array]]]:
+    """Parts of `out` of at most `PIECE` elements: an index, and the planes (n, ...) there."""
+    spread = []
+    for x in planes:
+        missing = out.ndim + 1 - x.ndim
+        wide = x.reshape(x.shape[0], *(1,) * missing, *x.shape[1:])
+        spread.append(np.broadcast_to(wide, (len(x), *out.shape)))
+    for piece in _indices(out.shape):
+        yield piece, [x[(slice(None), *piece)] for x in spread]
+
+
+def _indices(shape: Shape) -> Iterator[tuple[slice, ...]]:
     if prod(shape) <= PIECE:
         yield ()
         return
@@ -206,98 +223,4 @@ def _pieces(shape: Shape) -> Iterator[tuple[slice, ...]]:
         if rows:
             yield (part,)
         else:
-            yield from ((part, *rest) for rest in _pieces(shape[1:]))
-
-
-def _power(x: Array, least: int) -> Array:
-    """2**exponent of each: 0 for 0, at least 2**least for others, infinity for no number."""
-    exponent = np.frexp(x)[1] - 1
-    power = np.ldexp(1.0, np.maximum(exponent, least))
-    power[x == 0] = 0.0
-    power[~np.isfinite(x)] = np.inf
-    return np.asarray(power)
-
-
-class _Aligned:
-    """Aligned sums of one record; all of float64, which holds every one of them exactly."""
-
-    def __init__(self, numerics: Numerics, accumulator: str, least_operand: int) -> None:
-        self.numerics, self.least_operand = numerics, least_operand
-        self.half = accumulator == "float16"
-        self.bits = 23 + numerics.extra_bits
-        self.floor = 2.0 ** dict(numerics.least_exponent)[accumulator]
-        # fp16 subnormals are normal numbers of fp32, which is what they are computed in.
-        clamp = LEAST_NORMAL[accumulator] if numerics.clamps_half else LEAST_NORMAL["float32"]
-        self.least_accumulator = np.float32(2.0**clamp)
-
-    def run(self, a: Array, b: Array, out: Array) -> None:
-        """Adds a * b, both (n, ...), to `out`, in place."""
-        operands = [x.astype(np.float64) for x in (a, b)]
-        operands += [_power(x, self.least_operand) for x in operands]
-        spread = [np.broadcast_to(x, (len(x), *out.shape)) for x in _padded(operands, out.ndim)]
-        start = out.copy()
-        for piece in _pieces(out.shape):
-            out[piece] = self.blocks([x[(slice(None), *piece)] for x in spread], start[piece])
-        odd = ~np.isfinite(out)
-        if odd.any():  # a finite result had only finite terms, so the rest is right already
-            out[odd] = self.blocks([x[:, odd] for x in spread], start[odd], special=True)
-
-    def blocks(self, operands: list[Array], c: Array, special: bool = False) -> Array:
-        for ks in _blocks(len(operands[0]), self.numerics.block):
-            part = [x[ks] for x in operands]
-            total = self.block(part, c)
-            if special:  # infinities and NaN follow IEEE 754; no finite product overflows float64
-                plain = (part[0] * part[1]).sum(axis=0) + c
-                total = np.where(np.isfinite(plain), total, plain.astype(np.float32))
-            c = total
-        return c
-
-    def block(self, operands: list[Array], c: Array) -> Array:
-        if self.numerics.joined:
-            return self.sum(operands, c)
-        products = self.sum(operands, np.zeros_like(c))
-        wide = products.astype(np.float64)[None]
-        one = np.ones_like(wide)
-        both = self.sum([wide, one, _power(wide, LEAST_NORMAL["float32"]), one], c)
-        return np.where(np.isinf(products), products + c, both)
-
-    def sum(self, operands: list[Array], c: Array) -> Array:
-        """The accumulator's dtype in float32: of the products of one block, and c."""
-        a, b, a_power, b_power = operands
-        # Products stay as they are multiplied, in [1, 4): their exponents are sums of two [K], [X].
-        largest = np.maximum(self.accumulator_power(c), self.floor).astype(np.float64)
-        term = np.empty_like(largest)
-        for left, right in zip(a_power, b_power, strict=True):
-            np.multiply(left, right, out=term)
-            np.maximum(largest, term, out=largest)
-        scale = 2.0**self.bits / largest
-        total = np.trunc(c * scale)
-        total += 0.0  # an exact zero is positive
-        for left, right in zip(a, b, strict=True):
-            np.multiply(left, right, out=term)
-            term *= scale
-            np.trunc(term, out=term)
-            total += term
-        total /= scale
-        if self.half:
-            return total.astype(np.float16).astype(np.float32)
-        return self.towards_zero(total, largest)
-
-    def accumulator_power(self, c: Array) -> Array:
-        power = (c.view(np.int32) & 0x7F800000).view(np.float32)
-        return np.asarray(np.maximum(power, (c != 0) * self.least_accumulator))
-
-    def towards_zero(self, total: Array, largest: Array) -> Array:
-        """float64 to float32, of any exponent; from 2**128 on it is infinity [K], [X]."""
-        bits = total.view(np.int64)
-        bits &= ~((1 << (52 - 23)) - 1)
-        if largest.min(initial=1.0) < 2.0 ** (self.bits - 149):  # bits below subnormal ones
-            tiny = np.abs(total) < 2.0**-126
-            total[tiny] = np.trunc(total[tiny] * 2.0**149) * 2.0**-149
-        return total.astype(np.float32)
-
-
-def _padded(arrays: list[Array], ndim: int) -> Iterator[Array]:
-    """(n, ...) with axes of 1 after the first, so that the rest broadcasts as if it led."""
-    for x in arrays:
-        yield x.reshape(x.shape[0], *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])
+            yield from ((part, *rest) for rest in _indices(shape[1:]))

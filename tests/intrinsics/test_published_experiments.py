@@ -22,7 +22,7 @@ EXACT_ONE = 1 - 2.0**-11
 TINY = 2.0**-24
 OLD = (V100, A100)
 old = pytest.mark.parametrize("chip", OLD, ids=lambda chip: chip.name)
-every = pytest.mark.parametrize("chip", (*OLD, H100), ids=lambda chip: chip.name)
+every = pytest.mark.parametrize("chip", [*OLD, H100], ids=lambda chip: chip.name)
 
 
 def dot(chip: Numerics, a: list[float], b: list[float], c: float, half: bool = False) -> Any:
