@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 #: Accumulator dtypes that each operand dtype may have.
-ACCUMULATORS = {"float16": ("float32", "float16")}
+ACCUMULATORS = {"float16": ("float32", "float16"), "bfloat16": ("float32",)}
 WARP_SIZE = 32
 
 
@@ -61,7 +61,7 @@ class TensorIntrinsic:
     @property
     def name(self) -> str:
         """Such as ``wmma_m16n16k16_f16_f32``: operands, then accumulator."""
-        short = {"float16": "f16", "float32": "f32"}
+        short = {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}
         dtypes = f"{short[self.operand_dtype]}_{short[self.accumulator_dtype]}"
         return f"{self.family}_m{self.m}n{self.n}k{self.k}_{dtypes}"
 

@@ -19,7 +19,7 @@ GOOD = intrinsics.get(16, 16, 16)
         ({"m": 0}, "m, n and k are positive"),
         ({"n": -16}, "m, n and k are positive"),
         ({"k": 0}, "m, n and k are positive"),
-        ({"operand_dtype": "float64"}, r"operands are one of \['float16'\]"),
+        ({"operand_dtype": "float64"}, r"operands are one of \['bfloat16', 'float16'\]"),
         ({"accumulator_dtype": "int32"}, r"float16 accumulates in one of \('float32', 'float16'\)"),
         ({"threads": 48}, "threads come in warps of 32"),
         ({"threads": 0}, "threads come in warps of 32"),

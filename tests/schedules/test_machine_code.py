@@ -14,6 +14,7 @@ import tvm
 from schedules import mma_sync_config
 from schedules.choose import Choice, choose, family
 from schedules.family import Match
+from schedules.few_channels_config import FewChannelsConfig
 from schedules.mma_sync_config import MmaSyncConfig
 from schedules.wmma_config import WmmaConfig, shared_bytes
 from schedules.workload import PACKED, Activation, ConvWorkload, Epilogue
@@ -111,7 +112,7 @@ def test_nothing_is_spilled_to_local_memory(built: Built, name: str) -> None:
 @pytest.mark.parametrize("name", TRIED)
 def test_copies_are_asynchronous_where_the_config_says_so(built: Built, name: str) -> None:
     config = built.choices[name].config
-    asynchronous = isinstance(config, MmaSyncConfig) or (
+    asynchronous = isinstance(config, MmaSyncConfig | FewChannelsConfig) or (
         isinstance(config, WmmaConfig) and config.asynchronous
     )
     assert ("LDGSTS" in built.code[name]) == asynchronous

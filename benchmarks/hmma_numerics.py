@@ -1,0 +1,291 @@
+"""Which constants a Hopper card's tensor cores have: `python -m benchmarks.hmma_numerics`.
+
+Needs a Hopper GPU, nvcc and NumPy, nothing else. Compiles mma.sync.m16n8k16 (fp16 to fp32, fp16 to
+fp16, bf16 to fp32), runs it on random tiles of every kind below, and compares bit for bit with
+`intrinsics.numerics.H100` on all of them, and with variants of its constants on a part. A variant
+that agrees everywhere is the card's; where more than one does, nothing here tells them apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intrinsics import mma_fragments
+from intrinsics.mma_sync import INSTRUCTIONS
+from intrinsics.numerics import H100, Numerics
+from intrinsics.record import TensorIntrinsic
+
+Array = NDArray[Any]
+FORMS = tuple(instruction for instruction in INSTRUCTIONS if instruction.k == 16)
+#: Tiles at a time; each has 128 outputs.
+BATCH = 2000
+
+CUDA = r"""
+#include <cuda_runtime.h>
+extern "C" __global__ void kernel(const uint4* a, const uint2* b, const uint4* c, uint4* d) {
+  const int i = blockIdx.x * 32 + threadIdx.x;
+  const uint4 x = a[i], z = c[i];
+  const uint2 y = b[i];
+  uint4 r = make_uint4(0, 0, 0, 0);
+  asm volatile(INSTRUCTION);
+  d[i] = r;
+}
+extern "C" int multiply(const void* a, const void* b, const void* c, void* d, int tiles) {
+  char* memory;
+  const size_t lanes = (size_t)tiles * 32;
+  cudaMalloc(&memory, lanes * 56);
+  char *pa = memory, *pb = pa + lanes * 16, *pc = pb + lanes * 8, *pd = pc + lanes * 16;
+  cudaMemcpy(pa, a, lanes * 16, cudaMemcpyHostToDevice);
+  cudaMemcpy(pb, b, lanes * 8, cudaMemcpyHostToDevice);
+  cudaMemcpy(pc, c, lanes * 16, cudaMemcpyHostToDevice);
+  kernel<<<tiles, 32>>>((uint4*)pa, (uint2*)pb, (uint4*)pc, (uint4*)pd);
+  cudaMemcpy(d, pd, lanes * 16, cudaMemcpyDeviceToHost);
+  const int error = (int)cudaGetLastError();
+  cudaFree(memory);
+  return error;
+}
+"""
+
+
+def assembly(instruction: TensorIntrinsic) -> str:
+    """The body of an ``asm`` statement: an fp16 accumulator has two registers, of the four."""
+    operand = {"float16": "f16", "bfloat16": "bf16"}[instruction.operand_dtype]
+    wide = instruction.accumulator_dtype == "float32"
+    total, letter = ("f32", "f") if wide else ("f16", "r")
+    name = f"mma.sync.aligned.m16n8k16.row.col.{total}.{operand}.{operand}.{total}"
+    count = 4 if wide else 2
+    outputs = ", ".join(f"%{i}" for i in range(count))
+    lefts = ", ".join(f"%{count + i}" for i in range(4))
+    rights = ", ".join(f"%{count + 4 + i}" for i in range(2))
+    totals = ", ".join(f"%{count + 6 + i}" for i in range(count))
+    field = "__uint_as_float({})" if wide else "{}"
+    place = "*(float*)&r.{}" if wide else "r.{}"
+    return (
+        f'"{name} {{{outputs}}}, {{{lefts}}}, {{{rights}}}, {{{totals}}};" : '
+        + ", ".join(f'"={letter}"({place.format(x)})' for x in "xyzw"[:count])
+        + " : "
+        + ", ".join(f'"r"(x.{x})' for x in "xyzw")
+        + ', "r"(y.x), "r"(y.y), '
+        + ", ".join(f'"{letter}"({field.format("z." + x)})' for x in "xyzw"[:count])
+    )
+
+
+def compile_form(instruction: TensorIntrinsic, folder: Path, architecture: str) -> Path:
+    source = folder / f"{instruction.name}.cu"
+    source.write_text(CUDA.replace("INSTRUCTION", assembly(instruction)))
+    library = source.with_suffix(".so")
+    subprocess.run(
+        ["nvcc", f"-arch={architecture}", "-shared", "-Xcompiler", "-fPIC", "-o", library, source],
+        check=True,
+    )
+    return library
+
+
+def on_card(library: Path, instruction: TensorIntrinsic, operands: list[Array]) -> Array:
+    """D of tiles (t, 16, 8), computed by the card."""
+    a, b, c = (
+        mma_fragments.pack(x, name, instruction) for x, name in zip(operands, "abc", strict=True)
+    )
+    four = np.zeros((*c.shape[:-1], 4), dtype=np.uint32)
+    four[..., : c.shape[-1]] = c
+    d = np.zeros_like(four)
+    pointers = [x.ctypes.data_as(ctypes.c_void_p) for x in (a, b, four, d)]
+    error = ctypes.CDLL(str(library)).multiply(*pointers, len(a))
+    if error:
+        raise RuntimeError(f"CUDA error {error} from {instruction.name}")
+    return mma_fragments.unpack(np.ascontiguousarray(d[..., : c.shape[-1]]), "c", instruction)
+
+
+def spread(draw: np.random.Generator, shape: tuple[int, ...], least: int, most: int) -> Array:
+    """Float64 of either sign, with every exponent in [least, most) as often as any other."""
+    values = np.ldexp(draw.uniform(1.0, 2.0, shape), draw.integers(least, most, shape))
+    return np.asarray(values * draw.choice([-1.0, 1.0], shape))
+
+
+def _normal(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
+    return [draw.normal(size=(t, *s)) for s in ((16, 16), (16, 8), (16, 8))]
+
+
+def _all(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
+    a, b = spread(draw, (t, 16, 16), low, high), spread(draw, (t, 16, 8), low, high)
+    return [a, b, spread(draw, (t, 16, 8), max(2 * low, -149), min(2 * high, 128))]
+
+
+def _near(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
+    """Exponents of a tile near each other, wherever they are: every bit of the sum counts."""
+    centre = draw.integers(low + 4, high - 4, (2, t, 1, 1))
+    a, b = (
+        np.ldexp(spread(draw, (t, *s), -3, 4), at)
+        for s, at in zip(((16, 16), (16, 8)), centre, strict=True)
+    )
+    return [a, b, np.ldexp(spread(draw, (t, 16, 8), -6, 7), centre.sum(axis=0))]
+
+
+def _cancel(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
+    """The upper half of k cancels the lower but for a last bit here and there, c alike."""
+    a, b, c = _near(draw, t, low, high)
+    a[..., 8:] = a[..., :8]
+    b[..., 8:, :] = -b[..., :8, :] * (1 + draw.choice([0.0, 2.0**-10, -(2.0**-10)], (t, 8, 8)))
+    some = draw.random((t, 1, 1)) < 0.5
+    a[..., 14:] = np.where(some, 0.0, a[..., 14:])
+    left, right = (x.astype(np.float16) if high == 16 else _bfloat16(x) for x in (a, b))
+    exact = -(left.astype(np.float64) @ right.astype(np.float64))
+    return [a, b, np.where(np.isfinite(exact) & some, exact, c)]
+
+
+def _subnormal(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
+    """Operands and sums near the smallest numbers there are, zeros among them."""
+    a = spread(draw, (t, 16, 16), low, low + 14) * draw.choice([0.0, 1.0, 1.0], (t, 16, 16))
+    other = max(low, -24 if low > -100 else -150 - low)
+    b = spread(draw, (t, 16, 8), other, other + 20) * draw.choice([0.0, 1.0, 1.0], (t, 16, 8))
+    size = max(2 * low, -149)
+    c = spread(draw, (t, 16, 8), size, size + 30) * draw.choice([0.0, 0.0, 1.0], (t, 16, 8))
+    return [a, b, c]
+
+
+def _special(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
+    """Infinities, NaN, zeros of both signs and overflow, each in a few places."""
+    operands = [spread(draw, (t, *s), high - 3, high) for s in ((16, 16), (16, 8))]
+    operands.append(spread(draw, (t, 16, 8), 120, 128))
+    for x in operands:
+        x[draw.random(x.shape) < 0.7] = 0.0
+        x[draw.random(x.shape) < 0.2] *= -1.0
+        for value in (np.inf, -np.inf, np.nan):
+            x[draw.random(x.shape) < 0.004] = value
+    return operands
+
+
+KINDS: dict[str, Callable[[np.random.Generator, int, int, int], list[Array]]] = {
+    "normal": _normal,
+    "all exponents": _all,
+    "near exponents": _near,
+    "cancellation": _cancel,
+    "subnormal": _subnormal,
+    "special": _special,
+}
+
+
+def tiles(instruction: TensorIntrinsic, kind: str, count: int, seed: int) -> list[Array]:
+    """A (t, 16, 16), B (t, 16, 8) and C (t, 16, 8) of one kind, in the instruction's dtypes
+    (bfloat16 as float32)."""
+    half = instruction.operand_dtype == "float16"
+    low, high = (-24, 16) if half else (-133, 128)
+    draw = np.random.default_rng([seed, list(KINDS).index(kind)])
+    with np.errstate(all="ignore"):
+        operands = KINDS[kind](draw, count, low, high)
+        a, b = (x.astype(np.float16) if half else _bfloat16(x) for x in operands[:2])
+        return [a, b, operands[2].astype(instruction.accumulator_dtype)]
+
+
+def _bfloat16(x: Array) -> Array:
+    bits = x.astype(np.float32).view(np.uint32)
+    return np.where(np.isnan(x), np.float32(np.nan), (bits & 0xFFFF0000).view(np.float32))
+
+
+def variants(accumulator: str) -> Iterator[tuple[str, Numerics]]:
+    """H100 with one constant changed."""
+    for bits in (0, 1, 3, 4):
+        yield f"{bits} extra bits", replace(H100, extra_bits=bits)
+    for block in (4, 8):
+        yield f"blocks of {block}", replace(H100, block=block)
+    yield "accumulator added after", replace(H100, joined=False)
+    for least in (-126, -132, -134, -149) if accumulator == "float32" else (-14, -20, -22, -48):
+        yield f"least exponent {least}", replace(H100, least_exponent=((accumulator, least),))
+    if accumulator == "float16":
+        half = replace(H100, clamps_half=True)
+        yield "fp16 accumulator at least 2**-14", half
+        yield "the same, least -48", replace(half, least_exponent=((accumulator, -48),))
+
+
+def compare(got: Array, expected: Array) -> tuple[int, int]:
+    """How many bits patterns are equal, and how many differ only in the sign of a zero."""
+    equal = got.view(f"u{got.itemsize}") == expected.view(f"u{got.itemsize}")
+    return int(equal.sum()), int((~equal & (got == 0) & (expected == 0)).sum())
+
+
+def computed(instruction: TensorIntrinsic, operands: list[Array], numerics: Numerics) -> Array:
+    parts = zip(operands, "abc", strict=True)
+    a, b, c = (mma_fragments.pack(x, name, instruction) for x, name in parts)
+    return mma_fragments.unpack(mma_fragments.mma(a, b, c, instruction, numerics), "c", instruction)
+
+
+def show_first(operands: list[Array], got: Array, expected: Array, count: int) -> None:
+    different = got.view(f"u{got.itemsize}") != expected.view(f"u{got.itemsize}")
+    for t, m, n in np.argwhere(different)[:count]:
+        pairs = zip(operands[0][t, m], operands[1][t, :, n], strict=True)
+        terms = " ".join(
+            f"{float(x).hex()}*{float(y).hex()}" for x, y in pairs if x != 0 and y != 0
+        )
+        c = float(operands[2][t, m, n]).hex()
+        card, model = float(got[t, m, n]).hex(), float(expected[t, m, n]).hex()
+        print(f"      card {card}, model {model}: c {c}, {terms}")
+
+
+def check_form(library: Path, instruction: TensorIntrinsic, outputs: int, shown: int) -> bool:
+    """Prints how far the card and `H100` agree, by kind of tile, then the variants."""
+    batches = max(1, round(outputs / (128 * BATCH * len(KINDS))))
+    first: dict[str, tuple[list[Array], Array]] = {}
+    all_equal = True
+    for kind in KINDS:
+        equal = zeros = total = 0
+        for seed in range(batches):
+            operands = tiles(instruction, kind, BATCH, seed)
+            got = on_card(library, instruction, operands)
+            first.setdefault(kind, (operands, got))
+            expected = computed(instruction, operands, H100)
+            same, signs = compare(got, expected)
+            if same != got.size and equal == total:
+                show_first(operands, got, expected, shown)
+            equal, zeros, total = equal + same, zeros + signs, total + got.size
+        all_equal &= equal == total
+        nans = _nan_patterns(first[kind][1])
+        print(f"  {kind:15} {equal:>9} of {total:>9} equal, {zeros} by the sign of a zero {nans}")
+    for name, numerics in variants(instruction.accumulator_dtype):
+        counts = {
+            kind: compare(got, computed(instruction, operands, numerics))[0] - got.size
+            for kind, (operands, got) in first.items()
+        }
+        wrong = ", ".join(f"{kind} {-n}" for kind, n in counts.items() if n) or "none"
+        print(f"  variant {name}: of {128 * BATCH} a kind, not equal: {wrong}", flush=True)
+    return all_equal
+
+
+def _nan_patterns(got: Array) -> str:
+    bits = np.unique(got.view(f"u{got.itemsize}")[np.isnan(got)])
+    if not len(bits):
+        return ""
+    patterns = " ".join(hex(b) for b in bits[:3])
+    return f"(NaN {patterns}, expected 0x7{'f' * (2 * got.itemsize - 1)})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--outputs", type=int, default=10_000_000, help="of each form")
+    parser.add_argument("--show", type=int, default=3, help="differences to print, of a kind")
+    parser.add_argument("--architecture", default="sm_90a")
+    parser.add_argument("--compile-only", action="store_true")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        for instruction in FORMS:
+            began = time.monotonic()
+            library = compile_form(instruction, Path(folder), options.architecture)
+            print(f"{instruction.name}: compiled in {time.monotonic() - began:.1f} s", flush=True)
+            if not options.compile_only:
+                right = check_form(library, instruction, options.outputs, options.show)
+                word = "all equal" if right else "NOT all equal"
+                print(f"  H100: {word}, {time.monotonic() - began:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

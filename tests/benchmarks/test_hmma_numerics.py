@@ -1,0 +1,90 @@
+"""`benchmarks.hmma_numerics`, with a card that is another model of this project."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import hmma_numerics
+from benchmarks.hmma_numerics import FORMS, KINDS
+from intrinsics.numerics import H100, Numerics
+from intrinsics.record import TensorIntrinsic
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> Any:
+    def use(numerics: Numerics) -> None:
+        def run(_: Path, instruction: TensorIntrinsic, operands: list[Any]) -> Any:
+            return hmma_numerics.computed(instruction, operands, numerics)
+
+        monkeypatch.setattr(hmma_numerics, "on_card", run)
+        monkeypatch.setattr(hmma_numerics, "BATCH", 150)
+
+    return use
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_every_variant_is_told_from_the_model(
+    form: TensorIntrinsic, card: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card(H100)
+    assert hmma_numerics.check_form(Path(), form, 1, 0)
+    said = capsys.readouterr().out
+    for kind in KINDS:
+        assert f"{kind:15}     19200 of     19200 equal" in said
+    assert "variant" in said
+    # Exponents this low are out of reach of fp16 operands with an fp32 accumulator.
+    beyond = 4 if form.operand_dtype == "float16" and form.accumulator_dtype == "float32" else 0
+    assert said.count("none") == beyond
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [({"extra_bits": 3}, "3 extra bits"), ({"joined": False}, "accumulator added after")],
+)
+def test_a_card_that_differs_is_seen_and_its_variant_named(
+    change: dict[str, Any], name: str, card: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card(replace(H100, **change))
+    assert not hmma_numerics.check_form(Path(), FORMS[0], 1, 1)
+    said = capsys.readouterr().out
+    assert "card " in said
+    right = [line for line in said.splitlines() if line.endswith("not equal: none")]
+    assert len(right) == 1
+    assert f"variant {name}:" in right[0]
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+@pytest.mark.parametrize("kind", KINDS)
+def test_tiles_are_of_the_kind(kind: str, form: TensorIntrinsic) -> None:
+    a, b, c = hmma_numerics.tiles(form, kind, 100, seed=0)
+    assert (a.shape, b.shape, c.shape) == ((100, 16, 16), (100, 16, 8), (100, 16, 8))
+    assert c.dtype == form.accumulator_dtype
+    finite = np.isfinite(a).all() and np.isfinite(b).all()
+    assert finite == (kind != "special")
+    if kind == "subnormal":
+        least = 2.0**-14 if form.operand_dtype == "float16" else 2.0**-126
+        assert ((np.abs(a) < least) & (a != 0)).mean() > 0.2
+    if kind == "cancellation":
+        wide = [x.astype(np.float64) for x in (a, b, c)]
+        total, size = wide[0] @ wide[1], np.abs(wide[0]) @ np.abs(wide[1])
+        assert (np.abs(total) <= size * 2.0**-5).mean() > 0.3
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+@pytest.mark.skipif(shutil.which("cuobjdump") is None, reason="no cuobjdump")
+def test_each_form_compiles_to_its_one_instruction(tmp_path: Path) -> None:
+    for form, name in zip(FORMS, ("F32", "F16", "F32.BF16"), strict=True):
+        library = hmma_numerics.compile_form(form, tmp_path, "sm_90a")
+        listing = subprocess.run(
+            ["cuobjdump", "-sass", library], check=True, capture_output=True, text=True
+        ).stdout
+        found = [line for line in listing.splitlines() if "HMMA" in line]
+        assert len(found) == 1
+        assert f"HMMA.16816.{name} " in found[0]
