@@ -29,7 +29,8 @@ from tvmconv.pipeline import LOWERING
 #: -O1: a kernel is compiled longer than it runs. Fibers jump, which fortified code takes for a
 #: mistake.
 COMPILE = (
-    "g++", "-std=c++17", "-O1", "-march=native", "-U_FORTIFY_SOURCE", "-w", "-shared", "-fPIC",
+    "g++", "-std=c++17", "-O1", "-march=native", "-U_FORTIFY_SOURCE", "-fno-exceptions", "-w",
+    "-shared", "-fPIC",
 )  # fmt: skip
 
 
