@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from benchmarks.hmma_numerics import FORMS, KINDS, tiles
+from benchmarks.hmma_numerics import FORMS
+from benchmarks.hmma_tiles import KINDS, tiles
 from intrinsics import emulate, numerics
 from intrinsics.mma_sync import M16N8K16
 from intrinsics.numerics import A100, EXACT, H100, IEEE, NUMERICS, V100, Numerics, fused, matmul
