@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ctypes
 import math
+import re
 import subprocess
 import tempfile
 import time
@@ -117,6 +118,8 @@ def variants(instruction: TensorIntrinsic) -> Iterator[tuple[str, Numerics]]:
     for block in (4, 8):
         yield f"blocks of {block}", replace(H100, block=block)
     yield "accumulator added after", replace(H100, joined=False)
+    if (instruction.operand_dtype, accumulator) != ("float16", "float32"):
+        yield "zeros are positive", replace(H100, negative_zero=False)
     leasts: tuple[int, ...]
     if accumulator == "float16":
         leasts = (-14, -20, -22, -48)
@@ -146,12 +149,13 @@ def show_first(operands: list[Array], got: Array, expected: Array, count: int) -
     different = got.view(f"u{got.itemsize}") != expected.view(f"u{got.itemsize}")
     for t, m, n in np.argwhere(different)[:count]:
         pairs = zip(operands[0][t, m], operands[1][t, :, n], strict=True)
-        terms = " ".join(
-            f"{float(x).hex()}*{float(y).hex()}" for x, y in pairs if x != 0 and y != 0
-        )
-        c = float(operands[2][t, m, n]).hex()
-        card, model = float(got[t, m, n]).hex(), float(expected[t, m, n]).hex()
+        terms = " ".join(f"{_hex(x)}*{_hex(y)}" for x, y in pairs if x != 0 and y != 0)
+        card, model, c = (_hex(x[t, m, n]) for x in (got, expected, operands[2]))
         print(f"      card {card}, model {model}: c {c}, {terms}")
+
+
+def _hex(x: Any) -> str:
+    return re.sub(r"\.?0*p", "p", float(x).hex())
 
 
 def check_form(library: Path, instruction: TensorIntrinsic, outputs: int, shown: int) -> bool:
@@ -194,7 +198,7 @@ def _nan_patterns(got: Array) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--outputs", type=int, default=10_000_000, help="of each form")
-    parser.add_argument("--show", type=int, default=3, help="differences to print, of a kind")
+    parser.add_argument("--show", type=int, default=2, help="differences to print, of a kind")
     parser.add_argument("--architecture", default="sm_90a")
     parser.add_argument("--compile-only", action="store_true")
     options = parser.parse_args()

@@ -17,6 +17,7 @@ from benchmarks.hmma_tiles import KINDS
 from intrinsics.numerics import H100, Numerics
 from intrinsics.record import TensorIntrinsic
 from tests import sass
+from tvmconv import toolchain
 
 
 @pytest.fixture
@@ -90,3 +91,13 @@ def test_a_form_compiles_to_its_one_instruction(
     library = hmma_numerics.compile_form(form, tmp_path, "sm_90a")
     (text,) = sass.kernels(library).values()
     assert re.findall(r"HMMA\.\S+", text) == [f"HMMA.16816.{name}"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
+@pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
+def test_a_hopper_card_gives_every_bit(form: TensorIntrinsic, tmp_path: Path) -> None:
+    if not str(toolchain.detect_arch()).startswith("sm_90"):
+        pytest.skip("no Hopper card")
+    library = hmma_numerics.compile_form(form, tmp_path, "sm_90a")
+    assert hmma_numerics.check_form(library, form, 1, 3)

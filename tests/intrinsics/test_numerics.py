@@ -254,6 +254,14 @@ def test_a_large_array_is_what_its_parts_are() -> None:
             assert np.array_equal(bits(one), bits(got[i, m, n])), (how.name, i, m, n)
 
 
+def test_a_negative_sum_that_underflows_is_a_negative_zero_or_not() -> None:
+    tiny = np.array([-(2.0**-24)], np.float16)
+    for how, negative in ((H100, True), (replace(H100, negative_zero=False), False)):
+        got = fused(tiny, np.array([2.0**-4], np.float16), np.float16(0), how)
+        assert got == 0
+        assert np.signbit(got) == negative
+
+
 def test_nothing_to_add_leaves_the_accumulator() -> None:
     none = np.zeros((4, 0), np.float16)
     c = np.arange(4, dtype=np.float32)
