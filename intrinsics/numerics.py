@@ -45,7 +45,8 @@ Shape = tuple[int, ...]
 
 #: Outputs computed at a time, so that the temporaries of a block stay in a core's cache.
 PIECE = 32768
-#: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X].
+#: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X]. The other
+#: arithmetics have the same one, since NumPy's depend on the processor.
 NAN = {"float32": np.uint32(0x7FFFFFFF), "float16": np.uint16(0x7FFF)}
 
 
@@ -157,8 +158,7 @@ def fused(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
             for piece, operands in _pieces([x.astype(np.float32) for x in planes], out):
                 out[piece] = add(numerics, operands, out[piece], c.dtype)
         out = out.astype(c.dtype)
-    if numerics.arithmetic == "aligned":
-        out.view(f"u{out.itemsize}")[np.isnan(out)] = NAN[out.dtype.name]
+    out.view(f"u{out.itemsize}")[np.isnan(out)] = NAN[out.dtype.name]
     return out
 
 

@@ -235,7 +235,7 @@ def test_specials_spread_as_in_ieee_754_and_the_rest_is_as_ever(
     np.testing.assert_array_equal(got, np.array(expected, got.dtype))
 
 
-@pytest.mark.parametrize("how", CHIPS, ids=lambda how: how.name)
+@pytest.mark.parametrize("how", NUMERICS.values(), ids=lambda how: how.name)
 def test_a_nan_has_all_its_bits(how: Numerics) -> None:
     nan = np.array([np.nan], np.float16)
     assert bits(fused(nan, nan, np.float32(0), how)) == 0x7FFFFFFF
@@ -252,6 +252,23 @@ def test_a_large_array_is_what_its_parts_are() -> None:
         for i, m, n in ((0, 0, 0), (1, 7, 100), (2, 149, 129), (2, 5, 1)):
             one = fused(a[i, m], b[:, n], c[m, 0], how)
             assert np.array_equal(bits(one), bits(got[i, m, n])), (how.name, i, m, n)
+
+
+def test_pieces_of_any_size_make_the_same_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b, c = tiles(M16N8K16, "special", 7, seed=9)
+    for how in NUMERICS.values():
+        whole = matmul(a, b, c, how)
+        for size in (1, 10, 50, 130):
+            monkeypatch.setattr(numerics, "PIECE", size)
+            assert np.array_equal(bits(matmul(a, b, c, how)), bits(whole))
+        monkeypatch.undo()
+
+
+@pytest.mark.parametrize("how", [EXACT, *CHIPS], ids=lambda how: how.name)
+def test_a_sum_of_negative_zeros_is_positive(how: Numerics) -> None:
+    zero = np.zeros(3, np.float16)
+    for accumulator in (np.float32(-0.0), np.float16(-0.0)):
+        assert bits(fused(zero, zero - 1, accumulator, how)) == 0
 
 
 def test_a_negative_sum_that_underflows_is_a_negative_zero_or_not() -> None:
