@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import math
+import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.hmma_tiles import KINDS, tiles
 from intrinsics import mma_fragments
 from intrinsics.mma_sync import INSTRUCTIONS
 from intrinsics.numerics import H100, Numerics
@@ -107,100 +110,22 @@ def on_card(library: Path, instruction: TensorIntrinsic, operands: list[Array]) 
     return mma_fragments.unpack(np.ascontiguousarray(d[..., : c.shape[-1]]), "c", instruction)
 
 
-def spread(draw: np.random.Generator, shape: tuple[int, ...], least: int, most: int) -> Array:
-    """Float64 of either sign, with every exponent in [least, most) as often as any other."""
-    values = np.ldexp(draw.uniform(1.0, 2.0, shape), draw.integers(least, most, shape))
-    return np.asarray(values * draw.choice([-1.0, 1.0], shape))
-
-
-def _normal(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    return [draw.normal(size=(t, *s)) for s in ((16, 16), (16, 8), (16, 8))]
-
-
-def _all(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    a, b = spread(draw, (t, 16, 16), low, high), spread(draw, (t, 16, 8), low, high)
-    return [a, b, spread(draw, (t, 16, 8), max(2 * low, -149), min(2 * high, 128))]
-
-
-def _near(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    """Exponents of a tile near each other, wherever they are: every bit of the sum counts."""
-    centre = draw.integers(low + 4, high - 4, (2, t, 1, 1))
-    a, b = (
-        np.ldexp(spread(draw, (t, *s), -3, 4), at)
-        for s, at in zip(((16, 16), (16, 8)), centre, strict=True)
-    )
-    return [a, b, np.ldexp(spread(draw, (t, 16, 8), -6, 7), centre.sum(axis=0))]
-
-
-def _cancel(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    """The upper half of k cancels the lower but for a last bit here and there, c alike."""
-    a, b, c = _near(draw, t, low, high)
-    a[..., 8:] = a[..., :8]
-    b[..., 8:, :] = -b[..., :8, :] * (1 + draw.choice([0.0, 2.0**-10, -(2.0**-10)], (t, 8, 8)))
-    some = draw.random((t, 1, 1)) < 0.5
-    a[..., 14:] = np.where(some, 0.0, a[..., 14:])
-    left, right = (x.astype(np.float16) if high == 16 else _bfloat16(x) for x in (a, b))
-    exact = -(left.astype(np.float64) @ right.astype(np.float64))
-    return [a, b, np.where(np.isfinite(exact) & some, exact, c)]
-
-
-def _subnormal(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    """Operands and sums near the smallest numbers there are, zeros among them."""
-    a = spread(draw, (t, 16, 16), low, low + 14) * draw.choice([0.0, 1.0, 1.0], (t, 16, 16))
-    other = max(low, -24 if low > -100 else -150 - low)
-    b = spread(draw, (t, 16, 8), other, other + 20) * draw.choice([0.0, 1.0, 1.0], (t, 16, 8))
-    size = max(2 * low, -149)
-    c = spread(draw, (t, 16, 8), size, size + 30) * draw.choice([0.0, 0.0, 1.0], (t, 16, 8))
-    return [a, b, c]
-
-
-def _special(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    """Infinities, NaN, zeros of both signs and overflow, each in a few places."""
-    operands = [spread(draw, (t, *s), high - 3, high) for s in ((16, 16), (16, 8))]
-    operands.append(spread(draw, (t, 16, 8), 120, 128))
-    for x in operands:
-        x[draw.random(x.shape) < 0.7] = 0.0
-        x[draw.random(x.shape) < 0.2] *= -1.0
-        for value in (np.inf, -np.inf, np.nan):
-            x[draw.random(x.shape) < 0.004] = value
-    return operands
-
-
-KINDS: dict[str, Callable[[np.random.Generator, int, int, int], list[Array]]] = {
-    "normal": _normal,
-    "all exponents": _all,
-    "near exponents": _near,
-    "cancellation": _cancel,
-    "subnormal": _subnormal,
-    "special": _special,
-}
-
-
-def tiles(instruction: TensorIntrinsic, kind: str, count: int, seed: int) -> list[Array]:
-    """A (t, 16, 16), B (t, 16, 8) and C (t, 16, 8) of one kind, in the instruction's dtypes
-    (bfloat16 as float32)."""
-    half = instruction.operand_dtype == "float16"
-    low, high = (-24, 16) if half else (-133, 128)
-    draw = np.random.default_rng([seed, list(KINDS).index(kind)])
-    with np.errstate(all="ignore"):
-        operands = KINDS[kind](draw, count, low, high)
-        a, b = (x.astype(np.float16) if half else _bfloat16(x) for x in operands[:2])
-        return [a, b, operands[2].astype(instruction.accumulator_dtype)]
-
-
-def _bfloat16(x: Array) -> Array:
-    bits = x.astype(np.float32).view(np.uint32)
-    return np.where(np.isnan(x), np.float32(np.nan), (bits & 0xFFFF0000).view(np.float32))
-
-
-def variants(accumulator: str) -> Iterator[tuple[str, Numerics]]:
-    """H100 with one constant changed."""
+def variants(instruction: TensorIntrinsic) -> Iterator[tuple[str, Numerics]]:
+    """H100 with one constant changed that its operands can reach."""
+    accumulator = instruction.accumulator_dtype
     for bits in (0, 1, 3, 4):
         yield f"{bits} extra bits", replace(H100, extra_bits=bits)
     for block in (4, 8):
         yield f"blocks of {block}", replace(H100, block=block)
     yield "accumulator added after", replace(H100, joined=False)
-    for least in (-126, -132, -134, -149) if accumulator == "float32" else (-14, -20, -22, -48):
+    if (instruction.operand_dtype, accumulator) != ("float16", "float32"):
+        yield "zeros are positive", replace(H100, negative_zero=False)
+    leasts: tuple[int, ...]
+    if accumulator == "float16":
+        leasts = (-14, -20, -22, -48)
+    else:  # products of fp16 are too large to tell
+        leasts = (-126, -132, -134, -149) if instruction.operand_dtype == "bfloat16" else ()
+    for least in leasts:
         yield f"least exponent {least}", replace(H100, least_exponent=((accumulator, least),))
     if accumulator == "float16":
         half = replace(H100, clamps_half=True)
@@ -224,17 +149,18 @@ def show_first(operands: list[Array], got: Array, expected: Array, count: int) -
     different = got.view(f"u{got.itemsize}") != expected.view(f"u{got.itemsize}")
     for t, m, n in np.argwhere(different)[:count]:
         pairs = zip(operands[0][t, m], operands[1][t, :, n], strict=True)
-        terms = " ".join(
-            f"{float(x).hex()}*{float(y).hex()}" for x, y in pairs if x != 0 and y != 0
-        )
-        c = float(operands[2][t, m, n]).hex()
-        card, model = float(got[t, m, n]).hex(), float(expected[t, m, n]).hex()
+        terms = " ".join(f"{_hex(x)}*{_hex(y)}" for x, y in pairs if x != 0 and y != 0)
+        card, model, c = (_hex(x[t, m, n]) for x in (got, expected, operands[2]))
         print(f"      card {card}, model {model}: c {c}, {terms}")
+
+
+def _hex(x: Any) -> str:
+    return re.sub(r"\.?0*p", "p", float(x).hex())
 
 
 def check_form(library: Path, instruction: TensorIntrinsic, outputs: int, shown: int) -> bool:
     """Prints how far the card and `H100` agree, by kind of tile, then the variants."""
-    batches = max(1, round(outputs / (128 * BATCH * len(KINDS))))
+    batches = math.ceil(outputs / (128 * BATCH * len(KINDS)))
     first: dict[str, tuple[list[Array], Array]] = {}
     all_equal = True
     for kind in KINDS:
@@ -251,7 +177,7 @@ def check_form(library: Path, instruction: TensorIntrinsic, outputs: int, shown:
         all_equal &= equal == total
         nans = _nan_patterns(first[kind][1])
         print(f"  {kind:15} {equal:>9} of {total:>9} equal, {zeros} by the sign of a zero {nans}")
-    for name, numerics in variants(instruction.accumulator_dtype):
+    for name, numerics in variants(instruction):
         counts = {
             kind: compare(got, computed(instruction, operands, numerics))[0] - got.size
             for kind, (operands, got) in first.items()
@@ -272,7 +198,7 @@ def _nan_patterns(got: Array) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--outputs", type=int, default=10_000_000, help="of each form")
-    parser.add_argument("--show", type=int, default=3, help="differences to print, of a kind")
+    parser.add_argument("--show", type=int, default=2, help="differences to print, of a kind")
     parser.add_argument("--architecture", default="sm_90a")
     parser.add_argument("--compile-only", action="store_true")
     options = parser.parse_args()

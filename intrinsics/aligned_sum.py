@@ -32,6 +32,7 @@ class AlignedSum:
     #: The accumulator is fp16 (its values in float32): rounded to nearest, else towards zero.
     half: bool
     joined: bool
+    negative_zero: bool
 
     def prepare(self, planes: list[Array], least_operand: int) -> list[Array]:
         """a and b (n, ...) widened, and their powers of two."""
@@ -86,8 +87,10 @@ class AlignedSum:
             total += term
         total /= scale
         if self.half:
-            return total.astype(np.float16).astype(np.float32)
-        return self._towards_zero(total, largest)
+            rounded = total.astype(np.float16).astype(np.float32)
+        else:
+            rounded = self._towards_zero(total, largest)
+        return rounded if self.negative_zero else rounded + np.float32(0.0)
 
     def _accumulator_power(self, c: Array) -> Array:
         power = (c.view(np.int32) & 0x7F800000).view(np.float32)

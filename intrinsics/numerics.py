@@ -21,6 +21,10 @@ Sources, named by their letters beside the constants:
   A100, H100.
 - [X] Xie, Wang, Yang, Yang, MMA-Sim: Bit-Accurate Reference Model of Tensor Cores and Matrix Cores,
   https://arxiv.org/abs/2511.10909, and its model (microsoft/MMA-Sim on GitHub): Volta to Blackwell.
+
+The records give every bit of the outputs that were measured for [K]: 5,000 with each operand and
+accumulator dtype on a V100, an A100, an H100 and an H200, between 1e-4 and 18 in size. What that
+does not reach (subnormal sums, overflow, NaN) rests on the sources alone; see `provisional`.
 """
 
 from __future__ import annotations
@@ -41,7 +45,8 @@ Shape = tuple[int, ...]
 
 #: Outputs computed at a time, so that the temporaries of a block stay in a core's cache.
 PIECE = 32768
-#: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X].
+#: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X]. The other
+#: arithmetics have the same one, since NumPy's depend on the processor.
 NAN = {"float32": np.uint32(0x7FFFFFFF), "float16": np.uint16(0x7FFF)}
 
 
@@ -70,15 +75,17 @@ class Numerics:
     #: The accumulator is one of the terms of each block's sum; else it is added to the rounded sum
     #: of the products, as a sum of two terms.
     joined: bool = True
-    #: What is not known for certain.
+    #: A negative sum that is rounded to zero keeps its sign; else zeros are positive.
+    negative_zero: bool = True
+    #: Fields that are not known for certain, and why.
     provisional: str = ""
 
     def __post_init__(self) -> None:
         if self.block < 0 or (self.arithmetic == "aligned" and not self.block):
             raise ValueError(f"{self.name}: a block has at least one product, not {self.block}")
-        # 16 products < 2**(2 + 23 + extra bits) must add up exactly in float64.
-        if not -23 <= self.extra_bits <= 20:
-            raise ValueError(f"{self.name}: extra bits are -23 to 20, not {self.extra_bits}")
+        # Terms are less than 2**(2 + 23 + extra bits) units; float64 adds up to 2**53 of them.
+        if self.extra_bits < -23 or self.block * 2 ** (25 + self.extra_bits) > 2**53:
+            raise ValueError(f"{self.name}: {self.extra_bits} are too few or too many extra bits")
 
 
 EXACT = Numerics("exact", "exact")
@@ -90,8 +97,7 @@ V100 = Numerics(
     extra_bits=0,  # [F] none; [K], [L] the same; [X] 23 bits after the point
     # [K] none for fp32 (nothing that fp16 operands give is smaller), -19 for fp16.
     least_exponent=(("float32", -126), ("float16", -19)),
-    provisional="exponent of a subnormal fp16 accumulator ([K] and [X] differ); sign of an "
-    "underflow to zero",
+    provisional="clamps_half ([K] and [X] differ); negative_zero (not published)",
 )
 A100 = Numerics(
     "a100",
@@ -99,8 +105,7 @@ A100 = Numerics(
     block=8,  # [F] eight for fp16 and bf16; [K], [L], [X] the same: m16n8k16 is two halves in order
     extra_bits=1,  # [F] at least one; [K], [L] one; [X] 24 bits after the point
     least_exponent=(("float32", -132), ("float16", -20)),  # [K]; [X] has -126 and none
-    provisional="least exponents and that of a subnormal fp16 accumulator ([K] and [X] differ); "
-    "sign of an underflow to zero",
+    provisional="least_exponent, clamps_half ([K] and [X] differ); negative_zero (not published)",
 )
 H100 = Numerics(
     "h100",
@@ -108,9 +113,8 @@ H100 = Numerics(
     block=16,  # [K], [X]: all of an m16n8k16 at once; [L] at least 16
     extra_bits=2,  # [K] two; [L] at least two; [X] 25 bits after the point
     least_exponent=(("float32", -133), ("float16", -21)),  # [K]; [X] has -126 and none
-    provisional="all constants until compared on a card (benchmarks/hmma_numerics.py); least "
-    "exponents and that of a subnormal fp16 accumulator ([K] and [X] differ); sign of an "
-    "underflow to zero",
+    provisional="least_exponent, clamps_half ([K] and [X] differ); negative_zero (not published); "
+    "all until benchmarks/hmma_numerics.py has run on a card",
 )
 NUMERICS = {numerics.name: numerics for numerics in (EXACT, IEEE, V100, A100, H100)}
 
@@ -154,8 +158,7 @@ def fused(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
             for piece, operands in _pieces([x.astype(np.float32) for x in planes], out):
                 out[piece] = add(numerics, operands, out[piece], c.dtype)
         out = out.astype(c.dtype)
-    if numerics.arithmetic == "aligned":
-        out.view(f"u{out.itemsize}")[np.isnan(out)] = NAN[out.dtype.name]
+    out.view(f"u{out.itemsize}")[np.isnan(out)] = NAN[out.dtype.name]
     return out
 
 
@@ -181,6 +184,7 @@ def _aligned(numerics: Numerics, planes: list[Array], out: Array, dtype: str, le
         least_accumulator=clamp,
         half=dtype == "float16",
         joined=numerics.joined,
+        negative_zero=numerics.negative_zero,
     )
     for piece, operands in _pieces(adder.prepare(planes, least), out):
         out[piece] = adder.add(operands, out[piece])
