@@ -313,4 +313,4 @@ def test_inspect_agrees_with_build() -> None:
     assert seen.convs == built.convs
     assert seen.plan.operators == built.operators
     assert seen.plan.conversions == built.conversions
-    assert tvmconv.inspect(model, batch=2).plan.arch == "sm_90"
+    assert tvmconv.inspect(model, batch=2).plan.arch == "sm_90a"
