@@ -113,6 +113,8 @@ H100 = Numerics(
     block=16,  # [K], [X]: all of an m16n8k16 at once; [L] at least 16
     extra_bits=2,  # [K] two; [L] at least two; [X] 25 bits after the point
     least_exponent=(("float32", -133), ("float16", -21)),  # [K]; [X] has -126 and none
+    clamps_half=True,
+    negative_zero=False,
     provisional="least_exponent, clamps_half ([K] and [X] differ); negative_zero (not published); "
     "all until benchmarks/hmma_numerics.py has run on a card",
 )
