@@ -44,18 +44,36 @@ def test_a_picture_is_what_its_program_draws(name: str) -> None:
 
 
 @each_picture
-def test_a_picture_is_small_text_that_stays_on_its_card(name: str) -> None:
+def test_a_picture_is_small(name: str) -> None:
     svg = PICTURES[name]()
     assert len(svg) < 150_000
-    root = ET.fromstring(svg)
-    width, height = (float(root.get(side, "nan")) for side in ("width", "height"))
+    assert ET.fromstring(svg).tag == f"{SVG}svg"
+
+
+@each_picture
+def test_words_lie_on_the_card_and_not_on_each_other(name: str) -> None:
+    """In the widest of the fonts that are asked for, which matplotlib brings along."""
+    svg = PICTURES[name]()
+    size = [float(ET.fromstring(svg).get(side, "nan")) for side in ("width", "height")]
+    boxes = extents(svg)
+    assert (boxes[:, :2] > 5).all()
+    assert (boxes[:, 2:] < np.array(size) - 5).all()
+    # (word, other word): each begins, in both directions, before the other ends.
+    meet = (boxes[:, None, :2] < boxes[None, :, 2:]).all(axis=-1)
+    assert not np.triu(meet & meet.T, 1).any()
+
+
+def extents(svg: str) -> np.ndarray:
+    """Left, top, right and bottom of all words: (words, 4)."""
+    fonts = Path(pytest.importorskip("matplotlib").get_data_path(), "fonts", "ttf")
+    image_font = pytest.importorskip("PIL.ImageFont")
+    found = []
     for x, y, kind, text, size in words(svg):
-        wide = len(text) * size * 0.65  # DejaVu Sans has wide letters; bold ones are wider still
-        left = x - wide * {"middle": 0.5, "end": 1}.get(kind.split()[-1] if kind else "", 0)
-        assert left > 0, text
-        assert y < height - 5, text
-        if len(text) < 40:  # of longer ones the estimate is too rough
-            assert left + wide < width, text
+        face = f"DejaVuSans{'Mono' * ('mono' in kind)}{'-Bold' * ('bold' in kind)}.ttf"
+        wide = image_font.truetype(fonts / face, 100).getlength(text) * size / 100
+        left = x - wide * (0.5 if "middle" in kind else "end" in kind)
+        found.append((left, y - 0.73 * size, left + wide, y))
+    return np.array(found)
 
 
 def test_the_page_shows_every_picture_there_is() -> None:

@@ -20,8 +20,9 @@ K_WIDE, K_HIGH, WIDE, HIGH = 22, 16, 46, 28
 _MAJOR = {"row": "row", "col": "column"}
 
 
-def volta(program: Program = PROGRAM_F32) -> str:
+def volta() -> str:
     """A left of C, B above it, so that a row and a column meet in what they make."""
+    program = PROGRAM_F32
     a_x, b_y = 58, 62
     c_x, c_y = a_x + TILE * K_WIDE + 62, b_y + TILE * K_HIGH + 64
     picture = Picture(c_x + TILE * WIDE + 60, c_y + TILE * HIGH + 30, "Who holds what on Volta")
@@ -82,16 +83,19 @@ def _operand(picture: Picture, operand: Operand, program: Program, x: float, y: 
     layout = program.a_layout if operand is A else program.b_layout
     wide, high = (K_WIDE, HIGH) if operand is A else (WIDE, K_HIGH)
     names = program.a_registers if operand is A else program.b_registers
+    width: float
     for other, k, lanes, pair in boxes(operand, layout):
         # Split between the lanes across k, as each of them holds the whole box.
         for part, lane in enumerate(lanes):
             at = other + part / len(lanes)
             if operand is A:
-                box = (x + k.start * wide, y + at * high, len(k) * wide, high / len(lanes))
+                left, top = x + k.start * wide, y + at * high
+                width, height = len(k) * wide, high / len(lanes)
             else:
-                box = (x + at * wide, y + k.start * high, wide / len(lanes), len(k) * high)
-            picture.rect(*box, of_threadgroup(fragments.threadgroup(lane)))
-            middle = box[0] + box[2] / 2, box[1] + box[3] / 2
+                left, top = x + at * wide, y + k.start * high
+                width, height = wide / len(lanes), float(len(k) * high)
+            picture.rect(left, top, width, height, of_threadgroup(fragments.threadgroup(lane)))
+            middle = left + width / 2, top + height / 2
             picture.text(*middle, str(lane), "dark middle bold", 11)
         if other == 0:
             text = [f"R{name}" for name in names[2 * pair : 2 * pair + 2]]

@@ -75,11 +75,10 @@ def _frame(
     for other in program.instructions:
         if other.set == instruction.set and other.step < instruction.step:
             for block in blocks(other, "d"):
-                _block(picture, places["d"], block, "pale", 0, 1, "d")
+                _block(picture, "d", places["d"], block, ["pale"])
     for name, at in places.items():
         for block, groups in blocks(instruction, name).items():
-            for part, group in enumerate(groups):
-                _block(picture, at, block, of_threadgroup(group), part, len(groups), name)
+            _block(picture, name, at, block, [of_threadgroup(group) for group in groups])
     d_x, d_y = places["d"]
     middle, end = d_x + TILE / 2 * CELL, TILE * CELL
     across = (d_x, d_y + end / 2, d_x + end, d_y + end / 2)
@@ -100,7 +99,7 @@ def blocks(instruction: Instruction, name: str) -> dict[Block, list[int]]:
     lane = getattr(wiring(instruction), name).lane
     group = lane // THREADS
     rows, columns = elements(instruction, name)
-    found = defaultdict(list)
+    found: dict[Block, list[int]] = defaultdict(list)
     for number in range(2 * len(OCTETS)):
         of = group == number
         if of.any():
@@ -118,26 +117,22 @@ def _rectangle(places: set[tuple[int, int]]) -> Block:
 
 
 def _block(
-    picture: Picture,
-    at: tuple[float, float],
-    block: Block,
-    fill: str,
-    part: int,
-    parts: int,
-    name: str,
+    picture: Picture, name: str, at: tuple[float, float], block: Block, fills: list[str]
 ) -> None:
-    """One of ``parts`` lanes' share: of A a part of each row, of B of each column, across k."""
+    """A piece of a matrix that begins at ``at``. Of several colours each row of A has its share,
+    and each column of B: across k, as every owner holds all of the piece."""
     row, column, rows, columns = block
-    if parts == 1:
-        pieces = [(row, column, rows, columns)]
-    elif name == "a":
-        pieces = [(row + i + part / parts, column, 1 / parts, columns) for i in range(rows)]
-    else:
-        pieces = [(row, column + i + part / parts, rows, 1 / parts) for i in range(columns)]
-    for y, x, high, wide in pieces:
-        picture.rect(at[0] + x * CELL, at[1] + y * CELL, wide * CELL, high * CELL, fill)
-    if parts == 1:  # its elements, told apart
-        x, y = at[0] + column * CELL, at[1] + row * CELL
-        ends = [(x + i * CELL, y, x + i * CELL, y + rows * CELL) for i in range(1, columns)]
-        ends += [(x, y + i * CELL, x + columns * CELL, y + i * CELL) for i in range(1, rows)]
+    x, y = at[0] + column * CELL, at[1] + row * CELL
+    wide, high = columns * CELL, rows * CELL
+    share = CELL / len(fills)
+    if len(fills) == 1:
+        picture.rect(x, y, wide, high, fills[0])
+        ends = [(x + i * CELL, y, x + i * CELL, y + high) for i in range(1, columns)]
+        ends += [(x, y + i * CELL, x + wide, y + i * CELL) for i in range(1, rows)]
         picture.lines(ends, "grid", 0.6)
+    elif name == "a":
+        for i in range(rows * len(fills)):
+            picture.rect(x, y + i * share, wide, share, fills[i % len(fills)])
+    else:
+        for i in range(columns * len(fills)):
+            picture.rect(x + i * share, y, share, high, fills[i % len(fills)])

@@ -12,8 +12,8 @@ from intrinsics import numerics
 from intrinsics.numerics import A100, EXACT, H100, IEEE, V100, Numerics
 
 #: Four products and an accumulator that are told apart by every arithmetic but two. fp16 and fp32.
-A = np.float16([165 * 2.0**-10, 403 * 2.0**-14, -209 * 2.0**-14, 19 * 2.0**-13])
-B = np.float16([1159 * 2.0**-14, 345 * 2.0**-14, 2.0**-8, 239 * 2.0**-16])
+A = np.array([165 * 2.0**-10, 403 * 2.0**-14, -209 * 2.0**-14, 19 * 2.0**-13], np.float16)
+B = np.array([1159 * 2.0**-14, 345 * 2.0**-14, 2.0**-8, 239 * 2.0**-16], np.float16)
 C = np.float32(1)
 #: Bits after the point of an fp32 number of size 1.
 FRACTION = 23
