@@ -62,7 +62,7 @@ def _several(picture: Picture, form: Form, y: float) -> None:
     words = (
         f"When the tensor cores are busy, {form.accumulator.dtype} accumulators; a colour for each "
         "WMMA. What one warp leaves idle, another can use:",
-        "that it does is an assumption. Cycles and shares are those of a warp's next WMMA.",
+        "that it does is an assumption. The figures are those of every further WMMA of a warp.",
     )
     for i, line in enumerate(words):
         picture.text(24, y + 24 + 18 * i, line, "soft")
@@ -81,7 +81,7 @@ def _warps(picture: Picture, form: Form, warps: int, wmmas: int, y: float) -> fl
     words = f"{warps} warp{'s' * (warps > 1)}: {each:g} cycles a WMMA, busy {share:.0%} of the time"
     picture.text(LEFT, y, words)
     tops = [y + 12 + (ROW - 1) * i for i in range(warps + 1)]
-    names = [f"warp {warp}" for warp in range(warps)] + ["both cores"]
+    names = [f"warp {warp}" for warp in range(warps)] + ["tensor cores"]
     for name, top in zip(names, tops, strict=True):
         picture.text(LEFT - 10, top + 6, name, "soft end", 10)
         picture.rect(LEFT, top, SHOWN * NARROW, ROW - 3, "empty")
