@@ -69,7 +69,7 @@ format: $(READY) ## Formats all code, and mends what ruff can mend
 size: ## Lines of every file; marks long files and long functions
 	@$(if $(READY),$(PYTHON),$(PY)) tests/size.py
 
-docs: $(READY) ## Writes the pages of docs/ that are made out of the code
+docs: $(READY) ## Writes the pages and pictures of docs/ that are made out of the code
 	$(PY) docs/generate.py
 
 clean: ## Removes all that was built, and .venv
