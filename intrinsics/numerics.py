@@ -22,8 +22,8 @@ Sources, named by their letters beside the constants:
 - [X] Xie, Wang, Yang, Yang, MMA-Sim: Bit-Accurate Reference Model of Tensor Cores and Matrix Cores,
   https://arxiv.org/abs/2511.10909, and its model (microsoft/MMA-Sim on GitHub): Volta to Blackwell.
 
-- [T] This project: `benchmarks.hmma_numerics` on an H200, every bit of 10 million outputs of fp16 to
-  fp32, fp16 to fp16 and bf16 to fp32 each, over all exponents, with cancellation, subnormals,
+- [T] This project, `benchmarks.hmma_numerics` on an H200: every bit of 10 million outputs of fp16
+  to fp32, fp16 to fp16 and bf16 to fp32 each, over all exponents, with cancellation, subnormals,
   ties, infinities and NaN. With each neighbour of a constant some bits differ.
 
 The records give every bit of the outputs that were measured for [K]: 5,000 with each operand and
