@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +23,7 @@ from tvmconv import frontend, onnx_model, pipeline, supported, toolchain
 from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
 from tvmconv.capability import CapabilityReport, capability
 from tvmconv.conversions import conversions
-from tvmconv.errors import ModelError, TvmconvError, last_line
+from tvmconv.errors import accepted
 from tvmconv.executable import Entry, Executable
 from tvmconv.fates import operator_fates
 from tvmconv.feeds import TensorSpec, batch_of
@@ -78,8 +77,8 @@ def build(
         looks into your own, then into those that ship; a path into that file alone; False into
         none. Nothing is ever measured here.
     numerics: for hmma-sim how products are added: ``"v100"`` (the default, through the
-        instructions of a WMMA on Volta), ``"a100"``, ``"h100"``; ``"ieee"`` as on llvm; ``"exact"``,
-        each sum rounded once. See `intrinsics.numerics`.
+        instructions of a WMMA on Volta), ``"a100"``, ``"h100"``; ``"ieee"`` as on llvm;
+        ``"exact"``, each sum rounded once. See `intrinsics.numerics`.
     activations: for hmma-sim the dtype of activations between layers: ``"float16"``, or
         ``"float32"`` to round them to fp16 as operands of convolutions alone.
 
@@ -136,7 +135,7 @@ def _build(
         planned = simulated(planned, simulation)
     read = "float16" if simulation is None else simulation.activations
     report = _report(graph, mod, planned, target, arch, hardware)
-    with _accepted("schedule this network's convolutions"):
+    with accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned, read)], "2_lower")
     mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, arch, hardware)
@@ -206,21 +205,6 @@ class _Graph:
     outputs: tuple[TensorSpec, ...]
 
 
-@contextmanager
-def _accepted(what: str) -> Iterator[None]:
-    """Whatever TVM raises inside is no fault of the caller's: the model was accepted."""
-    try:
-        yield
-    except TvmconvError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"TVM could not {what}",
-            note=last_line(error),
-            hint="TVMCONV_DUMP=folder shows how far it came; please report the model",
-        ) from error
-
-
 def _graphs(proto: onnx.ModelProto, batch: Batch, shapes: Shapes, form: IoForm) -> list[_Graph]:
     """The model at every batch to build for, the smallest first."""
     graphs = []
@@ -239,7 +223,7 @@ def _simplified(graph: _Graph) -> _Graph:
 def _plan(graph: _Graph, hardware: Hardware, known: Lookup | None) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
-    with _accepted("bring this network to its convolution kernels"):
+    with accepted("bring this network to its convolution kernels"):
         mod = pipeline.run(mod, [io_form(graph.inputs, graph.outputs)], "0_io")
         mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
@@ -261,7 +245,7 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
     options = {**pipeline.LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
     # TVM's CUDA compiler callback asks the target's scope for the architecture.
     with (
-        _accepted(f"compile this network for {target}"),
+        accepted(f"compile this network for {target}"),
         tvm_target,
         tvm.transform.PassContext(opt_level=3, config=options),
     ):

@@ -105,9 +105,9 @@ class _Lower(PyExprMutator):
     def _operand(self, arg: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
         """What `arg` is, in the dtype and shape that a kernel reads."""
         written = self.buffers.get(arg) if isinstance(arg, relax.Var) else None
-        if written is not None and shape(written) == expected:
-            if written.ty.dtype == self.activations:
-                return written
+        wanted = expected, self.activations
+        if written is not None and (shape(written), written.ty.dtype) == wanted:
+            return written
         value = self._half(arg) if self.activations == "float16" else self.visit_expr(arg)
         if shape(value) == expected:
             return value
