@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from intrinsics import numerics, volta
 from intrinsics.numerics import Numerics
+from intrinsics.volta import hmma
 from schedules.simulated import PRODUCT
 from tvmconv.errors import TvmconvError
 
@@ -26,7 +27,10 @@ Array = NDArray[Any]
 #: Whose instructions are simulated register by register.
 VOLTA = numerics.V100
 DEFAULT = VOLTA.name
-PROGRAMS = {"float32": volta.PROGRAM_F32, "float16": volta.PROGRAM_F16}
+#: By the accumulators' dtype; both operands row-major, as the WMMA schedules load them.
+PROGRAMS = {
+    form.accumulator.dtype: volta.program(form, "row", "row") for form in (hmma.F32, hmma.F16)
+}
 
 
 def arithmetic(name: str) -> Numerics:

@@ -29,7 +29,7 @@ from tvmconv.executable import Executable
 from tvmconv.report import ConvReport
 
 Array = NDArray[Any]
-PROGRAM = volta.PROGRAM_F32
+PROGRAM = simulator.PROGRAMS["float32"]
 #: What tells TVM's virtual machine not to make the call: `tvm.runtime.vm.VMInstrumentReturnKind`.
 SKIP = 1
 
@@ -109,8 +109,8 @@ def _trace(title: tuple[str, ...], a: Array, b: Array, c: Array, numerics: str, 
     loaded = (
         volta.load(operand, np.ascontiguousarray(matrix).reshape(-1), SIDE, layout)
         for operand, matrix, layout in (
-            (volta.A, a, "row"),
-            (volta.B, b.T, "col"),
+            (volta.A, a, PROGRAM.a_layout),
+            (volta.B, b, PROGRAM.b_layout),
             (volta.ACCUMULATOR_F32, c, "row"),
         )
     )
@@ -203,8 +203,8 @@ class _Part:
         w, gemm = self.w, self.gemm
         first, last = (self._pixel(row) for row in (self.rows[0], self.rows[-1]))
         channel = self.group * w.group_k + self.column
-        row = int(fragments.held(volta.A, "row")[0][lane % LANES, 0])
-        column = int(fragments.held(volta.B, "col")[1][lane % LANES, 0])
+        row = int(fragments.held(volta.A, PROGRAM.a_layout)[0][lane % LANES, 0])
+        columns = fragments.held(volta.B, PROGRAM.b_layout)[1][lane % LANES, :4] + channel
         steps = gemm.reduction.outer * gemm.i_pad // SIDE
         return (
             f"layer {layer}: {w}; a product of {gemm.m} x {w.k} x {steps * SIDE}",
@@ -212,7 +212,7 @@ class _Part:
             f"channels {channel} to {channel + SIDE - 1}",
             f"WMMA {self.wmma} of {steps}: {self._span()}",
             f"lane {lane}: row {row} of A, output pixel {self._pixel(self.rows[row])}; "
-            f"column {column} of B, channel {channel + column}",
+            f"of B channels {columns[0]} to {columns[-1]}",
         )
 
     def _pixel(self, m: Any) -> str:
