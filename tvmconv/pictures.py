@@ -72,7 +72,8 @@ def _picture(path: Path, spec: TensorSpec) -> Array:
         from PIL import Image
     except ImportError as error:
         raise FeedError(
-            f"{path} is a picture, and Pillow is not installed", hint="pip install 'tvmconv[pictures]'"
+            f"{path} is a picture, and Pillow is not installed",
+            hint="pip install 'tvmconv[pictures]'",
         ) from error
     if len(spec.shape) != 4 or spec.shape[1] != 3:
         raise FeedError(

@@ -33,7 +33,9 @@ def both(w: ConvWorkload, name: str) -> tuple[Any, Any]:
 
 def in_numpy(w: ConvWorkload, operands: kernels.Operands, name: str) -> Any:
     """(N, P, Q, K) fp32: each sum in the order of the schedules, by the definition alone."""
-    x = np.zeros((w.n, *(np.array([w.h, w.w]) + np.add.reduce([w.padding[:2], w.padding[2:]])), w.c))
+    x = np.zeros(
+        (w.n, *(np.array([w.h, w.w]) + np.add.reduce([w.padding[:2], w.padding[2:]])), w.c)
+    )
     top, left = w.padding[:2]
     x[:, top : top + w.h, left : left + w.w] = operands.x
     per_row = Reduction.of(w).by_rows
@@ -104,7 +106,9 @@ def test_fp16_accumulators() -> None:
     assert np.array_equal(found.reshape(expected.shape), expected)
 
 
-@pytest.mark.parametrize("name", ["branch of a concat", "residual last", "depthwise", "groups of 8"])
+@pytest.mark.parametrize(
+    "name", ["branch of a concat", "residual last", "depthwise", "groups of 8"]
+)
 def test_fp32_activations_are_rounded_as_operands_alone(name: str) -> None:
     """x is rounded to fp16, the residual and the result are not."""
     w = WORKLOADS[name]
