@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from tvmconv.executable import Executable
     from tvmconv.latency import LatencyReport, bench
     from tvmconv.loading import load
+    from tvmconv.pictures import read_images
     from tvmconv.report import BuildReport
     from tvmconv.simulation import simulate
     from tvmconv.simulation_report import SimulationReport
@@ -79,6 +80,7 @@ _HOMES = {
     "inspect": "compiler",
     "load": "loading",
     "merge_records": "tuning.records",
+    "read_images": "pictures",
     "simulate": "simulation",
     "trace_example": "tracing",
     "trace_layer": "tracing",
@@ -104,6 +106,7 @@ __all__ = [
     "knobs",
     "load",
     "merge_records",
+    "read_images",
     "simulate",
     "trace_example",
     "trace_layer",

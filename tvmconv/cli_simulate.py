@@ -14,7 +14,6 @@ from tvmconv.cli_options import AsJson, Shape, build_options
 from tvmconv.errors import FeedError, TvmconvError
 
 if TYPE_CHECKING:
-    from tvmconv.executable import Executable
     from tvmconv.tracing import Trace
 
 #: `simulator.DEFAULT`; to import it would load TVM before ``--help``.
@@ -63,22 +62,15 @@ def simulate(
         raise TvmconvError("there is no model to simulate", hint="name one, or say --trace")
     if images is None:
         raise FeedError("there are no images to simulate", hint="name a folder: --images DIR")
-    show(_simulated(model, images, numerics, activations, shapes), as_json)
-
-
-def _simulated(model: Path, folder: Path, numerics: str, activations: str, shapes: Any) -> Any:
-    from tvmconv import pictures, simulation
-
-    files = pictures.image_files(folder)
-    feeds = pictures.read_images(files, simulation.inputs(model, shapes))
-    return tvmconv.simulate(
+    report = tvmconv.simulate(
         model,
-        feeds,
+        images,
         numerics=numerics,
         activations=activations,
         shapes=shapes,
-        watch=lambda number: tell(f"image {number} of {len(files)}: {files[number - 1].name}"),
+        watch=lambda number: tell(f"simulating image {number}"),
     )
+    show(report, as_json)
 
 
 def _traced(
@@ -110,20 +102,11 @@ def _traced(
             numerics=numerics,
             activations=activations,
         )
-    feeds = _first(folder, exe)
-    with step(f"simulating up to {layer}"):
-        return tvmconv.trace_layer(exe, feeds, layer, place, numerics=numerics, lane=lane, wmma=k)
-
-
-def _first(folder: Path | None, exe: Executable) -> Any:
-    """The first image, or noise where none is given."""
-    from tvmconv import pictures
-    from tvmconv.feeds import random_feeds
-
     if folder is None:
         tell("no --images, so the operands are of random numbers")
-        return random_feeds(exe.inputs)
-    return next(pictures.read_images(pictures.image_files(folder), exe.inputs))
+    feeds = None if folder is None else next(tvmconv.read_images(folder, exe.inputs))
+    with step(f"simulating up to {layer}"):
+        return tvmconv.trace_layer(exe, feeds, layer, place, numerics=numerics, lane=lane, wmma=k)
 
 
 def _tile(text: str) -> tuple[int, int]:

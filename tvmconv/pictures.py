@@ -21,9 +21,9 @@ MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHRUNK = 256 / 224
 
 
-def image_files(folder: Path) -> tuple[Path, ...]:
+def image_files(folder: str | Path) -> tuple[Path, ...]:
     """The images in a folder, by name. Raises `FeedError` where there is none."""
-    suffixes = (*ARRAYS, *PICTURES)
+    folder, suffixes = Path(folder), (*ARRAYS, *PICTURES)
     if not folder.is_dir():
         raise FeedError(f"{folder} is no folder", hint=f"one of {', '.join(suffixes)} files")
     found = sorted(path for path in folder.iterdir() if path.suffix.lower() in suffixes)
@@ -34,29 +34,34 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     return tuple(found)
 
 
-def read_images(files: Sequence[Path], inputs: Sequence[TensorSpec]) -> Iterator[dict[str, Array]]:
-    """Each image as feeds of a network with the one input of `inputs`, a batch of 1.
+def read_images(folder: str | Path, inputs: Sequence[TensorSpec]) -> Iterator[dict[str, Array]]:
+    """The images of a folder, in the order of their names, each as feeds of a network with the one
+    input of `inputs`, a batch of 1.
 
     A ``.npy`` is what the network takes, with the batch or without. A picture is shrunk, its
     centre cut to the input's size, and scaled to ImageNet's mean and deviation: another
-    preparation is the caller's, as arrays. Raises `FeedError`.
+    preparation is the caller's, as arrays. Raises `FeedError`: at once for a folder without images
+    or a network of several inputs, else when an image can't be read or does not fit.
     """
+    files = image_files(folder)
     if len(inputs) != 1:
         names = ", ".join(spec.name for spec in inputs)
         raise FeedError(
             f"images feed a network of one input, this one has {names}",
-            hint="tvmconv.simulate takes feeds by name",
+            hint="give feeds by name",
         )
-    (spec,) = inputs
-    for path in files:
-        array = _array(path) if path.suffix.lower() in ARRAYS else _picture(path, spec)
-        if array.shape == spec.shape[1:]:
-            array = array[None]
-        if array.shape != spec.shape:
-            raise FeedError(
-                f"{path} has the shape {list(array.shape)}, the network takes {list(spec.shape)}"
-            )
-        yield {spec.name: np.ascontiguousarray(array, spec.dtype)}
+    return (_feeds(path, inputs[0]) for path in files)
+
+
+def _feeds(path: Path, spec: TensorSpec) -> dict[str, Array]:
+    array = _array(path) if path.suffix.lower() in ARRAYS else _picture(path, spec)
+    if array.shape == spec.shape[1:]:
+        array = array[None]
+    if array.shape != spec.shape:
+        raise FeedError(
+            f"{path} has the shape {list(array.shape)}, the network takes {list(spec.shape)}"
+        )
+    return {spec.name: np.ascontiguousarray(array, spec.dtype)}
 
 
 def _array(path: Path) -> Array:

@@ -10,6 +10,7 @@ x an output of onnxruntime and x' the simulated one.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,7 @@ from tvmconv.batches import Shapes
 from tvmconv.comparison import reference_outputs
 from tvmconv.errors import FeedError
 from tvmconv.executable import Executable
-from tvmconv.feeds import TensorSpec
+from tvmconv.pictures import read_images
 from tvmconv.report import ConvReport
 from tvmconv.simulation_report import OutputError, SimulatedLayer, SimulationReport
 from tvmconv.targets import SIMULATED
@@ -42,7 +43,7 @@ Watch = Callable[[int], None]
 
 def simulate(
     model: onnx_model.Model,
-    images: Iterable[Mapping[str, Any]],
+    images: str | Path | Iterable[Mapping[str, Any]],
     *,
     numerics: str = simulator.DEFAULT,
     activations: str = "float16",
@@ -51,21 +52,26 @@ def simulate(
 ) -> SimulationReport:
     """Runs a network on a simulated tensor core, and onnxruntime in fp32, on the same images.
 
-    images: the network's feeds, as `Executable.run` takes them, one image each; an open first
-    dimension is 1. model, shapes, numerics, activations: as of `build`, whose target is
-    ``"hmma-sim"``. On one core an image of ResNet-18 takes some 20 s.
+    images: feeds, as `Executable.run` takes them, of one image each; or a folder of images, as
+        `read_images` takes it. An open first dimension is 1.
+    model, shapes, numerics, activations: as of `build`, whose target is ``"hmma-sim"``.
+    watch: told before each image.
+
+    On one core an image of ResNet-18 takes some 20 s.
 
     Raises as `build` does, `FeedError` for feeds that do not fit or where there are none, and
     `ModelError` for a model that onnxruntime can't run.
     """
     proto = onnx_model.read(model)
+    one = _at_one(proto, shapes)
+    feeds_of_all = _feeds(images, one)
     exe = compiler.build(
         proto, SIMULATED, batch=1, shapes=shapes, numerics=numerics, activations=activations
     )
-    reference = _at_one(proto, shapes).SerializeToString()
+    reference = one.SerializeToString()
     sums = {spec.name: _Sums() for spec in exe.outputs}
     count = 0
-    for feeds in images:
+    for feeds in feeds_of_all:
         count += 1
         watch(count)
         ours = exe.run(feeds)
@@ -84,9 +90,12 @@ def simulate(
     )
 
 
-def inputs(model: onnx_model.Model, shapes: Shapes = None) -> tuple[TensorSpec, ...]:
-    """What `simulate` has to be fed. Raises `ModelError` and `ShapeError`."""
-    return onnx_model.specs(onnx_model.inputs(_at_one(onnx_model.read(model), shapes)))
+def _feeds(
+    images: str | Path | Iterable[Mapping[str, Any]], model: onnx.ModelProto
+) -> Iterable[Mapping[str, Any]]:
+    if isinstance(images, str | Path):
+        return read_images(images, onnx_model.specs(onnx_model.inputs(model)))
+    return images
 
 
 def _at_one(proto: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:

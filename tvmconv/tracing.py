@@ -26,6 +26,7 @@ from schedules.workload import ConvWorkload
 from tvmconv import simulator
 from tvmconv.errors import TvmconvError
 from tvmconv.executable import Executable
+from tvmconv.feeds import random_feeds
 from tvmconv.report import ConvReport
 
 Array = NDArray[Any]
@@ -72,7 +73,7 @@ def trace_example(numerics: str = simulator.DEFAULT, lane: int = 0) -> Trace:
 
 def trace_layer(
     exe: Executable,
-    feeds: Mapping[str, Any],
+    feeds: Mapping[str, Any] | None,
     layer: str,
     tile: tuple[int, int],
     *,
@@ -82,7 +83,8 @@ def trace_layer(
 ) -> Trace:
     """One WMMA of a convolution of a network, with the values that these feeds give it.
 
-    exe: built for ``"hmma-sim"`` with these numerics; feeds: as `Executable.run` takes them.
+    exe: built for ``"hmma-sim"`` with these numerics; feeds: as `Executable.run` takes them;
+    None for `random_feeds`.
     layer: as the report names it. wmma: which of the tile's WMMAs. Of a transposed convolution it
     is the first phase of the stride.
 
@@ -92,7 +94,8 @@ def trace_layer(
     conv = _layer(exe, layer)
     w = ConvWorkload.from_json(conv.workloads[0])
     part = _Part.of(w, layer, tile, wmma)
-    x, packed = _operands(exe, feeds, conv)
+    given = random_feeds(exe.inputs) if feeds is None else feeds
+    x, packed = _operands(exe, given, conv)
     a, b = part.gathered(x), part.weights(packed)
     chosen = _arithmetic(numerics)
     before = SIDE * wmma

@@ -33,10 +33,8 @@ def both(w: ConvWorkload, name: str) -> tuple[Any, Any]:
 
 def in_numpy(w: ConvWorkload, operands: kernels.Operands, name: str) -> Any:
     """(N, P, Q, K) fp32: each sum in the order of the schedules, by the definition alone."""
-    x = np.zeros(
-        (w.n, *(np.array([w.h, w.w]) + np.add.reduce([w.padding[:2], w.padding[2:]])), w.c)
-    )
-    top, left = w.padding[:2]
+    top, left, bottom, right = w.padding
+    x = np.zeros((w.n, top + w.h + bottom, left + w.w + right, w.c))
     x[:, top : top + w.h, left : left + w.w] = operands.x
     per_row = Reduction.of(w).by_rows
     out = np.zeros((w.n, w.p, w.q, w.k), np.float32)

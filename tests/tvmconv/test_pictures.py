@@ -22,7 +22,7 @@ def test_arrays_are_fed_as_they_are_in_the_order_of_their_names(tmp_path: Path) 
     (tmp_path / "notes.txt").write_text("not an image")
     files = image_files(tmp_path)
     assert [path.name for path in files] == ["a.npy", "b.npy"]
-    found = [feeds["x"] for feeds in read_images(files, [SPEC])]
+    found = [feeds["x"] for feeds in read_images(tmp_path, [SPEC])]
     assert np.array_equal(np.concatenate(found), arrays[::-1])
 
 
@@ -31,7 +31,7 @@ def test_a_picture_is_cut_and_scaled(tmp_path: Path) -> None:
     picture = np.full((16, 32, 3), (255, 0, 51), np.uint8)
     picture[0], picture[-1], picture[:, 0], picture[:, -1] = 0, 0, 0, 0
     Image.fromarray(picture).save(tmp_path / "one.png")
-    ((name, found),) = next(read_images(image_files(tmp_path), [SPEC])).items()
+    ((name, found),) = next(read_images(tmp_path, [SPEC])).items()
     assert (name, found.shape, found.dtype) == ("x", (1, 3, 14, 28), np.float32)
     colour = [(1 - 0.485) / 0.229, (0 - 0.456) / 0.224, (0.2 - 0.406) / 0.225]
     assert np.allclose(found[0].reshape(3, -1).T, colour, atol=1e-6)
@@ -47,11 +47,13 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
         ("broken.png", SPEC, "can't be read"),
         ("broken.png", TensorSpec("x", (1, 8), "float32"), "takes .1, 8.\n.*as .npy"),
     ):
-        (tmp_path / name).write_text("nonsense")
+        folder = tmp_path / f"{name} {len(spec.shape)}"
+        folder.mkdir()
+        (folder / name).write_text("nonsense")
         with pytest.raises(FeedError, match=said):
-            next(read_images([tmp_path / name], [spec]))
+            next(read_images(folder, [spec]))
     np.save(tmp_path / "small.npy", np.zeros((3, 4, 4), np.float32))
     with pytest.raises(FeedError, match=r"has the shape \[3, 4, 4\]"):
-        next(read_images([tmp_path / "small.npy"], [SPEC]))
+        next(read_images(tmp_path, [SPEC]))
     with pytest.raises(FeedError, match="one input"):
-        next(read_images([tmp_path / "small.npy"], [SPEC, SPEC]))
+        read_images(tmp_path, [SPEC, SPEC])

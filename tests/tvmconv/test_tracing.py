@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def test_the_last_wmma_of_a_tile_leaves_what_the_network_gives(
 def test_a_wmma_goes_on_where_the_one_before_it_ended(exe: tvmconv.Executable) -> None:
     found = [trace(exe, "b", (2, 0), wmma=at) for at in range(3)]
     assert not found[0].c.any()
-    for before, after in zip(found, found[1:], strict=False):
+    for before, after in pairwise(found):
         assert np.array_equal(before.d, after.c)
         assert not np.array_equal(before.a, after.a)
 
