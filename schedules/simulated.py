@@ -1,9 +1,9 @@
 """Convolutions whose products a simulated tensor core computes, on a CPU: `hmma_sim`.
 
 The gather and the epilogue are those of the WMMA schedules, compiled; between them the product of
-each group, (m, k) by (k, n), goes to the function `PRODUCT` of the process that runs the kernel,
-which `tvmconv.simulator` registers. The order along k is that of the WMMA schedules, too: tap
-after tap, or row after row of the filter, each filled up to whole instructions with zeros.
+each group, (m, k) by (k, n), goes to a function of the process that runs the kernel,
+`intrinsics.numerics.PRODUCT`. The order along k is that of the WMMA schedules, too: tap after tap,
+or row after row of the filter, each filled up to whole instructions with zeros.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import te, tirx
 
+from intrinsics.numerics import PRODUCT
 from schedules.compute import CONV, direct, implicit_gemm
 from schedules.direct import DirectConfig, DirectFamily
 from schedules.errors import require_none
@@ -24,9 +25,6 @@ from schedules.gemm import Gemm, Tile, pack_weight
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
 
-#: ``PRODUCT(numerics, X, Weight, Conv)`` writes Conv (g, m, k) of X (g, o, m, i) and Weight
-#: (g, o, i/16, k/16, 16, 16), all of them padded; see `schedules.compute`.
-PRODUCT = "tvmconv.simulated_product"
 #: Of one WMMA: no tile of a block, so that nothing more is padded than what instructions ask for.
 TILE = Tile(16, 16, 16)
 ACTIVATIONS = ("float16", "float32")

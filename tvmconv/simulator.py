@@ -1,8 +1,8 @@
 """What a simulated tensor core does at run time: the products of kernels of `hmma_sim`.
 
-Kernels call it by name, wherever they run. With the arithmetic of a V100 a product goes through
-the machine's own instructions, every lane and register of them (`intrinsics.volta`); with another
-it is the same sums without registers (`intrinsics.numerics`).
+Kernels call it by name, wherever they run, so it needs TVM's runtime alone. With the arithmetic of
+a V100 a product goes through the machine's own instructions, every lane and register of them
+(`intrinsics.volta`); with another it is sums without registers (`intrinsics.numerics`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from intrinsics import numerics, volta
 from intrinsics.numerics import Numerics
 from intrinsics.volta import hmma
-from schedules.simulated import PRODUCT
 from tvmconv.errors import TvmconvError
 
 Array = NDArray[Any]
@@ -55,9 +54,9 @@ def matmul(a: Array, b: Array, c: Array, chosen: Numerics) -> Array:
     return numerics.matmul(a, b, c, chosen)
 
 
-@tvm_ffi.register_global_func(PRODUCT)
+@tvm_ffi.register_global_func(numerics.PRODUCT)
 def simulated_product(name: str, x: Any, weight: Any, conv: Any) -> None:
-    """Writes Conv, as `schedules.simulated.PRODUCT` says. Raises `TvmconvError` for a name of no
+    """Writes Conv, as `intrinsics.numerics.PRODUCT` says. Raises `TvmconvError` for a name of no
     arithmetic."""
     chosen = arithmetic(name)
     gathered, weights, sums = map(_array, (x, weight, conv))
