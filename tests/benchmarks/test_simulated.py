@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 
 from benchmarks import simulated, zoo
@@ -32,7 +31,6 @@ def test_what_a_softmax_is_given_is_compared_too() -> None:
     g = Graph([1, 4])
     inner = g.op("Softmax", "input")
     model = simulated.with_logits(g.model(g.op("Softmax", g.op("Relu", inner), name="output")))
-    onnx.checker.check_model(model)
     assert [value.name for value in model.graph.output] == ["output", "relu_1"]
     assert simulated.with_logits(residual_net(1)) == residual_net(1)
 
