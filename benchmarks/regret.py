@@ -13,6 +13,7 @@ of as much of it as is sampled (`benchmarks.whole_space`). ``merge`` joins what 
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -86,6 +87,13 @@ def part_of(uses: Sequence[Use], part: str) -> list[Use]:
     return [use for use in uses if use.workload in mine]
 
 
+def sample_of(uses: Sequence[Use], count: int) -> list[Use]:
+    """All uses of so many workloads, drawn at random, the same ones each time."""
+    distinct = list(dict.fromkeys(use.workload for use in uses))
+    drawn = set(random.Random(0).sample(distinct, min(count, len(distinct))))
+    return [use for use in uses if use.workload in drawn]
+
+
 @dataclass(frozen=True)
 class ChoiceRow:
     """One convolution of a network, or several alike."""
@@ -132,6 +140,7 @@ def choice_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def choice(
     planned: Annotated[Path, typer.Argument(help="what `plan` wrote")],
     part: Annotated[str, typer.Option(help="i/n: every n-th convolution, of a GPU's own")] = "1/1",
+    sample: Annotated[int | None, typer.Option(min=1, help="at random; default: all")] = None,
     arch: Annotated[str | None, typer.Option(help="architecture; default: this machine's")] = None,
     budget: Annotated[str | None, typer.Option(help="as of `tvmconv tune`")] = None,
     most: Annotated[int, typer.Option("--candidates", min=2, help="of each convolution")] = MOST,
@@ -142,7 +151,8 @@ def choice(
     """Tune what was planned, and say what the model's choices lose."""
     document = json.loads(planned.read_text())
     target = document["target"]
-    uses = part_of([Use(**use) for use in document["uses"]], part)
+    uses = [Use(**use) for use in document["uses"]]
+    uses = part_of(uses if sample is None else sample_of(uses, sample), part)
     counts: Counter[str] = Counter()
     for use in uses:
         counts[use.workload] += use.count

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from benchmarks import regret
-from benchmarks.regret import Use, app, choice_summary, part_of
+from benchmarks.regret import Use, app, choice_summary, part_of, sample_of
 from benchmarks.whole_space import SpaceRow, held_out, numbers
 from schedules.hardware import CUDA_ARCHS
 from tests import networks
@@ -44,6 +44,15 @@ def test_parts_share_the_workloads_and_keep_their_uses() -> None:
     for wrong in ("0/2", "3/2", "2", "a/b", "-1/2"):
         with pytest.raises(TvmconvError, match="is no part"):
             part_of(uses, wrong)
+
+
+def test_a_sample_is_the_same_each_time() -> None:
+    uses = [Use(name, 1, str(at), 1) for name in "ab" for at in range(50)]
+    drawn = sample_of(uses, 7)
+    assert drawn == sample_of(uses, 7)
+    assert len(drawn) == 14
+    assert len({use.workload for use in drawn}) == 7
+    assert sample_of(uses, 60) == uses
 
 
 def test_parts_of_one_run_join(tmp_path: Path) -> None:
