@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tvmconv
-from tvmconv.cli_io import show, step, tell
-from tvmconv.cli_options import AsJson, Shape, build_options
+from tvmconv.cli_io import parse_shape, show, step, tell
+from tvmconv.cli_options import AsJson, Shape
 from tvmconv.errors import FeedError, TvmconvError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def simulate(
     With --trace, list the HMMA instructions of one WMMA, with a lane's operands: of a tile of a
     layer of MODEL, or without MODEL of an example.
     """
-    shapes = build_options(None, None, None, shape, None, None, None).get("shapes")
+    shapes = dict(parse_shape(text) for text in shape or []) or None
     if trace:
         found = _traced(model, numerics, images, activations, shapes, layer, tile, lane, k)
         show(found, as_json)
