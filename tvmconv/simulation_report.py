@@ -109,6 +109,8 @@ class SimulationReport:
             rows.append([one.name, one.shape, *sizes, *_counts([one])])
         rows.append(["all", "", "", "", "", *_counts(self.layers)])
         text = figures(rows, text=("layer", "shape"))
+        if self.layers and self.layers[0].sm_cycles is not None:
+            text += "\ncycles: of the tensor cores alone, 8 warps each; no loads, no stores"
         if self.others:
             text += f"\nas on llvm, not on tensor cores: {', '.join(self.others)}"
         return text
