@@ -187,6 +187,17 @@ def test_figures_of_convolutions_are_those_of_the_recorded_run() -> None:
     assert tutorial == pytest.approx(row["tflops"], abs=0.5)
 
 
+def test_errors_of_simulated_networks_are_those_of_the_recorded_run() -> None:
+    (path,) = re.findall(r"\((benchmarks/results/simulated/[^)]+)\)", README)
+    found = json.loads((ROOT / path).read_text())
+    assert {(one["numerics"], one["activations"], one["images"]) for one in found.values()} == {
+        ("v100", "float32", 10)
+    }
+    errors = [output["f_2"] for one in found.values() for output in one["outputs"]]
+    (paragraph,) = (line for line in README.splitlines() if path in line)
+    assert all(f"{error:.4f} %" in paragraph for error in errors), errors
+
+
 @pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])
 def test_files_named_exist(page: str) -> None:
     path = ROOT / page
