@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from schedules.cost import moved_bytes
-from schedules.few_channels_config import PAIRS, ROWS, FewChannelsConfig, Geometry
+from schedules.few_channels_config import FewChannelsConfig
+from schedules.few_channels_geometry import PAIRS, ROWS, geometry
 from schedules.footprint import MMA, Footprint
 from schedules.workload import ConvWorkload
 
@@ -17,7 +18,7 @@ FRAGMENT, FILTER, COPY, STORE = 6, 3, 14, 40
 
 
 def footprint(w: ConvWorkload, config: FewChannelsConfig) -> Footprint:
-    g = Geometry(w, config)
+    g = geometry(w, config)
     warps = config.threads // 32
     tiles = math.prod(g.tiles)
     columns = config.across * ROWS

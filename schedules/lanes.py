@@ -50,6 +50,9 @@ class Registers:
     def __getitem__(self, index: Any) -> Any:
         return self.buffer[self._at(index if isinstance(index, tuple) else (index,))]
 
+    def half(self, *index: Any) -> Any:
+        return self.halves[self._at(index)]
+
     def set(self, value: Any, *index: Any) -> None:
         T.buffer_store(self.buffer, value, list(self._at(index)))
 
@@ -142,6 +145,15 @@ class GpuLanes:
         """Keeps the compiler from loading ahead of here, which would take registers."""
         T.evaluate(script.cuda.warp_sync())
 
+    def maximum(self, target: Registers, word: Any, *at: Any) -> None:
+        """The larger halves of a register and `word`, in the register."""
+        ptx("max.f16x2", target[at], target[at], word)
+
+    def shuffle(self, target: Registers, source: Registers, lane: Any, *at: Any) -> None:
+        """What `lane` of the warp has in `source`, in the same register of `target`; it was
+        written in an earlier `each`."""
+        ptx("shfl_sync.idx.b32", target[at], source[at], lane, WARP - 1, T.uint32(0xFFFFFFFF))
+
     def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
         """sums += a b: four, four and two registers, of which number i is at ``at[...](i)``."""
         total, rows, columns = (
@@ -203,6 +215,16 @@ class CpuLanes(GpuLanes):
 
     def fence(self) -> None:
         """As `barrier`."""
+
+    def maximum(self, target: Registers, word: Any, *at: Any) -> None:
+        *outer, number = at
+        for part in range(2):
+            half = T.reinterpret("float16", (word >> T.uint32(16 * part)).astype("uint16"))
+            index = (*outer, number * 2 + part)
+            target.set_halves(tirx.max(target.half(*index), half), *index)
+
+    def shuffle(self, target: Registers, source: Registers, lane: Any, *at: Any) -> None:
+        target.set(source.buffer[(self.thread // WARP * WARP + lane, *at)], *at)
 
     def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
         of_sums, of_a, of_b = at

@@ -183,7 +183,7 @@ def run(
         assert np.isnan(y).all(), "something was written outside of the window"
         y = inside
     assert np.isfinite(y).all(), f"{np.count_nonzero(~np.isfinite(y))} of {y.size} not finite"
-    return from_layout(y, w.out_layout, (w.n, w.p, w.q, w.k))
+    return from_layout(y, w.out_layout, (w.n, *w.out_pixels, w.k))
 
 
 def window_index(w: ConvWorkload) -> tuple[Array, ...]:

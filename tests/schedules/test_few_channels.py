@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from schedules.choose import choose, family
 from schedules.errors import ConfigError
 from schedules.family import Match, Reject
-from schedules.few_channels_config import FewChannelsConfig, Geometry, default, problems
+from schedules.few_channels_config import FewChannelsConfig, default, problems
+from schedules.few_channels_geometry import Geometry
 from schedules.hardware import CPU, Hardware
 from schedules.workload import PACKED, Activation, ConvWorkload, Epilogue, Window
 from tests import kernels, sass

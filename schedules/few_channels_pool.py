@@ -1,0 +1,150 @@
+"""The kernel of `few_channels` with the max pool that follows: 3x3 windows at stride 2.
+
+A warp has 16 pixels side by side of each row, a lane the same two of all: in a row, then in adjacent
+lanes, is what a window compares.
+
+    rows      in registers; the last one of a tile is kept for the next, as windows overlap
+    columns   between lanes: pair number j of a warp's columns, 2j and 2j + 1, is what window j has
+              besides one column, that of the pair before it (padded) or after it (not padded)
+    warps     leave that one column in shared memory for the warp beside them
+
+Lane row r has pixels r and r + 8. Even rows pool the pair (r, r + 1), odd ones (r + 7, r + 8).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm import tirx
+from tvm.tirx.script import builder as T
+
+from schedules.few_channels_geometry import GROUP, POOL_STEP, ROWS, PooledGeometry
+from schedules.few_channels_kernel import Kernel, Lane
+
+#: Two halves that are less than everything.
+LEAST = 0xFC00FC00
+#: Columns of a warp that one lane pools; words of a group's channels that one lane has.
+PAIRS, WORDS = ROWS // 2, 4
+
+
+class PooledKernel(Kernel):
+    """As `Kernel`, but what it writes is pooled."""
+
+    g: PooledGeometry
+
+    def _allocate(self) -> None:
+        super()._allocate()
+        g, new = self.g, self.lanes.registers
+        self.kept = new((g.part_groups, 2, WORDS), "uint32")
+        self.rows = new((g.windows, g.part_groups, 2, WORDS), "uint32")
+        self.sent, self.came, self.edge, self.best = (
+            new((g.windows, g.part_groups, WORDS), "uint32") for _ in range(4)
+        )
+        with self._each(), self._grid(g.part_groups, 2, WORDS) as index:
+            self.kept.set(T.uint32(LEAST), *index)
+
+    def _write(self, tile: Any, turn: Any) -> None:
+        self._pool_rows(tile)
+        self._pool_pairs()
+        self.lanes.barrier()
+        self._pool_edges()
+        self._store(tile, turn)
+
+    # -------------------------------------------------------- down
+
+    def _pool_rows(self, tile: Any) -> None:
+        """The largest of three rows: the one kept, then two more, of which the last is kept."""
+        g = self.g
+        _, p, _ = self._at(tile)
+        first = tile % g.tiles[1] == 0
+        with self._each() as lane, self._grid(g.part_groups, 2) as (group, eight):
+            column = lane.column * ROWS + lane.row + 8 * eight
+            with self._grid(WORDS) as (i,):
+                kept = self.kept[group, eight, i]
+                self.kept.set(T.Select(first, T.uint32(LEAST), kept), group, eight, i)
+            with self._grid(g.windows) as (window,):
+                for row in range(POOL_STEP):
+                    line = window * POOL_STEP + row
+                    self._finish(line, eight, group)
+                    inside = self._inside(p + line, column)
+                    with self._grid(WORDS) as (i,):
+                        word = T.Select(inside, self.result[i], T.uint32(LEAST))
+                        at = (window, group, eight, i)
+                        if row == 0:
+                            self.rows.set(self.kept[group, eight, i], *at)
+                        else:
+                            self.kept.set(word, group, eight, i)
+                        self.lanes.maximum(self.rows, word, *at)
+
+    def _inside(self, line: Any, column: Any) -> Any:
+        """Whether the convolution has such a pixel; asked for where it may have none alone."""
+        g, w = self.g, self.w
+        conditions = []
+        if (g.tiles[1] - g.idle) * self.config.rows + g.idle > w.p:
+            conditions.append(line < w.p)
+        if self.config.across * ROWS > w.q:
+            conditions.append(column < w.q)
+        return tirx.all(*conditions, tirx.const(True))
+
+    # -------------------------------------------------------- across
+
+    def _pool_pairs(self) -> None:
+        """The largest of a pair's columns; and the column that the pair beside it needs."""
+        g = self.g
+        registers = (g.windows, g.part_groups, WORDS)
+        with self._each() as lane, self._grid(*registers) as (window, group, i):
+            odd = lane.row % 2 == 1
+            low, high = (self.rows[window, group, eight, i] for eight in range(2))
+            self.best.set(T.Select(odd, high, low), window, group, i)
+            self.sent.set(T.Select(odd, low, high), window, group, i)
+        with self._each() as lane, self._grid(*registers) as at:
+            self.lanes.shuffle(self.came, self.sent, lane.lane ^ 4, *at)
+            # Of an odd row, its own pixel is the pair's right one, of an even row its left one.
+            own = lane.row % 2 == self.g.pool.padding[1]
+            self.edge.set(T.Select(own, self.best[at], self.came[at]), *at)
+            self.lanes.maximum(self.best, self.came[at], *at)
+            with T.If(_number(lane) == self._outermost(not g.pool.padding[1])), T.Then():
+                self.shared.set(self.edge[at], self._place(lane, lane.column, *at))
+
+    def _outermost(self, first: bool) -> int:
+        return 0 if first else PAIRS - 1
+
+    def _place(self, lane: Lane, column: Any, window: Any, group: Any, i: Any) -> Any:
+        """Of what warp number `column` of a row leaves."""
+        g = self.g
+        warp = (window * self.config.across + column) * g.groups
+        return g.edge + (warp + lane.part * g.part_groups + group) * (GROUP // 2) + lane.pair * 4 + i
+
+    def _pool_edges(self) -> None:
+        """With the column of the pair beside each, which may be another warp's."""
+        g = self.g
+        before = bool(g.pool.padding[1])
+        step = -1 if before else 1
+        with self._each() as lane, self._grid(g.windows, g.part_groups, WORDS) as at:
+            other = (_number(lane) + step) % PAIRS
+            row = T.Select(other < PAIRS // 2, other * 2, other * 2 - (PAIRS - 1))
+            self.lanes.shuffle(self.came, self.edge, row * 4 + lane.pair, *at)
+            with T.If(_number(lane) == self._outermost(before)), T.Then():
+                column = lane.column + step
+                there = tirx.all(column >= 0, column < self.config.across)
+                word = self.shared[self._place(lane, column, *at)]
+                self.came.set(tirx.if_then_else(there, word, T.uint32(LEAST)), *at)
+            self.lanes.maximum(self.best, self.came[at], *at)
+
+    def _store(self, tile: Any, turn: Any) -> None:
+        """16 bytes a store; the first tile of a block was only for its last row."""
+        g = self.g
+        rows, columns = g.pool.size
+        n, at = tile // g.tiles[1], tile % g.tiles[1] - g.idle
+        with self._each() as lane, self._grid(g.windows, g.part_groups) as (window, group):
+            first = self._channel(lane, group)
+            line, column = at * g.windows + window, lane.column * PAIRS + _number(lane)
+            inside = (turn > 0, line >= 0, line < rows, column < columns, first < self.w.k)
+            with T.If(tirx.all(*inside)), T.Then(), T.vectorized(8) as v:
+                value = self.best.half(window, group, v)
+                T.buffer_store(self.y, value, [n, line, column, first + v])
+
+
+def _number(lane: Lane) -> Any:
+    """Which pair of the warp's columns a lane pools."""
+    return lane.row // 2 + lane.row % 2 * (PAIRS // 2)
