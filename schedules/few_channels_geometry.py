@@ -227,7 +227,7 @@ class PooledGeometry(Geometry):
 
     @property
     def uneven(self) -> bool:
-        return math.prod(self.tiles) != self.blocks * self.share
+        return False
 
     def tile(self, block: Any, turn: Any) -> Any:
         # The very first has none before it, and needs none.
@@ -242,18 +242,9 @@ class PooledGeometry(Geometry):
         return max(ceil_div(self.w.q, ROWS), ceil_div(self.pool.size[1] * POOL_STEP, ROWS))
 
     @property
-    def edge(self) -> int:
-        """Words from the start of shared memory to what warps side by side leave for each other."""
-        return super().shared_bytes // 4
-
-    @property
-    def shared_bytes(self) -> int:
-        column = self.groups * GROUP * 2
-        return super().shared_bytes + self.windows * self.config.across * column
-
-    @property
-    def registers(self) -> int:
-        return super().registers + 8 * self.part_groups
+    def edge_words(self) -> int:
+        """What warps side by side leave for each other: a column of each."""
+        return self.windows * self.config.across * self.groups * GROUP // 2
 
 
 def geometry(w: ConvWorkload, config: FewChannelsConfig) -> Geometry:

@@ -13,6 +13,7 @@ Lane row r has pixels r and r + 8. Even rows pool the pair (r, r + 1), odd ones 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tvm import tirx
@@ -35,6 +36,7 @@ class PooledKernel(Kernel):
     def _allocate(self) -> None:
         super()._allocate()
         g, new = self.g, self.lanes.registers
+        self.edges = self.lanes.shared(g.edge_words, "shared")
         self.kept = new((g.part_groups, 2, WORDS), "uint32")
         self.rows = new((g.windows, g.part_groups, 2, WORDS), "uint32")
         self.sent, self.came, self.edge, self.best = (
@@ -43,7 +45,11 @@ class PooledKernel(Kernel):
         with self._each(), self._grid(g.part_groups, 2, WORDS) as index:
             self.kept.set(T.uint32(LEAST), *index)
 
+    def _load_channels(self) -> None:
+        """Not once for all tiles: while the sums are added up there is no room for them."""
+
     def _write(self, tile: Any, turn: Any) -> None:
+        super()._load_channels()
         self._pool_rows(tile)
         self._pool_pairs()
         self.lanes.barrier()
@@ -104,7 +110,7 @@ class PooledKernel(Kernel):
             self.edge.set(T.Select(own, self.best[at], self.came[at]), *at)
             self.lanes.maximum(self.best, self.came[at], *at)
             with T.If(_number(lane) == self._outermost(not g.pool.padding[1])), T.Then():
-                self.shared.set(self.edge[at], self._place(lane, lane.column, *at))
+                self.edges.set(self.edge[at], self._place(lane, lane.column, *at))
 
     def _outermost(self, first: bool) -> int:
         return 0 if first else PAIRS - 1
@@ -113,7 +119,7 @@ class PooledKernel(Kernel):
         """Of what warp number `column` of a row leaves."""
         g = self.g
         warp = (window * self.config.across + column) * g.groups
-        return g.edge + (warp + lane.part * g.part_groups + group) * (GROUP // 2) + lane.pair * 4 + i
+        return (warp + lane.part * g.part_groups + group) * (GROUP // 2) + lane.pair * 4 + i
 
     def _pool_edges(self) -> None:
         """With the column of the pair beside each, which may be another warp's."""
@@ -121,13 +127,13 @@ class PooledKernel(Kernel):
         before = bool(g.pool.padding[1])
         step = -1 if before else 1
         with self._each() as lane, self._grid(g.windows, g.part_groups, WORDS) as at:
-            other = (_number(lane) + step) % PAIRS
-            row = T.Select(other < PAIRS // 2, other * 2, other * 2 - (PAIRS - 1))
+            other = (_number(lane) + step + PAIRS) % PAIRS
+            row = other % (PAIRS // 2) * 2 + other // (PAIRS // 2)
             self.lanes.shuffle(self.came, self.edge, row * 4 + lane.pair, *at)
             with T.If(_number(lane) == self._outermost(before)), T.Then():
                 column = lane.column + step
                 there = tirx.all(column >= 0, column < self.config.across)
-                word = self.shared[self._place(lane, column, *at)]
+                word = self.edges[self._place(lane, column, *at)]
                 self.came.set(tirx.if_then_else(there, word, T.uint32(LEAST)), *at)
             self.lanes.maximum(self.best, self.came[at], *at)
 
@@ -139,7 +145,8 @@ class PooledKernel(Kernel):
         with self._each() as lane, self._grid(g.windows, g.part_groups) as (window, group):
             first = self._channel(lane, group)
             line, column = at * g.windows + window, lane.column * PAIRS + _number(lane)
-            inside = (turn > 0, line >= 0, line < rows, column < columns, first < self.w.k)
+            inside = [turn > 0, line >= 0, line < rows, column < columns, first < self.w.k]
+            inside.append(tile < math.prod(g.tiles))
             with T.If(tirx.all(*inside)), T.Then(), T.vectorized(8) as v:
                 value = self.best.half(window, group, v)
                 T.buffer_store(self.y, value, [n, line, column, first + v])

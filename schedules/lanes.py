@@ -97,10 +97,11 @@ class GpuLanes:
     def at(self, index: Index) -> Index:
         return index
 
-    def shared(self, words: int) -> Registers:
-        """Words that all threads of the block share."""
-        buffer = T.alloc_buffer((words,), "uint32", scope="shared.dyn")
-        halves = T.decl_buffer((2 * words,), "float16", data=buffer.data, scope="shared.dyn")
+    def shared(self, words: int, scope: str = "shared.dyn") -> Registers:
+        """Words that all threads of the block share. TVM takes all of ``"shared.dyn"`` for one, and
+        where one part is read and another is written puts a barrier in between."""
+        buffer = T.alloc_buffer((words,), "uint32", scope=scope)
+        halves = T.decl_buffer((2 * words,), "float16", data=buffer.data, scope=scope)
         return Registers(None, buffer, halves)
 
     def registers(self, shape: Index, dtype: str) -> Registers:
@@ -152,7 +153,8 @@ class GpuLanes:
     def shuffle(self, target: Registers, source: Registers, lane: Any, *at: Any) -> None:
         """What `lane` of the warp has in `source`, in the same register of `target`; it was
         written in an earlier `each`."""
-        ptx("shfl_sync.idx.b32", target[at], source[at], lane, WARP - 1, T.uint32(0xFFFFFFFF))
+        whole = T.uint32(WARP - 1), T.uint32(0xFFFFFFFF)
+        ptx("shfl_sync.idx.b32", target[at], source[at], lane.astype("uint32"), *whole)
 
     def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
         """sums += a b: four, four and two registers, of which number i is at ``at[...](i)``."""
@@ -184,7 +186,7 @@ class CpuLanes(GpuLanes):
     def at(self, index: Index) -> Index:
         return (self.thread, *index)
 
-    def shared(self, words: int) -> Registers:
+    def shared(self, words: int, scope: str = "shared.dyn") -> Registers:
         buffer = T.alloc_buffer((words,), "uint32")
         halves = T.decl_buffer((2 * words,), "float16", data=buffer.data)
         return Registers(None, buffer, halves)
