@@ -53,6 +53,7 @@ class Operands:
         """x fp16 in ``in_layout``; weight fp16 as the family packs it; bias and slope fp32 as
         `gemm.pack_channels` gives them; residual fp16 in its layout."""
         epilogue = w.epilogue
+        assert epilogue.pool is None, "not in tensor expressions"
         slopes = epilogue.activation.kind == "prelu"
         return cls(
             te.placeholder(w.in_shape, "float16", name="x"),

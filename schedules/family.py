@@ -33,6 +33,10 @@ class Reject:
         return f"{self.family}: {self.reason}"
 
 
+#: Why a family declines that does not compute `Epilogue.pool`.
+NO_POOL = "pools nothing: a pool is a kernel of its own"
+
+
 class Family(Protocol):
     """One way to compute convolutions; a file of its own, registered in `schedules.choose`."""
 

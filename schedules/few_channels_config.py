@@ -68,7 +68,9 @@ def problems(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> 
     if min(knobs) < 1 or min(config.blocks, config.resident) < 0:
         return [f"every knob is at least 1, blocks and resident at least 0: {config}"]
     g = geometry(w, config)
-    found = []
+    found = _pool_problems(g) if isinstance(g, PooledGeometry) else []
+    if found:
+        return found
     if config.weights not in WEIGHTS:
         found.append(f"the filter is in one of {WEIGHTS}, not in {config.weights!r}")
     if config.threads > hardware.max_threads:
@@ -78,8 +80,6 @@ def problems(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> 
     if g.shared_bytes > hardware.shared_bytes:
         have = hardware.shared_bytes
         found.append(f"{g.shared_bytes} bytes of shared memory, a block has {have}")
-    if isinstance(g, PooledGeometry):
-        found += _pool_problems(g)
     threads = config.threads * max(config.resident, 1)
     most = min(hardware.registers_per_thread, hardware.registers_per_block // threads)
     if g.registers > most:
@@ -88,6 +88,7 @@ def problems(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> 
 
 
 def _pool_problems(g: PooledGeometry) -> list[str]:
+    """Of tiles that can't be pooled."""
     found = []
     if g.config.tall != 1 or g.config.down % POOL_STEP:
         found.append(f"a pool takes {POOL_STEP} rows, or a multiple, of one warp above each other")
