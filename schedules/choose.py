@@ -19,7 +19,7 @@ from schedules.wgmma import WgmmaFamily
 from schedules.wmma import WmmaFamily
 from schedules.workload import ConvWorkload, Epilogue
 
-#: In order of preference, where they cost the same. The last one matches everything that is not pooled.
+#: In order of preference, where they cost the same. The last one matches everything but a pool.
 FAMILIES: tuple[Family, ...] = (
     FewChannelsFamily(),
     WgmmaFamily(),

@@ -13,7 +13,6 @@ With ``blocks``, a block computes several tiles, and copies the next patch while
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from schedules.cost import moved_bytes
 from schedules.few_channels_config import FewChannelsConfig
 from schedules.few_channels_geometry import PAIRS, ROWS, geometry

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from tvm import tirx
 
-from schedules.workload import ConvWorkload, MaxPool, ceil_div, round_up
+from schedules.max_pool import MaxPool
+from schedules.workload import ConvWorkload, ceil_div, round_up
 
 if TYPE_CHECKING:
     from schedules.few_channels_config import FewChannelsConfig

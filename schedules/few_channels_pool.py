@@ -1,11 +1,11 @@
 """The kernel of `few_channels` with the max pool that follows: 3x3 windows at stride 2.
 
-A warp has 16 pixels side by side of each row, a lane the same two of all: in a row, then in adjacent
-lanes, is what a window compares.
+A warp has 16 pixels side by side of each row, and a lane the same two of every row. What a window
+compares is first in the lane's own registers, then in those of lanes beside it:
 
-    rows      in registers; the last one of a tile is kept for the next, as windows overlap
-    columns   between lanes: pair number j of a warp's columns, 2j and 2j + 1, is what window j has
-              besides one column, that of the pair before it (padded) or after it (not padded)
+    rows      the last one of a tile is kept for the next tile, as windows overlap
+    columns   window j of a warp is its columns 2j and 2j + 1, exchanged between two lanes,
+              and one more: of the pair before them (padded) or after them (not padded)
     warps     leave that one column in shared memory for the warp beside them
 
 Lane row r has pixels r and r + 8. Even rows pool the pair (r, r + 1), odd ones (r + 7, r + 8).

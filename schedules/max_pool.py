@@ -1,4 +1,4 @@
-"""The max pool that a convolution's kernel can do as well: `MaxPool`, and its cost if it does not."""
+"""The max pool after a convolution that its kernel can do as well: `MaxPool`."""
 
 from __future__ import annotations
 
@@ -36,12 +36,9 @@ class MaxPool:
 
     def reads(self, rows: int, columns: int) -> bool:
         """Whether each window has an element of an image of that size."""
-        axes = zip(
-            (rows, columns), self.size, self.kernel, self.stride, self.padding, strict=True
-        )
+        axes = zip((rows, columns), self.size, self.kernel, self.stride, self.padding, strict=True)
         return all(
-            pad < taps and (size - 1) * step - pad < image
-            for image, size, taps, step, pad in axes
+            pad < taps and (size - 1) * step - pad < image for image, size, taps, step, pad in axes
         )
 
     def apply(self, x: NDArray[Any]) -> NDArray[Any]:

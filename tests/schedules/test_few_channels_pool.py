@@ -122,7 +122,7 @@ def test_random_kernels(case: tuple[ConvWorkload, FewChannelsConfig], seed: int)
 
 
 def test_the_pool_by_definition() -> None:
-    """What the kernels are held to is held to onnxruntime, by a convolution that changes nothing."""
+    """What kernels are held to is held to onnxruntime, by a convolution that changes nothing."""
     w = ConvWorkload(2, 11, 14, 4, 4, 1, 1)
     operands = replace(
         kernels.Operands.random(w), weight=np.eye(4, dtype=np.float16).reshape(4, 4, 1, 1)
@@ -153,7 +153,7 @@ def test_no_other_family_pools() -> None:
     for one in FAMILIES[1:]:
         assert one.match(RESNET, SM_90) == Reject(one.name, NO_POOL)
     assert choose(RESNET, SM_90).family is FAMILY
-    with pytest.raises(LookupError, match="max pool 3x3/2.*direct: pools nothing"):
+    with pytest.raises(LookupError, match=r"max pool 3x3/2.*direct: pools nothing"):
         choose(RESNET, CPU)
 
 
