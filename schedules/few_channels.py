@@ -54,7 +54,7 @@ class FewChannelsFamily:
     name = "few_channels"
     tensorized = True
     config_type: type = FewChannelsConfig
-    version = 1
+    version = 2
     default_measured = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:

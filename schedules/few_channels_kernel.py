@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from schedules.activations import IDENTITY
 from schedules.compute import Operands, finish
 from schedules.few_channels_config import FewChannelsConfig
 from schedules.few_channels_geometry import GROUP, ROWS, Geometry
@@ -45,6 +46,11 @@ class Kernel:
     def __init__(self, geometry: Geometry, kind: str) -> None:
         self.g, self.w, self.config = geometry, geometry.w, geometry.config
         self.lanes = lanes(kind, self.config.threads, self.config.resident)
+        epilogue = self.w.epilogue
+        #: Is left to the last, when two results are in a register: that rounds to the same.
+        self.relu = epilogue.activation.kind == "relu"
+        bare = replace(epilogue, activation=IDENTITY) if self.relu else epilogue
+        self.bare = replace(self.w, epilogue=bare)
 
     def function(self) -> tirx.PrimFunc:
         with IRBuilder() as builder, T.prim_func(s_tir=True):
@@ -89,7 +95,7 @@ class Kernel:
         self._number_pairs()
         with T.serial(g.rounds) as turn:
             tile, stage = g.tile(block, turn), turn % g.stages
-            self.lanes.wait()
+            self._await(turn)
             if g.copies == 2:
                 self._shift_patch(stage)
             if g.rounds > 1:
@@ -102,6 +108,10 @@ class Kernel:
                     self._compute(tile, turn, stage)
             else:
                 self._compute(tile, turn, stage)
+
+    def _await(self, turn: Any) -> None:
+        """Until the patch is there, and nobody reads the one before it."""
+        self.lanes.wait()
 
     @contextmanager
     def _each(self) -> Iterator[Lane]:
@@ -204,20 +214,23 @@ class Kernel:
     # -------------------------------------------------------- the sums
 
     def _compute(self, tile: Any, turn: Any, stage: Any) -> None:
-        g, down = self.g, self.config.down
-        with self._each(), self._grid(down, g.part_groups, 4, 4) as index:
-            self.sums.set(T.float32(0), *index)
-        with self._grid(g.steps) as (step,):
-            self._load_pixels(step, stage)
-            if self.config.weights == "shared":
-                self._load_step(step)
-            kept = step if self.config.weights == "registers" else 0
-            with self._grid(down, g.part_groups, 4) as at:
-                self._multiply(kept, *at)
-            self.lanes.fence()
+        self._step(0, stage, first=True)
+        if self.g.steps > 1:
+            with self._grid(self.g.steps - 1) as (before,):
+                self._step(before + 1, stage)
         self._write(tile, turn)
 
-    def _multiply(self, kept: Any, row: Any, group: Any, column: Any) -> None:
+    def _step(self, step: Any, stage: Any, first: bool = False) -> None:
+        """Of the reduction; the first overwrites the sums."""
+        self._load_pixels(step, stage)
+        if self.config.weights == "shared":
+            self._load_step(step)
+        kept = step if self.config.weights == "registers" else 0
+        with self._grid(self.config.down, self.g.part_groups, 4) as at:
+            self._multiply(first, kept, *at)
+        self.lanes.fence()
+
+    def _multiply(self, first: bool, kept: Any, row: Any, group: Any, column: Any) -> None:
         self.lanes.mma(
             self.sums,
             self.pixels,
@@ -225,6 +238,7 @@ class Kernel:
             lambda i: (row, group, column, i),
             lambda i: (row * 4 + i,),
             lambda i: (kept, group, column * 2 + i),
+            first=first,
         )
 
     def _load_pixels(self, step: Any, stage: Any) -> None:
@@ -263,14 +277,17 @@ class Kernel:
             inside = tirx.all(column < w.q, line < w.p, first < w.k)
             with T.If(inside), T.Then():
                 self._finish(row, eight, group)
+                if self.relu:
+                    with self._grid(4) as (i,):
+                        self.lanes.maximum(self.result, T.uint32(0), i)
                 with T.vectorized(8) as v:
                     T.buffer_store(self.y, self.result.half(v), [n, line, column, first + v])
 
     def _finish(self, row: Any, eight: Any, group: Any) -> None:
-        """The results of eight channels of a pixel."""
+        """The results of eight channels of a pixel, but for `relu`."""
         bias, slope = self.channels
         operands = Operands(None, None, bias, slope, None)
         with self._grid(8) as (i,):
             total = self.sums[row, group, i // 2, eight * 2 + i % 2]
-            value = finish(self.w, operands, total, (0, 0, 0, group * 8 + i))
+            value = finish(self.bare, operands, total, (0, 0, 0, group * 8 + i))
             self.result.set_halves(value, i)

@@ -36,7 +36,7 @@ class PooledKernel(Kernel):
     def _allocate(self) -> None:
         super()._allocate()
         g, new = self.g, self.lanes.registers
-        self.edges = self.lanes.shared(g.edge_words, "shared")
+        self.edges = self.lanes.shared(2 * g.edge_words, "shared")
         self.kept = new((g.part_groups, 2, WORDS), "uint32")
         self.rows = new((g.windows, g.part_groups, 2, WORDS), "uint32")
         self.sent, self.came, self.edge, self.best = (
@@ -48,12 +48,17 @@ class PooledKernel(Kernel):
     def _load_channels(self) -> None:
         """Not once for all tiles: while the sums are added up there is no room for them."""
 
+    def _await(self, turn: Any) -> None:
+        """Later on, the barrier between a warp and that beside it is for this as well."""
+        with T.If(turn == 0), T.Then():
+            self.lanes.wait()
+
     def _write(self, tile: Any, turn: Any) -> None:
         super()._load_channels()
         self._pool_rows(tile)
-        self._pool_pairs()
-        self.lanes.barrier()
-        self._pool_edges()
+        self._pool_pairs(turn)
+        self.lanes.wait()
+        self._pool_edges(turn)
         self._store(tile, turn)
 
     # -------------------------------------------------------- down
@@ -65,9 +70,8 @@ class PooledKernel(Kernel):
         first = tile % g.tiles[1] == 0
         with self._each() as lane, self._grid(g.part_groups, 2) as (group, eight):
             column = lane.column * ROWS + lane.row + 8 * eight
-            with self._grid(WORDS) as (i,):
-                kept = self.kept[group, eight, i]
-                self.kept.set(T.Select(first, T.uint32(LEAST), kept), group, eight, i)
+            with T.If(first), T.Then(), self._grid(WORDS) as (i,):
+                self.kept.set(T.uint32(LEAST), group, eight, i)
             with self._grid(g.windows) as (window,):
                 for row in range(POOL_STEP):
                     line = window * POOL_STEP + row
@@ -94,7 +98,7 @@ class PooledKernel(Kernel):
 
     # -------------------------------------------------------- across
 
-    def _pool_pairs(self) -> None:
+    def _pool_pairs(self, turn: Any) -> None:
         """The largest of a pair's columns; and the column that the pair beside it needs."""
         g = self.g
         registers = (g.windows, g.part_groups, WORDS)
@@ -109,19 +113,23 @@ class PooledKernel(Kernel):
             own = lane.row % 2 == self.g.pool.padding[1]
             self.edge.set(T.Select(own, self.best[at], self.came[at]), *at)
             self.lanes.maximum(self.best, self.came[at], *at)
-            with T.If(_number(lane) == self._outermost(not g.pool.padding[1])), T.Then():
-                self.edges.set(self.edge[at], self._place(lane, lane.column, *at))
+        with self._each() as lane, self._grid(g.windows, g.part_groups) as at:
+            outermost = _number(lane) == self._outermost(not g.pool.padding[1])
+            to = self._place(lane, turn, lane.column, *at)
+            with T.If(outermost), T.Then(), T.vectorized(WORDS) as i:
+                self.edges.set(self.edge[(*at, i)], to + i)
 
     def _outermost(self, first: bool) -> int:
         return 0 if first else PAIRS - 1
 
-    def _place(self, lane: Lane, column: Any, window: Any, group: Any, i: Any) -> Any:
-        """Of what warp number `column` of a row leaves."""
+    def _place(self, lane: Lane, turn: Any, column: Any, window: Any, group: Any) -> Any:
+        """Of what warp number `column` of a row leaves in its turn."""
         g = self.g
         warp = (window * self.config.across + column) * g.groups
-        return (warp + lane.part * g.part_groups + group) * (GROUP // 2) + lane.pair * 4 + i
+        group = warp + lane.part * g.part_groups + group
+        return turn % 2 * g.edge_words + group * (GROUP // 2) + lane.pair * WORDS
 
-    def _pool_edges(self) -> None:
+    def _pool_edges(self, turn: Any) -> None:
         """With the column of the pair beside each, which may be another warp's."""
         g = self.g
         before = bool(g.pool.padding[1])
@@ -130,12 +138,19 @@ class PooledKernel(Kernel):
             other = (_number(lane) + step + PAIRS) % PAIRS
             row = other % (PAIRS // 2) * 2 + other // (PAIRS // 2)
             self.lanes.shuffle(self.came, self.edge, row * 4 + lane.pair, *at)
-            with T.If(_number(lane) == self._outermost(before)), T.Then():
-                column = lane.column + step
-                there = tirx.all(column >= 0, column < self.config.across)
-                word = self.edges[self._place(lane, column, *at)]
-                self.came.set(tirx.if_then_else(there, word, T.uint32(LEAST)), *at)
-            self.lanes.maximum(self.best, self.came[at], *at)
+        with self._each() as lane, self._grid(g.windows, g.part_groups) as at:
+            column = lane.column + step
+            there = tirx.all(column >= 0, column < self.config.across)
+            with T.If(_number(lane) == self._outermost(before)), T.Then(), T.If(there):
+                with T.Then(), T.vectorized(WORDS) as i:
+                    word = self.edges[self._place(lane, turn, column, *at) + i]
+                    self.came.set(word, *at, i)
+                with T.Else(), T.vectorized(WORDS) as i:
+                    self.came.set(T.uint32(LEAST), *at, i)
+            with self._grid(WORDS) as (i,):
+                self.lanes.maximum(self.best, self.came[(*at, i)], *at, i)
+                if self.relu:
+                    self.lanes.maximum(self.best, T.uint32(0), *at, i)
 
     def _store(self, tile: Any, turn: Any) -> None:
         """16 bytes a store; the first tile of a block was only for its last row."""
