@@ -173,7 +173,8 @@ class Geometry:
         """At least, of a thread: sums, offsets of pairs, operands, and the filter if kept there."""
         groups = self.part_groups
         kept = 8 * groups * (self.steps if self.config.weights == "registers" else 1)
-        return 16 * groups * self.config.down + 2 * self.steps + 4 * self.config.down + kept + 24
+        pixels = 8 * self.config.down
+        return 16 * groups * self.config.down + 2 * self.steps + pixels + kept + 12
 
 
 @dataclass(frozen=True)
