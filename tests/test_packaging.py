@@ -150,7 +150,7 @@ def test_a_tvm_without_metadata_is_accepted() -> None:
 # --- make -----------------------------------------------------------------------------------
 TARGETS = (
     *("setup", "bench", "test", "test-gpu", "test-slow"),
-    *("lint", "format", "size", "docs", "clean", "help"),
+    *("sanitize", "lint", "format", "size", "docs", "clean", "help"),
 )
 
 

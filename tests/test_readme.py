@@ -166,9 +166,24 @@ def test_figures_are_those_of_the_recorded_run() -> None:
             rf"^\| {cell['model']} \| {cell['batch']} \| (.+) \|$", README, re.MULTILINE
         )
         assert row is not None
-        shown = [float(text.rstrip("%")) for text in row[1].split(" | ")]
-        figures = [ours, theirs, theirs / ours, 100 * cell["floor_share"]]
-        assert shown == pytest.approx(figures, rel=5e-3, abs=0.5)  # as many digits as are shown
+        *shown, share = (float(text.rstrip("%")) for text in row[1].split(" | "))
+        # Three digits are shown; of shares, whole percents.
+        assert shown == pytest.approx([ours, theirs, theirs / ours], rel=5e-3)
+        assert share == pytest.approx(100 * cell["floor_share"], abs=0.5)
+
+
+def test_figures_of_convolutions_are_those_of_the_recorded_run() -> None:
+    run = json.loads((ROOT / "benchmarks/results/h200/convs.json").read_text())
+    told = re.search(
+        r"(\S+) times as fast at batch 1, (\S+) at 16 and at 128 .*? at (\d+) TFLOP/s", README
+    )
+    assert told is not None
+    first, both, tutorial = map(float, told.groups())
+    assert first == pytest.approx(run["speed_ups"]["1"], abs=5e-3)
+    for batch in ("16", "128"):
+        assert both == pytest.approx(run["speed_ups"][batch], abs=5e-3)
+    (row,) = (row for row in run["rows"] if row["name"] == "tutorial" and row["chosen"])
+    assert tutorial == pytest.approx(row["tflops"], abs=0.5)
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])

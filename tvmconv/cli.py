@@ -35,6 +35,7 @@ from tvmconv.cli_options import (
     IoLayout,
     Model,
     Precision,
+    Records,
     Shape,
     Target,
     What,
@@ -70,10 +71,13 @@ def build(
     precision: Precision = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
+    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile MODEL into one file, and report what became of every convolution."""
-    exe = _built(model, build_options(target, arch, batch, shape, precision, io_dtype, io_layout))
+    exe = _built(
+        model, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
+    )
     exe.save(output)
     show(exe.report, as_json)
     tell(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
@@ -88,10 +92,11 @@ def inspect(
     shape: Shape = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
+    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Report what would become of MODEL, without building it."""
-    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout)
+    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout, records)
     with step(f"inspecting {model.name}"):
         report = tvmconv.inspect(model, **options)
     show(report, as_json)
@@ -111,12 +116,13 @@ def run(
     precision: Precision = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
+    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a network once, on arrays out of files."""
     feeds = read_feeds(inputs or ())
     exe = _executable(
-        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout)
+        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
     )
     with step("running"):
         outputs = exe.run(feeds)
@@ -143,12 +149,14 @@ def compare(
     precision: Precision = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
+    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare outputs with onnxruntime's; exit code 1 if they differ by more than --bound."""
     feeds = read_feeds(inputs or ())
     exe = _executable(
-        file or model, build_options(target, arch, batch, shape, precision, io_dtype, io_layout)
+        file or model,
+        build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records),
     )
     with step("comparing with onnxruntime"):
         report = tvmconv.compare(model, exe, feeds or None)
@@ -178,6 +186,7 @@ def bench(
     precision: Precision = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
+    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Time a network, after comparing it with onnxruntime; one that fails is not timed."""
@@ -189,7 +198,7 @@ def bench(
         )
     feeds = read_feeds(inputs or ()) or None
     exe = _executable(
-        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout)
+        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
     )
     error = None
     if reference is not None:
@@ -257,7 +266,8 @@ def _executable(what: Path, options: Mapping[str, Any]) -> Executable:
     if _is_model(what):
         return _built(what, options)
     if options:
-        given = ", ".join(f"--{key.rstrip('s').replace('_', '-')}" for key in options)
+        names = ("shape" if key == "shapes" else key.replace("_", "-") for key in options)
+        given = ", ".join(f"--{name}" for name in names)
         raise TvmconvError(
             f"{what} is built already, so {given} can't change it",
             hint="name a model to build it; a model's file name ends in .onnx",
