@@ -92,8 +92,6 @@ def _pool_problems(g: PooledGeometry) -> list[str]:
     found = []
     if g.config.tall != 1 or g.config.down % POOL_STEP:
         found.append(f"a pool takes {POOL_STEP} rows, or a multiple, of one warp above each other")
-    if g.config.across < g.across:
-        found.append(f"{g.config.across} warps side by side, whole rows take {g.across}")
     return found
 
 
@@ -108,18 +106,11 @@ def widest(w: ConvWorkload, most: int) -> int:
     return ceil_div(columns, ceil_div(columns, most))
 
 
-def _side_by_side(w: ConvWorkload) -> list[int]:
-    """How many warps to try side by side, the most first."""
-    if w.epilogue.pool is not None:
-        return [PooledGeometry(w, FewChannelsConfig(POOL_STEP, 1)).across]
-    return sorted({widest(w, most) for most in (8, 4, 2)}, reverse=True)
-
-
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
     """Every configuration worth trying, each of which fits."""
     for down, across, parts, tall, weights, (blocks, resident) in itertools.product(
         (2, 1, 4, 8),
-        _side_by_side(w),
+        sorted({widest(w, most) for most in (8, 4, 2)}, reverse=True),
         (1, 2, 3),
         (1, 2),
         WEIGHTS,
@@ -136,7 +127,7 @@ def default(w: ConvWorkload, hardware: Hardware) -> FewChannelsConfig | None:
     On an H200 a filter of many steps was fastest where blocks fetch the next tile meanwhile, one
     of few, which waits for memory only, in larger tiles; where tiles are few they are small.
     """
-    across = _side_by_side(w)[0]
+    across = widest(w, 8)
     small = FewChannelsConfig(1 if w.epilogue.pool is None else POOL_STEP, across)
     g = geometry(w, small)
     if math.prod(g.tiles) <= 2 * BLOCKS:

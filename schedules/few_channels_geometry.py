@@ -27,6 +27,8 @@ ROWS, COLUMNS, PAIRS = 16, 8, 8
 GROUP = 4 * COLUMNS
 #: Rows and columns from one pooled window to the next, and of a window.
 POOL_STEP, POOL_TAPS = 2, 3
+#: Pairs of pixels that are whole vectors in any image.
+OVERLAP = 4
 
 
 @dataclass(frozen=True)
@@ -173,16 +175,15 @@ class Geometry:
         """At least, of a thread: sums, offsets of pairs, operands, and the filter if kept there."""
         groups = self.part_groups
         kept = 8 * groups * (self.steps if self.config.weights == "registers" else 1)
-        pixels = 8 * self.config.down
-        return 16 * groups * self.config.down + 2 * self.steps + pixels + kept + 12
+        return 16 * groups * self.config.down + 2 * self.steps + 4 * self.config.down + kept + 20
 
 
 @dataclass(frozen=True)
 class PooledGeometry(Geometry):
     """With the max pool that follows, of 3x3 windows at stride 2 padded by 0 or 1.
 
-    A tile is whole rows of an image; its last row belongs to the first windows of the next tile as
-    well, so a block computes adjacent tiles, and first the one before its own.
+    The last row of a tile belongs to the first windows of the tile below as well, so a block
+    computes tiles below each other, and first the one above its own. Tiles side by side overlap.
     """
 
     @property
@@ -206,8 +207,28 @@ class PooledGeometry(Geometry):
         return self.idle * (1 - self.config.rows)
 
     @property
+    def overlap(self) -> int:
+        """Pairs of columns that a tile has in common with that beside it: one is needed, but
+        patches start on whole vectors."""
+        pairs = self.config.across * ROWS // POOL_STEP
+        columns = ceil_div(self.w.q, POOL_STEP)
+        return 0 if pairs >= max(columns, self.pool.size[1]) else OVERLAP
+
+    @property
+    def columns(self) -> int:
+        """Pooled columns of a tile."""
+        return self.config.across * ROWS // POOL_STEP - self.overlap
+
+    @property
+    def skipped(self) -> int:
+        """Pairs of columns of a tile before the first that it pools: where windows are padded at
+        the left they take a column from the pair before them."""
+        return self.overlap * self.pool.padding[1]
+
+    @property
     def tiles(self) -> tuple[int, int, int]:
-        return self.w.n, self.idle + ceil_div(self.pool.size[0], self.windows), 1
+        rows = self.idle + ceil_div(self.pool.size[0], self.windows)
+        return self.w.n, rows, ceil_div(self.pool.size[1], self.columns)
 
     @property
     def share(self) -> int:
@@ -237,11 +258,6 @@ class PooledGeometry(Geometry):
 
     def follows(self, tile: Any, turn: Any) -> Any:
         return tirx.all(turn < self.share, tile < math.prod(self.tiles))
-
-    @property
-    def across(self) -> int:
-        """Warps side by side that whole rows take."""
-        return max(ceil_div(self.w.q, ROWS), ceil_div(self.pool.size[1] * POOL_STEP, ROWS))
 
     @property
     def edge_words(self) -> int:

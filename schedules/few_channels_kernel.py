@@ -77,7 +77,7 @@ class Kernel:
         self.offset = new((2 * g.steps,), "int32")
         steps = g.steps if self.config.weights == "registers" else 1
         self.filter = new((steps, g.part_groups, 8), "uint32")
-        self.pixels = new((2, 4 * down), "uint32")
+        self.pixels = new((4 * down,), "uint32")
         self.sums = new((down, g.part_groups, 4, 4), "float32")
         self.channels = [
             None if buffer is None else new((8 * g.part_groups,), "float32")
@@ -214,38 +214,29 @@ class Kernel:
     # -------------------------------------------------------- the sums
 
     def _compute(self, tile: Any, turn: Any, stage: Any) -> None:
-        steps = self.g.steps
-        self._load_pixels(0, stage)
-        for group in range(self.g.part_groups):
-            self._load_step(0, group)
-        self._step(0, stage, first=True, last=steps == 1)
-        if steps > 2:
-            with self._grid(steps - 2) as (before,):
+        self._step(0, stage, first=True)
+        if self.g.steps > 1:
+            with self._grid(self.g.steps - 1) as (before,):
                 self._step(before + 1, stage)
-        if steps > 1:
-            self._step(steps - 1, stage, last=True)
         self._write(tile, turn)
 
-    def _step(self, step: Any, stage: Any, first: bool = False, last: bool = False) -> None:
-        """Of the reduction; the first overwrites the sums. While it multiplies, what the next
-        takes is loaded: its pixels, and where registers are free again, its filter."""
-        if not last:
-            self._load_pixels(step + 1, stage)
-        for group in range(self.g.part_groups):
-            with self._grid(self.config.down, 4) as (row, column):
-                self._multiply(first, step, row, group, column)
-            if not last:
-                self._load_step(step + 1, group)
-            self.lanes.fence()
-
-    def _multiply(self, first: bool, step: Any, row: Any, group: Any, column: Any) -> None:
+    def _step(self, step: Any, stage: Any, first: bool = False) -> None:
+        """Of the reduction; the first overwrites the sums."""
+        self._load_pixels(step, stage)
+        if self.config.weights == "shared":
+            self._load_step(step)
         kept = step if self.config.weights == "registers" else 0
+        with self._grid(self.config.down, self.g.part_groups, 4) as at:
+            self._multiply(first, kept, *at)
+        self.lanes.fence()
+
+    def _multiply(self, first: bool, kept: Any, row: Any, group: Any, column: Any) -> None:
         self.lanes.mma(
             self.sums,
             self.pixels,
             self.filter,
             lambda i: (row, group, column, i),
-            lambda i: (step % 2, row * 4 + i),
+            lambda i: (row * 4 + i,),
             lambda i: (kept, group, column * 2 + i),
             first=first,
         )
@@ -262,13 +253,11 @@ class Kernel:
             with self._grid(2, self.config.down, 2) as (upper, row, eight):
                 at = row * self.w.stride[0] * g.pitch + eight * 4 * g.pixel
                 word = self.shared[base + self.offset[2 * step + upper] + at]
-                self.pixels.set(word, step % 2, row * 4 + upper * 2 + eight)
+                self.pixels.set(word, row * 4 + upper * 2 + eight)
 
-    def _load_step(self, step: Any, group: int) -> None:
+    def _load_step(self, step: Any) -> None:
         g = self.g
-        if self.config.weights == "registers":
-            return
-        with self._each() as lane, self._grid(2) as (half,):
+        with self._each() as lane, self._grid(g.part_groups, 2) as (group, half):
             number = (lane.part * g.part_groups + group) * g.steps + step
             at = self.patches + ((number * 2 + half) * 32 + lane.lane) * 4
             with T.vectorized(4) as v:

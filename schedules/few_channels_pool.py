@@ -48,6 +48,14 @@ class PooledKernel(Kernel):
     def _load_channels(self) -> None:
         """Not once for all tiles: while the sums are added up there is no room for them."""
 
+    def _at(self, tile: Any) -> tuple[Any, Any, Any]:
+        """Tiles follow each other downwards."""
+        g = self.g
+        _, down, across = g.tiles
+        strip, row = tile // down, tile % down
+        column = (strip % across * g.columns - g.skipped) * POOL_STEP
+        return strip // across, row * self.config.rows + g.first_row, column
+
     def _await(self, turn: Any) -> None:
         """Later on, the barrier between a warp and that beside it is for this as well."""
         with T.If(turn == 0), T.Then():
@@ -66,10 +74,10 @@ class PooledKernel(Kernel):
     def _pool_rows(self, tile: Any) -> None:
         """The largest of three rows: the one kept, then two more, of which the last is kept."""
         g = self.g
-        _, p, _ = self._at(tile)
+        _, p, q = self._at(tile)
         first = tile % g.tiles[1] == 0
         with self._each() as lane, self._grid(g.part_groups, 2) as (group, eight):
-            column = lane.column * ROWS + lane.row + 8 * eight
+            column = q + lane.column * ROWS + lane.row + 8 * eight
             with T.If(first), T.Then(), self._grid(WORDS) as (i,):
                 self.kept.set(T.uint32(LEAST), group, eight, i)
             with self._grid(g.windows) as (window,):
@@ -92,7 +100,9 @@ class PooledKernel(Kernel):
         conditions = []
         if (g.tiles[1] - g.idle) * self.config.rows + g.idle > w.p:
             conditions.append(line < w.p)
-        if self.config.across * ROWS > w.q:
+        if g.skipped:
+            conditions.append(column >= 0)
+        if g.tiles[2] * g.columns * POOL_STEP > w.q or g.tiles[2] > 1:
             conditions.append(column < w.q)
         return tirx.all(*conditions, tirx.const(True))
 
@@ -156,11 +166,15 @@ class PooledKernel(Kernel):
         """16 bytes a store; the first tile of a block was only for its last row."""
         g = self.g
         rows, columns = g.pool.size
-        n, at = tile // g.tiles[1], tile % g.tiles[1] - g.idle
+        n, _, q = self._at(tile)
+        at = tile % g.tiles[1] - g.idle
         with self._each() as lane, self._grid(g.windows, g.part_groups) as (window, group):
             first = self._channel(lane, group)
-            line, column = at * g.windows + window, lane.column * PAIRS + _number(lane)
+            pair = lane.column * PAIRS + _number(lane)
+            line, column = at * g.windows + window, q // POOL_STEP + pair
             inside = [turn > 0, line >= 0, line < rows, column < columns, first < self.w.k]
+            if g.overlap:
+                inside += [pair >= g.skipped, pair < g.skipped + g.columns]
             inside.append(tile < math.prod(g.tiles))
             with T.If(tirx.all(*inside)), T.Then(), T.vectorized(8) as v:
                 value = self.best.half(window, group, v)

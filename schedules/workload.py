@@ -138,8 +138,8 @@ class Epilogue:
     """``y = activation(conv + bias + residual)`` in fp32, then cast to ``out_dtype``.
 
     Or, with ``residual_last``, ``activation(conv + bias) + residual``. bias: fp32 (K,). residual:
-    fp16, the output's shape, in ``residual_layout``. A "prelu" has its slopes, fp32 (K,). With a
-    ``pool``, the output is that of the pool, which reads y.
+    fp16, the output's shape, in ``residual_layout``. A "prelu" has its slopes, fp32 (K,). A
+    ``pool`` then reads y, and the output is the pool's.
     """
 
     bias: bool = False
