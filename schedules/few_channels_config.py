@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schedules.errors import require_none
 from schedules.few_channels_geometry import (
@@ -128,9 +128,11 @@ def default(w: ConvWorkload, hardware: Hardware) -> FewChannelsConfig | None:
     of few, which waits for memory only, in larger tiles; where tiles are few they are small.
     """
     across = widest(w, 8)
-    small = FewChannelsConfig(1 if w.epilogue.pool is None else POOL_STEP, across)
+    small = FewChannelsConfig(1, across)
     g = geometry(w, small)
-    if math.prod(g.tiles) <= 2 * BLOCKS:
+    if w.epilogue.pool is not None:
+        wanted = _pooled_defaults(w, across)
+    elif math.prod(g.tiles) <= 2 * BLOCKS:
         wanted = [small]
     elif g.steps <= FEW_STEPS:
         wanted = [FewChannelsConfig(4, across), FewChannelsConfig(2, across), small]
@@ -138,3 +140,13 @@ def default(w: ConvWorkload, hardware: Hardware) -> FewChannelsConfig | None:
         wanted = [FewChannelsConfig(2, across, blocks=BLOCKS, resident=2), small]
     fitting = (config for config in wanted if not problems(w, config, hardware))
     return next(fitting, None) or next(space(w, hardware), None)
+
+
+def _pooled_defaults(w: ConvWorkload, across: int) -> list[FewChannelsConfig]:
+    """The fewer blocks, the fewer tiles are computed only for their last row."""
+    tall = FewChannelsConfig(2 * POOL_STEP, across, blocks=BLOCKS, resident=2)
+    low = replace(tall, down=POOL_STEP)
+    g = geometry(w, tall)
+    many = g.groups == 1 and math.prod(g.tiles) > 2 * BLOCKS
+    alone = replace(low, blocks=BLOCKS // 2, resident=1)
+    return [*[tall] * many, low, alone]
