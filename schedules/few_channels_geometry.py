@@ -264,6 +264,15 @@ class PooledGeometry(Geometry):
         """What warps side by side leave for each other: a column of each."""
         return self.windows * self.config.across * self.groups * GROUP // 2
 
+    @property
+    def edges(self) -> int:
+        """Where in shared memory that is, twice as turns alternate: in words."""
+        return super().shared_bytes // 4
+
+    @property
+    def shared_bytes(self) -> int:
+        return super().shared_bytes + 2 * 4 * self.edge_words
+
 
 def geometry(w: ConvWorkload, config: FewChannelsConfig) -> Geometry:
     return (Geometry if w.epilogue.pool is None else PooledGeometry)(w, config)

@@ -36,7 +36,6 @@ class PooledKernel(Kernel):
     def _allocate(self) -> None:
         super()._allocate()
         g, new = self.g, self.lanes.registers
-        self.edges = self.lanes.shared(2 * g.edge_words, "shared")
         self.kept = new((g.part_groups, 2, WORDS), "uint32")
         self.rows = new((g.windows, g.part_groups, 2, WORDS), "uint32")
         self.sent, self.came, self.edge, self.best = (
@@ -126,8 +125,8 @@ class PooledKernel(Kernel):
         with self._each() as lane, self._grid(g.windows, g.part_groups) as at:
             outermost = _number(lane) == self._outermost(not g.pool.padding[1])
             to = self._place(lane, turn, lane.column, *at)
-            with T.If(outermost), T.Then(), T.vectorized(WORDS) as i:
-                self.edges.set(self.edge[(*at, i)], to + i)
+            with T.If(outermost), T.Then():
+                self.lanes.leave(self.shared, to, self.edge, *at)
 
     def _outermost(self, first: bool) -> int:
         return 0 if first else PAIRS - 1
@@ -137,7 +136,8 @@ class PooledKernel(Kernel):
         g = self.g
         warp = (window * self.config.across + column) * g.groups
         group = warp + lane.part * g.part_groups + group
-        return turn % 2 * g.edge_words + group * (GROUP // 2) + lane.pair * WORDS
+        first = g.edges + turn % 2 * g.edge_words
+        return first + group * (GROUP // 2) + lane.pair * WORDS
 
     def _pool_edges(self, turn: Any) -> None:
         """With the column of the pair beside each, which may be another warp's."""
@@ -153,7 +153,7 @@ class PooledKernel(Kernel):
             there = tirx.all(column >= 0, column < self.config.across)
             with T.If(_number(lane) == self._outermost(before)), T.Then(), T.If(there):
                 with T.Then(), T.vectorized(WORDS) as i:
-                    word = self.edges[self._place(lane, turn, column, *at) + i]
+                    word = self.shared[self._place(lane, turn, column, *at) + i]
                     self.came.set(word, *at, i)
                 with T.Else(), T.vectorized(WORDS) as i:
                     self.came.set(T.uint32(LEAST), *at, i)

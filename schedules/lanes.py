@@ -97,11 +97,10 @@ class GpuLanes:
     def at(self, index: Index) -> Index:
         return index
 
-    def shared(self, words: int, scope: str = "shared.dyn") -> Registers:
-        """Words that all threads of the block share. TVM takes all of ``"shared.dyn"`` for one, and
-        where one part is read and another is written puts a barrier in between."""
-        buffer = T.alloc_buffer((words,), "uint32", scope=scope)
-        halves = T.decl_buffer((2 * words,), "float16", data=buffer.data, scope=scope)
+    def shared(self, words: int) -> Registers:
+        """Words that all threads of the block share."""
+        buffer = T.alloc_buffer((words,), "uint32", scope="shared.dyn")
+        halves = T.decl_buffer((2 * words,), "float16", data=buffer.data, scope="shared.dyn")
         return Registers(None, buffer, halves)
 
     def registers(self, shape: Index, dtype: str) -> Registers:
@@ -130,6 +129,12 @@ class GpuLanes:
         count = () if inside is None else (T.Select(inside, T.uint32(size), T.uint32(0)),)
         to, start = T.address_of(target.halves[at]), T.address_of(source(0))
         ptx(kind, to, start, size, *count)
+
+    def leave(self, target: Registers, at: Any, source: Registers, *index: Any) -> None:
+        """Four adjacent registers, from word `at` of shared memory on. TVM would put a barrier
+        between a read of shared memory and any store to it, which may be elsewhere; not here."""
+        words = [source[(*index, i)] for i in range(4)]
+        ptx("st.shared.v4.b32", T.address_of(target.buffer[at]), *words)
 
     def commit(self) -> None:
         ptx("cp.async.commit_group")
@@ -190,7 +195,7 @@ class CpuLanes(GpuLanes):
     def at(self, index: Index) -> Index:
         return (self.thread, *index)
 
-    def shared(self, words: int, scope: str = "shared.dyn") -> Registers:
+    def shared(self, words: int) -> Registers:
         buffer = T.alloc_buffer((words,), "uint32")
         halves = T.decl_buffer((2 * words,), "float16", data=buffer.data)
         return Registers(None, buffer, halves)
@@ -209,6 +214,10 @@ class CpuLanes(GpuLanes):
         with T.serial(halves) as i:
             value = source(i) if inside is None else tirx.if_then_else(inside, source(i), ZERO)
             target.set_halves(value, at + i)
+
+    def leave(self, target: Registers, at: Any, source: Registers, *index: Any) -> None:
+        for i in range(4):
+            target.set(source[(*index, i)], at + i)
 
     def commit(self) -> None:
         """Copies are done when they are asked for."""

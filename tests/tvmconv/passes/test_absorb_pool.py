@@ -101,6 +101,12 @@ def test_declined_on_a_cpu_and_on_gpus_of_no_such_instruction() -> None:
         assert conv.epilogue == "bias + relu"
 
 
+def test_declined_for_one_image() -> None:
+    """There the tiles that are computed for their last row alone are half of all."""
+    model = stem(224, 64)[0].model("pool")
+    assert [epilogue(model, n) for n in (1, 32)] == ["bias + relu", FUSED]
+
+
 def test_declined_where_it_would_take_longer() -> None:
     """The estimate decides: here it takes a pool for the dearest thing there is, or for free."""
     simple = frontend.simplify(onnx_model.fix_shapes(onnx_model.read(stem()[0].model("pool"))))
