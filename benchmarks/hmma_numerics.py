@@ -1,10 +1,9 @@
 """Which constants a Hopper card's tensor cores have: `python -m benchmarks.hmma_numerics`.
 
-Needs a Hopper GPU, nvcc and NumPy, nothing else. Compiles mma.sync.m16n8k16 (fp16 to fp32, fp16 to
+Needs a Hopper GPU and nvcc. Compiles mma.sync.m16n8k16 (fp16 to fp32, fp16 to
 fp16, bf16 to fp32), runs it on random tiles of every kind below, and compares bit for bit with
 `intrinsics.numerics.H100` on all of them, and with variants of its constants on a part. A variant
 that agrees everywhere is the card's; where more than one does, nothing here tells them apart.
-With ``--out`` the counts are written as JSON, which takes TVM as well.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import machine
 from benchmarks.hmma_tiles import KINDS, tiles
 from intrinsics import mma_fragments
 from intrinsics.mma_sync import INSTRUCTIONS
@@ -234,8 +234,6 @@ def main() -> None:
                 print(f"  H100: {word}, {time.monotonic() - began:.0f} s", flush=True)
                 found += some
     if options.out:
-        from benchmarks import machine
-
         document = {"machine": machine.facts(options.commit), "rows": [asdict(x) for x in found]}
         options.out.write_text(json.dumps(document, indent=1) + "\n")
 

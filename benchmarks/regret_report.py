@@ -30,25 +30,29 @@ def write(path: Path, target: str, commit: str | None, summary: Row, rows: list[
 
 
 def merge(paths: Sequence[Path], out: Path, summarise: Callable[[list[Row]], Row]) -> Row:
-    """The rows of all, with one summary, in `out`: parts of one run on GPUs of one machine.
+    """The rows of all, with one summary, in `out`, and of each part the machine and its commit.
 
-    Raises TvmconvError where commit, GPU or driver differ.
+    Raises TvmconvError where GPUs or drivers differ.
     """
     documents = [json.loads(path.read_text()) for path in paths]
     for path, document in zip(paths, documents, strict=True):
-        if _where(document) != _where(documents[0]):
+        if _gpus(document) != _gpus(documents[0]):
             raise TvmconvError(
-                f"{path} and {paths[0]} are not parts of one run",
-                note=f"{_where(document)} and {_where(documents[0])}",
+                f"{path} and {paths[0]} were not measured on the same GPUs",
+                note=f"{_gpus(document)}, and {_gpus(documents[0])}",
             )
     rows = [row for document in documents for row in document["rows"]]
-    merged = {**documents[0], "summary": summarise(rows), "rows": rows}
+    merged = {
+        "target": documents[0]["target"],
+        "machines": [document["machine"] for document in documents],
+        "summary": summarise(rows),
+        "rows": rows,
+    }
     out.write_text(json.dumps(merged, indent=1) + "\n")
     return dict(merged["summary"])
 
 
-def _where(document: Row) -> str:
-    """Commit and GPUs; of those no clocks, which change."""
-    facts = document["machine"]
-    gpus = [f"{gpu['name']}, driver {gpu['driver_version']}" for gpu in facts["gpus"]]
-    return "; ".join([f"commit {facts['commit']}", *gpus])
+def _gpus(document: Row) -> str:
+    """No clocks, which change."""
+    gpus = document["machine"]["gpus"]
+    return "; ".join(f"{gpu['name']}, driver {gpu['driver_version']}" for gpu in gpus)

@@ -31,6 +31,7 @@ NOT_PASSES = (
     "minimise",
     "plan",
     "readers",
+    "simulated",
     "workloads",
 )
 #: Between the passes of `pipeline`, by `compiler`: functions that take or give more than a module.

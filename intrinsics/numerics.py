@@ -48,6 +48,10 @@ from intrinsics.exact_sum import exact_sum, to_float
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
+#: Kernels have a product computed so by ``PRODUCT(numerics, X, Weight, Conv)``, which writes Conv
+#: (g, m, k) of X (g, o, m, i) and Weight (g, o, i/16, k/16, 16, 16), all of them padded; letters
+#: as in `schedules.compute`. It is registered where kernels run.
+PRODUCT = "tvmconv.simulated_product"
 #: Outputs computed at a time, so that the temporaries of a block stay in a core's cache.
 PIECE = 32768
 #: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X]. The other

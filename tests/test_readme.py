@@ -68,8 +68,8 @@ def folder(tmp_path: Path) -> Path:
         """
         <ir_version: 8, opset_import: ["" : 17]>
         small (float[batch, 3, 224, 224] input) => (float[batch, 10] output) {
-            c0 = Conv <strides = [4, 4], pads = [3, 3, 3, 3]> (input, w0)
-            r0 = Relu(c0)
+            conv1 = Conv <strides = [4, 4], pads = [3, 3, 3, 3]> (input, w0)
+            r0 = Relu(conv1)
             c1 = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (r0, w1)
             r1 = Relu(c1)
             p = GlobalAveragePool(r1)
@@ -78,6 +78,7 @@ def folder(tmp_path: Path) -> Path:
         }
         """
     )
+    model.graph.node[0].name = "conv1"  # as of the ResNet-18 that a reader has
     for name, shape in weights.items():
         array = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
         tensor = onnx.numpy_helper.from_array(array.astype(np.float32), name)
@@ -184,6 +185,17 @@ def test_figures_of_convolutions_are_those_of_the_recorded_run() -> None:
         assert both == pytest.approx(run["speed_ups"][batch], abs=5e-3)
     (row,) = (row for row in run["rows"] if row["name"] == "tutorial" and row["chosen"])
     assert tutorial == pytest.approx(row["tflops"], abs=0.5)
+
+
+def test_errors_of_simulated_networks_are_those_of_the_recorded_run() -> None:
+    (path,) = re.findall(r"\((benchmarks/results/simulated/[^)]+)\)", README)
+    found = json.loads((ROOT / path).read_text())
+    assert {(one["numerics"], one["activations"], one["images"]) for one in found.values()} == {
+        ("v100", "float32", 10)
+    }
+    errors = [output["f_2"] for one in found.values() for output in one["outputs"]]
+    (paragraph,) = (line for line in README.splitlines() if path in line)
+    assert all(f"{error:.4f} %" in paragraph for error in errors), errors
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])

@@ -1,4 +1,5 @@
-"""The command line: `tvmconv build | run | bench | compare | inspect | tune | records | zoo`.
+"""The command line: `tvmconv build | run | bench | compare | inspect | tune | simulate | zoo` and
+`records`.
 
 A command's result goes to stdout: a table, or with ``--json`` JSON. Progress and errors go to
 stderr, so that stdout can always be parsed. An error that a user can do something about ends with
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tvmconv
-from tvmconv import cli_tune
+from tvmconv import cli_simulate, cli_tune
 from tvmconv.cli_io import (
     read_feeds,
     run_or_tell,
@@ -57,6 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(cli_tune.tune)
+app.command()(cli_simulate.simulate)
 app.add_typer(cli_tune.app, name="records")
 
 

@@ -14,7 +14,7 @@ What = Annotated[
     Path,
     typer.Argument(metavar="FILE|MODEL", help="what `build` wrote, or *.onnx, which is built"),
 ]
-Target = Annotated[str | None, typer.Option(help="cuda (the default), or llvm: emulated on a CPU")]
+Target = Annotated[str | None, typer.Option(help="cuda (the default); on a CPU: llvm, hmma-sim")]
 Arch = Annotated[str | None, typer.Option(help="GPU architecture, such as sm_90a; builds anywhere")]
 Batch = Annotated[
     str | None,

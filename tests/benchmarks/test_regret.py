@@ -67,14 +67,15 @@ def test_parts_of_one_run_join(tmp_path: Path) -> None:
     document = json.loads((tmp_path / "all").read_text())
     assert document["summary"]["geometric_mean"] == pytest.approx(4)
     assert len(document["rows"]) == 2
-    other = {**document, "machine": {**facts, "commit": "def"}}
-    (tmp_path / "2").write_text(json.dumps(other))
+    assert [one["commit"] for one in document["machines"]] == ["abc", "abc"]
+    other = {**facts, "gpus": [{**gpu, "driver_version": "2"}]}
+    (tmp_path / "2").write_text(json.dumps({"machine": other, "rows": []}))
     wrong = CliRunner().invoke(app, arguments)
     assert isinstance(wrong.exception, TvmconvError)
-    assert "commit def; H200, driver 1 and commit abc" in wrong.exception.note
+    assert wrong.exception.note == "H200, driver 2, and H200, driver 1"
     space_row = {"ratio": 1.0, "model_us": 1.0, "best_us": 1.0}
-    (tmp_path / "2").write_text(json.dumps({**document, "rows": [space_row]}))
-    assert isinstance(CliRunner().invoke(app, arguments).exception, TvmconvError)
+    (tmp_path / "2").write_text(json.dumps({"machine": facts, "rows": [space_row]}))
+    assert "don't join" in str(CliRunner().invoke(app, arguments).exception)
 
 
 def test_the_first_ones_are_compared_with_all() -> None:

@@ -12,6 +12,7 @@ from tvmconv import compiler, onnx_model
 from tvmconv.batches import Batch, Shapes
 from tvmconv.errors import TuningError, UnsupportedOperatorError
 from tvmconv.report import BuildReport
+from tvmconv.targets import SIMULATED
 from tvmconv.tuning.candidates import MOST
 from tvmconv.tuning.report import TuningReport
 from tvmconv.tuning.stopwatch import Tracker
@@ -54,6 +55,8 @@ def tune(
     """
     if most < 1 or (budget_s is not None and budget_s <= 0):
         raise TuningError(f"nothing to do with {most} candidates in {budget_s} s")
+    if target == SIMULATED:
+        raise TuningError("a simulation is not tuned", hint="tune for cuda or llvm")
     report = compiler.inspect(
         model, target, arch=arch, batch=batch, shapes=shapes,
         io_dtype=io_dtype, io_layout=io_layout, records=False,
