@@ -110,9 +110,9 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
     """Every configuration worth trying, each of which fits."""
     for down, across, parts, tall, weights, (blocks, resident) in itertools.product(
         (2, 1, 4, 8),
-        sorted({widest(w, most) for most in (8, 4, 2)}, reverse=True),
+        sorted({widest(w, most) for most in (8, 4, 1)}, reverse=True),
         (1, 2, 3),
-        (1, 2),
+        (1, 4),
         WEIGHTS,
         ((0, 0), (BLOCKS, 2), (BLOCKS // 2, 1)),
     ):
