@@ -110,9 +110,9 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
     """Every configuration worth trying, each of which fits."""
     for down, across, parts, tall, weights, (blocks, resident) in itertools.product(
         (2, 1, 4, 8),
-        sorted({widest(w, most) for most in (8, 4, 1)}, reverse=True),
+        sorted({widest(w, most) for most in (8, 4, 2, 1)}, reverse=True),
         (1, 2, 3),
-        (1, 4),
+        (1, 2, 4),
         WEIGHTS,
         ((0, 0), (BLOCKS, 2), (BLOCKS // 2, 1)),
     ):
@@ -124,8 +124,9 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
 def default(w: ConvWorkload, hardware: Hardware) -> FewChannelsConfig | None:
     """The configuration that is used untuned; None where none fits.
 
-    On an H200 a filter of many steps was fastest where blocks fetch the next tile meanwhile, one
-    of few, which waits for memory only, in larger tiles; where tiles are few they are small.
+    On an H200 fastest were tiles of 16 columns and 16 rows, a warp on each scheduler, in blocks
+    that fetch the next tile meanwhile, more of them where there is little to add up; where tiles
+    are few they are small, and warps share the filter's columns, which they keep.
     """
     across = widest(w, 8)
     small = FewChannelsConfig(1, across)
@@ -133,11 +134,13 @@ def default(w: ConvWorkload, hardware: Hardware) -> FewChannelsConfig | None:
     if w.epilogue.pool is not None:
         wanted = _pooled_defaults(w, across)
     elif math.prod(g.tiles) <= 2 * BLOCKS:
-        wanted = [small]
-    elif g.steps <= FEW_STEPS:
-        wanted = [FewChannelsConfig(4, across), FewChannelsConfig(2, across), small]
+        halves = FewChannelsConfig(2, widest(w, 2), 2, 1, "registers", BLOCKS // 2, 1)
+        wanted = [*[halves] * (g.groups == 2 and g.steps > FEW_STEPS), small]
+    elif g.steps <= FEW_STEPS and g.groups == 1:
+        wanted = [FewChannelsConfig(4, 1, tall=4, blocks=2 * BLOCKS), small]
     else:
-        wanted = [FewChannelsConfig(2, across, blocks=BLOCKS, resident=2), small]
+        tall = FewChannelsConfig(4, 1, tall=4, blocks=BLOCKS, resident=2)
+        wanted = [tall, FewChannelsConfig(2, across, blocks=BLOCKS, resident=2), small]
     fitting = (config for config in wanted if not problems(w, config, hardware))
     return next(fitting, None) or next(space(w, hardware), None)
 
