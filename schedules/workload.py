@@ -243,9 +243,8 @@ class ConvWorkload:
     @property
     def residual_shape(self) -> tuple[int, ...]:
         """As many pixels as the tensor that is written to, but the convolution's own channels."""
-        rows, columns = (self.p, self.q)
-        if self.window is not None:
-            rows, columns = self.window.rows, self.window.columns
+        at = self.window
+        rows, columns = (self.p, self.q) if at is None else (at.rows, at.columns)
         return self.epilogue.residual_layout.shape(self.n, rows, columns, self.k)
 
     @property
