@@ -14,6 +14,12 @@ from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
 
 
+#: Why a family declines a workload with a prologue.
+NO_PROLOGUE = "computes one convolution, not two"
+#: Why one of pairs declines a workload without.
+ONE_CONVOLUTION = "no depthwise convolution is computed with it"
+
+
 @dataclass(frozen=True)
 class Match:
     """The family can compute the workload; ``config`` is what it would use by default."""

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from schedules import few_channels_config
-from schedules.family import Match, Reject
+from schedules.family import NO_PROLOGUE, Match, Reject
 from schedules.few_channels_config import (
     GROUP,
     PAIRS,
@@ -104,6 +104,8 @@ class FewChannelsFamily:
 
 def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     """Why the family does not take `w`; empty where it does."""
+    if w.prologue is not None:
+        return NO_PROLOGUE
     if w.c > MOST_CHANNELS:
         return f"{w.c} input channels; it is for at most {MOST_CHANNELS}"
     if hardware.kind != "cuda":

@@ -20,6 +20,9 @@ from tvm.tirx.script import builder as T
 #: D(16 x 8, fp32) = A(16 x 16, fp16) B(16 x 8, fp16) + C; PTX ISA, "Matrix Fragments for
 #: mma.m16n8k16". The lane and register of each element are in `CpuLanes.mma`.
 MMA = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+#: Four 8 x 8 matrices of halves out of shared memory; PTX ISA, "ldmatrix". Lane 8 i + j says where
+#: row j of matrix i is; lane l gets of each the elements 2 (l % 4) and the next of row l // 4.
+LOAD_MATRICES = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
 WARP = 32
 ZERO = tirx.const(0, "float16")
 Index = tuple[Any, ...]
@@ -130,9 +133,9 @@ class GpuLanes:
     def commit(self) -> None:
         ptx("cp.async.commit_group")
 
-    def wait(self) -> None:
-        """Until all copies have arrived, those of all threads."""
-        ptx("cp.async.wait_group", 0)
+    def wait(self, later: int = 0) -> None:
+        """Until all copies have arrived, those of all threads, but for the last `later` groups."""
+        ptx("cp.async.wait_group", later)
         self.barrier()
 
     def barrier(self) -> None:
@@ -141,6 +144,15 @@ class GpuLanes:
     def fence(self) -> None:
         """Keeps the compiler from loading ahead of here, which would take registers."""
         T.evaluate(script.cuda.warp_sync())
+
+    def load_matrices(
+        self, target: Registers, at: Where, source: Registers, row: Callable[[], Any]
+    ) -> None:
+        """Four 8 x 8 matrices to the registers ``at(0)`` to ``at(3)``. row: the half of shared
+        memory, a multiple of 8, where the row starts that a thread names; of its registers."""
+        words = [target[at(i)] for i in range(4)]
+        place = script.cuda.cvta_generic_to_shared(T.address_of(source.halves[row()]))
+        ptx(LOAD_MATRICES, *words, place)
 
     def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
         """sums += a b: four, four and two registers, of which number i is at ``at[...](i)``."""
@@ -195,7 +207,7 @@ class CpuLanes(GpuLanes):
     def commit(self) -> None:
         """Copies are done when they are asked for."""
 
-    def wait(self) -> None:
+    def wait(self, later: int = 0) -> None:
         """As `commit`."""
 
     def barrier(self) -> None:
@@ -203,6 +215,16 @@ class CpuLanes(GpuLanes):
 
     def fence(self) -> None:
         """As `barrier`."""
+
+    def load_matrices(
+        self, target: Registers, at: Where, source: Registers, row: Callable[[], Any]
+    ) -> None:
+        with T.serial(self.threads) as thread, T.serial(4) as i:
+            lane = thread % WARP
+            self.thread = thread - lane + i * 8 + lane // 4  # who names the row
+            word = source.buffer[row() // 2 + lane % 4]
+            T.buffer_store(target.buffer, word, [thread, *at(i)])
+        self.thread = None
 
     def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
         of_sums, of_a, of_b = at

@@ -33,7 +33,7 @@ from tvm import tirx
 
 from intrinsics.mma_sync import M16N8K16
 from schedules import mma_sync_config
-from schedules.family import Match, Reject
+from schedules.family import NO_PROLOGUE, Match, Reject
 from schedules.footprint import Footprint
 from schedules.gemm import Reduction, pack_weight
 from schedules.hardware import Hardware
@@ -85,6 +85,8 @@ class MmaSyncFamily:
 
 def _unsuited(w: ConvWorkload, hardware: Hardware) -> str:
     """Why the family does not take `w`; empty if it does."""
+    if w.prologue is not None:
+        return NO_PROLOGUE
     if hardware.kind != "cuda":
         return "written in instructions of a GPU"
     if hardware.sm < M16N8K16.min_sm:

@@ -15,7 +15,7 @@ from tvm import tirx
 
 from intrinsics import wgmma
 from schedules import wgmma_config, wgmma_kernel
-from schedules.family import Match, Reject
+from schedules.family import NO_PROLOGUE, Match, Reject
 from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.wgmma_config import Plan, WgmmaConfig, check, corners
@@ -48,6 +48,8 @@ class WgmmaFamily:
 
     def _decline(self, w: ConvWorkload, hardware: Hardware) -> str:
         """Why not, empty if it can."""
+        if w.prologue is not None:
+            return NO_PROLOGUE
         offsets = (w.dilation[0] * (w.r - 1), w.dilation[1] * (w.s - 1))
         if not hardware.has_wgmma:
             return f"its instruction is sm_90a's, this is {hardware.name}"

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -161,6 +161,9 @@ class ConvWorkload:
 
     A matrix product of (M, C) and (C, K) is the case n = M of one pixel and a 1x1 filter.
 
+    With a ``prologue``, a depthwise convolution, it reads what that gives, rounded to fp16; one
+    kernel computes both, and x is the prologue's input.
+
     Raises ``ValueError`` where the numbers describe no convolution.
     """
 
@@ -180,6 +183,7 @@ class ConvWorkload:
     accumulator_dtype: str = "float32"
     epilogue: Epilogue = field(default_factory=Epilogue)
     window: Window | None = None
+    prologue: ConvWorkload | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.n, self.h, self.w, self.c, self.k, self.r, self.s, self.groups)
@@ -191,6 +195,17 @@ class ConvWorkload:
             raise ValueError(f"{self!r}: the filter is larger than the padded image")
         if self.window is not None:
             self._check_window(self.window)
+        if self.prologue is not None:
+            self._check_prologue(self.prologue)
+
+    def _check_prologue(self, first: ConvWorkload) -> None:
+        given = (first.n, first.p, first.q, first.k)
+        if given != (self.n, self.h, self.w, self.c) or first.epilogue.out_dtype != "float16":
+            raise ValueError(f"{self!r}: the prologue gives what the convolution reads, in fp16")
+        if not first.depthwise or first.k != first.c or first.epilogue.residual:
+            raise ValueError(f"{self!r}: a prologue has one filter a channel, and no residual")
+        if first.out_layout != self.in_layout or first.window or first.prologue:
+            raise ValueError(f"{self!r}: a prologue's output is the convolution's input, all of it")
 
     def _check_window(self, window: Window) -> None:
         last = (*window.pixel(self.p - 1, self.q - 1), window.channel + self.k - 1)
@@ -214,7 +229,15 @@ class ConvWorkload:
         return span // stride + 1 if span >= 0 else 0
 
     @property
+    def apart(self) -> tuple[ConvWorkload, ...]:
+        """Convolutions that give the same one after another: the prologue, if any, and itself."""
+        return (self,) if self.prologue is None else (self.prologue, replace(self, prologue=None))
+
+    @property
     def in_shape(self) -> tuple[int, ...]:
+        """Of x."""
+        if self.prologue is not None:
+            return self.prologue.in_shape
         return self.in_layout.shape(self.n, self.h, self.w, self.c)
 
     @property
@@ -256,9 +279,13 @@ class ConvWorkload:
     @property
     def useful_macs(self) -> int:
         """Multiply-adds that the convolution's definition asks for, padding taps included."""
+        if self.prologue is not None:
+            return sum(one.useful_macs for one in self.apart)
         return self.n * self.p * self.q * self.k * self.r * self.s * self.c // self.groups
 
     def __str__(self) -> str:
+        if self.prologue is not None:
+            return f"{self.prologue}, then -> {self.k}, {self.r}x{self.s}"
         text = f"{self.n}x{self.h}x{self.w}x{self.c} -> {self.k}, {self.r}x{self.s}"
         text += f"/{self.stride[0]}" if self.stride[0] == self.stride[1] != 1 else ""
         text += f"/{self.stride}" if self.stride[0] != self.stride[1] else ""
@@ -266,22 +293,35 @@ class ConvWorkload:
         return text + (f", {self.groups} groups" if self.groups != 1 else "")
 
     def to_json(self) -> str:
-        def plain(value: Any) -> Any:
-            return str(value) if isinstance(value, Layout) else dataclasses.asdict(value)
+        return json.dumps(self._plain(), sort_keys=True)
 
+    def _plain(self) -> dict[str, Any]:
+        """As JSON has it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        epilogue = dataclasses.asdict(self.epilogue)
-        epilogue["residual_layout"] = str(self.epilogue.residual_layout)
-        return json.dumps({**fields, "epilogue": epilogue}, default=plain, sort_keys=True)
+        fields["epilogue"] = dataclasses.asdict(self.epilogue)
+        fields["epilogue"]["residual_layout"] = str(self.epilogue.residual_layout)
+        fields["window"] = None if self.window is None else dataclasses.asdict(self.window)
+        # Not there where there is none, as in what was written before there were any.
+        prologue = fields.pop("prologue")
+        if prologue is not None:
+            fields["prologue"] = prologue._plain()
+        for name in ("in_layout", "out_layout"):
+            fields[name] = str(fields[name])
+        return fields
 
     @classmethod
     def from_json(cls, text: str) -> ConvWorkload:
-        fields = json.loads(text)
+        return cls._of(json.loads(text))
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any]) -> ConvWorkload:
         epilogue = fields.pop("epilogue")
         epilogue["residual_layout"] = Layout.parse(epilogue["residual_layout"])
         activation = epilogue["activation"]
         epilogue["activation"] = Activation(activation["kind"], tuple(activation["parameters"]))
         fields["window"] = None if fields["window"] is None else Window(**fields["window"])
+        if "prologue" in fields:
+            fields["prologue"] = cls._of(fields["prologue"])
         for name in ("in_layout", "out_layout"):
             fields[name] = Layout.parse(fields[name])
         for name in ("stride", "padding", "dilation"):
