@@ -21,6 +21,7 @@ from tvmconv.passes.channel_shuffle import shuffled
 from tvmconv.passes.concat_in_place import Place, concat_places
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.layouts import PLAIN, Chosen, choose_layouts
+from tvmconv.passes.pair_convs import pair_convs
 from tvmconv.passes.readers import out_dtype
 from tvmconv.passes.regions import Region
 from tvmconv.passes.workloads import workloads
@@ -98,6 +99,7 @@ def plan(
     places = {var: shuffled(place, flow) for var, place in places.items()}
     for var, region in regions.items():
         _check(region, places[var])
+    regions = pair_convs(regions, places, flow, hardware, estimate, records)
     layouts = choose_layouts(regions, places, flow, hardware, estimate)
     decided: Plan = {}
     for var, region in regions.items():
@@ -131,6 +133,8 @@ def _check(region: Region, place: Place) -> None:
 def _check_range(region: Region, kernel: PlannedKernel) -> None:
     """Raises `ModelError` for weights that fp16, or indices that 32 bits can't hold."""
     largest = float(np.abs(kernel.weight).max())
+    if region.prologue is not None:
+        largest = max(largest, float(np.abs(region.prologue.weight).max()))
     if not largest <= np.finfo(np.float16).max:
         raise ModelError(
             f"conv {region.name!r} has a weight of magnitude {largest:g}, too large for fp16",

@@ -57,6 +57,9 @@ class Region:
     residual_last: bool = False
     activation: Activation = IDENTITY
     slope: NDArray[Any] | None = None
+    #: A depthwise convolution that the same kernel computes first; x is what that reads, `x_shape`
+    #: the shape of what it gives.
+    prologue: Region | None = None
 
     @property
     def transposed(self) -> bool:
