@@ -75,9 +75,7 @@ class DepthwiseProjectionFamily:
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionConfig]:
         return depthwise_projection_config.space(w, hardware)
 
-    def check(
-        self, w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware
-    ) -> None:
+    def check(self, w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware) -> None:
         check(w, config, hardware)
 
     def footprint(

@@ -145,9 +145,7 @@ class Geometry:
     def stage_halves(self) -> int:
         channels = self.config.chunk * DEPTH
         return (
-            self.patch_halves
-            + channels * self.filter_halves
-            + self.config.chunk * self.step_halves
+            self.patch_halves + channels * self.filter_halves + self.config.chunk * self.step_halves
         )
 
     @property

@@ -186,9 +186,7 @@ class Kernel:
             c = chunk * (self.config.chunk * DEPTH) + vector * VECTOR
             inside = tirx.all(h >= 0, h < first.h, v >= 0, v < first.w, c < first.c)
             here = to + row * g.patch_pitch + g.position(column) * g.pitch + vector * VECTOR
-            self.lanes.copy(
-                self.shared, here, lambda i: self.x[n, h, v, c + i], VECTOR, inside
-            )
+            self.lanes.copy(self.shared, here, lambda i: self.x[n, h, v, c + i], VECTOR, inside)
 
     def _copy_weights(self, block: Any, chunk: Any, to: Any) -> None:
         """Of the prologue, and after them those of the convolution."""
@@ -316,16 +314,16 @@ class Kernel:
             return ((deep * tiles + lane.tile) * each + number) * 32 + lane.lane
 
         self.lanes.barrier()
-        with self._each() as lane, T.If(lane.deep > 0), T.Then():
-            with self._grid(g.fragments, g.columns, 4) as index:
-                word = T.reinterpret("uint32", self.sums[index])
-                self.shared.set(word, place(lane, lane.deep - 1, *index))
+        parts: tuple[int, ...] = (g.fragments, g.columns, 4)
+        with self._each() as lane, T.If(lane.deep > 0), T.Then(), self._grid(*parts) as index:
+            word = T.reinterpret("uint32", self.sums[index])
+            self.shared.set(word, place(lane, lane.deep - 1, *index))
         self.lanes.barrier()
-        with self._each() as lane, T.If(lane.deep == 0), T.Then():
-            with self._grid(config.deep - 1, g.fragments, g.columns, 4) as (deep, *index):
-                word = self.shared[place(lane, deep, *index)]
-                total = self.sums[tuple(index)] + T.reinterpret("float32", word)
-                self.sums.set(total, *index)
+        parts = (config.deep - 1, *parts)
+        with self._each() as lane, T.If(lane.deep == 0), T.Then(), self._grid(*parts) as index:
+            word = self.shared[place(lane, *index)]
+            total = self.sums[index[1:]] + T.reinterpret("float32", word)
+            self.sums.set(total, *index[1:])
 
     def _write(self, block: Any) -> None:
         """Epilogue in registers; a thread's channels are adjacent, up to 16 bytes of them."""

@@ -13,7 +13,6 @@ from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
 
-
 #: Why a family declines a workload with a prologue.
 NO_PROLOGUE = "computes one convolution, not two"
 #: Why one of pairs declines a workload without.

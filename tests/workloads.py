@@ -143,6 +143,9 @@ WORKLOADS = {
 }  # fmt: skip
 
 
+BIAS = Epilogue(True)
+RELU6 = Epilogue(True, activation=Activation("clip", (0.0, 6.0)))
+
 
 def pair(
     size: tuple[int, int, int, int],
@@ -151,8 +154,8 @@ def pair(
     s: int,
     stride: tuple[int, int] = (1, 1),
     padding: tuple[int, int, int, int] = SAME,
-    first: Epilogue = Epilogue(True, activation=Activation("clip", (0.0, 6.0))),
-    epilogue: Epilogue = Epilogue(True),
+    first: Epilogue = RELU6,
+    epilogue: Epilogue = BIAS,
 ) -> ConvWorkload:
     """A depthwise convolution of an (N, H, W, C) image and the 1x1 to K channels after it."""
     n, h, w, c = size

@@ -214,9 +214,7 @@ class Workshop:
                 raise TuningError(f"{compiling.workload} can't be checked", note=kernel)
             paths.append(kernel.path)
         *references, difference = paths
-        return Setup(
-            compiling.workload, self.target, tuple(references), difference, self.tracker
-        )
+        return Setup(compiling.workload, self.target, tuple(references), difference, self.tracker)
 
     def _check(self, setup: Setup, candidate: Candidate, path: str) -> Checked | str:
         """Of a kernel that runs and is right; else why it does not count."""
