@@ -33,7 +33,6 @@ from tvm import tirx
 
 from schedules import depthwise_projection_config
 from schedules.depthwise_projection_config import (
-    ACROSS,
     COLUMNS,
     DEPTH,
     VECTOR,
@@ -95,8 +94,8 @@ class DepthwiseProjectionFamily:
         g = Geometry(w, config)
         pixels = g.blocks * math.prod(g.tile)
         channels = g.chunks * config.chunk * DEPTH
-        # The tap past the last of an odd number, and of each tap the seven zeros of a diagonal.
-        depthwise = (g.taps + g.taps % 2) * ACROSS
+        # An instruction is 16 products for each of its sums.
+        depthwise = g.spans * g.first.s * DEPTH
         return pixels * channels * (depthwise + g.columns * COLUMNS)
 
     def pack(

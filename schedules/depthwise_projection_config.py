@@ -27,6 +27,8 @@ VECTOR = 8
 WIDEST = 8
 #: Instructions' columns of which a thread's output channels are adjacent, tried in this order.
 RUNS = (4, 2, 1)
+#: Steps of 16 channels up to which all are worth copying at once.
+MOST_STEPS = 12
 
 
 @dataclass(frozen=True)
@@ -193,9 +195,20 @@ class Geometry:
         return self.config.rows // 2
 
     @property
+    def patch_rows(self) -> int:
+        """Rows of the prologue's input that the taps of a warp's tile read, to an even number."""
+        return round_up((self.config.rows - 1) * self.first.stride[0] + self.first.r, 2)
+
+    @property
     def matrices(self) -> int:
-        """Of 8 pixels by 8 channels, that the taps of a warp's tile read."""
-        return ((self.config.rows - 1) * self.first.stride[0] + self.first.r) * self.first.s
+        """Of 8 pixels by 8 channels, that the taps of a warp's tile read: row by row for each
+        column of the filter."""
+        return self.patch_rows * self.first.s
+
+    @property
+    def spans(self) -> int:
+        """Pairs of those rows that two output rows read."""
+        return (self.first.stride[0] + self.first.r - 1) // 2 + 1
 
     @property
     def loads(self) -> int:
@@ -206,7 +219,8 @@ class Geometry:
     def registers(self) -> int:
         """At least, of a thread."""
         sums = 4 * self.fragments * self.columns
-        return sums + 8 * self.fragments + 3 * self.loads + round_up(self.taps, 4) + 40
+        diagonals = 4 * self.spans
+        return sums + 10 * self.fragments + 3 * self.loads + diagonals + self.taps + 36
 
     # -------------------------------------------------------- operands
 
@@ -274,20 +288,19 @@ def check(w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionConfig]:
     """Every configuration worth trying, each of which fits."""
-    columns = ceil_div(w.q, ACROSS)
-    seen = set()
+    columns, steps = ceil_div(w.q, ACROSS), ceil_div(w.c, DEPTH)
+    # All channels at once read memory in the longest runs.
+    chunks = sorted(
+        {min(chunk, steps) for chunk in (2, 3, 4)} | ({steps} if steps <= MOST_STEPS else set())
+    )
     for rows, down, across, deep, chunk, stages, parts in itertools.product(
-        (4, 8, 2, 14), (1, 2, 4, 7), (1, 2, 4), (1, 2, 4), (2, 1, 3, 4), (2, 3), (1, 2, 4)
+        (8, 4, 2, 14), (1, 2, 4, 7), (1, 2, 4), (1, 2, 3, 4), chunks, (2, 1, 3), (1, 2, 4)
     ):
         # Nothing wider or taller than the image, and no fewer than two warps a block.
         if across > columns or rows * (down - 1) >= w.p or rows > w.p + 2:
             continue
-        warps = down * across * deep
-        if not 2 <= warps <= 16 or (stages > 2 and chunk * 2 >= ceil_div(w.c, DEPTH)):
+        if not 2 <= down * across * deep <= 16 or (stages == 1) != (chunk == steps):
             continue
         config = DepthwiseProjectionConfig(rows, down, across, deep, chunk, stages, parts)
-        if ceil_div(w.c, DEPTH) <= chunk:
-            config = DepthwiseProjectionConfig(rows, down, across, deep, chunk, 1, parts)
-        if config not in seen and not problems(w, config, hardware):
-            seen.add(config)
+        if stages <= ceil_div(steps, chunk) and not problems(w, config, hardware):
             yield config

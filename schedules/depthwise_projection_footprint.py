@@ -15,11 +15,11 @@ from schedules.depthwise_projection_config import (
 from schedules.footprint import MMA, Footprint
 from schedules.workload import ConvWorkload, ceil_div
 
-#: Bytes that a warp reads by a load of four matrices; by one of 16 bytes a lane.
+#: Bytes that a warp reads by a load of four matrices, or of 16 bytes a lane.
 LOAD_BYTES = 512
-#: Warp instructions: of 32 copies of 16 bytes with bounds; of a load of matrices; beside loads, of
-#: a tap's diagonal; of an element between the two, with its bias and clip; of 32 vectors of y.
-COPY, LOAD, TAP, BETWEEN, STORE = 25, 2, 1, 6, 40
+#: Warp instructions, as counted in compiled kernels: of 32 copies of 16 bytes with bounds; of an
+#: element between the two, with its activation; of a step, beside; of 32 vectors of y.
+COPY, BETWEEN, STEP, STORE = 8, 3, 30, 40
 #: Of one instruction.
 MMA_MACS = 16 * 8 * 16
 
@@ -30,17 +30,19 @@ def footprint(w: ConvWorkload, config: DepthwiseProjectionConfig) -> Footprint:
     channels = config.chunk * DEPTH
     words = g.filter_halves // 2
     # A warp's step: of each half of its channels; then of the second product.
-    half = g.loads * LOAD + ceil_div(words, 4) + g.taps * TAP + 2
-    products = g.fragments * ceil_div(g.taps, 2)
-    half += products + g.fragments * 4 * BETWEEN
+    diagonals = g.spans * first.s
+    products = g.fragments * diagonals
+    half = g.loads + ceil_div(words, 4) + 4 * diagonals + products
+    # Beside its elements, bias and transposition of each.
+    half += g.fragments * (4 * BETWEEN + 4 + 2)
     seconds = g.fragments * g.columns
-    issued = 2 * half + seconds + 2 * g.columns // g.pair
-    loaded = 2 * (g.loads + ceil_div(words, 4)) * LOAD_BYTES + g.columns * 256 + 2 * 256
+    issued = 2 * half + seconds + g.columns // g.pair + STEP
+    loaded = 2 * (g.loads + ceil_div(words, 4)) * LOAD_BYTES + g.columns * 256
     # Of a chunk.
     steps = config.chunk // config.deep * config.warps
     patch = math.prod(g.patch) * channels
     weights = channels * g.filter_halves + config.chunk * g.step_halves
-    issue = steps * issued + COPY * patch // VECTOR // 32 + 6 * weights // VECTOR // 32
+    issue = steps * issued + COPY * (patch + weights) // VECTOR // 32
     outputs = math.prod(g.tile) * g.columns * COLUMNS
     exchanged = outputs * 4 * 2 * (config.deep - 1)
     inside = min(g.patch[0], first.h) * min(g.patch[1], first.w) / math.prod(g.patch)

@@ -23,6 +23,8 @@ MMA = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
 #: Four 8 x 8 matrices of halves out of shared memory; PTX ISA, "ldmatrix". Lane 8 i + j says where
 #: row j of matrix i is; lane l gets of each the elements 2 (l % 4) and the next of row l // 4.
 LOAD_MATRICES = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
+#: Turns round one that a warp holds so: PTX ISA, "movmatrix".
+TRANSPOSE = "movmatrix.sync.aligned.m8n8.trans.b16"
 WARP = 32
 ZERO = tirx.const(0, "float16")
 Index = tuple[Any, ...]
@@ -154,6 +156,11 @@ class GpuLanes:
         place = script.cuda.cvta_generic_to_shared(T.address_of(source.halves[row()]))
         ptx(LOAD_MATRICES, *words, place)
 
+    def transpose(self, target: Registers, at: Index, source: Registers, of: Index) -> None:
+        """The 8 x 8 matrix of one register, turned round, to another: as `load_matrices` has them,
+        two adjacent elements of a row in each lane."""
+        ptx(TRANSPOSE, target[at], source[of])
+
     def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
         """sums += a b: four, four and two registers, of which number i is at ``at[...](i)``."""
         total, rows, columns = (
@@ -225,6 +232,16 @@ class CpuLanes(GpuLanes):
             word = source.buffer[row() // 2 + lane % 4]
             T.buffer_store(target.buffer, word, [thread, *at(i)])
         self.thread = None
+
+    def transpose(self, target: Registers, at: Index, source: Registers, of: Index) -> None:
+        *first, to = at
+        *outer, word = of
+        with T.serial(self.threads) as thread, T.serial(2) as i:
+            lane = thread % WARP
+            row, column = lane % 4 * 2 + i, lane // 4
+            holder = thread - lane + row * 4 + column // 2
+            value = source.halves[(holder, *outer, word * 2 + column % 2)]
+            T.buffer_store(target.halves, value, [thread, *first, to * 2 + i])
 
     def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
         of_sums, of_a, of_b = at

@@ -105,7 +105,9 @@ def test_a_block_is_right_as_two_kernels(stride: int, k: int) -> None:
     assert fates["deep"] == FUSED
     assert fates["project"] == "depthwise_projection kernel"
     assert sum(fate == FUSED for fate in fates.values()) == 2 + (project.epilogue != "bias")
-    assert "without" not in str(result.report).split("estimated:")[1].split("card:")[0].split(";")[0]
+    assert (
+        "without" not in str(result.report).split("estimated:")[1].split("card:")[0].split(";")[0]
+    )
     assert "that TVM computes" not in str(result.report)
 
 
