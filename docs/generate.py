@@ -43,6 +43,7 @@ BY_COMPILER = (
     "concat_in_place",
     "channel_shuffle",
     "stride_phases",
+    "pair_convs",
     "layouts",
     "lower_convs",
     "lift_weights",

@@ -24,8 +24,7 @@ class NumpyMath:
 
 
 def _clip(m: Any, x: Any, low: Any, high: Any) -> Any:
-    # Equal ones too, so that -0 becomes 0: a GPU has one instruction for that.
-    x = m.select(x <= low, low, x)
+    x = m.select(x < low, low, x)
     return m.select(x > high, high, x)
 
 
@@ -72,7 +71,7 @@ def _finite(value: float) -> float:
 #: By kind. "prelu" takes its slope from a tensor, one for each channel.
 FORMULAS = {
     "none": Formula(lambda m, x: x),
-    "relu": Formula(lambda m, x: m.select(x <= m.real(0), m.real(0), x)),
+    "relu": Formula(lambda m, x: m.select(x < m.real(0), m.real(0), x)),
     "clip": Formula(_clip, ("low", "high"), lambda f: (_finite(f(-np.inf)), _finite(f(np.inf)))),
     "leaky_relu": Formula(_leaky, ("alpha",), lambda f: (-f(-1.0),)),
     "prelu": Formula(_leaky),

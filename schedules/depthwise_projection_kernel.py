@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from tvm import tirx
@@ -14,8 +15,20 @@ from schedules.compute import Operands, finish
 from schedules.depthwise_projection_config import DEPTH, Geometry
 from schedules.depthwise_projection_copies import Copies, Lane, grid
 from schedules.lanes import lanes
+from schedules.workload import Epilogue
 
 NOTHING = Operands(None, None, None, None, None)
+#: fp32's smallest number, which fp16 rounds to zero. A GPU has one instruction for the larger of it
+#: and another number, and two for that of zero, because of zero's sign.
+LEAST = 2.0**-149
+
+
+def between(epilogue: Epilogue) -> Epilogue:
+    """What is left to do of a prologue's, whose bias is in the sums, before it is rounded."""
+    activation = epilogue.activation
+    if activation.kind == "clip" and activation.parameters[0] == 0:
+        activation = replace(activation, parameters=(LEAST, activation.parameters[1]))
+    return replace(epilogue, activation=activation)
 
 
 class Kernel:
@@ -195,8 +208,9 @@ class Kernel:
     def _between(self, half: Any) -> None:
         """The prologue's results, channels by pixels, turned round to be the next first operand."""
         g = self.g
+        first = replace(self.first, epilogue=between(self.first.epilogue))
         with self._each(), grid(self.lanes, g.fragments, 4) as (fragment, i):
-            value = finish(self.first, NOTHING, self.products[fragment, i], (0, 0, 0, 0))
+            value = finish(first, NOTHING, self.products[fragment, i], (0, 0, 0, 0))
             self.turned.set_halves(value, fragment, i)
         with grid(self.lanes, g.fragments, 2) as (fragment, i):
             self.lanes.transpose(self.between, (fragment, half * 2 + i), self.turned, (fragment, i))

@@ -226,22 +226,20 @@ class CpuLanes(GpuLanes):
     def load_matrices(
         self, target: Registers, at: Where, source: Registers, row: Callable[[], Any]
     ) -> None:
-        with T.serial(self.threads) as thread, T.serial(4) as i:
-            lane = thread % WARP
-            self.thread = thread - lane + i * 8 + lane // 4  # who names the row
+        with T.serial(self.threads // WARP) as warp, T.serial(WARP) as lane, T.serial(4) as i:
+            self.thread = warp * WARP + i * 8 + lane // 4  # who names the row
             word = source.buffer[row() // 2 + lane % 4]
-            T.buffer_store(target.buffer, word, [thread, *at(i)])
+            T.buffer_store(target.buffer, word, [warp * WARP + lane, *at(i)])
         self.thread = None
 
     def transpose(self, target: Registers, at: Index, source: Registers, of: Index) -> None:
         *first, to = at
         *outer, word = of
-        with T.serial(self.threads) as thread, T.serial(2) as i:
-            lane = thread % WARP
+        with T.serial(self.threads // WARP) as warp, T.serial(WARP) as lane, T.serial(2) as i:
             row, column = lane % 4 * 2 + i, lane // 4
-            holder = thread - lane + row * 4 + column // 2
+            holder = warp * WARP + row * 4 + column // 2
             value = source.halves[(holder, *outer, word * 2 + column % 2)]
-            T.buffer_store(target.halves, value, [thread, *first, to * 2 + i])
+            T.buffer_store(target.halves, value, [warp * WARP + lane, *first, to * 2 + i])
 
     def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
         of_sums, of_a, of_b = at
