@@ -287,7 +287,9 @@ def check(w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware
 
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionConfig]:
-    """Every configuration worth trying, each of which fits."""
+    """Every configuration worth trying, each of which fits; none without a prologue."""
+    if w.prologue is None:
+        return
     columns, steps = ceil_div(w.q, ACROSS), ceil_div(w.c, DEPTH)
     # All channels at once read memory in the longest runs.
     chunks = sorted(

@@ -17,7 +17,7 @@ from tvm.target.codegen import llvm_get_system_cpu
 
 from schedules.hardware import CPU
 from schedules.workload import ConvWorkload, Epilogue
-from tests.workloads import RELU, WORKLOADS
+from tests.workloads import PAIRS, RELU, WORKLOADS
 from tvmconv.errors import TuningError
 from tvmconv.tuning import measure
 from tvmconv.tuning.candidates import space
@@ -36,9 +36,11 @@ def shop() -> Iterator[Workshop]:
         yield shop
 
 
-@pytest.mark.parametrize("name", ["not square", "stride phase", "depthwise", "batch 5, packed"])
+@pytest.mark.parametrize(
+    "name", ["not square", "stride phase", "depthwise", "batch 5, packed", "pair, stride 2"]
+)
 def test_candidates_are_right_and_timed(shop: Workshop, name: str) -> None:
-    w = WORKLOADS[name]
+    w = (WORKLOADS | PAIRS)[name]
     told: list[tuple[int, int]] = []
     candidates = space(w, CPU)[:3]
     measured = shop.measure(
