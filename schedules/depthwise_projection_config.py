@@ -27,6 +27,14 @@ VECTOR = 8
 WIDEST = 8
 #: Instructions' columns of which a thread's output channels are adjacent, tried in this order.
 RUNS = (4, 2, 1)
+#: Rows of a warp, and warps above each other and side by side, that are worth trying.
+TILES = (
+    (8, 1, 1), (8, 1, 2), (8, 2, 2), (8, 1, 4), (4, 1, 1), (4, 2, 1), (4, 1, 2), (4, 2, 2),
+    (4, 7, 1), (2, 1, 1), (2, 2, 1), (2, 1, 2), (2, 4, 1), (2, 7, 1), (2, 7, 2), (14, 1, 2),
+    (14, 2, 1), (14, 2, 2),
+)  # fmt: skip
+#: Pixels of an image that one block can have.
+SMALL = 1024
 #: Steps of 16 channels up to which all are worth copying at once.
 MOST_STEPS = 12
 
@@ -292,17 +300,22 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionCo
         return
     columns, steps = ceil_div(w.q, ACROSS), ceil_div(w.c, DEPTH)
     # All channels at once read memory in the longest runs.
-    chunks = sorted(
-        {min(chunk, steps) for chunk in (2, 3, 4)} | ({steps} if steps <= MOST_STEPS else set())
-    )
-    for rows, down, across, deep, chunk, stages, parts in itertools.product(
-        (8, 4, 2, 14), (1, 2, 4, 7), (1, 2, 4), (1, 2, 3, 4), chunks, (2, 1, 3), (1, 2, 4)
+    chunks = {min(chunk, steps) for chunk in (2, 3, 4)}
+    chunks |= {steps} if steps <= MOST_STEPS else set()
+    parts = [part for part in (1, 2, 4, 5) if w.k // COLUMNS % part == 0]
+    for (rows, down, across), deep, chunk, stages, part in itertools.product(
+        TILES, (1, 2, 3, 4), sorted(chunks), (2, 1, 3), parts
     ):
-        # Nothing wider or taller than the image, and no fewer than two warps a block.
-        if across > columns or rows * (down - 1) >= w.p or rows > w.p + 2:
+        # Nothing wider or much taller than the image, and no fewer than two warps a block.
+        if across > columns or rows * down > round_up(w.p, 2) + rows:
             continue
         if not 2 <= down * across * deep <= 16 or (stages == 1) != (chunk == steps):
             continue
-        config = DepthwiseProjectionConfig(rows, down, across, deep, chunk, stages, parts)
-        if stages <= ceil_div(steps, chunk) and not problems(w, config, hardware):
+        # Blocks share channels where warps do so already, and the image is small.
+        if part > 1 and (deep == 1 or w.p * w.q > SMALL):
+            continue
+        config = DepthwiseProjectionConfig(rows, down, across, deep, chunk, stages, part)
+        if stages > ceil_div(steps, chunk) or (stages == 3 and chunk > 2):
+            continue
+        if not problems(w, config, hardware):
             yield config

@@ -199,7 +199,7 @@ def test_large_images_are_predicted_to_gain_and_small_ones_not() -> None:
         sum(choose(one, SM_90A).cost.us for one in w.apart) / choose(w, SM_90A).cost.us
         for w in mobilenet(128)
     ]
-    assert min(gains[:6]) > 1.05
+    assert min(gains[:7]) > 1
     assert gains[0] > 1.5
     assert max(gains[-2:]) < 1
 
@@ -217,7 +217,7 @@ def test_every_configuration_of_the_space_fits(arch: str) -> None:
     for w in (*mobilenet(128)[::4], *PAIRS.values()):
         space = list(FAMILY.space(w, hardware))
         assert len(set(space)) == len(space) >= 1
-        assert len(space) <= 400
+        assert len(space) <= 500
         assert not any(problems(w, config, hardware) for config in space)
 
 
