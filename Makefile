@@ -25,8 +25,11 @@ endif
 # Where there is a GPU, NVRTC and the CUDA runtime are installed as well.
 EXTRAS ?= dev$(shell command -v nvidia-smi >/dev/null && echo ,cuda)
 
+# Every family, at sizes that fill no tile.
+SANITIZED := tests/schedules/test_families.py -k onnxruntime_gives_on_a_gpu
+
 .DEFAULT_GOAL := help
-.PHONY: setup bench test test-gpu test-slow lint format size docs clean help
+.PHONY: setup bench test test-gpu test-slow sanitize lint format size docs clean help
 
 setup: $(READY) ## Makes .venv, with all that the other targets need
 
@@ -50,6 +53,10 @@ test-gpu: $(READY) ## The tests that need a GPU
 test-slow: $(READY) ## The tests that take long
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -m 'slow and not gpu' $(ARGS)
 
+sanitize: $(READY) ## compute-sanitizer over every family; needs a GPU
+	compute-sanitizer --tool memcheck --error-exitcode 9 $(PY) -m pytest -m gpu $(SANITIZED) $(ARGS)
+	compute-sanitizer --tool racecheck --error-exitcode 9 $(PY) -m pytest -m gpu $(SANITIZED) $(ARGS)
+
 lint: $(READY) ## ruff and mypy
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -62,7 +69,7 @@ format: $(READY) ## Formats all code, and mends what ruff can mend
 size: ## Lines of every file; marks long files and long functions
 	@$(if $(READY),$(PYTHON),$(PY)) tests/size.py
 
-docs: $(READY) ## Writes the pages of docs/ that are made out of the code
+docs: $(READY) ## Writes the pages and pictures of docs/ that are made out of the code
 	$(PY) docs/generate.py
 
 clean: ## Removes all that was built, and .venv

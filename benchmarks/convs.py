@@ -24,10 +24,10 @@ from typing import Annotated, Any
 
 import numpy as np
 import tvm
-import tvm_ffi
 import typer
 
 from benchmarks import machine
+from benchmarks.launches import LAUNCHES, captured
 from schedules.activations import Activation
 from schedules.choose import family, options
 from schedules.gemm import pack_channels
@@ -57,8 +57,6 @@ SHAPES = {
 TUTORIAL_BATCH = 256
 #: Relative l2 error that is still timed: fp16 outputs round by at most 2**-11.
 BOUND = 1e-3
-#: Launches in one graph.
-LAUNCHES = 20
 CUDNN = "cuDNN"
 
 
@@ -199,15 +197,7 @@ def _row(
 
 def _graph_us(call: Callable[[], object], effort: Effort) -> float:
     """Median time of one launch, in microseconds."""
-    torch = importlib.import_module("torch")
-    for _ in range(3):
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with tvm_ffi.use_torch_stream(torch.cuda.graph(graph)):
-        for _ in range(LAUNCHES):
-            call()
-    compute, _ = cuda_time(graph.replay, tvm.cuda(0), effort)
+    compute, _ = cuda_time(captured(call).replay, tvm.cuda(0), effort)
     return compute.median_ms * 1e3 / LAUNCHES
 
 

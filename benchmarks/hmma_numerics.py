@@ -1,6 +1,6 @@
 """Which constants a Hopper card's tensor cores have: `python -m benchmarks.hmma_numerics`.
 
-Needs a Hopper GPU, nvcc and NumPy, nothing else. Compiles mma.sync.m16n8k16 (fp16 to fp32, fp16 to
+Needs a Hopper GPU and nvcc. Compiles mma.sync.m16n8k16 (fp16 to fp32, fp16 to
 fp16, bf16 to fp32), runs it on random tiles of every kind below, and compares bit for bit with
 `intrinsics.numerics.H100` on all of them, and with variants of its constants on a part. A variant
 that agrees everywhere is the card's; where more than one does, nothing here tells them apart.
@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import json
 import math
 import re
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks import machine
 from benchmarks.hmma_tiles import KINDS, tiles
 from intrinsics import mma_fragments
 from intrinsics.mma_sync import INSTRUCTIONS
@@ -119,7 +121,7 @@ def variants(instruction: TensorIntrinsic) -> Iterator[tuple[str, Numerics]]:
         yield f"blocks of {block}", replace(H100, block=block)
     yield "accumulator added after", replace(H100, joined=False)
     if (instruction.operand_dtype, accumulator) != ("float16", "float32"):
-        yield "zeros are positive", replace(H100, negative_zero=False)
+        yield "zeros keep their sign", replace(H100, negative_zero=True)
     leasts: tuple[int, ...]
     if accumulator == "float16":
         leasts = (-14, -20, -22, -48)
@@ -128,9 +130,7 @@ def variants(instruction: TensorIntrinsic) -> Iterator[tuple[str, Numerics]]:
     for least in leasts:
         yield f"least exponent {least}", replace(H100, least_exponent=((accumulator, least),))
     if accumulator == "float16":
-        half = replace(H100, clamps_half=True)
-        yield "fp16 accumulator at least 2**-14", half
-        yield "the same, least -48", replace(half, least_exponent=((accumulator, -48),))
+        yield "fp16 accumulator's own exponents", replace(H100, clamps_half=False)
 
 
 def compare(got: Array, expected: Array) -> tuple[int, int]:
@@ -158,11 +158,25 @@ def _hex(x: Any) -> str:
     return re.sub(r"\.?0*p", "p", float(x).hex())
 
 
-def check_form(library: Path, instruction: TensorIntrinsic, outputs: int, shown: int) -> bool:
-    """Prints how far the card and `H100` agree, by kind of tile, then the variants."""
+@dataclass(frozen=True)
+class Agreement:
+    """Outputs of one form and kind of tiles: all, and those of which every bit is equal; and of
+    each variant how many of its part are not."""
+
+    form: str
+    kind: str
+    outputs: int
+    equal: int
+    variants: dict[str, int]
+
+
+def check_form(
+    library: Path, instruction: TensorIntrinsic, outputs: int, shown: int
+) -> list[Agreement]:
+    """How far the card and `H100` agree, by kind of tile, and the variants; prints it too."""
     batches = math.ceil(outputs / (128 * BATCH * len(KINDS)))
     first: dict[str, tuple[list[Array], Array]] = {}
-    all_equal = True
+    totals: dict[str, tuple[int, int]] = {}
     for kind in KINDS:
         equal = zeros = total = 0
         for seed in range(batches):
@@ -174,17 +188,21 @@ def check_form(library: Path, instruction: TensorIntrinsic, outputs: int, shown:
             if same != got.size and equal == total:
                 show_first(operands, got, expected, shown)
             equal, zeros, total = equal + same, zeros + signs, total + got.size
-        all_equal &= equal == total
+        totals[kind] = total, equal
         nans = _nan_patterns(first[kind][1])
         print(f"  {kind:15} {equal:>9} of {total:>9} equal, {zeros} by the sign of a zero {nans}")
+    wrong: dict[str, dict[str, int]] = {kind: {} for kind in KINDS}
     for name, numerics in variants(instruction):
-        counts = {
-            kind: compare(got, computed(instruction, operands, numerics))[0] - got.size
-            for kind, (operands, got) in first.items()
-        }
-        wrong = ", ".join(f"{kind} {-n}" for kind, n in counts.items() if n) or "none"
-        print(f"  variant {name}: of {128 * BATCH} a kind, not equal: {wrong}", flush=True)
-    return all_equal
+        for kind, (operands, got) in first.items():
+            same, _ = compare(got, computed(instruction, operands, numerics))
+            wrong[kind][name] = got.size - same
+        text = ", ".join(f"{kind} {wrong[kind][name]}" for kind in KINDS if wrong[kind][name])
+        print(f"  variant {name}: of {128 * BATCH} a kind, not equal: {text or 'none'}", flush=True)
+    return [Agreement(instruction.name, kind, *totals[kind], wrong[kind]) for kind in KINDS]
+
+
+def all_equal(agreements: list[Agreement]) -> bool:
+    return all(one.equal == one.outputs for one in agreements)
 
 
 def _nan_patterns(got: Array) -> str:
@@ -201,16 +219,23 @@ def main() -> None:
     parser.add_argument("--show", type=int, default=2, help="differences to print, of a kind")
     parser.add_argument("--architecture", default="sm_90a")
     parser.add_argument("--compile-only", action="store_true")
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    parser.add_argument("--commit", help="for it, where this is no git checkout")
     options = parser.parse_args()
+    found: list[Agreement] = []
     with tempfile.TemporaryDirectory() as folder:
         for instruction in FORMS:
             began = time.monotonic()
             library = compile_form(instruction, Path(folder), options.architecture)
             print(f"{instruction.name}: compiled in {time.monotonic() - began:.1f} s", flush=True)
             if not options.compile_only:
-                right = check_form(library, instruction, options.outputs, options.show)
-                word = "all equal" if right else "NOT all equal"
+                some = check_form(library, instruction, options.outputs, options.show)
+                word = "all equal" if all_equal(some) else "NOT all equal"
                 print(f"  H100: {word}, {time.monotonic() - began:.0f} s", flush=True)
+                found += some
+    if options.out:
+        document = {"machine": machine.facts(options.commit), "rows": [asdict(x) for x in found]}
+        options.out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":

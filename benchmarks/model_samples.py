@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
+from benchmarks.launches import LAUNCHES, captured
 from schedules.gemm import Tile, pack_weight
 from schedules.workload import ConvWorkload, Epilogue
 
@@ -74,8 +75,8 @@ HELD_OUT: dict[str, Shape] = {
 FAMILIES = ("wmma_nhwc", "depthwise")
 #: Configurations of each: those that the model ranks first, and at random.
 RANKED, AT_RANDOM = 8, 9
-#: Relative l2 error that is still timed; launches in a graph, and replays of it.
-BOUND, LAUNCHES, REPLAYS = 1e-3, 20, 7
+#: Relative l2 error that is still timed; replays of a graph.
+BOUND, REPLAYS = 1e-3, 7
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
@@ -231,14 +232,7 @@ def _packed(w: ConvWorkload, tile: dict[str, int] | None, weight: Any) -> Any:
 
 def _graph_us(torch: Any, call: Callable[[], object]) -> float:
     """Median time of one launch, in microseconds."""
-    tvm_ffi = importlib.import_module("tvm_ffi")
-    for _ in range(2):
-        call()
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with tvm_ffi.use_torch_stream(torch.cuda.graph(graph)):
-        for _ in range(LAUNCHES):
-            call()
+    graph = captured(call)
     graph.replay()
     times = []
     for _ in range(REPLAYS):

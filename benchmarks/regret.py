@@ -1,87 +1,97 @@
 """What it costs to choose by the cost model instead of by measurement, on this machine.
 
-    python -m benchmarks.regret choice --networks resnet18,resnet50 --batches 1,8
+    python -m benchmarks.regret plan --networks resnet18,resnet50 --batches 1,8 --arch sm_90a
+    python -m benchmarks.regret choice build/reports/plan.json
     python -m benchmarks.regret space --workloads 0-9
 
 ``choice``: the model's choice over the fastest that tuning finds, for every convolution of the
-networks; both out of one race. ``space``: the best of the 32 that the model ranks first over the
-best of the whole space, or of as much of it as is sampled, on convolutions of networks that no
-constant of the model was fitted to. Both write their JSON after each step, so that a run that is
-stopped leaves what it has.
+networks that were planned, each measured once; both out of one race. Several GPUs take a part
+each. ``space``: the best of the 32 that the model ranks first over the best of the whole space, or
+of as much of it as is sampled (`benchmarks.whole_space`). ``merge`` joins what parts wrote.
 """
 
 from __future__ import annotations
 
 import json
-import math
-import re
+import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from tvm.target.codegen import llvm_get_system_cpu
 
 import tvmconv
-from benchmarks import machine, zoo
-from schedules.activations import Activation
-from schedules.workload import ConvWorkload, Epilogue
-from tvmconv import toolchain
+from benchmarks import whole_space, zoo
+from benchmarks.regret_report import geometric_mean, merge, write
+from benchmarks.whole_space import place_of, space_summary
 from tvmconv.cli_io import run_or_tell, tell
 from tvmconv.cli_tune import parse_budget
-from tvmconv.errors import DownloadError, TuningError, TvmconvError
-from tvmconv.tables import table
-from tvmconv.tuning.candidates import MOST, sample, space
-from tvmconv.tuning.kernels import Target
-from tvmconv.tuning.measure import Measured, Workshop
+from tvmconv.errors import DownloadError, TvmconvError
+from tvmconv.tuning.candidates import MOST
 from tvmconv.tuning.report import TunedLayer
+from tvmconv.tuning.tune import workloads_of
+from tvmconv.tuning.workloads import measure_workloads
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-#: Batch, H and W, C, K, R and S, stride, groups: layers of VGG, DenseNet, EfficientNet, RegNet,
-#: ResNeXt, Inception, ConvNeXt, U-Net and a detector, large and small batches in turn.
-HELD_OUT = (
-    (1, 224, 64, 64, 3, 1, 1),
-    (32, 56, 128, 256, 3, 1, 1),
-    (1, 28, 256, 512, 3, 1, 1),
-    (16, 14, 512, 512, 3, 1, 1),
-    (1, 56, 96, 128, 1, 1, 1),
-    (64, 28, 128, 32, 3, 1, 1),
-    (8, 7, 1024, 128, 1, 1, 1),
-    (1, 112, 32, 16, 1, 1, 1),
-    (32, 28, 40, 240, 1, 1, 1),
-    (128, 7, 1152, 320, 1, 1, 1),
-    (1, 14, 672, 672, 5, 1, 672),
-    (64, 28, 240, 240, 3, 2, 240),
-    (16, 28, 224, 224, 3, 1, 14),
-    (1, 14, 448, 448, 3, 2, 28),
-    (32, 56, 256, 256, 3, 1, 32),
-    (8, 17, 768, 192, 7, 1, 1),
-    (1, 35, 192, 48, 5, 1, 1),
-    (16, 56, 96, 96, 7, 1, 96),
-    (4, 160, 48, 96, 3, 2, 1),
-    (2, 20, 384, 255, 1, 1, 1),
-)
+app.command(name="space")(whole_space.whole_space)
 
 
-def held_out() -> list[ConvWorkload]:
-    """`HELD_OUT`, each with bias and ReLU, padded to its size."""
-    epilogue = Epilogue(bias=True, activation=Activation("relu"))
-    return [
-        ConvWorkload(
-            n, h, h, c, k, r, r, (stride, stride), (r // 2,) * 4, groups=groups, epilogue=epilogue
-        )
-        for n, h, c, k, r, stride, groups in HELD_OUT
-    ]  # fmt: skip
+@dataclass(frozen=True)
+class Use:
+    """How often a convolution occurs in a network at a batch."""
+
+    network: str
+    batch: int
+    workload: str
+    count: int
 
 
-def geometric_mean(ratios: Sequence[float]) -> float:
-    """1 where there are none."""
-    return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else 1.0
+@app.command()
+def plan(
+    networks: Annotated[str, typer.Option(help="of the zoo, with commas; default: all")] = "",
+    batches: Annotated[str, typer.Option(help="batch sizes, with commas")] = "1,8,32,128",
+    target: Annotated[str, typer.Option(help="cuda or llvm")] = "cuda",
+    arch: Annotated[str | None, typer.Option(help="architecture; default: this machine's")] = None,
+    out: Annotated[Path, typer.Option(help="folder for plan.json")] = Path("build/reports"),
+) -> None:
+    """List the convolutions of networks of the zoo; needs no GPU."""
+    uses: list[Use] = []
+    for name in networks.split(",") if networks else zoo.names():
+        try:
+            model = zoo.load(name)
+        except DownloadError as error:
+            tell(f"{name} is left out: {error}")
+            continue
+        for batch in map(int, batches.split(",")):
+            report = tvmconv.inspect(
+                model, target, arch=arch, batch=batch, records=False,
+                io_dtype="float16", io_layout="NHWC",  # as networks are fed in practice
+            )  # fmt: skip
+            counts = workloads_of(report.plan)
+            uses += [Use(name, batch, workload, count) for workload, count in counts.items()]
+    out.mkdir(parents=True, exist_ok=True)
+    document = {"target": target, "uses": [asdict(use) for use in uses]}
+    (out / "plan.json").write_text(json.dumps(document) + "\n")
+    print(f"{len({use.workload for use in uses})} convolutions that differ, of {len(uses)}")
 
 
-# ---------------------------------------------------------------- the model's choice
+def part_of(uses: Sequence[Use], part: str) -> list[Use]:
+    """Those of part i of n, written ``i/n``, i from 1: every n-th workload. Raises
+    TvmconvError."""
+    number, _, of = part.partition("/")
+    if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
+        raise TvmconvError(f"{part!r} is no part", hint="write 1/4, 2/4, ...")
+    mine = set(list(dict.fromkeys(use.workload for use in uses))[int(number) - 1 :: int(of)])
+    return [use for use in uses if use.workload in mine]
+
+
+def sample_of(uses: Sequence[Use], count: int) -> list[Use]:
+    """All uses of so many workloads, drawn at random, the same ones each time."""
+    distinct = list(dict.fromkeys(use.workload for use in uses))
+    drawn = set(random.Random(0).sample(distinct, min(count, len(distinct))))
+    return [use for use in uses if use.workload in drawn]
 
 
 @dataclass(frozen=True)
@@ -97,30 +107,30 @@ class ChoiceRow:
     model_us: float
     choice: str
 
+    regret: float
+
     @classmethod
-    def of(cls, network: str, batch: int, layer: TunedLayer) -> ChoiceRow:
+    def of(cls, use: Use, layer: TunedLayer) -> ChoiceRow:
         return cls(
-            network, batch, layer.shape, layer.workload, layer.count,
-            layer.us, layer.model_us, layer.choice,
+            use.network, use.batch, layer.shape, use.workload, use.count,
+            layer.us, layer.model_us, layer.choice, layer.model_us / layer.us,
         )  # fmt: skip
 
-    @property
-    def regret(self) -> float:
-        return self.model_us / self.us
 
-
-def choice_summary(rows: Sequence[ChoiceRow]) -> dict[str, Any]:
-    """Each workload once in the mean; each network as the sum of its layers."""
-    distinct = {row.workload: row.regret for row in rows}
-    networks: dict[str, list[ChoiceRow]] = {}
+def choice_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of rows as they are in the JSON: each workload once in the mean; each network as the sum of
+    its layers."""
+    distinct = {row["workload"]: row["regret"] for row in rows}
+    networks: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        networks.setdefault(f"{row.network} b{row.batch}", []).append(row)
+        networks.setdefault(f"{row['network']} b{row['batch']}", []).append(row)
     return {
         "workloads": len(distinct),
         "geometric_mean": geometric_mean(list(distinct.values())),
         "worst": max(distinct.values(), default=1.0),
         "networks": {
-            name: sum(r.model_us * r.count for r in some) / sum(r.us * r.count for r in some)
+            name: sum(r["model_us"] * r["count"] for r in some)
+            / sum(r["us"] * r["count"] for r in some)
             for name, some in networks.items()
         },
     }
@@ -128,43 +138,41 @@ def choice_summary(rows: Sequence[ChoiceRow]) -> dict[str, Any]:
 
 @app.command()
 def choice(
-    networks: Annotated[str, typer.Option(help="of the zoo, with commas; default: all")] = "",
-    batches: Annotated[str, typer.Option(help="batch sizes, with commas")] = "1,8,32,128",
-    target: Annotated[str, typer.Option(help="cuda or llvm")] = "cuda",
+    planned: Annotated[Path, typer.Argument(help="what `plan` wrote")],
+    part: Annotated[str, typer.Option(help="i/n: every n-th convolution, of a GPU's own")] = "1/1",
+    sample: Annotated[int | None, typer.Option(min=1, help="at random; default: all")] = None,
     arch: Annotated[str | None, typer.Option(help="architecture; default: this machine's")] = None,
-    budget: Annotated[str | None, typer.Option(help="of each network and batch")] = None,
+    budget: Annotated[str | None, typer.Option(help="as of `tvmconv tune`")] = None,
     most: Annotated[int, typer.Option("--candidates", min=2, help="of each convolution")] = MOST,
-    records: Annotated[
-        Path | None, typer.Option(help="file to add to, of this run; default: in --out")
-    ] = None,
+    records: Annotated[Path | None, typer.Option(help="file to add to; default: in --out")] = None,
     out: Annotated[Path, typer.Option(help="folder for the JSON")] = Path("build/reports"),
     commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
 ) -> None:
-    """Tune networks of the zoo, and say what the model's choices lose."""
-    path = out / f"regret-{target}.json"
-    records = records or out / f"regret-{target}.jsonl"
+    """Tune what was planned, and say what the model's choices lose."""
+    document = json.loads(planned.read_text())
+    target = document["target"]
+    uses = [Use(**use) for use in document["uses"]]
+    uses = part_of(uses if sample is None else sample_of(uses, sample), part)
+    counts: Counter[str] = Counter()
+    for use in uses:
+        counts[use.workload] += use.count
     out.mkdir(parents=True, exist_ok=True)
-    rows: list[ChoiceRow] = []
-    seconds: dict[str, float] = {}
-    for name in networks.split(",") if networks else zoo.names():
-        try:
-            model = zoo.load(name)
-        except DownloadError as error:
-            tell(f"{name} is left out: {error}")
-            continue
-        for batch in map(int, batches.split(",")):
-            report = tvmconv.tune(
-                model, target, arch=arch, batch=batch, records=records, most=most,
-                io_dtype="float16", io_layout="NHWC",  # as networks are fed in practice
-                budget_s=None if budget is None else parse_budget(budget),
-            )  # fmt: skip
-            tell(f"{name} at batch {batch}\n{report}\n")
-            rows += [ChoiceRow.of(name, batch, layer) for layer in report.layers if layer.us]
-            seconds[f"{name} b{batch}"] = report.seconds
-            summary = {**choice_summary(rows), "tuning_seconds": seconds}
-            _write(path, target, commit, summary, [{**asdict(r), "regret": r.regret} for r in rows])
-    summary = choice_summary(rows)
-    for name, ratio in summary["networks"].items():
+    report = measure_workloads(
+        counts, target, place_of(target, arch).arch, most=most,
+        records=records or out / f"regret-{target}.jsonl",
+        budget_s=None if budget is None else parse_budget(budget),
+    )  # fmt: skip
+    layers = {layer.workload: layer for layer in report.layers if layer.us}
+    found = [ChoiceRow.of(use, layers[use.workload]) for use in uses if use.workload in layers]
+    rows = [asdict(row) for row in found]
+    summary = {**choice_summary(rows), "tuning_seconds": report.seconds}
+    write(out / f"regret-{target}.json", target, commit, summary, rows)
+    print(report)
+    _say(summary)
+
+
+def _say(summary: dict[str, Any]) -> None:
+    for name, ratio in summary.get("networks", {}).items():
         print(f"{name}: {ratio:.3f}")
     print(
         f"{summary['workloads']} workloads: geometric mean {summary['geometric_mean']:.3f}, "
@@ -172,124 +180,20 @@ def choice(
     )
 
 
-# ---------------------------------------------------------------- the model's first 32
-
-
-@dataclass(frozen=True)
-class SpaceRow:
-    """One workload: the best of those that the model ranks first, and of all."""
-
-    shape: str
-    workload: str
-    space: int
-    measured: int
-    failed: int
-    model_us: float
-    top_us: float
-    best_us: float
-    #: Where the model ranks the best, from 0.
-    best_rank: int
-    best: str
-    seconds: float
-
-    @classmethod
-    def of(cls, measured: Measured, whole: int) -> SpaceRow:
-        times = [one.us for one in measured.timed]
-        best = measured.best.us
-        return cls(
-            shape=str(measured.workload),
-            workload=measured.workload.to_json(),
-            space=whole,
-            measured=len(times),
-            failed=sum(map(math.isinf, times)),
-            model_us=times[0],
-            # Of kernels as fast as each other the race names one; its time stands for the best.
-            top_us=max(best, min(times[:MOST])),
-            best_us=best,
-            best_rank=measured.timed.index(measured.best),
-            best=str(measured.best.candidate),
-            seconds=measured.seconds,
-        )
-
-    @property
-    def ratio(self) -> float:
-        return self.top_us / self.best_us
-
-
-@app.command(name="space")
-def whole_space(
-    workloads: Annotated[str, typer.Option(help="numbers of the held-out ones: 0-9,12")] = "0-19",
-    most: Annotated[int, typer.Option(min=2, help="configurations of each")] = 300,
-    target: Annotated[str, typer.Option(help="cuda or llvm")] = "cuda",
-    arch: Annotated[str | None, typer.Option(help="architecture; default: this machine's")] = None,
-    out: Annotated[Path, typer.Option(help="folder for the JSON")] = Path("build/reports"),
-    commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
+@app.command(name="merge")
+def merge_parts(
+    parts: Annotated[list[Path], typer.Argument(help="JSON of parts of one run")],
+    out: Annotated[Path, typer.Option(help="the JSON to write")],
 ) -> None:
-    """Measure whole spaces, and say what is lost by measuring the model's first 32 alone."""
-    out.mkdir(parents=True, exist_ok=True)
-    chosen = [held_out()[at] for at in numbers(workloads, len(HELD_OUT))]
-    place = _target(target, arch)
-    rows: list[SpaceRow] = []
-    with Workshop(place) as shop:
-        for w in chosen:
-            whole = space(w, place.hardware)
-            try:
-                measured = shop.measure(shop.compile(w, sample(whole, most)))
-            except TuningError as error:
-                tell(str(error))
-                continue
-            rows.append(SpaceRow.of(measured, len(whole)))
-            tell(f"{w}: {rows[-1].ratio:.3f}, best at {rows[-1].best_rank}: {rows[-1].best}")
-            ratios = [row.ratio for row in rows]
-            summary = {
-                "workloads": len(rows),
-                "geometric_mean": geometric_mean(ratios),
-                "worst": max(ratios),
-                "model": geometric_mean([row.model_us / row.best_us for row in rows]),
-            }
-            data = [{**asdict(row), "ratio": row.ratio} for row in rows]
-            _write(out / f"space-{target}.json", target, commit, summary, data)
-    header = ("convolution", "space", "measured", "best us", "first 32", "model's", "rank of best")
-    cells = [
-        (r.shape, str(r.space), str(r.measured), f"{r.best_us:.2f}", f"{r.ratio:.3f}",
-         f"{r.model_us / r.best_us:.2f}", str(r.best_rank))
-        for r in rows
-    ]  # fmt: skip
-    print(table([header, *cells], right=range(1, len(header))))
-    print(f"geometric mean of the first 32: {geometric_mean([row.ratio for row in rows]):.3f}")
+    """Join what several GPUs of one machine measured."""
+    _say(merge(parts, out, _summary))
 
 
-def numbers(text: str, end: int) -> list[int]:
-    """``0-3,7``: 0, 1, 2, 3 and 7. Raises TvmconvError, also for one past `end`."""
-    found: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        if match is None or int(match[2] or match[1]) >= end:
-            raise TvmconvError(f"{part!r} are no numbers up to {end - 1}", hint="write 0-9,12")
-        found += range(int(match[1]), int(match[2] or match[1]) + 1)
-    return found
-
-
-def _target(kind: str, arch: str | None) -> Target:
-    """Also loads the CUDA runtime."""
-    if kind == "llvm":
-        return Target(kind, arch or llvm_get_system_cpu())
-    here = toolchain.detect_arch()
-    if here is None:
-        raise TvmconvError("there is no NVIDIA GPU here", hint="run this on a machine with one")
-    return Target(kind, arch or here)
-
-
-def _write(
-    path: Path, target: str, commit: str | None, summary: dict[str, Any], rows: list[dict[str, Any]]
-) -> None:
-    document = {
-        "target": target,
-        "machine": machine.facts(commit),
-        "summary": summary,
-        "rows": rows,
-    }
-    path.write_text(json.dumps(document, indent=1) + "\n")
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    kinds = {"regret" in row for row in rows}
+    if len(kinds) > 1:
+        raise TvmconvError("regrets and spaces don't join", hint="merge either")
+    return choice_summary(rows) if kinds == {True} else space_summary(rows)
 
 
 if __name__ == "__main__":

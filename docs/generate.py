@@ -1,4 +1,4 @@
-"""Writes the pages of docs/ that are made out of the code. ``make docs`` runs it."""
+"""Writes the pages and pictures of docs/ that are made out of the code. ``make docs`` runs it."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tvm
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # so that it runs where tvmconv is not installed
 
+from docs.draw.pictures import PICTURES  # noqa: E402
 from tests import onnx_suite  # noqa: E402
 from tvmconv import pipeline  # noqa: E402
 from tvmconv.knobs import KNOBS  # noqa: E402
@@ -30,6 +31,7 @@ NOT_PASSES = (
     "minimise",
     "plan",
     "readers",
+    "simulated",
     "workloads",
 )
 #: Between the passes of `pipeline`, by `compiler`: functions that take or give more than a module.
@@ -157,7 +159,12 @@ def _group(name: str) -> tuple[str, int, int, int, str]:
     return name, len(cases), len(cases) - refused, refused, why
 
 
-PAGES = {"knobs.md": knobs, "operators.md": operators, "passes.md": passes}
+PAGES = {
+    "knobs.md": knobs,
+    "operators.md": operators,
+    "passes.md": passes,
+    **{f"pictures/{name}.svg": draw for name, draw in PICTURES.items()},
+}
 
 
 def main() -> None:

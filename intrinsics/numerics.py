@@ -22,9 +22,14 @@ Sources, named by their letters beside the constants:
 - [X] Xie, Wang, Yang, Yang, MMA-Sim: Bit-Accurate Reference Model of Tensor Cores and Matrix Cores,
   https://arxiv.org/abs/2511.10909, and its model (microsoft/MMA-Sim on GitHub): Volta to Blackwell.
 
+- [T] This project, `benchmarks.hmma_numerics` on an H200: every bit of 10 million outputs of fp16
+  to fp32, fp16 to fp16 and bf16 to fp32 each, over all exponents, with cancellation, subnormals,
+  ties, infinities and NaN. With each neighbour of a constant some bits differ.
+
 The records give every bit of the outputs that were measured for [K]: 5,000 with each operand and
 accumulator dtype on a V100, an A100, an H100 and an H200, between 1e-4 and 18 in size. What that
-does not reach (subnormal sums, overflow, NaN) rests on the sources alone; see `provisional`.
+does not reach (subnormal sums, overflow, NaN) rests on [T] for the H100, and for the others on the
+sources alone; see `provisional`.
 """
 
 from __future__ import annotations
@@ -43,6 +48,10 @@ from intrinsics.exact_sum import exact_sum, to_float
 Array = NDArray[Any]
 Shape = tuple[int, ...]
 
+#: Kernels have a product computed so by ``PRODUCT(numerics, X, Weight, Conv)``, which writes Conv
+#: (g, m, k) of X (g, o, m, i) and Weight (g, o, i/16, k/16, 16, 16), all of them padded; letters
+#: as in `schedules.compute`. It is registered where kernels run.
+PRODUCT = "tvmconv.simulated_product"
 #: Outputs computed at a time, so that the temporaries of a block stay in a core's cache.
 PIECE = 32768
 #: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X]. The other
@@ -110,11 +119,12 @@ A100 = Numerics(
 H100 = Numerics(
     "h100",
     "aligned",
-    block=16,  # [K], [X]: all of an m16n8k16 at once; [L] at least 16
-    extra_bits=2,  # [K] two; [L] at least two; [X] 25 bits after the point
-    least_exponent=(("float32", -133), ("float16", -21)),  # [K]; [X] has -126 and none
-    provisional="least_exponent, clamps_half ([K] and [X] differ); negative_zero (not published); "
-    "all until benchmarks/hmma_numerics.py has run on a card",
+    block=16,  # [K], [X]: all of an m16n8k16 at once; [L] at least 16; [T]
+    extra_bits=2,  # [K] two; [L] at least two; [X] 25 bits after the point; [T] two
+    # [K], [T]. Nothing that fp16 operands give is as small as the first; bf16 operands tell it.
+    least_exponent=(("float32", -133), ("float16", -21)),
+    clamps_half=True,  # [T], as [X]
+    negative_zero=False,  # [T]
 )
 NUMERICS = {numerics.name: numerics for numerics in (EXACT, IEEE, V100, A100, H100)}
 

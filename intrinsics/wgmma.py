@@ -25,6 +25,8 @@ SWIZZLE_ROWS = 8
 #: (``CUtensorMapSwizzle``).
 LAYOUT_TYPE = {128: 1, 64: 2, 32: 3}
 TENSOR_MAP_SWIZZLE = {128: 3, 64: 2, 32: 1}
+#: ``CUtensorMapL2promotion``: what is gathered is read 128 bytes at a time.
+TENSOR_MAP_PROMOTION = 2
 
 #: The function that encodes a tensor map in im2col mode, as host code names it. TVM's runtime has
 #: only tiled ones.

@@ -14,6 +14,7 @@ multiple of a tile is padded: with zeros in the gather and in the packed weight.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,17 +50,20 @@ class Operands:
     residual: Any
 
     @classmethod
-    def of(cls, w: ConvWorkload, weight_shape: tuple[int, ...]) -> Operands:
-        """x fp16 in ``in_layout``; weight fp16 as the family packs it; bias and slope fp32 as
-        `gemm.pack_channels` gives them; residual fp16 in its layout."""
+    def of(
+        cls, w: ConvWorkload, weight_shape: tuple[int, ...], activations: str = "float16"
+    ) -> Operands:
+        """x in ``in_layout``; weight fp16 as the family packs it; bias and slope fp32 as
+        `gemm.pack_channels` gives them; residual in its layout. `activations` is the dtype of x
+        and residual."""
         epilogue = w.epilogue
         slopes = epilogue.activation.kind == "prelu"
         return cls(
-            te.placeholder(w.in_shape, "float16", name="x"),
+            te.placeholder(w.in_shape, activations, name="x"),
             te.placeholder(weight_shape, "float16", name="weight"),
             te.placeholder((w.k_stored,), "float32", name="bias") if epilogue.bias else None,
             te.placeholder((w.k_stored,), "float32", name="slope") if slopes else None,
-            te.placeholder(w.residual_shape, "float16", name="residual")
+            te.placeholder(w.residual_shape, activations, name="residual")
             if epilogue.residual
             else None,
         )
@@ -112,39 +116,48 @@ def _residual(w: ConvWorkload, residual: Any, n: Any, p: Any, q: Any, k: Any) ->
 
 
 def _where(conditions: list[Any], value: Any) -> Any:
-    """The fp16 value where all conditions hold, elsewhere zero and nothing is read."""
+    """The value where all conditions hold, elsewhere zero and nothing is read."""
     if not conditions:
         return value
-    return tirx.if_then_else(tirx.all(*conditions), value, tirx.const(0, "float16"))
+    return tirx.if_then_else(tirx.all(*conditions), value, tirx.const(0, value.ty.dtype))
 
 
-def implicit_gemm(w: ConvWorkload, tile: Tile) -> tirx.PrimFunc:
-    """The convolution as ``(x, weight[, bias][, slope][, residual]) -> y``.
+#: ``product(gemm, X, Weight, accumulator_dtype)`` is the tensor Conv[g, m, k] of padded extents.
+Product = Callable[[Gemm, Any, Any, str], Any]
 
-    Operands as `Operands.of` says, weight as `gemm.pack_weight` gives it; y ``out_dtype`` in
-    ``out_layout``.
-    """
-    gemm = Gemm.of(w, tile)
-    operands = Operands.of(w, gemm.weight_shape)
-    gather = te.compute(
-        (w.groups, gemm.reduction.outer, gemm.m_pad, gemm.i_pad),
-        lambda g, o, m, i: _gathered(w, gemm, operands.x, g, o, m, i),
-        name=GATHER,
-    )
+
+def summed(gemm: Gemm, x: Any, weight: Any, dtype: str) -> Any:
+    """The sum by its definition, for schedules to tensorize."""
     o = te.reduce_axis((0, gemm.reduction.outer), "o")
     i = te.reduce_axis((0, gemm.i_pad), "i")
-    fi, fk = tile.fragment_i, tile.fragment_k
-    dtype = w.accumulator_dtype
-
-    conv = te.compute(
-        (w.groups, gemm.m_pad, gemm.k_pad),
+    fi, fk = gemm.tile.fragment_i, gemm.tile.fragment_k
+    return te.compute(
+        (gemm.groups, gemm.m_pad, gemm.k_pad),
         lambda g, m, k: te.sum(
-            gather[g, o, m, i].astype(dtype)
-            * operands.weight[g, o, i // fi, k // fk, i % fi, k % fk].astype(dtype),
+            x[g, o, m, i].astype(dtype)
+            * weight[g, o, i // fi, k // fk, i % fi, k % fk].astype(dtype),
             axis=[o, i],
         ),
         name=CONV,
     )
+
+
+def implicit_gemm(
+    w: ConvWorkload, tile: Tile, product: Product = summed, activations: str = "float16"
+) -> tirx.PrimFunc:
+    """The convolution as ``(x, weight[, bias][, slope][, residual]) -> y``.
+
+    Operands as `Operands.of` says, weight as `gemm.pack_weight` gives it; y ``out_dtype`` in
+    ``out_layout``. The gather is fp16 whatever `activations` are.
+    """
+    gemm = Gemm.of(w, tile)
+    operands = Operands.of(w, gemm.weight_shape, activations)
+    gather = te.compute(
+        (w.groups, gemm.reduction.outer, gemm.m_pad, gemm.i_pad),
+        lambda g, o, m, i: _gathered(w, gemm, operands.x, g, o, m, i).astype("float16"),
+        name=GATHER,
+    )
+    conv = product(gemm, gather, operands.weight, w.accumulator_dtype)
 
     def finished(g: Any, m: Any, k: Any) -> Any:
         return finish(w, operands, conv[g, m, k], (*pixel(w, m), g * w.group_k + k))
@@ -164,14 +177,14 @@ def implicit_gemm(w: ConvWorkload, tile: Tile) -> tirx.PrimFunc:
     return operands.function(w, y)
 
 
-def direct(w: ConvWorkload) -> tirx.PrimFunc:
+def direct(w: ConvWorkload, activations: str = "float16") -> tirx.PrimFunc:
     """The convolution as its definition: ``(x, weight[, bias][, slope][, residual]) -> y``.
 
     weight fp16 (R, S, C/groups, K) with K rounded up to the output's channel block; the rest as
     in `implicit_gemm`. Sums in fp32.
     """
     k_out = w.k_stored
-    operands = Operands.of(w, (w.r, w.s, w.group_c, k_out))
+    operands = Operands.of(w, (w.r, w.s, w.group_c, k_out), activations)
     r, s = te.reduce_axis((0, w.r), "r"), te.reduce_axis((0, w.s), "s")
     c = te.reduce_axis((0, w.group_c), "c")
 
@@ -182,7 +195,7 @@ def direct(w: ConvWorkload) -> tirx.PrimFunc:
         batches = round_up(w.n, w.out_layout.n)
         value = _input(w, operands.x, n, p, q, r, s, channel, inside, batches)
         weight = operands.weight[r, s, c, k].astype("float32")
-        return te.sum(value.astype("float32") * weight, [r, s, c])
+        return te.sum(value.astype("float16").astype("float32") * weight, [r, s, c])
 
     sums = te.compute(w.out_shape, conv, name=CONV)
 

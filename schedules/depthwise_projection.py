@@ -42,7 +42,7 @@ from schedules.depthwise_projection_config import (
 )
 from schedules.depthwise_projection_footprint import footprint
 from schedules.depthwise_projection_kernel import Kernel
-from schedules.family import ONE_CONVOLUTION, Match, Reject
+from schedules.family import ONE_CONVOLUTION, Match, Reject, fitting
 from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
@@ -66,10 +66,7 @@ class DepthwiseProjectionFamily:
         reason = _mismatch(w, hardware)
         if reason:
             return Reject(self.name, reason)
-        config = next(self.space(w, hardware), None)
-        if config is None:
-            return Reject(self.name, f"no configuration fits {hardware.name}")
-        return Match(self.name, config)
+        return fitting(self.name, next(self.space(w, hardware), None), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionConfig]:
         return depthwise_projection_config.space(w, hardware)

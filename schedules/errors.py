@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from intrinsics.errors import TvmconvError
 
 
@@ -17,3 +20,12 @@ def require_none(problems: list[str], config: object, workload: object, hardware
             note="; ".join(problems),
             hint="the family's space() gives those that fit",
         )
+
+
+def passes(check: Callable[..., None], *arguments: Any) -> bool:
+    """Whether a family's `check` raises no `ConfigError`."""
+    try:
+        check(*arguments)
+    except ConfigError:
+        return False
+    return True

@@ -38,6 +38,13 @@ class Reject:
         return f"{self.family}: {self.reason}"
 
 
+def fitting(family: str, config: Any, hardware: Hardware) -> Match | Reject:
+    """The answer of a family that takes the workload, with its default, or None if nothing fits."""
+    if config is None:
+        return Reject(family, f"no configuration fits {hardware.name}")
+    return Match(family, config)
+
+
 class Family(Protocol):
     """One way to compute convolutions; a file of its own, registered in `schedules.choose`."""
 

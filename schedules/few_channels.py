@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from schedules import few_channels_config
-from schedules.family import NO_PROLOGUE, Match, Reject
+from schedules.family import NO_PROLOGUE, Match, Reject, fitting
 from schedules.few_channels_config import (
     GROUP,
     PAIRS,
@@ -59,10 +59,7 @@ class FewChannelsFamily:
         reason = _mismatch(w, hardware)
         if reason:
             return Reject(self.name, reason)
-        config = default(w, hardware)
-        if config is None:
-            return Reject(self.name, f"no configuration fits {hardware.name}")
-        return Match(self.name, config)
+        return fitting(self.name, default(w, hardware), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
         return few_channels_config.space(w, hardware)

@@ -33,7 +33,7 @@ from tvm import tirx
 
 from intrinsics.mma_sync import M16N8K16
 from schedules import mma_sync_config
-from schedules.family import NO_PROLOGUE, Match, Reject
+from schedules.family import NO_PROLOGUE, Match, Reject, fitting
 from schedules.footprint import Footprint
 from schedules.gemm import Reduction, pack_weight
 from schedules.hardware import Hardware
@@ -56,10 +56,7 @@ class MmaSyncFamily:
         reason = _unsuited(w, hardware)
         if reason:
             return Reject(self.name, reason)
-        config = next(mma_sync_config.guesses(w, hardware), None)
-        if config is None:
-            return Reject(self.name, f"no configuration fits {hardware.name}")
-        return Match(self.name, config)
+        return fitting(self.name, next(mma_sync_config.guesses(w, hardware), None), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
         return mma_sync_config.space(w, hardware)

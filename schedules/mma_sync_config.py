@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from intrinsics.mma_sync import M16N8K16
-from schedules.errors import ConfigError, require_none
+from schedules.errors import ConfigError, passes, require_none
 from schedules.gemm import Gemm, Reduction, Tile, stored_columns
 from schedules.hardware import Hardware
 from schedules.machine_model import H200
@@ -148,11 +148,7 @@ def _hardware_problems(config: MmaSyncConfig, hardware: Hardware) -> Iterator[st
 
 
 def fits(w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> bool:
-    try:
-        check(w, config, hardware)
-    except ConfigError:
-        return False
-    return True
+    return passes(check, w, config, hardware)
 
 
 #: Tiles of a block as (warps_m, warps_k, fragments_m, fragments_k, warps_i), and how many TFLOP/s

@@ -15,7 +15,7 @@ from tvm import tirx
 
 from intrinsics import wgmma
 from schedules import wgmma_config, wgmma_kernel
-from schedules.family import NO_PROLOGUE, Match, Reject
+from schedules.family import NO_PROLOGUE, Match, Reject, fitting
 from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.wgmma_config import Plan, WgmmaConfig, check, corners
@@ -41,10 +41,7 @@ class WgmmaFamily:
         if reason:
             return Reject(self.name, reason)
         # To have one: it is no measured default, so `schedules.choose` takes the best of the space.
-        config = next(self.space(w, hardware), None)
-        if config is None:
-            return Reject(self.name, f"no configuration fits {hardware.name}")
-        return Match(self.name, config)
+        return fitting(self.name, next(self.space(w, hardware), None), hardware)
 
     def _decline(self, w: ConvWorkload, hardware: Hardware) -> str:
         """Why not, empty if it can."""

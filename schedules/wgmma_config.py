@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from intrinsics import wgmma
-from schedules.errors import ConfigError, require_none
+from schedules.errors import ConfigError, passes, require_none
 from schedules.hardware import Hardware
 from schedules.machine_model import H200
 from schedules.workload import ConvWorkload, ceil_div, round_up
@@ -293,8 +293,4 @@ def columns_worth(k: int) -> list[int]:
 
 
 def fits(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> bool:
-    try:
-        check(w, config, hardware)
-    except ConfigError:
-        return False
-    return True
+    return passes(check, w, config, hardware)

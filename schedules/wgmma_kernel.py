@@ -32,8 +32,6 @@ from schedules.wgmma_config import (
 )
 from schedules.workload import ConvWorkload
 
-#: ``CUtensorMapL2promotion``: read 128 bytes at a time.
-PROMOTE_128 = 2
 GATHER = "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes"
 GATHER_ROWS = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
 COPY = "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes"
@@ -62,7 +60,13 @@ def matrix(plan: Plan) -> list[int]:
     stride in bytes, box, steps, and how to lay it out."""
     sizes, box = [plan.w.c, plan.m], [plan.depth, plan.config.rows]
     swizzle = wgmma.TENSOR_MAP_SWIZZLE[plan.row_bytes]
-    return [*sizes, 2 * plan.w.c, *box, 1, 1, 0, swizzle, PROMOTE_128, 0]
+    return [*sizes, 2 * plan.w.c, *box, 1, 1, 0, swizzle, wgmma.TENSOR_MAP_PROMOTION, 0]
+
+
+def first_step(plan: Plan, rank: Any) -> Any:
+    """Where the block of that rank in its cluster begins in the reduction, and the one before it
+    ends."""
+    return rank * plan.steps // plan.config.split
 
 
 def described(plan: Plan, base: Any, at: Any) -> Any:
@@ -116,12 +120,12 @@ def produce(plan, x_map, weight, shared, barriers, block, rank):
         row: T.int32 = m // w.q % w.p * w.stride[0] - w.padding[0]
         column: T.int32 = m % w.q * w.stride[1] - w.padding[1]
         columns: T.int32 = T.min(config.columns, plan.k_packed - k)
-        first: T.int32 = rank * plan.steps // config.split
+        first: T.int32 = first_step(plan, rank)
         # Counted, not divided: small tiles have but a few hundred clocks for a step.
         chunk: T.int32 = first % plan.chunks
         right: T.int32 = first // plan.chunks % w.s
         down: T.int32 = first // plan.chunks // w.s
-        for i in T.serial((rank + 1) * plan.steps // config.split - first):
+        for i in T.serial(first_step(plan, rank + 1) - first):
             full = T.meta_var(barriers.ptr_to([stage]))
             T.cuda.mbarrier_wait(barriers.ptr_to([config.stages + stage]), phase)
             T.ptx.mbarrier.arrive.expect_tx.shared.b64(
@@ -207,8 +211,8 @@ def consume(
         m: T.int32 = tile // plan.tiles_k * config.rows + group * config.fragments * wgmma.M
         k: T.int32 = tile % plan.tiles_k * config.columns
         epilogue.begin(plan, shared, barriers, group, thread, buffer, m, k, residual_map)
-        first: T.int32 = rank * plan.steps // config.split
-        for i in T.serial((rank + 1) * plan.steps // config.split - first):
+        first: T.int32 = first_step(plan, rank)
+        for i in T.serial(first_step(plan, rank + 1) - first):
             T.cuda.mbarrier_wait(barriers.ptr_to([stage]), phase)
             multiply(plan, shared, group, stage, sums, i)
             T.ptx.wgmma.wait_group.sync.aligned(1)

@@ -24,7 +24,7 @@ from intrinsics.record import TensorIntrinsic
 from schedules import wmma_config
 from schedules.backend import GPU_VECTOR, Backend, backend
 from schedules.compute import CONV, EPILOGUE, GATHER, OUT, implicit_gemm
-from schedules.family import NO_PROLOGUE, Match, Reject
+from schedules.family import NO_PROLOGUE, Match, Reject, fitting
 from schedules.footprint import Footprint
 from schedules.gemm import Gemm, gemm_index, pack_weight
 from schedules.hardware import Hardware
@@ -62,10 +62,7 @@ class WmmaFamily:
             return Reject(self.name, f"groups are written as NHWC, not as {w.out_layout}")
         if hardware.kind == "cuda" and hardware.sm < intrinsics.get(16, 16, 16).min_sm:
             return Reject(self.name, f"{hardware.name} has no tensor cores")
-        config = next(guesses(w, hardware), None)
-        if config is None:
-            return Reject(self.name, f"no configuration fits {hardware.name}")
-        return Match(self.name, config)
+        return fitting(self.name, next(guesses(w, hardware), None), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
         return wmma_config.space(w, hardware)

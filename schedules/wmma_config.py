@@ -11,7 +11,7 @@ from functools import cached_property
 import intrinsics
 from intrinsics.record import TensorIntrinsic
 from schedules.backend import GPU_VECTOR, vector_width
-from schedules.errors import ConfigError, require_none
+from schedules.errors import ConfigError, passes, require_none
 from schedules.gemm import Gemm, Reduction, Tile, suits_columns
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, ceil_div, round_up
@@ -145,11 +145,7 @@ def gather_vector(w: ConvWorkload, tile: Tile) -> int:
 
 
 def fits(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> bool:
-    try:
-        check(w, config, hardware)
-    except ConfigError:
-        return False
-    return True
+    return passes(check, w, config, hardware)
 
 
 #: Warps of a block and fragments of a warp, by rows and columns, for the space of a GPU.

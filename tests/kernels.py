@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tvm.target.codegen import llvm_get_system_cpu
 
+import tvmconv.tensor_map  # noqa: F401 - kernels of the wgmma family call what it registers
 from schedules.activations import FORMULAS
 from schedules.depthwise_projection_config import pack_prologue
 from schedules.family import Family

@@ -73,7 +73,8 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(tmp_path: Path) -> 
 
 def test_what_the_shipped_code_imports_is_required() -> None:
     required = names(PROJECT["dependencies"])
-    optional = names(PROJECT["optional-dependencies"]["cuda"])
+    extras = PROJECT["optional-dependencies"]
+    optional = names(extras["cuda"] + extras["pictures"])
     imported = set().union(*(imports(folder) for folder in SHIPPED))
     assert required <= imported, "required, and used nowhere"
     assert imported <= required | optional
@@ -150,7 +151,7 @@ def test_a_tvm_without_metadata_is_accepted() -> None:
 # --- make -----------------------------------------------------------------------------------
 TARGETS = (
     *("setup", "bench", "test", "test-gpu", "test-slow"),
-    *("lint", "format", "size", "docs", "clean", "help"),
+    *("sanitize", "lint", "format", "size", "docs", "clean", "help"),
 )
 
 

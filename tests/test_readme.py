@@ -68,8 +68,8 @@ def folder(tmp_path: Path) -> Path:
         """
         <ir_version: 8, opset_import: ["" : 17]>
         small (float[batch, 3, 224, 224] input) => (float[batch, 10] output) {
-            c0 = Conv <strides = [4, 4], pads = [3, 3, 3, 3]> (input, w0)
-            r0 = Relu(c0)
+            conv1 = Conv <strides = [4, 4], pads = [3, 3, 3, 3]> (input, w0)
+            r0 = Relu(conv1)
             c1 = Conv <strides = [2, 2], pads = [1, 1, 1, 1]> (r0, w1)
             r1 = Relu(c1)
             p = GlobalAveragePool(r1)
@@ -78,6 +78,7 @@ def folder(tmp_path: Path) -> Path:
         }
         """
     )
+    model.graph.node[0].name = "conv1"  # as of the ResNet-18 that a reader has
     for name, shape in weights.items():
         array = rng.standard_normal(shape) * np.sqrt(2 / np.prod(shape[1:]))
         tensor = onnx.numpy_helper.from_array(array.astype(np.float32), name)
@@ -166,9 +167,35 @@ def test_figures_are_those_of_the_recorded_run() -> None:
             rf"^\| {cell['model']} \| {cell['batch']} \| (.+) \|$", README, re.MULTILINE
         )
         assert row is not None
-        shown = [float(text.rstrip("%")) for text in row[1].split(" | ")]
-        figures = [ours, theirs, theirs / ours, 100 * cell["floor_share"]]
-        assert shown == pytest.approx(figures, rel=5e-3, abs=0.5)  # as many digits as are shown
+        *shown, share = (float(text.rstrip("%")) for text in row[1].split(" | "))
+        # Three digits are shown; of shares, whole percents.
+        assert shown == pytest.approx([ours, theirs, theirs / ours], rel=5e-3)
+        assert share == pytest.approx(100 * cell["floor_share"], abs=0.5)
+
+
+def test_figures_of_convolutions_are_those_of_the_recorded_run() -> None:
+    run = json.loads((ROOT / "benchmarks/results/h200/convs.json").read_text())
+    told = re.search(
+        r"(\S+) times as fast at batch 1, (\S+) at 16 and at 128 .*? at (\d+) TFLOP/s", README
+    )
+    assert told is not None
+    first, both, tutorial = map(float, told.groups())
+    assert first == pytest.approx(run["speed_ups"]["1"], abs=5e-3)
+    for batch in ("16", "128"):
+        assert both == pytest.approx(run["speed_ups"][batch], abs=5e-3)
+    (row,) = (row for row in run["rows"] if row["name"] == "tutorial" and row["chosen"])
+    assert tutorial == pytest.approx(row["tflops"], abs=0.5)
+
+
+def test_errors_of_simulated_networks_are_those_of_the_recorded_run() -> None:
+    (path,) = re.findall(r"\((benchmarks/results/simulated/[^)]+)\)", README)
+    found = json.loads((ROOT / path).read_text())
+    assert {(one["numerics"], one["activations"], one["images"]) for one in found.values()} == {
+        ("v100", "float32", 10)
+    }
+    errors = [output["f_2"] for one in found.values() for output in one["outputs"]]
+    (paragraph,) = (line for line in README.splitlines() if path in line)
+    assert all(f"{error:.4f} %" in paragraph for error in errors), errors
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/architecture.md"])

@@ -51,7 +51,11 @@ if TYPE_CHECKING:
     from tvmconv.executable import Executable
     from tvmconv.latency import LatencyReport, bench
     from tvmconv.loading import load
+    from tvmconv.pictures import read_images
     from tvmconv.report import BuildReport
+    from tvmconv.simulation import simulate
+    from tvmconv.simulation_report import SimulationReport
+    from tvmconv.tracing import Trace, trace_example, trace_layer
     from tvmconv.tuning.records import merge_records
     from tvmconv.tuning.report import TuningReport
     from tvmconv.tuning.stopwatch import Tracker
@@ -66,6 +70,8 @@ _HOMES = {
     "CompareReport": "comparison",
     "Executable": "executable",
     "LatencyReport": "latency",
+    "SimulationReport": "simulation_report",
+    "Trace": "tracing",
     "Tracker": "tuning.stopwatch",
     "TuningReport": "tuning.report",
     "bench": "latency",
@@ -74,6 +80,10 @@ _HOMES = {
     "inspect": "compiler",
     "load": "loading",
     "merge_records": "tuning.records",
+    "read_images": "pictures",
+    "simulate": "simulation",
+    "trace_example": "tracing",
+    "trace_layer": "tracing",
     "tune": "tuning.tune",
 }
 
@@ -84,6 +94,8 @@ __all__ = [
     "CompareReport",
     "Executable",
     "LatencyReport",
+    "SimulationReport",
+    "Trace",
     "Tracker",
     "TuningReport",
     "__version__",
@@ -94,6 +106,10 @@ __all__ = [
     "knobs",
     "load",
     "merge_records",
+    "read_images",
+    "simulate",
+    "trace_example",
+    "trace_layer",
     "tune",
 ]
 

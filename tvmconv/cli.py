@@ -1,4 +1,5 @@
-"""The command line: `tvmconv build | run | bench | compare | inspect | tune | records | zoo`.
+"""The command line: `tvmconv build | run | bench | compare | inspect | tune | simulate | zoo` and
+`records`.
 
 A command's result goes to stdout: a table, or with ``--json`` JSON. Progress and errors go to
 stderr, so that stdout can always be parsed. An error that a user can do something about ends with
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tvmconv
-from tvmconv import cli_tune
+from tvmconv import cli_simulate, cli_tune
 from tvmconv.cli_io import (
     read_feeds,
     run_or_tell,
@@ -35,6 +36,7 @@ from tvmconv.cli_options import (
     IoLayout,
     Model,
     Precision,
+    Records,
     Shape,
     Target,
     What,
@@ -56,6 +58,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(cli_tune.tune)
+app.command()(cli_simulate.simulate)
 app.add_typer(cli_tune.app, name="records")
 
 
@@ -70,10 +73,13 @@ def build(
     precision: Precision = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
+    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile MODEL into one file, and report what became of every convolution."""
-    exe = _built(model, build_options(target, arch, batch, shape, precision, io_dtype, io_layout))
+    exe = _built(
+        model, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
+    )
     exe.save(output)
     show(exe.report, as_json)
     tell(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
@@ -88,10 +94,11 @@ def inspect(
     shape: Shape = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
+    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Report what would become of MODEL, without building it."""
-    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout)
+    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout, records)
     with step(f"inspecting {model.name}"):
         report = tvmconv.inspect(model, **options)
     show(report, as_json)
@@ -111,12 +118,13 @@ def run(
     precision: Precision = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
+    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a network once, on arrays out of files."""
     feeds = read_feeds(inputs or ())
     exe = _executable(
-        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout)
+        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
     )
     with step("running"):
         outputs = exe.run(feeds)
@@ -143,12 +151,14 @@ def compare(
     precision: Precision = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
+    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare outputs with onnxruntime's; exit code 1 if they differ by more than --bound."""
     feeds = read_feeds(inputs or ())
     exe = _executable(
-        file or model, build_options(target, arch, batch, shape, precision, io_dtype, io_layout)
+        file or model,
+        build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records),
     )
     with step("comparing with onnxruntime"):
         report = tvmconv.compare(model, exe, feeds or None)
@@ -178,6 +188,7 @@ def bench(
     precision: Precision = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
+    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Time a network, after comparing it with onnxruntime; one that fails is not timed."""
@@ -189,7 +200,7 @@ def bench(
         )
     feeds = read_feeds(inputs or ()) or None
     exe = _executable(
-        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout)
+        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
     )
     error = None
     if reference is not None:
@@ -257,7 +268,8 @@ def _executable(what: Path, options: Mapping[str, Any]) -> Executable:
     if _is_model(what):
         return _built(what, options)
     if options:
-        given = ", ".join(f"--{key.rstrip('s').replace('_', '-')}" for key in options)
+        names = ("shape" if key == "shapes" else key.replace("_", "-") for key in options)
+        given = ", ".join(f"--{name}" for name in names)
         raise TvmconvError(
             f"{what} is built already, so {given} can't change it",
             hint="name a model to build it; a model's file name ends in .onnx",

@@ -14,7 +14,7 @@ What = Annotated[
     Path,
     typer.Argument(metavar="FILE|MODEL", help="what `build` wrote, or *.onnx, which is built"),
 ]
-Target = Annotated[str | None, typer.Option(help="cuda (the default), or llvm: emulated on a CPU")]
+Target = Annotated[str | None, typer.Option(help="cuda (the default); on a CPU: llvm, hmma-sim")]
 Arch = Annotated[str | None, typer.Option(help="GPU architecture, such as sm_90a; builds anywhere")]
 Batch = Annotated[
     str | None,
@@ -29,6 +29,10 @@ IoDtype = Annotated[
 ]
 IoLayout = Annotated[
     str | None, typer.Option(help="of images: NHWC, or NCHW as in the model, the default")
+]
+Records = Annotated[
+    str | None,
+    typer.Option(metavar="FILE|off", help="what `tune` wrote; default your own and those shipped"),
 ]
 Input = Annotated[
     list[str] | None, typer.Option("--input", metavar="NAME=FILE.npy", help="an input; repeatable")
@@ -45,6 +49,7 @@ def build_options(
     precision: str | None,
     io_dtype: str | None,
     io_layout: str | None,
+    records: str | None = None,
 ) -> dict[str, Any]:
     """What `tvmconv.build` is called with: only what was given, so that defaults are its own."""
     shapes = dict(parse_shape(text) for text in shape or [])
@@ -57,5 +62,6 @@ def build_options(
         "precision": precision,
         "io_dtype": io_dtype,
         "io_layout": io_layout,
+        "records": False if records == "off" else records,
     }
     return {key: value for key, value in options.items() if value is not None}

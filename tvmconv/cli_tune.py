@@ -35,7 +35,7 @@ from tvmconv.cli_options import (
 from tvmconv.errors import TvmconvError
 
 if TYPE_CHECKING:
-    from tvmconv.tuning import tune as tuning
+    from tvmconv.tuning import workloads as tuning
     from tvmconv.tuning.stopwatch import Tracker
 
 #: Seconds in a unit of `--budget`.

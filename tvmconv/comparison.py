@@ -158,7 +158,7 @@ def _differences(
     ours = {name: np.asarray(array) for name, array in exe.run(feeds).items()}
     model_inputs = onnx_model.specs(onnx_model.inputs(proto))
     fed = feeds_to_model(exe.inputs, feeds, model_inputs)
-    reference = _reference(proto.SerializeToString(), fed)
+    reference = reference_outputs(proto.SerializeToString(), fed)
     specs = {spec.name: spec for spec in exe.outputs}
     errors = []
     for name, given in reference.items():
@@ -174,8 +174,11 @@ def _differences(
     return errors
 
 
-def _reference(model: bytes, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """onnxruntime's outputs by name. Its threads are gone after: idle ones would spin."""
+def reference_outputs(model: bytes, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """onnxruntime's outputs by name. Its threads are gone after: idle ones would spin.
+
+    Raises `ModelError` for a model that onnxruntime can't run.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,11 +18,12 @@ from tvm import relax
 
 from schedules.choose import Lookup
 from schedules.hardware import Hardware
+from schedules.simulated import Simulation
 from tvmconv import frontend, onnx_model, pipeline, supported, toolchain
 from tvmconv.batches import Batch, Shapes, at_batches, is_buckets, require_apart
 from tvmconv.capability import CapabilityReport, capability
 from tvmconv.conversions import conversions
-from tvmconv.errors import ModelError, TvmconvError, last_line
+from tvmconv.errors import accepted
 from tvmconv.executable import Entry, Executable
 from tvmconv.fates import operator_fates
 from tvmconv.feeds import TensorSpec, batch_of
@@ -35,8 +35,9 @@ from tvmconv.passes.lower_convs import lower_convs
 from tvmconv.passes.plan import Plan, plan
 from tvmconv.passes.plan_memory import MemoryUse, measure
 from tvmconv.passes.regions import anchors, find_regions
+from tvmconv.passes.simulated import simulated
 from tvmconv.report import BuildReport
-from tvmconv.targets import code_features, find_hardware
+from tvmconv.targets import code_features, find_hardware, find_simulation
 from tvmconv.tuning import records as tuned
 
 
@@ -51,12 +52,16 @@ def build(
     io_dtype: str | None = None,
     io_layout: str | None = None,
     records: bool | str | Path = True,
+    numerics: str | None = None,
+    activations: str = "float16",
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
     model: a path, the bytes of an ONNX file, or a proto.
-    target: ``"cuda"``, or ``"llvm"`` to run the same tensorized network on the CPU by emulation.
-    arch: for cuda such as ``"sm_90"``, which needs no GPU; by default that of GPU 0. For llvm
+    target: ``"cuda"``, or ``"llvm"`` to run the same tensorized network on the CPU by emulation;
+        ``"hmma-sim"`` is that with the products of all tensorized convolutions by a simulated
+        tensor core, bit for bit as `numerics` say, and slow.
+    arch: for cuda such as ``"sm_90"``, which needs no GPU; by default that of GPU 0. For others
         the name LLVM has for a CPU; by default this one.
     batch: fills the open first dimension of every input. A list, ``[1, 8, 32]``, builds for each
         of these buckets, with shared weights; then `run` takes any number of images.
@@ -71,6 +76,11 @@ def build(
     records: of `tune`: where one is of a convolution at hand it decides how that is computed. True
         looks into your own, then into those that ship; a path into that file alone; False into
         none. Nothing is ever measured here.
+    numerics: for hmma-sim how products are added: ``"v100"`` (the default, through the
+        instructions of a WMMA on Volta), ``"a100"``, ``"h100"``; ``"ieee"`` as on llvm;
+        ``"exact"``, each sum rounded once. See `intrinsics.numerics`.
+    activations: for hmma-sim the dtype of activations between layers: ``"float16"``, or
+        ``"float32"`` to round them to fp16 as operands of convolutions alone.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
     `TargetError` or `ToolchainError` for the target, `RecordError` for the records, and of itself
@@ -81,6 +91,7 @@ def build(
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     supported.check_supported(graphs[-1].original)
     hardware, arch = find_hardware(target, arch, precision)
+    simulation = find_simulation(target, numerics, activations)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
     if target == "cuda":
@@ -91,7 +102,7 @@ def build(
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(graphs):
-        entry, report = _build(graph, target, arch, hardware, store, known)
+        entry, report = _build(graph, target, arch, hardware, store, known, simulation)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -102,7 +113,7 @@ def build(
         tuple(entries),
         replace(reports[-1], smaller=tuple(reports[:-1]), stored_weight_bytes=stored),
         tuple(store.arrays),
-        code_features(arch) if target == "llvm" else (),
+        () if target == "cuda" else code_features(arch),
         is_buckets(batch),
     )
 
@@ -114,16 +125,20 @@ def _build(
     hardware: Hardware,
     store: WeightStore,
     known: Lookup | None,
+    simulation: Simulation | None,
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
     graph = _simplified(graph)
     supported.check_supported(graph.simple, folded=True)
-    mod, planned = _plan(graph, hardware, known)
+    mod, planned = _plan(graph, hardware, known, pairs=simulation is None)
+    if simulation is not None:
+        planned = simulated(planned, simulation)
+    read = "float16" if simulation is None else simulation.activations
     report = _report(graph, mod, planned, target, arch, hardware)
-    with _accepted("schedule this network's convolutions"):
-        mod = pipeline.run(mod, [lower_convs(planned)], "2_lower")
+    with accepted("schedule this network's convolutions"):
+        mod = pipeline.run(mod, [lower_convs(planned, read)], "2_lower")
     mod, weights = lift_weights(mod, store)
-    code, memory = _compile(mod, target, arch, hardware)
+    code, memory = _compile(mod, arch, hardware)
     report = replace(
         report,
         peak_activation_bytes=memory.peak_bytes,
@@ -190,21 +205,6 @@ class _Graph:
     outputs: tuple[TensorSpec, ...]
 
 
-@contextmanager
-def _accepted(what: str) -> Iterator[None]:
-    """Whatever TVM raises inside is no fault of the caller's: the model was accepted."""
-    try:
-        yield
-    except TvmconvError:
-        raise
-    except Exception as error:
-        raise ModelError(
-            f"TVM could not {what}",
-            note=last_line(error),
-            hint="TVMCONV_DUMP=folder shows how far it came; please report the model",
-        ) from error
-
-
 def _graphs(proto: onnx.ModelProto, batch: Batch, shapes: Shapes, form: IoForm) -> list[_Graph]:
     """The model at every batch to build for, the smallest first."""
     graphs = []
@@ -220,33 +220,34 @@ def _simplified(graph: _Graph) -> _Graph:
     return replace(graph, simple=frontend.simplify(frontend.widen(graph.original)))
 
 
-def _plan(graph: _Graph, hardware: Hardware, known: Lookup | None) -> tuple[tvm.IRModule, Plan]:
+def _plan(
+    graph: _Graph, hardware: Hardware, known: Lookup | None, pairs: bool = True
+) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
-    with _accepted("bring this network to its convolution kernels"):
+    with accepted("bring this network to its convolution kernels"):
         mod = pipeline.run(mod, [io_form(graph.inputs, graph.outputs)], "0_io")
         mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware, records=known)
+    return mod, plan(mod, regions, hardware, records=known, pairs=pairs)
 
 
 # ---------------------------------------------------------------- compiling
 
 
-def _compile(
-    mod: tvm.IRModule, target: str, arch: str, hardware: Hardware
-) -> tuple[bytes, MemoryUse]:
+def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, MemoryUse]:
     """The library's bytes, and the memory that it plans for.
 
     Raises `ToolchainError` rather than give a library with no machine code for `arch`.
     """
+    target = hardware.kind
     tvm_target = pipeline.tvm_target(target, arch)
     options = {**pipeline.LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
     # TVM's CUDA compiler callback asks the target's scope for the architecture.
     with (
-        _accepted(f"compile this network for {target}"),
+        accepted(f"compile this network for {target}"),
         tvm_target,
         tvm.transform.PassContext(opt_level=3, config=options),
     ):

@@ -6,6 +6,9 @@ An ``assert`` in this project is for our own bugs; input from outside raises one
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from intrinsics.errors import TvmconvError
 from schedules.errors import ConfigError
 
@@ -69,6 +72,21 @@ def last_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[-1]}"
 
 
+@contextmanager
+def accepted(what: str) -> Iterator[None]:
+    """Whatever TVM raises inside is no fault of the caller's: the model was accepted."""
+    try:
+        yield
+    except TvmconvError:
+        raise
+    except Exception as error:
+        raise ModelError(
+            f"TVM could not {what}",
+            note=last_line(error),
+            hint="TVMCONV_DUMP=folder shows how far it came; please report the model",
+        ) from error
+
+
 __all__ = [
     "ArtifactError",
     "CheckpointError",
@@ -84,6 +102,7 @@ __all__ = [
     "TuningError",
     "TvmconvError",
     "UnsupportedOperatorError",
+    "accepted",
     "first_line",
     "last_line",
 ]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from tvm.runtime.vm import VirtualMachine
 
 import tvmconv
-import tvmconv.tensor_map  # kernels call what it registers
+import tvmconv.simulator  # kernels call what these two register
+import tvmconv.tensor_map
 from tvmconv import artifact
 from tvmconv.binding import Binding, bind
 from tvmconv.buckets import plan_batches

@@ -126,21 +126,9 @@ def _on_gpu(exe: Executable, tensors: list[Any]) -> list[tuple[str, float]]:
 
 def _graph_us(device: Any, function: Callable[..., Any], arguments: Sequence[Any]) -> float:
     """Median time of one launch."""
-
-    def enqueue() -> None:
-        for _ in range(LAUNCHES):
-            function(*arguments)
-
-    graph, _ = cuda_runtime.capture(device, enqueue)
-    stream = cuda_runtime.current_stream(device)
-    graph.launch(stream)
-    times = []
-    for _ in range(REPLAYS):
-        start = cuda_runtime.Event(timed=True).record(stream)
-        graph.launch(stream)
-        stop = cuda_runtime.Event(timed=True).record(stream)
-        times.append(stop.ms_since(start) * 1e3 / LAUNCHES)
-    return statistics.median(times)
+    sample = cuda_runtime.launch_sampler(device, function, arguments, LAUNCHES)
+    sample()  # the first warms up
+    return statistics.median(sample() for _ in range(REPLAYS))
 
 
 def _on_cpu(exe: Executable, tensors: list[Any]) -> list[tuple[str, float]]:

@@ -41,7 +41,7 @@ def load(path: str | Path) -> Executable:
             note=f"{len(exe.entries)} entries, reports of {len(exe.report.smaller) + 1}",
             hint="build the network again",
         )
-    if exe.target not in ("cuda", "llvm"):
+    if exe.target not in ("cuda", "llvm", "hmma-sim"):
         raise ArtifactError(f"{path} is for an unknown target {exe.target!r}")
     return exe
 

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from tvmconv.report import BuildReport, ConversionReport, ConvReport
 
 
+#: How tensor cores are had on a target that has none.
+HOW = {"llvm": " (emulated)", "hmma-sim": " (simulated)"}
+
+
 def build_text(report: BuildReport) -> str:
     """All of it, the most important first."""
     parts = [_headline(report)]
@@ -65,7 +69,7 @@ def tensorized(report: BuildReport) -> str:
     if products:
         done = sum(conv.tensor_core for conv in products)
         text += f" and {done} of {len(products)} matrix products"
-    return text + " on tensor cores" + (" (emulated)" if report.target == "llvm" else "")
+    return text + " on tensor cores" + HOW.get(report.target, "")
 
 
 def bucket_table(report: BuildReport) -> str:

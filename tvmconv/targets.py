@@ -5,11 +5,14 @@ from __future__ import annotations
 from tvm.target import codegen
 
 from schedules.hardware import CPU, Hardware
-from tvmconv import pipeline, toolchain
+from schedules.simulated import ACTIVATIONS, Simulation
+from tvmconv import pipeline, simulator, toolchain
 from tvmconv.device import vector_features
 from tvmconv.errors import TargetError, TvmconvError
 
-TARGETS = ("cuda", "llvm")
+#: The network as on llvm, but for the products of its tensorized convolutions.
+SIMULATED = "hmma-sim"
+TARGETS = ("cuda", "llvm", SIMULATED)
 PRECISIONS = ("fp16",)
 
 
@@ -25,7 +28,7 @@ def find_hardware(target: str, arch: str | None, precision: str) -> tuple[Hardwa
         raise TvmconvError(
             f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}"
         )
-    if target == "llvm":
+    if target != "cuda":
         cpu = arch or codegen.llvm_get_system_cpu()
         if not codegen.llvm_is_valid_cpu(cpu, codegen.llvm_get_system_triple()):
             raise TargetError(f"LLVM knows no CPU {cpu!r}", hint="leave arch out for this one")
@@ -37,6 +40,26 @@ def find_hardware(target: str, arch: str | None, precision: str) -> tuple[Hardwa
             hint='name what to build for, such as arch="sm_90", or build with target="llvm"',
         )
     return toolchain.cuda_arch(arch), arch
+
+
+def find_simulation(target: str, numerics: str | None, activations: str) -> Simulation | None:
+    """What a build for ``"hmma-sim"`` simulates; None for another target.
+
+    As `build` takes them. Raises `TvmconvError` for what there is none of, and where a target that
+    simulates nothing was given any.
+    """
+    if target != SIMULATED:
+        if numerics is not None or activations != ACTIVATIONS[0]:
+            raise TvmconvError(
+                f"target {target!r} has its own numerics and fp16 activations",
+                hint=f'choose them with target="{SIMULATED}"',
+            )
+        return None
+    if activations not in ACTIVATIONS:
+        raise TvmconvError(
+            f"activations can't be {activations!r}", hint=f"one of {', '.join(ACTIVATIONS)}"
+        )
+    return Simulation(simulator.arithmetic(numerics or simulator.DEFAULT).name, activations)
 
 
 def code_features(cpu: str) -> tuple[str, ...]:

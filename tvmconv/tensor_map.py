@@ -11,11 +11,11 @@ from typing import Any
 
 import tvm_ffi
 
-from intrinsics.wgmma import ENCODE_IM2COL
+from intrinsics.wgmma import ENCODE_IM2COL, TENSOR_MAP_PROMOTION
 from tvmconv.errors import TargetError
 
-#: ``CUtensorMapDataType``, ``CUtensorMapL2promotion``: fp16; read 128 bytes at a time.
-FLOAT16, PROMOTE_128 = 6, 2
+#: ``CUtensorMapDataType``: fp16.
+FLOAT16 = 6
 
 
 @cache
@@ -54,7 +54,7 @@ def encode_im2col(tensor_map: Any, data: Any, *numbers: int) -> None:
         (ctypes.c_uint32 * 4)(1, step_w, step_h, 1),
         0,  # not interleaved
         swizzle,
-        PROMOTE_128,
+        TENSOR_MAP_PROMOTION,
         0,  # zeros in the padding
     )
     if status:

@@ -28,6 +28,7 @@ from intrinsics.volta.hmma import (
     wmma,
 )
 from intrinsics.volta.listing import trace
+from intrinsics.volta.touches import Place, Touch, touches
 
 __all__ = [
     "ACCUMULATOR_F16",
@@ -39,14 +40,17 @@ __all__ = [
     "FragmentError",
     "Fused",
     "Instruction",
+    "Place",
     "Program",
     "State",
+    "Touch",
     "load",
     "matmul",
     "program",
     "run",
     "step",
     "store",
+    "touches",
     "trace",
     "wmma",
 ]

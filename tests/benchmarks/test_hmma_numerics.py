@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from dataclasses import replace
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks import hmma_numerics, hmma_tiles
-from benchmarks.hmma_numerics import FORMS
+from benchmarks.hmma_numerics import FORMS, all_equal
 from benchmarks.hmma_tiles import KINDS
 from intrinsics.numerics import H100, Numerics
 from intrinsics.record import TensorIntrinsic
@@ -37,7 +38,7 @@ def test_every_variant_is_told_from_the_model(
     form: TensorIntrinsic, card: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card(H100)
-    assert hmma_numerics.check_form(Path(), form, 1, 0)
+    assert all_equal(hmma_numerics.check_form(Path(), form, 1, 0))
     said = capsys.readouterr().out
     for kind in KINDS:
         assert f"{kind:15}     19200 of     19200 equal" in said
@@ -53,12 +54,30 @@ def test_a_card_that_differs_is_seen_and_its_variant_named(
     change: dict[str, Any], name: str, card: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     card(replace(H100, **change))
-    assert not hmma_numerics.check_form(Path(), FORMS[0], 1, 1)
+    assert not all_equal(hmma_numerics.check_form(Path(), FORMS[0], 1, 1))
     said = capsys.readouterr().out
     assert "card " in said
     right = [line for line in said.splitlines() if line.endswith("not equal: none")]
     assert len(right) == 1
     assert f"variant {name}:" in right[0]
+
+
+def test_counts_are_written(
+    card: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card(replace(H100, extra_bits=3))
+    monkeypatch.setattr(hmma_numerics, "compile_form", lambda *arguments: Path())
+    path = tmp_path / "a.json"
+    arguments = ["--outputs", "1", "--show", "0", "--out", str(path), "--commit", "abc"]
+    monkeypatch.setattr("sys.argv", ["hmma_numerics", *arguments])
+    hmma_numerics.main()
+    document = json.loads(path.read_text())
+    assert document["machine"]["commit"] == "abc"
+    assert [row["form"] for row in document["rows"]] == [f.name for f in FORMS for _ in KINDS]
+    row = document["rows"][0]
+    assert 0 < row["equal"] < row["outputs"] == 19200
+    assert row["variants"]["3 extra bits"] == 0 < row["variants"]["1 extra bits"]
+    assert capsys.readouterr().out.count("NOT all equal") == len(FORMS)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
@@ -100,4 +119,4 @@ def test_a_hopper_card_gives_every_bit(form: TensorIntrinsic, tmp_path: Path) ->
     if not str(toolchain.detect_arch()).startswith("sm_90"):
         pytest.skip("no Hopper card")
     library = hmma_numerics.compile_form(form, tmp_path, "sm_90a")
-    assert hmma_numerics.check_form(library, form, 1, 3)
+    assert all_equal(hmma_numerics.check_form(library, form, 1, 3))

@@ -55,6 +55,10 @@ def test_tune_records_what_build_then_uses(command: Command, model: Path, tmp_pa
     code, out, _ = command(*arguments)
     assert code == 0
     assert "2 recorded" in out
+    for records, tuned in ((path, True), ("off", False)):
+        code, out, err = command("inspect", model, *LLVM, "--records", records, "--json")
+        assert code == 0, err
+        assert all(bool(conv["tuned"]) == tuned for conv in json.loads(out)["plan"]["convs"])
     code, out, err = command("records", "merge", path, path, "-o", tmp_path / "all", "--json")
     assert (code, json.loads(out)["read"], json.loads(out)["kept"]) == (0, 4, 2)
     assert "2 of 4 records" in err

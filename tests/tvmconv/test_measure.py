@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import math
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from time import perf_counter
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tvm
 from tvm import te, tirx
@@ -18,6 +22,7 @@ from tvm.target.codegen import llvm_get_system_cpu
 from schedules.hardware import CPU
 from schedules.workload import ConvWorkload, Epilogue
 from tests.workloads import PAIRS, RELU, WORKLOADS
+from tvmconv import cuda_runtime
 from tvmconv.errors import TuningError
 from tvmconv.tuning import measure
 from tvmconv.tuning.candidates import space
@@ -154,3 +159,23 @@ def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TuningError, match="tuning needs psutil") as told:
         Workshop(TARGET)
     assert "tvmconv[tune]" in str(told.value)
+
+
+def test_what_is_timed_keeps_its_operands(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graph has addresses only: it would go on to read memory that was freed."""
+
+    def capture(device: object, enqueue: Callable[[], object]) -> tuple[object, object]:
+        result = enqueue()
+        return SimpleNamespace(kept=result), result
+
+    monkeypatch.setattr(cuda_runtime, "capture", capture)
+    monkeypatch.setattr(cuda_runtime, "current_stream", lambda device: None)
+    weight = np.zeros(3)
+    gone = weakref.ref(weight)
+    sample = cuda_runtime.launch_sampler(None, lambda *arguments: None, [weight], 2)
+    del weight
+    gc.collect()
+    assert gone() is not None
+    del sample
+    gc.collect()
+    assert gone() is None

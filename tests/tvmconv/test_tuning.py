@@ -22,7 +22,7 @@ from tvmconv.tuning import records as book
 from tvmconv.tuning.budget import Budget, Pace, Want
 from tvmconv.tuning.candidates import sample, space
 from tvmconv.tuning.kernels import Target
-from tvmconv.tuning.tune import Progress
+from tvmconv.tuning.workloads import Progress
 
 TARGET = Target("llvm", llvm_get_system_cpu())
 W = ConvWorkload(1, 9, 8, 24, 20, 3, 3, padding=(1, 1, 1, 1), epilogue=Epilogue(True, True))

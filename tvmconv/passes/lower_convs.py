@@ -32,9 +32,10 @@ OPAQUE = 8
 
 @mutator
 class _Lower(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, plan: Plan) -> None:
+    def __init__(self, mod: tvm.IRModule, plan: Plan, activations: str) -> None:
         super().__init__(mod)
         self.plan = plan
+        self.activations = activations
         self.names = kernel_names(plan.values())
         self.kernels: dict[tuple[ConvWorkload, Any, Hardware], tvm.ir.GlobalVar] = {}
         #: The tensor of each variable that kernels write, as far as it is written; and how many
@@ -103,15 +104,16 @@ class _Lower(PyExprMutator):
             self._write(planned, kernel, x, residual)
 
     def _operand(self, arg: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
-        """What `arg` is, in fp16 and the shape that a kernel reads."""
+        """What `arg` is, in the dtype and shape that a kernel reads."""
         written = self.buffers.get(arg) if isinstance(arg, relax.Var) else None
-        if written is not None and shape(written) == expected and written.ty.dtype == "float16":
+        wanted = expected, self.activations
+        if written is not None and (shape(written), written.ty.dtype) == wanted:
             return written
-        half = self._half(arg)
-        if shape(half) == expected:
-            return half
+        value = self._half(arg) if self.activations == "float16" else self.visit_expr(arg)
+        if shape(value) == expected:
+            return value
         assert len(expected) == 4, "a reshape would cross layouts"
-        return self._reshaped(half, expected)
+        return self._reshaped(value, expected)
 
     def _reshaped(self, value: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
         """Of the same elements; several reshapes are one, and one that changes nothing is none."""
@@ -199,10 +201,12 @@ class _Lower(PyExprMutator):
         return bound.args[0] if bound.args[0].ty.dtype == "float16" else None
 
 
-def lower_convs(plan: Plan) -> tvm.transform.Pass:
+def lower_convs(plan: Plan, activations: str = "float16") -> tvm.transform.Pass:
+    """activations: what the kernels of `plan` read; of a simulation that may be ``"float32"``."""
+
     @tvm.transform.module_pass(opt_level=0, name="lower_convs")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
-        lower = _Lower(mod, plan)
+        lower = _Lower(mod, plan, activations)
         main = lower.visit_expr(mod["main"])
         lower.builder_.update_func(mod.get_global_var("main"), main)
         return lower.builder_.get()

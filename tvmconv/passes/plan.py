@@ -84,11 +84,14 @@ def plan(
     hardware: Hardware,
     estimate: Estimate = kernel_cost,
     records: Lookup | None = None,
+    pairs: bool = True,
 ) -> Plan:
     """Decides for every region of `mod`, so that `estimate` gives the least sum.
 
     `records` then say which family and configuration, but nothing about layouts: times measured
     do not compare with times estimated, and there are records for the layouts so chosen.
+
+    pairs: whether two convolutions may become one kernel.
 
     Raises `ModelError` for a region that is no convolution.
     """
@@ -99,7 +102,8 @@ def plan(
     places = {var: shuffled(place, flow) for var, place in places.items()}
     for var, region in regions.items():
         _check(region, places[var])
-    regions = pair_convs(regions, places, flow, hardware, estimate, records)
+    if pairs:
+        regions = pair_convs(regions, places, flow, hardware, estimate, records)
     layouts = choose_layouts(regions, places, flow, hardware, estimate)
     decided: Plan = {}
     for var, region in regions.items():

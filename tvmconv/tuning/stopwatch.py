@@ -82,8 +82,8 @@ class HostPlace:
 
 
 class CudaPlace:
-    """This machine's first GPU. A sample is one replay of a CUDA graph of all its launches, between
-    two events: no time goes into starting kernels. Raises `TargetError` for CUDA's errors."""
+    """This machine's first GPU, by `cuda_runtime.launch_sampler`. Raises `TargetError` for CUDA's
+    errors."""
 
     def __init__(self) -> None:
         self.device = tvm.cuda(0)
@@ -92,23 +92,8 @@ class CudaPlace:
         return tvm.runtime.load_module(path)
 
     def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
-        function, device = module["main"], self.device
-
-        def enqueue() -> None:
-            for _ in range(launches):
-                function(*arguments)
-
-        device.sync()
-        graph, _ = cuda_runtime.capture(device, enqueue)
-        stream = cuda_runtime.current_stream(device)
-
-        def sample() -> float:
-            start = cuda_runtime.Event(timed=True).record(stream)
-            graph.launch(stream)
-            stop = cuda_runtime.Event(timed=True).record(stream)
-            return stop.ms_since(start) * 1e3 / launches
-
-        return sample
+        self.device.sync()
+        return cuda_runtime.launch_sampler(self.device, module["main"], arguments, launches)
 
 
 class RemotePlace:

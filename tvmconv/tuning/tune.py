@@ -1,51 +1,22 @@
 """`tune`: measures a network's convolutions, and records what was fastest.
 
-model -> inspect -> workloads, the largest share of the time first -> candidates, by the model
-      -> compiled, checked, timed (`measure`) -> a record each, written at once
+model -> inspect -> workloads -> `measure_workloads`
 """
 
 from __future__ import annotations
 
-import math
-from collections import Counter, deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections import Counter
 from pathlib import Path
-from time import perf_counter
 
-from tvm.target import codegen
-
-import tvmconv
-from schedules.choose import family
-from schedules.hardware import Hardware
-from schedules.workload import ConvWorkload
-from tvmconv import compiler, onnx_model, toolchain
+from tvmconv import compiler, onnx_model
 from tvmconv.batches import Batch, Shapes
-from tvmconv.errors import TargetError, TuningError, UnsupportedOperatorError
+from tvmconv.errors import TuningError, UnsupportedOperatorError
 from tvmconv.report import BuildReport
-from tvmconv.tuning import records as book
-from tvmconv.tuning.budget import Budget, Pace, Want
-from tvmconv.tuning.candidates import MOST, Candidate, space
-from tvmconv.tuning.kernels import Target
-from tvmconv.tuning.measure import Compiling, Measured, Workshop, default_jobs
-from tvmconv.tuning.records import Record, Records
-from tvmconv.tuning.report import TunedLayer, TuningReport
+from tvmconv.targets import SIMULATED
+from tvmconv.tuning.candidates import MOST
+from tvmconv.tuning.report import TuningReport
 from tvmconv.tuning.stopwatch import Tracker
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Told after every kernel, and where a workload is done: `layer` with its new status."""
-
-    layer: TunedLayer
-    #: Kernels of this workload that are checked, of how many.
-    checked: int
-    #: Workloads done, of how many that are to be measured.
-    done: int
-    total: int
-
-
-Watch = Callable[[Progress], None]
+from tvmconv.tuning.workloads import Watch, measure_workloads
 
 
 def tune(
@@ -84,25 +55,20 @@ def tune(
     """
     if most < 1 or (budget_s is not None and budget_s <= 0):
         raise TuningError(f"nothing to do with {most} candidates in {budget_s} s")
+    if target == SIMULATED:
+        raise TuningError("a simulation is not tuned", hint="tune for cuda or llvm")
     report = compiler.inspect(
         model, target, arch=arch, batch=batch, shapes=shapes,
         io_dtype=io_dtype, io_layout=io_layout, records=False,
     )  # fmt: skip
-    counts = _workloads(report.plan)
-    place = Target(target, report.plan.arch)
-    path = Path(records) if records is not None else book.user_file(place.arch)
-    known = Records(place.arch, [book.read(path)] if path.is_file() else [])
-    todo = _todo(counts, place.hardware, known, most)
-    pace = Pace.guessed(target, jobs or default_jobs(place, tracker), place.kind == "llvm")
-    budget = Budget(math.inf if budget_s is None else budget_s, pace)
-    if dry_run:
-        return _planned(todo, budget, place, path)
-    _require_device(place, tracker)
-    with Workshop(place, jobs=jobs, tracker=tracker, timeout_s=timeout_s) as shop:
-        return _Run(shop, path, budget, watch).run(todo)
+    return measure_workloads(
+        workloads_of(report.plan), target, report.plan.arch,
+        budget_s=budget_s, records=records, most=most, jobs=jobs, tracker=tracker,
+        timeout_s=timeout_s, dry_run=dry_run, watch=watch,
+    )  # fmt: skip
 
 
-def _workloads(plan: BuildReport) -> Counter[str]:
+def workloads_of(plan: BuildReport) -> Counter[str]:
     """Every kernel of the network, all buckets together: its workload, and how often it occurs.
 
     Raises `UnsupportedOperatorError` for a network that can't be built.
@@ -115,182 +81,3 @@ def _workloads(plan: BuildReport) -> Counter[str]:
         )
     reports = (*plan.smaller, plan)
     return Counter(text for one in reports for conv in one.convs for text in conv.workloads)
-
-
-@dataclass(frozen=True)
-class _Todo:
-    """A workload, what is known of it so far, and its space, the candidates first."""
-
-    workload: ConvWorkload
-    layer: TunedLayer
-    candidates: tuple[Candidate, ...]
-
-    @property
-    def want(self) -> Want:
-        return Want(self.layer.share, len(self.candidates))
-
-
-def _todo(counts: Mapping[str, int], hardware: Hardware, known: Records, most: int) -> list[_Todo]:
-    """Every workload of the network, the largest share of its time first."""
-    found = []
-    for text, count in counts.items():
-        w = ConvWorkload.from_json(text)
-        whole = space(w, hardware)
-        us = whole[0].predicted_us * count
-        shape = f"{w}, {w.epilogue}"
-        layer = TunedLayer(text, shape, count, us, len(whole), 0, "planned")
-        record = known.record(w)
-        # Asked as a build asks: one that does not hold any more is measured anew.
-        if record is not None and known(w, hardware) is not None:
-            layer = _with_record(replace(layer, status="recorded"), record, hardware)
-        elif len(whole) == 1:
-            layer = replace(layer, status="left out")
-        found.append(_Todo(w, layer, tuple(whole[:most])))
-    total = sum(one.layer.share for one in found)
-    found.sort(key=lambda one: -one.layer.share)
-    return [replace(o, layer=replace(o.layer, share=o.layer.share / total)) for o in found]
-
-
-def _with_record(layer: TunedLayer, record: Record, hardware: Hardware) -> TunedLayer:
-    one, w = family(record.family), ConvWorkload.from_json(record.workload)
-    config = book.make_config(one, w, hardware, record.config)
-    return replace(
-        layer,
-        candidates=record.measured,
-        us=record.us,
-        model_us=record.model_us,
-        choice=f"{one.name}, {config}",
-    )
-
-
-def _planned(todo: list[_Todo], budget: Budget, target: Target, path: Path) -> TuningReport:
-    """What would be measured, and about how long it would take."""
-    open_ones = [one for one in todo if one.layer.status == "planned"]
-    counts = iter(budget.allot([one.want for one in open_ones], 0.0))
-    layers = []
-    for one in todo:
-        layer = one.layer
-        if layer.status == "planned":
-            count = next(counts)
-            layer = replace(layer, candidates=count, seconds=count * budget.pace.each)
-            layer = layer if count else _no_time(layer)
-        layers.append(layer)
-    seconds = sum(layer.seconds for layer in layers)
-    return TuningReport(target.kind, target.arch, "", str(path), tuple(layers), seconds)
-
-
-def _no_time(layer: TunedLayer) -> TunedLayer:
-    return replace(layer, status="left out")
-
-
-def _require_device(target: Target, tracker: Tracker | None) -> None:
-    if target.kind != "cuda" or tracker is not None:
-        return
-    here = toolchain.detect_arch()
-    if here is None or not toolchain.runs_on(target.arch, here):
-        raise TargetError(
-            f"nothing can be measured for {target.arch} here",
-            note=f"this machine's GPU is {here}" if here else "there is no NVIDIA GPU here",
-            hint="give a --tracker of machines that have one, tune for llvm, or plan a --dry-run",
-        )
-
-
-class _Run:
-    """One run of the workshop over all that is to do."""
-
-    def __init__(self, shop: Workshop, path: Path, budget: Budget, watch: Watch) -> None:
-        self._shop, self._path, self._budget, self._watch = shop, path, budget, watch
-        self._began = perf_counter()
-        self._device = shop.device()
-        self._versions = _versions(shop.target)
-        self._layers: dict[str, TunedLayer] = {}
-        self._done = self._total = 0
-
-    def run(self, todo: list[_Todo]) -> TuningReport:
-        self._layers = {one.layer.workload: one.layer for one in todo}
-        waiting = deque(one for one in todo if one.layer.status == "planned")
-        self._total = len(waiting)
-        begun: deque[tuple[_Todo, Compiling]] = deque()
-        # The next are compiled while one is measured, unless that disturbs the timing.
-        ahead = 1 if self._shop.disturbs else 3
-        while waiting or begun:
-            while waiting and len(begun) < ahead:
-                self._begin(waiting, begun)
-            if begun:
-                self._finish(*begun.popleft())
-        target, layers = self._shop.target, tuple(self._layers.values())
-        return TuningReport(
-            target.kind, target.arch, self._device, str(self._path), layers, self._spent()
-        )
-
-    def _spent(self) -> float:
-        return perf_counter() - self._began
-
-    def _begin(self, waiting: deque[_Todo], begun: deque[tuple[_Todo, Compiling]]) -> None:
-        count = self._budget.allot([one.want for one in waiting], self._spent())[0]
-        one = waiting.popleft()
-        if not count:
-            self._end(_no_time(one.layer))
-            return
-        self._budget.begun += count
-        begun.append((one, self._shop.compile(one.workload, one.candidates[:count])))
-
-    def _finish(self, one: _Todo, compiling: Compiling) -> None:
-        before, count = self._spent(), len(compiling.candidates)
-        layer = replace(one.layer, candidates=count)
-
-        def tell(checked: int, total: int) -> None:
-            self._watch(Progress(layer, checked, self._done, self._total))
-
-        try:
-            until = self._began + self._budget.seconds
-            measured = self._shop.measure(compiling, until=until, tell=tell)
-        except TuningError as error:
-            layer = replace(layer, status="failed", note=str(error))
-        else:
-            record = _record(measured, self._shop.target, self._device, self._versions)
-            book.append(self._path, record)
-            notes = [f"{n} of {count}: {why}" for why, n in measured.failures.items()]
-            layer = _with_record(
-                replace(layer, status="measured"), record, self._shop.target.hardware
-            )
-            layer = replace(layer, candidates=count, note="; ".join(notes))
-        took = self._spent() - before
-        self._budget.begun -= count
-        self._budget.pace.saw(count, took)
-        self._end(replace(layer, seconds=took))
-
-    def _end(self, layer: TunedLayer) -> None:
-        self._layers[layer.workload] = layer
-        self._done += 1
-        self._watch(Progress(layer, layer.candidates, self._done, self._total))
-
-
-def _record(measured: Measured, target: Target, device: str, versions: dict[str, str]) -> Record:
-    best, model = measured.best, measured.timed[0]
-    return Record(
-        workload=measured.workload.to_json(),
-        arch=target.arch,
-        device=device,
-        family=best.candidate.family.name,
-        family_version=best.candidate.family.version,
-        config=book.config_fields(best.candidate.config),
-        us=round(best.us, 3),
-        model_us=round(model.us, 3),
-        model_family=model.candidate.family.name,
-        model_config=book.config_fields(model.candidate.config),
-        measured=sum(math.isfinite(one.us) for one in measured.timed),
-        versions=versions,
-    )
-
-
-def _versions(target: Target) -> dict[str, str]:
-    if target.kind == "cuda":
-        compiler_version = toolchain.compiler_version(toolchain.prepare_cuda(target.arch))
-    else:
-        compiler_version = f"LLVM {codegen.llvm_version_major()}"
-    return {
-        "tvm": book.tvm_version(),
-        "tvmconv": tvmconv.__version__,
-        "compiler": compiler_version,
-    }

@@ -91,9 +91,11 @@ def test_a_listing_is_of_one_tile_and_one_lane() -> None:
 
 def test_the_page_about_it_runs(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).parents[3] / "docs" / "tensor-core.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    examples = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     names: dict[str, Any] = {}
-    exec(example, names)
+    exec("".join(examples), names)
     a, b = (names[name].reshape(16, 16).astype(np.float64) for name in "ab")
     assert np.allclose(names["d"].reshape(16, 16), a @ b.T, atol=1e-5)
-    assert "lane 5: thread 1 of threadgroup 1" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "lane 5: thread 1 of threadgroup 1" in printed
+    assert printed.endswith("exact 3.0\nv100 0.0\na100 2.0\nh100 3.0\n")

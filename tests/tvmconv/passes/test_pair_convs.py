@@ -155,6 +155,12 @@ def test_the_knob_decides_before_the_estimate(monkeypatch: pytest.MonkeyPatch) -
     assert "deep" not in families(block(), estimate=pair_costs(100.0))
 
 
+@pytest.mark.usefixtures("always")
+def test_a_plan_without_pairs_has_none() -> None:
+    """As of a simulation, which has one convolution at a time."""
+    assert "deep" in families(block(), hardware=CPU, pairs=False)
+
+
 @pytest.mark.parametrize(("us", "paired"), [(2.0, True), (30.0, False)])
 def test_measured_times_of_all_three_decide(us: float, paired: bool) -> None:
     """Whatever the model says; but not measured times of some of them."""

@@ -1,0 +1,143 @@
+"""A network's WMMA kernels on a card, beside the same network on a simulated tensor core.
+
+    python -m benchmarks.hmma_network resnet18 --images 2 --numerics h100
+
+Both are built from one model, every activation after a convolution an output of it, and the build
+for the card is held to the WMMA families, whose order along k is the simulated one. Counts, layer
+by layer, the outputs of which every bit is equal, and first of each layer that has others says by
+how much they differ. Numbers that differ reach the layers after, so only the first layer's are its
+own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any
+from unittest import mock
+
+import numpy as np
+import onnx
+import typer
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, shape_inference
+
+import tvmconv
+from benchmarks import machine, zoo
+from benchmarks.drawings import drawings
+from schedules import choose
+from tvmconv.cli_io import run_or_tell
+from tvmconv.tables import table
+
+Array = NDArray[Any]
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+#: Their k ascends in steps of 16, tap after tap, in one accumulator. `direct` takes what none of
+#: them matches.
+FAMILIES = ("wmma_packed", "wmma_nhwc", "depthwise", "direct")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """How many of a layer's outputs, of all images, have equal bits; of the others the largest
+    difference, absolute and in units of the last place of fp16."""
+
+    name: str
+    operator: str
+    outputs: int
+    equal: int
+    largest: float
+    ulps: float
+
+
+def with_activations(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The model with every node's output that a kernel writes as an output of its own: of the
+    nodes that no other is fused with after them, ReLU, pooling and matrix products. And the
+    operator of each output, in the order of the graph."""
+    found = shape_inference.infer_shapes(model)
+    there = {value.name for value in found.graph.output}
+    operators = {}
+    for node in found.graph.node:
+        name = node.output[0]
+        if node.op_type in ("Relu", "MaxPool", "GlobalAveragePool", "Gemm"):
+            operators[name] = node.op_type
+            if name not in there:
+                value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+                found.graph.output.append(value)
+    return found, operators
+
+
+def compare(
+    names: Mapping[str, str],
+    card: Sequence[Mapping[str, Array]],
+    simulated: Sequence[Mapping[str, Array]],
+) -> list[Layer]:
+    """names: of the outputs, their operators. card, simulated: the outputs of each image, fp32
+    that hold fp16 values."""
+    layers = []
+    for name, operator in names.items():
+        ours, theirs = (np.stack([one[name] for one in run]) for run in (card, simulated))
+        different = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
+        size = np.maximum(np.abs(ours), np.abs(theirs)).astype(np.float16)
+        ulps = different / np.spacing(size).astype(np.float64)
+        equal = int((ours.view(np.uint32) == theirs.view(np.uint32)).sum())
+        layers.append(
+            Layer(name, operator, ours.size, equal, float(different.max()), float(ulps.max()))
+        )
+    return layers
+
+
+def outputs(exe: Any, feeds: Mapping[str, Array]) -> list[dict[str, Array]]:
+    """Of each image of the feed, one at a time."""
+    images = len(next(iter(feeds.values())))
+    return [
+        {
+            name: np.asarray(array, np.float32)
+            for name, array in exe.run({key: x[i : i + 1] for key, x in feeds.items()}).items()
+        }
+        for i in range(images)
+    ]
+
+
+@app.command()
+def main(
+    name: Annotated[str, typer.Argument(help="of the zoo")] = "resnet18",
+    images: Annotated[int, typer.Option(min=1, help="drawings")] = 2,
+    numerics: Annotated[str, typer.Option(help="the card's: h100, a100 or v100")] = "h100",
+    target: Annotated[str, typer.Option(help="cuda; llvm has the numerics ieee")] = "cuda",
+    out: Annotated[Path | None, typer.Option(help="JSON to write")] = None,
+    commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
+) -> None:
+    """Count the outputs of WMMA kernels that the simulated tensor core gives to the bit."""
+    model, names = with_activations(zoo.load(name))
+    # No option of `build`: who wants speed wants all of them.
+    some = tuple(one for one in choose.FAMILIES if one.name in FAMILIES)
+    with mock.patch.object(choose, "FAMILIES", some):
+        card = tvmconv.build(model, target, batch=1, records=False)
+    simulated = tvmconv.build(model, "hmma-sim", batch=1, numerics=numerics)
+    feeds = zoo.feeds(name, images, drawings)
+    layers = compare(names, outputs(card, feeds), outputs(simulated, feeds))
+    header = ("layer", "operator", "outputs", "equal", "not equal", "largest", "ulps of fp16")
+    rows = [
+        (one.name, one.operator, str(one.outputs), str(one.equal), str(one.outputs - one.equal),
+         f"{one.largest:.3g}", f"{one.ulps:.3g}")
+        for one in layers
+    ]  # fmt: skip
+    print(table([header, *rows], right=range(2, len(header))))
+    total, equal = (
+        sum(values) for values in ([x.outputs for x in layers], [x.equal for x in layers])
+    )
+    print(f"{equal} of {total} outputs have equal bits, {100 * equal / total:.3f} %")
+    if out is not None:
+        families = sorted({conv.family for conv in card.report.convs})
+        document = {
+            "machine": machine.facts(commit), "network": name, "images": images,
+            "numerics": numerics, "families": families, "layers": [asdict(x) for x in layers],
+        }  # fmt: skip
+        out.write_text(json.dumps(document, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_or_tell(app)
