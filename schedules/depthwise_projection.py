@@ -89,7 +89,7 @@ class DepthwiseProjectionFamily:
 
     def padded_macs(self, w: ConvWorkload, config: DepthwiseProjectionConfig) -> int:
         g = Geometry(w, config)
-        pixels = g.work * math.prod(g.tile)
+        pixels = g.blocks * math.prod(g.tile)
         channels = g.chunks * config.chunk * DEPTH
         # An instruction is 16 products for each of its sums.
         depthwise = g.spans * g.first.s * DEPTH

@@ -56,8 +56,6 @@ class DepthwiseProjectionConfig:
     stages: int = 2
     #: Blocks that share the output channels; each computes the prologue anew.
     parts: int = 1
-    #: Blocks of the grid, each of which computes every so-manieth tile; 0 is a block a tile.
-    blocks: int = 0
     #: Blocks that are to fit on an SM at a time, a bound on their registers; 0 for none.
     resident: int = 0
 
@@ -66,7 +64,6 @@ class DepthwiseProjectionConfig:
         text += f", {self.deep} deep" * (self.deep > 1)
         text += f", {self.chunk * DEPTH} channels, {self.stages} stages"
         text += f", {self.parts} parts" * (self.parts > 1)
-        text += f", {self.blocks} blocks" * bool(self.blocks)
         return text + f", {self.resident} an SM" * bool(self.resident)
 
     @property
@@ -105,18 +102,8 @@ class Geometry:
         return self.w.n, ceil_div(self.w.p, down), ceil_div(self.w.q, across)
 
     @property
-    def work(self) -> int:
-        """Tiles, for each part of the output channels."""
-        return math.prod(self.tiles) * self.config.parts
-
-    @property
     def blocks(self) -> int:
-        return min(self.config.blocks or self.work, self.work)
-
-    @property
-    def rounds(self) -> int:
-        """Tiles that a block computes, one after another."""
-        return ceil_div(self.work, self.blocks)
+        return math.prod(self.tiles) * self.config.parts
 
     @property
     def patch(self) -> tuple[int, int]:
@@ -173,19 +160,13 @@ class Geometry:
 
     @property
     def stages(self) -> int:
-        return min(self.config.stages, self.chunks * self.rounds)
-
-    @property
-    def sums_at(self) -> int:
-        """The word at which warps leave their sums to each other: where the stages are, or after
-        them, if the next tile's come in the meantime."""
-        return self.stages * self.stage_halves // 2 if self.rounds > 1 else 0
+        return min(self.config.stages, self.chunks)
 
     @property
     def shared_bytes(self) -> int:
         pixels = self.config.down * self.config.across * 32
-        sums = pixels * (self.config.deep - 1) * self.fragments * self.columns * 4
-        return max(2 * self.stages * self.stage_halves, 4 * (self.sums_at + sums))
+        sums = 4 * pixels * (self.config.deep - 1) * self.fragments * self.columns * 4
+        return max(2 * self.stages * self.stage_halves, sums)
 
     # -------------------------------------------------------- the reductions
 
@@ -286,13 +267,8 @@ def pack_prologue(
 def problems(w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware) -> list[str]:
     """Why `config` does not fit; empty where it does."""
     knobs = (config.down, config.across, config.deep, config.chunk, config.stages, config.parts)
-    if (
-        min(knobs) < 1
-        or config.rows < 2
-        or config.rows % 2
-        or min(config.blocks, config.resident) < 0
-    ):
-        return [f"rows are even, others at least 1, blocks and resident at least 0: {config}"]
+    if min(knobs) < 1 or config.rows < 2 or config.rows % 2 or config.resident < 0:
+        return [f"rows are even, every other knob is at least 1, resident at least 0: {config}"]
     if w.k // COLUMNS % config.parts:
         return [f"{w.k // COLUMNS} instructions of {COLUMNS} channels do not split in that many"]
     g = Geometry(w, config)
@@ -301,8 +277,8 @@ def problems(w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardw
         found.append(f"{config.threads} threads, a block has at most {hardware.max_threads}")
     if config.chunk % config.deep:
         found.append(f"{config.chunk} steps of a chunk are no multiple of {config.deep} warps")
-    if config.stages == 1 and g.chunks * g.rounds > 1:
-        found.append(f"{g.chunks * g.rounds} chunks need a second stage")
+    if config.stages == 1 and g.chunks > 1:
+        found.append(f"{g.chunks} chunks need a second stage")
     if g.shared_bytes > hardware.shared_bytes:
         have = hardware.shared_bytes
         found.append(f"{g.shared_bytes} bytes of shared memory, a block has {have}")

@@ -64,11 +64,11 @@ class Copies:
     taps: Any
     weight: Any
 
-    def at(self, number: Any) -> tuple[Any, Any, Any, Any]:
-        """Image, first output row and column of a tile, and its part of the output channels."""
+    def at(self, block: Any) -> tuple[Any, Any, Any, Any]:
+        """Image, first output row and column of a block's tile, and its part of the channels."""
         g = self.g
         _, down, across = g.tiles
-        tile, part = number // g.config.parts, number % g.config.parts
+        tile, part = block // g.config.parts, block % g.config.parts
         return (
             tile // (down * across),
             tile // across % down * g.tile[0],
@@ -76,10 +76,10 @@ class Copies:
             part,
         )
 
-    def copy(self, tile: Any, chunk: Any, stage: Any) -> None:
+    def copy(self, block: Any, chunk: Any, stage: Any) -> None:
         to = stage * self.g.stage_halves
-        self._patch(tile, chunk, to)
-        self._weights(tile, chunk, to + self.g.patch_halves)
+        self._patch(block, chunk, to)
+        self._weights(block, chunk, to + self.g.patch_halves)
 
     @contextmanager
     def _shared_out(self, count: int) -> Iterator[Any]:
@@ -93,9 +93,9 @@ class Copies:
             else:
                 yield number
 
-    def _patch(self, tile: Any, chunk: Any, to: Any) -> None:
+    def _patch(self, block: Any, chunk: Any, to: Any) -> None:
         g, first = self.g, self.g.first
-        n, p, q, _ = self.at(tile)
+        n, p, q, _ = self.at(block)
         rows, columns = g.patch
         channels = g.config.chunk * DEPTH
         vectors = channels // VECTOR
@@ -109,9 +109,9 @@ class Copies:
             here = to + row * g.patch_pitch + g.position(column) * g.pitch + vector * VECTOR
             self.lanes.copy(self.shared, here, lambda i: self.x[n, h, v, c + i], VECTOR, inside)
 
-    def _weights(self, tile: Any, chunk: Any, to: Any) -> None:
+    def _weights(self, block: Any, chunk: Any, to: Any) -> None:
         g, chunks = self.g, self.g.config.chunk
-        part = self.at(tile)[3]
+        part = self.at(block)[3]
         length = g.filter_halves
         with self._shared_out(chunks * DEPTH * length // VECTOR) as number:
             at = number * VECTOR

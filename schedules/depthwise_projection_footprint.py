@@ -51,7 +51,7 @@ def footprint(w: ConvWorkload, config: DepthwiseProjectionConfig) -> Footprint:
     inside = min(g.patch[0], first.h) * min(g.patch[1], first.w) / math.prod(g.patch)
     residual = 2 * outputs if w.epilogue.residual else 0
     return Footprint(
-        blocks=g.work,
+        blocks=g.blocks,
         threads=config.threads,
         registers=g.registers,
         shared_bytes=g.shared_bytes,

@@ -83,50 +83,24 @@ class Kernel:
 
     def _kernel(self, block: Any) -> None:
         g = self.g
-        total = g.rounds * g.chunks
         self._number_rows()
-        for number in range(max(g.stages - 1, 1)):
-            self._copy(block, number)
+        with self._each(), grid(self.lanes, g.fragments, g.columns, 4) as index:
+            self.sums.set(T.float32(0), *index)
+        for chunk in range(max(g.stages - 1, 1)):
+            self.copies.copy(block, chunk, chunk)
             self.lanes.commit()
-        with T.serial(total) as number:
+        with T.serial(g.chunks) as chunk:
             self.lanes.wait(max(g.stages - 2, 0))
             if g.stages > 1:
-                after = number + g.stages - 1
-                with T.If(after < total), T.Then():
-                    self._copy(block, after)
+                after = chunk + g.stages - 1
+                with T.If(after < g.chunks), T.Then():
+                    self.copies.copy(block, after, after % g.stages)
                 self.lanes.commit()
-            self._compute(block, number)
-
-    def _tile(self, block: Any, number: Any) -> Any:
-        """Of the block's chunk of that number, those of all its tiles counted."""
-        return block + number // self.g.chunks * self.g.blocks
-
-    def _if_there(self, tile: Any) -> Any:
-        """A condition around what is done for a tile; the last ones of some blocks are none."""
-        return T.If(tile < self.g.work)
-
-    def _copy(self, block: Any, number: Any) -> None:
-        tile = self._tile(block, number)
-        with self._if_there(tile), T.Then():
-            self.copies.copy(tile, number % self.g.chunks, number % self.g.stages)
-
-    def _compute(self, block: Any, number: Any) -> None:
-        """A chunk's part of a tile's sums, and after the last one the tile."""
-        g = self.g
-        tile, chunk = self._tile(block, number), number % g.chunks
-        with self._if_there(tile), T.Then():
-            with T.If(chunk == 0), T.Then():
-                self._clear()
             with T.serial(self.config.chunk // self.config.deep) as step:
-                self._multiply(number % g.stages * g.stage_halves, step)
-            with T.If(chunk == g.chunks - 1), T.Then():
-                if self.config.deep > 1:
-                    self._add_up()
-                self._write(tile)
-
-    def _clear(self) -> None:
-        with self._each(), grid(self.lanes, self.g.fragments, self.g.columns, 4) as index:
-            self.sums.set(T.float32(0), *index)
+                self._multiply(chunk % g.stages * g.stage_halves, step)
+        if self.config.deep > 1:
+            self._add_up()
+        self._write(block)
 
     @contextmanager
     def _each(self) -> Iterator[Lane]:
@@ -262,7 +236,7 @@ class Kernel:
 
         def place(lane: Lane, deep: Any, fragment: Any, column: Any, i: Any) -> Any:
             number = (fragment * g.columns + column) * 4 + i
-            return g.sums_at + ((deep * tiles + lane.tile) * each + number) * 32 + lane.lane
+            return ((deep * tiles + lane.tile) * each + number) * 32 + lane.lane
 
         self.lanes.barrier()
         parts: tuple[int, ...] = (g.fragments, g.columns, 4)
@@ -281,10 +255,10 @@ class Kernel:
             total = self.sums[index[1:]] + T.reinterpret("float32", word)
             self.sums.set(total, *index[1:])
 
-    def _write(self, tile: Any) -> None:
+    def _write(self, block: Any) -> None:
         """Epilogue in registers; a thread's channels are adjacent, up to 16 bytes of them."""
         w, g = self.w, self.g
-        n, p, q, part = self.copies.at(tile)
+        n, p, q, part = self.copies.at(block)
         width, runs = 2 * g.run, g.columns // g.run
 
         def channel(lane: Lane, run: Any) -> Any:

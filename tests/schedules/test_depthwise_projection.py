@@ -59,10 +59,6 @@ CASES = {
     "parts": (pair((1, 6, 5, 40), 96, 3, 3), C(4, 1, 1, parts=3, chunk=1)),
     "three stages": (pair((1, 6, 9, 88), 48, 3, 3), C(2, 2, 1, chunk=1, stages=3)),
     "all channels at once": (pair((2, 6, 17, 48), 8, 3, 3), C(4, 2, 2, chunk=3, stages=1)),
-    "blocks that loop": (pair((2, 9, 21, 32), 16, 3, 3, epilogue=ALL), C(4, 1, 1, blocks=5)),
-    "blocks that loop, deep": (
-        pair((3, 5, 9, 80), 48, 3, 3, (2, 2)), C(2, 1, 1, 2, 2, 3, 2, blocks=4)
-    ),
     "stride 2": (pair((2, 15, 13, 24), 40, 3, 3, (2, 2)), C(4, 1, 1, chunk=2)),
     "stride 3, 5x5": (
         pair((1, 16, 20, 16), 16, 5, 5, (3, 3), (2, 1, 2, 3)), C(2, 2, 1, chunk=1)
@@ -112,7 +108,6 @@ def drawn(draw: st.DrawFn) -> tuple[ConvWorkload, DepthwiseProjectionConfig]:
         draw(st.sampled_from([2, 4, 6])), draw(st.integers(1, 2)), draw(st.integers(1, 2)), deep,
         deep * draw(st.integers(1, 2)), draw(st.integers(2, 3)),
         draw(st.sampled_from([n for n in (1, 2, 3) if w.k // 8 % n == 0])),
-        draw(st.sampled_from([0, 1, 3])),
     )  # fmt: skip
     return w, config
 
@@ -269,10 +264,8 @@ def test_reject_of_a_prologue_says_why(w: ConvWorkload, reason: str) -> None:
     ("config", "complaint"),
     [
         (C(3), "rows are even"),
-        (C(2, blocks=-1), "blocks and resident at least 0"),
-        (C(4, 1, 1, stages=1, blocks=2), "3 chunks need a second stage"),
         (C(0), "rows are even"),
-        (C(2, across=0), "others at least 1"),
+        (C(2, across=0), "every other knob is at least 1"),
         (C(2, resident=-1), "resident at least 0"),
         (C(2, 17, 2), "1088 threads, a block has at most 1024"),
         (C(2, parts=3), "2 instructions of 8 channels do not split"),
@@ -291,9 +284,9 @@ def test_config_that_does_not_fit(config: DepthwiseProjectionConfig, complaint: 
 
 def test_config_prints_what_it_sets() -> None:
     assert str(C(2)) == "1x1 warps of 2x8 pixels, 32 channels, 2 stages"
-    config = C(4, 2, 1, 2, 4, 3, 2, 264, 4)
+    config = C(4, 2, 1, 2, 4, 3, 2, 4)
     assert str(config) == (
-        "2x1 warps of 4x8 pixels, 2 deep, 64 channels, 3 stages, 2 parts, 264 blocks, 4 an SM"
+        "2x1 warps of 4x8 pixels, 2 deep, 64 channels, 3 stages, 2 parts, 4 an SM"
     )
 
 
