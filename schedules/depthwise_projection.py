@@ -39,6 +39,7 @@ from schedules.depthwise_projection_config import (
     DepthwiseProjectionConfig,
     Geometry,
     check,
+    prologue_shape,
 )
 from schedules.depthwise_projection_footprint import footprint
 from schedules.depthwise_projection_kernel import Kernel
@@ -110,6 +111,19 @@ class DepthwiseProjectionFamily:
         # Of the instructions, as many side by side as a lane loads at a time.
         together = turned.reshape(g.steps, -1, g.pair, 32, 4).transpose(0, 1, 3, 2, 4)
         return together.reshape(g.weight_shape).copy()
+
+
+def pack_prologue(
+    first: ConvWorkload, weight: NDArray[Any], bias: NDArray[Any] | None
+) -> NDArray[np.float16]:
+    """Filters (C, 1, R, S) and bias (C,) as one operand, fp16 `prologue_shape`: of each channel
+    every tap twice, zeros, and in the last two halves the bits of its fp32 bias."""
+    packed = np.zeros(prologue_shape(first), np.float16)
+    taps = weight.reshape(first.c, first.r * first.s).astype(np.float16)
+    packed[: first.c, : 2 * taps.shape[1]] = np.repeat(taps, 2, axis=1)
+    if bias is not None:
+        packed.view(np.float32)[: first.c, -1] = bias
+    return packed
 
 
 def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:

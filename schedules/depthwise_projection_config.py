@@ -12,9 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from schedules.errors import require_none
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, ceil_div, round_up
@@ -143,8 +140,8 @@ class Geometry:
 
     @property
     def filter_halves(self) -> int:
-        """Of one channel: each tap twice, to an even number of taps; in the last word the bias."""
-        return 2 * round_up(round_up(self.taps, 2) + 1, 4)
+        """Of one channel: each tap twice, zeros, and in the last word the bias."""
+        return self.filter_shape[1]
 
     @property
     def step_halves(self) -> int:
@@ -153,10 +150,8 @@ class Geometry:
 
     @property
     def stage_halves(self) -> int:
-        channels = self.config.chunk * DEPTH
-        return (
-            self.patch_halves + channels * self.filter_halves + self.config.chunk * self.step_halves
-        )
+        each = DEPTH * self.filter_halves + self.step_halves
+        return self.patch_halves + self.config.chunk * each
 
     @property
     def stages(self) -> int:
@@ -226,9 +221,8 @@ class Geometry:
     @property
     def registers(self) -> int:
         """At least, of a thread."""
-        sums = 4 * self.fragments * self.columns
-        diagonals = 4 * self.spans
-        return sums + 10 * self.fragments + 3 * self.loads + diagonals + self.taps + 36
+        sums = self.fragments * (4 * self.columns + 10)
+        return sums + 3 * self.loads + 4 * self.spans + self.taps + 36
 
     # -------------------------------------------------------- operands
 
@@ -244,21 +238,8 @@ class Geometry:
 
 def prologue_shape(first: ConvWorkload) -> tuple[int, int]:
     """Of what `pack_prologue` gives."""
-    words = round_up(round_up(first.r * first.s, 2) + 1, 4)
+    words = round_up(first.r * first.s + 1, 4)
     return round_up(first.c, DEPTH), 2 * words
-
-
-def pack_prologue(
-    first: ConvWorkload, weight: NDArray[Any], bias: NDArray[Any] | None
-) -> NDArray[np.float16]:
-    """Filters (C, 1, R, S) and bias (C,) as one operand, fp16 `prologue_shape`: of each channel
-    every tap twice, zeros, and in the last two halves the bits of its fp32 bias."""
-    packed = np.zeros(prologue_shape(first), np.float16)
-    taps = weight.reshape(first.c, first.r * first.s).astype(np.float16)
-    packed[: first.c, : 2 * taps.shape[1]] = np.repeat(taps, 2, axis=1)
-    if bias is not None:
-        packed.view(np.float32)[: first.c, -1] = bias
-    return packed
 
 
 # ---------------------------------------------------------------- what fits

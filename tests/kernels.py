@@ -21,7 +21,7 @@ from tvm.target.codegen import llvm_get_system_cpu
 
 import tvmconv.tensor_map  # noqa: F401 - kernels of the wgmma family call what it registers
 from schedules.activations import FORMULAS
-from schedules.depthwise_projection_config import pack_prologue
+from schedules.depthwise_projection import pack_prologue
 from schedules.family import Family
 from schedules.gemm import pack_channels
 from schedules.hardware import Hardware

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from schedules.choose import FAMILIES, choose, family, predict
 from schedules.cost import conv_floor, moved_bytes
+from schedules.depthwise_projection import pack_prologue
 from schedules.depthwise_projection_config import (
     DepthwiseProjectionConfig,
     Geometry,
-    pack_prologue,
     problems,
 )
 from schedules.errors import ConfigError

@@ -16,7 +16,7 @@ import tvm
 from numpy.typing import NDArray
 
 from schedules.choose import family
-from schedules.depthwise_projection_config import pack_prologue
+from schedules.depthwise_projection import pack_prologue
 from schedules.family import Family
 from schedules.gemm import pack_channels
 from schedules.workload import ConvWorkload, Layout
