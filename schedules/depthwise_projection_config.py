@@ -277,8 +277,6 @@ def check(w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionConfig]:
     """Every configuration worth trying, each of which fits; none without a prologue."""
-    if w.prologue is None:
-        return
     columns, steps = ceil_div(w.q, ACROSS), ceil_div(w.c, DEPTH)
     # All channels at once read memory in the longest runs.
     chunks = {min(chunk, steps) for chunk in (2, 3, 4)}
@@ -288,7 +286,7 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionCo
         TILES, (1, 2, 3, 4), sorted(chunks), (2, 1, 3), parts
     ):
         # Nothing wider or much taller than the image, and no fewer than two warps a block.
-        if across > columns or rows * down > round_up(w.p, 2) + rows:
+        if w.prologue is None or across > columns or rows * down > round_up(w.p, 2) + rows:
             continue
         if not 2 <= down * across * deep <= 16 or (stages == 1) != (chunk == steps):
             continue
@@ -296,7 +294,6 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionCo
         if part > 1 and (deep == 1 or w.p * w.q > SMALL):
             continue
         config = DepthwiseProjectionConfig(rows, down, across, deep, chunk, stages, part)
-        if stages > ceil_div(steps, chunk) or (stages == 3 and chunk > 2):
-            continue
-        if not problems(w, config, hardware):
+        useful = stages <= ceil_div(steps, chunk) and (stages < 3 or chunk <= 2)
+        if useful and not problems(w, config, hardware):
             yield config
