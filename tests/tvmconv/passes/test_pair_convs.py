@@ -27,6 +27,7 @@ from tvmconv.feeds import random_feeds
 from tvmconv.layer_times import layer_times
 from tvmconv.passes.plan import Plan, plan
 from tvmconv.passes.regions import anchors, find_regions
+from tvmconv.tuning.tune import workloads_of
 
 SM_90A = toolchain.cuda_arch("sm_90a")
 FUSED = "in the kernel of a convolution: project"
@@ -120,6 +121,16 @@ def test_layer_times_have_the_multiply_adds_of_both() -> None:
     assert "deep" not in layers
     macs = layers["project"].tflops * layers["project"].us * 1e6 / 2
     assert macs == pytest.approx(deep.useful_macs + project.useful_macs)
+
+
+@pytest.mark.usefixtures("always")
+def test_both_ways_are_tuned() -> None:
+    report = tvmconv.inspect(block(), target="llvm")
+    (text,) = next(conv.workloads for conv in report.convs if conv.name == "project")
+    counts = workloads_of(report.plan)
+    for one in (w := ConvWorkload.from_json(text), *w.apart):
+        assert counts[one.to_json()] == 1
+    assert len(counts) == 4
 
 
 @pytest.mark.usefixtures("always")
