@@ -46,6 +46,7 @@ BY_COMPILER = (
     "channel_shuffle",
     "absorb_pool",
     "stride_phases",
+    "pair_convs",
     "layouts",
     "lower_convs",
     "lift_weights",

@@ -10,6 +10,7 @@ from typing import Any
 from schedules import model
 from schedules.cost import Cost, conv_cost
 from schedules.depthwise import DepthwiseFamily
+from schedules.depthwise_projection import DepthwiseProjectionFamily
 from schedules.direct import DirectFamily
 from schedules.family import Family, Match, Reject
 from schedules.few_channels import FewChannelsFamily
@@ -27,6 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     WmmaFamily("wmma_packed", packed=True),
     WmmaFamily("wmma_nhwc", packed=False),
     DepthwiseFamily(),
+    DepthwiseProjectionFamily(),
     DirectFamily(),
 )
 

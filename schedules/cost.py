@@ -72,6 +72,10 @@ def pool_cost(elements: int, hardware: Hardware, dtype: str = "float16") -> Cost
 
 def moved_bytes(w: ConvWorkload) -> int:
     """What a convolution has to read and write at least: every operand once."""
+    if w.prologue is not None:
+        first, then = w.apart
+        between = math.prod(then.in_shape) * 2
+        return moved_bytes(first) + moved_bytes(then) - 2 * between
     out = math.prod(w.out_shape) * BYTES[w.epilogue.out_dtype]
     weight = w.k * w.group_c * w.r * w.s * 2
     residual = math.prod(w.out_shape) * 2 if w.epilogue.residual else 0

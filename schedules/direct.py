@@ -20,7 +20,7 @@ from schedules.backend import CPU_VECTOR, GPU_ARITHMETIC, vector_width
 from schedules.compute import CONV, OUT, direct
 from schedules.cost import BYTES, moved_bytes
 from schedules.errors import require_none
-from schedules.family import NO_POOL, Match, Reject
+from schedules.family import Match, Reject, alone
 from schedules.footprint import FP32, Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, ceil_div, round_up
@@ -91,8 +91,8 @@ class DirectFamily:
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        if w.epilogue.pool is not None:
-            return Reject(self.name, NO_POOL)
+        if reason := alone(w):
+            return Reject(self.name, reason)
         return Match(self.name, next(self.space(w, hardware)))
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DirectConfig]:

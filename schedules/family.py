@@ -13,6 +13,9 @@ from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
 
+#: Why one of pairs declines a workload without.
+ONE_CONVOLUTION = "no depthwise convolution is computed with it"
+
 
 @dataclass(frozen=True)
 class Match:
@@ -33,8 +36,14 @@ class Reject:
         return f"{self.family}: {self.reason}"
 
 
-#: Why a family declines that does not compute `Epilogue.pool`.
-NO_POOL = "pools nothing: a pool is a kernel of its own"
+def alone(w: ConvWorkload) -> str:
+    """Why a family declines that computes a convolution and nothing before or after it; empty for
+    a workload that is no more."""
+    if w.prologue is not None:
+        return "computes one convolution, not two"
+    if w.epilogue.pool is not None:
+        return "pools nothing: a pool is a kernel of its own"
+    return ""
 
 
 def fitting(family: str, config: Any, hardware: Hardware) -> Match | Reject:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from schedules import few_channels_config
-from schedules.family import Match, Reject, fitting
+from schedules.family import Match, Reject, alone, fitting
 from schedules.few_channels_config import FewChannelsConfig, check, default
 from schedules.few_channels_footprint import footprint
 from schedules.few_channels_geometry import (
@@ -105,6 +105,8 @@ class FewChannelsFamily:
 
 def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     """Why the family does not take `w`; empty where it does."""
+    if w.prologue is not None:
+        return alone(w)
     if w.c > MOST_CHANNELS:
         return f"{w.c} input channels; it is for at most {MOST_CHANNELS}"
     if hardware.kind != "cuda":

@@ -47,7 +47,7 @@ class Footprint:
     ahead: int = 0
     #: Clocks until a copy is there, if that is longer than a load takes.
     fetch: int = 0
-    #: Clocks in which a block does none of this, as it waits for others: `exchange`.
+    #: Clocks in which a block does none of this: waits for others, `exchange`, or finds its place.
     pause: int = 0
     #: Whether copying has warps of its own, so that it goes on whatever the others wait for.
     apart: bool = False

@@ -20,6 +20,11 @@ from tvm.tirx.script import builder as T
 #: D(16 x 8, fp32) = A(16 x 16, fp16) B(16 x 8, fp16) + C; PTX ISA, "Matrix Fragments for
 #: mma.m16n8k16". The lane and register of each element are in `CpuLanes.mma`.
 MMA = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
+#: Four 8 x 8 matrices of halves out of shared memory; PTX ISA, "ldmatrix". Lane 8 i + j says where
+#: row j of matrix i is; lane l gets of each the elements 2 (l % 4) and the next of row l // 4.
+LOAD_MATRICES = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
+#: Turns round one that a warp holds so: PTX ISA, "movmatrix".
+TRANSPOSE = "movmatrix.sync.aligned.m8n8.trans.b16"
 WARP = 32
 ZERO = tirx.const(0, "float16")
 Index = tuple[Any, ...]
@@ -139,9 +144,9 @@ class GpuLanes:
     def commit(self) -> None:
         ptx("cp.async.commit_group")
 
-    def wait(self) -> None:
-        """Until all copies have arrived, those of all threads."""
-        ptx("cp.async.wait_group", 0)
+    def wait(self, later: int = 0) -> None:
+        """Until all copies have arrived, those of all threads, but for the last `later` groups."""
+        ptx("cp.async.wait_group", later)
         self.barrier()
 
     def barrier(self) -> None:
@@ -160,6 +165,20 @@ class GpuLanes:
         written in an earlier `each`."""
         whole = T.uint32(WARP - 1), T.uint32(0xFFFFFFFF)
         ptx("shfl_sync.idx.b32", target[at], source[at], lane.astype("uint32"), *whole)
+
+    def load_matrices(
+        self, target: Registers, at: Where, source: Registers, row: Callable[[], Any]
+    ) -> None:
+        """Four 8 x 8 matrices to the registers ``at(0)`` to ``at(3)``. row: the half of shared
+        memory, a multiple of 8, where the row starts that a thread names; of its registers."""
+        words = [target[at(i)] for i in range(4)]
+        place = script.cuda.cvta_generic_to_shared(T.address_of(source.halves[row()]))
+        ptx(LOAD_MATRICES, *words, place)
+
+    def transpose(self, target: Registers, at: Index, source: Registers, of: Index) -> None:
+        """The 8 x 8 matrix of one register, turned round, to another: as `load_matrices` has them,
+        two adjacent elements of a row in each lane."""
+        ptx(TRANSPOSE, target[at], source[of])
 
     def mma(
         self, sums: Registers, a: Registers, b: Registers, *at: Where, first: bool = False
@@ -222,7 +241,7 @@ class CpuLanes(GpuLanes):
     def commit(self) -> None:
         """Copies are done when they are asked for."""
 
-    def wait(self) -> None:
+    def wait(self, later: int = 0) -> None:
         """As `commit`."""
 
     def barrier(self) -> None:
@@ -242,6 +261,24 @@ class CpuLanes(GpuLanes):
 
     def shuffle(self, target: Registers, source: Registers, lane: Any, *at: Any) -> None:
         target.set(source.buffer[(self.thread // WARP * WARP + lane, *at)], *at)
+
+    def load_matrices(
+        self, target: Registers, at: Where, source: Registers, row: Callable[[], Any]
+    ) -> None:
+        with T.serial(self.threads // WARP) as warp, T.serial(WARP) as lane, T.serial(4) as i:
+            self.thread = warp * WARP + i * 8 + lane // 4  # who names the row
+            word = source.buffer[row() // 2 + lane % 4]
+            T.buffer_store(target.buffer, word, [warp * WARP + lane, *at(i)])
+        self.thread = None
+
+    def transpose(self, target: Registers, at: Index, source: Registers, of: Index) -> None:
+        *first, to = at
+        *outer, word = of
+        with T.serial(self.threads // WARP) as warp, T.serial(WARP) as lane, T.serial(2) as i:
+            row, column = lane % 4 * 2 + i, lane // 4
+            holder = warp * WARP + row * 4 + column // 2
+            value = source.halves[(holder, *outer, word * 2 + column % 2)]
+            T.buffer_store(target.halves, value, [warp * WARP + lane, *first, to * 2 + i])
 
     def mma(
         self, sums: Registers, a: Registers, b: Registers, *at: Where, first: bool = False

@@ -8,129 +8,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from schedules.activations import IDENTITY, Activation
+from schedules.layout import NHWC as NHWC
+from schedules.layout import PACKED as PACKED
+from schedules.layout import Layout as Layout
+from schedules.layout import Window as Window
+from schedules.layout import ceil_div as ceil_div
+from schedules.layout import round_up as round_up
 from schedules.max_pool import MaxPool
 
 Pair = tuple[int, int]
-
-
-def ceil_div(value: int, step: int) -> int:
-    return -(-value // step)
-
-
-def round_up(value: int, step: int) -> int:
-    return ceil_div(value, step) * step
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where element (n, h, w, c) of an activation lies: ``NHWC``, or packed ``NHWC16n16c``.
-
-    The packed axes are (N/n, H, W, C/c, n, c), N and C rounded up. ``NHWC`` is the case n = 1
-    and c = C, in four axes. Packed, a 16x16 tile of an implicit GEMM (16 images' same pixel by
-    16 channels) is one contiguous block.
-    """
-
-    n: int = 1
-    #: Channels of a block; 0 stands for all of them.
-    c: int = 0
-
-    def __post_init__(self) -> None:
-        if self.n < 1 or self.c < 0 or (self.c == 0 and self.n != 1):
-            raise ValueError(f"no layout has n={self.n}, c={self.c}")
-
-    @property
-    def packed(self) -> bool:
-        return self.c != 0
-
-    def __str__(self) -> str:
-        return f"NHWC{self.n}n{self.c}c" if self.packed else "NHWC"
-
-    @classmethod
-    def parse(cls, text: str) -> Layout:
-        """The layout written so. Raises ``ValueError`` for another text."""
-        if text == "NHWC":
-            return NHWC
-        match = re.fullmatch(r"NHWC(\d+)n(\d+)c", text)
-        if not match:
-            raise ValueError(f"layout {text!r} is neither NHWC nor NHWC<n>n<c>c")
-        return cls(int(match[1]), int(match[2]))
-
-    def shape(self, n: int, h: int, w: int, c: int) -> tuple[int, ...]:
-        """Shape of the array that holds (n, h, w, c) elements."""
-        if not self.packed:
-            return (n, h, w, c)
-        return (ceil_div(n, self.n), h, w, ceil_div(c, self.c), self.n, self.c)
-
-    def index(self, n: Any, h: Any, w: Any, c: Any) -> tuple[Any, ...]:
-        """Where element (n, h, w, c) lies. Takes numbers or TVM expressions."""
-        if not self.packed:
-            return (n, h, w, c)
-        return (n // self.n, h, w, c // self.c, n % self.n, c % self.c)
-
-    def element(self, *index: Any) -> tuple[Any, Any, Any, Any]:
-        """The (n, h, w, c) that lies at `index`: the inverse of `index`."""
-        if not self.packed:
-            n, h, w, c = index
-            return n, h, w, c
-        n, h, w, c, n_in, c_in = index
-        return n * self.n + n_in, h, w, c * self.c + c_in
-
-
-NHWC = Layout()
-PACKED = Layout(16, 16)
-
-
-@dataclass(frozen=True)
-class Window:
-    """A part of a larger NHWC tensor: where a convolution writes, if not a tensor of its own.
-
-    Pixel (p, q) goes to row ``row + p * row_step``, column ``column + q * column_step``. Channel
-    k goes to position c = ``channel + k``, and with ``shuffle`` to where a channel shuffle of the
-    whole tensor moves that: c % (channels / shuffle) * shuffle + c // (channels / shuffle).
-
-    So branches of a Concat write into one tensor, each stride phase of a transposed convolution
-    writes its own pixels, and a channel shuffle costs nothing.
-    """
-
-    rows: int
-    columns: int
-    channels: int
-    row: int = 0
-    column: int = 0
-    channel: int = 0
-    row_step: int = 1
-    column_step: int = 1
-    shuffle: int = 1
-
-    def __post_init__(self) -> None:
-        if self.shuffle < 1 or self.channels % self.shuffle:
-            raise ValueError(f"{self!r}: a shuffle divides the channels")
-        if min(self.row_step, self.column_step) < 1:
-            raise ValueError(f"{self!r}: steps are at least 1")
-
-    def pixel(self, p: Any, q: Any) -> tuple[Any, Any]:
-        """Where pixel (p, q) lies. Takes numbers or TVM expressions, as all of these."""
-        return self.row + p * self.row_step, self.column + q * self.column_step
-
-    def position(self, k: Any) -> Any:
-        """Where channel k lies."""
-        c = k + self.channel
-        if self.shuffle == 1:
-            return c
-        each = self.channels // self.shuffle
-        return c % each * self.shuffle + c // each
-
-    @property
-    def adjacent(self) -> int:
-        """What divides the place of a run of adjacent channels: 1 where there are none."""
-        return math.gcd(self.channels, self.channel) if self.shuffle == 1 else 1
 
 
 @dataclass(frozen=True)
@@ -165,6 +56,9 @@ class ConvWorkload:
 
     A matrix product of (M, C) and (C, K) is the case n = M of one pixel and a 1x1 filter.
 
+    With a ``prologue``, a depthwise convolution, it reads what that gives, rounded to fp16; one
+    kernel computes both, and x is the prologue's input.
+
     Raises ``ValueError`` where the numbers describe no convolution.
     """
 
@@ -184,6 +78,7 @@ class ConvWorkload:
     accumulator_dtype: str = "float32"
     epilogue: Epilogue = field(default_factory=Epilogue)
     window: Window | None = None
+    prologue: ConvWorkload | None = None
 
     def __post_init__(self) -> None:
         sizes = (self.n, self.h, self.w, self.c, self.k, self.r, self.s, self.groups)
@@ -198,6 +93,18 @@ class ConvWorkload:
         pool = self.epilogue.pool
         if pool is not None and (not pool.reads(self.p, self.q) or self.window is not None):
             raise ValueError(f"{self!r}: a window of the pool is empty, or the output has one")
+        if self.prologue is not None:
+            self._check_prologue(self.prologue)
+
+    def _check_prologue(self, first: ConvWorkload) -> None:
+        given = (first.n, first.p, first.q, first.k)
+        if given != (self.n, self.h, self.w, self.c) or first.epilogue.out_dtype != "float16":
+            raise ValueError(f"{self!r}: the prologue gives what the convolution reads, in fp16")
+        if not first.depthwise or first.k != first.c or first.epilogue.residual:
+            raise ValueError(f"{self!r}: a prologue has one filter a channel, and no residual")
+        more = first.window or first.prologue or first.epilogue.pool
+        if first.out_layout != self.in_layout or more:
+            raise ValueError(f"{self!r}: a prologue's output is the convolution's input, all of it")
 
     def _check_window(self, window: Window) -> None:
         last = (*window.pixel(self.p - 1, self.q - 1), window.channel + self.k - 1)
@@ -221,7 +128,15 @@ class ConvWorkload:
         return span // stride + 1 if span >= 0 else 0
 
     @property
+    def apart(self) -> tuple[ConvWorkload, ...]:
+        """Convolutions that give the same one after another: the prologue, if any, and itself."""
+        return (self,) if self.prologue is None else (self.prologue, replace(self, prologue=None))
+
+    @property
     def in_shape(self) -> tuple[int, ...]:
+        """Of x."""
+        if self.prologue is not None:
+            return self.prologue.in_shape
         return self.in_layout.shape(self.n, self.h, self.w, self.c)
 
     @property
@@ -267,9 +182,13 @@ class ConvWorkload:
     @property
     def useful_macs(self) -> int:
         """Multiply-adds that the convolution's definition asks for, padding taps included."""
+        if self.prologue is not None:
+            return sum(one.useful_macs for one in self.apart)
         return self.n * self.p * self.q * self.k * self.r * self.s * self.c // self.groups
 
     def __str__(self) -> str:
+        if self.prologue is not None:
+            return f"{self.prologue}, then -> {self.k}, {self.r}x{self.s}"
         text = f"{self.n}x{self.h}x{self.w}x{self.c} -> {self.k}, {self.r}x{self.s}"
         text += f"/{self.stride[0]}" if self.stride[0] == self.stride[1] != 1 else ""
         text += f"/{self.stride}" if self.stride[0] != self.stride[1] else ""
@@ -277,23 +196,36 @@ class ConvWorkload:
         return text + (f", {self.groups} groups" if self.groups != 1 else "")
 
     def to_json(self) -> str:
-        def plain(value: Any) -> Any:
-            return str(value) if isinstance(value, Layout) else dataclasses.asdict(value)
+        return json.dumps(self._plain(), sort_keys=True)
 
+    def _plain(self) -> dict[str, Any]:
+        """As JSON has it."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        epilogue = dataclasses.asdict(self.epilogue)
-        epilogue["residual_layout"] = str(self.epilogue.residual_layout)
-        return json.dumps({**fields, "epilogue": epilogue}, default=plain, sort_keys=True)
+        fields["epilogue"] = dataclasses.asdict(self.epilogue)
+        fields["epilogue"]["residual_layout"] = str(self.epilogue.residual_layout)
+        fields["window"] = None if self.window is None else dataclasses.asdict(self.window)
+        # Not there where there is none, as in what was written before there were any.
+        prologue = fields.pop("prologue")
+        if prologue is not None:
+            fields["prologue"] = prologue._plain()
+        for name in ("in_layout", "out_layout"):
+            fields[name] = str(fields[name])
+        return fields
 
     @classmethod
     def from_json(cls, text: str) -> ConvWorkload:
-        fields = json.loads(text)
+        return cls._of(json.loads(text))
+
+    @classmethod
+    def _of(cls, fields: dict[str, Any]) -> ConvWorkload:
         epilogue = fields.pop("epilogue")
         epilogue["residual_layout"] = Layout.parse(epilogue["residual_layout"])
         activation = epilogue["activation"]
         epilogue["activation"] = Activation(activation["kind"], tuple(activation["parameters"]))
         epilogue["pool"] = MaxPool.of(epilogue.get("pool"))
         fields["window"] = None if fields["window"] is None else Window(**fields["window"])
+        if "prologue" in fields:
+            fields["prologue"] = cls._of(fields["prologue"])
         for name in ("in_layout", "out_layout"):
             fields[name] = Layout.parse(fields[name])
         for name in ("stride", "padding", "dilation"):

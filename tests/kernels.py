@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from tvm.target.codegen import llvm_get_system_cpu
 
 import tvmconv.tensor_map  # noqa: F401 - kernels of the wgmma family call what it registers
 from schedules.activations import FORMULAS
+from schedules.depthwise_projection import pack_prologue
 from schedules.family import Family
 from schedules.gemm import pack_channels
 from schedules.hardware import Hardware
@@ -53,7 +54,7 @@ class Operands:
     """x (N, H, W, C), weight (K, C/groups, R, S), bias (K,), residual (N, P, Q, K).
 
     x, weight and residual are fp16. The values are of order one at every stage, so that errors
-    relative to the output mean something.
+    relative to the output mean something. `first`: of a prologue, whose x is read.
     """
 
     x: Array
@@ -61,6 +62,7 @@ class Operands:
     bias: Array | None
     slope: Array | None
     residual: Array | None
+    first: Operands | None = None
 
     @classmethod
     def random(cls, w: ConvWorkload, seed: int = 0) -> Operands:
@@ -75,11 +77,18 @@ class Operands:
             draw(w.k).astype(np.float32) if w.epilogue.bias else None,
             draw(w.k).astype(np.float32) if w.epilogue.activation.kind == "prelu" else None,
             draw(residual).astype(np.float16) if w.epilogue.residual else None,
+            None if w.prologue is None else cls.random(w.prologue, seed + 1),
         )
 
 
 def reference(w: ConvWorkload, operands: Operands) -> Array:
-    """(N, P, Q, K), or pooled, in fp32, as onnxruntime computes it from the same fp16 operands."""
+    """(N, P, Q, K), or pooled, in fp32, as onnxruntime computes it from the same fp16 operands;
+    what is between a prologue and it rounded to fp16."""
+    if w.prologue is not None:
+        assert operands.first is not None
+        first, then = w.apart
+        between = reference(first, operands.first).astype(np.float16)
+        return reference(then, replace(operands, x=between, first=None))
     feeds = {"x": _cropped(w, operands.x).transpose(0, 3, 1, 2), "w": operands.weight}
     if operands.bias is not None:
         feeds["b"] = operands.bias
@@ -186,8 +195,10 @@ def run(
 
     Asserts that no element of the output, padding included, is left or made NaN or infinite.
     """
+    first, x = operands.first, operands.x if operands.first is None else operands.first.x
     arrays = [
-        to_layout(operands.x, w.in_layout),
+        to_layout(x, w.apart[0].in_layout),
+        *([] if first is None else [pack_prologue(w.apart[0], first.weight, first.bias)]),
         family.pack(w, config, operands.weight),
         *(pack_channels(w, one) for one in (operands.bias, operands.slope) if one is not None),
     ]

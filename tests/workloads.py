@@ -142,6 +142,42 @@ WORKLOADS = {
     "depthwise, multiplier 2": ConvWorkload(2, 9, 8, 12, 24, 3, 3, padding=SAME, groups=12),
 }  # fmt: skip
 
+
+BIAS = Epilogue(True)
+RELU6 = Epilogue(True, activation=Activation("clip", (0.0, 6.0)))
+
+
+def pair(
+    size: tuple[int, int, int, int],
+    k: int,
+    r: int,
+    s: int,
+    stride: tuple[int, int] = (1, 1),
+    padding: tuple[int, int, int, int] = SAME,
+    first: Epilogue = RELU6,
+    epilogue: Epilogue = BIAS,
+) -> ConvWorkload:
+    """A depthwise convolution of an (N, H, W, C) image and the 1x1 to K channels after it."""
+    n, h, w, c = size
+    one = ConvWorkload(n, h, w, c, c, r, s, stride, padding, groups=c, epilogue=first)
+    return ConvWorkload(n, one.p, one.q, c, k, 1, 1, epilogue=epilogue, prologue=one)
+
+
+#: The same of pairs of convolutions, which one family alone computes, from sm_80 on.
+PAIRS = {
+    "pair": pair((1, 9, 11, 32), 16, 3, 3, epilogue=Epilogue(True, True)),
+    "pair, stride 2": pair((2, 9, 13, 24), 24, 3, 3, (2, 2)),
+    "pair, 72 channels": pair((1, 7, 7, 72), 64, 3, 3, epilogue=ALL),
+    "pair, 5x5": pair((1, 10, 9, 40), 48, 5, 5, (2, 1), (2, 1, 2, 3), Epilogue()),
+    "pair, to 320": pair((1, 6, 5, 16), 320, 3, 3, epilogue=Epilogue()),
+    "pair, 2x3, one row": pair(
+        (3, 2, 17, 8), 40, 2, 3, padding=(0, 2, 0, 0),
+        first=Epilogue(activation=Activation("hard_swish")),
+        epilogue=Epilogue(False, True, activation=Activation("silu"), residual_last=True),
+    ),
+    "pair, cropped": pair((1, 12, 11, 16), 8, 3, 3, padding=(-1, 1, -2, -3)),
+}  # fmt: skip
+
 #: One activation of every kind.
 ACTIVATIONS = st.sampled_from([Activation(kind, PARAMETERS.get(kind, ())) for kind in FORMULAS])
 LAYOUTS = st.sampled_from((NHWC, PACKED, Layout(4, 8), Layout(1, 16)))

@@ -130,7 +130,7 @@ def _build(
     """The network of one batch, its weights in `store`."""
     graph = _simplified(graph)
     supported.check_supported(graph.simple, folded=True)
-    mod, planned = _plan(graph, hardware, known)
+    mod, planned = _plan(graph, hardware, known, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
     read = "float16" if simulation is None else simulation.activations
@@ -220,7 +220,9 @@ def _simplified(graph: _Graph) -> _Graph:
     return replace(graph, simple=frontend.simplify(frontend.widen(graph.original)))
 
 
-def _plan(graph: _Graph, hardware: Hardware, known: Lookup | None) -> tuple[tvm.IRModule, Plan]:
+def _plan(
+    graph: _Graph, hardware: Hardware, known: Lookup | None, pairs: bool = True
+) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with accepted("bring this network to its convolution kernels"):
@@ -229,7 +231,7 @@ def _plan(graph: _Graph, hardware: Hardware, known: Lookup | None) -> tuple[tvm.
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware, records=known)
+    return mod, plan(mod, regions, hardware, records=known, pairs=pairs)
 
 
 # ---------------------------------------------------------------- compiling

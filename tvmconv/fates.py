@@ -14,6 +14,7 @@ import onnx
 from tvmconv.layer_reports import merged_layers
 from tvmconv.onnx_model import shapes_of
 from tvmconv.passes.plan import PlannedConv
+from tvmconv.passes.regions import Region
 from tvmconv.report import OperatorReport
 
 #: Operators that onnxruntime's simplification folds into the convolution before them.
@@ -32,12 +33,15 @@ def operator_fates(
     readers, shapes = _readers(simple), shapes_of(simple)
     order = {node.output[0]: at for at, node in enumerate(simple.graph.node)}
     makers = {name: node for node in simple.graph.node for name in node.output}
+    nodes = {node.name: node for node in simple.graph.node}
     for node in simple.graph.node:
         if node.name in convs:
             planned = convs[node.name]
             fates[node.name] = f"{planned.kernels[0].choice.family.name} kernel"
-            absorbed = _absorbed(node, readers, order, planned)
-            for one in (*_pads_before(node, makers, shapes, planned), *absorbed):
+            absorbed = _absorbed(node, readers, order, planned.region)
+            inside = [*_pads_before(node, makers, shapes, planned.region), *absorbed]
+            inside += _first_of_pair(nodes, makers, shapes, readers, order, planned.region)
+            for one in inside:
                 fates[one.name] = f"in the kernel of a convolution: {node.name}"
             for one in _places(absorbed[-1] if absorbed else node, readers, planned):
                 fates[one.name] = f"written in place by a convolution: {node.name}"
@@ -70,13 +74,14 @@ def _absorbed(
     conv: onnx.NodeProto,
     readers: dict[str, list[onnx.NodeProto]],
     order: Mapping[str, int],
-    planned: PlannedConv,
+    region: Region,
 ) -> list[onnx.NodeProto]:
     """The nodes after `conv` that its kernel computes, in order.
 
     Each step of the epilogue is the smallest set of nodes that only its last one leads out of.
     """
-    region, absorbed, at = planned.region, [], conv.output[0]
+    absorbed: list[onnx.NodeProto] = []
+    at = conv.output[0]
     # A bias that was no input of the node was an operator of its own.
     steps = (region.bias is not None and not any(conv.input[2:])) + (region.residual is not None)
     steps += (region.activation.kind != "none") + (region.pool is not None)
@@ -93,13 +98,33 @@ def _pads_before(
     conv: onnx.NodeProto,
     makers: Mapping[str, onnx.NodeProto],
     shapes: Mapping[str, list[int]],
-    planned: PlannedConv,
+    region: Region,
 ) -> list[onnx.NodeProto]:
     """The Pad before `conv`, if its kernel reads what that reads."""
     pad, read = makers.get(conv.input[0]), shapes.get(conv.input[0], [])
     if pad is None or pad.op_type != "Pad" or len(read) != 4:
         return []
-    return [pad] if tuple(read[2:]) != planned.region.x_shape[1:3] else []
+    return [pad] if tuple(read[2:]) != region.x_shape[1:3] else []
+
+
+def _first_of_pair(
+    nodes: Mapping[str, onnx.NodeProto],
+    makers: Mapping[str, onnx.NodeProto],
+    shapes: Mapping[str, list[int]],
+    readers: dict[str, list[onnx.NodeProto]],
+    order: Mapping[str, int],
+    region: Region,
+) -> list[onnx.NodeProto]:
+    """The convolution that the kernel of `region` computes first, if any, and what is in it."""
+    first = region.prologue
+    if first is None:
+        return []
+    node = nodes[first.name]
+    return [
+        *_pads_before(node, makers, shapes, first),
+        node,
+        *_absorbed(node, readers, order, first),
+    ]
 
 
 def _places(

@@ -30,6 +30,12 @@ KNOBS: tuple[Knob, ...] = (
     Knob("CC", "gcc", "C compiler, to link libraries and to stand in for a missing GPU driver"),
     Knob("TVMCONV_PACK", "0", "1 keeps activations between tensorized convolutions in NHWC16n16c"),
     Knob(
+        "TVMCONV_PAIR",
+        "what costs less",
+        "1 computes a depthwise and the 1x1 convolution after it in one kernel wherever it can, "
+        "0 never; on llvm never, if nothing is said",
+    ),
+    Knob(
         "TVMCONV_RECORDS",
         "~/.local/share/tvmconv/records",
         "folder of your own tuning records, one file for each architecture",
@@ -55,6 +61,12 @@ def records_folder() -> Path:
 def pack() -> bool:
     """Whether a build packs activations; see `tvmconv.passes.plan`."""
     return os.environ.get("TVMCONV_PACK", "0") == "1"
+
+
+def pair() -> bool | None:
+    """Whether pairs of convolutions become one kernel; None for what is estimated to cost less.
+    See `tvmconv.passes.pair_convs`."""
+    return {"1": True, "0": False}.get(os.environ.get("TVMCONV_PAIR", ""))
 
 
 def cores() -> int:

@@ -9,6 +9,7 @@ import onnx
 
 from schedules.choose import Choice
 from schedules.cost import conv_floor, floor, moved_bytes
+from schedules.family import ONE_CONVOLUTION
 from schedules.hardware import Hardware
 from schedules.model import unit_tflops
 from schedules.workload import ConvWorkload
@@ -26,13 +27,20 @@ def layer_reports(
     found = layers(simple)
     merged = merged_layers(simple, planned)
     names = kernel_names(planned.values())
+    firsts = {
+        one.region.prologue.name: one for one in planned.values() if one.region.prologue is not None
+    }
     kernels = [
-        _planned(planned[name], layer, names) for name, layer in found.items() if name in planned
+        _planned(planned[name], layer, names)
+        if name in planned
+        else _first_of_pair(firsts[name], layer)
+        for name, layer in found.items()
+        if name in planned or name in firsts
     ]
     others = [
         _unplanned(layer, hardware, "TVM", _why_generic(layer))
         for name, layer in found.items()
-        if name not in planned and name not in merged
+        if name not in planned and name not in firsts and name not in merged
     ]
     return (*kernels, *others)
 
@@ -45,8 +53,9 @@ def unplanned_reports(proto: onnx.ModelProto, hardware: Hardware) -> tuple[ConvR
 
 def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -> set[str]:
     """Those of constant weights that are in no plan: an equal one is computed."""
-    constant = {name for name, layer in layers(simple).items() if layer.constant}
-    return {name for name in convolutions(simple) if name in constant and name not in planned}
+    left = {name for name, layer in layers(simple).items() if layer.constant} - planned.keys()
+    left -= {one.region.prologue.name for one in planned.values() if one.region.prologue}
+    return left & set(convolutions(simple))
 
 
 def _planned(
@@ -56,7 +65,8 @@ def _planned(
     # Of a transposed convolution the first phase speaks for all; they differ by a tap or so.
     choice, w = choices[0], choices[0].workload
     # Families of one kind decline for one reason.
-    rejects = "; ".join(dict.fromkeys(reject.reason for reject in choice.rejects))
+    reasons = dict.fromkeys(reject.reason for reject in choice.rejects)
+    rejects = "; ".join(reason for reason in reasons if reason != ONE_CONVOLUTION)
     margin = _margin(choices)
     tuned = f"measured, {margin:.2f} times as fast as the model's choice" if margin else ""
     seconds = [one.runner_up for one in choices if one.runner_up is not None]
@@ -73,8 +83,10 @@ def _planned(
         tensor_core=all(one.family.tensorized for one in choices),
         why_family="; ".join(filter(None, (tuned, rejects))) or "the first choice",
         why_layout=planned.layout.reason,
-        useful_macs=sum(one.workload.useful_macs for one in choices),
-        padded_macs=sum(one.family.padded_macs(one.workload, one.config) for one in choices),
+        # Of a pair without the first, which has a report of its own.
+        useful_macs=sum(one.workload.apart[-1].useful_macs for one in choices),
+        padded_macs=sum(one.family.padded_macs(one.workload, one.config) for one in choices)
+        - (w.apart[0].useful_macs if w.prologue else 0),
         cost_us=sum(one.cost.us for one in choices),
         limit=choice.cost.limit,
         floor_us=sum(conv_floor(one.workload, one.hardware).us for one in choices),
@@ -88,6 +100,32 @@ def _planned(
         kernels=tuple(names[kernel.key] for kernel in planned.kernels),
         moved_bytes=sum(moved_bytes(one.workload) for one in choices),
         instruction_tflops=instruction_tflops(choice),
+    )
+
+
+def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
+    """Of a convolution that the kernel of another one, `planned`, computes as well."""
+    choice = planned.kernels[0].choice
+    first = choice.workload.apart[0]
+    return ConvReport(
+        name=layer.name,
+        operator=layer.operator,
+        shape=str(first),
+        workloads=(),
+        family=choice.family.name,
+        config="",
+        in_layout=str(first.in_layout),
+        out_layout=str(first.out_layout),
+        epilogue=str(first.epilogue),
+        tensor_core=choice.family.tensorized,
+        why_family=f"in the kernel of {planned.name}",
+        why_layout="in registers alone",
+        useful_macs=first.useful_macs,
+        padded_macs=first.useful_macs,
+        kind=layer.kind,
+        traits=layer.traits,
+        group_channels=layer.group_channels,
+        part_of=planned.name,
     )
 
 

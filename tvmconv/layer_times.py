@@ -66,7 +66,9 @@ def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
     timed = _on_gpu if exe.target == "cuda" else _on_cpu
     calls = timed(exe, tensors)
     waiting: dict[str, deque[ConvReport]] = defaultdict(deque)
+    macs: dict[str, int] = defaultdict(int)  # with those of a layer that is in the same kernel
     for layer in exe.report.convs:
+        macs[layer.part_of or layer.name] += layer.useful_macs
         for kernel in layer.kernels:
             waiting[kernel].append(layer)
     hardware = next((one for one in CUDA_ARCHS if one.name == exe.arch), None)
@@ -76,15 +78,17 @@ def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
         key = conv.name if conv else f"{at} {kernel}"
         found.setdefault(key, (conv, []))[1].append(us)
     return tuple(
-        _layer(conv, sum(us), len(us), hardware if exe.target == "cuda" else None)
+        _layer(conv, macs[conv.name], sum(us), len(us), hardware if exe.target == "cuda" else None)
         if conv
         else LayerTime(key.partition(" ")[2], sum(us))
         for key, (conv, us) in found.items()
     )
 
 
-def _layer(conv: ConvReport, us: float, kernels: int, hardware: Hardware | None) -> LayerTime:
-    tflops, gbps = 2 * conv.useful_macs / us / 1e6, conv.moved_bytes / us / 1e3
+def _layer(
+    conv: ConvReport, macs: int, us: float, kernels: int, hardware: Hardware | None
+) -> LayerTime:
+    tflops, gbps = 2 * macs / us / 1e6, conv.moved_bytes / us / 1e3
     return LayerTime(
         name=conv.name,
         us=us,

@@ -68,6 +68,9 @@ class ConvReport:
     #: operations a second, 0 on a CPU.
     moved_bytes: int = 0
     instruction_tflops: float = 0.0
+    #: The convolution whose kernel computes this one as well, if it has none of its own. All but
+    #: the multiply-adds of both is then said there.
+    part_of: str = ""
 
     @property
     def waste(self) -> float:

@@ -181,7 +181,7 @@ def path(report: BuildReport) -> str:
             f"{microseconds(measured)} us; the model's choices took {before / measured:.2f} times "
             "as long"
         )
-    unknown = [conv for conv in report.convs if not conv.cost_us]
+    unknown = [conv for conv in report.convs if not conv.cost_us and not conv.part_of]
     if unknown:
         text += f"\nwithout {len(unknown)} that TVM computes, of which no cost is known"
     return text + (f"\ncard: {report.rates}" if report.rates else "")

@@ -88,7 +88,16 @@ def test_rejects_say_why() -> None:
 
 
 def test_families_by_name() -> None:
-    names = ["few_channels", "wgmma", "mma_sync", "wmma_packed", "wmma_nhwc", "depthwise", "direct"]
+    names = [
+        "few_channels",
+        "wgmma",
+        "mma_sync",
+        "wmma_packed",
+        "wmma_nhwc",
+        "depthwise",
+        "depthwise_projection",
+        "direct",
+    ]
     assert [one.name for one in FAMILIES] == names
     assert all(family(one.name) is one for one in FAMILIES)
     with pytest.raises(LookupError, match="no family 'winograd' among few_channels, wgmma, mma_"):

@@ -23,7 +23,7 @@ from schedules.wmma import WmmaFamily
 from schedules.wmma_config import WmmaConfig
 from schedules.workload import ConvWorkload, Epilogue
 from tests import kernels
-from tests.workloads import WORKLOADS, workloads
+from tests.workloads import PAIRS, WORKLOADS, workloads
 from tvmconv import toolchain
 
 
@@ -79,7 +79,7 @@ def configs(family: Family, w: ConvWorkload) -> list[Any]:
 
 
 def cases() -> Iterator[Any]:
-    for name, w in WORKLOADS.items():
+    for name, w in (WORKLOADS | PAIRS).items():
         for family in matching(w, CPU):
             for i, config in enumerate(configs(family, w)):
                 yield pytest.param(family, w, config, id=f"{name}-{family.name}-{i}")
@@ -202,17 +202,17 @@ def gpu() -> Hardware:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", WORKLOADS | PAIRS)
 def test_family_gives_what_onnxruntime_gives_on_a_gpu(name: str) -> None:
-    w = WORKLOADS[name]
+    w = (WORKLOADS | PAIRS)[name]
     for family in matching(w, gpu()):
         check(family, w, family.match(w, gpu()).config, gpu())
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["1x1", "not square", "batch 5, packed", "stem"])
+@pytest.mark.parametrize("name", ["1x1", "not square", "batch 5, packed", "stem", *PAIRS])
 def test_spread_of_the_space_on_a_gpu(name: str) -> None:
-    w = WORKLOADS[name]
+    w = (WORKLOADS | PAIRS)[name]
     family = matching(w, gpu())[0]
     space = list(family.space(w, gpu()))
     for config in space[:: max(1, len(space) // 12)]:

@@ -18,7 +18,7 @@ from schedules.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.machine_model import MACHINES, machine
 from schedules.model import LIMITS, resident, time_of
 from schedules.workload import ConvWorkload
-from tests.workloads import WORKLOADS, workloads
+from tests.workloads import PAIRS, WORKLOADS, workloads
 
 GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}
 H200 = GPUS["sm_90a"]
@@ -187,9 +187,9 @@ def test_machines_of_all_architectures() -> None:
 
 
 @pytest.mark.parametrize("arch", GPUS)
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", WORKLOADS | PAIRS)
 def test_every_family_and_workload(name: str, arch: str) -> None:
-    w, machine_ = WORKLOADS[name], GPUS[arch]
+    w, machine_ = (WORKLOADS | PAIRS)[name], GPUS[arch]
     floor = conv_floor(w, machine_).us
     for family in FAMILIES:
         match = family.match(w, machine_)

@@ -22,7 +22,7 @@ needs_cuobjdump = pytest.mark.skipif(not sass.available(), reason="needs cuobjdu
 
 
 #: Kernels of the families that use tensor cores.
-CLAIMS = re.compile(r"conv_(?:wmma|mma_sync|few_channels)")
+CLAIMS = re.compile(r"conv_(?:wmma|mma_sync|few_channels|depthwise_projection)")
 
 
 def machine_code(exe: tvmconv.Executable, folder: Path) -> dict[str, str]:

@@ -145,7 +145,11 @@ def test_mobilenet_v2() -> None:
         + [(960, 7)] * 3
     )
     assert kinds["depthwise"].macs == sum(c * side * side * 9 for c, side in depthwise)
-    assert report.all.tensor_core_macs == report.all.macs - kinds["depthwise"].macs
+    # In one kernel with the 1x1 after it a depthwise convolution is on tensor cores, too.
+    alone = [conv for conv in report.convs if conv.kind == "depthwise" and not conv.part_of]
+    apart = sum(conv.useful_macs for conv in alone)
+    assert 0 < apart < kinds["depthwise"].macs
+    assert report.all.tensor_core_macs == report.all.macs - apart
     assert report.suited.tensor_core_macs == report.suited.macs
     assert round(report.all.macs / 1e9, 2) == 0.30
     assert report.parameters == 3_504_872

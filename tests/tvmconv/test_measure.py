@@ -24,7 +24,7 @@ from schedules.few_channels_config import FewChannelsConfig
 from schedules.hardware import CPU
 from schedules.max_pool import MaxPool
 from schedules.workload import ConvWorkload, Epilogue
-from tests.workloads import RELU, WORKLOADS
+from tests.workloads import PAIRS, RELU, WORKLOADS
 from tvmconv import cuda_runtime
 from tvmconv.errors import TuningError
 from tvmconv.tuning import measure
@@ -44,9 +44,11 @@ def shop() -> Iterator[Workshop]:
         yield shop
 
 
-@pytest.mark.parametrize("name", ["not square", "stride phase", "depthwise", "batch 5, packed"])
+@pytest.mark.parametrize(
+    "name", ["not square", "stride phase", "depthwise", "batch 5, packed", "pair, stride 2"]
+)
 def test_candidates_are_right_and_timed(shop: Workshop, name: str) -> None:
-    w = WORKLOADS[name]
+    w = (WORKLOADS | PAIRS)[name]
     told: list[tuple[int, int]] = []
     candidates = space(w, CPU)[:3]
     measured = shop.measure(

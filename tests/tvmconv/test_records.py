@@ -15,7 +15,7 @@ from schedules.choose import FAMILIES, choose, family
 from schedules.hardware import CPU
 from schedules.workload import ConvWorkload
 from tests import networks
-from tests.workloads import WORKLOADS
+from tests.workloads import PAIRS, WORKLOADS
 from tvmconv.errors import RecordError, RecordWarning
 from tvmconv.tuning import records as book
 from tvmconv.tuning.records import Record, Records
@@ -52,9 +52,9 @@ def written(path: Path, *records: Record) -> Path:
 
 
 # --- lines ----------------------------------------------------------------------------------
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", WORKLOADS | PAIRS)
 def test_a_line_has_all_of_it(name: str) -> None:
-    first = replace(record(), workload=WORKLOADS[name].to_json())
+    first = replace(record(), workload=(WORKLOADS | PAIRS)[name].to_json())
     assert Record.from_json(first.to_json()) == first
     assert "\n" not in first.to_json()
 
@@ -85,9 +85,9 @@ def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("one", FAMILIES, ids=lambda one: one.name)
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", WORKLOADS | PAIRS)
 def test_configurations_come_back_out_of_json(one: Any, name: str) -> None:
-    w = WORKLOADS[name]
+    w = (WORKLOADS | PAIRS)[name]
     for _, config in zip(range(5), one.space(w, CPU), strict=False):
         answer = one.match(w, CPU)
         if type(answer).__name__ == "Match":

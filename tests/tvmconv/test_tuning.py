@@ -16,7 +16,7 @@ from schedules.family import Reject
 from schedules.hardware import CPU, CUDA_ARCHS
 from schedules.workload import ConvWorkload, Epilogue
 from tests import networks
-from tests.workloads import WORKLOADS
+from tests.workloads import PAIRS, WORKLOADS
 from tvmconv.errors import TargetError, UnsupportedOperatorError
 from tvmconv.tuning import records as book
 from tvmconv.tuning.budget import Budget, Pace, Want
@@ -35,9 +35,9 @@ pytestmark = pytest.mark.skipif(
 
 # --- candidates -----------------------------------------------------------------------------
 @pytest.mark.parametrize("hardware", [CPU, SM_90], ids=lambda one: one.name)
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", WORKLOADS | PAIRS)
 def test_the_space_is_all_there_is_the_models_choice_first(name: str, hardware: Any) -> None:
-    w = WORKLOADS[name]
+    w = (WORKLOADS | PAIRS)[name]
     whole = space(w, hardware)
     chosen = choose(w, hardware)
     assert (whole[0].family, whole[0].config) == (chosen.family, chosen.config)

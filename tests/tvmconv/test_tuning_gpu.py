@@ -10,14 +10,16 @@ import pytest
 
 import tvmconv
 from tests import networks
-from tests.workloads import WORKLOADS
+from tests.workloads import PAIRS, WORKLOADS
 from tvmconv import toolchain
 from tvmconv.tuning.candidates import sample, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.measure import Workshop
 
 pytestmark = pytest.mark.gpu
-NAMES = ("not square", "stem", "1x1", "stride phase", "depthwise", "groups", "batch 5, packed")
+NAMES = (
+    "not square", "stem", "1x1", "stride phase", "depthwise", "groups", "batch 5, packed", "pair",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,7 @@ def shop() -> Iterator[Workshop]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_candidates_of_every_family_are_right_and_timed(shop: Workshop, name: str) -> None:
-    w = WORKLOADS[name]
+    w = (WORKLOADS | PAIRS)[name]
     candidates = sample(space(w, shop.target.hardware), 8)
     measured = shop.measure(shop.compile(w, candidates))
     assert not measured.failures

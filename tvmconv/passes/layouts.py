@@ -53,12 +53,13 @@ def choose_layouts(
     estimate: Estimate,
 ) -> dict[relax.Var, Chosen]:
     """The layout of every tensor that a region writes, by the variable that region computes."""
-    matrices = {region.x for region in regions.values() if region.op == MATRIX} | {
-        region.residual for region in regions.values() if region.op == MATRIX
-    }
+    plain: dict[relax.Expr | None, str] = {}
+    for region in regions.values():
+        reason = "read as a matrix" if region.op == MATRIX else "read by a pair of convolutions"
+        if region.op == MATRIX or region.prologue is not None:
+            plain |= {region.x: reason, region.residual: reason}
     barred = {
-        var: "read as a matrix" if var in matrices else _only_nhwc(region, places[var])
-        for var, region in regions.items()
+        var: plain.get(var) or _only_nhwc(region, places[var]) for var, region in regions.items()
     }
     others = {
         var: [one for one in readers(var, regions, flow) if isinstance(one, str)] for var in regions
@@ -88,6 +89,8 @@ def _chosen(layout: Layout, barred: str, others: list[str]) -> Chosen:
 def _only_nhwc(region: Region, place: Place) -> str:
     """Why the output can't be packed; empty if it can."""
     batch, channels = region.x_shape[0], region.k
+    if region.prologue is not None:
+        return "written by a pair of convolutions"
     if region.groups != 1 or region.transposed:
         return "groups and transposed convolutions write NHWC"
     if place != Place(region.output, 0, channels):

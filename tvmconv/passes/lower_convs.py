@@ -18,6 +18,7 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from schedules.depthwise_projection import pack_prologue
 from schedules.gemm import pack_channels
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
@@ -135,7 +136,11 @@ class _Lower(PyExprMutator):
         """Emits one kernel, which writes all of its buffer or one part more of it."""
         region, choice = planned.region, kernel.choice
         w = choice.workload
-        args = [x, relax.const(choice.family.pack(w, choice.config, kernel.weight))]
+        args = [x]
+        if (first := region.prologue) is not None:
+            packed = pack_prologue(w.apart[0], first.weight, first.bias)
+            args.append(relax.const(packed))
+        args.append(relax.const(choice.family.pack(w, choice.config, kernel.weight)))
         for values in (region.bias, region.slope):
             if values is not None:
                 args.append(relax.const(pack_channels(w, values)))

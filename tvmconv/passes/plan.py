@@ -22,6 +22,7 @@ from tvmconv.passes.channel_shuffle import shuffled
 from tvmconv.passes.concat_in_place import Place, concat_places
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.layouts import PLAIN, Chosen, choose_layouts
+from tvmconv.passes.pair_convs import pair_convs
 from tvmconv.passes.readers import out_dtype
 from tvmconv.passes.regions import Region
 from tvmconv.passes.workloads import workloads
@@ -84,11 +85,14 @@ def plan(
     hardware: Hardware,
     estimate: Estimate = kernel_cost,
     records: Lookup | None = None,
+    pairs: bool = True,
 ) -> Plan:
     """Decides for every region of `mod`, so that `estimate` gives the least sum.
 
     `records` then say which family and configuration, but nothing about layouts: times measured
     do not compare with times estimated, and there are records for the layouts so chosen.
+
+    pairs: whether two convolutions may become one kernel.
 
     Raises `ModelError` for a region that is no convolution.
     """
@@ -100,6 +104,8 @@ def plan(
     for var, region in regions.items():
         _check(region, places[var])
     regions, places = absorb_pools(regions, places, flow, hardware, estimate)
+    if pairs:
+        regions = pair_convs(regions, places, flow, hardware, estimate, records)
     layouts = choose_layouts(regions, places, flow, hardware, estimate)
     decided: Plan = {}
     for var, region in regions.items():
@@ -133,6 +139,8 @@ def _check(region: Region, place: Place) -> None:
 def _check_range(region: Region, kernel: PlannedKernel) -> None:
     """Raises `ModelError` for weights that fp16, or indices that 32 bits can't hold."""
     largest = float(np.abs(kernel.weight).max())
+    if region.prologue is not None:
+        largest = max(largest, float(np.abs(region.prologue.weight).max()))
     if not largest <= np.finfo(np.float16).max:
         raise ModelError(
             f"conv {region.name!r} has a weight of magnitude {largest:g}, too large for fp16",

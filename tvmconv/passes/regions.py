@@ -60,6 +60,9 @@ class Region:
     slope: NDArray[Any] | None = None
     #: `absorb_pool`; never one where there is a residual.
     pool: MaxPool | None = None
+    #: A depthwise convolution that the same kernel computes first; x is what that reads, `x_shape`
+    #: the shape of what it gives.
+    prologue: Region | None = None
 
     @property
     def transposed(self) -> bool:

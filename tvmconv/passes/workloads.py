@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from schedules.workload import ConvWorkload, Epilogue, Layout, Window
+from schedules.workload import NHWC, ConvWorkload, Epilogue, Layout, Window
 from tvmconv.passes.concat_in_place import Place
 from tvmconv.passes.regions import Region
 from tvmconv.passes.stride_phases import Phase, phases
@@ -35,11 +35,16 @@ def workloads(
             (_phase(region, place, phase, epilogue, x), phase.weight) for phase in phases(region)
         ]
     k, _, r, s = region.weight.shape
+    prologue = None
+    if region.prologue is not None:
+        own = Place(region.prologue.output, 0, c)
+        ((prologue, _),) = workloads(region.prologue, own, x, x, NHWC, "float16")
+        x = NHWC
     whole = place.channels == k and place.shuffle == 1
     window = None if whole else _window(region, place)
     workload = ConvWorkload(
         n, h, w, c, k, r, s, region.stride, region.padding, region.dilation, region.groups,
-        x, out, epilogue=epilogue, window=window,
+        x, out, epilogue=epilogue, window=window, prologue=prologue,
     )  # fmt: skip
     return [(workload, region.weight)]
 

@@ -16,14 +16,14 @@ import tvm
 from numpy.typing import NDArray
 
 from schedules.choose import family
-from schedules.direct import DirectFamily
+from schedules.depthwise_projection import pack_prologue
 from schedules.family import Family
 from schedules.gemm import pack_channels
 from schedules.workload import ConvWorkload, Layout
 from tvmconv import toolchain
 from tvmconv.errors import TuningError
 from tvmconv.tuning import race
-from tvmconv.tuning.kernels import SUMS, UNTOUCHED, Target, exact_workload
+from tvmconv.tuning.kernels import SUMS, UNTOUCHED, Target, by_definition, references
 from tvmconv.tuning.stopwatch import Place, Tracker, launches_for, place
 
 Array = NDArray[Any]
@@ -42,7 +42,8 @@ class Setup:
 
     workload: ConvWorkload
     target: Target
-    reference: str
+    #: Of `kernels.references`, in order.
+    references: tuple[str, ...]
     difference: str
     tracker: Tracker | None = None
 
@@ -67,6 +68,7 @@ class Checked:
 @dataclass(frozen=True)
 class Operands:
     """x (N, H, W, C) and weight (K, C/groups, R, S), residual: fp16; bias and slope (K,): fp32.
+    `first`: of a prologue, whose x is read.
 
     The values are of order one at every stage, so that errors relative to the output mean
     something, and random, as a GPU draws less power, and is faster, where bits do not change.
@@ -77,6 +79,7 @@ class Operands:
     bias: Array | None
     slope: Array | None
     residual: Array | None
+    first: Operands | None = None
 
     @classmethod
     def random(cls, w: ConvWorkload) -> Operands:
@@ -94,6 +97,7 @@ class Operands:
             draw((w.k,), np.float32) if epilogue.bias else None,
             draw((w.k,), np.float32) if epilogue.activation.kind == "prelu" else None,
             draw((w.n, rows, columns, w.k), np.float16) if epilogue.residual else None,
+            None if w.prologue is None else cls.random(w.prologue),
         )
 
 
@@ -108,7 +112,7 @@ class _Bench:
             raise TuningError("no NVIDIA GPU can be used here any more")
         self.place: Place = place(setup.target.kind, setup.tracker)
         self._operands = Operands.random(w)
-        self._shared = self._placed()
+        self._shared = self._placed(w, self._operands)
         self._blank = self._tensor(np.full(w.buffer_shape, UNTOUCHED, w.epilogue.out_dtype))
         self.y = self._tensor(np.empty(w.buffer_shape, w.epilogue.out_dtype))
         self._difference = self.place.load(setup.difference)["main"]
@@ -116,33 +120,44 @@ class _Bench:
         self._expected = self._reference()
 
     def _reference(self) -> Any:
-        """What the kernels have to give."""
-        setup, exact = self.setup, exact_workload(self.setup.workload)
-        expected = self._tensor(np.full(exact.buffer_shape, UNTOUCHED, np.float32))
-        one = DirectFamily()
-        config = next(one.space(exact, setup.target.hardware))
-        self.place.load(setup.reference)["main"](*self.arguments(one, config, expected))
+        """What the kernels have to give, by definition: the convolutions of a pair one after
+        another, then a pool."""
+        first, x = self._operands.first, None
+        given = [self._operands] if first is None else [first, self._operands]
+        wanted = references(self.setup.workload)
+        for w, operands, path in zip(wanted, given, self.setup.references, strict=True):
+            out = self._tensor(np.full(w.buffer_shape, UNTOUCHED, w.epilogue.out_dtype))
+            before, after = self._placed(w, operands)
+            weight = self._packed(*by_definition(w, self.setup.target.hardware), w, operands)
+            self.place.load(path)["main"](before[0] if x is None else x, weight, *after, out)
+            x = out
         self.place.device.sync()
-        pool = setup.workload.epilogue.pool
-        return expected if pool is None else self._tensor(pool.apply(expected.numpy()))
+        pool = self.setup.workload.epilogue.pool
+        return x if pool is None or x is None else self._tensor(pool.apply(x.numpy()))
 
     def _tensor(self, array: Array) -> Any:
         return tvm.runtime.tensor(np.ascontiguousarray(array), self.place.device)
 
-    def _placed(self) -> tuple[list[Any], list[Any]]:
+    def _placed(self, w: ConvWorkload, operands: Operands) -> tuple[list[Any], list[Any]]:
         """What comes before the weight, and after it."""
-        w, operands = self.setup.workload, self._operands
         vectors = [v for v in (operands.bias, operands.slope) if v is not None]
         after = [self._tensor(pack_channels(w, vector)) for vector in vectors]
         if operands.residual is not None:
             after.append(self._tensor(_laid(operands.residual, w.epilogue.residual_layout)))
-        return [self._tensor(_laid(operands.x, w.in_layout))], after
+        first = operands.first
+        if first is None or w.prologue is None:
+            return [self._tensor(_laid(operands.x, w.in_layout))], after
+        packed = pack_prologue(w.prologue, first.weight, first.bias)
+        return [self._tensor(_laid(first.x, w.prologue.in_layout)), self._tensor(packed)], after
+
+    def _packed(self, one: Family, config: Any, w: ConvWorkload, operands: Operands) -> Any:
+        return self._tensor(one.pack(w, config, operands.weight))
 
     def arguments(self, one: Family, config: Any, out: Any) -> list[Any]:
         """Of a kernel of that family, its weight packed as it reads it."""
-        weight = one.pack(self.setup.workload, config, self._operands.weight)
+        weight = self._packed(one, config, self.setup.workload, self._operands)
         before, after = self._shared
-        return [*before, self._tensor(weight), *after, out]
+        return [*before, weight, *after, out]
 
     def checked(self, entry: Entry) -> tuple[float, Any, list[Any]]:
         """Relative l2 error of what the kernel writes; the kernel, and its arguments."""

@@ -49,7 +49,7 @@ class Kernel:
 def compile_candidate(
     w: ConvWorkload, family_name: str, config: Any, target: Target, folder: str
 ) -> Kernel:
-    """The candidate's kernel: ``(x, weight[, bias][, slope][, residual], y)``.
+    """The candidate's kernel: ``(x[, prologue], weight[, bias][, slope][, residual], y)``.
 
     Raises `ConfigError` for a configuration that does not fit, and whatever TVM or the CUDA
     compiler raise.
@@ -59,16 +59,23 @@ def compile_candidate(
 
 
 def compile_reference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
-    """What all candidates are compared with: the convolution by its definition, in fp32."""
-    exact = exact_workload(w)
+    """One of `references`: a convolution by its definition, in fp32."""
+    one, config = by_definition(w, target.hardware)
+    return _compile(one.schedule(w, config, target.hardware), target, folder)
+
+
+def by_definition(w: ConvWorkload, hardware: Hardware) -> tuple[DirectFamily, Any]:
+    """What computes a reference, and its configuration."""
     one = DirectFamily()
-    config = next(one.space(exact, target.hardware))
-    return _compile(one.schedule(exact, config, target.hardware), target, folder)
+    return one, next(one.space(w, hardware))
 
 
-def exact_workload(w: ConvWorkload) -> ConvWorkload:
-    """The same, with its result as the fp32 that it is before it is rounded, or pooled."""
-    return replace(w, epilogue=replace(w.epilogue, out_dtype="float32", pool=None))
+def references(w: ConvWorkload) -> tuple[ConvWorkload, ...]:
+    """What all candidates are compared with: the same, a kernel for each convolution, the last of
+    which gives its result as the fp32 that it is before it is rounded, or pooled."""
+    *first, last = w.apart
+    exact = replace(last.epilogue, out_dtype="float32", pool=None)
+    return *first, replace(last, epilogue=exact)
 
 
 def compile_difference(w: ConvWorkload, target: Target, folder: str) -> Kernel:

@@ -77,12 +77,12 @@ class Compiling:
     workload: ConvWorkload
     candidates: tuple[Candidate, ...]
     kernels: tuple[Future[Kernel], ...]
-    reference: Future[Kernel]
+    references: tuple[Future[Kernel], ...]
     difference: Future[Kernel]
     folder: Path
 
     def cancel(self) -> None:
-        for future in (*self.kernels, self.reference, self.difference):
+        for future in (*self.kernels, *self.references, self.difference):
             future.cancel()
 
 
@@ -149,7 +149,10 @@ class Workshop:
         for path in (candidates_folder, checks):
             path.mkdir(parents=True)
         submit, target = self._compilers.submit, self.target
-        reference = submit(kernels.compile_reference, w, target, str(checks))
+        references = tuple(
+            submit(kernels.compile_reference, one, target, str(checks))
+            for one in kernels.references(w)
+        )
         difference = submit(kernels.compile_difference, w, target, str(checks))
         futures = tuple(
             submit(
@@ -158,7 +161,7 @@ class Workshop:
             )
             for one in candidates
         )  # fmt: skip
-        compiling = Compiling(w, tuple(candidates), futures, reference, difference, folder)
+        compiling = Compiling(w, tuple(candidates), futures, references, difference, folder)
         self._begun.append(compiling)
         return compiling
 
@@ -206,12 +209,12 @@ class Workshop:
 
     def _setup(self, compiling: Compiling) -> Setup:
         paths = []
-        for kernel in map(_result, (compiling.reference, compiling.difference)):
+        for kernel in map(_result, (*compiling.references, compiling.difference)):
             if isinstance(kernel, str):
                 raise TuningError(f"{compiling.workload} can't be checked", note=kernel)
             paths.append(kernel.path)
-        reference, difference = paths
-        return Setup(compiling.workload, self.target, reference, difference, self.tracker)
+        *references, difference = paths
+        return Setup(compiling.workload, self.target, tuple(references), difference, self.tracker)
 
     def _check(self, setup: Setup, candidate: Candidate, path: str) -> Checked | str:
         """Of a kernel that runs and is right; else why it does not count."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+from schedules.workload import ConvWorkload
 from tvmconv import compiler, onnx_model
 from tvmconv.batches import Batch, Shapes
 from tvmconv.errors import TuningError, UnsupportedOperatorError
@@ -71,6 +72,8 @@ def tune(
 def workloads_of(plan: BuildReport) -> Counter[str]:
     """Every kernel of the network, all buckets together: its workload, and how often it occurs.
 
+    Of a pair the two apart as well: with records of all three, measured times decide.
+
     Raises `UnsupportedOperatorError` for a network that can't be built.
     """
     if plan.unsupported:
@@ -80,4 +83,10 @@ def workloads_of(plan: BuildReport) -> Counter[str]:
             hint="tvmconv inspect says more",
         )
     reports = (*plan.smaller, plan)
-    return Counter(text for one in reports for conv in one.convs for text in conv.workloads)
+    kernels = Counter(text for one in reports for conv in one.convs for text in conv.workloads)
+    counts = Counter(kernels)
+    for text, count in kernels.items():
+        w = ConvWorkload.from_json(text)
+        if w.prologue is not None:
+            counts.update({one.to_json(): count for one in w.apart})
+    return counts
