@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from schedules.choose import FAMILIES, choose, family
 from schedules.errors import ConfigError
-from schedules.family import NO_POOL, Reject
+from schedules.family import Reject, alone
 from schedules.few_channels_config import FewChannelsConfig, default, problems
 from schedules.few_channels_geometry import PooledGeometry
 from schedules.hardware import CPU, Hardware
@@ -153,7 +153,7 @@ def test_every_row_is_computed_once_but_for_a_tile_of_each_block() -> None:
 
 def test_no_other_family_pools() -> None:
     for one in FAMILIES[1:]:
-        assert one.match(RESNET, SM_90) == Reject(one.name, NO_POOL)
+        assert one.match(RESNET, SM_90) == Reject(one.name, alone(RESNET))
     assert choose(RESNET, SM_90).family is FAMILY
     with pytest.raises(LookupError, match=r"max pool 3x3/2.*direct: pools nothing"):
         choose(RESNET, CPU)
