@@ -30,7 +30,7 @@ from schedules.depthwise_config import (
     space,
 )
 from schedules.depthwise_footprint import footprint
-from schedules.family import NO_PROLOGUE, Match, Reject
+from schedules.family import NO_POOL, NO_PROLOGUE, Match, Reject
 from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
@@ -49,6 +49,8 @@ class DepthwiseFamily:
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        if w.epilogue.pool is not None:
+            return Reject(self.name, NO_POOL)
         if w.prologue is not None:
             return Reject(self.name, NO_PROLOGUE)
         if not w.depthwise:

@@ -43,7 +43,7 @@ from schedules.depthwise_projection_config import (
 )
 from schedules.depthwise_projection_footprint import footprint
 from schedules.depthwise_projection_kernel import Kernel
-from schedules.family import ONE_CONVOLUTION, Match, Reject, fitting
+from schedules.family import NO_POOL, ONE_CONVOLUTION, Match, Reject, fitting
 from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
@@ -131,6 +131,8 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     first = w.prologue
     if first is None:
         return ONE_CONVOLUTION
+    if w.epilogue.pool is not None:
+        return NO_POOL
     if hardware.kind == "cuda" and hardware.sm < MIN_SM:
         return f"mma.sync m16n8k16 and cp.async need sm_{MIN_SM}, this is {hardware.name}"
     if (w.r, w.s, w.stride, w.padding, w.groups) != (1, 1, (1, 1), (0, 0, 0, 0), 1):

@@ -19,6 +19,7 @@ from schedules.layout import Layout as Layout
 from schedules.layout import Window as Window
 from schedules.layout import ceil_div as ceil_div
 from schedules.layout import round_up as round_up
+from schedules.max_pool import MaxPool
 
 Pair = tuple[int, int]
 
@@ -28,7 +29,8 @@ class Epilogue:
     """``y = activation(conv + bias + residual)`` in fp32, then cast to ``out_dtype``.
 
     Or, with ``residual_last``, ``activation(conv + bias) + residual``. bias: fp32 (K,). residual:
-    fp16, the output's shape, in ``residual_layout``. A "prelu" has its slopes, fp32 (K,).
+    fp16, the output's shape, in ``residual_layout``. A "prelu" has its slopes, fp32 (K,). A
+    ``pool`` then reads y, and the output is the pool's.
     """
 
     bias: bool = False
@@ -37,11 +39,13 @@ class Epilogue:
     activation: Activation = IDENTITY
     out_dtype: str = "float16"
     residual_last: bool = False
+    pool: MaxPool | None = None
 
     def __str__(self) -> str:
         parts = ["bias"] * self.bias + ["residual"] * (self.residual and not self.residual_last)
         parts += [str(self.activation)] * (self.activation.kind != "none")
         parts += ["residual"] * (self.residual and self.residual_last)
+        parts += [] if self.pool is None else [str(self.pool)]
         return " + ".join(parts) or "none"
 
 
@@ -88,6 +92,9 @@ class ConvWorkload:
             self._check_window(self.window)
         if self.prologue is not None:
             self._check_prologue(self.prologue)
+        pool = self.epilogue.pool
+        if pool is not None and (not pool.reads(self.p, self.q) or self.window is not None):
+            raise ValueError(f"{self!r}: a window of the pool is empty, or the output has one")
 
     def _check_prologue(self, first: ConvWorkload) -> None:
         given = (first.n, first.p, first.q, first.k)
@@ -95,7 +102,8 @@ class ConvWorkload:
             raise ValueError(f"{self!r}: the prologue gives what the convolution reads, in fp16")
         if not first.depthwise or first.k != first.c or first.epilogue.residual:
             raise ValueError(f"{self!r}: a prologue has one filter a channel, and no residual")
-        if first.out_layout != self.in_layout or first.window or first.prologue:
+        others = (first.window, first.prologue, first.epilogue.pool)
+        if first.out_layout != self.in_layout or any(others):
             raise ValueError(f"{self!r}: a prologue's output is the convolution's input, all of it")
 
     def _check_window(self, window: Window) -> None:
@@ -132,9 +140,14 @@ class ConvWorkload:
         return self.in_layout.shape(self.n, self.h, self.w, self.c)
 
     @property
+    def out_pixels(self) -> Pair:
+        """Rows and columns of the output: P and Q, or of the pool."""
+        return (self.p, self.q) if self.epilogue.pool is None else self.epilogue.pool.size
+
+    @property
     def out_shape(self) -> tuple[int, ...]:
         """Of what is computed; `buffer_shape` of what it is written to."""
-        return self.out_layout.shape(self.n, self.p, self.q, self.k)
+        return self.out_layout.shape(self.n, *self.out_pixels, self.k)
 
     @property
     def buffer_shape(self) -> tuple[int, ...]:
@@ -145,9 +158,8 @@ class ConvWorkload:
     @property
     def residual_shape(self) -> tuple[int, ...]:
         """As many pixels as the tensor that is written to, but the convolution's own channels."""
-        rows, columns = (self.p, self.q)
-        if self.window is not None:
-            rows, columns = self.window.rows, self.window.columns
+        at = self.window
+        rows, columns = (self.p, self.q) if at is None else (at.rows, at.columns)
         return self.epilogue.residual_layout.shape(self.n, rows, columns, self.k)
 
     @property
@@ -210,6 +222,7 @@ class ConvWorkload:
         epilogue["residual_layout"] = Layout.parse(epilogue["residual_layout"])
         activation = epilogue["activation"]
         epilogue["activation"] = Activation(activation["kind"], tuple(activation["parameters"]))
+        epilogue["pool"] = MaxPool.of(epilogue.get("pool"))
         fields["window"] = None if fields["window"] is None else Window(**fields["window"])
         if "prologue" in fields:
             fields["prologue"] = cls._of(fields["prologue"])

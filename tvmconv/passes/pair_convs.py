@@ -69,6 +69,8 @@ def _joined(
         return False
     if not first.groups == channels == first.k > 1 or first.slope is not None:
         return False
+    if first.pool is not None:
+        return False
     if places[first.output] != Place(first.output, 0, first.k):
         return False
     if then.residual is not None and then.residual.same_as(first.output):

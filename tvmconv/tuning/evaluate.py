@@ -117,23 +117,23 @@ class _Bench:
         self.y = self._tensor(np.empty(w.buffer_shape, w.epilogue.out_dtype))
         self._difference = self.place.load(setup.difference)["main"]
         self._sums = [self._tensor(np.zeros(SUMS, np.float32)) for _ in range(2)]
-        self._expected = self._tensor(np.full(w.buffer_shape, UNTOUCHED, np.float32))
-        self._compute_expected()
-        self.place.device.sync()
+        self._expected = self._reference()
 
-    def _compute_expected(self) -> None:
-        """By definition, the convolutions of a pair one after another."""
-        first, x = self._operands.first, None
+    def _reference(self) -> Any:
+        """What the kernels have to give, by definition; of a pair one after another."""
+        w, first = self.setup.workload, self._operands.first
         given = [self._operands] if first is None else [first, self._operands]
-        wanted = references(self.setup.workload)
-        for w, operands, path in zip(wanted, given, self.setup.references, strict=True):
-            out = self._expected
-            if w is not wanted[-1]:
-                out = self._tensor(np.empty(w.out_shape, w.epilogue.out_dtype))
-            before, after = self._placed(w, operands)
-            weight = self._packed(*by_definition(w, self.setup.target.hardware), w, operands)
+        wanted = references(w)
+        x: Any = None
+        for one, operands, path in zip(wanted, given, self.setup.references, strict=True):
+            out = self._tensor(np.full(one.buffer_shape, UNTOUCHED, one.epilogue.out_dtype))
+            before, after = self._placed(one, operands)
+            weight = self._packed(*by_definition(one, self.setup.target.hardware), one, operands)
             self.place.load(path)["main"](before[0] if x is None else x, weight, *after, out)
             x = out
+        self.place.device.sync()
+        pool = w.epilogue.pool
+        return x if pool is None else self._tensor(pool.apply(x.numpy()))
 
     def _tensor(self, array: Array) -> Any:
         return tvm.runtime.tensor(np.ascontiguousarray(array), self.place.device)
