@@ -62,12 +62,10 @@ def simulate(
     of_a_model = {"--layer": layer, "--tile": tile, "--k": k}
     if trace and model is None:
         _refuse({**of_a_model, "--images": images}, "a model", "name the model")
-        show(tvmconv.trace_example(numerics, lane or 0), as_json)
-        return
+        return show(tvmconv.trace_example(numerics, lane or 0), as_json)
     if trace and model is not None:
         place = (layer, tile, lane or 0, k or 0)
-        show(_traced(model, numerics, images, activations, shapes, *place), as_json)
-        return
+        return show(_traced(model, numerics, images, activations, shapes, *place), as_json)
     _refuse({**of_a_model, "--lane": lane}, "a trace", "add --trace")
     if model is None:
         raise TvmconvError("there is no model to simulate", hint="name one, or say --trace")
@@ -103,14 +101,12 @@ def _traced(
     lane: int,
     k: int,
 ) -> Trace:
-    from tvmconv import tracing  # loads TVM
-
     if layer is None or tile is None:
         raise TvmconvError(
             "a trace of a model is of one tile of a layer", hint="add --layer NAME --tile I,J"
         )
     place = _tile(tile)
-    tracing.check(numerics, lane)  # sooner than after a build
+    tvmconv.Trace.check(numerics, lane)  # sooner than after a build
     with step(f"building {model.name}"):
         exe = tvmconv.build(
             model,

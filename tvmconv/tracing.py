@@ -50,6 +50,21 @@ class Trace:
     d: Array
     listing: str
 
+    @staticmethod
+    def check(numerics: str, lane: int) -> Numerics:
+        """The arithmetic of that name. Raises `TvmconvError` where there is none, for that of a
+        chip that has other instructions, and for a lane that no warp has."""
+        if lane not in range(LANES):
+            raise TvmconvError(f"there is no lane {lane}", hint=f"lanes are 0 to {LANES - 1}")
+        chosen = simulator.arithmetic(numerics)
+        if chosen.arithmetic == "aligned" and chosen is not simulator.VOLTA:
+            raise TvmconvError(
+                f"there is no listing with {numerics} numerics",
+                note="it is of Volta's instructions, and that chip has others",
+                hint=f"use {simulator.VOLTA.name}, ieee or exact",
+            )
+        return chosen
+
     def to_json(self) -> dict[str, Any]:
         operands = {name: getattr(self, name).tolist() for name in "abcd"}
         return {
@@ -92,7 +107,7 @@ def trace_layer(
     Raises `TvmconvError` for a layer, tile, WMMA, lane or numerics there is none of, and as `run`
     does for feeds.
     """
-    chosen = check(numerics, lane)
+    chosen = Trace.check(numerics, lane)
     conv = _layer(exe, layer)
     w = ConvWorkload.from_json(conv.workloads[0])
     part = _Part.of(w, layer, tile, wmma)
@@ -107,7 +122,7 @@ def trace_layer(
 
 
 def _trace(title: tuple[str, ...], a: Array, b: Array, c: Array, numerics: str, lane: int) -> Trace:
-    fused = simulator.adder(check(numerics, lane))
+    fused = simulator.adder(Trace.check(numerics, lane))
     loaded = (
         volta.load(operand, np.ascontiguousarray(matrix).reshape(-1), SIDE, layout)
         for operand, matrix, layout in (
@@ -122,21 +137,6 @@ def _trace(title: tuple[str, ...], a: Array, b: Array, c: Array, numerics: str, 
     volta.store(volta.ACCUMULATOR_F32, after, d, SIDE)
     listing = trace(PROGRAM, state, fused, lane)
     return Trace(title, numerics, a, b, c, d.reshape(SIDE, SIDE), listing)
-
-
-def check(numerics: str, lane: int) -> Numerics:
-    """The arithmetic of that name. Raises `TvmconvError` for one that there is none of, for that
-    of a chip that has other instructions, and for a lane that no warp has."""
-    if lane not in range(LANES):
-        raise TvmconvError(f"there is no lane {lane}", hint=f"lanes are 0 to {LANES - 1}")
-    chosen = simulator.arithmetic(numerics)
-    if chosen.arithmetic == "aligned" and chosen is not simulator.VOLTA:
-        raise TvmconvError(
-            f"there is no listing with {numerics} numerics",
-            note="it is of Volta's instructions, and that chip has others",
-            hint=f"use {simulator.VOLTA.name}, ieee or exact",
-        )
-    return chosen
 
 
 # ---------------------------------------------------------------- a part of a convolution

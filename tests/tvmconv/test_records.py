@@ -241,6 +241,8 @@ def test_a_missing_or_damaged_file_is_said(tmp_path: Path) -> None:
     for unreadable in (path, tmp_path, binary):
         with pytest.raises(RecordError, match=f"can't be read from {unreadable}"):
             tvmconv.inspect(networks.small(), "llvm", batch=1, records=unreadable)
+    with pytest.raises(RecordError, match=f"can't be read from {tmp_path}"):
+        tvmconv.tune(networks.small(), "llvm", batch=1, records=tmp_path, dry_run=True)
     path.write_text("{}\n")
     with pytest.raises(RecordError, match="line 1"):
         tvmconv.build(networks.small(), "llvm", batch=1, records=path)
