@@ -14,7 +14,6 @@ import importlib
 import json
 import math
 import multiprocessing
-import os
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -29,15 +28,16 @@ import typer
 from benchmarks import machine
 from benchmarks.launches import LAUNCHES, captured
 from schedules.activations import Activation
-from schedules.choose import family, options
+from schedules.choose import choose, family, options
 from schedules.gemm import pack_channels
 from schedules.workload import ConvWorkload, Epilogue
-from tvmconv import pipeline, toolchain
+from tvmconv import knobs, pipeline, toolchain
 from tvmconv.cli_io import run_or_tell, tell
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.latency import Effort, cuda_time
 from tvmconv.passes.lower_kernels import KERNELS
 from tvmconv.tables import table
+from tvmconv.tuning import records
 
 #: name: C, H and W, K, R and S, stride, padding.
 SHAPES = {
@@ -98,16 +98,20 @@ def workload(name: str, batch: int) -> ConvWorkload:
 
 
 def jobs(names: Sequence[str], batches: Sequence[int], arch: str) -> list[Job]:
-    """Every family on tensor cores for every convolution, the one a build takes first."""
-    found = []
+    """For every convolution first what a build takes, then every family on tensor cores as the
+    model configures it."""
+    found: list[Job] = []
+    hardware, known = toolchain.cuda_arch(arch), records.lookup(arch)
     for name in names:
         for batch in (TUTORIAL_BATCH,) if name == "tutorial" else batches:
-            matching, _ = options(workload(name, batch), toolchain.cuda_arch(arch))
-            found += [
-                Job(name, batch, one.family.name, one.config, arch)
-                for one in matching
-                if one.family.tensorized
+            w = workload(name, batch)
+            matching, _ = options(w, hardware)
+            taken = choose(w, hardware, records=known)
+            ways = [(taken.family, taken.config), *((one.family, one.config) for one in matching)]
+            some = [
+                Job(name, batch, way.name, config, arch) for way, config in ways if way.tensorized
             ]
+            found += dict.fromkeys(some)
     return found
 
 
@@ -228,7 +232,7 @@ def main(
     todo = jobs(convs.split(","), list(map(int, batches.split(","))), arch)
     # Not forked: a process that has touched CUDA can't be.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
+    with ProcessPoolExecutor(knobs.cores(), mp_context=spawn) as pool:
         codes = list(pool.map(library, todo))
     torch = importlib.import_module("torch")
     torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = True, False

@@ -44,6 +44,7 @@ BY_COMPILER = (
     "balance_ranges",
     "concat_in_place",
     "channel_shuffle",
+    "absorb_pool",
     "stride_phases",
     "layouts",
     "lower_convs",

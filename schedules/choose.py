@@ -19,7 +19,7 @@ from schedules.wgmma import WgmmaFamily
 from schedules.wmma import WmmaFamily
 from schedules.workload import ConvWorkload, Epilogue
 
-#: In order of preference, where they cost the same. The last one matches everything.
+#: In order of preference, where they cost the same. The last one matches everything but a pool.
 FAMILIES: tuple[Family, ...] = (
     FewChannelsFamily(),
     WgmmaFamily(),
@@ -120,9 +120,14 @@ def estimated(w: ConvWorkload, hardware: Hardware, estimate: Estimate) -> Choice
     """The family that costs least, each with its best configuration: on a GPU the one of its space
     that costs least, on a CPU its default, and so where that was found by measuring. The family
     that matches everything comes last on a GPU, whatever it is predicted to take: nothing else
-    would be on tensor cores for sure."""
+    would be on tensor cores for sure.
 
-    (best, *others), rejects = options(w, hardware, estimate)
+    Raises ``LookupError`` for what no family computes: a pool in a kernel that can't have one."""
+
+    found, rejects = options(w, hardware, estimate)
+    if not found:
+        raise LookupError(f"{w}, {w.epilogue}: " + "; ".join(map(str, rejects)))
+    best, *others = found
     runner_up = others[0] if others else None
     return Choice(w, hardware, best.family, best.config, best.cost, runner_up, tuple(rejects))
 

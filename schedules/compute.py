@@ -57,6 +57,7 @@ class Operands:
         `gemm.pack_channels` gives them; residual in its layout. `activations` is the dtype of x
         and residual."""
         epilogue = w.epilogue
+        assert epilogue.pool is None, "not in tensor expressions"
         slopes = epilogue.activation.kind == "prelu"
         return cls(
             te.placeholder(w.in_shape, activations, name="x"),

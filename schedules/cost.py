@@ -64,6 +64,12 @@ def copy_cost(elements: int, hardware: Hardware, dtype: str = "float16", written
     return _least(Cost(moved / (hardware.memory_gbps * 1e3), "memory"))
 
 
+def pool_cost(elements: int, hardware: Hardware, dtype: str = "float16") -> Cost:
+    """Of a pool that reads and writes so many elements, together."""
+    moved = elements * np.dtype(dtype).itemsize
+    return _least(Cost(moved / (hardware.memory_gbps * 1e3), "memory"))
+
+
 def moved_bytes(w: ConvWorkload) -> int:
     """What a convolution has to read and write at least: every operand once."""
     out = math.prod(w.out_shape) * BYTES[w.epilogue.out_dtype]

@@ -30,7 +30,7 @@ from schedules.depthwise_config import (
     space,
 )
 from schedules.depthwise_footprint import footprint
-from schedules.family import Match, Reject
+from schedules.family import NO_POOL, Match, Reject
 from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
@@ -49,6 +49,8 @@ class DepthwiseFamily:
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        if w.epilogue.pool is not None:
+            return Reject(self.name, NO_POOL)
         if not w.depthwise:
             return Reject(self.name, f"not depthwise: {w.groups} groups of {w.group_c} channels")
         if w.k != w.c:

@@ -20,7 +20,7 @@ from schedules.backend import CPU_VECTOR, GPU_ARITHMETIC, vector_width
 from schedules.compute import CONV, OUT, direct
 from schedules.cost import BYTES, moved_bytes
 from schedules.errors import require_none
-from schedules.family import Match
+from schedules.family import NO_POOL, Match, Reject
 from schedules.footprint import FP32, Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload, ceil_div, round_up
@@ -82,7 +82,7 @@ def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
 
 
 class DirectFamily:
-    """Matches every convolution."""
+    """Matches every convolution, if nothing is pooled."""
 
     name = "direct"
     version = 1
@@ -90,7 +90,9 @@ class DirectFamily:
     config_type: type = DirectConfig
     tensorized = False
 
-    def match(self, w: ConvWorkload, hardware: Hardware) -> Match:
+    def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        if w.epilogue.pool is not None:
+            return Reject(self.name, NO_POOL)
         return Match(self.name, next(self.space(w, hardware)))
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DirectConfig]:

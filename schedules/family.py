@@ -33,6 +33,10 @@ class Reject:
         return f"{self.family}: {self.reason}"
 
 
+#: Why a family declines that does not compute `Epilogue.pool`.
+NO_POOL = "pools nothing: a pool is a kernel of its own"
+
+
 def fitting(family: str, config: Any, hardware: Hardware) -> Match | Reject:
     """The answer of a family that takes the workload, with its default, or None if nothing fits."""
     if config is None:

@@ -13,7 +13,6 @@ With ``blocks``, a block computes several tiles, and copies the next patch while
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,17 +22,20 @@ from tvm import tirx
 
 from schedules import few_channels_config
 from schedules.family import Match, Reject, fitting
-from schedules.few_channels_config import (
+from schedules.few_channels_config import FewChannelsConfig, check, default
+from schedules.few_channels_footprint import footprint
+from schedules.few_channels_geometry import (
     GROUP,
     PAIRS,
+    POOL_STEP,
+    POOL_TAPS,
     ROWS,
-    FewChannelsConfig,
     Geometry,
-    check,
-    default,
+    PooledGeometry,
+    geometry,
 )
-from schedules.few_channels_footprint import footprint
 from schedules.few_channels_kernel import Kernel
+from schedules.few_channels_pool import PooledKernel
 from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.workload import ConvWorkload
@@ -52,7 +54,7 @@ class FewChannelsFamily:
     name = "few_channels"
     tensorized = True
     config_type: type = FewChannelsConfig
-    version = 1
+    version = 2
     default_measured = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
@@ -76,11 +78,13 @@ class FewChannelsFamily:
         self, w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware
     ) -> tirx.PrimFunc:
         check(w, config, hardware)
-        return Kernel(Geometry(w, config), hardware.kind).function()
+        g = geometry(w, config)
+        pooled = isinstance(g, PooledGeometry)
+        return (PooledKernel(g, hardware.kind) if pooled else Kernel(g, hardware.kind)).function()
 
     def padded_macs(self, w: ConvWorkload, config: FewChannelsConfig) -> int:
-        g = Geometry(w, config)
-        pixels = math.prod(g.tiles) * config.rows * config.across * ROWS
+        g = geometry(w, config)
+        pixels = g.computed * config.rows * config.across * ROWS
         return pixels * g.groups * GROUP * g.steps * PAIRS * 2
 
     def pack(
@@ -121,4 +125,8 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
         return f"sums in fp32, not {w.accumulator_dtype}"
     if w.epilogue.residual or w.window is not None:
         return "adds no residual and writes a tensor of its own"
+    pool = w.epilogue.pool
+    wanted = ((POOL_TAPS,) * 2, (POOL_STEP,) * 2)
+    if pool is not None and ((pool.kernel, pool.stride) != wanted or max(pool.padding) > 1):
+        return f"pools 3x3 windows at stride 2, padded by at most 1, not {pool}"
     return ""

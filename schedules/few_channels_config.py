@@ -1,28 +1,24 @@
-"""The knobs of `few_channels` and the numbers that follow from them: tiles, strides, offsets.
-
-The reduction of a convolution with few channels is numbered in pairs of halves, for that is what a
-register of an operand holds. A filter row of S columns and C channels is one run of memory in NHWC,
-so it takes ``row_pairs`` pairs, the first of which starts on an even element:
-
-    pair of row r: lead zeros, then (s, c) = (0, 0) ... (S - 1, C - 1), then zeros to an even number
-"""
+"""The knobs of `few_channels`: which there are, which fit, which are worth trying."""
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from schedules.errors import require_none
+from schedules.few_channels_geometry import (
+    GROUP,
+    POOL_STEP,
+    ROWS,
+    PooledGeometry,
+    geometry,
+)
 from schedules.hardware import Hardware
 from schedules.machine_model import H200
-from schedules.workload import ConvWorkload, ceil_div, round_up
+from schedules.workload import ConvWorkload, ceil_div
 
-#: mma.sync m16n8k16: rows, columns, and pairs of the reduction of one instruction.
-ROWS, COLUMNS, PAIRS = 16, 8, 8
-#: Output channels of four instructions, of which every thread holds eight adjacent ones: 16 bytes.
-GROUP = 4 * COLUMNS
 #: Where a filter can be kept.
 WEIGHTS = ("shared", "registers")
 #: Blocks of a grid whose blocks compute several tiles: two for each SM of an H200.
@@ -66,137 +62,15 @@ class FewChannelsConfig:
         return self.down * self.tall
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """Everything that `config` makes of `w`, in halves and words (pairs of halves)."""
-
-    w: ConvWorkload
-    config: FewChannelsConfig
-
-    @property
-    def pixel(self) -> int:
-        """Halves between adjacent output pixels' inputs."""
-        return self.w.stride[1] * self.w.c
-
-    @property
-    def copies(self) -> int:
-        """Where every second pixel starts on an odd element, a second copy is shifted by one."""
-        return 1 + self.pixel % 2
-
-    @property
-    def vector(self) -> int:
-        """Halves of a copy to shared memory: all rows of the input start on a multiple."""
-        return math.gcd(self.w.w * self.w.c, 8)
-
-    @property
-    def _before(self) -> int:
-        """Halves from the left edge of a tile's patch, on a whole vector, to its first input."""
-        return -self.w.padding[1] * self.w.c % self.vector if self.vector > 1 else 0
-
-    @property
-    def lead(self) -> int:
-        """Zero weights before each filter row, that make its first pair start even."""
-        return self._before % 2
-
-    @property
-    def start(self) -> int:
-        """Even half of a patch row at which the first pixel's first pair lies."""
-        return self._before - self.lead
-
-    @property
-    def first_half(self) -> int:
-        """Of an input row, the half at which the patch of the first tile starts."""
-        return -self.w.padding[1] * self.w.c - self._before
-
-    @property
-    def row_pairs(self) -> int:
-        return ceil_div(self.lead + self.w.s * self.w.c, 2)
-
-    @property
-    def steps(self) -> int:
-        """Instructions along the reduction."""
-        return ceil_div(self.w.r * self.row_pairs, PAIRS)
-
-    @property
-    def groups(self) -> int:
-        return ceil_div(self.w.k, GROUP)
-
-    @property
-    def part_groups(self) -> int:
-        """Groups of output channels that one warp computes."""
-        return ceil_div(self.groups, self.config.parts)
-
-    @property
-    def patch_rows(self) -> int:
-        return (self.config.rows - 1) * self.w.stride[0] + self.w.r
-
-    @property
-    def vectors(self) -> int:
-        """Vectors of a patch row."""
-        last = (self.config.across * ROWS - 1) * self.pixel + 2 * self.row_pairs
-        return ceil_div(self.start + last, max(self.vector, 2)) * max(2 // self.vector, 1)
-
-    @property
-    def pitch(self) -> int:
-        """Words between rows of a patch: as if filter rows followed each other, modulo the 32
-        banks of shared memory, so that pairs of two rows are as free of conflicts as of one."""
-        least = round_up(self.vectors * self.vector, 8) // 2
-        wanted = round_up(self.row_pairs, 4)
-        return least + (wanted - least) % 32
-
-    @property
-    def patch_words(self) -> int:
-        return self.patch_rows * self.pitch
-
-    @property
-    def tiles(self) -> tuple[int, int, int]:
-        """Of the images, of the rows, of the columns."""
-        w, config = self.w, self.config
-        return w.n, ceil_div(w.p, config.rows), ceil_div(w.q, config.across * ROWS)
-
-    @property
-    def blocks(self) -> int:
-        return min(self.config.blocks or math.prod(self.tiles), math.prod(self.tiles))
-
-    @property
-    def rounds(self) -> int:
-        """Tiles that a block computes, one after another."""
-        return ceil_div(math.prod(self.tiles), self.blocks)
-
-    @property
-    def stages(self) -> int:
-        """Patches in shared memory: the next tile's comes while one is computed."""
-        return 2 if self.rounds > 1 else 1
-
-    @property
-    def weight_shape(self) -> tuple[int, ...]:
-        """(group, step, half, lane, 8): what one lane multiplies, 16 bytes at a time."""
-        return (self.groups, self.steps, 2, 32, 8)
-
-    @property
-    def weight_words(self) -> int:
-        return math.prod(self.weight_shape) // 2
-
-    @property
-    def shared_bytes(self) -> int:
-        words = self.stages * self.copies * self.patch_words
-        return 4 * (words + self.weight_words * (self.config.weights == "shared"))
-
-    @property
-    def registers(self) -> int:
-        """At least, of a thread: sums, offsets of pairs, operands, and the filter if kept there."""
-        groups = self.part_groups
-        kept = 8 * groups * (self.steps if self.config.weights == "registers" else 1)
-        return 16 * groups * self.config.down + 2 * self.steps + 4 * self.config.down + kept + 24
-
-
 def problems(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> list[str]:
     """Why `config` does not fit; empty where it does."""
     knobs = (config.down, config.across, config.parts, config.tall)
     if min(knobs) < 1 or min(config.blocks, config.resident) < 0:
         return [f"every knob is at least 1, blocks and resident at least 0: {config}"]
-    g = Geometry(w, config)
-    found = []
+    g = geometry(w, config)
+    found = _pool_problems(g) if isinstance(g, PooledGeometry) else []
+    if found:
+        return found
     if config.weights not in WEIGHTS:
         found.append(f"the filter is in one of {WEIGHTS}, not in {config.weights!r}")
     if config.threads > hardware.max_threads:
@@ -210,6 +84,14 @@ def problems(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> 
     most = min(hardware.registers_per_thread, hardware.registers_per_block // threads)
     if g.registers > most:
         found.append(f"{g.registers} registers, each of {threads} threads has {most}")
+    return found
+
+
+def _pool_problems(g: PooledGeometry) -> list[str]:
+    """Of tiles that can't be pooled."""
+    found = []
+    if g.config.tall != 1 or g.config.down % POOL_STEP:
+        found.append(f"a pool takes {POOL_STEP} rows, or a multiple, of one warp above each other")
     return found
 
 
@@ -228,9 +110,9 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
     """Every configuration worth trying, each of which fits."""
     for down, across, parts, tall, weights, (blocks, resident) in itertools.product(
         (2, 1, 4, 8),
-        sorted({widest(w, most) for most in (8, 4, 2)}, reverse=True),
+        sorted({widest(w, most) for most in (8, 4, 2, 1)}, reverse=True),
         (1, 2, 3),
-        (1, 2),
+        (1, 2, 4),
         WEIGHTS,
         ((0, 0), (BLOCKS, 2), (BLOCKS // 2, 1)),
     ):
@@ -242,17 +124,32 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
 def default(w: ConvWorkload, hardware: Hardware) -> FewChannelsConfig | None:
     """The configuration that is used untuned; None where none fits.
 
-    On an H200 a filter of many steps was fastest where blocks fetch the next tile meanwhile, one
-    of few, which waits for memory only, in larger tiles; where tiles are few they are small.
+    On an H200 fastest were tiles of 16 columns and 16 rows, a warp on each scheduler, in blocks
+    that fetch the next tile meanwhile, more of them where there is little to add up; where tiles
+    are few they are small, and warps share the filter's columns, which they keep.
     """
     across = widest(w, 8)
     small = FewChannelsConfig(1, across)
-    geometry = Geometry(w, small)
-    if math.prod(geometry.tiles) <= 2 * BLOCKS:
-        wanted = [small]
-    elif geometry.steps <= FEW_STEPS:
-        wanted = [FewChannelsConfig(4, across), FewChannelsConfig(2, across), small]
+    g = geometry(w, small)
+    if w.epilogue.pool is not None:
+        wanted = _pooled_defaults(w, across)
+    elif math.prod(g.tiles) <= 2 * BLOCKS:
+        halves = FewChannelsConfig(2, widest(w, 2), 2, 1, "registers", BLOCKS // 2, 1)
+        wanted = [*[halves] * (g.groups == 2 and g.steps > FEW_STEPS), small]
+    elif g.steps <= FEW_STEPS and g.groups == 1:
+        wanted = [FewChannelsConfig(4, 1, tall=4, blocks=2 * BLOCKS), small]
     else:
-        wanted = [FewChannelsConfig(2, across, blocks=BLOCKS, resident=2), small]
+        tall = FewChannelsConfig(4, 1, tall=4, blocks=BLOCKS, resident=2)
+        wanted = [tall, FewChannelsConfig(2, across, blocks=BLOCKS, resident=2), small]
     fitting = (config for config in wanted if not problems(w, config, hardware))
     return next(fitting, None) or next(space(w, hardware), None)
+
+
+def _pooled_defaults(w: ConvWorkload, across: int) -> list[FewChannelsConfig]:
+    """The fewer blocks, the fewer tiles are computed only for their last row."""
+    tall = FewChannelsConfig(2 * POOL_STEP, across, blocks=BLOCKS, resident=2)
+    low = replace(tall, down=POOL_STEP)
+    g = geometry(w, tall)
+    many = g.groups == 1 and math.prod(g.tiles) > 2 * BLOCKS
+    alone = replace(low, blocks=BLOCKS // 2, resident=1)
+    return [*[tall] * many, low, alone]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from schedules.cost import moved_bytes
-from schedules.few_channels_config import PAIRS, ROWS, FewChannelsConfig, Geometry
+from schedules.few_channels_config import FewChannelsConfig
+from schedules.few_channels_geometry import PAIRS, ROWS, Geometry, PooledGeometry, geometry
 from schedules.footprint import MMA, Footprint
 from schedules.workload import ConvWorkload
 
@@ -14,12 +16,19 @@ PIXELS_BYTES, FILTER_BYTES = 512, 1024
 #: Warp instructions: for a fragment of pixels, which four loads gather; for those of 32 channels
 #: of the filter; of 32 copies into the patch; of 32 vectors of the output.
 FRAGMENT, FILTER, COPY, STORE = 6, 3, 14, 40
+#: To pool two rows of 16 pixels and 32 channels: warp instructions, and bytes that are exchanged.
+POOL, POOL_BYTES = 100, 8 * 128
 
 
 def footprint(w: ConvWorkload, config: FewChannelsConfig) -> Footprint:
-    g = Geometry(w, config)
+    g = geometry(w, config)
+    return _pooled(g, _tile(g)) if isinstance(g, PooledGeometry) else _tile(g)
+
+
+def _tile(g: Geometry) -> Footprint:
+    """Of blocks that compute a tile each: those of one that computes several take turns."""
+    w, config = g.w, g.config
     warps = config.threads // 32
-    tiles = math.prod(g.tiles)
     columns = config.across * ROWS
     outputs = config.rows * min(columns, w.q) * w.k
     products = config.down * g.part_groups * 4
@@ -30,7 +39,7 @@ def footprint(w: ConvWorkload, config: FewChannelsConfig) -> Footprint:
     patch = g.copies * g.patch_words * 4
     loaded = config.down * PIXELS_BYTES + filters * FILTER_BYTES
     return Footprint(
-        blocks=tiles,
+        blocks=math.prod(g.tiles),
         threads=config.threads,
         registers=g.registers,
         shared_bytes=g.shared_bytes,
@@ -44,4 +53,19 @@ def footprint(w: ConvWorkload, config: FewChannelsConfig) -> Footprint:
         steps=1,
         rounds=g.steps,
         ahead=1 if g.rounds > 1 else 0,
+    )
+
+
+def _pooled(g: PooledGeometry, tile: Footprint) -> Footprint:
+    """Of blocks that compute tiles one after another, which few blocks do as well as many."""
+    pools = g.config.threads // 32 * g.part_groups * g.windows
+    return replace(
+        tile,
+        blocks=g.blocks,
+        macs=g.rounds * tile.macs,
+        instructions=g.rounds * (tile.instructions + pools * POOL),
+        shared_traffic=g.rounds * (tile.shared_traffic + pools * POOL_BYTES),
+        read_bytes=g.rounds * tile.read_bytes,
+        written_bytes=g.share * g.windows * g.columns * g.w.k * 2,
+        steps=g.rounds,
     )

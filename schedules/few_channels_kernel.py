@@ -5,21 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from schedules.activations import IDENTITY
 from schedules.compute import Operands, finish
-from schedules.few_channels_config import GROUP, ROWS, FewChannelsConfig, Geometry
+from schedules.few_channels_config import FewChannelsConfig
+from schedules.few_channels_geometry import GROUP, ROWS, Geometry
 from schedules.lanes import lanes
 from schedules.workload import ceil_div
 
 
 @dataclass(frozen=True)
-class _Lane:
+class Lane:
     """A thread's place. `row` and `pair` are its row and pair of the instruction's operands."""
 
     thread: Any
@@ -31,7 +33,7 @@ class _Lane:
     pair: Any
 
     @classmethod
-    def of(cls, thread: Any, config: FewChannelsConfig) -> _Lane:
+    def of(cls, thread: Any, config: FewChannelsConfig) -> Lane:
         warp, lane = thread // 32, thread % 32
         column, part = warp % config.across, warp // config.across % config.parts
         floor = warp // (config.across * config.parts)
@@ -44,6 +46,11 @@ class Kernel:
     def __init__(self, geometry: Geometry, kind: str) -> None:
         self.g, self.w, self.config = geometry, geometry.w, geometry.config
         self.lanes = lanes(kind, self.config.threads, self.config.resident)
+        epilogue = self.w.epilogue
+        #: Is left to the last, when two results are in a register: that rounds to the same.
+        self.relu = epilogue.activation.kind == "relu"
+        bare = replace(epilogue, activation=IDENTITY) if self.relu else epilogue
+        self.bare = replace(self.w, epilogue=bare)
 
     def function(self) -> tirx.PrimFunc:
         with IRBuilder() as builder, T.prim_func(s_tir=True):
@@ -76,35 +83,40 @@ class Kernel:
             None if buffer is None else new((8 * g.part_groups,), "float32")
             for buffer in (self.bias, self.slope)
         ]
-        self.result = new((8,), "float16")
+        self.result = new((4,), "uint32")
 
     def _kernel(self, block: Any) -> None:
         g = self.g
         total = math.prod(g.tiles)
-        self._copy_patch(block, 0)
+        self._copy_patch(g.tile(block, 0), 0)
         self._load_filter()
         self.lanes.commit()
         self._load_channels()
         self._number_pairs()
         with T.serial(g.rounds) as turn:
-            tile, stage = block + turn * g.blocks, turn % g.stages
-            self.lanes.wait()
+            tile, stage = g.tile(block, turn), turn % g.stages
+            self._await(turn)
             if g.copies == 2:
                 self._shift_patch(stage)
             if g.rounds > 1:
-                with T.If(tile + g.blocks < total), T.Then():
-                    self._copy_patch(tile + g.blocks, (turn + 1) % 2)
+                following = g.tile(block, turn + 1)
+                with T.If(g.follows(following, turn)), T.Then():
+                    self._copy_patch(following, (turn + 1) % 2)
                 self.lanes.commit()
-            if total % g.blocks:
+            if g.uneven:
                 with T.If(tile < total), T.Then():
-                    self._compute(tile, stage)
+                    self._compute(tile, turn, stage)
             else:
-                self._compute(tile, stage)
+                self._compute(tile, turn, stage)
+
+    def _await(self, turn: Any) -> None:
+        """Until the patch is there, and nobody reads the one before it."""
+        self.lanes.wait()
 
     @contextmanager
-    def _each(self) -> Iterator[_Lane]:
+    def _each(self) -> Iterator[Lane]:
         with self.lanes.each() as thread:
-            yield _Lane.of(thread, self.config)
+            yield Lane.of(thread, self.config)
 
     @contextmanager
     def _grid(self, *counts: int) -> Iterator[tuple[Any, ...]]:
@@ -127,7 +139,7 @@ class Kernel:
         _, down, across = self.g.tiles
         return (
             tile // (down * across),
-            tile // across % down * self.config.rows,
+            tile // across % down * self.config.rows + self.g.first_row,
             tile % across * (self.config.across * ROWS),
         )
 
@@ -185,7 +197,7 @@ class Kernel:
                 with T.If(first < self.w.k), T.Then(), T.vectorized(4) as v:
                     local.set(source[first + half * 4 + v], group * 8 + half * 4 + v)
 
-    def _channel(self, lane: _Lane, group: Any) -> Any:
+    def _channel(self, lane: Lane, group: Any) -> Any:
         """The first of the eight channels of a group that a thread writes."""
         return (lane.part * self.g.part_groups + group) * GROUP + lane.pair * 8
 
@@ -201,21 +213,24 @@ class Kernel:
 
     # -------------------------------------------------------- the sums
 
-    def _compute(self, tile: Any, stage: Any) -> None:
-        g, down = self.g, self.config.down
-        with self._each(), self._grid(down, g.part_groups, 4, 4) as index:
-            self.sums.set(T.float32(0), *index)
-        with self._grid(g.steps) as (step,):
-            self._load_pixels(step, stage)
-            if self.config.weights == "shared":
-                self._load_step(step)
-            kept = step if self.config.weights == "registers" else 0
-            with self._grid(down, g.part_groups, 4) as at:
-                self._multiply(kept, *at)
-            self.lanes.fence()
-        self._write(tile)
+    def _compute(self, tile: Any, turn: Any, stage: Any) -> None:
+        self._step(0, stage, first=True)
+        if self.g.steps > 1:
+            with self._grid(self.g.steps - 1) as (before,):
+                self._step(before + 1, stage)
+        self._write(tile, turn)
 
-    def _multiply(self, kept: Any, row: Any, group: Any, column: Any) -> None:
+    def _step(self, step: Any, stage: Any, first: bool = False) -> None:
+        """Of the reduction; the first overwrites the sums."""
+        self._load_pixels(step, stage)
+        if self.config.weights == "shared":
+            self._load_step(step)
+        kept = step if self.config.weights == "registers" else 0
+        with self._grid(self.config.down, self.g.part_groups, 4) as at:
+            self._multiply(first, kept, *at)
+        self.lanes.fence()
+
+    def _multiply(self, first: bool, kept: Any, row: Any, group: Any, column: Any) -> None:
         self.lanes.mma(
             self.sums,
             self.pixels,
@@ -223,6 +238,7 @@ class Kernel:
             lambda i: (row, group, column, i),
             lambda i: (row * 4 + i,),
             lambda i: (kept, group, column * 2 + i),
+            first=first,
         )
 
     def _load_pixels(self, step: Any, stage: Any) -> None:
@@ -249,12 +265,10 @@ class Kernel:
 
     # -------------------------------------------------------- after the sums
 
-    def _write(self, tile: Any) -> None:
+    def _write(self, tile: Any, turn: Any) -> None:
         """Epilogue in registers, then 16 bytes a store."""
         w, g = self.w, self.g
         n, p, q = self._at(tile)
-        bias, slope = self.channels
-        operands = Operands(None, None, bias, slope, None)
         down = self.config.down
         with self._each() as lane, self._grid(down, 2, g.part_groups) as (row, eight, group):
             first = self._channel(lane, group)
@@ -262,9 +276,18 @@ class Kernel:
             line = p + lane.floor * down + row
             inside = tirx.all(column < w.q, line < w.p, first < w.k)
             with T.If(inside), T.Then():
-                with self._grid(8) as (i,):
-                    total = self.sums[row, group, i // 2, eight * 2 + i % 2]
-                    value = finish(w, operands, total, (0, 0, 0, group * 8 + i))
-                    self.result.set(value, i)
+                self._finish(row, eight, group)
+                if self.relu:
+                    with self._grid(4) as (i,):
+                        self.lanes.maximum(self.result, T.uint32(0), i)
                 with T.vectorized(8) as v:
-                    T.buffer_store(self.y, self.result[v], [n, line, column, first + v])
+                    T.buffer_store(self.y, self.result.half(v), [n, line, column, first + v])
+
+    def _finish(self, row: Any, eight: Any, group: Any) -> None:
+        """The results of eight channels of a pixel, but for `relu`."""
+        bias, slope = self.channels
+        operands = Operands(None, None, bias, slope, None)
+        with self._grid(8) as (i,):
+            total = self.sums[row, group, i // 2, eight * 2 + i % 2]
+            value = finish(self.bare, operands, total, (0, 0, 0, group * 8 + i))
+            self.result.set_halves(value, i)

@@ -50,6 +50,9 @@ class Registers:
     def __getitem__(self, index: Any) -> Any:
         return self.buffer[self._at(index if isinstance(index, tuple) else (index,))]
 
+    def half(self, *index: Any) -> Any:
+        return self.halves[self._at(index)]
+
     def set(self, value: Any, *index: Any) -> None:
         T.buffer_store(self.buffer, value, list(self._at(index)))
 
@@ -127,6 +130,12 @@ class GpuLanes:
         to, start = T.address_of(target.halves[at]), T.address_of(source(0))
         ptx(kind, to, start, size, *count)
 
+    def leave(self, target: Registers, at: Any, source: Registers, *index: Any) -> None:
+        """Four adjacent registers, from word `at` of shared memory on. TVM would put a barrier
+        between a read of shared memory and any store to it, which may be elsewhere; not here."""
+        words = [source[(*index, i)] for i in range(4)]
+        ptx("st.shared.v4.b32", T.address_of(target.buffer[at]), *words)
+
     def commit(self) -> None:
         ptx("cp.async.commit_group")
 
@@ -142,13 +151,27 @@ class GpuLanes:
         """Keeps the compiler from loading ahead of here, which would take registers."""
         T.evaluate(script.cuda.warp_sync())
 
-    def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
-        """sums += a b: four, four and two registers, of which number i is at ``at[...](i)``."""
+    def maximum(self, target: Registers, word: Any, *at: Any) -> None:
+        """The larger halves of a register and `word`, in the register; NaN where one is."""
+        ptx("max.NaN.f16x2", target[at], target[at], word)
+
+    def shuffle(self, target: Registers, source: Registers, lane: Any, *at: Any) -> None:
+        """What `lane` of the warp has in `source`, in the same register of `target`; it was
+        written in an earlier `each`."""
+        whole = T.uint32(WARP - 1), T.uint32(0xFFFFFFFF)
+        ptx("shfl_sync.idx.b32", target[at], source[at], lane.astype("uint32"), *whole)
+
+    def mma(
+        self, sums: Registers, a: Registers, b: Registers, *at: Where, first: bool = False
+    ) -> None:
+        """sums += a b, or with `first` sums = a b: four, four and two registers, of which number i
+        is at ``at[...](i)``."""
         total, rows, columns = (
             [registers[where(i)] for i in range(count)]
             for registers, where, count in zip((sums, a, b), at, (4, 4, 2), strict=True)
         )
-        ptx(MMA, *total, *rows, *columns, *total)
+        before = [T.float32(0)] * 4 if first else total
+        ptx(MMA, *total, *rows, *columns, *before)
 
 
 class CpuLanes(GpuLanes):
@@ -192,6 +215,10 @@ class CpuLanes(GpuLanes):
             value = source(i) if inside is None else tirx.if_then_else(inside, source(i), ZERO)
             target.set_halves(value, at + i)
 
+    def leave(self, target: Registers, at: Any, source: Registers, *index: Any) -> None:
+        for i in range(4):
+            target.set(source[(*index, i)], at + i)
+
     def commit(self) -> None:
         """Copies are done when they are asked for."""
 
@@ -204,7 +231,21 @@ class CpuLanes(GpuLanes):
     def fence(self) -> None:
         """As `barrier`."""
 
-    def mma(self, sums: Registers, a: Registers, b: Registers, *at: Where) -> None:
+    def maximum(self, target: Registers, word: Any, *at: Any) -> None:
+        *outer, number = at
+        for part in range(2):
+            half = T.reinterpret("float16", (word >> T.uint32(16 * part)).astype("uint16"))
+            index = (*outer, number * 2 + part)
+            mine = target.half(*index)
+            larger = T.Select(tirx.any(mine > half, mine != mine), mine, half)
+            target.set_halves(larger, *index)
+
+    def shuffle(self, target: Registers, source: Registers, lane: Any, *at: Any) -> None:
+        target.set(source.buffer[(self.thread // WARP * WARP + lane, *at)], *at)
+
+    def mma(
+        self, sums: Registers, a: Registers, b: Registers, *at: Where, first: bool = False
+    ) -> None:
         of_sums, of_a, of_b = at
 
         def half(registers: Registers, lane: Any, index: Index, part: Any) -> Any:
@@ -216,12 +257,15 @@ class CpuLanes(GpuLanes):
             T.grid(16, 8) as (row, column),
             T.serial(16) as k,
         ):
-            first = warp * WARP
+            start = warp * WARP
             lane, number = row % 8 * 4 + column // 2, row // 8 * 2 + column % 2
-            index = (first + lane, *of_sums(number))
-            left = half(a, first + row % 8 * 4 + k % 8 // 2, of_a(row // 8 + k // 8 * 2), k % 2)
-            right = half(b, first + column * 4 + k % 8 // 2, of_b(k // 8), k % 2)
-            T.buffer_store(sums.buffer, sums.buffer[index] + left * right, list(index))
+            index = (start + lane, *of_sums(number))
+            left = half(a, start + row % 8 * 4 + k % 8 // 2, of_a(row // 8 + k // 8 * 2), k % 2)
+            right = half(b, start + column * 4 + k % 8 // 2, of_b(k // 8), k % 2)
+            before = sums.buffer[index]
+            if first:
+                before = T.Select(k == 0, T.float32(0), before)
+            T.buffer_store(sums.buffer, before + left * right, list(index))
 
 
 def lanes(kind: str, threads: int, resident: int) -> GpuLanes:

@@ -33,7 +33,7 @@ from tvm import tirx
 
 from intrinsics.mma_sync import M16N8K16
 from schedules import mma_sync_config
-from schedules.family import Match, Reject, fitting
+from schedules.family import NO_POOL, Match, Reject, fitting
 from schedules.footprint import Footprint
 from schedules.gemm import Reduction, pack_weight
 from schedules.hardware import Hardware
@@ -53,6 +53,8 @@ class MmaSyncFamily:
     default_measured = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        if w.epilogue.pool is not None:
+            return Reject(self.name, NO_POOL)
         reason = _unsuited(w, hardware)
         if reason:
             return Reject(self.name, reason)

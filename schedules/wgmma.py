@@ -15,7 +15,7 @@ from tvm import tirx
 
 from intrinsics import wgmma
 from schedules import wgmma_config, wgmma_kernel
-from schedules.family import Match, Reject, fitting
+from schedules.family import NO_POOL, Match, Reject, fitting
 from schedules.footprint import Footprint
 from schedules.hardware import Hardware
 from schedules.wgmma_config import Plan, WgmmaConfig, check, corners
@@ -37,6 +37,8 @@ class WgmmaFamily:
     default_measured = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        if w.epilogue.pool is not None:
+            return Reject(self.name, NO_POOL)
         reason = self._decline(w, hardware)
         if reason:
             return Reject(self.name, reason)

@@ -24,7 +24,7 @@ from intrinsics.record import TensorIntrinsic
 from schedules import wmma_config
 from schedules.backend import GPU_VECTOR, Backend, backend
 from schedules.compute import CONV, EPILOGUE, GATHER, OUT, implicit_gemm
-from schedules.family import Match, Reject, fitting
+from schedules.family import NO_POOL, Match, Reject, fitting
 from schedules.footprint import Footprint
 from schedules.gemm import Gemm, gemm_index, pack_weight
 from schedules.hardware import Hardware
@@ -51,6 +51,8 @@ class WmmaFamily:
         self.name, self.packed = name, packed
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        if w.epilogue.pool is not None:
+            return Reject(self.name, NO_POOL)
         if w.groups != 1 and w.group_c < FEWEST_CHANNELS:
             what = f"{w.group_c} input channels a group, one step of the instruction takes 16"
             return Reject(self.name, "depthwise, one channel a sum" if w.depthwise else what)

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from schedules.activations import IDENTITY, Activation
+from schedules.max_pool import MaxPool
 
 Pair = tuple[int, int]
 
@@ -137,7 +138,8 @@ class Epilogue:
     """``y = activation(conv + bias + residual)`` in fp32, then cast to ``out_dtype``.
 
     Or, with ``residual_last``, ``activation(conv + bias) + residual``. bias: fp32 (K,). residual:
-    fp16, the output's shape, in ``residual_layout``. A "prelu" has its slopes, fp32 (K,).
+    fp16, the output's shape, in ``residual_layout``. A "prelu" has its slopes, fp32 (K,). A
+    ``pool`` then reads y, and the output is the pool's.
     """
 
     bias: bool = False
@@ -146,11 +148,13 @@ class Epilogue:
     activation: Activation = IDENTITY
     out_dtype: str = "float16"
     residual_last: bool = False
+    pool: MaxPool | None = None
 
     def __str__(self) -> str:
         parts = ["bias"] * self.bias + ["residual"] * (self.residual and not self.residual_last)
         parts += [str(self.activation)] * (self.activation.kind != "none")
         parts += ["residual"] * (self.residual and self.residual_last)
+        parts += [] if self.pool is None else [str(self.pool)]
         return " + ".join(parts) or "none"
 
 
@@ -191,6 +195,9 @@ class ConvWorkload:
             raise ValueError(f"{self!r}: the filter is larger than the padded image")
         if self.window is not None:
             self._check_window(self.window)
+        pool = self.epilogue.pool
+        if pool is not None and (not pool.reads(self.p, self.q) or self.window is not None):
+            raise ValueError(f"{self!r}: a window of the pool is empty, or the output has one")
 
     def _check_window(self, window: Window) -> None:
         last = (*window.pixel(self.p - 1, self.q - 1), window.channel + self.k - 1)
@@ -218,9 +225,14 @@ class ConvWorkload:
         return self.in_layout.shape(self.n, self.h, self.w, self.c)
 
     @property
+    def out_pixels(self) -> Pair:
+        """Rows and columns of the output: P and Q, or of the pool."""
+        return (self.p, self.q) if self.epilogue.pool is None else self.epilogue.pool.size
+
+    @property
     def out_shape(self) -> tuple[int, ...]:
         """Of what is computed; `buffer_shape` of what it is written to."""
-        return self.out_layout.shape(self.n, self.p, self.q, self.k)
+        return self.out_layout.shape(self.n, *self.out_pixels, self.k)
 
     @property
     def buffer_shape(self) -> tuple[int, ...]:
@@ -231,9 +243,8 @@ class ConvWorkload:
     @property
     def residual_shape(self) -> tuple[int, ...]:
         """As many pixels as the tensor that is written to, but the convolution's own channels."""
-        rows, columns = (self.p, self.q)
-        if self.window is not None:
-            rows, columns = self.window.rows, self.window.columns
+        at = self.window
+        rows, columns = (self.p, self.q) if at is None else (at.rows, at.columns)
         return self.epilogue.residual_layout.shape(self.n, rows, columns, self.k)
 
     @property
@@ -281,6 +292,7 @@ class ConvWorkload:
         epilogue["residual_layout"] = Layout.parse(epilogue["residual_layout"])
         activation = epilogue["activation"]
         epilogue["activation"] = Activation(activation["kind"], tuple(activation["parameters"]))
+        epilogue["pool"] = MaxPool.of(epilogue.get("pool"))
         fields["window"] = None if fields["window"] is None else Window(**fields["window"])
         for name in ("in_layout", "out_layout"):
             fields[name] = Layout.parse(fields[name])

@@ -24,6 +24,7 @@ from schedules.activations import FORMULAS
 from schedules.family import Family
 from schedules.gemm import pack_channels
 from schedules.hardware import Hardware
+from schedules.max_pool import MaxPool
 from schedules.workload import ConvWorkload, Layout
 from tvmconv import toolchain
 from tvmconv.passes.lower_kernels import KERNELS
@@ -78,7 +79,7 @@ class Operands:
 
 
 def reference(w: ConvWorkload, operands: Operands) -> Array:
-    """(N, P, Q, K) in fp32, as onnxruntime computes it from the same fp16 operands."""
+    """(N, P, Q, K), or pooled, in fp32, as onnxruntime computes it from the same fp16 operands."""
     feeds = {"x": _cropped(w, operands.x).transpose(0, 3, 1, 2), "w": operands.weight}
     if operands.bias is not None:
         feeds["b"] = operands.bias
@@ -93,7 +94,7 @@ def reference(w: ConvWorkload, operands: Operands) -> Array:
     )
     nodes = [conv]
 
-    def then(op: str, *others: str, **attributes: float) -> None:
+    def then(op: str, *others: str, **attributes: Any) -> None:
         inputs = [nodes[-1].output[0], *others]
         nodes.append(helper.make_node(op, inputs, [f"y{len(nodes)}"], **attributes))
 
@@ -120,6 +121,8 @@ def reference(w: ConvWorkload, operands: Operands) -> Array:
         then(ONNX_NAMES[activation.kind], **parameters)
     if operands.residual is not None and w.epilogue.residual_last:
         add_residual()
+    if w.epilogue.pool is not None:
+        then("MaxPool", **pool_attributes(w.epilogue.pool, w.p, w.q))
     wide = {name: np.ascontiguousarray(array, np.float32) for name, array in feeds.items()}
     graph = helper.make_graph(
         nodes,
@@ -135,6 +138,21 @@ def reference(w: ConvWorkload, operands: Operands) -> Array:
     )
     (y,) = session.run(None, wide)
     return np.asarray(y).transpose(0, 2, 3, 1)
+
+
+def pool_attributes(pool: MaxPool, rows: int, columns: int) -> dict[str, Any]:
+    """Of ONNX's MaxPool, which gives that pool's size for an image of that size."""
+    ends = [
+        max((size - 1) * step + taps - pad - image, 0)
+        for size, step, taps, pad, image in zip(
+            pool.size, pool.stride, pool.kernel, pool.padding, (rows, columns), strict=True
+        )
+    ]
+    return {
+        "kernel_shape": pool.kernel,
+        "strides": pool.stride,
+        "pads": [*pool.padding, *ends],
+    }
 
 
 def _cropped(w: ConvWorkload, x: Array) -> Array:
@@ -184,7 +202,7 @@ def run(
         assert np.isnan(y).all(), "something was written outside of the window"
         y = inside
     assert np.isfinite(y).all(), f"{np.count_nonzero(~np.isfinite(y))} of {y.size} not finite"
-    return from_layout(y, w.out_layout, (w.n, w.p, w.q, w.k))
+    return from_layout(y, w.out_layout, (w.n, *w.out_pixels, w.k))
 
 
 def window_index(w: ConvWorkload) -> tuple[Array, ...]:

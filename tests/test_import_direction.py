@@ -19,7 +19,7 @@ PLAIN = {
     *(f"intrinsics/{name}.py" for name in ("__init__", "emulate", "errors", "record", "wmma")),
     *(
         f"schedules/{name}.py"
-        for name in ("__init__", "activations", "errors", "hardware", "workload")
+        for name in ("__init__", "activations", "errors", "hardware", "max_pool", "workload")
     ),
 }
 #: Imports inside functions, each with the reason that makes it none of the cycles mended in secret

@@ -79,7 +79,7 @@ def _absorbed(
     region, absorbed, at = planned.region, [], conv.output[0]
     # A bias that was no input of the node was an operator of its own.
     steps = (region.bias is not None and not any(conv.input[2:])) + (region.residual is not None)
-    steps += region.activation.kind != "none"
+    steps += (region.activation.kind != "none") + (region.pool is not None)
     for _ in range(steps):
         step = _closed(at, readers, order)
         if not step:

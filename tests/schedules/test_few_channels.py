@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from schedules.choose import choose, family
 from schedules.errors import ConfigError
 from schedules.family import Match, Reject
-from schedules.few_channels_config import FewChannelsConfig, Geometry, default, problems
+from schedules.few_channels_config import FewChannelsConfig, default, problems
+from schedules.few_channels_geometry import Geometry
 from schedules.hardware import CPU, Hardware
 from schedules.workload import PACKED, Activation, ConvWorkload, Epilogue, Window
 from tests import kernels, sass
@@ -133,11 +134,11 @@ def test_it_is_chosen_for_stems_and_nothing_else() -> None:
 
 
 def test_blocks_fetch_ahead_only_where_there_is_much_to_do() -> None:
-    large, small = default(STEM, SM_90), default(replace(STEM, n=1), SM_90)
+    large, small = default(STEM, SM_90), default(replace(STEM, n=1, k=32), SM_90)
     assert large is not None
     assert small is not None
     assert Geometry(STEM, large).rounds > 1
-    assert Geometry(replace(STEM, n=1), small).rounds == 1
+    assert Geometry(replace(STEM, n=1, k=32), small).rounds == 1
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_90a"])
@@ -208,7 +209,7 @@ def test_config_prints_what_it_sets() -> None:
 def test_machine_code_has_the_instructions_and_no_spills(tmp_path: Path) -> None:
     w = replace(STEM, n=1)
     path = tmp_path / "kernel.so"
-    config = default(w, SM_90)
+    config = C(1, 7)
     kernels.compiled(FAMILY.schedule(w, config, SM_90), SM_90).export_library(str(path))
     (text,) = sass.kernels(path).values()
     g = Geometry(w, config)

@@ -94,6 +94,8 @@ def _only_nhwc(region: Region, place: Place) -> str:
         return "part of a larger tensor"
     if region.op == MATRIX:
         return "a matrix"
+    if region.pool is not None:
+        return "a kernel that pools writes NHWC"
     if batch % PACKED.n:
         return f"a batch of {batch} is no multiple of {PACKED.n}"
     if channels % PACKED.c:

@@ -16,6 +16,7 @@ from schedules.choose import Choice, Estimate, Lookup, choose, kernel_cost
 from schedules.hardware import Hardware
 from schedules.workload import NHWC, ConvWorkload
 from tvmconv.errors import ModelError
+from tvmconv.passes.absorb_pool import absorb_pools
 from tvmconv.passes.balance_ranges import balance_ranges
 from tvmconv.passes.channel_shuffle import shuffled
 from tvmconv.passes.concat_in_place import Place, concat_places
@@ -98,6 +99,7 @@ def plan(
     places = {var: shuffled(place, flow) for var, place in places.items()}
     for var, region in regions.items():
         _check(region, places[var])
+    regions, places = absorb_pools(regions, places, flow, hardware, estimate)
     layouts = choose_layouts(regions, places, flow, hardware, estimate)
     decided: Plan = {}
     for var, region in regions.items():

@@ -63,7 +63,10 @@ FOLLOWS_INPUT = (
 
 
 def out_dtype(var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow) -> str:
-    """fp16 where somebody reads the result so; fp32, unrounded, where nobody does."""
+    """fp16 where somebody reads the result so; fp32, unrounded, where nobody does. A pool reads
+    what the convolution gives so."""
+    if var in regions and regions[var].pool is not None:
+        return "float16"
     for reader in readers(var, regions, flow):
         if isinstance(reader, Region) or reader == TO_HALF or f"relax.{reader}" in FOLLOWS_INPUT:
             return "float16"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from schedules.activations import IDENTITY, Activation
+from schedules.max_pool import MaxPool
 from tvmconv.passes.absorb_activation import activation_after
 from tvmconv.passes.absorb_pad import pad_before
 from tvmconv.passes.absorb_residual import residual_after
@@ -57,6 +58,8 @@ class Region:
     residual_last: bool = False
     activation: Activation = IDENTITY
     slope: NDArray[Any] | None = None
+    #: `absorb_pool`; never one where there is a residual.
+    pool: MaxPool | None = None
 
     @property
     def transposed(self) -> bool:

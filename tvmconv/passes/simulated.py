@@ -38,5 +38,5 @@ def _choice(choice: Choice, simulation: Simulation) -> Choice:
 
 
 def _wide(choice: Choice, w: ConvWorkload, hardware: Hardware) -> Choice:
-    config = WIDE_DIRECT.match(w, hardware).config
+    config = next(WIDE_DIRECT.space(w, hardware))
     return replace(choice, family=WIDE_DIRECT, config=config, runner_up=None)

@@ -27,6 +27,7 @@ def workloads(
         activation=region.activation,
         out_dtype=dtype,
         residual_last=region.residual_last,
+        pool=region.pool,
     )
     n, h, w, c = region.x_shape
     if region.transposed:

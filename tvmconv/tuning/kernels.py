@@ -62,13 +62,13 @@ def compile_reference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
     """What all candidates are compared with: the convolution by its definition, in fp32."""
     exact = exact_workload(w)
     one = DirectFamily()
-    config = one.match(exact, target.hardware).config
+    config = next(one.space(exact, target.hardware))
     return _compile(one.schedule(exact, config, target.hardware), target, folder)
 
 
 def exact_workload(w: ConvWorkload) -> ConvWorkload:
-    """The same, with its result as the fp32 that it is before it is rounded."""
-    return replace(w, epilogue=replace(w.epilogue, out_dtype="float32"))
+    """The same, with its result as the fp32 that it is before it is rounded, or pooled."""
+    return replace(w, epilogue=replace(w.epilogue, out_dtype="float32", pool=None))
 
 
 def compile_difference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
