@@ -25,6 +25,7 @@ from schedules.footprint import Footprint
 from schedules.hardware import CUDA_ARCHS, Hardware
 from schedules.model import FITTED, Fitted, time_of
 from schedules.workload import ConvWorkload
+from tvmconv.cli_io import run_or_tell
 from tvmconv.tables import figures
 
 SAMPLES = Path(__file__).parent / "results" / "h200" / "model-samples.json"
@@ -170,4 +171,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_or_tell(lambda: typer.run(main))

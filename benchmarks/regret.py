@@ -34,7 +34,11 @@ from tvmconv.tuning.report import TunedLayer
 from tvmconv.tuning.tune import workloads_of
 from tvmconv.tuning.workloads import measure_workloads
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    help="What it costs to choose by the cost model: plan, then choice; or space. Then merge.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 app.command(name="space")(whole_space.whole_space)
 
 

@@ -8,7 +8,7 @@ activations kept in fp32 between layers, 10 images, mean l2 norm of the output 8
 onnxruntime and 82.1664 simulated, relative error F_2 0.1915 %.
 
 Of a network that ends in a Softmax, which hides errors where it is sure, its input is compared,
-too. On one core an image of ResNet-18 takes some 20 s.
+too. On one core an image of ResNet-18 takes some 25 s.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from onnx import TensorProto, helper
 
 import tvmconv
 from benchmarks import zoo
+from tvmconv.cli_io import run_or_tell
 from tvmconv.simulation_report import SimulationReport
 
 MODELS = "resnet18,opennsfw"
@@ -81,4 +82,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run_or_tell(lambda: typer.run(main))

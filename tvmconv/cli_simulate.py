@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,16 @@ if TYPE_CHECKING:
 
 #: `simulator.DEFAULT`; to import it would load TVM before ``--help``.
 NUMERICS = "v100"
+
+# Options of a trace.
+Layer = Annotated[str | None, typer.Option(help="whose tile to trace, as reports name it")]
+Tile = Annotated[
+    str | None, typer.Option(metavar="I,J", help="output pixels 16 I, channels 16 J onwards")
+]
+Lane = Annotated[int | None, typer.Option(help="whose operands to show, 0 to 31; default: 0")]
+Step = Annotated[
+    int | None, typer.Option("--k", help="which WMMA of the tile's reduction; default: 0")
+]
 
 
 def simulate(
@@ -36,14 +47,10 @@ def simulate(
     ] = "float16",
     shape: Shape = None,
     trace: Annotated[bool, typer.Option("--trace", help="list one WMMA's instructions")] = False,
-    layer: Annotated[
-        str | None, typer.Option(help="whose tile to trace, as reports name it")
-    ] = None,
-    tile: Annotated[
-        str | None, typer.Option(metavar="I,J", help="output pixels 16 I, channels 16 J onwards")
-    ] = None,
-    lane: Annotated[int, typer.Option(help="whose operands to show, 0 to 31")] = 0,
-    k: Annotated[int, typer.Option("--k", help="which WMMA of the tile's reduction")] = 0,
+    layer: Layer = None,
+    tile: Tile = None,
+    lane: Lane = None,
+    k: Step = None,
     as_json: AsJson = False,
 ) -> None:
     """Run MODEL on a simulated tensor core, bit for bit, and compare it with onnxruntime.
@@ -52,12 +59,14 @@ def simulate(
     layer of MODEL, or without MODEL of an example.
     """
     shapes = dict(parse_shape(text) for text in shape or []) or None
-    if trace:
-        found = _traced(model, numerics, images, activations, shapes, layer, tile, lane, k)
-        show(found, as_json)
-        return
-    if layer is not None or tile is not None:
-        raise TvmconvError("--layer and --tile are of a trace", hint="add --trace")
+    of_a_model = {"--layer": layer, "--tile": tile, "--k": k}
+    if trace and model is None:
+        _refuse({**of_a_model, "--images": images}, "a model", "name the model")
+        return show(tvmconv.trace_example(numerics, lane or 0), as_json)
+    if trace and model is not None:
+        place = (layer, tile, lane or 0, k or 0)
+        return show(_traced(model, numerics, images, activations, shapes, *place), as_json)
+    _refuse({**of_a_model, "--lane": lane}, "a trace", "add --trace")
     if model is None:
         raise TvmconvError("there is no model to simulate", hint="name one, or say --trace")
     if images is None:
@@ -73,8 +82,16 @@ def simulate(
     show(report, as_json)
 
 
+def _refuse(given: Mapping[str, object], what: str, hint: str) -> None:
+    """Raises TvmconvError for options that are given, and are those of something else."""
+    names = [name for name, value in given.items() if value is not None]
+    if names:
+        are = "is an option" if len(names) == 1 else "are options"
+        raise TvmconvError(f"{' and '.join(names)} {are} of {what}", hint=hint)
+
+
 def _traced(
-    model: Path | None,
+    model: Path,
     numerics: str,
     folder: Path | None,
     activations: str,
@@ -84,15 +101,12 @@ def _traced(
     lane: int,
     k: int,
 ) -> Trace:
-    if model is None:
-        if layer is not None or tile is not None:
-            raise TvmconvError("--layer and --tile are of a model", hint="name the model")
-        return tvmconv.trace_example(numerics, lane)
     if layer is None or tile is None:
         raise TvmconvError(
             "a trace of a model is of one tile of a layer", hint="add --layer NAME --tile I,J"
         )
     place = _tile(tile)
+    tvmconv.Trace.check(numerics, lane)  # sooner than after a build
     with step(f"building {model.name}"):
         exe = tvmconv.build(
             model,

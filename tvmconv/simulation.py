@@ -57,7 +57,7 @@ def simulate(
     model, shapes, numerics, activations: as of `build`, whose target is ``"hmma-sim"``.
     watch: told before each image.
 
-    On one core an image of ResNet-18 takes some 20 s.
+    On one core an image of ResNet-18 takes some 25 s.
 
     Raises as `build` does, `FeedError` for feeds that do not fit or where there are none, and
     `ModelError` for a model that onnxruntime can't run.

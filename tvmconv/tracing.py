@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intrinsics import volta
+from intrinsics.numerics import Numerics
 from intrinsics.volta import fragments
 from intrinsics.volta.fragments import LANES
 from intrinsics.volta.fragments import TILE as SIDE
@@ -48,6 +49,21 @@ class Trace:
     c: Array
     d: Array
     listing: str
+
+    @staticmethod
+    def check(numerics: str, lane: int) -> Numerics:
+        """The arithmetic of that name. Raises `TvmconvError` where there is none, for that of a
+        chip that has other instructions, and for a lane that no warp has."""
+        if lane not in range(LANES):
+            raise TvmconvError(f"there is no lane {lane}", hint=f"lanes are 0 to {LANES - 1}")
+        chosen = simulator.arithmetic(numerics)
+        if chosen.arithmetic == "aligned" and chosen is not simulator.VOLTA:
+            raise TvmconvError(
+                f"there is no listing with {numerics} numerics",
+                note="it is of Volta's instructions, and that chip has others",
+                hint=f"use {simulator.VOLTA.name}, ieee or exact",
+            )
+        return chosen
 
     def to_json(self) -> dict[str, Any]:
         operands = {name: getattr(self, name).tolist() for name in "abcd"}
@@ -91,13 +107,13 @@ def trace_layer(
     Raises `TvmconvError` for a layer, tile, WMMA, lane or numerics there is none of, and as `run`
     does for feeds.
     """
+    chosen = Trace.check(numerics, lane)
     conv = _layer(exe, layer)
     w = ConvWorkload.from_json(conv.workloads[0])
     part = _Part.of(w, layer, tile, wmma)
     given = random_feeds(exe.inputs) if feeds is None else feeds
     x, packed = _operands(exe, given, conv)
     a, b = part.gathered(x), part.weights(packed)
-    chosen = _arithmetic(numerics)
     before = SIDE * wmma
     zeros = np.zeros((SIDE, SIDE), np.float32)
     c = simulator.matmul(a[:, :before], b[:before], zeros, chosen) if wmma else zeros
@@ -106,9 +122,7 @@ def trace_layer(
 
 
 def _trace(title: tuple[str, ...], a: Array, b: Array, c: Array, numerics: str, lane: int) -> Trace:
-    if lane not in range(LANES):
-        raise TvmconvError(f"there is no lane {lane}", hint=f"lanes are 0 to {LANES - 1}")
-    fused = simulator.adder(_arithmetic(numerics))
+    fused = simulator.adder(Trace.check(numerics, lane))
     loaded = (
         volta.load(operand, np.ascontiguousarray(matrix).reshape(-1), SIDE, layout)
         for operand, matrix, layout in (
@@ -123,18 +137,6 @@ def _trace(title: tuple[str, ...], a: Array, b: Array, c: Array, numerics: str, 
     volta.store(volta.ACCUMULATOR_F32, after, d, SIDE)
     listing = trace(PROGRAM, state, fused, lane)
     return Trace(title, numerics, a, b, c, d.reshape(SIDE, SIDE), listing)
-
-
-def _arithmetic(name: str) -> Any:
-    """Raises `TvmconvError` for that of a chip that has other instructions."""
-    chosen = simulator.arithmetic(name)
-    if chosen.arithmetic == "aligned" and chosen is not simulator.VOLTA:
-        raise TvmconvError(
-            f"there is no listing with {name} numerics",
-            note="it is of Volta's instructions, and that chip has others",
-            hint=f"use {simulator.VOLTA.name}, ieee or exact",
-        )
-    return chosen
 
 
 # ---------------------------------------------------------------- a part of a convolution

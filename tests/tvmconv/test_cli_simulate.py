@@ -93,6 +93,12 @@ def test_a_trace_of_an_example(command: Command) -> None:
         (("model.onnx", "--images", "images", "--activations", "int8"), "can't be 'int8'"),
         (("model.onnx", "--layer", "first", "--tile", "0,0"), "add --trace"),
         (("--trace", "--layer", "first"), "name the model"),
+        (("model.onnx", "--images", ".", "--lane", 3, "--k", 1), "--k and --lane are options"),
+        (
+            ("model.onnx", "--trace", "--layer", "x", "--tile", "0,0", "--lane", 40),
+            "no lane 40",
+        ),
+        (("--trace", "--images", "images", "--k", 0), "--k and --images are options of a model"),
         (("--trace", "--lane", 40), "no lane 40"),
         (("--trace", "--numerics", "h100"), "no listing with h100"),
         (("model.onnx", "--trace", "--layer", "first"), "--tile I,J"),

@@ -74,7 +74,13 @@ def test_a_line_is_readable() -> None:
         record().to_json().replace('"us": 10.0', '"us": 0'),
         record().to_json().replace('"us": 10.0, ', ""),
         record().to_json().replace('"us"', '"seconds"'),
+        record().to_json().replace('"us": 10.0', '"us": Infinity'),
+        record().to_json().replace('"us": 10.0', '"us": "10"'),
         record().to_json().replace('"k": 48', '"k": 0'),
+        replace(record(), versions={"tvmconv": "0.1.0"}).to_json(),
+        record().to_json().replace(f'"tvm": "{book.tvm_version()}"', '"tvm": 27'),
+        record(family_version="1").to_json(),
+        record(config=None).to_json(),
     ],
 )
 def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
@@ -230,8 +236,13 @@ def test_a_tuned_build_is_right_and_says_so(tmp_path: Path) -> None:
 
 def test_a_missing_or_damaged_file_is_said(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    with pytest.raises(OSError, match=r"r\.jsonl"):
-        tvmconv.inspect(networks.small(), "llvm", batch=1, records=path)
+    binary = tmp_path / "r.npy"
+    binary.write_bytes(b"\x93NUMPY")
+    for unreadable in (path, tmp_path, binary):
+        with pytest.raises(RecordError, match=f"can't be read from {unreadable}"):
+            tvmconv.inspect(networks.small(), "llvm", batch=1, records=unreadable)
+    with pytest.raises(RecordError, match=f"can't be read from {tmp_path}"):
+        tvmconv.tune(networks.small(), "llvm", batch=1, records=tmp_path, dry_run=True)
     path.write_text("{}\n")
     with pytest.raises(RecordError, match="line 1"):
         tvmconv.build(networks.small(), "llvm", batch=1, records=path)

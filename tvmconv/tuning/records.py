@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -79,9 +80,23 @@ class Record:
         fields = json.loads(line)
         fields["workload"] = ConvWorkload.from_json(json.dumps(fields["workload"])).to_json()
         record = cls(**fields)
-        if not (record.us > 0 and record.model_us > 0):
+        for name, kind in KINDS.items():
+            if not isinstance(getattr(record, name), kind):
+                raise TypeError(f"{name} can't be {getattr(record, name)!r}")
+        if not (0 < record.us < math.inf and 0 < record.model_us < math.inf):
             raise ValueError(f"a time of {record.us} or {record.model_us} us")
+        if not isinstance(record.versions["tvm"], str):
+            raise TypeError(f"the version of tvm can't be {record.versions['tvm']!r}")
         return record
+
+
+#: What the fields of a record have to be, where `Record.from_json` reads them.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("arch", "device", "family", "model_family"), str),
+    **dict.fromkeys(("family_version", "measured"), int),
+    **dict.fromkeys(("config", "model_config", "versions"), Mapping),
+    **dict.fromkeys(("us", "model_us"), (int, float)),
+}
 
 
 def config_fields(config: Any) -> dict[str, Any]:
@@ -105,9 +120,18 @@ def make_config(one: Family, w: ConvWorkload, hardware: Hardware, fields: Mappin
 
 
 def read(path: Path | str) -> list[Record]:
-    """The records of a file. Raises `RecordError` for a line that is none, and OSError."""
+    """The records of a file. Raises `RecordError` for one that can't be read, and for a line that
+    is none."""
+    try:
+        text = Path(path).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(
+            f"records of tuning can't be read from {path}",
+            note=str(error),
+            hint="`tvmconv tune --records FILE` writes such a file",
+        ) from error
     records = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
+    for number, line in enumerate(text.splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -156,6 +180,7 @@ def merge_records(files: Iterable[Path | str], output: Path | str) -> tuple[int,
     kept = merge(everything)
     # Beside it and then in its place: whoever reads it meanwhile finds all or nothing.
     part = Path(output).with_suffix(".part")
+    part.parent.mkdir(parents=True, exist_ok=True)
     part.write_text("".join(record.to_json() + "\n" for record in kept))
     part.replace(output)
     return len(everything), len(kept)
@@ -251,7 +276,7 @@ def _stale(record: Record) -> str:
 
 def lookup(arch: str, choice: bool | str | Path = True) -> Records | None:
     """What a build asks: with True the user's own records, then those that ship; of a path that
-    file's alone; with False none. Raises `RecordError` and OSError for a file given, or damaged."""
+    file's alone; with False none. Raises `RecordError` for a file that can't be read."""
     if choice is False:
         return None
     if choice is not True:

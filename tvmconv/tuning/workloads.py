@@ -71,7 +71,7 @@ def measure_workloads(
     """
     place = Target(target, arch)
     path = Path(records) if records is not None else book.user_file(arch)
-    known = Records(arch, [book.read(path)] if path.is_file() else [])
+    known = Records(arch, [book.read(path)] if path.exists() else [])
     todo = _todo(counts, place.hardware, known, most)
     pace = Pace.guessed(target, jobs or default_jobs(place, tracker), place.kind == "llvm")
     budget = Budget(math.inf if budget_s is None else budget_s, pace)
