@@ -25,8 +25,8 @@ endif
 # Where there is a GPU, NVRTC and the CUDA runtime are installed as well.
 EXTRAS ?= dev$(shell command -v nvidia-smi >/dev/null && echo ,cuda)
 
-# Every family, at sizes that fill no tile.
-SANITIZED := tests/schedules/test_families.py -k onnxruntime_gives_on_a_gpu
+# Every family, at sizes that fill no tile, and a spread of configurations.
+SANITIZED := tests/schedules/test_families.py -k "onnxruntime_gives or spread_of_the_space"
 
 .DEFAULT_GOAL := help
 .PHONY: setup bench test test-gpu test-slow sanitize lint format size docs clean help
