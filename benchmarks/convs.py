@@ -25,6 +25,7 @@ import numpy as np
 import tvm
 import typer
 
+import tvmconv.tensor_map  # noqa: F401 - kernels of the wgmma family call what it registers
 from benchmarks import machine
 from benchmarks.launches import LAUNCHES, captured
 from schedules.activations import Activation

@@ -258,7 +258,9 @@ def _transpose_in_shared(
     sch.bind(block, "blockIdx.x")
     load = sch.cache_read(out, 0, "shared")
     sch.compute_at(load, block, preserve_unit_loops=True)
-    threads = min(THREADS[0], wide * inner // width)
+    # All of them busy to the end: TVM gives the copy that follows no condition on threads, and idle
+    # ones would write what another block writes.
+    threads = largest_divisor(wide * inner // width, THREADS[0])
     _, thread = sch.split(sch.fuse(tile_read, tile_written), [None, threads])
     _, copying = sch.split(sch.fuse(*sch.get_loops(load)[1:]), [None, threads])
     for loop in (thread, copying):
