@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +19,9 @@ from schedules.hardware import CPU, CUDA_ARCHS
 from schedules.workload import ConvWorkload, Epilogue
 from tests import networks
 from tests.workloads import PAIRS, WORKLOADS
-from tvmconv.errors import TargetError, UnsupportedOperatorError
+from tvmconv.errors import TargetError, TuningError, UnsupportedOperatorError
 from tvmconv.tuning import records as book
+from tvmconv.tuning import workloads
 from tvmconv.tuning.budget import Budget, Pace, Want
 from tvmconv.tuning.candidates import sample, space
 from tvmconv.tuning.kernels import Target
@@ -90,6 +93,45 @@ def test_the_pace_follows_what_is_seen() -> None:
     assert pace.each == pytest.approx(0.2)
     pace.saw(8, 16.0)
     assert pace.each == pytest.approx((8 * 0.2 + 16.0) / 16)
+
+
+class SlowStart:
+    """Measures nothing: the first workload in 20 s of its own clock, the others in none. Compiles
+    ahead."""
+
+    disturbs = False
+    target = Target("llvm", llvm_get_system_cpu())
+    now = 0.0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        SlowStart.now = 0.0
+
+    def __enter__(self) -> SlowStart:
+        return self
+
+    def __exit__(self, *error: object) -> None: ...
+
+    def device(self) -> str:
+        return "none"
+
+    def compile(self, w: Any, candidates: Any) -> Any:
+        return SimpleNamespace(candidates=candidates)
+
+    def measure(self, compiling: Any, **options: Any) -> Any:
+        SlowStart.now = 20.0
+        raise TuningError("nothing is measured")
+
+
+def test_what_seemed_too_long_is_taken_up_once_others_were_quick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(workloads, "Workshop", SlowStart)
+    monkeypatch.setattr(workloads, "perf_counter", lambda: SlowStart.now)
+    counts = {replace(W, n=n).to_json(): 1 for n in range(1, 9)}
+    report = workloads.measure_workloads(
+        counts, "llvm", SlowStart.target.arch, jobs=1, records=tmp_path / "r", budget_s=40.0
+    )
+    assert [layer.status for layer in report.layers] == ["failed"] * 8
 
 
 # --- networks -------------------------------------------------------------------------------

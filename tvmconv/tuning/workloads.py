@@ -179,8 +179,8 @@ class _Run:
         # The next are compiled while one is measured, unless that disturbs the timing.
         ahead = 1 if self._shop.disturbs else 3
         while waiting or begun:
-            while waiting and len(begun) < ahead:
-                self._begin(waiting, begun)
+            while waiting and len(begun) < ahead and self._begin(waiting, begun):
+                pass
             if begun:
                 self._finish(*begun.popleft())
         target, layers = self._shop.target, tuple(self._layers.values())
@@ -191,14 +191,19 @@ class _Run:
     def _spent(self) -> float:
         return perf_counter() - self._began
 
-    def _begin(self, waiting: deque[_Todo], begun: deque[tuple[_Todo, Compiling]]) -> None:
+    def _begin(self, waiting: deque[_Todo], begun: deque[tuple[_Todo, Compiling]]) -> bool:
+        """Begins the next or leaves it out. False where it has to wait: there is no time for it if
+        those that are begun take as long as is expected, which is known once they are done."""
         count = self._budget.allot([one.want for one in waiting], self._spent())[0]
+        if not count and begun:
+            return False
         one = waiting.popleft()
         if not count:
             self._end(_no_time(one.layer))
-            return
+            return True
         self._budget.begun += count
         begun.append((one, self._shop.compile(one.workload, one.candidates[:count])))
+        return True
 
     def _finish(self, one: _Todo, compiling: Compiling) -> None:
         before, count = self._spent(), len(compiling.candidates)
