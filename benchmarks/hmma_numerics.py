@@ -236,6 +236,8 @@ def main() -> None:
     if options.out:
         document = {"machine": machine.facts(options.commit), "rows": [asdict(x) for x in found]}
         options.out.write_text(json.dumps(document, indent=1) + "\n")
+    if not all_equal(found):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

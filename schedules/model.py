@@ -67,7 +67,8 @@ class Prediction:
     limit: str
     #: Those of the multiprocessor's parts hold what waves cost, which has a term of its own too.
     terms: Mapping[str, float]
-    #: Whether predictions for this GPU were held to measured times.
+    #: Whether predictions for this GPU were held to measured times: those of WMMA and depthwise
+    #: kernels by samples, those of the other families by what tuning measured.
     validated: bool
 
 

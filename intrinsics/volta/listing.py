@@ -91,7 +91,9 @@ def _values(
     texts = []
     for i, value in enumerate(values):
         element = number * len(values) + i
-        text = f"{name}[{row[lane, element]},{column[lane, element]}] = {value!s}"
+        # All digits of a half, so that products can be checked by hand.
+        shown = float(value) if values.dtype == np.float16 else value
+        text = f"{name}[{row[lane, element]},{column[lane, element]}] = {shown!s}"
         place = register + i // operand.per_register, i % operand.per_register
         texts.append(text if place in places else f"({text})")
     return f"{'':18}R{register}, R{register + 1}: " + ", ".join(texts)

@@ -70,7 +70,8 @@ def test_counts_are_written(
     path = tmp_path / "a.json"
     arguments = ["--outputs", "1", "--show", "0", "--out", str(path), "--commit", "abc"]
     monkeypatch.setattr("sys.argv", ["hmma_numerics", *arguments])
-    hmma_numerics.main()
+    with pytest.raises(SystemExit, match="1"):
+        hmma_numerics.main()
     document = json.loads(path.read_text())
     assert document["machine"]["commit"] == "abc"
     assert [row["form"] for row in document["rows"]] == [f.name for f in FORMS for _ in KINDS]
