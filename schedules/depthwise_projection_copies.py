@@ -17,7 +17,7 @@ from schedules.depthwise_projection_config import (
     DepthwiseProjectionConfig,
     Geometry,
 )
-from schedules.lanes import GpuLanes, Registers
+from schedules.gpu_lanes import GpuLanes, Registers
 from schedules.workload import ceil_div
 
 
