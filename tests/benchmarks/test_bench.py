@@ -99,10 +99,10 @@ def test_what_fails_the_check_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> N
 def test_onnxruntime_is_gone_before_ours_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its idle threads would spin on the cores that ours runs on."""
 
-    def threads() -> int:
-        return len(list(Path("/proc/self/task").iterdir()))
+    def threads() -> set[str]:
+        return {one.name for one in Path("/proc/self/task").iterdir()}
 
-    seen: dict[str, int] = {}
+    seen: dict[str, set[str]] = {}
     session = peers.onnxruntime.InferenceSession
 
     def watched(*arguments: Any, **options: Any) -> Any:
@@ -114,8 +114,10 @@ def test_onnxruntime_is_gone_before_ours_is_timed(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(peers.onnxruntime, "InferenceSession", watched)
     feeds = zoo.feeds("tiny", 1, zoo.drawings)
     peers.onnxruntime_cpu(tiny(), feeds, 3, QUICK)
-    assert seen["during"] - seen["before"] == 2, "the caller is the third"
-    assert threads() == seen["before"]
+    # Others, of tests before this one, may end meanwhile.
+    theirs = seen["during"] - seen["before"]
+    assert len(theirs) == 2, "the caller is the third"
+    assert not theirs & threads()
 
 
 @pytest.mark.gpu

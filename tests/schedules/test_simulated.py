@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
+import tvmconv.simulator  # noqa: F401 - simulated kernels call what it registers
 from intrinsics import numerics
 from schedules.choose import choose
 from schedules.errors import ConfigError
