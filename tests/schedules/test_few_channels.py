@@ -104,7 +104,7 @@ def drawn(draw: st.DrawFn) -> tuple[ConvWorkload, FewChannelsConfig]:
 
 
 @given(drawn(), st.integers(0, 99))
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=10, deadline=None, derandomize=True)
 def test_random_kernels(case: tuple[ConvWorkload, FewChannelsConfig], seed: int) -> None:
     w, config = case
     if not problems(w, config, SM_90):

@@ -73,7 +73,7 @@ def test_ieee_is_the_emulation_bit_for_bit(name: str) -> None:
     assert np.array_equal(emulated, simulated)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(workloads())
 def test_ieee_is_the_emulation_of_any_convolution(w: ConvWorkload) -> None:
     w = replace(w, accumulator_dtype="float32")
@@ -82,10 +82,13 @@ def test_ieee_is_the_emulation_of_any_convolution(w: ConvWorkload) -> None:
         assert np.array_equal(emulated, simulated)
 
 
-@pytest.mark.parametrize("chip", ["v100", "a100", "h100", "exact"])
-@pytest.mark.parametrize(
-    "name", ["stem", "dilation", "strides differ", "20 to 10 channels", "groups", "one pixel"]
-)
+SHAPES = ("stem", "dilation", "strides differ", "20 to 10 channels", "groups", "one pixel")
+# Sums without loss take seconds where the convolution is larger.
+SUMS = [*((name, chip) for name in SHAPES for chip in ("v100", "a100", "h100")),
+        ("one pixel", "exact")]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "chip"), SUMS)
 def test_sums_are_those_of_the_chip_in_the_order_of_the_schedule(name: str, chip: str) -> None:
     w = replace(WORKLOADS[name], epilogue=Epilogue(out_dtype="float32"))
     operands = kernels.Operands.random(w)
