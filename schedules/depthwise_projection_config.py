@@ -260,14 +260,8 @@ def problems(w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardw
         found.append(f"{config.chunk} steps of a chunk are no multiple of {config.deep} warps")
     if config.stages == 1 and g.chunks > 1:
         found.append(f"{g.chunks} chunks need a second stage")
-    if g.shared_bytes > hardware.shared_bytes:
-        have = hardware.shared_bytes
-        found.append(f"{g.shared_bytes} bytes of shared memory, a block has {have}")
     threads = config.threads * max(config.resident, 1)
-    most = min(hardware.registers_per_thread, hardware.registers_per_block // threads)
-    if g.registers > most:
-        found.append(f"{g.registers} registers, each of {threads} threads has {most}")
-    return found
+    return [*found, *hardware.exceeded(g.shared_bytes, g.registers, threads)]
 
 
 def check(w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware) -> None:

@@ -77,14 +77,8 @@ def problems(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> 
         found.append(f"{config.threads} threads, a block has at most {hardware.max_threads}")
     if g.groups % config.parts:
         found.append(f"{g.groups} groups of {GROUP} channels are no multiple of {config.parts}")
-    if g.shared_bytes > hardware.shared_bytes:
-        have = hardware.shared_bytes
-        found.append(f"{g.shared_bytes} bytes of shared memory, a block has {have}")
     threads = config.threads * max(config.resident, 1)
-    most = min(hardware.registers_per_thread, hardware.registers_per_block // threads)
-    if g.registers > most:
-        found.append(f"{g.registers} registers, each of {threads} threads has {most}")
-    return found
+    return [*found, *hardware.exceeded(g.shared_bytes, g.registers, threads)]
 
 
 def _pool_problems(g: PooledGeometry) -> list[str]:

@@ -51,6 +51,18 @@ class Hardware:
         """Hopper's own instructions, which no later architecture has."""
         return self.name == "sm_90a"
 
+    def exceeded(self, shared_bytes: int, registers: int, threads: int) -> list[str]:
+        """Of a block's shared memory, and the registers of each of so many threads that are to be
+        resident, what there is not enough of, in words."""
+        found = []
+        if shared_bytes > self.shared_bytes:
+            have = self.shared_bytes
+            found.append(f"{shared_bytes} bytes of shared memory, a block has {have}")
+        most = min(self.registers_per_thread, self.registers_per_block // threads)
+        if registers > most:
+            found.append(f"{registers} registers, each of {threads} threads has {most}")
+        return found
+
 
 #: Emulation on a CPU: a block's tiles should stay in the second-level cache.
 CPU = Hardware("llvm")

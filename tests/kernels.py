@@ -304,6 +304,16 @@ def from_layout(laid: Array, layout: Layout, shape: tuple[int, ...]) -> Array:
     return np.asarray(laid[layout.index(*np.indices(shape, sparse=True))])
 
 
+def check(family: Family, w: ConvWorkload, config: Any, hardware: Hardware, seed: int = 0) -> None:
+    """The family's kernel gives what onnxruntime gives, but for the rounding of its outputs."""
+    operands = Operands.random(w, seed)
+    got = run(family, w, config, hardware, operands)
+    # fp16 outputs are rounded by 2**-11 of themselves at most: see test_families.bound.
+    error = relative_l2(got, reference(w, operands), 1.0)
+    assert error < 1e-3, f"{config}: {w} is {error:.2e} off"
+    assert family.padded_macs(w, config) >= w.useful_macs
+
+
 def relative_l2(got: Array, expected: Array, least: float = 0.0) -> float:
     """Norm of the difference over that of what was expected, or of `least` in every element."""
     assert got.shape == expected.shape

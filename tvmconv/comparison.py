@@ -25,6 +25,14 @@ BOUND = 5e-3
 NEAR_ZERO = 2.0**-14
 
 
+def finite_or_none(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN or infinity: those become None."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in fields.items()
+    }
+
+
 @dataclass(frozen=True)
 class OutputDifference:
     """How far one output is from the reference. Sums are taken in float64."""
@@ -107,11 +115,7 @@ class CompareReport:
     def to_json(self) -> dict[str, Any]:
         """The fields as they are called here. JSON has no NaN or infinity: those become None."""
         plain = asdict(self)
-        for output in plain["outputs"]:
-            for key, value in output.items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    output[key] = None
-        return plain
+        return {**plain, "outputs": [finite_or_none(output) for output in plain["outputs"]]}
 
     def __str__(self) -> str:
         rows = [["output", "shape", "relative l2", "max abs", "cosine", "finite"]]

@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from tvmconv.comparison import finite_or_none
 from tvmconv.tables import figures
 
 
@@ -62,11 +63,7 @@ class SimulationReport:
     def to_json(self) -> dict[str, Any]:
         """The fields as they are called here. JSON has no NaN or infinity: those become None."""
         plain = asdict(self)
-        for output in plain["outputs"]:
-            for key, value in output.items():
-                if isinstance(value, float) and not math.isfinite(value):
-                    output[key] = None
-        return plain
+        return {**plain, "outputs": [finite_or_none(output) for output in plain["outputs"]]}
 
     def __str__(self) -> str:
         return "\n\n".join([self._head(), self._outputs(), self._layers()])
