@@ -26,7 +26,7 @@ endif
 EXTRAS ?= dev$(shell command -v nvidia-smi >/dev/null && echo ,cuda)
 
 # Every family, at sizes that fill no tile, and a spread of configurations.
-SANITIZED := tests/schedules/test_families.py -k "onnxruntime_gives or spread_of_the_space"
+SANITIZED := tests/schedules/families/test_families.py -k "onnxruntime_gives or spread_of_the_space"
 
 .DEFAULT_GOAL := help
 .PHONY: setup bench test test-gpu test-slow sanitize lint format size docs clean help

@@ -25,15 +25,16 @@ import tvm
 import typer
 
 import tvmconv
-from benchmarks import machine, peers, plot, zoo
+from benchmarks import machine, peers, plot
 from benchmarks.cell import ONNXRUNTIME, Cell, report
 from benchmarks.prebuild import AS_MODEL, AS_PEERS, Build, file_name, prebuild
-from tvmconv.cli_io import run_or_tell, step, tell
-from tvmconv.comparison import BOUND, CompareReport
+from benchmarks.zoo import zoo
+from tvmconv.cli.inputs import run_or_tell, step, tell
 from tvmconv.errors import TvmconvError
-from tvmconv.io_form import feeds_from_model
-from tvmconv.latency import Effort, Timing
-from tvmconv.toolchain import detect_arch
+from tvmconv.reports.comparison import BOUND, CompareReport
+from tvmconv.reports.latency import Effort, Timing
+from tvmconv.runtime.io_form import feeds_from_model
+from tvmconv.runtime.toolchain import detect_arch
 
 PICTURES = {"photos": zoo.photos, "drawings": zoo.drawings}
 PYTORCH = {

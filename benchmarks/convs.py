@@ -25,19 +25,21 @@ import numpy as np
 import tvm
 import typer
 
-import tvmconv.tensor_map  # noqa: F401 - kernels of the wgmma family call what it registers
+import tvmconv.runtime.tensor_map  # noqa: F401 - kernels of the wgmma family call what it registers
 from benchmarks import machine
 from benchmarks.launches import LAUNCHES, captured
-from schedules.activations import Activation
 from schedules.choose import choose, family, options
-from schedules.gemm import pack_channels
-from schedules.workload import ConvWorkload, Epilogue
-from tvmconv import knobs, pipeline, toolchain
-from tvmconv.cli_io import run_or_tell, tell
+from schedules.conv.activations import Activation
+from schedules.conv.gemm import pack_channels
+from schedules.conv.workload import ConvWorkload, Epilogue
+from tvmconv import knobs
+from tvmconv.cli.inputs import run_or_tell, tell
 from tvmconv.errors import TargetError, TvmconvError
-from tvmconv.latency import Effort, cuda_time
-from tvmconv.passes.lower_kernels import KERNELS
-from tvmconv.tables import table
+from tvmconv.passes import pipeline
+from tvmconv.passes.kernels.lower_kernels import KERNELS
+from tvmconv.reports.latency import Effort, cuda_time
+from tvmconv.reports.tables import table
+from tvmconv.runtime import toolchain
 from tvmconv.tuning import records
 
 #: name: C, H and W, K, R and S, stride, padding.

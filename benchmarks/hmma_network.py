@@ -25,11 +25,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, shape_inference
 
 import tvmconv
-from benchmarks import machine, zoo
-from benchmarks.drawings import drawings
+from benchmarks import machine
+from benchmarks.zoo import zoo
+from benchmarks.zoo.drawings import drawings
 from schedules import choose
-from tvmconv.cli_io import run_or_tell
-from tvmconv.tables import table
+from tvmconv.cli.inputs import run_or_tell
+from tvmconv.reports.tables import table
 
 Array = NDArray[Any]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

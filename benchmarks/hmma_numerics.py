@@ -2,8 +2,9 @@
 
 Needs a Hopper GPU and nvcc. Compiles mma.sync.m16n8k16 (fp16 to fp32, fp16 to
 fp16, bf16 to fp32), runs it on random tiles of every kind below, and compares bit for bit with
-`intrinsics.numerics.H100` on all of them, and with variants of its constants on a part. A variant
-that agrees everywhere is the card's; where more than one does, nothing here tells them apart.
+`intrinsics.numerics.arithmetic.H100` on all of them, and with variants of its constants on a part.
+A variant that agrees everywhere is the card's; where more than one does, nothing here tells them
+apart.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from benchmarks import machine
 from benchmarks.hmma_tiles import KINDS, tiles
 from intrinsics import mma_fragments
 from intrinsics.mma_sync import INSTRUCTIONS
-from intrinsics.numerics import H100, Numerics
+from intrinsics.numerics.arithmetic import H100, Numerics
 from intrinsics.record import TensorIntrinsic
 
 Array = NDArray[Any]

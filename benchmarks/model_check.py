@@ -21,12 +21,12 @@ from typing import Annotated, Any
 import typer
 
 from schedules.choose import family
-from schedules.footprint import Footprint
-from schedules.hardware import CUDA_ARCHS, Hardware
-from schedules.model import FITTED, Fitted, time_of
-from schedules.workload import ConvWorkload
-from tvmconv.cli_io import run_or_tell
-from tvmconv.tables import figures
+from schedules.conv.workload import ConvWorkload
+from schedules.machine.footprint import Footprint
+from schedules.machine.hardware import CUDA_ARCHS, Hardware
+from schedules.machine.model import FITTED, Fitted, time_of
+from tvmconv.cli.inputs import run_or_tell
+from tvmconv.reports.tables import figures
 
 SAMPLES = Path(__file__).parent / "results" / "h200" / "model-samples.json"
 #: How many of the model's first are looked at.

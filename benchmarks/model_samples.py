@@ -24,13 +24,13 @@ import numpy as np
 import typer
 
 from benchmarks.launches import LAUNCHES, captured
-from schedules.gemm import Tile, pack_weight
-from schedules.workload import ConvWorkload, Epilogue
+from schedules.conv.gemm import Tile, pack_weight
+from schedules.conv.workload import ConvWorkload, Epilogue
 
 #: Batch, H and W, C, K, R and S, stride; K is 0 for depthwise.
 Shape = tuple[int, int, int, int, int, int]
 
-#: The constants of `schedules.model` were fitted to these.
+#: The constants of `schedules.machine.model` were fitted to these.
 FIT: dict[str, Shape] = {
     "resnet18.stem, 1": (1, 224, 3, 64, 7, 2),
     "resnet18.stem, 32": (32, 224, 3, 64, 7, 2),
@@ -113,8 +113,8 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
     """Modules of TVM's compiler are loaded here, so that measuring needs none."""
     tvm = importlib.import_module("tvm")
     registry = importlib.import_module("schedules.choose")
-    toolchain = importlib.import_module("tvmconv.toolchain")
-    pipeline = importlib.import_module("tvmconv.pipeline")
+    toolchain = importlib.import_module("tvmconv.runtime.toolchain")
+    pipeline = importlib.import_module("tvmconv.passes.pipeline")
     toolchain.prepare_cuda(arch)
     hardware, entries = toolchain.cuda_arch(arch), []
     for family in registry.FAMILIES:

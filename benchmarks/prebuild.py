@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import tvmconv
-from benchmarks import zoo
-from tvmconv.cli_io import step
+from benchmarks.zoo import zoo
+from tvmconv.cli.inputs import step
 
 #: How a network is fed on a GPU.
 AS_PEERS: dict[str, Any] = {"io_dtype": "float16", "io_layout": "NHWC"}

@@ -23,11 +23,12 @@ from typing import Annotated, Any
 import typer
 
 import tvmconv
-from benchmarks import whole_space, zoo
+from benchmarks import whole_space
 from benchmarks.regret_report import geometric_mean, merge, write
 from benchmarks.whole_space import place_of, space_summary
-from tvmconv.cli_io import run_or_tell, tell
-from tvmconv.cli_tune import parse_budget
+from benchmarks.zoo import zoo
+from tvmconv.cli.inputs import run_or_tell, tell
+from tvmconv.cli.tune import parse_budget
 from tvmconv.errors import DownloadError, TvmconvError
 from tvmconv.tuning.candidates import MOST
 from tvmconv.tuning.report import TunedLayer

@@ -27,9 +27,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 import tvmconv
-from benchmarks import zoo
-from tvmconv.cli_io import run_or_tell
-from tvmconv.simulation_report import SimulationReport
+from benchmarks.zoo import zoo
+from tvmconv.cli.inputs import run_or_tell
+from tvmconv.simulation.report import SimulationReport
 
 MODELS = "resnet18,opennsfw"
 

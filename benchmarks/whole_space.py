@@ -17,12 +17,12 @@ import typer
 from tvm.target.codegen import llvm_get_system_cpu
 
 from benchmarks.regret_report import geometric_mean, write
-from schedules.activations import Activation
-from schedules.workload import ConvWorkload, Epilogue
-from tvmconv import toolchain
-from tvmconv.cli_io import tell
+from schedules.conv.activations import Activation
+from schedules.conv.workload import ConvWorkload, Epilogue
+from tvmconv.cli.inputs import tell
 from tvmconv.errors import TuningError, TvmconvError
-from tvmconv.tables import table
+from tvmconv.reports.tables import table
+from tvmconv.runtime import toolchain
 from tvmconv.tuning.candidates import MOST, sample, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.measure import Measured, Workshop

@@ -15,20 +15,23 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # so that it runs where tvmconv is not installed
 
 from docs.draw.pictures import PICTURES  # noqa: E402
-from tests import onnx_suite  # noqa: E402
-from tvmconv import pipeline  # noqa: E402
+from tests.support import onnx_suite  # noqa: E402
+from tvmconv.integrations.onnx_backend_exclusions import exclusion  # noqa: E402
 from tvmconv.knobs import KNOBS  # noqa: E402
-from tvmconv.onnx_backend_exclusions import exclusion  # noqa: E402
+from tvmconv.passes import pipeline  # noqa: E402
 
 PASSES = HERE.parent / "tvmconv" / "passes"
 #: In the folder of passes, and not a pass: what passes share, and what decides without rewriting.
 NOT_PASSES = (
     "__init__",
+    "arena",
     "axis_orders",
+    "check",
     "gpu_schedules",
     "gpu_steps",
     "graph",
     "minimise",
+    "pipeline",
     "plan",
     "readers",
     "simulated",
@@ -86,15 +89,13 @@ def pass_docs() -> dict[str, str]:
     Raises ValueError for a file that the pipeline does not name.
     """
     order = pass_order()
-    stems = {path.stem for path in PASSES.glob("*.py")} - set(NOT_PASSES)
-    if unknown := stems - set(order):
+    files = {path.stem: path for path in PASSES.rglob("*.py") if path.stem not in NOT_PASSES}
+    if unknown := files.keys() - set(order):
         raise ValueError(
             f"no pass of the pipeline is called {sorted(unknown)}; is one of NOT_PASSES?"
         )
-    found = sorted(stems, key=order.index)
-    return {
-        stem: ast.get_docstring(ast.parse(_text(PASSES / f"{stem}.py"))) or "" for stem in found
-    }
+    found = sorted(files, key=order.index)
+    return {stem: ast.get_docstring(ast.parse(_text(files[stem]))) or "" for stem in found}
 
 
 def passes() -> str:
@@ -105,7 +106,7 @@ def passes() -> str:
         "<!-- Written by `make docs` out of the docstrings in tvmconv/passes/. -->",
         "# Passes",
         "In order, those of TVM's Relax in capitals; the reason for the order is in",
-        "[pipeline.py](../tvmconv/pipeline.py).",
+        "[pipeline.py](../tvmconv/passes/pipeline.py).",
         "",
         *(f"{i}. {name}" for i, name in enumerate(listed, 1)),
     ]
@@ -130,7 +131,7 @@ def operators() -> str:
     ]
     return "\n".join(
         [
-            "<!-- Written by `make docs` out of tvmconv/onnx_backend_exclusions.py. -->",
+            "<!-- Written by `make docs` from tvmconv/integrations/onnx_backend_exclusions.py -->",
             "# Operators",
             f"What becomes of the cases of ONNX {onnx.__version__}'s own backend test, on the CPU, "
             "by operator; the last rows are whole models.",

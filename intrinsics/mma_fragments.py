@@ -10,8 +10,8 @@ them from lane to element; here they are from element to lane.
 bfloat16 has no dtype in NumPy: a bfloat16 matrix is a float32 one whose low 16 bits are zero.
 
 An m16n8k16 is one ``HMMA.16816``. On Ampere it adds up as two ``HMMA.1688``, of the lower k and
-then of the upper (Xie et al., https://arxiv.org/abs/2511.10909; `intrinsics.numerics.A100` has
-blocks of 8); on Hopper all 16 products are one sum.
+then of the upper (Xie et al., https://arxiv.org/abs/2511.10909;
+`intrinsics.numerics.arithmetic.A100` has blocks of 8); on Hopper all 16 products are one sum.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intrinsics.numerics import Numerics, fused
+from intrinsics.numerics.arithmetic import Numerics, fused
 from intrinsics.record import WARP_SIZE, TensorIntrinsic
 
 Array = NDArray[Any]

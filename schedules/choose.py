@@ -7,18 +7,18 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from schedules import model
-from schedules.cost import Cost, conv_cost
-from schedules.depthwise import DepthwiseFamily
-from schedules.depthwise_projection import DepthwiseProjectionFamily
-from schedules.direct import DirectFamily
+from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.families.depthwise.family import DepthwiseFamily
+from schedules.families.depthwise_projection.family import DepthwiseProjectionFamily
+from schedules.families.direct.family import DirectFamily
+from schedules.families.few_channels.family import FewChannelsFamily
+from schedules.families.mma_sync.family import MmaSyncFamily
+from schedules.families.wgmma.family import WgmmaFamily
+from schedules.families.wmma.family import WmmaFamily
 from schedules.family import Family, Match, Reject
-from schedules.few_channels import FewChannelsFamily
-from schedules.hardware import Hardware
-from schedules.mma_sync import MmaSyncFamily
-from schedules.wgmma import WgmmaFamily
-from schedules.wmma import WmmaFamily
-from schedules.workload import ConvWorkload, Epilogue
+from schedules.machine import model
+from schedules.machine.cost import Cost, conv_cost
+from schedules.machine.hardware import Hardware
 
 #: In order of preference, where they cost the same. The last one matches everything but a pool.
 FAMILIES: tuple[Family, ...] = (

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from numpy.typing import NDArray
 from tvm import tirx
 
-from schedules.footprint import Footprint
-from schedules.hardware import Hardware
-from schedules.workload import ConvWorkload
+from schedules.conv.workload import ConvWorkload
+from schedules.machine.footprint import Footprint
+from schedules.machine.hardware import Hardware
 
 #: Why one of pairs declines a workload without.
 ONE_CONVOLUTION = "no depthwise convolution is computed with it"
@@ -79,7 +79,7 @@ class Family(Protocol):
         """Raises `ConfigError` if `config` does not fit."""
 
     def footprint(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Footprint:
-        """What `schedule` asks of a GPU, from which `schedules.model` predicts its time."""
+        """What `schedule` asks of a GPU, from which `schedules.machine.model` predicts its time."""
 
     def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> tirx.PrimFunc:
         """The scheduled function. Raises `ConfigError` if `config` does not fit."""

@@ -17,7 +17,7 @@ os.environ["TVMCONV_RECORDS"] = os.devnull
 
 @functools.cache
 def gpu_arch() -> str | None:
-    from tvmconv import toolchain  # not before the variables above are set
+    from tvmconv.runtime import toolchain  # not before the variables above are set
 
     return toolchain.detect_arch()
 

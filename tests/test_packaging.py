@@ -87,8 +87,8 @@ def test_what_the_benchmarks_import_is_in_their_extra() -> None:
 
 
 def test_the_console_script_exists() -> None:
-    assert PROJECT["scripts"] == {"tvmconv": "tvmconv.cli:main"}
-    from tvmconv.cli import main
+    assert PROJECT["scripts"] == {"tvmconv": "tvmconv.cli.app:main"}
+    from tvmconv.cli.app import main
 
     assert callable(main)
 

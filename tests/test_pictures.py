@@ -14,8 +14,9 @@ import pytest
 
 from docs.draw import holders, steps, sums
 from docs.draw.pictures import PICTURES
-from intrinsics import mma_sync, numerics
-from intrinsics.numerics import A100, EXACT, H100, IEEE, V100, Numerics
+from intrinsics import mma_sync
+from intrinsics.numerics import arithmetic as numerics
+from intrinsics.numerics.arithmetic import A100, EXACT, H100, IEEE, V100, Numerics
 from intrinsics.volta import fragments, timing
 from intrinsics.volta.fragments import A, B
 from intrinsics.volta.hmma import F16, F32, PROGRAM_F16, Form, program

@@ -129,7 +129,7 @@ def test_bash(block: Block, folder: Path) -> None:
     for line in block.text.splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["tvmconv"]:
-            run([sys.executable, "-m", "tvmconv.cli", *words[1:]], folder)
+            run([sys.executable, "-m", "tvmconv.cli.app", *words[1:]], folder)
         elif words[:1] == ["make"]:
             run(["make", "-n", *words[1:]], ROOT)
         elif words[:2] == ["pip", "install"]:
@@ -220,7 +220,7 @@ def test_every_file_is_in_the_architecture() -> None:
 
 
 def test_zoo_networks_named_exist() -> None:
-    from benchmarks import zoo
+    from benchmarks.zoo import zoo
 
     for names in re.findall(r"MODELS=(\S+)", README):
         assert set(names.split(",")) <= set(zoo.names())

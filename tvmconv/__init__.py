@@ -44,18 +44,18 @@ from tvmconv import knobs  # noqa: E402
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from tvmconv.binding import Binding
-    from tvmconv.capability import CapabilityReport
-    from tvmconv.comparison import CompareReport, compare
-    from tvmconv.compiler import build, inspect
-    from tvmconv.executable import Executable
-    from tvmconv.latency import LatencyReport, bench
-    from tvmconv.loading import load
-    from tvmconv.pictures import read_images
-    from tvmconv.report import BuildReport
-    from tvmconv.simulation import simulate
-    from tvmconv.simulation_report import SimulationReport
-    from tvmconv.tracing import Trace, trace_example, trace_layer
+    from tvmconv.compiler.build import build, inspect
+    from tvmconv.reports.build import BuildReport
+    from tvmconv.reports.capability import CapabilityReport
+    from tvmconv.reports.comparison import CompareReport, compare
+    from tvmconv.reports.latency import LatencyReport, bench
+    from tvmconv.runtime.binding import Binding
+    from tvmconv.runtime.executable import Executable
+    from tvmconv.runtime.loading import load
+    from tvmconv.simulation.pictures import read_images
+    from tvmconv.simulation.report import SimulationReport
+    from tvmconv.simulation.simulate import simulate
+    from tvmconv.simulation.tracing import Trace, trace_example, trace_layer
     from tvmconv.tuning.records import merge_records
     from tvmconv.tuning.report import TuningReport
     from tvmconv.tuning.stopwatch import Tracker
@@ -64,26 +64,26 @@ if TYPE_CHECKING:
 #: Public names and their homes. Imported at first use, because `load` has to work where TVM's
 #: compiler is not installed, and `compare` alone needs onnxruntime.
 _HOMES = {
-    "Binding": "binding",
-    "BuildReport": "report",
-    "CapabilityReport": "capability",
-    "CompareReport": "comparison",
-    "Executable": "executable",
-    "LatencyReport": "latency",
-    "SimulationReport": "simulation_report",
-    "Trace": "tracing",
+    "Binding": "runtime.binding",
+    "BuildReport": "reports.build",
+    "CapabilityReport": "reports.capability",
+    "CompareReport": "reports.comparison",
+    "Executable": "runtime.executable",
+    "LatencyReport": "reports.latency",
+    "SimulationReport": "simulation.report",
+    "Trace": "simulation.tracing",
     "Tracker": "tuning.stopwatch",
     "TuningReport": "tuning.report",
-    "bench": "latency",
-    "build": "compiler",
-    "compare": "comparison",
-    "inspect": "compiler",
-    "load": "loading",
+    "bench": "reports.latency",
+    "build": "compiler.build",
+    "compare": "reports.comparison",
+    "inspect": "compiler.build",
+    "load": "runtime.loading",
     "merge_records": "tuning.records",
-    "read_images": "pictures",
-    "simulate": "simulation",
-    "trace_example": "tracing",
-    "trace_layer": "tracing",
+    "read_images": "simulation.pictures",
+    "simulate": "simulation.simulate",
+    "trace_example": "simulation.tracing",
+    "trace_layer": "simulation.tracing",
     "tune": "tuning.tune",
 }
 

@@ -1,7 +1,7 @@
 """Every environment variable that changes what tvmconv does.
 
-Our own are read here; those of TVM and CUDA by them, and by `tvmconv.toolchain`, which completes
-them where it finds a compiler.
+Our own are read here; those of TVM and CUDA by them, and by `tvmconv.runtime.toolchain`, which
+completes them where it finds a compiler.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def records_folder() -> Path:
 
 
 def pack() -> bool:
-    """Whether a build packs activations; see `tvmconv.passes.plan`."""
+    """Whether a build packs activations; see `tvmconv.passes.plan.plan`."""
     return os.environ.get("TVMCONV_PACK", "0") == "1"
 
 
 def pair() -> bool | None:
     """Whether pairs of convolutions become one kernel; None for what is estimated to cost less.
-    See `tvmconv.passes.pair_convs`."""
+    See `tvmconv.passes.plan.pair_convs`."""
     return {"1": True, "0": False}.get(os.environ.get("TVMCONV_PAIR", ""))
 
 

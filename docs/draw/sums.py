@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 
 from docs.draw.svg import Picture
-from intrinsics import numerics
-from intrinsics.numerics import A100, EXACT, H100, IEEE, V100, Numerics
+from intrinsics.numerics import arithmetic as numerics
+from intrinsics.numerics.arithmetic import A100, EXACT, H100, IEEE, V100, Numerics
 
 #: Four products and an accumulator that are told apart by every arithmetic but two. fp16 and fp32.
 A = np.array([165 * 2.0**-10, 403 * 2.0**-14, -209 * 2.0**-14, 19 * 2.0**-13], np.float16)

@@ -15,11 +15,12 @@ import tvm
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import bench, machine, peers, prebuild, zoo
-from tests.models import Graph
-from tvmconv.comparison import CompareReport, OutputDifference
+from benchmarks import bench, machine, peers, prebuild
+from benchmarks.zoo import zoo
+from tests.support.models import Graph
 from tvmconv.errors import ArtifactError, TvmconvError
-from tvmconv.latency import Effort, LatencyReport, Timing
+from tvmconv.reports.comparison import CompareReport, OutputDifference
+from tvmconv.reports.latency import Effort, LatencyReport, Timing
 
 QUICK = Effort(warmup_ms=1, min_runs=3, min_seconds=0.01)
 app = Typer(pretty_exceptions_enable=False)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from benchmarks import hmma_network
 from benchmarks.hmma_network import Layer, compare, with_activations
 from schedules import choose
-from tests import networks
+from tests.support import networks
 
 
 @pytest.fixture

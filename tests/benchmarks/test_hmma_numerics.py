@@ -15,10 +15,10 @@ import pytest
 from benchmarks import hmma_numerics, hmma_tiles
 from benchmarks.hmma_numerics import FORMS, all_equal
 from benchmarks.hmma_tiles import KINDS
-from intrinsics.numerics import H100, Numerics
+from intrinsics.numerics.arithmetic import H100, Numerics
 from intrinsics.record import TensorIntrinsic
-from tests import sass
-from tvmconv import toolchain
+from tests.support import sass
+from tvmconv.runtime import toolchain
 
 
 @pytest.fixture

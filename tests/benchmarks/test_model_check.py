@@ -11,9 +11,9 @@ import pytest
 from benchmarks import model_check, model_samples
 from benchmarks.model_check import FIRST, Sample, correlation, rank, summary
 from schedules.choose import family
-from schedules.footprint import MMA, Footprint
-from schedules.model import FITTED, time_of
-from schedules.workload import ConvWorkload
+from schedules.conv.workload import ConvWorkload
+from schedules.machine.footprint import MMA, Footprint
+from schedules.machine.model import FITTED, time_of
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 from benchmarks import regret
 from benchmarks.regret import Use, app, choice_summary, part_of, sample_of
 from benchmarks.whole_space import SpaceRow, held_out, numbers
-from schedules.hardware import CUDA_ARCHS
-from tests import networks
+from schedules.machine.hardware import CUDA_ARCHS
+from tests.support import networks
 from tvmconv.errors import TvmconvError
 from tvmconv.tuning.candidates import MOST, space
 from tvmconv.tuning.measure import Measured, Timed

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import simulated, zoo
-from tests.models import Graph, random_feed, residual_net
+from benchmarks import simulated
+from benchmarks.zoo import zoo
+from tests.support.models import Graph, random_feed, residual_net
 
 ROOT = Path(__file__).parents[2]
 
 FIGURE = """
 import json, resource, sys, time
 import tvmconv
-from benchmarks import zoo
+from benchmarks.zoo import zoo
 start = time.perf_counter()
 feeds = zoo.feeds("resnet18", 1, zoo.drawings)
 report = tvmconv.simulate(zoo.load("resnet18"), [feeds], activations="float32")

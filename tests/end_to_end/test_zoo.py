@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper
 
 import tvmconv
-from benchmarks import zoo
-from tests.fetched import downloaded
+from benchmarks.zoo import zoo
+from tests.support.fetched import downloaded
 
 #: Relative l2 error of the output that computing in fp16 may cost a whole network.
 BOUND = 5e-3

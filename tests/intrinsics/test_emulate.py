@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 import intrinsics
 from intrinsics import INTRINSICS, TensorIntrinsic, emulate
-from tests.tiles import KINDS, tiles
+from tests.support.tiles import KINDS, tiles
 
 Array = NDArray[Any]
 each_intrinsic = pytest.mark.parametrize("intrinsic", INTRINSICS, ids=lambda i: i.name)

@@ -21,10 +21,10 @@ import intrinsics
 from intrinsics import INTRINSICS, TensorIntrinsic, emulate
 from intrinsics.lower import lower
 from intrinsics.record import WARP_SIZE
-from schedules.hardware import CPU, Hardware
-from tests import kernels, sass
-from tests.tiles import KINDS, tiles
-from tvmconv import toolchain
+from schedules.machine.hardware import CPU, Hardware
+from tests.support import kernels, sass
+from tests.support.tiles import KINDS, tiles
+from tvmconv.runtime import toolchain
 
 Array = NDArray[Any]
 each_intrinsic = pytest.mark.parametrize("intrinsic", INTRINSICS, ids=lambda i: i.name)

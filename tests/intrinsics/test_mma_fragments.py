@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from intrinsics import mma_fragments, numerics
+from intrinsics import mma_fragments
 from intrinsics.mma_fragments import mma, pack, registers, shape, unpack
 from intrinsics.mma_sync import INSTRUCTIONS, M16N8K16, a_element, b_element, c_element
+from intrinsics.numerics import arithmetic as numerics
 from intrinsics.record import TensorIntrinsic
 
 Array = NDArray[Any]

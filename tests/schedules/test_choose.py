@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedules.choose import FAMILIES, Tuned, choose, family
-from schedules.cost import Cost, conv_cost
+from schedules.conv.workload import PACKED, ConvWorkload
 from schedules.family import Family, Match, Reject
-from schedules.hardware import CPU, CUDA_ARCHS, Hardware
-from schedules.workload import PACKED, ConvWorkload
-from tests.workloads import WORKLOADS, workloads
+from schedules.machine.cost import Cost, conv_cost
+from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
+from tests.support.workloads import WORKLOADS, workloads
 
 
 def fixed(**costs: float) -> Any:

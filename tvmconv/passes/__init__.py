@@ -1,1 +1,1 @@
-"""Graph passes of our own: those that bring convolutions to the tensor cores."""
+"""Passes over the graph, in `pipeline` in their order."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from schedules.choose import FAMILIES, choose, kernel_cost
+from schedules.conv.workload import ConvWorkload
 from schedules.family import Family, Reject
-from schedules.hardware import Hardware
-from schedules.workload import ConvWorkload
+from schedules.machine.hardware import Hardware
 
 #: As many are compiled and measured for a workload.
 MOST = 32

@@ -16,12 +16,12 @@ import tvm
 from numpy.typing import NDArray
 
 from schedules.choose import family
-from schedules.depthwise_projection import pack_prologue
+from schedules.conv.gemm import pack_channels
+from schedules.conv.workload import ConvWorkload, Layout
+from schedules.families.depthwise_projection.family import pack_prologue
 from schedules.family import Family
-from schedules.gemm import pack_channels
-from schedules.workload import ConvWorkload, Layout
-from tvmconv import toolchain
 from tvmconv.errors import TuningError
+from tvmconv.runtime import toolchain
 from tvmconv.tuning import race
 from tvmconv.tuning.kernels import SUMS, UNTOUCHED, Target, by_definition, references
 from tvmconv.tuning.stopwatch import Place, Tracker, launches_for, place

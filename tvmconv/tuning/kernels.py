@@ -14,10 +14,11 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from schedules.choose import family
-from schedules.direct import DirectFamily
-from schedules.hardware import CPU, Hardware
-from schedules.workload import ConvWorkload, ceil_div
-from tvmconv import pipeline, toolchain
+from schedules.conv.workload import ConvWorkload, ceil_div
+from schedules.families.direct.family import DirectFamily
+from schedules.machine.hardware import CPU, Hardware
+from tvmconv.passes import pipeline
+from tvmconv.runtime import toolchain
 
 #: What a kernel leaves of its output keeps this value: no result is ever equal to it.
 UNTOUCHED = -1234.0

@@ -22,7 +22,7 @@ from typing import Any
 
 from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker
 
-from schedules.workload import ConvWorkload
+from schedules.conv.workload import ConvWorkload
 from tvmconv import knobs
 from tvmconv.errors import TuningError, last_line
 from tvmconv.tuning import evaluate, kernels, race

@@ -23,9 +23,9 @@ from typing import Any
 
 import tvmconv
 from schedules.choose import FAMILIES, Tuned, family
+from schedules.conv.workload import ConvWorkload
 from schedules.family import Family, Reject
-from schedules.hardware import Hardware
-from schedules.workload import ConvWorkload
+from schedules.machine.hardware import Hardware
 from tvmconv import knobs
 from tvmconv.errors import RecordError, RecordWarning
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tvmconv.tables import figures, microseconds, percent
+from tvmconv.reports.tables import figures, microseconds, percent
 
 HEADER = (
     *("convolution", "x", "share", "space", "tried", "us", "model's us", "gain"),

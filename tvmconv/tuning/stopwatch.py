@@ -17,8 +17,8 @@ from typing import Any, Protocol
 import tvm
 from tvm.s_tir.meta_schedule.runner import RPCConfig
 
-import tvmconv.tensor_map  # noqa: F401 - kernels call what it registers
-from tvmconv import cuda_runtime
+import tvmconv.runtime.tensor_map  # noqa: F401 - kernels call what it registers
+from tvmconv.runtime import cuda as cuda_runtime
 
 #: A sample lasts about so long, in microseconds, and has so many launches at most.
 SAMPLE_US, MOST_LAUNCHES = 500.0, 200
@@ -36,7 +36,7 @@ class Tracker:
     """TVM's RPC tracker, and the key of the machines behind it that measure.
 
     Kernels whose host code calls ours, those of the WGMMA family, run only where the server has
-    imported `tvmconv.tensor_map`.
+    imported `tvmconv.runtime.tensor_map`.
     """
 
     host: str

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-from schedules.workload import ConvWorkload
-from tvmconv import compiler, onnx_model
-from tvmconv.batches import Batch, Shapes
+from schedules.conv.workload import ConvWorkload
+from tvmconv.compiler import build as compiler
+from tvmconv.compiler.targets import SIMULATED
 from tvmconv.errors import TuningError, UnsupportedOperatorError
-from tvmconv.report import BuildReport
-from tvmconv.targets import SIMULATED
+from tvmconv.onnx import model as onnx_model
+from tvmconv.onnx.batches import Batch, Shapes
+from tvmconv.reports.build import BuildReport
 from tvmconv.tuning.candidates import MOST
 from tvmconv.tuning.report import TuningReport
 from tvmconv.tuning.stopwatch import Tracker

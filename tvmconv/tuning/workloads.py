@@ -17,10 +17,10 @@ from tvm.target import codegen
 
 import tvmconv
 from schedules.choose import family
-from schedules.hardware import Hardware
-from schedules.workload import ConvWorkload
-from tvmconv import toolchain
+from schedules.conv.workload import ConvWorkload
+from schedules.machine.hardware import Hardware
 from tvmconv.errors import TargetError, TuningError
+from tvmconv.runtime import toolchain
 from tvmconv.tuning import records as book
 from tvmconv.tuning.budget import Budget, Pace, Want
 from tvmconv.tuning.candidates import MOST, Candidate, space

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.hmma_tiles import KINDS, tiles
-from intrinsics import numerics
 from intrinsics.mma_sync import INSTRUCTIONS
-from intrinsics.numerics import EXACT, IEEE, V100
+from intrinsics.numerics import arithmetic as numerics
+from intrinsics.numerics.arithmetic import EXACT, IEEE, V100
 from intrinsics.volta import gemm
 from intrinsics.volta.hmma import F16, F32, Form, program
 

@@ -1,0 +1,1 @@
+"""The networks that benchmarks and tests run, and what they are fed."""

@@ -1,0 +1,1 @@
+"""How tensor cores add, bit for bit, as a choice."""

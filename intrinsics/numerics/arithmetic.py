@@ -1,0 +1,240 @@
+"""How a tensor core adds: the arithmetic of an instruction as a choice.
+
+NVIDIA does not document it. What is known comes from experiments, and is data here: one frozen
+record `Numerics` a chip, and one function, `fused`, that computes as a record says, on arrays.
+
+A chip multiplies exactly and adds a *block* of products and the accumulator at once: all are
+shifted right to the largest exponent among them, what then lies below the last bit kept is dropped
+(each on its own, towards zero), the rest is added exactly, and the sum is normalised and rounded
+once. So the order inside a block has no influence, the order of blocks has, and an addend that is
+made larger can make the sum smaller.
+
+Sources, named by their letters beside the constants:
+
+- [F] Fasi, Higham, Mikaitis, Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ Computer
+  Science 7:e330 (2021), https://peerj.com/articles/cs-330/: V100, T4, A100.
+- [K] Khattak, Mikaitis, Accurate Models of NVIDIA Tensor Cores, https://arxiv.org/abs/2512.07004,
+  https://doi.org/10.1145/3830409, and the models and measured outputs published with it
+  (north-numerical-computing/MATLAB-tensor-core on GitHub): V100, A100, H100, H200.
+- [L] Li, Li, Fang, Swirydowicz, Laguna, Gopalakrishnan, FTTN: Feature-Targeted Testing for
+  Numerical Properties of NVIDIA & AMD Matrix Accelerators, https://arxiv.org/abs/2403.00232: V100,
+  A100, H100.
+- [X] Xie, Wang, Yang, Yang, MMA-Sim: Bit-Accurate Reference Model of Tensor Cores and Matrix Cores,
+  https://arxiv.org/abs/2511.10909, and its model (microsoft/MMA-Sim on GitHub): Volta to Blackwell.
+
+- [T] This project, `benchmarks.hmma_numerics` on an H200: every bit of 10 million outputs of fp16
+  to fp32, fp16 to fp16 and bf16 to fp32 each, over all exponents, with cancellation, subnormals,
+  ties, infinities and NaN. With each neighbour of a constant some bits differ.
+
+The records give every bit of the outputs that were measured for [K]: 5,000 with each operand and
+accumulator dtype on a V100, an A100, an H100 and an H200, between 1e-4 and 18 in size. What that
+does not reach (subnormal sums, overflow, NaN) rests on [T] for the H100, and for the others on the
+sources alone; see `provisional`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intrinsics.numerics.aligned_sum import AlignedSum
+from intrinsics.numerics.exact_sum import exact_sum, to_float
+
+Array = NDArray[Any]
+Shape = tuple[int, ...]
+
+#: Kernels have a product computed so by ``PRODUCT(numerics, X, Weight, Conv)``, which writes Conv
+#: (g, m, k) of X (g, o, m, i) and Weight (g, o, i/16, k/16, 16, 16), all of them padded; letters
+#: as in `schedules.expressions.compute`. It is registered where kernels run.
+PRODUCT = "tvmconv.simulated_product"
+#: Outputs computed at a time, so that the temporaries of a block stay in a core's cache.
+PIECE = 32768
+#: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X]. The other
+#: arithmetics have the same one, since NumPy's depend on the processor.
+NAN = {"float32": np.uint32(0x7FFFFFFF), "float16": np.uint16(0x7FFF)}
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """One way to add ``n`` products to an accumulator.
+
+    ``exact`` adds a block without loss and rounds once, to nearest even. ``ieee`` is float32 as
+    NumPy has it, k ascending, rounding after every addition (`intrinsics.emulate` has the same
+    order). ``aligned`` is what chips do, see the module. An fp16 accumulator is rounded to nearest
+    even: by ``ieee`` once, after all n; by the others after each block.
+    """
+
+    name: str
+    arithmetic: Literal["exact", "ieee", "aligned"]
+    #: Products that are added at once; 0: all there are.
+    block: int = 0
+    #: Bits kept below those of fp32 (23 after the point) when a term is aligned.
+    extra_bits: int = 0
+    #: Terms are never aligned to less than 2 to this, by the accumulator's dtype. Only sums near
+    #: the subnormal numbers can tell.
+    least_exponent: tuple[tuple[str, int], ...] = (("float32", -126), ("float16", -24))
+    #: Exponents of an fp16 accumulator below the normal ones are its own (False), or count as the
+    #: least normal one, 2**-14 (True). An fp32 accumulator's always do, 2**-126.
+    clamps_half: bool = False
+    #: The accumulator is one of the terms of each block's sum; else it is added to the rounded sum
+    #: of the products, as a sum of two terms.
+    joined: bool = True
+    #: A negative sum that is rounded to zero keeps its sign; else zeros are positive.
+    negative_zero: bool = True
+    #: Fields that are not known for certain, and why.
+    provisional: str = ""
+
+    def __post_init__(self) -> None:
+        if self.block < 0 or (self.arithmetic == "aligned" and not self.block):
+            raise ValueError(f"{self.name}: a block has at least one product, not {self.block}")
+        # Terms are less than 2**(2 + 23 + extra bits) units; float64 adds up to 2**53 of them.
+        if self.extra_bits < -23 or self.block * 2 ** (25 + self.extra_bits) > 2**53:
+            raise ValueError(f"{self.name}: {self.extra_bits} are too few or too many extra bits")
+
+
+EXACT = Numerics("exact", "exact")
+IEEE = Numerics("ieee", "ieee", block=1)
+V100 = Numerics(
+    "v100",
+    "aligned",
+    block=4,  # [F] four products and the accumulator; [K], [L] the same
+    extra_bits=0,  # [F] none; [K], [L] the same; [X] 23 bits after the point
+    # [K] none for fp32 (nothing that fp16 operands give is smaller), -19 for fp16.
+    least_exponent=(("float32", -126), ("float16", -19)),
+    provisional="clamps_half ([K] and [X] differ); negative_zero (not published)",
+)
+A100 = Numerics(
+    "a100",
+    "aligned",
+    block=8,  # [F] eight for fp16 and bf16; [K], [L], [X] the same: m16n8k16 is two halves in order
+    extra_bits=1,  # [F] at least one; [K], [L] one; [X] 24 bits after the point
+    least_exponent=(("float32", -132), ("float16", -20)),  # [K]; [X] has -126 and none
+    provisional="least_exponent, clamps_half ([K] and [X] differ); negative_zero (not published)",
+)
+H100 = Numerics(
+    "h100",
+    "aligned",
+    block=16,  # [K], [X]: all of an m16n8k16 at once; [L] at least 16; [T]
+    extra_bits=2,  # [K] two; [L] at least two; [X] 25 bits after the point; [T] two
+    # [K], [T]. Nothing that fp16 operands give is as small as the first; bf16 operands tell it.
+    least_exponent=(("float32", -133), ("float16", -21)),
+    clamps_half=True,  # [T], as [X]
+    negative_zero=False,  # [T]
+)
+NUMERICS = {numerics.name: numerics for numerics in (EXACT, IEEE, V100, A100, H100)}
+
+
+def get(name: str) -> Numerics:
+    """The arithmetic of that name. Raises ``LookupError`` that lists those there are."""
+    if name not in NUMERICS:
+        raise LookupError(f"no arithmetic {name!r}: {', '.join(NUMERICS)}")
+    return NUMERICS[name]
+
+
+def matmul(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
+    """``a @ b + c``: a (..., m, k), b (..., k, n), c and the result (..., m, n); see `fused`."""
+    return fused(a[..., :, None, :], np.swapaxes(b, -1, -2)[..., None, :, :], c, numerics)
+
+
+def fused(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
+    """``sum(a * b, axis=-1) + c`` as `numerics` has it, blocks in ascending order of the last axis.
+
+    a and b are (..., n), c (...); the leading axes broadcast, and the result has all of them. Both
+    operands are float16, or both float32 that hold bfloat16 values. c is float32 or float16, and
+    so is the result. A sum that is exactly zero is +0, but for ``ieee``. Raises ``ValueError`` for
+    other dtypes, for float32 operands that are no bfloat16, and for lengths that differ.
+    """
+    least = _least_operand(a, b)
+    if c.dtype.name not in ("float32", "float16"):
+        raise ValueError(f"accumulators are float32 or float16, not {c.dtype}")
+    if a.shape[-1] != b.shape[-1]:
+        raise ValueError(f"{a.shape[-1]} elements of a do not meet {b.shape[-1]} of b")
+    shape = np.broadcast_shapes(a.shape[:-1], b.shape[:-1], c.shape)
+    if not shape:  # NumPy's functions turn arrays without axes into numbers
+        return np.asarray(fused(a[None], b[None], np.reshape(c, (1,)), numerics)[0])
+    # Products innermost would be strided; each k is a plane of its own.
+    planes = [np.ascontiguousarray(np.moveaxis(x, -1, 0)) for x in (a, b)]
+    out = np.array(np.broadcast_to(c, shape), dtype=np.float32)
+    with np.errstate(all="ignore"):
+        if numerics.arithmetic == "aligned":
+            _aligned(numerics, planes, out, c.dtype.name, least)
+        else:
+            add = _ieee if numerics.arithmetic == "ieee" else _exact
+            for piece, operands in _pieces([x.astype(np.float32) for x in planes], out):
+                out[piece] = add(numerics, operands, out[piece], c.dtype)
+        out = out.astype(c.dtype)
+    out.view(f"u{out.itemsize}")[np.isnan(out)] = NAN[out.dtype.name]
+    return out
+
+
+def _least_operand(a: Array, b: Array) -> int:
+    """Least normal exponent of the operands' format."""
+    if a.dtype == b.dtype == np.float16:
+        return -14
+    if not a.dtype == b.dtype == np.float32:
+        raise ValueError(f"operands are float16, or bfloat16 in float32, not {a.dtype}, {b.dtype}")
+    for x in (a, b):
+        if np.any(np.ascontiguousarray(x).view(np.uint32) & 0xFFFF):
+            raise ValueError("float32 operands hold bfloat16 values: 16 low bits are zero")
+    return -126
+
+
+def _aligned(numerics: Numerics, planes: list[Array], out: Array, dtype: str, least: int) -> None:
+    # Subnormal numbers of fp16 are normal ones of fp32, which is what they are computed in.
+    clamp = -14 if dtype == "float16" and numerics.clamps_half else -126
+    adder = AlignedSum(
+        block=numerics.block,
+        bits=23 + numerics.extra_bits,
+        least=dict(numerics.least_exponent)[dtype],
+        least_accumulator=clamp,
+        half=dtype == "float16",
+        joined=numerics.joined,
+        negative_zero=numerics.negative_zero,
+    )
+    for piece, operands in _pieces(adder.prepare(planes, least), out):
+        out[piece] = adder.add(operands, out[piece])
+
+
+def _ieee(numerics: Numerics, planes: list[Array], total: Array, dtype: Any) -> Array:
+    for left, right in zip(*planes, strict=True):
+        total = total + left * right
+    return total
+
+
+def _exact(numerics: Numerics, planes: list[Array], total: Array, dtype: Any) -> Array:
+    n = len(planes[0])
+    block = numerics.block or max(n, 1)
+    for start in range(0, n, block):
+        left, right = (x[start : start + block].astype(np.float64) for x in planes)
+        terms = (x * y for x, y in zip(left, right, strict=True))
+        total = to_float(*exact_sum(terms, total.astype(np.float64)), dtype).astype(np.float32)
+    return total
+
+
+def _pieces(planes: list[Array], out: Array) -> Iterator[tuple[tuple[slice, ...], list[Array]]]:
+    """Parts of `out` of at most `PIECE` elements: an index, and the planes (n, ...) there."""
+    spread = []
+    for x in planes:
+        missing = out.ndim + 1 - x.ndim
+        wide = x.reshape(x.shape[0], *(1,) * missing, *x.shape[1:])
+        spread.append(np.broadcast_to(wide, (len(x), *out.shape)))
+    for piece in _indices(out.shape):
+        yield piece, [x[(slice(None), *piece)] for x in spread]
+
+
+def _indices(shape: Shape) -> Iterator[tuple[slice, ...]]:
+    if prod(shape) <= PIECE:
+        yield ()
+        return
+    rows = PIECE // prod(shape[1:])
+    for start in range(0, shape[0], max(rows, 1)):
+        part = slice(start, start + max(rows, 1))
+        if rows:
+            yield (part,)
+        else:
+            yield from ((part, *rest) for rest in _indices(shape[1:]))

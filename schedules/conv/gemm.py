@@ -1,0 +1,167 @@
+"""The implicit GEMM of a convolution in numbers: its extents, its indices, its packed operands.
+
+Each group g is a GEMM of its own: rows m are output pixels, columns k the group's output channels,
+and (o, i) numbers filter taps and the group's input channels. Plain Python: every function takes
+numbers or TVM expressions alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from schedules.conv.workload import ConvWorkload, round_up
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What the GEMM's extents are rounded up to: rows, columns, and inner step of a block."""
+
+    m: int
+    k: int
+    i: int
+    #: Rows and columns of a packed weight tile: the instruction's k and n.
+    fragment_i: int = 16
+    fragment_k: int = 16
+
+
+#: Columns of the tiles that the number of rows, and so the batch, decides between.
+TILES_K = (32, 64, 128)
+
+
+def suits_columns(k: int, tile_k: int) -> bool:
+    """Whether a tile of so many columns pads k output channels by a third at most."""
+    return 3 * round_up(k, tile_k) <= 4 * round_up(k, min(TILES_K))
+
+
+def stored_columns(k: int) -> int:
+    """Columns that the packed weight of k output channels has, at least: as many as any suitable
+    tile reads, so that it is the same array at every batch. That costs no kernel anything."""
+    return max(round_up(k, tile_k) for tile_k in TILES_K if suits_columns(k, tile_k))
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How the inner dimension (o, i) numbers filter taps (r, s) and input channels c of a group.
+
+    per tap: o = (r, s), i = c. By rows: o = r, i = (s, c), which for few channels pads less:
+    a 7x7 filter over 3 channels takes 7 x 32 steps instead of 49 x 16. Sixteen-byte copies
+    need whole channel blocks, so a channel count divisible by 8 always goes per tap.
+    """
+
+    outer: int
+    inner: int
+    by_rows: bool
+
+    @classmethod
+    def of(cls, w: ConvWorkload, fragment: int = 16) -> Reduction:
+        c = w.group_c
+        if c % 8:
+            per_tap = w.r * w.s * round_up(c, fragment)
+            rows = w.r * round_up(w.s * c, fragment)
+            if rows < per_tap:
+                return cls(w.r, w.s * c, True)
+        return cls(w.r * w.s, c, False)
+
+    def tap(self, w: ConvWorkload, o: Any, i: Any) -> tuple[Any, Any, Any]:
+        """(r, s, c) of reduction step (o, i). Takes numbers or TVM expressions."""
+        if self.by_rows:
+            return o, i // w.group_c, i % w.group_c
+        return o // w.s, o % w.s, i
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """Extents of the implicit GEMM of each of `groups`, each with its padding to `tile`."""
+
+    groups: int
+    m: int
+    k: int
+    reduction: Reduction
+    tile: Tile
+
+    @classmethod
+    def of(cls, w: ConvWorkload, tile: Tile) -> Gemm:
+        rows = round_up(w.n, w.out_layout.n) * w.p * w.q
+        return cls(w.groups, rows, w.group_k, Reduction.of(w, tile.fragment_i), tile)
+
+    @property
+    def m_pad(self) -> int:
+        return round_up(self.m, self.tile.m)
+
+    @property
+    def k_pad(self) -> int:
+        return round_up(self.k, self.tile.k)
+
+    @property
+    def weight_columns(self) -> int:
+        """Columns that the packed weight of a group has; the GEMM reads the first `k_pad`."""
+        return max(self.k_pad, stored_columns(self.k))
+
+    @property
+    def i_pad(self) -> int:
+        return round_up(self.reduction.inner, self.tile.i)
+
+    @property
+    def padded_macs(self) -> int:
+        """Multiply-adds that the instructions carry out."""
+        return self.groups * self.m_pad * self.k_pad * self.reduction.outer * self.i_pad
+
+    @property
+    def blocks(self) -> int:
+        """Tiles of outputs."""
+        return self.groups * (self.m_pad // self.tile.m) * (self.k_pad // self.tile.k)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        fi, fk = self.tile.fragment_i, self.tile.fragment_k
+        outer = (self.groups, self.reduction.outer)
+        return (*outer, self.i_pad // fi, self.weight_columns // fk, fi, fk)
+
+
+def pixel(w: ConvWorkload, m: Any) -> tuple[Any, Any, Any]:
+    """(n, p, q) of GEMM row m: batch innermost inside a packed block, then q, p, block."""
+    n_in, rest = m % w.out_layout.n, m // w.out_layout.n
+    block = rest // (w.p * w.q)
+    return block * w.out_layout.n + n_in, rest // w.q % w.p, rest % w.q
+
+
+def gemm_index(w: ConvWorkload, *index: Any) -> tuple[Any, ...]:
+    """(m, k) of the output element that lies at `index`, the inverse of `pixel`; of several
+    groups, where `index` is (n, p, q, g, k), (g, m, k).
+
+    Written without division, so that TVM sees that stepping through m steps through memory.
+    """
+    if w.groups > 1:
+        n, p, q, g, k = index
+        return g, (n * w.p + p) * w.q + q, k
+    if not w.out_layout.packed:
+        n, p, q, k = index
+        return (n * w.p + p) * w.q + q, k
+    block, p, q, k_block, n_in, k_in = index
+    m = ((block * w.p + p) * w.q + q) * w.out_layout.n + n_in
+    return m, k_block * w.out_layout.c + k_in
+
+
+def pack_weight(w: ConvWorkload, tile: Tile, weight: NDArray[Any]) -> NDArray[np.float16]:
+    """(K, C/groups, R, S) to fp16 (g, o, i/16, k/16, 16, 16), padded with zeros: one tile is one
+    operand."""
+    gemm = Gemm.of(w, tile)
+    outer, inner = gemm.reduction.outer, gemm.reduction.inner
+    grouped = weight.reshape(w.groups, w.group_k, w.group_c, w.r, w.s)
+    taps = grouped.transpose(0, 3, 4, 2, 1).reshape(w.groups, outer, inner, w.group_k)
+    padded = np.zeros((w.groups, outer, gemm.i_pad, gemm.weight_columns), np.float16)
+    padded[:, :, :inner, : w.group_k] = taps.astype(np.float16)
+    fi, fk = tile.fragment_i, tile.fragment_k
+    tiles = padded.reshape(w.groups, outer, gemm.i_pad // fi, fi, gemm.weight_columns // fk, fk)
+    return np.ascontiguousarray(tiles.transpose(0, 1, 2, 4, 3, 5))
+
+
+def pack_channels(w: ConvWorkload, values: NDArray[Any]) -> NDArray[np.float32]:
+    """A bias or slopes, (K,), to fp32, padded with zeros to what the output has room for."""
+    padded = np.zeros(w.k_stored, np.float32)
+    padded[: w.k] = values
+    return padded

@@ -1,0 +1,1 @@
+"""Convolutions in TVM's tensor expressions, and what their schedules share."""

@@ -1,0 +1,102 @@
+"""All that differs between a schedule for CUDA and the same schedule for LLVM.
+
+A family describes one structure: blocks that are independent, warps inside a block, copies that
+the threads of a block share, an output tile that a warp writes. On a GPU those are bound to
+threads; on a CPU blocks run in parallel and the rest are loops, innermost vectorised.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tvm.s_tir import Schedule
+
+from intrinsics.record import WARP_SIZE
+from schedules.machine.hardware import Hardware
+
+#: Halves in the widest GPU access (16 bytes) and fp32 lanes of GPU arithmetic on vectors.
+GPU_VECTOR, GPU_ARITHMETIC = 8, 4
+#: fp32 lanes of one CPU vector.
+CPU_VECTOR = 16
+
+
+def vector_width(extent: int, widest: int) -> int:
+    """The largest power of two up to `widest` that divides `extent`."""
+    width = widest
+    while extent % width:
+        width //= 2
+    return width
+
+
+class Cuda:
+    """Blocks and threads."""
+
+    def block(self, sch: Schedule, loop: Any) -> None:
+        sch.bind(loop, "blockIdx.x")
+
+    def warp(self, sch: Schedule, loop: Any) -> None:
+        sch.bind(loop, "threadIdx.y")
+
+    def copy(self, sch: Schedule, block: Any, loops: int, warps: int, vector: int) -> None:
+        """All threads of a block share the copy that the `loops` innermost loops make."""
+        fused = sch.fuse(*sch.get_loops(block)[-loops:])
+        _, y, x, lane = sch.split(fused, [None, warps, WARP_SIZE, vector])
+        sch.bind(y, "threadIdx.y")
+        sch.bind(x, "threadIdx.x")
+        sch.vectorize(lane)
+
+    def pipeline(self, sch: Schedule, loop: Any, stages: int, asynchronous: bool) -> None:
+        """Two copies, then the arithmetic `stages` - 1 iterations later."""
+        if stages == 1:
+            return
+        sch.annotate(loop, "software_pipeline_stage", [0, 0, stages - 1])
+        sch.annotate(loop, "software_pipeline_order", [0, 1, 2])
+        if asynchronous:
+            sch.annotate(loop, "software_pipeline_async_stages", [0])
+
+    def write(self, sch: Schedule, epilogue: Any, out: Any, width: int) -> None:
+        """The lanes of a warp share its output tile; each computes a vector and stores it.
+
+        The epilogue's fp32 arithmetic is 4 wide, the most that CUDA's vector types have; its
+        results are gathered in registers so that the store is one 16-byte access.
+        """
+        vector = vector_width(width, GPU_VECTOR)
+        rows, columns = sch.get_loops(out)[-2:]
+        outer, lane = sch.split(columns, [None, vector])
+        _, thread = sch.split(sch.fuse(rows, outer), [None, WARP_SIZE])
+        sch.bind(thread, "threadIdx.x")
+        sch.vectorize(lane)
+        sch.set_scope(epilogue, 0, "local")
+        sch.compute_at(epilogue, thread, preserve_unit_loops=True)
+        unrolled, lane = sch.split(sch.get_loops(epilogue)[-1], [None, min(vector, GPU_ARITHMETIC)])
+        sch.vectorize(lane)
+        sch.unroll(unrolled)
+
+
+class Llvm:
+    """Parallel loops and vectors."""
+
+    def block(self, sch: Schedule, loop: Any) -> None:
+        sch.parallel(loop)
+
+    def warp(self, sch: Schedule, loop: Any) -> None:
+        pass
+
+    def copy(self, sch: Schedule, block: Any, loops: int, warps: int, vector: int) -> None:
+        sch.vectorize(sch.get_loops(block)[-1])
+
+    def pipeline(self, sch: Schedule, loop: Any, stages: int, asynchronous: bool) -> None:
+        pass
+
+    def write(self, sch: Schedule, epilogue: Any, out: Any, width: int) -> None:
+        sch.compute_inline(epilogue)
+        columns = sch.get_loops(out)[-1]
+        _, lane = sch.split(columns, [None, vector_width(width, CPU_VECTOR)])
+        sch.vectorize(lane)
+
+
+Backend = Cuda | Llvm
+
+
+def backend(hardware: Hardware) -> Backend:
+    return Cuda() if hardware.kind == "cuda" else Llvm()

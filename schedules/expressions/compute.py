@@ -1,0 +1,257 @@
+"""Convolutions in TVM's tensor expressions.
+
+`implicit_gemm` is one definition for every layout: a GEMM whose rows are output pixels, whose
+columns are output channels, and whose inner dimension numbers filter taps and input channels.
+
+    X[g, o, m, i]  the gather: what row m reads at step (o, i); lives in shared memory only
+    Conv[g, m, k]  sum over o, i of X[g, o, m, i] * Weight[g, o, i/16, k/16, i%16, k%16]
+    Y[...]         activation(Conv + Bias + Residual), cast, in the output's layout
+
+A layout only decides how m numbers the pixels (`gemm.pixel`) and where an element
+lies (`Layout.index`). `gemm.Reduction` decides how (o, i) numbers taps and channels. Whatever is no
+multiple of a tile is padded: with zeros in the gather and in the packed weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from tvm import te, tirx
+
+from schedules.conv.gemm import Gemm, Tile, gemm_index, pixel
+from schedules.conv.workload import ConvWorkload, Epilogue, ceil_div, round_up
+from schedules.expressions.window import in_window
+
+#: Block names that the schedules look for.
+GATHER, CONV, EPILOGUE, OUT = "gather", "conv", "epilogue", "out"
+
+
+class TvmMath:
+    """The operations that activations are made of, on fp32 TVM expressions."""
+
+    exp, tanh, erf = staticmethod(tirx.exp), staticmethod(tirx.tanh), staticmethod(tirx.erf)
+    select = staticmethod(tirx.Select)
+
+    @staticmethod
+    def real(value: float) -> Any:
+        return tirx.const(value, "float32")
+
+
+@dataclass(frozen=True)
+class Operands:
+    """The placeholders of a convolution, in the order of its parameters; None where not there."""
+
+    x: Any
+    weight: Any
+    bias: Any
+    slope: Any
+    residual: Any
+
+    @classmethod
+    def of(
+        cls, w: ConvWorkload, weight_shape: tuple[int, ...], activations: str = "float16"
+    ) -> Operands:
+        """x in ``in_layout``; weight fp16 as the family packs it; bias and slope fp32 as
+        `gemm.pack_channels` gives them; residual in its layout. `activations` is the dtype of x
+        and residual."""
+        epilogue = w.epilogue
+        assert epilogue.pool is None, "not in tensor expressions"
+        slopes = epilogue.activation.kind == "prelu"
+        return cls(
+            te.placeholder(w.in_shape, activations, name="x"),
+            te.placeholder(weight_shape, "float16", name="weight"),
+            te.placeholder((w.k_stored,), "float32", name="bias") if epilogue.bias else None,
+            te.placeholder((w.k_stored,), "float32", name="slope") if slopes else None,
+            te.placeholder(w.residual_shape, activations, name="residual")
+            if epilogue.residual
+            else None,
+        )
+
+    def function(self, w: ConvWorkload, y: Any) -> tirx.PrimFunc:
+        """``(x, weight[, bias][, slope][, residual]) -> y``, y in the workload's window."""
+        given = (self.x, self.weight, self.bias, self.slope, self.residual)
+        inputs = [one for one in given if one is not None]
+        return in_window(w, te.create_prim_func([*inputs, y]))
+
+
+def finish(w: ConvWorkload, operands: Operands, total: Any, at: Any) -> Any:
+    """The epilogue of one output: the sum `total` at element `at` = (n, p, q, k)."""
+    value = total if w.accumulator_dtype == "float32" else total.astype("float32")
+    k = at[3]
+    slope = None if operands.slope is None else operands.slope[k]
+    bias = None if operands.bias is None else operands.bias[k]
+    residual = None
+    if operands.residual is not None:
+        residual = _residual(w, operands.residual, *at).astype("float32")
+    return finished(w.epilogue, value, bias, slope, residual)
+
+
+def finished(epilogue: Epilogue, total: Any, bias: Any, slope: Any, residual: Any) -> Any:
+    """The epilogue's formula: fp32 expressions in, those that it has; `out_dtype` out."""
+    value = total if bias is None else total + bias
+    if epilogue.residual_last:
+        value = epilogue.activation.apply(TvmMath, value, slope)
+    if residual is not None:
+        value = value + residual
+    if not epilogue.residual_last:
+        value = epilogue.activation.apply(TvmMath, value, slope)
+    return value.astype(epilogue.out_dtype)
+
+
+def _residual(w: ConvWorkload, residual: Any, n: Any, p: Any, q: Any, k: Any) -> Any:
+    """Element of the residual; zero where the output's layout is padded and the residual's not."""
+    layout, out = w.epilogue.residual_layout, w.out_layout
+    conditions = [
+        index < layout_size
+        for index, layout_size, out_size in (
+            (n, round_up(w.n, layout.n), round_up(w.n, out.n)),
+            (k, round_up(w.k, layout.c or w.k), round_up(w.k, out.c or w.k)),
+        )
+        if layout_size < out_size
+    ]
+    if w.window is not None:
+        p, q = w.window.pixel(p, q)
+    return _where(conditions, residual(*layout.index(n, p, q, k)))
+
+
+def _where(conditions: list[Any], value: Any) -> Any:
+    """The value where all conditions hold, elsewhere zero and nothing is read."""
+    if not conditions:
+        return value
+    return tirx.if_then_else(tirx.all(*conditions), value, tirx.const(0, value.ty.dtype))
+
+
+#: ``product(gemm, X, Weight, accumulator_dtype)`` is the tensor Conv[g, m, k] of padded extents.
+Product = Callable[[Gemm, Any, Any, str], Any]
+
+
+def summed(gemm: Gemm, x: Any, weight: Any, dtype: str) -> Any:
+    """The sum by its definition, for schedules to tensorize."""
+    o = te.reduce_axis((0, gemm.reduction.outer), "o")
+    i = te.reduce_axis((0, gemm.i_pad), "i")
+    fi, fk = gemm.tile.fragment_i, gemm.tile.fragment_k
+    return te.compute(
+        (gemm.groups, gemm.m_pad, gemm.k_pad),
+        lambda g, m, k: te.sum(
+            x[g, o, m, i].astype(dtype)
+            * weight[g, o, i // fi, k // fk, i % fi, k % fk].astype(dtype),
+            axis=[o, i],
+        ),
+        name=CONV,
+    )
+
+
+def implicit_gemm(
+    w: ConvWorkload, tile: Tile, product: Product = summed, activations: str = "float16"
+) -> tirx.PrimFunc:
+    """The convolution as ``(x, weight[, bias][, slope][, residual]) -> y``.
+
+    Operands as `Operands.of` says, weight as `gemm.pack_weight` gives it; y ``out_dtype`` in
+    ``out_layout``. The gather is fp16 whatever `activations` are.
+    """
+    gemm = Gemm.of(w, tile)
+    operands = Operands.of(w, gemm.weight_shape, activations)
+    gather = te.compute(
+        (w.groups, gemm.reduction.outer, gemm.m_pad, gemm.i_pad),
+        lambda g, o, m, i: _gathered(w, gemm, operands.x, g, o, m, i).astype("float16"),
+        name=GATHER,
+    )
+    conv = product(gemm, gather, operands.weight, w.accumulator_dtype)
+
+    def finished(g: Any, m: Any, k: Any) -> Any:
+        return finish(w, operands, conv[g, m, k], (*pixel(w, m), g * w.group_k + k))
+
+    # Exactly the output's rows and columns: what it reads of the bias exists.
+    columns = w.k_stored if w.groups == 1 else w.group_k
+    epilogue = te.compute((w.groups, gemm.m, columns), finished, name=EPILOGUE)
+
+    def out(*index: Any) -> Any:
+        at = gemm_index(w, *index)
+        return epilogue(*at) if w.groups > 1 else epilogue(0, *at)
+
+    # Groups have an axis of their own until `in_window` takes it away: told apart by division,
+    # TVM would not see what a tile of the output reads.
+    split = (*w.out_shape[:-1], w.groups, w.group_k)
+    y = te.compute(w.out_shape if w.groups == 1 else split, out, name=OUT)
+    return operands.function(w, y)
+
+
+def direct(w: ConvWorkload, activations: str = "float16") -> tirx.PrimFunc:
+    """The convolution as its definition: ``(x, weight[, bias][, slope][, residual]) -> y``.
+
+    weight fp16 (R, S, C/groups, K) with K rounded up to the output's channel block; the rest as
+    in `implicit_gemm`. Sums in fp32.
+    """
+    k_out = w.k_stored
+    operands = Operands.of(w, (w.r, w.s, w.group_c, k_out), activations)
+    r, s = te.reduce_axis((0, w.r), "r"), te.reduce_axis((0, w.s), "s")
+    c = te.reduce_axis((0, w.group_c), "c")
+
+    def conv(*index: Any) -> Any:
+        n, p, q, k = w.out_layout.element(*index)
+        channel = k // w.group_k * w.group_c + c
+        inside = [k < w.k] * (k_out > w.k) + [channel < w.c] * (k_out > w.k)
+        batches = round_up(w.n, w.out_layout.n)
+        value = _input(w, operands.x, n, p, q, r, s, channel, inside, batches)
+        weight = operands.weight[r, s, c, k].astype("float32")
+        return te.sum(value.astype("float16").astype("float32") * weight, [r, s, c])
+
+    sums = te.compute(w.out_shape, conv, name=CONV)
+
+    def out(*index: Any) -> Any:
+        return finish(w, operands, sums(*index), w.out_layout.element(*index))
+
+    return operands.function(w, te.compute(w.out_shape, out, name=OUT))
+
+
+def _gathered(w: ConvWorkload, gemm: Gemm, x: Any, g: Any, o: Any, m: Any, i: Any) -> Any:
+    """What row m of group g reads at (o, i): an input element, or zero where there is none."""
+    r, s, c = gemm.reduction.tap(w, o, i)
+    n, p, q = pixel(w, m)
+    readable = gemm.reduction.inner
+    if w.in_layout.packed and w.groups == 1 and not gemm.reduction.by_rows:
+        readable = round_up(w.c, w.in_layout.c)  # whole blocks: the weight is zero past C
+    inside = [i < readable] if gemm.i_pad > readable else []
+    batches = ceil_div(gemm.m_pad, w.p * w.q)
+    return _input(w, x, n, p, q, r, s, g * w.group_c + c, inside, batches)
+
+
+def _input(
+    w: ConvWorkload,
+    x: Any,
+    n: Any,
+    p: Any,
+    q: Any,
+    r: Any,
+    s: Any,
+    c: Any,
+    inside: list[Any],
+    batches: int,
+) -> Any:
+    """Element of x that output pixel (n, p, q) multiplies with tap (r, s) of channel c.
+
+    Zero in the padding, and where a condition of `inside` fails; `batches` is one past the
+    largest n asked for. A packed input can be read up to whole blocks of batches.
+    """
+    h = p * w.stride[0] + r * w.dilation[0] - w.padding[0]
+    v = q * w.stride[1] + s * w.dilation[1] - w.padding[1]
+    readable = round_up(w.n, w.in_layout.n)
+    conditions = [
+        condition
+        for needed, condition in (
+            (w.padding[0] > 0, h >= 0),
+            (_rows_read(w.p, w.r, w.stride[0], w.dilation[0], w.padding[0]) > w.h, h < w.h),
+            (w.padding[1] > 0, v >= 0),
+            (_rows_read(w.q, w.s, w.stride[1], w.dilation[1], w.padding[1]) > w.w, v < w.w),
+            (batches > readable, n < readable),
+        )
+        if needed
+    ] + inside
+    return _where(conditions, x(*w.in_layout.index(n, h, v, c)))
+
+
+def _rows_read(outs: int, taps: int, stride: int, dilation: int, before: int) -> int:
+    """One past the last input row (or column) that any output reads."""
+    return (outs - 1) * stride + (taps - 1) * dilation - before + 1

@@ -1,0 +1,185 @@
+"""Configurations of the depthwise family: what they mean, which fit, which come first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from schedules.conv.workload import ConvWorkload, ceil_div, round_up
+from schedules.errors import ConfigError, require_none
+from schedules.expressions.backend import CPU_VECTOR, GPU_VECTOR, vector_width
+from schedules.machine.hardware import Hardware
+
+#: Filter rows and columns up to so many are unrolled; a row up to so wide is loaded at once.
+UNROLLED = 7
+#: Registers of a thread beside its vectors: addresses and predicates. About what nvcc takes.
+OTHER_REGISTERS = 40
+#: TVM keeps buffers smaller than this on a CPU's stack, and asks the heap for others every time.
+STACK_BYTES = 1024
+#: Threads that fill a GPU many times over, one for each pixel and 16 bytes of channels.
+MANY_THREADS = 1 << 17
+#: A GPU with fewer threads than this waits for memory: tiles are made smaller first.
+ENOUGH_THREADS = 1 << 15
+#: Columns of an image of which rows are short, so that blocks have rows side by side.
+SMALL_IMAGE = 28
+
+
+@dataclass(frozen=True)
+class DepthwiseConfig:
+    """``vector`` adjacent channels of ``rows`` x ``columns`` adjacent output pixels a thread.
+
+    A GPU block is ``lanes`` threads along the channels by ``across`` by ``down`` tiles of pixels.
+    """
+
+    vector: int = 1
+    columns: int = 1
+    rows: int = 1
+    lanes: int = 1
+    across: int = 1
+    down: int = 1
+
+    @property
+    def threads(self) -> int:
+        return self.lanes * self.across * self.down
+
+    def __str__(self) -> str:
+        text = f"{self.rows}x{self.columns} pixels of {self.vector} channels"
+        if self.threads == 1:
+            return text
+        return f"{text}, {self.down}x{self.across} tiles of {self.lanes} threads"
+
+
+# ---------------------------------------------------------------- configurations
+
+
+def by_row(w: ConvWorkload) -> bool:
+    """Whether a patch is what a filter row reads, shared between taps, or what one tap reads."""
+    return w.dilation[1] == 1 and w.s <= UNROLLED
+
+
+def patch_vectors(w: ConvWorkload, config: DepthwiseConfig) -> int:
+    """Vectors of the input that a thread holds at a time."""
+    width = (config.columns - 1) * w.stride[1] + (w.s if by_row(w) else 1)
+    height = (config.rows - 1) * w.stride[0] + 1
+    return height * width
+
+
+def adjacent(w: ConvWorkload) -> int:
+    """What divides runs of channels that lie side by side, where they are read and written."""
+    return math.gcd(w.c, w.window.adjacent if w.window else 0)
+
+
+def padded_pixels(w: ConvWorkload, config: DepthwiseConfig) -> tuple[int, int]:
+    """P and Q in whole blocks."""
+    p_pad = round_up(w.p, config.rows * config.down)
+    return p_pad, round_up(w.q, config.columns * config.across)
+
+
+def registers(w: ConvWorkload, config: DepthwiseConfig) -> int:
+    """32-bit registers of a GPU thread: sums in fp32, patch and taps in fp16, and the rest."""
+    sums = config.rows * config.columns * config.vector
+    loaded = patch_vectors(w, config) + (w.s if by_row(w) else 1)
+    return sums + ceil_div(loaded * config.vector, 2) + OTHER_REGISTERS
+
+
+def _gpu_problems(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> Iterator[str]:
+    if config.threads > hardware.max_threads:
+        yield f"{config.threads} threads, a block has at most {hardware.max_threads}"
+    elif config.down > 64:
+        yield f"{config.down} tiles down, the third dimension of a block ends at 64"
+    else:
+        most = min(hardware.registers_per_thread, hardware.registers_per_block // config.threads)
+        if registers(w, config) > most:
+            yield f"{registers(w, config)} registers, each of {config.threads} threads has {most}"
+
+
+def _cpu_problems(w: ConvWorkload, config: DepthwiseConfig) -> Iterator[str]:
+    if config.threads > 1:
+        yield f"{config.threads} threads, a CPU has blocks of one"
+    sums = 4 * config.rows * config.columns * config.vector
+    for name, size in (("sums", sums), ("patch", 2 * patch_vectors(w, config) * config.vector)):
+        if size >= STACK_BYTES:
+            yield f"{size} bytes of {name}, TVM's stack takes less than {STACK_BYTES}"
+
+
+def check(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> None:
+    """Raises `ConfigError` that lists every rule of workload or hardware that `config` breaks."""
+    knobs = (config.vector, config.columns, config.rows, config.lanes, config.across, config.down)
+    if min(knobs) < 1:
+        require_none(["every knob is at least 1"], config, w, hardware.name)
+    problems = []
+    widest = GPU_VECTOR if hardware.kind == "cuda" else CPU_VECTOR
+    if vector_width(config.vector, widest) != config.vector:
+        problems.append(f"a vector of {config.vector} is no power of two up to {widest}")
+    if adjacent(w) % config.vector:
+        problems.append(f"a vector of {config.vector} channels is cut apart where it is written")
+    if w.c % (config.vector * config.lanes):
+        problems.append(f"{w.c} channels are no multiple of {config.vector} x {config.lanes}")
+    on_gpu = hardware.kind == "cuda"
+    problems += _gpu_problems(w, config, hardware) if on_gpu else _cpu_problems(w, config)
+    require_none(problems, config, w, hardware.name)
+
+
+def _fits(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> bool:
+    try:
+        check(w, config, hardware)
+    except ConfigError:
+        return False
+    return True
+
+
+def even(extent: int, most: int) -> int:
+    """The size of tiles, all alike but for rounding, when they are as few as `most` allows."""
+    return ceil_div(extent, ceil_div(extent, most))
+
+
+def _block(w: ConvWorkload, config: DepthwiseConfig, threads: int) -> DepthwiseConfig:
+    """With a block of about `threads`: channels, a row's tiles, and rows.
+
+    Of a small image up to 128 bytes of channels, to have room for rows, which share input.
+    """
+    vectors = w.c // config.vector
+    most = max(1, 64 // config.vector) if w.q <= SMALL_IMAGE else 32
+    lanes = next(lanes for lanes in range(min(most, vectors), 0, -1) if vectors % lanes == 0)
+    across = even(ceil_div(w.q, config.columns), max(1, threads // lanes))
+    down = even(ceil_div(w.p, config.rows), min(64, max(1, threads // (lanes * across))))
+    return DepthwiseConfig(config.vector, config.columns, config.rows, lanes, across, down)
+
+
+def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseConfig]:
+    """Every configuration worth trying, each already checked; wide vectors first."""
+    on_gpu = hardware.kind == "cuda"
+    vector = vector_width(adjacent(w), GPU_VECTOR if on_gpu else CPU_VECTOR)
+    seen = set()
+    for width in (vector, vector // 2, vector // 4):
+        for rows, columns in ((1, 8), (1, 4), (1, 2), (1, 1), (2, 2), (2, 4)):
+            if width == 0 or rows > w.p:
+                continue
+            tile = DepthwiseConfig(width, even(w.q, columns), rows)
+            for threads in (128, 64, 256) if on_gpu else (1,):
+                config = _block(w, tile, threads) if on_gpu else tile
+                if config not in seen and _fits(w, config, hardware):
+                    seen.add(config)
+                    yield config
+
+
+def default(w: ConvWorkload, hardware: Hardware) -> DepthwiseConfig:
+    """Tiles as wide as fit; on a GPU what a sweep over MobileNets' layers on an H200 found.
+
+    With many pixels, wide vectors and 4 columns, 8 for small images. With few, where all threads
+    together do not fill the GPU, narrow vectors, and columns only while threads are enough.
+    """
+    one_row = [config for config in space(w, hardware) if config.rows == 1]
+    widest = [config for config in one_row if config.vector == one_row[0].vector]
+    if hardware.kind != "cuda":
+        return widest[0]
+    vectors = w.n * w.p * w.c // widest[0].vector
+    if vectors * w.q >= MANY_THREADS:
+        most = 8 if w.q <= SMALL_IMAGE else 4
+        return next(config for config in widest if config.columns <= most)
+    narrow = min(config.vector for config in one_row)
+    found = [config for config in one_row if config.vector == narrow and config.columns <= 4]
+    rows = w.n * w.p * w.c // narrow
+    filling = [c for c in found if rows * ceil_div(w.q, c.columns) >= ENOUGH_THREADS]
+    return filling[0] if filling else next(c for c in found if c.columns == 1)

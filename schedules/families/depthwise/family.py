@@ -1,0 +1,244 @@
+"""Depthwise convolution: one filter a channel and no sum over channels, so bound by memory.
+
+A thread computes a tile of adjacent output pixels for a vector of adjacent channels. For each
+filter row it loads, in vectors and once, the filter's taps and the patch of the input that the
+tile reads, and keeps its sums in fp32 registers. Adjacent threads read adjacent vectors, and those
+of a block take tiles side by side, whose patches overlap, from the first-level cache. On a CPU a
+block is one thread, and a vector is one register.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import te, tirx
+from tvm.s_tir import Schedule
+
+from schedules.conv.workload import ConvWorkload
+from schedules.expressions.backend import GPU_ARITHMETIC
+from schedules.expressions.compute import CONV, EPILOGUE, OUT, Operands, finish
+from schedules.families.depthwise.config import (
+    UNROLLED,
+    DepthwiseConfig,
+    by_row,
+    check,
+    default,
+    padded_pixels,
+    space,
+)
+from schedules.families.depthwise.footprint import footprint
+from schedules.family import Match, Reject, alone
+from schedules.machine.footprint import Footprint
+from schedules.machine.hardware import Hardware
+
+#: The block that loads the input, with zeros in the padding.
+PATCH = "patch"
+
+
+class DepthwiseFamily:
+    """Convolutions of NHWC whose every channel has one filter of its own."""
+
+    name = "depthwise"
+    version = 1
+    default_measured = False
+    config_type: type = DepthwiseConfig
+    tensorized = False
+
+    def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        if reason := alone(w):
+            return Reject(self.name, reason)
+        if not w.depthwise:
+            return Reject(self.name, f"not depthwise: {w.groups} groups of {w.group_c} channels")
+        if w.k != w.c:
+            return Reject(self.name, f"{w.k // w.c} output channels for every input channel")
+        layouts = [w.in_layout, w.out_layout] + [w.epilogue.residual_layout] * w.epilogue.residual
+        for layout in layouts:
+            if layout.packed:
+                return Reject(self.name, f"everything has to be NHWC, and something is {layout}")
+        return Match(self.name, default(w, hardware))
+
+    def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseConfig]:
+        return space(w, hardware)
+
+    def check(self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
+
+    def footprint(self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> Footprint:
+        return footprint(w, config)
+
+    def schedule(
+        self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware
+    ) -> tirx.PrimFunc:
+        check(w, config, hardware)
+        return _schedule(w, config, hardware)
+
+    def padded_macs(self, w: ConvWorkload, config: DepthwiseConfig) -> int:
+        p_pad, q_pad = padded_pixels(w, config)
+        return w.useful_macs // (w.p * w.q) * p_pad * q_pad
+
+    def pack(self, w: ConvWorkload, config: DepthwiseConfig, weight: NDArray[Any]) -> NDArray[Any]:
+        """weight as fp16 (R, S, C)."""
+        return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0), np.float16)
+
+
+# ---------------------------------------------------------------- the tensor expression
+
+
+def depthwise(w: ConvWorkload, config: DepthwiseConfig) -> tirx.PrimFunc:
+    """The convolution as ``(x, weight[, bias][, slope][, residual]) -> y``, summed in fp32.
+
+    x and residual fp16 NHWC, weight fp16 (R, S, C), y ``out_dtype`` NHWC. Sums
+    exist for whole blocks, so that no thread has to ask whether it is needed; y is exact.
+    """
+    p_pad, q_pad = padded_pixels(w, config)
+    height = (p_pad - 1) * w.stride[0] + (w.r - 1) * w.dilation[0] + 1
+    width = (q_pad - 1) * w.stride[1] + (w.s - 1) * w.dilation[1] + 1
+    operands = Operands.of(w, (w.r, w.s, w.c))
+    patch = te.compute(
+        (w.n, height, width, w.c),
+        lambda n, h, v, c: _input(w, operands.x, n, h, v, c, height, width),
+        name=PATCH,
+    )
+    r, s = te.reduce_axis((0, w.r), "r"), te.reduce_axis((0, w.s), "s")
+
+    def conv(n: Any, p: Any, q: Any, k: Any) -> Any:
+        h, v = p * w.stride[0] + r * w.dilation[0], q * w.stride[1] + s * w.dilation[1]
+        tap = operands.weight[r, s, k].astype("float32")
+        return te.sum(patch[n, h, v, k].astype("float32") * tap, [r, s])
+
+    sums = te.compute((w.n, p_pad, q_pad, w.c), conv, name=CONV)
+    epilogue = te.compute(
+        w.out_shape,
+        lambda *at: finish(w, operands, sums(*at), at),
+        name=EPILOGUE,
+    )
+    y = te.compute(w.out_shape, lambda *at: epilogue(*at), name=OUT)
+    return operands.function(w, y)
+
+
+def _input(w: ConvWorkload, x: Any, n: Any, h: Any, v: Any, c: Any, height: int, width: int) -> Any:
+    """Element of x padded to `height` by `width`: zero outside, where nothing is read.
+
+    One condition without branches for a whole vector: nvcc makes a load that has a predicate.
+    """
+    top, left = w.padding[:2]
+    inside = [
+        condition
+        for needed, condition in (
+            (top > 0, h >= top),
+            (height > top + w.h, h < top + w.h),
+            (left > 0, v >= left),
+            (width > left + w.w, v < left + w.w),
+        )
+        if needed
+    ]
+    value = x[n, h - top, v - left, c]
+    if not inside:
+        return value
+    condition = reduce(tirx.bitwise_and, inside)
+    return tirx.if_then_else(condition, value, tirx.const(0, "float16"))
+
+
+# ---------------------------------------------------------------- the schedule, step by step
+
+
+def _schedule(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> tirx.PrimFunc:
+    sch = Schedule(depthwise(w, config))
+    on_gpu = hardware.kind == "cuda"
+    thread = _tile(sch, config, on_gpu)
+    # A CPU has its stack for registers: TVM keeps only buffers of global scope there.
+    _load(sch, w, "local" if on_gpu else "global")
+    if on_gpu:
+        _write_gpu(sch, w, thread)
+    else:
+        _write_cpu(sch, thread)
+    _sum(sch, w, thread, on_gpu)
+    return sch.mod["main"]
+
+
+def _tile(sch: Schedule, config: DepthwiseConfig, on_gpu: bool) -> Any:
+    """Blocks, threads, tiles of pixels. Gives the innermost loop of a thread's position."""
+    n, p, q, k, r, s = sch.get_loops(sch.get_sblock(CONV))
+    p, down, row = sch.split(p, [None, config.down, config.rows])
+    q, across, column = sch.split(q, [None, config.across, config.columns])
+    k, lane, channel = sch.split(k, [None, config.lanes, config.vector])
+    sch.reorder(n, p, q, k, down, across, lane, r, s, row, column, channel)
+    if on_gpu:
+        sch.bind(sch.fuse(n, p, q, k), "blockIdx.x")
+        # Three dimensions, not one: no address needs a division.
+        for loop, axis in ((down, "z"), (across, "y"), (lane, "x")):
+            sch.bind(loop, f"threadIdx.{axis}")
+    else:
+        sch.parallel(sch.fuse(n, p))
+    return lane
+
+
+def _load(sch: Schedule, w: ConvWorkload, scope: str) -> None:
+    """Patch and taps of a filter row, or of one tap, in vectors."""
+    conv, patch = sch.get_sblock(CONV), sch.get_sblock(PATCH)
+    r, s = sch.get_loops(conv)[-5:-3]
+    sch.set_scope(conv, 0, scope)
+    sch.set_scope(patch, 0, scope)
+    for block in (patch, sch.cache_read(conv, 1, scope)):
+        sch.compute_at(block, r if by_row(w) else s, preserve_unit_loops=True)
+        sch.vectorize(sch.get_loops(block)[-1])
+        _unroll(sch, block, r)
+
+
+def _write_gpu(sch: Schedule, w: ConvWorkload, thread: Any) -> None:
+    """The epilogue in registers; what it reads and what it gives, in vectors of up to 16 bytes."""
+    epilogue, out = sch.get_sblock(EPILOGUE), sch.get_sblock(OUT)
+    sch.set_scope(epilogue, 0, "local")
+    sch.reverse_compute_at(epilogue, thread, preserve_unit_loops=True)
+    sch.reverse_compute_at(out, thread, preserve_unit_loops=True)
+    operands = [region.source.name for region in sch.get(epilogue).reads]
+    vectors = [(out, w.epilogue.out_dtype)]
+    for name, dtype in (("residual", "float16"), ("bias", "float32"), ("slope", "float32")):
+        if name in operands:
+            block = sch.cache_read(epilogue, operands.index(name), "local")
+            pixel = sch.get_loops(epilogue)[-2]
+            sch.compute_at(block, pixel if name == "residual" else thread, preserve_unit_loops=True)
+            vectors.append((block, dtype))
+    for block, dtype in vectors:
+        *_, lane = sch.get_loops(block)
+        if dtype == "float32":
+            _, lane = sch.split(lane, [None, min(sch.get(lane).extent, GPU_ARITHMETIC)])
+        sch.vectorize(lane)
+        _unroll(sch, block, thread)
+    _unroll(sch, epilogue, thread)
+
+
+def _write_cpu(sch: Schedule, thread: Any) -> None:
+    out = sch.get_sblock(OUT)
+    sch.compute_inline(sch.get_sblock(EPILOGUE))
+    sch.reverse_compute_at(out, thread, preserve_unit_loops=True)
+    sch.vectorize(sch.get_loops(out)[-1])
+    _unroll(sch, out, thread)
+
+
+def _sum(sch: Schedule, w: ConvWorkload, thread: Any, on_gpu: bool) -> None:
+    """Every sum in a register of its own: all is unrolled but the loops of large filters."""
+    conv = sch.get_sblock(CONV)
+    r, s, _row, _column, channel = sch.get_loops(conv)[-5:]
+    if not on_gpu:
+        # On a GPU arithmetic is scalar anyway, and nvcc does best with it so.
+        sch.vectorize(channel)
+    init = sch.decompose_reduction(conv, r)
+    _unroll(sch, init, thread)
+    _unroll(sch, conv, s)
+    for loop, taps in ((r, w.r), (s, w.s)):
+        if taps <= UNROLLED:
+            sch.unroll(loop)
+
+
+def _unroll(sch: Schedule, block: Any, outside: Any) -> None:
+    """All serial loops of the block inside the loop `outside`."""
+    loops = sch.get_loops(block)
+    start = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(outside)))
+    for loop in loops[start + 1 :]:
+        if sch.get(loop).kind == tirx.ForKind.SERIAL:
+            sch.unroll(loop)

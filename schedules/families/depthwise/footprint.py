@@ -1,0 +1,53 @@
+"""What the depthwise schedule asks of a GPU. Instructions as counted in compiled kernels."""
+
+from __future__ import annotations
+
+from schedules.conv.workload import ConvWorkload, ceil_div
+from schedules.families.depthwise.config import (
+    DepthwiseConfig,
+    by_row,
+    padded_pixels,
+    patch_vectors,
+    registers,
+)
+from schedules.machine.cost import BYTES, moved_bytes
+from schedules.machine.footprint import FP32, Footprint
+
+#: Instructions of a thread: to find its place; for a load, its address and bounds; for a vector
+#: of the output, beside 3 for each element.
+PLACE, LOAD, STORE = 60, 8, 6
+#: Registers that compiled kernels had less than `registers` allows them.
+UNUSED = 20
+#: Bytes that L2 gives at once.
+SECTOR = 32
+
+
+def footprint(w: ConvWorkload, config: DepthwiseConfig) -> Footprint:
+    vector, pixels = config.vector, config.rows * config.columns
+    p_pad, q_pad = padded_pixels(w, config)
+    tall, wide = config.rows * config.down, config.columns * config.across
+    blocks = w.n * (p_pad // tall) * (q_pad // wide) * (w.c // (vector * config.lanes))
+    rounds, taps = (w.r, w.s) if by_row(w) else (w.r * w.s, 1)
+    loads = patch_vectors(w, config) + taps
+    step = loads * (LOAD + vector) + pixels * taps * vector
+    thread = PLACE + rounds * step + pixels * (STORE + 3 * vector)
+    height = (tall - 1) * w.stride[0] + (w.r - 1) * w.dilation[0] + 1
+    width = (wide - 1) * w.stride[1] + (w.s - 1) * w.dilation[1] + 1
+    channels = max(SECTOR, 2 * vector * config.lanes)
+    warps = ceil_div(config.threads, 32)
+    written = tall * wide * vector * config.lanes * BYTES[w.epilogue.out_dtype]
+    residual = tall * wide * vector * config.lanes * 2 if w.epilogue.residual else 0
+    return Footprint(
+        blocks=blocks,
+        threads=config.threads,
+        registers=registers(w, config) - UNUSED,
+        shared_bytes=0,
+        unit=FP32,
+        macs=config.threads * pixels * w.r * w.s * vector,
+        instructions=warps * thread,
+        shared_traffic=config.threads * rounds * loads * 2 * vector + written + residual,
+        read_bytes=(min(height, w.h) * min(width, w.w) + w.r * w.s) * channels + residual,
+        written_bytes=written,
+        dram_bytes=moved_bytes(w),
+        steps=1,
+    )

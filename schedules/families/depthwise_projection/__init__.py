@@ -1,0 +1,1 @@
+"""A depthwise convolution and the 1x1 after it in one kernel."""

@@ -1,0 +1,154 @@
+"""A depthwise convolution and the 1x1 one after it in one kernel: what is between is not written.
+
+A block has a tile of output pixels. Chunk by chunk of channels it copies the patch of the input
+that the tile reads to shared memory, zeros where it is padded. A matrix of 8 pixels by 8 channels
+of a patch is one register of mma.sync, wherever the pixels lie; times a diagonal matrix of a tap of
+the filters it is that tap's part of a depthwise sum, two taps an instruction. Sums have the places
+that an instruction's first operand wants: with bias and activation, rounded to fp16, they are
+multiplied at once by the weights of the 1x1 convolution, whose sums stay in registers to the end.
+
+    copy chunks 0 .. stages - 2
+    for chunk:
+        wait, copy chunk + stages - 1
+        for 16 channels:
+            between = activation(sum over taps of pixels * diagonal(tap) + bias)
+            sums += between * weights
+    epilogue
+
+Every 8 x 8 is loaded once for all the taps and rows that read it, so tall tiles of a warp read
+least; each is multiplied by seven zeros for one number that counts, for which the tensor cores of a
+kernel that waits for memory have time. A zero times what is not finite is no number: infinities of
+one channel reach the seven beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from schedules.conv.workload import ConvWorkload
+from schedules.families.depthwise_projection import config as depthwise_projection_config
+from schedules.families.depthwise_projection.config import (
+    COLUMNS,
+    DEPTH,
+    VECTOR,
+    DepthwiseProjectionConfig,
+    Geometry,
+    check,
+    prologue_shape,
+)
+from schedules.families.depthwise_projection.footprint import footprint
+from schedules.families.depthwise_projection.kernel import Kernel
+from schedules.family import ONE_CONVOLUTION, Match, Reject, fitting
+from schedules.machine.footprint import Footprint
+from schedules.machine.hardware import Hardware
+
+#: cp.async, ldmatrix and m16n8k16 are there from Ampere on.
+MIN_SM = 80
+#: More taps are more registers than a thread has.
+MOST_TAPS = 25
+
+
+class DepthwiseProjectionFamily:
+    """Workloads with a prologue: NHWC to NHWC, 1x1 after depthwise."""
+
+    name = "depthwise_projection"
+    tensorized = True
+    config_type: type = DepthwiseProjectionConfig
+    version = 1
+    default_measured = False
+
+    def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        reason = _mismatch(w, hardware)
+        if reason:
+            return Reject(self.name, reason)
+        return fitting(self.name, next(self.space(w, hardware), None), hardware)
+
+    def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionConfig]:
+        return depthwise_projection_config.space(w, hardware)
+
+    def check(self, w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
+
+    def footprint(
+        self, w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware
+    ) -> Footprint:
+        return footprint(w, config)
+
+    def schedule(
+        self, w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware
+    ) -> tirx.PrimFunc:
+        """``(x, prologue, weight[, bias][, residual]) -> y``, the second as `pack_prologue` gives
+        it."""
+        check(w, config, hardware)
+        return Kernel(Geometry(w, config), hardware.kind).function()
+
+    def padded_macs(self, w: ConvWorkload, config: DepthwiseProjectionConfig) -> int:
+        g = Geometry(w, config)
+        pixels = g.blocks * math.prod(g.tile)
+        channels = g.chunks * config.chunk * DEPTH
+        # An instruction is 16 products for each of its sums.
+        depthwise = g.spans * g.first.s * DEPTH
+        return pixels * channels * (depthwise + g.columns * COLUMNS)
+
+    def pack(
+        self, w: ConvWorkload, config: DepthwiseProjectionConfig, weight: NDArray[Any]
+    ) -> NDArray[Any]:
+        """weight (K, C, 1, 1) as fp16 ``Geometry.weight_shape``: the second operand of each
+        instruction, lane by lane."""
+        g = Geometry(w, config)
+        matrix = np.zeros((g.steps * DEPTH, w.k), np.float16)
+        matrix[: w.c] = weight[:, :, 0, 0].T
+        # step, upper half of it, pair, element; run, pair of columns, instruction, column
+        split = matrix.reshape(g.steps, 2, 4, 2, -1, 4, g.run, 2)
+        # step, run, instruction, lane = (pair of columns, column, pair), upper half, element
+        turned = split.transpose(0, 4, 6, 5, 7, 2, 1, 3)
+        # Of the instructions, as many side by side as a lane loads at a time.
+        together = turned.reshape(g.steps, -1, g.pair, 32, 4).transpose(0, 1, 3, 2, 4)
+        return together.reshape(g.weight_shape).copy()
+
+
+def pack_prologue(
+    first: ConvWorkload, weight: NDArray[Any], bias: NDArray[Any] | None
+) -> NDArray[np.float16]:
+    """Filters (C, 1, R, S) and bias (C,) as one operand, fp16 `prologue_shape`: of each channel
+    every tap twice, zeros, and in the last two halves the bits of its fp32 bias."""
+    packed = np.zeros(prologue_shape(first), np.float16)
+    taps = weight.reshape(first.c, first.r * first.s).astype(np.float16)
+    packed[: first.c, : 2 * taps.shape[1]] = np.repeat(taps, 2, axis=1)
+    if bias is not None:
+        packed.view(np.float32)[: first.c, -1] = bias
+    return packed
+
+
+def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
+    """Why the family does not take `w`; empty where it does."""
+    first = w.prologue
+    if first is None:
+        return ONE_CONVOLUTION
+    if hardware.kind == "cuda" and hardware.sm < MIN_SM:
+        return f"mma.sync m16n8k16 and cp.async need sm_{MIN_SM}, this is {hardware.name}"
+    if (w.r, w.s, w.stride, w.padding, w.groups) != (1, 1, (1, 1), (0, 0, 0, 0), 1):
+        return "the second convolution is not 1x1, or has strides, padding or groups"
+    if first.dilation != (1, 1) or first.r * first.s > MOST_TAPS:
+        return f"a filter of {first.r}x{first.s}, dilation {first.dilation}"
+    layouts = [first.in_layout, w.out_layout] + [w.epilogue.residual_layout] * w.epilogue.residual
+    for layout in layouts:
+        if layout.packed:
+            return f"everything has to be NHWC, and something is {layout}"
+    if w.c % VECTOR or w.k % COLUMNS or w.epilogue.out_dtype != "float16":
+        return f"{w.c} channels to {w.k} of {w.epilogue.out_dtype}: it takes eight fp16 at a time"
+    if w.accumulator_dtype != "float32" or first.accumulator_dtype != "float32":
+        return "sums in fp32"
+    if "prelu" in (w.epilogue.activation.kind, first.epilogue.activation.kind):
+        return "a prelu's slopes are an operand that it does not have"
+    if w.window is not None or w.epilogue.pool is not None:
+        return "writes a tensor of its own, and pools nothing"
+    if max(math.prod(first.in_shape), math.prod(w.out_shape)) >= 2**31:
+        return "elements are numbered in 32 bits, and a tensor has more"
+    return ""

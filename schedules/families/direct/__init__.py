@@ -1,0 +1,1 @@
+"""Convolution by its definition: always matches."""

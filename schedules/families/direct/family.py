@@ -1,0 +1,147 @@
+"""Convolution by its definition, without tensor cores: whatever no other family takes.
+
+Each thread (or CPU vector) sums the taps of a few adjacent output channels in fp32 registers.
+Most convolutions lose a lot by it, so those that decline before it say why it was needed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+from tvm.s_tir import Schedule
+
+from schedules.conv.workload import ConvWorkload, ceil_div, round_up
+from schedules.errors import require_none
+from schedules.expressions.backend import CPU_VECTOR, GPU_ARITHMETIC, vector_width
+from schedules.expressions.compute import CONV, OUT, direct
+from schedules.family import Match, Reject, alone
+from schedules.machine.cost import BYTES, moved_bytes
+from schedules.machine.footprint import FP32, Footprint
+from schedules.machine.hardware import Hardware
+
+
+@dataclass(frozen=True)
+class DirectConfig:
+    """``vector``: adjacent output channels of one thread. ``threads``: of one GPU block."""
+
+    vector: int = 1
+    threads: int = 256
+
+    def __str__(self) -> str:
+        return f"{self.vector} channels a thread, {self.threads} threads"
+
+
+def check(w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
+    """Raises `ConfigError` that lists every rule of workload or hardware that `config` breaks."""
+    problems = []
+    if min(config.vector, config.threads) < 1:
+        problems.append("knobs are at least 1")
+    elif w.out_shape[-1] % config.vector:
+        problems.append(f"{w.out_shape[-1]} channels are no multiple of {config.vector}")
+    if config.threads > hardware.max_threads:
+        problems.append(f"{config.threads} threads, a block has at most {hardware.max_threads}")
+    require_none(problems, config, w, hardware.name)
+
+
+#: Instructions of a thread: to find its place and end, and for one tap of one input channel
+#: beside 2 for each output channel. Iterations whose loads are in flight at a time.
+PLACE, TAP, IN_FLIGHT = 80, 14, 4
+
+
+def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
+    """Counted in the CUDA text; measured on no GPU, as no choice between kernels hangs on it."""
+    vectors = math.prod(w.out_shape) // config.vector
+    steps = w.r * w.s * w.group_c
+    warps = ceil_div(config.threads, 32)
+    written = config.threads * config.vector * BYTES[w.epilogue.out_dtype]
+    residual = config.threads * config.vector * 2 if w.epilogue.residual else 0
+    # Of a block's pixels, and of its channels' filters, each value once.
+    pixels = ceil_div(config.threads * config.vector, w.k_stored)
+    filters = min(config.threads * config.vector, w.k_stored)
+    return Footprint(
+        blocks=ceil_div(vectors, config.threads),
+        threads=config.threads,
+        registers=32 + 2 * config.vector,
+        shared_bytes=0,
+        unit=FP32,
+        macs=config.threads * config.vector * steps,
+        instructions=warps * (PLACE + steps * (TAP + 2 * config.vector)),
+        shared_traffic=config.threads * steps * (2 + 2 * config.vector) + written + residual,
+        read_bytes=2 * steps * (pixels + filters) + residual,
+        written_bytes=written,
+        dram_bytes=moved_bytes(w),
+        steps=steps,
+        ahead=IN_FLIGHT,
+    )
+
+
+class DirectFamily:
+    """Matches every convolution, if nothing is pooled."""
+
+    name = "direct"
+    version = 1
+    default_measured = False
+    config_type: type = DirectConfig
+    tensorized = False
+
+    def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        if reason := alone(w):
+            return Reject(self.name, reason)
+        return Match(self.name, next(self.space(w, hardware)))
+
+    def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DirectConfig]:
+        """Widest vectors first: those whose lanes read one input channel, or adjacent ones."""
+        group_k = w.k // w.groups
+        adjacent = w.depthwise and group_k == 1
+        uniform = w.out_shape[-1] if w.groups == 1 or adjacent else group_k
+        widest = GPU_ARITHMETIC if hardware.kind == "cuda" else CPU_VECTOR
+        adjacent_out = w.window.adjacent if w.window else 0
+        vector = vector_width(math.gcd(uniform, w.out_shape[-1], adjacent_out), widest)
+        while vector and w.out_shape[-1] % vector == 0:
+            for threads in (256, 128, 64) if hardware.kind == "cuda" else (1,):
+                yield DirectConfig(vector, threads)
+            vector //= 2
+
+    def check(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
+
+    def footprint(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> Footprint:
+        return footprint(w, config)
+
+    def schedule(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> tirx.PrimFunc:
+        check(w, config, hardware)
+        sch = Schedule(direct(w))
+        conv, out = sch.get_sblock(CONV), sch.get_sblock(OUT)
+        *pixels, channels, r, s, c = sch.get_loops(conv)
+        channels, lane = sch.split(channels, [None, config.vector])
+        if hardware.kind == "cuda":
+            block, thread = sch.split(sch.fuse(*pixels, channels), [None, config.threads])
+            sch.bind(block, "blockIdx.x")
+            sch.bind(thread, "threadIdx.x")
+            sch.set_scope(conv, 0, "local")
+        else:
+            # Rows of the image in parallel; a row's pixels reuse its filter from cache. The scope
+            # stays global: TVM keeps only small buffers of that scope on a CPU's stack.
+            thread = channels
+            sch.parallel(sch.fuse(*pixels[:2]))
+        sch.reorder(r, s, c, lane)
+        sch.vectorize(lane)
+        sch.reverse_compute_at(out, thread, preserve_unit_loops=True)
+        sch.vectorize(sch.get_loops(out)[-1])
+        sch.decompose_reduction(conv, r)
+        return sch.mod["main"]
+
+    def padded_macs(self, w: ConvWorkload, config: DirectConfig) -> int:
+        images = round_up(w.n, w.out_layout.n)
+        return w.useful_macs // (w.n * w.k) * images * w.k_stored
+
+    def pack(self, w: ConvWorkload, config: DirectConfig, weight: NDArray[Any]) -> NDArray[Any]:
+        packed = np.zeros((w.r, w.s, w.group_c, w.k_stored), np.float16)
+        packed[..., : w.k] = weight.transpose(2, 3, 1, 0)
+        return packed

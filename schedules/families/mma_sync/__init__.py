@@ -1,0 +1,1 @@
+"""Implicit GEMM on mma.sync, sums split among warps and blocks."""

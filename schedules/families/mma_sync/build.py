@@ -1,0 +1,124 @@
+"""What the parts of the mma.sync kernel are built with: instructions, parameters, the thread."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from schedules.conv.gemm import Gemm
+from schedules.conv.workload import ConvWorkload
+from schedules.families.mma_sync.config import MmaSyncConfig
+
+#: Halves of one copy.
+VECTOR = 8
+SHARED = "shared.dyn"
+
+
+def ptx(instruction: str, *operands: Any) -> None:
+    T.evaluate(T.ptx[instruction](*operands))
+
+
+def local(name: str, shape: tuple[int, ...], dtype: str) -> Any:
+    """Registers of a thread: an array that is only ever indexed by constants."""
+    return IRBuilder.name(name, T.alloc_buffer(shape, dtype, scope="local"))
+
+
+def bind(name: str, value: Any) -> Any:
+    """A variable of that name; a number stays one."""
+    return value if isinstance(value, int) else IRBuilder.name(name, T.bind(value))
+
+
+@contextmanager
+def when(condition: Any) -> Iterator[None]:
+    """What is written inside is done where the condition holds."""
+    with T.If(condition), T.Then():
+        yield
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Every operand as one row of elements; None where the workload has none."""
+
+    x: Any
+    weight: Any
+    bias: Any
+    slope: Any
+    residual: Any
+    y: Any
+
+    @classmethod
+    def declare(cls, w: ConvWorkload, gemm: Gemm) -> Parameters:
+        epilogue = w.epilogue
+        slopes = epilogue.activation.kind == "prelu"
+        shapes: dict[str, Any] = {
+            "x": (w.in_shape, "float16"),
+            "weight": (gemm.weight_shape, "float16"),
+            "bias": ((w.k_stored,), "float32") if epilogue.bias else None,
+            "slope": ((w.k_stored,), "float32") if slopes else None,
+            "residual": (w.residual_shape, "float16") if epilogue.residual else None,
+            "y": (w.buffer_shape, epilogue.out_dtype),
+        }
+        buffers = {
+            name: T.arg(name, T.buffer(*shape, buffer_name=name)) if shape else None
+            for name, shape in shapes.items()
+        }
+        return cls(**{name: _flat(name, buffer) for name, buffer in buffers.items()})
+
+
+def _flat(name: str, buffer: Any) -> Any:
+    if buffer is None:
+        return None
+    size = math.prod(int(extent) for extent in buffer.shape)
+    return IRBuilder.name(name, T.decl_buffer((size,), buffer.dtype, data=buffer.data))
+
+
+@dataclass(frozen=True)
+class Thread:
+    """Which thread this is, and which outputs its block and warp compute."""
+
+    number: Any
+    lane: Any
+    warp_m: Any
+    warp_k: Any
+    warp_i: Any
+    #: Which part of the reduction its block has.
+    rank: Any
+    group: Any
+    #: First row and column of the block.
+    m: Any
+    k: Any
+
+    @classmethod
+    def launch(cls, gemm: Gemm, config: MmaSyncConfig, scopes: ExitStack) -> Thread:
+        """Inside of `scopes`, which end with the kernel."""
+
+        def axis(name: str, extent: int) -> Any:
+            return scopes.enter_context(T.launch_thread(name, extent))
+
+        tile, split = config.tile, config.split
+        blocks_m, blocks_k = gemm.m_pad // tile.m, gemm.k_pad // tile.k
+        block = axis("blockIdx.x", gemm.blocks * split)
+        rank = axis("clusterCtaIdx.x", split) if split > 1 else 0
+        number = axis("threadIdx.x", config.threads)
+        block, warp = bind("block", block // split), bind("warp", number // 32)
+        # Within a group: as many blocks of rows as `swizzle` says for each column of blocks.
+        swizzle, in_group = config.swizzle, bind("in_group", block % (blocks_m * blocks_k))
+        block_m = in_group // (swizzle * blocks_k) * swizzle + in_group % swizzle
+        block_k = in_group // swizzle % blocks_k
+        return cls(
+            number,
+            bind("lane", number % 32),
+            bind("warp_m", warp % config.warps_m),
+            bind("warp_k", warp // config.warps_m % config.warps_k),
+            bind("warp_i", warp // (config.warps_m * config.warps_k)),
+            rank,
+            bind("group", block // (blocks_m * blocks_k)),
+            bind("block_m", block_m * tile.m),
+            bind("block_k", block_k * tile.k),
+        )

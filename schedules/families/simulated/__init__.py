@@ -1,0 +1,1 @@
+"""Convolutions whose products a simulated tensor core computes."""

@@ -1,0 +1,1 @@
+"""Implicit GEMM on Hopper's warpgroup instruction, fed by the copy engine."""

@@ -1,0 +1,99 @@
+"""Convolution as an implicit GEMM on the warpgroup instruction of sm_90a, fed by the copy engine.
+
+What the instruction needs is in `intrinsics.wgmma`, the knobs in `wgmma_config`, the kernel in
+`wgmma_kernel`, and how its tiles are written in `wgmma_epilogue`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import tirx
+
+from intrinsics import wgmma
+from schedules.conv.workload import ConvWorkload
+from schedules.families.wgmma import config as wgmma_config
+from schedules.families.wgmma import kernel as wgmma_kernel
+from schedules.families.wgmma.config import Plan, WgmmaConfig, check, corners
+from schedules.families.wgmma.footprint import footprint
+from schedules.family import Match, Reject, alone, fitting
+from schedules.machine.footprint import Footprint
+from schedules.machine.hardware import Hardware
+
+#: The copy engine's limits in im2col mode of four dimensions (CUDA's ``cuTensorMapEncodeIm2col``):
+#: steps between pixels, taps, and corners of the box of first pixels.
+MOST_STRIDE, MOST_OFFSET, CORNERS = 8, 255, range(-128, 128)
+
+
+class WgmmaFamily:
+    """WGMMA with NHWC in and out."""
+
+    name = "wgmma"
+    config_type: type = WgmmaConfig
+    tensorized = True
+    version = 1
+    default_measured = False
+
+    def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        reason = self._decline(w, hardware)
+        if reason:
+            return Reject(self.name, reason)
+        # To have one: it is no measured default, so `schedules.choose` takes the best of the space.
+        return fitting(self.name, next(self.space(w, hardware), None), hardware)
+
+    def _decline(self, w: ConvWorkload, hardware: Hardware) -> str:
+        """Why not, empty if it can."""
+        if more := alone(w):
+            return more
+        offsets = (w.dilation[0] * (w.r - 1), w.dilation[1] * (w.s - 1))
+        if not hardware.has_wgmma:
+            return f"its instruction is sm_90a's, this is {hardware.name}"
+        if w.groups != 1:
+            return f"{w.groups} groups"
+        if w.in_layout.packed or w.out_layout.packed:
+            return f"reads and writes NHWC, not {w.in_layout} and {w.out_layout}"
+        if w.epilogue.residual_layout.packed:
+            return f"the residual is laid out as {w.epilogue.residual_layout}"
+        if w.accumulator_dtype != "float32":
+            return f"sums are fp32, not {w.accumulator_dtype}"
+        if w.c % 8:
+            return f"the copy engine moves 8 channels at least, of {w.c}"
+        if max(w.stride) > MOST_STRIDE or max(offsets) > MOST_OFFSET:
+            return f"stride {w.stride}, taps {offsets} apart: more than the copy engine steps"
+        if any(corner not in CORNERS for corner in corners(w)):
+            return f"padding {w.padding}, taps {offsets} apart: more than the copy engine pads"
+        return ""
+
+    def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
+        return wgmma_config.space(w, hardware)
+
+    def check(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
+
+    def footprint(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footprint:
+        return footprint(w, config, hardware)
+
+    def schedule(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
+        check(w, config, hardware)
+        return wgmma_kernel.kernel(w, config)
+
+    def padded_macs(self, w: ConvWorkload, config: WgmmaConfig) -> int:
+        plan = Plan(w, config)
+        return plan.tiles * config.rows * config.columns * plan.steps * plan.depth
+
+    def pack(self, w: ConvWorkload, config: WgmmaConfig, weight: NDArray[Any]) -> NDArray[Any]:
+        """(K, C, R, S) to fp16 (taps, chunks, K, depth): swizzled rows as shared memory has them,
+        C and K padded with zeros."""
+        plan = Plan(w, config)
+        taps, chunks, k, depth = plan.weight_shape
+        padded = np.zeros((taps, k, chunks * depth), np.float16)
+        padded[:, : w.k, : w.c] = weight.transpose(2, 3, 0, 1).reshape(taps, w.k, w.c)
+        rows = padded.reshape(taps, k, chunks, depth // 8, 8).transpose(0, 2, 1, 3, 4)
+        row, chunk = np.indices((k, depth // 8))
+        # The permutation is its own inverse: chunk j of a row lies at swizzled(j), and there too
+        # lies what is to be found at j.
+        swizzled = rows[:, :, row, wgmma.swizzled(row, chunk, plan.row_bytes)]
+        return np.ascontiguousarray(swizzled.reshape(plan.weight_shape))

@@ -1,0 +1,1 @@
+"""Implicit GEMM on WMMA, in tensor expressions: `wmma_packed` and `wmma_nhwc`."""

@@ -1,0 +1,276 @@
+"""The knobs of the WMMA schedule: what they are, which fit, and which to start from."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import intrinsics
+from intrinsics.record import TensorIntrinsic
+from schedules.conv.gemm import Gemm, Reduction, Tile, suits_columns
+from schedules.conv.workload import ConvWorkload, ceil_div, round_up
+from schedules.errors import ConfigError, passes, require_none
+from schedules.expressions.backend import GPU_VECTOR, vector_width
+from schedules.machine.hardware import Hardware
+
+#: Registers that addresses and loop counters took in compiled kernels, beside the fragments.
+REGISTERS_BESIDE_FRAGMENTS = 40
+
+
+@dataclass(frozen=True)
+class WmmaConfig:
+    """Knobs of the schedule. A block is `warps_m` x `warps_k` warps, a warp's tile is
+    `fragments_m` x `fragments_k` fragments, both of (rows m, output channels k)."""
+
+    warps_m: int = 2
+    warps_k: int = 2
+    fragments_m: int = 2
+    fragments_k: int = 2
+    #: Fragments along the reduction that one pipeline stage holds.
+    chunk: int = 2
+    #: Buffers in shared memory; 1 copies and multiplies in turn.
+    stages: int = 1
+    #: Copies are cp.async and wait for no one. Needs sm_80 and 16-byte gathers.
+    asynchronous: bool = False
+    #: Halves that pad each row of the gathered tile, against bank conflicts.
+    pad: int = 0
+    #: Blocks of rows that share a column of weights before the next column is begun, for L2.
+    swizzle: int = 1
+    #: Shape of the instruction.
+    instruction: tuple[int, int, int] = (16, 16, 16)
+
+    @property
+    def warps(self) -> int:
+        return self.warps_m * self.warps_k
+
+    @cached_property
+    def tile(self) -> Tile:
+        m, n, k = self.instruction
+        return Tile(
+            self.warps_m * self.fragments_m * m,
+            self.warps_k * self.fragments_k * n,
+            self.chunk * k,
+            fragment_i=k,
+            fragment_k=n,
+        )
+
+    def __str__(self) -> str:
+        text = f"{self.tile.m}x{self.tile.k}x{self.tile.i}, {self.warps_m}x{self.warps_k} warps"
+        text += f", {self.stages} stages" + (" cp.async" if self.asynchronous else "")
+        text += f", pad {self.pad}" if self.pad else ""
+        text += f", swizzle {self.swizzle}" if self.swizzle > 1 else ""
+        shape = "x".join(map(str, self.instruction))
+        return text + (f", {shape}" if shape != "16x16x16" else "")
+
+
+def shared_bytes(w: ConvWorkload, config: WmmaConfig) -> int:
+    """Shared memory of a block: the stages of both operands, or the epilogue laid over them."""
+    tile = config.tile
+    gathered, weights = tile.m * (tile.i + config.pad), tile.i * tile.k
+    accumulated = tile.m * tile.k * (4 if w.accumulator_dtype == "float32" else 2)
+    return max(config.stages * (gathered + weights) * 2, accumulated)
+
+
+def fragment_registers(intrinsic: TensorIntrinsic, config: WmmaConfig) -> int:
+    """32-bit registers per thread that hold a warp's accumulators and operands."""
+    m, k = config.fragments_m, config.fragments_k
+    a = intrinsic.m * intrinsic.k // 2 // intrinsic.threads
+    b = intrinsic.n * intrinsic.k // 2 // intrinsic.threads
+    return m * k * intrinsic.accumulator_registers() + m * a + k * b
+
+
+def check(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
+    """Raises `ConfigError` that lists every rule of workload or hardware that `config` breaks."""
+    sizes = (config.warps_m, config.warps_k, config.fragments_m, config.fragments_k)
+    if min(*sizes, config.chunk, config.stages, config.swizzle) < 1 or config.pad < 0:
+        raise ConfigError(f"{config}: every knob is at least 1, pad at least 0")
+    try:
+        intrinsic = intrinsics.get(*config.instruction, w.accumulator_dtype)
+    except LookupError as error:
+        raise ConfigError(str(error)) from None
+    tile, threads = config.tile, config.warps * intrinsic.threads
+    problems = []
+    blocks_m = Gemm.of(w, tile).m_pad // tile.m if config.swizzle > 1 else 1
+    if blocks_m % config.swizzle:
+        problems.append(f"swizzle {config.swizzle} does not divide {blocks_m} blocks of rows")
+    if w.out_layout.packed and tile.k % w.out_layout.c:
+        problems.append(f"a tile of {tile.k} channels cuts a block of {w.out_layout}")
+    if hardware.kind == "cuda":
+        problems += _gpu_problems(w, config, hardware, intrinsic, threads)
+    require_none(problems, config, w, hardware.name)
+
+
+def _gpu_problems(
+    w: ConvWorkload,
+    config: WmmaConfig,
+    hardware: Hardware,
+    intrinsic: TensorIntrinsic,
+    threads: int,
+) -> list[str]:
+    tile, problems = config.tile, []
+    needed = shared_bytes(w, config)
+    registers = fragment_registers(intrinsic, config) + REGISTERS_BESIDE_FRAGMENTS
+    if needed > hardware.shared_bytes:
+        problems.append(f"{needed} bytes of shared memory, a block has {hardware.shared_bytes}")
+    if threads > hardware.max_threads:
+        problems.append(f"{threads} threads, a block has at most {hardware.max_threads}")
+    available = min(hardware.registers_per_thread, hardware.registers_per_block // threads)
+    if registers > available:
+        problems.append(f"{registers} registers, each of {threads} threads has {available}")
+    if config.asynchronous and not hardware.has_cp_async:
+        problems.append("cp.async needs sm_80")
+    if config.asynchronous and gather_vector(w, tile) != GPU_VECTOR:
+        problems.append("cp.async gathers 16 bytes, which takes channels divisible by 8")
+    if config.asynchronous and config.stages == 1:
+        problems.append("one stage has nothing to run ahead of")
+    for name, elements, vector in (
+        ("gathered", tile.m * tile.i, gather_vector(w, tile)),
+        ("weight", tile.i * tile.k, GPU_VECTOR),
+    ):
+        if elements % (threads * vector):
+            problems.append(f"{threads} threads do not share the {name} tile evenly")
+    if config.pad % GPU_VECTOR or (tile.i + config.pad) % GPU_VECTOR:
+        problems.append(f"pad {config.pad} breaks 16-byte alignment")
+    return problems
+
+
+def gather_vector(w: ConvWorkload, tile: Tile) -> int:
+    """Halves that one access of the gather moves: adjacent channels, if i numbers channels."""
+    if Reduction.of(w, tile.fragment_i).by_rows:
+        return 1
+    return vector_width(math.gcd(w.in_layout.c or w.c, w.group_c), GPU_VECTOR)
+
+
+def fits(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> bool:
+    return passes(check, w, config, hardware)
+
+
+#: Warps of a block and fragments of a warp, by rows and columns, for the space of a GPU.
+GPU_WARPS = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4), (4, 2), (2, 4))
+FRAGMENTS = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (2, 4), (4, 4))
+
+
+def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
+    """Every configuration worth trying, each already checked: the best guess, then those that pack
+    the weight like it, so that buckets share it. Where copies can run ahead they do, rows are
+    padded, and blocks go by rows: a sweep over 14 convolutions on an H200 found no other best."""
+    first = next(guesses(w, hardware), None)
+    if first is None:
+        return
+    yield first
+    gemm, cuda = Gemm.of(w, first.tile), hardware.kind == "cuda"
+    ahead = cuda and hardware.has_cp_async
+    warps = GPU_WARPS if cuda else ((1, 1),)
+    # Steps of 16 only where there are no longer ones; of a packed input none longer than the guess.
+    longer = (2,) if w.in_layout.packed else (2, 4, 8)
+    chunks = [c for c in longer if round_up(gemm.reduction.inner, 16 * c) == gemm.i_pad]
+    for (warps_m, warps_k), (m, k), chunk in itertools.product(warps, FRAGMENTS, chunks or (1,)):
+        # Neither a block of one fragment nor fragments that many warps load for one product each.
+        if m * k == 1 and warps_m * warps_k in (1, 8):
+            continue
+        tile = replace(first, warps_m=warps_m, warps_k=warps_k, fragments_m=m, fragments_k=k)
+        if round_up(gemm.k, tile.tile.k) > gemm.weight_columns or (
+            cuda and not _few_rows(w, tile.tile)
+        ):
+            continue
+        asynchronous = ahead and gather_vector(w, tile.tile) == GPU_VECTOR
+        # 3 first: where the model sees no difference, the first is taken.
+        for stages in (3, 2, 4) if asynchronous else (1, 2) if cuda else (1,):
+            config = replace(tile, chunk=chunk, stages=stages, asynchronous=asynchronous)
+            if config != first and fits(w, config, hardware):
+                yield config
+
+
+def guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
+    """Those to start from, the best guess first, that pass `check`."""
+    ranked = _gpu_guesses(w, hardware) if hardware.kind == "cuda" else _cpu_guesses(w)
+    return (config for config in ranked if fits(w, config, hardware))
+
+
+def _chunk(w: ConvWorkload) -> int:
+    """Fragments of a reduction step: as many as go up evenly in the channels, 4 at most.
+
+    Of a packed input 2: each 16 channels of a pixel lie in another place. Never 3: told apart by a
+    division, rows and channels of a padded image are gathered one element at a time.
+    """
+    fragments = ceil_div(Reduction.of(w).inner, 16)
+    most = 2 if w.in_layout.packed else 4
+    return next(chunk for chunk in (4, 2, 1) if chunk <= most and fragments % chunk == 0)
+
+
+def _cpu_guesses(w: ConvWorkload) -> Iterator[WmmaConfig]:
+    """Wide enough that gathering is cheap beside multiplying; rows in proportion to the image."""
+    rows = Gemm.of(w, Tile(16, 16, 16)).m
+    columns = min(4, ceil_div(w.group_k, 16))
+    instruction = _instruction(w)
+    for fragments_m in (4, 2, 1):
+        if rows >= 4 * 16 * fragments_m or fragments_m == 1:
+            yield WmmaConfig(1, 1, fragments_m, columns, _chunk(w), instruction=instruction)
+
+
+def _instruction(w: ConvWorkload) -> tuple[int, int, int]:
+    """The widest rows for 8 output channels or fewer, of which others would pad twice as many."""
+    narrow = w.group_k <= 8 and w.out_layout.c in (0, 8)
+    return (32, 8, 16) if narrow else (16, 16, 16)
+
+
+#: Tiles of a block as (warps_m, warps_k, fragments_m, fragments_k), the largest first: it reads
+#: each operand the fewest times.
+GPU_TILES = (
+    (2, 2, 4, 4),  # 128 x 128
+    (2, 2, 4, 2),  # 128 x 64
+    (2, 2, 2, 4),  # 64 x 128
+    (2, 2, 2, 2),  # 64 x 64
+    (1, 2, 2, 2),  # 32 x 64
+    (2, 2, 1, 1),  # 32 x 32
+)
+#: For a few output channels, with an instruction that has few columns.
+NARROW_TILES = ((2, 1, 1, 1), (1, 1, 1, 1))
+#: The last resort: a step of 16 channels is too little to be copied by more threads.
+ONE_WARP = (1, 1, 2, 2)
+#: As many blocks keep a GPU of 132 multiprocessors (an H200) busy enough: with fewer, the next
+#: smaller tile was faster in a sweep over ResNet-18's layers at batch 1, 8, 32 and 128.
+ENOUGH_BLOCKS = 96
+
+
+def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
+    """The largest tile that makes enough blocks and pads few channels, as many stages as fit."""
+    tiles = [t for t in GPU_TILES if _suits(w, WmmaConfig(*t).tile)]
+    filling = [t for t in tiles if _blocks(w, t) >= ENOUGH_BLOCKS]
+    instruction = _instruction(w)
+    shapes = [
+        (tile, (16, 16, 16)) for tile in (*filling, *reversed(tiles), GPU_TILES[-1], ONE_WARP)
+    ]
+    if instruction != (16, 16, 16):
+        shapes = [(tile, instruction) for tile in NARROW_TILES] + shapes
+    for tile, shape in shapes:
+        config = WmmaConfig(*tile, chunk=_chunk(w), pad=8, instruction=shape)
+        if config.tile.m == 32 and Reduction.of(w).inner % 128 == 0:
+            # Few warps a block: longer steps, to have as much in flight.
+            config = replace(config, chunk=8)
+        asynchronous = hardware.has_cp_async and gather_vector(w, config.tile) == GPU_VECTOR
+        # Two long stages of the largest tile leave room for a third block on a multiprocessor of
+        # an H200: the convolution of 256 images of 14 x 14, 256 to 512 channels, reached 377
+        # TFLOP/s with them and 349 with three, in one run.
+        long = config.chunk == 4 and config.tile.m * config.tile.k >= 128 * 128
+        for stages in ((2, 3) if long else (3, 2)) if asynchronous else (2,):
+            yield replace(config, stages=stages, asynchronous=asynchronous)
+        yield replace(config, stages=1)
+        yield replace(config, stages=1, chunk=1)
+
+
+def _suits(w: ConvWorkload, tile: Tile) -> bool:
+    """Whether the tile pads channels by a third at most, and gathers few rows where it has to do
+    so element by element, with the indices of each in registers."""
+    return _few_rows(w, tile) and suits_columns(w.group_k, tile.k)
+
+
+def _few_rows(w: ConvWorkload, tile: Tile) -> bool:
+    return tile.m <= 64 or gather_vector(w, tile) == GPU_VECTOR
+
+
+def _blocks(w: ConvWorkload, tile: tuple[int, int, int, int]) -> int:
+    return Gemm.of(w, WmmaConfig(*tile).tile).blocks

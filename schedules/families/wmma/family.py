@@ -1,0 +1,198 @@
+"""Convolution as an implicit GEMM on warp-wide matrix multiply-adds (WMMA).
+
+One schedule, two families: `wmma_packed` writes NHWC16n16c, `wmma_nhwc` writes NHWC. A block
+computes a (m, k) tile of outputs. Per step of the reduction its threads copy a tile of pixels
+(the gather) and a tile of weights to shared memory; each warp loads fragments from there and
+multiplies them into accumulators it keeps. At the end accumulators go to shared memory, and from
+there through the epilogue to the output in vectors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+from tvm import tirx
+from tvm.s_tir import Schedule
+
+import intrinsics
+from intrinsics.lower import LoweredIntrinsic, lower
+from intrinsics.record import TensorIntrinsic
+from schedules.conv.gemm import Gemm, gemm_index, pack_weight
+from schedules.conv.workload import ConvWorkload
+from schedules.expressions.backend import GPU_VECTOR, Backend, backend
+from schedules.expressions.compute import CONV, EPILOGUE, GATHER, OUT, implicit_gemm
+from schedules.families.wmma import config as wmma_config
+from schedules.families.wmma.config import WmmaConfig, check, gather_vector, guesses
+from schedules.families.wmma.footprint import footprint
+from schedules.family import Match, Reject, alone, fitting
+from schedules.machine.footprint import Footprint
+from schedules.machine.hardware import Hardware
+
+#: Past the 48 KB of static shared memory, and the scope in which TVM overlays the epilogue's
+#: staging on the operands' stages.
+SHARED = "shared.dyn"
+#: With fewer input channels in a group, more than half of every instruction would be padding.
+FEWEST_CHANNELS = 8
+
+
+class WmmaFamily:
+    """WMMA with outputs in one kind of layout."""
+
+    config_type: type = WmmaConfig
+    tensorized = True
+    version = 1
+    default_measured = False
+
+    def __init__(self, name: str, packed: bool) -> None:
+        self.name, self.packed = name, packed
+
+    def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        if reason := alone(w):
+            return Reject(self.name, reason)
+        if w.groups != 1 and w.group_c < FEWEST_CHANNELS:
+            what = f"{w.group_c} input channels a group, one step of the instruction takes 16"
+            return Reject(self.name, "depthwise, one channel a sum" if w.depthwise else what)
+        if w.out_layout.packed != self.packed:
+            return Reject(self.name, f"the output is laid out as {w.out_layout}")
+        if w.groups != 1 and w.out_layout.packed:
+            return Reject(self.name, f"groups are written as NHWC, not as {w.out_layout}")
+        if hardware.kind == "cuda" and hardware.sm < intrinsics.get(16, 16, 16).min_sm:
+            return Reject(self.name, f"{hardware.name} has no tensor cores")
+        return fitting(self.name, next(guesses(w, hardware), None), hardware)
+
+    def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
+        return wmma_config.space(w, hardware)
+
+    def check(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
+        check(w, config, hardware)
+
+    def footprint(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> Footprint:
+        return footprint(w, config)
+
+    def schedule(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
+        check(w, config, hardware)
+        return _schedule(w, config, hardware)
+
+    def padded_macs(self, w: ConvWorkload, config: WmmaConfig) -> int:
+        return Gemm.of(w, config.tile).padded_macs
+
+    def pack(self, w: ConvWorkload, config: WmmaConfig, weight: NDArray[Any]) -> NDArray[Any]:
+        return pack_weight(w, config.tile, weight)
+
+
+# ---------------------------------------------------------------- the schedule, step by step
+
+
+def _schedule(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
+    sch = Schedule(implicit_gemm(w, config.tile))
+    target = backend(hardware)
+    intrinsic = intrinsics.get(*config.instruction, w.accumulator_dtype)
+    lowered = lower(intrinsic, hardware.kind, SHARED)
+    _flatten_output(sch, w)
+    warp, step, inner = _tile(sch, config, target)
+    _stage(sch, w, config, target, step)
+    fragments = _fragments(sch, intrinsic, warp, inner)
+    target.write(sch, sch.get_sblock(EPILOGUE), sch.get_sblock(OUT), _columns(w))
+    _tensorize(sch, intrinsic, lowered, fragments, step)
+    target.pipeline(sch, step, config.stages, config.asynchronous)
+    return sch.mod["main"]
+
+
+def _columns(w: ConvWorkload) -> int:
+    """What a vector store has to divide: adjacent channels that one block writes."""
+    if w.out_layout.packed:
+        return w.out_layout.c
+    return math.gcd(w.group_k, w.window.adjacent if w.window else 0)
+
+
+def _flatten_output(sch: Schedule, w: ConvWorkload) -> None:
+    """The output's loops become those of the GEMM, ([g,] m, k)."""
+    out = sch.get_sblock(OUT)
+    if w.out_layout.packed:
+        sch.transform_block_layout(
+            out, lambda nb, p, q, kb, n, k: gemm_index(w, nb, p, q, kb, n, k)
+        )
+    elif w.groups > 1:
+        sch.transform_block_layout(out, lambda n, p, q, g, k: gemm_index(w, n, p, q, g, k))
+    else:
+        sch.transform_block_layout(out, lambda n, p, q, k: gemm_index(w, n, p, q, k))
+
+
+def _tile(sch: Schedule, config: WmmaConfig, target: Backend) -> tuple[Any, Any, Any]:
+    """Blocks, warps, fragments. Gives the loops of a warp, a reduction step, a fragment step."""
+    fm, fk, fi = config.instruction
+    g, m, k, o, i = sch.get_loops(sch.get_sblock(CONV))
+    group, block_m, warp_m, m, in_m = sch.split(
+        m, [None, config.swizzle, config.warps_m, config.fragments_m, fm]
+    )
+    block_k, warp_k, k, in_k = sch.split(k, [None, config.warps_k, config.fragments_k, fk])
+    i_outer, i, in_i = sch.split(i, [None, config.chunk, fi])
+    sch.reorder(g, group, block_k, block_m, warp_m, warp_k, o, i_outer, i, m, k, in_m, in_k, in_i)
+    target.block(sch, sch.fuse(g, group, block_k, block_m))
+    warp = sch.fuse(warp_m, warp_k)
+    target.warp(sch, warp)
+    return warp, sch.fuse(o, i_outer), i
+
+
+def _stage(sch: Schedule, w: ConvWorkload, config: WmmaConfig, target: Backend, step: Any) -> None:
+    """Both operands of a reduction step go to shared memory, copied by the whole block."""
+    gather = sch.get_sblock(GATHER)
+    sch.set_scope(gather, 0, SHARED)
+    weight = sch.cache_read(sch.get_sblock(CONV), 1, SHARED)
+    # Unit loops stay, so that a copy always has the loops of its tile.
+    sch.compute_at(gather, step, preserve_unit_loops=True)
+    sch.compute_at(weight, step, preserve_unit_loops=True)
+    target.copy(sch, gather, 2, config.warps, gather_vector(w, config.tile))
+    target.copy(sch, weight, 4, config.warps, GPU_VECTOR)
+    if config.pad:
+        sch.storage_align(gather, 0, 2, config.tile.i, config.pad)
+
+
+@dataclass(frozen=True)
+class _Fragments:
+    """Blocks that move fragments: loads of A and B, store of the accumulator."""
+
+    a: Any
+    b: Any
+    accumulator: Any
+
+
+def _fragments(sch: Schedule, intrinsic: TensorIntrinsic, warp: Any, inner: Any) -> _Fragments:
+    """Operands are loaded fragment by fragment; the accumulator leaves through shared memory."""
+    conv = sch.get_sblock(CONV)
+    accumulator = sch.cache_write(conv, 0, intrinsic.accumulator_scope)
+    sch.set_scope(accumulator, 0, SHARED)
+    for block in (accumulator, sch.get_sblock(EPILOGUE), sch.get_sblock(OUT)):
+        # An output of one pixel or one channel has its loops like any other.
+        sch.reverse_compute_at(block, warp, preserve_unit_loops=True)
+    a = sch.cache_read(conv, 0, intrinsic.a_scope)
+    b = sch.cache_read(conv, 1, intrinsic.b_scope)
+    sch.compute_at(a, inner)
+    sch.compute_at(b, inner)
+    return _Fragments(a, b, accumulator)
+
+
+def _tensorize(
+    sch: Schedule,
+    intrinsic: TensorIntrinsic,
+    lowered: LoweredIntrinsic,
+    fragments: _Fragments,
+    step: Any,
+) -> None:
+    conv = sch.get_sblock(CONV)
+    init = sch.decompose_reduction(conv, step)
+    sch.tensorize(sch.get_loops(init)[-2], lowered.fill)
+    sch.tensorize(sch.get_loops(conv)[-3], lowered.mma)
+    sch.tensorize(sch.get_loops(fragments.b)[-2], lowered.load_b)
+    for block, (rows, columns), name in (
+        (fragments.a, (intrinsic.m, intrinsic.k), lowered.load_a),
+        (fragments.accumulator, (intrinsic.m, intrinsic.n), lowered.store),
+    ):
+        i, j = sch.get_loops(block)[-2:]
+        (i, in_i), (j, in_j) = sch.split(i, [None, rows]), sch.split(j, [None, columns])
+        sch.reorder(i, j, in_i, in_j)
+        sch.tensorize(in_i, name)

@@ -1,0 +1,92 @@
+"""What the WMMA schedule asks of a GPU. Instructions as counted in compiled kernels for sm_90."""
+
+from __future__ import annotations
+
+import math
+
+import intrinsics
+from intrinsics.record import WARP_SIZE
+from schedules.conv.gemm import Gemm
+from schedules.conv.workload import ConvWorkload
+from schedules.expressions.backend import GPU_VECTOR
+from schedules.families.wmma.config import (
+    REGISTERS_BESIDE_FRAGMENTS,
+    WmmaConfig,
+    fragment_registers,
+    gather_vector,
+    shared_bytes,
+)
+from schedules.machine.cost import BYTES, moved_bytes
+from schedules.machine.footprint import MMA, Footprint
+
+#: Multiply-adds of one mma.sync, and bytes of one fragment, which one ldmatrix loads.
+MMA_MACS, FRAGMENT_BYTES = 16 * 8 * 16, 512
+#: Warp instructions: of a step's loop; of 32 gathers of 16 bytes with their bounds, or of one
+#: element; of 32 copies of weights; of 32 vectors of the output through the epilogue.
+STEP, GATHER, ELEMENT, WEIGHT, STORE = 30, 17, 26, 7, 40
+#: With more elements a thread, their indices no longer fit its registers: twice the instructions.
+MOST_ELEMENTS = 16
+#: What each stage more adds to the instructions of such a gather.
+STAGE = 0.2
+#: The same of a gather that has no bounds to look at.
+GATHER_INSIDE = 6
+#: Bytes that lie between two banks of the same number, and of one row that ldmatrix reads.
+BANKS, ROW = 128, 16
+
+
+def conflicts(stride: int) -> int:
+    """How often an ldmatrix of rows so many bytes apart is replayed."""
+    return math.gcd(stride // ROW, BANKS // ROW)
+
+
+def vector(w: ConvWorkload, config: WmmaConfig) -> int:
+    """Halves that one access of the gather moves. TVM gathers element by element where rows have
+    to be told apart by a division that is no shift, and looked at one by one."""
+    inside = not any(w.padding) and w.r == w.s == 1
+    odd = config.chunk & (config.chunk - 1) != 0
+    return 1 if odd and not inside else gather_vector(w, config.tile)
+
+
+def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
+    gemm, tile = Gemm.of(w, config.tile), config.tile
+    intrinsic = intrinsics.get(*config.instruction, w.accumulator_dtype)
+    steps = gemm.reduction.outer * (gemm.i_pad // tile.i)
+    macs = tile.m * tile.k * tile.i
+    wide = vector(w, config)
+    gathers, weights = tile.m * tile.i // wide, tile.i * tile.k // GPU_VECTOR
+    loads = config.warps * (config.fragments_m + config.fragments_k) * config.chunk
+    simple = wide == GPU_VECTOR and not any(w.padding)
+    each = GATHER_INSIDE if simple else GATHER if wide > 1 else ELEMENT
+    if wide < GPU_VECTOR:
+        full = gathers > MOST_ELEMENTS * config.warps * WARP_SIZE
+        each = int(each * (1 + STAGE * (config.stages - 1)) * (2 if full else 1))
+    copies = (each * gathers + WEIGHT * weights) // WARP_SIZE
+    step = config.warps * STEP + copies + loads + macs // MMA_MACS
+    outputs = tile.m * min(tile.k, gemm.k)
+    stores = STORE * outputs // GPU_VECTOR // WARP_SIZE
+    # A 16x16 tile of weights is one block of memory: its rows are 32 bytes apart.
+    a = config.fragments_m * conflicts(2 * (tile.i + config.pad))
+    b = config.fragments_k * conflicts(2 * tile.fragment_k)
+    fragments = config.warps * config.chunk * (a + b) * FRAGMENT_BYTES
+    copied = 2 * (tile.m * tile.i * max(1, 6 // wide) + tile.i * tile.k)
+    # Staged through shared memory: a row of sums is a multiple of 64 bytes from the next.
+    staged = 4 * tile.m * tile.k * (1 + min(4, tile.k // 8))
+    residual = 2 * outputs if w.epilogue.residual else 0
+    useful = min(1.0, gemm.reduction.inner / gemm.i_pad)
+    hides = config.asynchronous and wide == GPU_VECTOR
+    return Footprint(
+        blocks=gemm.blocks,
+        threads=config.warps * intrinsic.threads,
+        registers=fragment_registers(intrinsic, config) + REGISTERS_BESIDE_FRAGMENTS,
+        shared_bytes=shared_bytes(w, config),
+        unit=MMA,
+        macs=macs * steps,
+        instructions=step * steps + stores,
+        shared_traffic=(fragments + copied) * steps + staged,
+        read_bytes=int(2 * steps * (tile.m * tile.i * useful + tile.i * tile.k)) + residual,
+        written_bytes=outputs * BYTES[w.epilogue.out_dtype],
+        dram_bytes=moved_bytes(w),
+        steps=steps,
+        rounds=config.chunk,
+        ahead=config.stages - 1 if hides else 0,
+    )

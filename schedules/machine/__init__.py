@@ -1,0 +1,1 @@
+"""Machines as data, and what a kernel is predicted to take on one."""

@@ -1,0 +1,145 @@
+"""How long a kernel takes, and what limits it: predicted from its footprint.
+
+    us = launch + (sum over all terms of term ** sharp) ** (1 / sharp)
+
+a maximum with soft edges, as what a kernel does at once it does not do quite at once. The terms:
+
+    work that the busiest multiprocessor has for each of its parts    blocks there * work / rate
+    bytes of all blocks together                                      / bandwidth of L2, of memory
+    latency: blocks that have to wait for another                     * time of one left alone
+
+where a block left alone takes its start, then its steps one after another, each as long as its
+chain of dependent instructions and as what it waits for that is not asked for ahead of time.
+
+After the roofline model (Williams, Waterman and Patterson 2009), with the latency that hides
+nothing (Volkov 2016) beside it. It ranks; measurement decides. Plain Python.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from schedules.machine.footprint import FP32, MMA, WGMMA, Footprint
+from schedules.machine.gpus import Machine, machine
+from schedules.machine.hardware import Hardware
+
+ISSUE, TENSOR, SHARED, L2 = "instruction issue", "tensor pipe", "shared memory", "L2"
+DRAM, LATENCY, WAVES = "DRAM", "latency", "waves"
+#: What can limit a kernel. Waves: multiprocessors that have less to do than the busiest.
+LIMITS = (ISSUE, TENSOR, SHARED, L2, DRAM, LATENCY, WAVES)
+#: Parts of a multiprocessor; and the share of its busiest part's time from which on it is to
+#: blame that the others have no work left.
+PARTS, LOST = (ISSUE, TENSOR, SHARED, L2), 1 / 3
+#: Shared memory that the system takes for each block, from sm_80 on; registers go by the eight.
+RESERVED_BYTES, REGISTER_STEP = 1024, 8
+#: Parts of a multiprocessor, each of which issues for its own warps.
+SCHEDULERS = 4
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What no single-purpose kernel measures, fitted by `benchmarks.model_samples` on an H200."""
+
+    sharp: float = 2.4
+    #: The same of kernels in which copies have warps of their own.
+    sharp_apart: float = 8.0
+    #: Clocks from one instruction of a warp to its next.
+    pace: float = 2.3
+    #: Clocks in which a block begins and ends.
+    start: float = 200.0
+    #: How much of a round's latency is seen, and of the rates of issue and memory is reached.
+    seen: float = 0.3
+    issue: float = 1.0
+    dram: float = 1.0
+    #: Microseconds of a kernel beyond an empty one.
+    begin_us: float = 0.3
+
+
+FITTED = Fitted()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Microseconds, in a CUDA graph; what of `LIMITS` it is mostly; all terms, in microseconds."""
+
+    us: float
+    limit: str
+    #: Those of the multiprocessor's parts hold what waves cost, which has a term of its own too.
+    terms: Mapping[str, float]
+    #: Whether predictions for this GPU were held to measured times: those of WMMA and depthwise
+    #: kernels by samples, those of the other families by what tuning measured.
+    validated: bool
+
+
+def resident(f: Footprint, m: Machine) -> int:
+    """Blocks that a multiprocessor has room for at a time, at least one."""
+    threads = f.warps * 32
+    registers = -(-f.registers // REGISTER_STEP) * REGISTER_STEP * threads
+    room = (m.threads // threads, m.registers // registers)
+    shared = m.shared_bytes // (f.shared_bytes + RESERVED_BYTES) if f.shared_bytes else m.blocks
+    return max(1, min(m.blocks, *room, shared))
+
+
+def time_of(f: Footprint, hardware: Hardware, fitted: Fitted = FITTED) -> Prediction:
+    """Of the kernel, and of those that are launched after it."""
+    m = machine(hardware)
+    terms = _terms(f, m, hardware, fitted)
+    hard = {name: us for name, us in terms.items() if name != WAVES}
+    sharp = fitted.sharp_apart if f.apart else fitted.sharp
+    slowest = sum(us**sharp for us in hard.values()) ** (1 / sharp)
+    us = m.launch_us + fitted.begin_us + slowest
+    if f.then is not None:
+        after = time_of(f.then, hardware, fitted)
+        us += after.us
+        terms = {name: terms[name] + after.terms[name] for name in LIMITS}
+    return Prediction(us, _limit(terms), terms, m.validated)
+
+
+def _limit(terms: Mapping[str, float]) -> str:
+    largest = max((name for name in LIMITS if name != WAVES), key=lambda name: terms[name])
+    lost = largest in PARTS and terms[WAVES] > LOST * terms[largest]
+    return WAVES if lost else largest
+
+
+def _terms(f: Footprint, m: Machine, hardware: Hardware, fitted: Fitted) -> dict[str, float]:
+    clocks_us = m.clock_ghz * 1e3
+    most = -(-f.blocks // m.multiprocessors)
+    moved = f.read_bytes + f.written_bytes
+    macs = unit_tflops(f.unit, hardware) * 1e3 / 2 / m.multiprocessors / m.clock_ghz
+    parts = {
+        ISSUE: f.instructions / (m.issue * fitted.issue),
+        TENSOR: f.macs / macs if f.unit != FP32 else 0.0,
+        SHARED: f.shared_traffic / m.shared_rate,
+        L2: moved / m.l2_rate,
+    }
+    terms = {name: most * clocks / clocks_us for name, clocks in parts.items()}
+    busiest = max(terms.values())
+    terms[L2] = max(terms[L2], f.blocks * moved / (m.l2_gbps * 1e3))
+    terms[DRAM] = f.dram_bytes / (hardware.memory_gbps * fitted.dram * 1e3)
+    waits = -(-most // resident(f, m))
+    terms[LATENCY] = waits * _alone(f, m, macs, fitted) / clocks_us
+    terms[WAVES] = busiest * (1 - f.blocks / m.multiprocessors / most)
+    return terms
+
+
+def unit_tflops(unit: str, hardware: Hardware) -> float:
+    """What a unit of `schedules.machine.footprint` reaches, in 1e12 operations a second."""
+    wgmma = machine(hardware).wgmma_tflops
+    rates = {FP32: hardware.fp32_tflops, MMA: hardware.tensor_tflops, WGMMA: wgmma}
+    assert rates[unit] > 0, f"{hardware.name} has no {unit}"
+    return rates[unit]
+
+
+def _alone(f: Footprint, m: Machine, macs: float, fitted: Fitted) -> float:
+    """Clocks of a block that nothing is in the way of."""
+    moved = f.blocks * (f.read_bytes + f.written_bytes)
+    first = min(1.0, f.dram_bytes / moved)
+    fetch = max(f.fetch, m.l2_latency + first * (m.dram_latency - m.l2_latency))
+    busy = min(1.0, f.warps / SCHEDULERS)
+    multiply = f.macs / f.steps / (macs * busy) if f.unit != FP32 else 0.0
+    others = f.instructions / f.steps / f.warps * fitted.pace
+    rounds = f.rounds * (m.shared_latency + m.mma_latency) * fitted.seen
+    chain = m.barrier + rounds + multiply + others
+    step = max(chain, fetch / f.ahead) if f.ahead else chain + fetch
+    return fitted.start + f.pause + m.dram_latency + f.steps * step

@@ -1,0 +1,193 @@
+"""The WGMMA family's CUDA text, run on this CPU against onnxruntime."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.schedules.test_wgmma import FAMILY, FUSED, HOPPER, SAME, TRIED, W
+
+from intrinsics import wgmma
+from schedules.choose import kernel_cost
+from schedules.conv.activations import Activation
+from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.families.wgmma.config import Plan, WgmmaConfig
+from schedules.family import Match
+from tests.support import cuda_on_cpu, kernels
+from tests.support.workloads import WORKLOADS
+
+pytestmark = pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
+
+SMALL = ConvWorkload(1, 9, 8, 64, 128, 3, 3, padding=SAME, epilogue=FUSED)
+PRELU = Epilogue(bias=True, activation=Activation("prelu"))
+SILU_LAST = Epilogue(True, True, activation=Activation("silu"), residual_last=True)
+
+#: Shapes that divide by nothing, and states that outlive a tile.
+ODD = {
+    # Three pieces a tile, two tiles a block: which buffer is next changes from tile to tile.
+    "tile after tile": (replace(W, c=8, k=480, epilogue=FUSED), WgmmaConfig(1, 1, 48, 4)),
+    "tile after tile, one stage too few": (
+        ConvWorkload(9, 14, 14, 24, 336, 1, 1, epilogue=PRELU), WgmmaConfig(1, 1, 32, 3),
+    ),
+    "two blocks, two fragments": (replace(SMALL, n=3, k=200), WgmmaConfig(1, 2, 64, 3, 1, 2)),
+    "5x5, stride 2": (
+        ConvWorkload(2, 17, 19, 24, 40, 5, 5, (2, 2), (2, 2, 2, 2), epilogue=FUSED),
+        WgmmaConfig(2, 1, 48, 3),
+    ),
+    "strides and pads differ": (
+        ConvWorkload(3, 14, 11, 40, 72, 3, 5, (3, 2), (0, 1, 2, 3), epilogue=SILU_LAST),
+        WgmmaConfig(1, 1, 80, 4),
+    ),
+    "dilation": (
+        ConvWorkload(1, 13, 12, 72, 56, 3, 3, padding=(2, 3, 2, 3), dilation=(2, 3)),
+        WgmmaConfig(1, 1, 64, 3),
+    ),
+    "cropped": (
+        ConvWorkload(2, 12, 11, 16, 24, 3, 3, padding=(-1, 1, -2, -3), epilogue=PRELU),
+        WgmmaConfig(1, 1, 32, 4),
+    ),
+    "a matrix, past its end": (
+        ConvWorkload(1, 9, 9, 72, 136, 1, 1, epilogue=FUSED), WgmmaConfig(2, 2, 128, 3),
+    ),
+    "1x1 with stride": (
+        ConvWorkload(2, 9, 8, 96, 48, 1, 1, (2, 3), epilogue=PRELU), WgmmaConfig(1, 1, 48, 6),
+    ),
+    "split unevenly": (replace(SMALL, k=100, epilogue=PRELU), WgmmaConfig(2, 1, 64, 3, 4)),
+    "split, last residual": (
+        ConvWorkload(1, 7, 6, 40, 24, 2, 3, epilogue=SILU_LAST), WgmmaConfig(1, 1, 32, 3, 2),
+    ),
+    "split, fp32 out": (
+        ConvWorkload(1, 6, 7, 144, 20, 1, 1, epilogue=Epilogue(True, out_dtype="float32")),
+        WgmmaConfig(1, 2, 32, 4, 2),
+    ),
+}  # fmt: skip
+CASES = TRIED | ODD
+#: Those that take longest, and whose paths others take too.
+LONG = TRIED.keys() - {"window"} | {"1x1 with stride", "split, last residual"}
+TAKEN = {name: w for name, w in WORKLOADS.items() if isinstance(FAMILY.match(w, HOPPER), Match)}
+
+
+def some_slow(names: Iterable[str], slow: set[str]) -> list[Any]:
+    return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
+
+
+def run(w: ConvWorkload, config: Any, operands: kernels.Operands, execute: Any) -> float:
+    got = kernels.run(FAMILY, w, config, HOPPER, operands, execute)
+    return kernels.relative_l2(got, kernels.reference(w, operands))
+
+
+def check(w: ConvWorkload, config: WgmmaConfig) -> None:
+    FAMILY.check(w, config, HOPPER)
+    error = run(w, config, kernels.Operands.random(w), cuda_on_cpu.run)
+    # As in test_families: fp16 outputs round by 2**-11 at most, fp32 sums by far less.
+    bound = 1e-3 if w.epilogue.out_dtype == "float16" else 2e-5
+    assert error <= bound, f"{config}: {w} is {error:.2e} off"
+
+
+@pytest.mark.parametrize("name", some_slow(CASES, LONG))
+def test_it_gives_what_onnxruntime_gives(name: str) -> None:
+    check(*CASES[name])
+
+
+def test_some_blocks_take_tile_after_tile() -> None:
+    for name in ("tile after tile", "tile after tile, one stage too few"):
+        plan = Plan(*ODD[name])
+        assert plan.tiles > plan.grid, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "split"), list(itertools.product(TAKEN, (False, True))), ids=str)
+def test_workloads(name: str, split: bool) -> None:
+    """As the cost model would have it, whole and split among as many blocks as can be."""
+    w = TAKEN[name]
+    space = list(FAMILY.space(w, HOPPER))
+    most = max(config.split for config in space)
+    some = [config for config in space if config.split == (most if split else 1)]
+    check(w, min(some, key=lambda config: kernel_cost(w, FAMILY, config, HOPPER).us))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(12))
+def test_space(seed: int) -> None:
+    """Anywhere in the space."""
+    w = list(TAKEN.values())[seed % len(TAKEN)]
+    space = list(FAMILY.space(w, HOPPER))
+    check(w, space[seed * 7919 % len(space)])
+
+
+# ---------------------------------------------------------------- that it would be noticed
+
+# Three pieces of two buffers.
+PIECES = (replace(SMALL, epilogue=replace(FUSED, residual=False)), WgmmaConfig(2, 1, 96, 3))
+RESIDUAL = (SMALL, WgmmaConfig(2, 1, 96, 3))
+SPLIT = (SMALL, WgmmaConfig(1, 1, 64, 3, 2))
+MORE_REGISTERS = TRIED["two fragments"]
+
+
+#: Name: what is run, what is replaced in its text and by what, and what is said of it then.
+BROKEN = {
+    "too many bytes expected": (PIECES, r"\* 128\) \+ 16384", "* 128) + 16400",
+        "deadlock: .* wait for an mbarrier"),
+    "too few bytes expected": (PIECES, r"\* 128\) \+ 16384", "* 128) + 16368",
+        "more bytes arrive"),
+    "stage not waited for": (PIECES, r"\w+_mbarrier_wait\(.*stage_ptr_1.*\n", "",
+        "not finite|more arrive"),
+    "stage not called empty": (PIECES, r"\w+_arrive_arrive_shared_b64\(.*\n", ";\n",
+        "deadlock"),
+    "stage released early": (PIECES,
+        r"(?s)(\w+wait_group_sync_aligned_1\(\);)(.*?)(before_ptr.0. =)", r"\2\1\3", "finite|off"),
+    "products not waited for": (PIECES, r"\w+_aligned_[01]\(\);\n", ";\n", "finite|off"),
+    "registers not fenced": (PIECES, r"\w+_wgmma_fence_\w+\(\);", ";", "before a fence"),
+    "pieces not shown": (PIECES, r"\w+fence_proxy_proxy\w+\(\);", ";",
+        "no fence has shown"),
+    "buffers not waited for": (PIECES, r"\w+wait_group_read_1\(\);", ";", "off|finite"),
+    "stores not waited for": (PIECES, r"\w+wait_group_async_bulk_wait_group_0\(\);", ";",
+        "not finite"),
+    "warpgroup does not wait": (PIECES, r"\w+bar_sync_count_sync\(.*;", ";",
+        "finite|no fence has shown"),
+    "residual not waited for": (RESIDUAL, r"\w+_mbarrier_wait\(.*arrived.*\n", ";\n",
+        "finite|more arrive"),
+    "cluster does not wait": (SPLIT, r"\w+_cluster_(arrive|wait)_aligned\(\);", ";",
+        "finite|has ended"),
+    "too many registers": (MORE_REGISTERS, "aligned_u32_240", "aligned_u32_248",
+        "deadlock: .* wait for registers"),
+}  # fmt: skip
+NOTICED_BY_DEFAULT = {
+    "too few bytes expected", "stage released early", "products not waited for",
+    "cluster does not wait",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", some_slow(BROKEN, BROKEN.keys() - NOTICED_BY_DEFAULT))
+def test_a_broken_kernel_is_noticed(name: str) -> None:
+    (w, config), pattern, replacement, complaint = BROKEN[name]
+
+    def broken(text: str) -> str:
+        at = text.rindex('extern "C" __global__')
+        body, count = re.subn(pattern, replacement, text[at:])
+        assert count, f"no {pattern} in {body}"
+        return text[:at] + body
+
+    def compared() -> None:
+        execute = functools.partial(cuda_on_cpu.run, change=broken)
+        error = run(w, config, kernels.Operands.random(w), execute)
+        assert error <= 1e-3, f"{error} off"
+
+    with pytest.raises(AssertionError, match=complaint):
+        compared()
+
+
+def test_a_wrong_swizzle_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    w, config = PIECES
+    operands = kernels.Operands.random(w)
+    monkeypatch.setattr(wgmma, "swizzled", lambda row, chunk, row_bytes: chunk)
+    assert run(w, config, operands, cuda_on_cpu.run) > 0.1
+    monkeypatch.undo()
+    monkeypatch.setitem(wgmma.LAYOUT_TYPE, 128, wgmma.LAYOUT_TYPE[64])
+    with pytest.raises(AssertionError, match="begins within a swizzle"):
+        run(w, config, operands, cuda_on_cpu.run)

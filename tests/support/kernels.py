@@ -1,0 +1,322 @@
+"""One convolution kernel, compiled and run, and what onnxruntime says it should have given.
+
+Activations here are NHWC arrays of exact size; layouts, packing and padding are this file's to
+put on and take off. Whatever a kernel has no business to read or write is poisoned: memory
+around every operand is NaN, and so is the output before the kernel runs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import tvm
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+from tvm.target.codegen import llvm_get_system_cpu
+
+import tvmconv.runtime.tensor_map  # noqa: F401 - kernels of the wgmma family call what it registers
+from schedules.conv.activations import FORMULAS
+from schedules.conv.gemm import pack_channels
+from schedules.conv.max_pool import MaxPool
+from schedules.conv.workload import ConvWorkload, Layout
+from schedules.families.depthwise_projection.family import pack_prologue
+from schedules.family import Family
+from schedules.machine.hardware import Hardware
+from tvmconv.passes.kernels.lower_kernels import KERNELS
+from tvmconv.passes.pipeline import LOWERING
+from tvmconv.runtime import toolchain
+
+Array = NDArray[Any]
+
+#: Activations that are one operator of ONNX.
+ONNX_NAMES = {
+    "relu": "Relu",
+    "leaky_relu": "LeakyRelu",
+    "sigmoid": "Sigmoid",
+    "hard_sigmoid": "HardSigmoid",
+    "hard_swish": "HardSwish",
+    "tanh": "Tanh",
+    "gelu": "Gelu",
+}
+
+#: What fills the padding of packed inputs. Any finite number must do: it meets zero weights or
+#: outputs nobody reads.
+PADDING = 3.0
+
+
+@dataclass(frozen=True)
+class Operands:
+    """x (N, H, W, C), weight (K, C/groups, R, S), bias (K,), residual (N, P, Q, K).
+
+    x, weight and residual are fp16. The values are of order one at every stage, so that errors
+    relative to the output mean something. `first`: of a prologue, whose x is read.
+    """
+
+    x: Array
+    weight: Array
+    bias: Array | None
+    slope: Array | None
+    residual: Array | None
+    first: Operands | None = None
+
+    @classmethod
+    def random(cls, w: ConvWorkload, seed: int = 0) -> Operands:
+        draw = np.random.default_rng(seed).standard_normal
+        fan_in = w.c // w.groups * w.r * w.s
+        weight = draw((w.k, w.c // w.groups, w.r, w.s)) / np.sqrt(fan_in)
+        pixels = (w.window.rows, w.window.columns) if w.window else (w.p, w.q)
+        residual = (w.n, *pixels, w.k)
+        return cls(
+            draw((w.n, w.h, w.w, w.c)).astype(np.float16),
+            weight.astype(np.float16),
+            draw(w.k).astype(np.float32) if w.epilogue.bias else None,
+            draw(w.k).astype(np.float32) if w.epilogue.activation.kind == "prelu" else None,
+            draw(residual).astype(np.float16) if w.epilogue.residual else None,
+            None if w.prologue is None else cls.random(w.prologue, seed + 1),
+        )
+
+
+def reference(w: ConvWorkload, operands: Operands) -> Array:
+    """(N, P, Q, K), or pooled, in fp32, as onnxruntime computes it from the same fp16 operands;
+    what is between a prologue and it rounded to fp16."""
+    if w.prologue is not None:
+        assert operands.first is not None
+        first, then = w.apart
+        between = reference(first, operands.first).astype(np.float16)
+        return reference(then, replace(operands, x=between, first=None))
+    feeds = {"x": _cropped(w, operands.x).transpose(0, 3, 1, 2), "w": operands.weight}
+    if operands.bias is not None:
+        feeds["b"] = operands.bias
+    conv = helper.make_node(
+        "Conv",
+        list(feeds),
+        ["conv"],
+        strides=w.stride,
+        pads=[max(pad, 0) for pad in w.padding],
+        dilations=w.dilation,
+        group=w.groups,
+    )
+    nodes = [conv]
+
+    def then(op: str, *others: str, **attributes: Any) -> None:
+        inputs = [nodes[-1].output[0], *others]
+        nodes.append(helper.make_node(op, inputs, [f"y{len(nodes)}"], **attributes))
+
+    def add_residual() -> None:
+        feeds["r"] = _own_pixels(w, operands.residual).transpose(0, 3, 1, 2)
+        then("Add", "r")
+
+    if operands.residual is not None and not w.epilogue.residual_last:
+        add_residual()
+    activation = w.epilogue.activation
+    named = zip(FORMULAS[activation.kind].parameters, activation.parameters, strict=True)
+    parameters = {name: float(value) for name, value in named}
+    if activation.kind == "clip":
+        feeds |= {name: np.array(value) for name, value in parameters.items()}
+        then("Clip", *parameters)
+    elif activation.kind == "prelu":
+        feeds["slope"] = operands.slope[:, None, None]
+        then("PRelu", "slope")
+    elif activation.kind == "silu":
+        x = nodes[-1].output[0]
+        then("Sigmoid")
+        then("Mul", x)
+    elif activation.kind != "none":
+        then(ONNX_NAMES[activation.kind], **parameters)
+    if operands.residual is not None and w.epilogue.residual_last:
+        add_residual()
+    if w.epilogue.pool is not None:
+        then("MaxPool", **pool_attributes(w.epilogue.pool, w.p, w.q))
+    wide = {name: np.ascontiguousarray(array, np.float32) for name, array in feeds.items()}
+    graph = helper.make_graph(
+        nodes,
+        "reference",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in wide.items()],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, None)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    (y,) = session.run(None, wide)
+    return np.asarray(y).transpose(0, 2, 3, 1)
+
+
+def pool_attributes(pool: MaxPool, rows: int, columns: int) -> dict[str, Any]:
+    """Of ONNX's MaxPool, which gives that pool's size for an image of that size."""
+    ends = [
+        max((size - 1) * step + taps - pad - image, 0)
+        for size, step, taps, pad, image in zip(
+            pool.size, pool.stride, pool.kernel, pool.padding, (rows, columns), strict=True
+        )
+    ]
+    return {
+        "kernel_shape": pool.kernel,
+        "strides": pool.stride,
+        "pads": [*pool.padding, *ends],
+    }
+
+
+def _cropped(w: ConvWorkload, x: Array) -> Array:
+    """x without the rows and columns that negative padding leaves out."""
+    top, left, bottom, right = (max(-pad, 0) for pad in w.padding)
+    return x[:, top : w.h - bottom, left : w.w - right]
+
+
+def _own_pixels(w: ConvWorkload, residual: Array | None) -> Array:
+    """Of a residual of a whole window's size, the pixels that this convolution computes."""
+    assert residual is not None
+    if w.window is None:
+        return residual
+    p, q = np.indices((w.p, w.q), sparse=True)
+    rows, columns = w.window.pixel(p, q)
+    return residual[:, rows, columns]
+
+
+def run(
+    family: Family,
+    w: ConvWorkload,
+    config: Any,
+    hardware: Hardware,
+    operands: Operands,
+    execute: Callable[[Any, list[Array], Hardware], Array] | None = None,
+) -> Array:
+    """(N, P, Q, K) as the family computes it with `config`, on this CPU or GPU.
+
+    execute: runs a scheduled function with arrays, the last of which is its output, and gives
+    that; compiles it for `hardware` and calls it if nothing is said.
+
+    Asserts that no element of the output, padding included, is left or made NaN or infinite.
+    """
+    first, x = operands.first, operands.x if operands.first is None else operands.first.x
+    arrays = [
+        to_layout(x, w.apart[0].in_layout),
+        *([] if first is None else [pack_prologue(w.apart[0], first.weight, first.bias)]),
+        family.pack(w, config, operands.weight),
+        *(pack_channels(w, one) for one in (operands.bias, operands.slope) if one is not None),
+    ]
+    if operands.residual is not None:
+        arrays.append(to_layout(operands.residual, w.epilogue.residual_layout))
+    arrays.append(np.full(w.buffer_shape, np.nan, w.epilogue.out_dtype))
+    y = (execute or build_and_call)(family.schedule(w, config, hardware), arrays, hardware)
+    if w.window is not None:
+        index = window_index(w)
+        inside = y[index]
+        y[index] = np.nan
+        assert np.isnan(y).all(), "something was written outside of the window"
+        y = inside
+    assert np.isfinite(y).all(), f"{np.count_nonzero(~np.isfinite(y))} of {y.size} not finite"
+    return from_layout(y, w.out_layout, (w.n, *w.out_pixels, w.k))
+
+
+def window_index(w: ConvWorkload) -> tuple[Array, ...]:
+    """Where in the larger tensor each element (n, p, q, k) of the output lies."""
+    assert w.window is not None
+    n, p, q, k = np.indices(w.out_shape, sparse=True)
+    return (n, *w.window.pixel(p, q), w.window.position(k))
+
+
+class Threadless:
+    """A family whose schedules for a GPU run on this CPU: loops where they have threads.
+
+    Right only for schedules whose threads share nothing.
+    """
+
+    tensorized = False
+
+    def __init__(self, family: Family, gpu: Hardware) -> None:
+        self.name, self.family, self.gpu = family.name, family, gpu
+        self.match, self.space = family.match, family.space
+        self.pack, self.padded_macs = family.pack, family.padded_macs
+
+    def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Any:
+        script = self.family.schedule(w, config, self.gpu).script()
+        loops, count = re.subn(r'T\.thread_binding\((\d+), thread="\S+"\)', r"range(\1)", script)
+        assert count, f"no threads in {script}"
+        return tvm.script.from_source(loops)
+
+
+def compiled(module: Any, hardware: Hardware) -> Any:
+    """The function or module, compiled for `hardware`."""
+    if hardware.kind == "llvm":
+        target = tvm.target.Target({"kind": "llvm", "mcpu": llvm_get_system_cpu()})
+    else:
+        toolchain.prepare_cuda(hardware.name)
+        target = tvm.target.Target({"kind": "cuda", "arch": hardware.name}, host={"kind": "llvm"})
+    with target, tvm.transform.PassContext(config=LOWERING):
+        return tvm.compile(module, target=target, tir_pipeline=KERNELS)
+
+
+def build_and_call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
+    return call(compiled(function, hardware)["main"], arrays, hardware)
+
+
+def call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
+    """Calls a compiled function with arrays, the last of which is its output; gives that."""
+    if hardware.kind == "cuda":
+        tensors = [tvm.runtime.tensor(array, device=tvm.cuda(0)) for array in arrays]
+        function(*tensors)
+        return np.asarray(tensors[-1].numpy())
+    guarded = [Guarded.of(array) for array in arrays]
+    function(*[tvm.runtime.from_dlpack(operand.inner) for operand in guarded])
+    assert all(operand.intact() for operand in guarded), "something was written out of bounds"
+    return guarded[-1].inner
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A copy of an array with NaN before and after it, as much as the array is long."""
+
+    before: Array
+    inner: Array
+    after: Array
+
+    @classmethod
+    def of(cls, array: Array) -> Guarded:
+        guard = -(-array.nbytes // 64) * 64  # keeps `inner` where TVM wants it, at 64 bytes
+        whole = np.full((3 * guard + 64) // array.itemsize, np.nan, array.dtype)
+        skip = -whole.ctypes.data % 64 // array.itemsize
+        start = skip + guard // array.itemsize
+        inner = whole[start : start + array.size].reshape(array.shape)
+        inner[...] = array
+        return cls(whole[:start], inner, whole[start + array.size :])
+
+    def intact(self) -> bool:
+        return bool(np.isnan(self.before).all() and np.isnan(self.after).all())
+
+
+def to_layout(array: Array, layout: Layout) -> Array:
+    """The (N, H, W, C) array laid out so, with `PADDING` where it has no element."""
+    laid = np.full(layout.shape(*array.shape), PADDING, array.dtype)
+    laid[layout.index(*np.indices(array.shape, sparse=True))] = array
+    return laid
+
+
+def from_layout(laid: Array, layout: Layout, shape: tuple[int, ...]) -> Array:
+    """The inverse of `to_layout`: the (N, H, W, C) array of that shape."""
+    return np.asarray(laid[layout.index(*np.indices(shape, sparse=True))])
+
+
+def check(family: Family, w: ConvWorkload, config: Any, hardware: Hardware, seed: int = 0) -> None:
+    """The family's kernel gives what onnxruntime gives, but for the rounding of its outputs."""
+    operands = Operands.random(w, seed)
+    got = run(family, w, config, hardware, operands)
+    # fp16 outputs are rounded by 2**-11 of themselves at most: see test_families.bound.
+    error = relative_l2(got, reference(w, operands), 1.0)
+    assert error < 1e-3, f"{config}: {w} is {error:.2e} off"
+    assert family.padded_macs(w, config) >= w.useful_macs
+
+
+def relative_l2(got: Array, expected: Array, least: float = 0.0) -> float:
+    """Norm of the difference over that of what was expected, or of `least` in every element."""
+    assert got.shape == expected.shape
+    wide = expected.astype(np.float64)
+    norm = max(float(np.linalg.norm(wide)), least * np.sqrt(wide.size), 1e-30)
+    return float(np.linalg.norm(got - wide)) / norm

@@ -1,0 +1,114 @@
+"""`tvmconv tune` and `tvmconv records`: what they print, what they write, and how they fail."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+import tvmconv
+from tests.support import networks
+from tvmconv.cli import app as cli
+from tvmconv.tuning import records as book
+
+LLVM = ("--target", "llvm", "--batch", "1")
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`tvmconv` with these arguments, in this process: exit code, stdout, stderr."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tvmconv", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert isinstance(end.value.code, int)
+        return (end.value.code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tune") / "model.onnx"
+    onnx.save(networks.small(), path)
+    return path
+
+
+def test_tune_records_what_build_then_uses(command: Command, model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("cloudpickle", reason="the tune extra is not installed")
+    path = tmp_path / "r.jsonl"
+    arguments = ("tune", model, *LLVM, "--candidates", 2, "--jobs", 1, "--records", path)
+    code, out, err = command(*arguments, "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    assert [layer["status"] for layer in report["layers"]] == ["measured", "measured"]
+    assert "times as fast as the model's choice (2 of 2)" in err
+    assert len(book.read(path)) == 2
+    code, out, _ = command(*arguments)
+    assert code == 0
+    assert "2 recorded" in out
+    for records, tuned in ((path, True), ("off", False)):
+        code, out, err = command("inspect", model, *LLVM, "--records", records, "--json")
+        assert code == 0, err
+        assert all(bool(conv["tuned"]) == tuned for conv in json.loads(out)["plan"]["convs"])
+    code, out, err = command("records", "merge", path, path, "-o", tmp_path / "all", "--json")
+    assert (code, json.loads(out)["read"], json.loads(out)["kept"]) == (0, 4, 2)
+    assert "2 of 4 records" in err
+
+
+def test_a_dry_run(command: Command, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    arguments = ("tune", model, *LLVM, "--dry-run", "--records", path, "--json")
+    code, out, _ = command(*arguments, "--budget", "1.5m")
+    assert code == 0
+    assert {layer["status"] for layer in json.loads(out)["layers"]} == {"planned"}
+    assert not path.exists()
+
+
+def test_stopped_by_hand(command: Command, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*arguments: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tvmconv, "tune", stopped)
+    code, out, err = command("tune", model, *LLVM)
+    assert (code, out) == (130, "")
+    assert "0 recorded, and the same command goes on from there" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--budget", "5"), "--budget '5' is no time"),
+        (("--budget", "0s"), "--budget '0s' is no time"),
+        (("--tracker", "somewhere", "--key", "gpu"), "name no machines"),
+        (("--tracker", "host:9190"), "name no machines"),
+        (("--key", "gpu"), "name no machines"),
+    ],
+)
+def test_bad_arguments(
+    command: Command, model: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    code, out, err = command("tune", model, *LLVM, *arguments)
+    assert (code, out) == (1, "")
+    assert said in err
+    assert "Traceback" not in err
+
+
+def test_records_that_are_none(command: Command, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    path.write_text("{}\n")
+    code, _, err = command("records", "merge", path, "-o", tmp_path / "all")
+    assert code == 1
+    assert "line 1 is no record of tuning" in err
+    assert not (tmp_path / "all").exists()
+    code, _, err = command("tune", model, *LLVM, "--records", path, "--dry-run")
+    assert code == 1
+    assert "line 1 is no record of tuning" in err

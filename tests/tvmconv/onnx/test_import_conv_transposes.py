@@ -1,0 +1,210 @@
+"""ConvTranspose of ONNX in every form, against onnxruntime; what can't be right is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from tests.support.single import named, one, outputs
+from tvmconv import errors
+
+TRANSPOSED = {
+    "1-D": ((2, 8, 7), (8, 4, 3), {}),
+    "1-D, stride 3": ((1, 8, 7), (8, 4, 4), {"strides": [3], "pads": [1, 2]}),
+    "1-D, output_padding": ((1, 8, 5), (8, 4, 3), {"strides": [2], "output_padding": [1]}),
+    "1-D, output_shape": ((1, 8, 5), (8, 4, 3), {"strides": [2], "output_shape": [10]}),
+    "1-D, groups": ((1, 16, 5), (16, 3, 3), {"strides": [2], "group": 2}),
+    "stride 1": ((2, 8, 5, 6), (8, 6, 3, 3), {}),
+    "stride 2": ((2, 8, 5, 6), (8, 6, 4, 4), {"strides": [2, 2], "pads": [1] * 4}),
+    "stride 3": ((1, 8, 5, 4), (8, 6, 5, 4), {"strides": [3, 3]}),
+    "strides differ": ((1, 8, 4, 5), (8, 6, 3, 4), {"strides": [3, 2], "pads": [1, 0, 0, 2]}),
+    "one pixel": ((3, 8, 1, 1), (8, 6, 4, 4), {"strides": [2, 2]}),
+    "output of one pixel": ((3, 8, 1, 1), (8, 6, 3, 3), {"strides": [2, 2], "pads": [1] * 4}),
+    "filter of one tap": ((1, 8, 5, 4), (8, 6, 1, 1), {"strides": [2, 2]}),
+    "filter smaller than the stride": (
+        (1, 8, 5, 4), (8, 6, 2, 1), {"strides": [3, 2], "output_padding": [2, 1]},
+    ),
+    "pads past the filter": ((1, 8, 7, 6), (8, 6, 2, 3), {"strides": [2, 1], "pads": [3, 2, 4, 3]}),
+    "output_padding": (
+        (1, 8, 5, 4), (8, 6, 3, 3),
+        {"strides": [2, 3], "pads": [1, 1, 1, 1], "output_padding": [1, 2]},
+    ),
+    "output_shape, smaller": (
+        (1, 8, 5, 4), (8, 6, 3, 3), {"strides": [2, 2], "output_shape": [8, 6]},
+    ),
+    "output_shape, larger": (
+        (1, 8, 5, 4), (8, 6, 3, 3), {"strides": [3, 2], "output_shape": [17, 10]},
+    ),
+    "output_shape, SAME_UPPER": (
+        (1, 8, 5, 4), (8, 6, 4, 4),
+        {"strides": [2, 2], "output_shape": [9, 7], "auto_pad": "SAME_UPPER"},
+    ),
+    "output_shape and output_padding": (
+        (1, 8, 5, 4), (8, 6, 3, 3),
+        {"strides": [2, 2], "output_shape": [11, 8], "output_padding": [1, 1]},
+    ),
+    "dilations": ((1, 8, 5, 4), (8, 6, 3, 3), {"dilations": [2, 3], "pads": [1, 2, 3, 0]}),
+    "dilations that share a factor with strides": (
+        (1, 8, 5, 4), (8, 6, 3, 4), {"dilations": [2, 4], "strides": [4, 2]},
+    ),
+    "dilations that share none": (
+        (1, 8, 5, 4), (8, 6, 3, 3), {"dilations": [3, 2], "strides": [2, 3], "pads": [2] * 4},
+    ),
+    "groups": ((2, 16, 5, 4), (16, 9, 3, 3), {"strides": [2, 2], "group": 2, "pads": [1] * 4}),
+    "depthwise": ((2, 8, 5, 4), (8, 1, 4, 4), {"strides": [2, 2], "group": 8, "pads": [1] * 4}),
+    "SAME_UPPER": ((1, 8, 5, 4), (8, 6, 3, 4), {"strides": [2, 3], "auto_pad": "SAME_UPPER"}),
+    "SAME_LOWER": ((1, 8, 5, 4), (8, 6, 3, 4), {"strides": [2, 3], "auto_pad": "SAME_LOWER"}),
+    "VALID": ((1, 8, 5, 4), (8, 6, 3, 2), {"strides": [2, 2], "auto_pad": "VALID"}),
+}  # fmt: skip
+
+
+@named(TRANSPOSED)
+def test_conv_transpose(
+    shape: Sequence[int], filters: Sequence[int], attributes: dict[str, Any]
+) -> None:
+    report = one("ConvTranspose", shape, filters, **attributes)
+    (conv,) = report.convs
+    assert conv.operator == "ConvTranspose"
+    assert conv.family != "TVM"
+    strides = attributes.get("strides", [1])
+    assert len(conv.workloads) <= math.prod(strides), "one kernel for each phase of the stride"
+
+
+@st.composite
+def transposed(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
+    """A small ConvTranspose, all of its attributes at once."""
+    dimensions = draw(st.integers(1, 2))
+
+    def each(least: int, most: int) -> list[int]:
+        return [draw(st.integers(least, most)) for _ in range(dimensions)]
+
+    groups = draw(st.sampled_from((1, 1, 2, 3)))
+    c, k = groups * draw(st.integers(1, 9)), draw(st.integers(1, 9))
+    sizes, taps = each(1, 5), each(1, 4)
+    attributes: dict[str, Any] = {"strides": each(1, 4), "dilations": each(1, 3), "group": groups}
+    more = [draw(st.integers(0, stride - 1)) for stride in attributes["strides"]]
+    natural = [
+        stride * (size - 1) + dilation * (count - 1) + 1
+        for size, count, stride, dilation in zip(
+            sizes, taps, attributes["strides"], attributes["dilations"], strict=True
+        )
+    ]
+    form = draw(st.sampled_from(("pads", "output_shape", "SAME_UPPER", "SAME_LOWER", "VALID")))
+    if form == "pads":
+        attributes |= {"pads": [*each(0, 3), *each(0, 3)], "output_padding": more}
+        around = zip(attributes["pads"], attributes["pads"][dimensions:], strict=False)
+        left = zip(natural, more, around, strict=True)
+        assume(all(size + extra - sum(pads) >= 1 for size, extra, pads in left))
+    elif form == "output_shape":
+        attributes["output_shape"] = [
+            draw(st.integers(1, size + stride - 1))
+            for size, stride in zip(natural, attributes["strides"], strict=True)
+        ]
+    else:
+        attributes["auto_pad"] = form
+        spans = [
+            size - stride * (count - 1)
+            for size, stride, count in zip(natural, attributes["strides"], sizes, strict=True)
+        ]
+        # SAME with gaps between what the filter writes is refused.
+        assume(form == "VALID" or all(map(int.__ge__, spans, attributes["strides"])))
+    return (draw(st.integers(1, 3)), c, *sizes), (c, k, *taps), attributes
+
+
+@given(transposed())
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_random_conv_transpose(
+    case: tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]],
+) -> None:
+    shape, filters, attributes = case
+    one("ConvTranspose", shape, filters, **attributes)
+
+
+@pytest.mark.slow
+@given(transposed())
+@settings(max_examples=500, deadline=None)
+def test_more_random_conv_transposes(
+    case: tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]],
+) -> None:
+    shape, filters, attributes = case
+    one("ConvTranspose", shape, filters, **attributes)
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"strides": [2, 3], "pads": [1, 0, 0, 2], "output_padding": [1, 2]},
+        {"dilations": [2, 3], "strides": [3, 2]},
+        {"strides": [2, 2], "output_shape": [11, 8]},
+        {"strides": [2, 2], "auto_pad": "SAME_LOWER"},
+        {"group": 2},
+    ],
+    ids=str,
+)
+def test_conv_transpose_of_computed_weights_is_tvms(attributes: dict[str, Any]) -> None:
+    report = one("ConvTranspose", (1, 8, 5, 4), (8, 6, 3, 3), computed=True, **attributes)
+    assert [conv.family for conv in report.convs] == ["TVM"]
+    assert "weights are computed" in report.convs[0].why_family
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {},
+        {"strides": [2, 1, 3], "pads": [1, 0, 1, 0, 1, 1]},
+        {"strides": [2, 2, 2], "output_padding": [1, 1, 0]},
+        {"dilations": [2, 1, 3], "strides": [1, 2, 2]},
+        {"group": 2},
+        {"strides": [2, 2, 2], "auto_pad": "SAME_UPPER"},
+        {"strides": [2, 3, 2], "auto_pad": "SAME_LOWER"},
+        {"strides": [2, 2, 2], "auto_pad": "VALID"},
+    ],
+    ids=str,
+)
+def test_3d_conv_transpose_is_tvms(attributes: dict[str, Any]) -> None:
+    report = one("ConvTranspose", (1, 4, 4, 5, 4), (4, 6, 3, 4, 3), **attributes)
+    assert [conv.family for conv in report.convs] == ["TVM"]
+    assert "3-D" in report.convs[0].why_family
+
+
+def test_3d_conv_transpose_with_output_shape_is_refused() -> None:
+    with pytest.raises(errors.UnsupportedOperatorError, match="3-D, with output_shape"):
+        one("ConvTranspose", (1, 4, 3, 3, 3), (4, 2, 3, 3, 3), output_shape=[5, 5, 5])
+
+
+@pytest.mark.parametrize("computed", [False, True])
+@pytest.mark.parametrize(
+    ("attributes", "complaint"),
+    [
+        ({"output_shape": [11, 14]}, "gives 11 rows or columns, where output_shape asks for 14"),
+        (
+            {"auto_pad": "SAME_LOWER", "strides": [2, 4]},
+            "gives 19 rows or columns, where auto_pad SAME_LOWER asks for 20",
+        ),
+    ],
+)
+def test_rows_that_no_input_reaches_are_refused(
+    attributes: dict[str, Any], complaint: str, computed: bool
+) -> None:
+    """onnxruntime fails or gives another shape there: nothing says what they would have to be."""
+    attributes = {"strides": [2, 2], **attributes}
+    with pytest.raises(errors.UnsupportedOperatorError, match=complaint):
+        one("ConvTranspose", (1, 8, 5, 5), (8, 6, 3, 3), computed=computed, **attributes)
+
+
+def test_output_padding_past_the_stride() -> None:
+    plain = outputs("ConvTranspose", dilations=[3, 2])
+    more = outputs("ConvTranspose", dilations=[3, 2], output_padding=[2, 1])
+    np.testing.assert_array_equal(more[:, :, :-2, :-1], plain)
+    bias = np.arange(8, dtype="f")[:, None, None]
+    np.testing.assert_array_equal(more[0, :, -2:], np.broadcast_to(bias, more[0, :, -2:].shape))
+    np.testing.assert_array_equal(
+        more[0, :, :, -1:], np.broadcast_to(bias, more[0, :, :, -1:].shape)
+    )

@@ -1,0 +1,142 @@
+"""Resize and Upsample in every form, against onnxruntime, or refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.support.checks import refused, right
+from tests.support.models import Graph
+from tvmconv.onnx import resize as resize_forms
+
+SCALES = (1, 2, 3, 6)
+
+
+def resize(
+    scales: Any = None, sizes: Any = None, opset: int = 17, size: int = 7, **attributes: Any
+) -> onnx.ModelProto:
+    g = Graph([1, 8, size, size])
+    x = g.conv("input", 8, 8)
+    nothing = g.constant(np.zeros(0, "f"))  # how an input is left out before opset 13
+    roi = "" if opset >= 13 else nothing
+    if sizes is None:
+        given = [roi, g.constant(np.array(scales, "f"))]
+    else:
+        given = [roi, "" if opset >= 13 else nothing, g.constant(np.array(sizes, "q"))]
+    x = g.op("Resize", x, *(given[1:] if opset == 10 else given), **attributes)
+    return g.model(g.conv(x, 8, 8), opset=opset)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("coordinates", "rounding"), sorted(resize_forms.REPEATS))
+def test_resize_that_repeats_pixels(coordinates: str, rounding: str, scale: int) -> None:
+    opset = 11 if coordinates.startswith("tf") else 17
+    how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+    right(resize([1, 1, scale, 2], opset=opset, size=31 if scale == 3 else 6, **how))
+
+
+@pytest.mark.parametrize("opset", [10, 11, 13, 18])
+def test_resize_by_scales_of_every_opset(opset: int) -> None:
+    right(resize([1, 1, 2, 3], opset=opset))
+
+
+@pytest.mark.parametrize("opset", [11, 13])
+def test_resize_to_sizes(opset: int) -> None:
+    right(resize(sizes=[1, 8, 14, 21], opset=opset))
+
+
+def test_resize_to_sizes_that_are_computed() -> None:
+    g = Graph([1, 8, 6, 6])
+    small = g.conv("input", 8, 8, strides=[2, 2])
+    right(g.model(g.op("Resize", small, "", "", g.op("Shape", "input"), mode="nearest")))
+
+
+@pytest.mark.parametrize("opset", [7, 8, 9])
+@pytest.mark.parametrize("scale", SCALES)
+def test_upsample(opset: int, scale: int) -> None:
+    g = Graph([1, 8, 6, 6])
+    x, scales = g.conv("input", 8, 8), [1.0, 1.0, scale, 2.0]
+    if opset < 9:
+        x = g.op("Upsample", x, scales=scales)
+    else:
+        x = g.op("Upsample", x, g.constant(np.array(scales, "f")))
+    right(g.model(x, opset=opset))
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 6), (1, 4, 3, 4, 5)])
+def test_resize_of_other_ranks(shape: tuple[int, ...]) -> None:
+    g = Graph(shape)
+    scales = g.constant(np.array([1, 1, *range(2, len(shape))], "f"))
+    right(g.model(g.op("Relu", g.op("Resize", "input", "", scales, mode="nearest"))))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", resize_forms.MODES)
+@pytest.mark.parametrize("coordinates", resize_forms.COORDINATES)
+def test_resize_in_every_mode(coordinates: str, mode: str) -> None:
+    opset = 11 if coordinates.startswith("tf") else 19
+    how = {"mode": mode, "coordinate_transformation_mode": coordinates}
+    for scales, size in (([1, 1, 1.5, 2], 8), ([1, 1, 0.5, 0.75], 8), ([1, 1, 2.5, 0.5], 6)):
+        right(resize(scales, size=size, opset=opset, **how))
+
+
+@pytest.mark.parametrize("rounding", resize_forms.ROUNDINGS)
+def test_resize_nearest_with_every_rounding(rounding: str) -> None:
+    for coordinates in ("asymmetric", "half_pixel", "align_corners"):
+        how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
+        right(resize([1, 1, 0.6, 1.7], size=10, **how))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"sizes": [1, 8, 10, 13], "mode": "linear"},
+        {"sizes": [1, 8, 10, 3], "mode": "cubic"},
+        {"sizes": [1, 8, 10, 3], "mode": "cubic", "exclude_outside": 1},
+        {"sizes": [1, 8, 10, 14], "mode": "cubic", "cubic_coeff_a": -0.5},
+        {"scales": [2.5, 0.5], "axes": [2, 3], "opset": 18, "size": 6, "mode": "linear"},
+        {"scales": [0.5, 2.5], "axes": [3, 2], "opset": 18, "size": 6},
+        {"scales": [1, 1, 2.5, 1], "opset": 10, "size": 6, "mode": "linear"},
+    ],
+    ids=str,
+)
+def test_resize_with_other_attributes(arguments: dict[str, Any]) -> None:
+    right(resize(**arguments))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"scales": [1, 1, 2, 2], "antialias": 1, "opset": 18}, "Resize (with antialias) x1"),
+        (
+            {"sizes": [1, 8, 9, 9], "keep_aspect_ratio_policy": "not_larger", "opset": 18},
+            "Resize (with keep_aspect_ratio_policy) x1",
+        ),
+        (
+            {
+                "scales": [1, 1, 1.5, 2],
+                "mode": "linear",
+                "coordinate_transformation_mode": "align_corners",
+            },
+            "Resize (align_corners by scales to no whole size) x1",
+        ),
+    ],
+)
+def test_resize_that_is_refused(arguments: dict[str, Any], says: str) -> None:
+    refused(resize(**arguments), says)
+
+
+def test_resize_over_channels() -> None:
+    g = Graph([1, 8, 6, 6])
+    x = g.op("Resize", "input", "", g.constant(np.array([1, 2, 1, 1], "f")), mode="nearest")
+    right(g.model(g.conv(x, 16, 8)))
+
+
+def test_resize_by_scales_that_are_computed_is_refused() -> None:
+    g = Graph([1, 4, 6, 6])
+    scales = g.op("ReduceMax", "input", axes=[0, 2, 3], keepdims=0)
+    model = g.model(g.op("Resize", "input", "", scales, mode="nearest"))
+    refused(model, "Resize (its input 2 is no constant) x1")

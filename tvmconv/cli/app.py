@@ -1,0 +1,301 @@
+"""The command line: `tvmconv build | run | bench | compare | inspect | tune | simulate | zoo` and
+`records`.
+
+A command's result goes to stdout: a table, or with ``--json`` JSON. Progress and errors go to
+stderr, so that stdout can always be parsed. An error that a user can do something about ends with
+exit code 1 and no traceback; so does a comparison that misses its bound.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import tvmconv
+from tvmconv.cli import simulate as cli_simulate
+from tvmconv.cli import tune as cli_tune
+from tvmconv.cli.inputs import (
+    read_feeds,
+    run_or_tell,
+    show,
+    step,
+    tell,
+    write_output,
+)
+from tvmconv.cli.options import (
+    Arch,
+    AsJson,
+    Batch,
+    Bound,
+    Input,
+    IoDtype,
+    IoLayout,
+    Model,
+    Precision,
+    Records,
+    Shape,
+    Target,
+    What,
+    build_options,
+)
+from tvmconv.errors import TvmconvError
+from tvmconv.reports.tables import table
+
+if TYPE_CHECKING:
+    from tvmconv.runtime.executable import Executable
+
+#: `comparison.BOUND`; to import it would load onnx and TVM before ``--help``.
+BOUND = 5e-3
+
+app = typer.Typer(
+    help="Compiles ONNX convolutional networks to tensor cores.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(cli_tune.tune)
+app.command()(cli_simulate.simulate)
+app.add_typer(cli_tune.app, name="records")
+
+
+@app.command()
+def build(
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write")],
+    target: Target = None,
+    arch: Arch = None,
+    batch: Batch = None,
+    shape: Shape = None,
+    precision: Precision = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
+    records: Records = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile MODEL into one file, and report what became of every convolution."""
+    exe = _built(
+        model, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
+    )
+    exe.save(output)
+    show(exe.report, as_json)
+    tell(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
+
+
+@app.command()
+def inspect(
+    model: Model,
+    target: Target = None,
+    arch: Arch = None,
+    batch: Batch = None,
+    shape: Shape = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
+    records: Records = None,
+    as_json: AsJson = False,
+) -> None:
+    """Report what would become of MODEL, without building it."""
+    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout, records)
+    with step(f"inspecting {model.name}"):
+        report = tvmconv.inspect(model, **options)
+    show(report, as_json)
+
+
+@app.command()
+def run(
+    what: What,
+    inputs: Input = None,
+    output_dir: Annotated[
+        Path | None, typer.Option("--output-dir", "-o", help="folder for the outputs, as *.npy")
+    ] = None,
+    target: Target = None,
+    arch: Arch = None,
+    batch: Batch = None,
+    shape: Shape = None,
+    precision: Precision = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
+    records: Records = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a network once, on arrays out of files."""
+    feeds = read_feeds(inputs or ())
+    exe = _executable(
+        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
+    )
+    with step("running"):
+        outputs = exe.run(feeds)
+    results = [write_output(name, array, output_dir) for name, array in outputs.items()]
+    if as_json:
+        print(json.dumps({"outputs": results}, indent=2))
+    else:
+        rows = [[str(value) for value in result.values()] for result in results]
+        print(table([list(results[0]), *rows]))
+
+
+@app.command()
+def compare(
+    model: Model,
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="what `build` made of MODEL")
+    ] = None,
+    inputs: Input = None,
+    bound: Bound = BOUND,
+    target: Target = None,
+    arch: Arch = None,
+    batch: Batch = None,
+    shape: Shape = None,
+    precision: Precision = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
+    records: Records = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compare outputs with onnxruntime's; exit code 1 if they differ by more than --bound."""
+    feeds = read_feeds(inputs or ())
+    exe = _executable(
+        file or model,
+        build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records),
+    )
+    with step("comparing with onnxruntime"):
+        report = tvmconv.compare(model, exe, feeds or None)
+    passed = report.passed(bound)
+    show(report, as_json, bound=bound, passed=passed)
+    if not passed:
+        tell(f"failed: relative l2 error {report.relative_l2:.2e}, the bound is {bound:g}")
+        raise typer.Exit(1)
+
+
+@app.command()
+def bench(
+    what: What,
+    inputs: Input = None,
+    check: Annotated[
+        Path | None, typer.Option(metavar="MODEL", help="for a FILE: the model to compare with")
+    ] = None,
+    unchecked: Annotated[bool, typer.Option(help="for a FILE: compare with nothing")] = False,
+    bound: Bound = BOUND,
+    warmup_ms: Annotated[float, typer.Option(help="warm-up, in milliseconds")] = 200.0,
+    min_runs: Annotated[int, typer.Option(min=1, help="runs to time, at least")] = 10,
+    min_seconds: Annotated[float, typer.Option(help="time to spend, at least")] = 1.0,
+    target: Target = None,
+    arch: Arch = None,
+    batch: Batch = None,
+    shape: Shape = None,
+    precision: Precision = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
+    records: Records = None,
+    as_json: AsJson = False,
+) -> None:
+    """Time a network, after comparing it with onnxruntime; one that fails is not timed."""
+    reference = check or (what if _is_model(what) else None)
+    if reference is None and not unchecked:
+        raise TvmconvError(
+            f"not timed, as nobody says that {what} computes the right thing",
+            hint="give the model it was built from, --check model.onnx, or say --unchecked",
+        )
+    feeds = read_feeds(inputs or ()) or None
+    exe = _executable(
+        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
+    )
+    error = None
+    if reference is not None:
+        with step("comparing with onnxruntime"):
+            report = tvmconv.compare(reference, exe, feeds)
+        if not report.passed(bound):
+            raise TvmconvError(f"not timed, as it is over the bound of {bound:g}", note=str(report))
+        error = report.relative_l2
+    # No spinner: drawing it takes processor time from what is being timed.
+    tell(f"timing, for {min_seconds:g} s or more")
+    latency = tvmconv.bench(
+        exe,
+        feeds,
+        relative_l2=error,
+        warmup_ms=warmup_ms,
+        min_runs=min_runs,
+        min_seconds=min_seconds,
+    )
+    show(latency, as_json)
+
+
+@app.command()
+def zoo(
+    name: Annotated[str | None, typer.Argument(help="the network to write")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="file to write; default NAME.onnx")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the networks that benchmarks run, or write one as an ONNX file."""
+    networks = _zoo()
+    if name is not None:
+        path = output or Path(f"{name}.onnx")
+        with step(f"making {name}"):
+            path.write_bytes(networks.load(name).SerializeToString())
+        if as_json:
+            print(json.dumps({"path": str(path), "bytes": path.stat().st_size}))
+        tell(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB")
+        return
+    keys = ("name", "parameters", "gmacs", "input_name", "source", "licence")
+    entries = [{key: getattr(entry, key) for key in keys} for entry in networks.ZOO]
+    if as_json:
+        print(json.dumps(entries, indent=2))
+    else:
+        rows = [[str(value or "") for value in entry.values()] for entry in entries]
+        print(table([keys, *rows], right=(1, 2)))
+
+
+def main() -> None:
+    """The console script."""
+    run_or_tell(app)
+
+
+def _is_model(path: Path) -> bool:
+    return path.suffix.lower() == ".onnx"
+
+
+def _built(model: Path, options: Mapping[str, Any]) -> Executable:
+    with step(f"building {model.name}"):
+        return tvmconv.build(model, **options)
+
+
+def _executable(what: Path, options: Mapping[str, Any]) -> Executable:
+    """The network in a file that `build` wrote, or what a model builds to."""
+    if _is_model(what):
+        return _built(what, options)
+    if options:
+        names = ("shape" if key == "shapes" else key.replace("_", "-") for key in options)
+        given = ", ".join(f"--{name}" for name in names)
+        raise TvmconvError(
+            f"{what} is built already, so {given} can't change it",
+            hint="name a model to build it; a model's file name ends in .onnx",
+        )
+    return tvmconv.load(what)
+
+
+def _zoo() -> Any:
+    """The module that has the zoo.
+
+    `tvmconv` does not import `benchmarks`, which comes after it and is not in its wheel. So
+    `benchmarks` registers itself, under the entry point group "tvmconv.zoo" in pyproject.toml,
+    as any package of networks could. A wheel has the entry without the module.
+    """
+    for entry in metadata.entry_points(group="tvmconv.zoo"):
+        try:
+            return entry.load()
+        except ModuleNotFoundError:
+            continue
+    raise TvmconvError(
+        "the zoo is not installed",
+        note="it is part of the source tree, not of the wheel",
+        hint="clone the project and run `make setup`",
+    )
+
+
+if __name__ == "__main__":
+    main()

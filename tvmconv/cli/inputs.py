@@ -1,0 +1,92 @@
+"""What the commands of `tvmconv.cli.app` read and write: arguments, arrays, reports, progress."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from tvmconv.errors import FeedError, ShapeError, TvmconvError
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """A spinner and a clock on stderr while the body runs, if stderr is a terminal."""
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    quiet = not console.is_terminal
+    with Progress(*columns, console=console, transient=True, disable=quiet) as progress:
+        progress.add_task(text, total=None)
+        yield
+
+
+def run_or_tell(program: Callable[[], object]) -> None:
+    """Runs a command line. Says expected errors on stderr, without a traceback, exit code 1."""
+    try:
+        program()
+    except (TvmconvError, OSError) as error:
+        tell(f"Error: {error}")
+        sys.exit(1)
+
+
+def tell(text: str) -> None:
+    """Say ``text`` on stderr."""
+    print(text, file=sys.stderr)
+
+
+def show(report: Any, as_json: bool, **more: Any) -> None:
+    """Print ``report``: as it prints itself, or as JSON with ``more`` beside its fields."""
+    print(json.dumps({**report.to_json(), **more}, indent=2) if as_json else report)
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """``name=1,3,224,224``. Raises ShapeError."""
+    name, equals, sizes = text.partition("=")
+    if not equals or not re.fullmatch(r"\d+(,\d+)*", sizes):
+        raise ShapeError(f"--shape {text!r} is no shape", hint="write --shape name=1,3,224,224")
+    return name, tuple(int(size) for size in sizes.split(","))
+
+
+def parse_batch(text: str) -> int | list[int]:
+    """``8``, or buckets, ``1,8,32``. Raises ShapeError."""
+    if not re.fullmatch(r"-?\d+(,-?\d+)*", text):
+        raise ShapeError(f"--batch {text!r} is no number", hint="write --batch 8 or --batch 1,8,32")
+    sizes = [int(size) for size in text.split(",")]
+    return sizes if len(sizes) > 1 else sizes[0]
+
+
+def read_feeds(inputs: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """``name=file.npy`` each. Raises FeedError."""
+    feeds = {}
+    for text in inputs:
+        name, equals, file = text.partition("=")
+        if not equals:
+            raise FeedError(f"--input {text!r} names no file", hint="write --input name=array.npy")
+        try:
+            array = np.load(file, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise FeedError(f"input {name!r}: {file} can't be read", note=str(error)) from error
+        if not isinstance(array, np.ndarray):  # an .npz archive
+            raise FeedError(f"input {name!r}: {file} is not one array", hint="use numpy.save")
+        feeds[name] = array
+    return feeds
+
+
+def write_output(name: str, array: NDArray[Any], folder: Path | None) -> dict[str, Any]:
+    """Write one output, if a folder is given; what to say of it."""
+    result = {"output": name, "dtype": str(array.dtype), "shape": list(array.shape)}
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / (re.sub(r"[^\w.-]", "_", name) + ".npy")  # "input:0", "a/b"
+        np.save(path, array)
+        result["file"] = str(path)
+    return result

@@ -1,0 +1,174 @@
+"""The commands about tuning: `tvmconv tune`, and `tvmconv records merge`."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+import tvmconv
+from tvmconv.cli.inputs import show, step, tell
+from tvmconv.cli.options import (
+    Arch,
+    AsJson,
+    Batch,
+    IoDtype,
+    IoLayout,
+    Model,
+    Shape,
+    Target,
+    build_options,
+)
+from tvmconv.errors import TvmconvError
+
+if TYPE_CHECKING:
+    from tvmconv.tuning import workloads as tuning
+    from tvmconv.tuning.stopwatch import Tracker
+
+#: Seconds in a unit of `--budget`.
+UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def tune(
+    model: Model,
+    target: Target = None,
+    arch: Arch = None,
+    batch: Batch = None,
+    shape: Shape = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="such as 90s, 5m, 1h; default: no limit")
+    ] = None,
+    most: Annotated[
+        int, typer.Option("--candidates", min=1, help="of each convolution, at most")
+    ] = 32,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="processes that compile; default: as many as help")
+    ] = None,
+    records: Annotated[
+        Path | None, typer.Option(help="file to add to; default: your own for the architecture")
+    ] = None,
+    tracker: Annotated[
+        str | None, typer.Option(metavar="HOST:PORT", help="TVM's tracker of machines that measure")
+    ] = None,
+    key: Annotated[str | None, typer.Option(help="of those machines, with --tracker")] = None,
+    dry_run: Annotated[bool, typer.Option(help="say what would be measured, and how long")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure the convolutions of MODEL, and record what is fastest, for later builds.
+
+    Can be stopped at any time: what is recorded is kept, and the same command goes on from there.
+    """
+    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout)
+    bar = _Bar()
+    try:
+        with bar.progress:
+            report = tvmconv.tune(
+                model,
+                **options,
+                budget_s=None if budget is None else parse_budget(budget),
+                records=records,
+                most=most,
+                jobs=jobs,
+                tracker=_tracker(tracker, key),
+                dry_run=dry_run,
+                watch=bar.watch,
+            )
+    except KeyboardInterrupt:
+        tell(f"stopped; {bar.measured} recorded, and the same command goes on from there")
+        raise typer.Exit(130) from None
+    show(report, as_json)
+
+
+class _Bar:
+    """Workloads done on stderr, and how far the present one is, if stderr is a terminal."""
+
+    def __init__(self) -> None:
+        console = Console(stderr=True)
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn())
+        self.progress = Progress(
+            *columns,
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._all: TaskID | None = None
+        self._one: TaskID | None = None
+        self.measured = 0
+
+    def watch(self, at: tuning.Progress) -> None:
+        if self._all is None or self._one is None:
+            self._all = self.progress.add_task("convolutions", total=at.total)
+            self._one = self.progress.add_task("", total=None)
+        layer = at.layer
+        self.progress.update(self._all, completed=at.done)
+        self.progress.update(
+            self._one, description=layer.shape, completed=at.checked, total=layer.candidates
+        )
+        if layer.status == "planned":
+            return
+        self.measured += layer.status == "measured"
+        said = f"{layer.shape}: {layer.status}"
+        if layer.us:
+            said += f", {layer.us:.4g} us, {layer.gain:.2f} times as fast as the model's choice"
+        self.progress.console.print(
+            f"{said} ({at.done} of {at.total})", highlight=False, soft_wrap=True
+        )
+
+
+def parse_budget(text: str) -> float:
+    """``90s``, ``5m`` or ``1.5h``, in seconds. Raises TvmconvError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
+    if match is None or float(match[1]) == 0:
+        raise TvmconvError(f"--budget {text!r} is no time", hint="write --budget 90s, 5m or 1h")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _tracker(address: str | None, key: str | None) -> Tracker | None:
+    if address is None and key is None:
+        return None
+    host, colon, port = (address or "").rpartition(":")
+    if not colon or not port.isdigit() or not key:
+        raise TvmconvError(
+            f"--tracker {address} --key {key} name no machines",
+            hint="write --tracker HOST:PORT --key KEY, as the tracker knows them",
+        )
+    return tvmconv.Tracker(host, int(port), key)
+
+
+app = typer.Typer(help="Tuning records: what was measured to be fastest.", no_args_is_help=True)
+
+
+@app.callback()
+def _records() -> None:
+    """Makes `merge` a command with a name, though there is no other."""
+
+
+@app.command()
+def merge(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="records")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="file to write; may be a FILE")],
+    as_json: AsJson = False,
+) -> None:
+    """Merge records; of several for the same convolution and device the fastest is kept."""
+    with step("merging"):
+        read, kept = tvmconv.merge_records(files, output)
+    if as_json:
+        print(json.dumps({"path": str(output), "read": read, "kept": kept}))
+    tell(f"wrote {output}: {kept} of {read} records")

@@ -1,0 +1,1 @@
+"""`build` and `inspect`: from a model to an executable or a report."""

@@ -1,0 +1,303 @@
+"""`build` and `inspect`: from a model to an executable, or to what would become of it.
+
+model -> frontend -> ONNX, fixed and simplified -> Relax -> graph_passes -> plan
+      -> lower_convs -> lift_weights -> _compile -> Executable
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import onnx
+import tvm
+from tvm import relax
+
+from schedules.choose import Lookup
+from schedules.families.simulated.family import Simulation
+from schedules.machine.hardware import Hardware
+from tvmconv.compiler.targets import code_features, find_hardware, find_simulation
+from tvmconv.errors import accepted
+from tvmconv.onnx import frontend, supported
+from tvmconv.onnx import model as onnx_model
+from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_apart
+from tvmconv.passes import pipeline
+from tvmconv.passes.kernels.lift_weights import WeightStore, lift_weights
+from tvmconv.passes.kernels.lower_convs import lower_convs
+from tvmconv.passes.memory.plan_memory import MemoryUse, measure
+from tvmconv.passes.plan.plan import Plan, plan
+from tvmconv.passes.plan.simulated import simulated
+from tvmconv.passes.regions.regions import anchors, find_regions
+from tvmconv.passes.simplify.io_form import io_form
+from tvmconv.reports.build import BuildReport
+from tvmconv.reports.capability import CapabilityReport, capability
+from tvmconv.reports.conversions import conversions
+from tvmconv.reports.fates import operator_fates
+from tvmconv.reports.layer_reports import layer_reports, unplanned_reports
+from tvmconv.runtime import toolchain
+from tvmconv.runtime.executable import Entry, Executable
+from tvmconv.runtime.feeds import TensorSpec, batch_of
+from tvmconv.runtime.io_form import IoForm
+from tvmconv.tuning import records as tuned
+
+
+def build(
+    model: onnx_model.Model,
+    target: str = "cuda",
+    *,
+    arch: str | None = None,
+    batch: Batch = None,
+    shapes: Shapes = None,
+    precision: str = "fp16",
+    io_dtype: str | None = None,
+    io_layout: str | None = None,
+    records: bool | str | Path = True,
+    numerics: str | None = None,
+    activations: str = "float16",
+) -> Executable:
+    """Compiles an ONNX convolution network.
+
+    model: a path, the bytes of an ONNX file, or a proto.
+    target: ``"cuda"``, or ``"llvm"`` to run the same tensorized network on the CPU by emulation;
+        ``"hmma-sim"`` is that with the products of all tensorized convolutions by a simulated
+        tensor core, bit for bit as `numerics` say, and slow.
+    arch: for cuda such as ``"sm_90"``, which needs no GPU; by default that of GPU 0. For others
+        the name LLVM has for a CPU; by default this one.
+    batch: fills the open first dimension of every input. A list, ``[1, 8, 32]``, builds for each
+        of these buckets, with shared weights; then `run` takes any number of images.
+    shapes: input name to its dimensions; with buckets, those in the largest.
+    precision: ``"fp16"``: convolutions multiply fp16 and sum fp32.
+    io_dtype: ``"float32"`` or ``"float16"``, for inputs and outputs of floating point; by default
+        each is as in the model. What fp16 can't hold is infinite in it.
+    io_layout: ``"NHWC"`` for inputs and outputs of floating point with four dimensions; by
+        default NCHW, as in the model. `shapes` are the model's in any case, and
+        `Executable.inputs` says what to feed. With both, fp16 and NHWC, a convolution reads the
+        input as it is fed.
+    records: of `tune`: where one is of a convolution at hand it decides how that is computed. True
+        looks into your own, then into those that ship; a path into that file alone; False into
+        none. Nothing is ever measured here.
+    numerics: for hmma-sim how products are added: ``"v100"`` (the default, through the
+        instructions of a WMMA on Volta), ``"a100"``, ``"h100"``; ``"ieee"`` as on llvm;
+        ``"exact"``, each sum rounded once. See `intrinsics.numerics.arithmetic`.
+    activations: for hmma-sim the dtype of activations between layers: ``"float16"``, or
+        ``"float32"`` to round them to fp16 as operands of convolutions alone.
+
+    Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
+    `TargetError` or `ToolchainError` for the target, `RecordError` for the records, and of itself
+    for an unknown option.
+    """
+    started = time.perf_counter()
+    proto = onnx_model.read(model)
+    graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
+    supported.check_supported(graphs[-1].original)
+    hardware, arch = find_hardware(target, arch, precision)
+    simulation = find_simulation(target, numerics, activations)
+    if is_buckets(batch):
+        require_apart(proto, batch, shapes)
+    if target == "cuda":
+        toolchain.prepare_cuda(arch)
+    known = tuned.lookup(arch, records)
+    store = WeightStore()
+    entries: list[Entry] = []
+    reports: list[BuildReport] = []
+    # The largest first: it is the likeliest to fail.
+    for graph in reversed(graphs):
+        entry, report = _build(graph, target, arch, hardware, store, known, simulation)
+        entries.insert(0, entry)
+        reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
+        started = time.perf_counter()
+    stored = sum(array.nbytes for array in store.arrays)
+    return Executable(
+        target,
+        arch,
+        tuple(entries),
+        replace(reports[-1], smaller=tuple(reports[:-1]), stored_weight_bytes=stored),
+        tuple(store.arrays),
+        () if target == "cuda" else code_features(arch),
+        is_buckets(batch),
+    )
+
+
+def _build(
+    graph: _Graph,
+    target: str,
+    arch: str,
+    hardware: Hardware,
+    store: WeightStore,
+    known: Lookup | None,
+    simulation: Simulation | None,
+) -> tuple[Entry, BuildReport]:
+    """The network of one batch, its weights in `store`."""
+    graph = _simplified(graph)
+    supported.check_supported(graph.simple, folded=True)
+    mod, planned = _plan(graph, hardware, known, pairs=simulation is None)
+    if simulation is not None:
+        planned = simulated(planned, simulation)
+    read = "float16" if simulation is None else simulation.activations
+    report = _report(graph, mod, planned, target, arch, hardware)
+    with accepted("schedule this network's convolutions"):
+        mod = pipeline.run(mod, [lower_convs(planned, read)], "2_lower")
+    mod, weights = lift_weights(mod, store)
+    code, memory = _compile(mod, arch, hardware)
+    report = replace(
+        report,
+        peak_activation_bytes=memory.peak_bytes,
+        activation_bound_bytes=memory.bound_bytes,
+        output_bytes=memory.output_bytes,
+        weight_bytes=sum(store.arrays[number].nbytes for number in weights),
+    )
+    return Entry(graph.inputs, graph.outputs, code, weights), report
+
+
+def inspect(
+    model: onnx_model.Model,
+    target: str = "cuda",
+    *,
+    arch: str | None = None,
+    batch: Batch = None,
+    shapes: Shapes = None,
+    precision: str = "fp16",
+    io_dtype: str | None = None,
+    io_layout: str | None = None,
+    records: bool | str | Path = True,
+) -> CapabilityReport:
+    """What `build` would make of the model, without compiling it. The same parameters; where
+    there is no GPU and no arch, for sm_90a.
+
+    Operators that can't be built are listed in the report, not raised; with some of them no
+    kernels are chosen, and the convolutions are told by kind and size alone, as far as shapes can
+    be inferred. Raises as `build` does for everything else.
+    """
+    proto = onnx_model.read(model)
+    graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
+    if target == "cuda":
+        arch = arch or toolchain.detect_arch() or "sm_90a"
+    hardware, arch = find_hardware(target, arch, precision)
+    missing = supported.unsupported(graphs[-1].original)
+    if not missing:
+        graphs = [_simplified(graph) for graph in graphs]
+        missing = supported.unsupported(graphs[-1].simple, folded=True)
+    largest = graphs[-1]
+    if missing:
+        reports = [_unplanned(largest, missing, target, arch, hardware)]
+    else:
+        if is_buckets(batch):
+            require_apart(proto, batch, shapes)
+        known = tuned.lookup(arch, records)
+        reports = []
+        for graph in graphs:
+            mod, planned = _plan(graph, hardware, known)
+            reports.append(_report(graph, mod, planned, target, arch, hardware))
+    decided = replace(reports[-1], smaller=tuple(reports[:-1]))
+    return capability(largest.original, largest.simple, decided)
+
+
+# ---------------------------------------------------------------- ONNX, then Relax
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The model as given, its shapes fixed and nodes named, and in fewer nodes."""
+
+    original: onnx.ModelProto
+    simple: onnx.ModelProto
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+def _graphs(proto: onnx.ModelProto, batch: Batch, shapes: Shapes, form: IoForm) -> list[_Graph]:
+    """The model at every batch to build for, the smallest first."""
+    graphs = []
+    for original in at_batches(proto, batch, shapes):
+        onnx_model.name_nodes(original)
+        inputs = form.of(onnx_model.specs(onnx_model.inputs(original)))
+        outputs = form.of(onnx_model.specs(original.graph.output))
+        graphs.append(_Graph(original, original, inputs, outputs))
+    return graphs
+
+
+def _simplified(graph: _Graph) -> _Graph:
+    return replace(graph, simple=frontend.simplify(frontend.widen(graph.original)))
+
+
+def _plan(
+    graph: _Graph, hardware: Hardware, known: Lookup | None, pairs: bool = True
+) -> tuple[tvm.IRModule, Plan]:
+    names = frontend.convolutions(graph.simple)
+    mod = frontend.to_relax(graph.simple)
+    with accepted("bring this network to its convolution kernels"):
+        mod = pipeline.run(mod, [io_form(graph.inputs, graph.outputs)], "0_io")
+        mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
+        named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
+        mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
+        regions = find_regions(mod, named)
+    return mod, plan(mod, regions, hardware, records=known, pairs=pairs)
+
+
+# ---------------------------------------------------------------- compiling
+
+
+def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, MemoryUse]:
+    """The library's bytes, and the memory that it plans for.
+
+    Raises `ToolchainError` rather than give a library with no machine code for `arch`.
+    """
+    target = hardware.kind
+    tvm_target = pipeline.tvm_target(target, arch)
+    options = {**pipeline.LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
+    # TVM's CUDA compiler callback asks the target's scope for the architecture.
+    with (
+        accepted(f"compile this network for {target}"),
+        tvm_target,
+        tvm.transform.PassContext(opt_level=3, config=options),
+    ):
+        mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "3_memory")
+        memory = measure(mod)
+        mod = pipeline.run(mod, pipeline.machine_passes(target), "4_machine")
+        kernels = pipeline.kernel_pipeline(target, hardware.sm)
+        built = relax.build(mod, tvm_target, relax_pipeline=None, tir_pipeline=kernels)
+    with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
+        library = Path(folder) / "code.so"
+        built.export_library(str(library))
+        if target == "cuda":
+            toolchain.require_cubin(library, arch)
+        return library.read_bytes(), memory
+
+
+# ---------------------------------------------------------------- the report
+
+
+def _report(
+    graph: _Graph, mod: tvm.IRModule, planned: Plan, target: str, arch: str, hardware: Hardware
+) -> BuildReport:
+    """mod: its regions planned, not yet lowered."""
+    by_name = {one.name: one for one in planned.values()}
+    return BuildReport(
+        target,
+        arch,
+        operator_fates(graph.original, graph.simple, by_name),
+        layer_reports(graph.simple, by_name, hardware),
+        {},
+        batch=batch_of(graph.inputs),
+        conversions=conversions(mod, planned, hardware, graph.simple),
+        rates=hardware.rates,
+    )
+
+
+def _unplanned(
+    graph: _Graph, missing: Mapping[str, int], target: str, arch: str, hardware: Hardware
+) -> BuildReport:
+    """Of a network that can't be built. `graph.simple` is the original where even that has what
+    nobody can simplify."""
+    return BuildReport(
+        target,
+        arch,
+        (),
+        unplanned_reports(graph.simple, hardware),
+        dict(missing),
+        batch=batch_of(graph.inputs),
+        rates=hardware.rates,
+    )

@@ -1,0 +1,1 @@
+"""tvmconv inside other systems: ONNX's backend interface."""

@@ -1,0 +1,1 @@
+"""ONNX: read, checked, brought to one form, and imported as Relax."""

@@ -1,0 +1,148 @@
+"""The batches that a build is for, and what a network must be to be built for several.
+
+Built for buckets, a network is run on any number of images by cutting them into batches and
+filling batches up (`tvmconv.runtime.buckets`). That is right only where every input and output has
+its images along the first dimension, and where what comes of an image depends on it alone. Both are
+checked before anything is compiled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any, TypeGuard, cast
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from tvmconv.errors import ModelError, ShapeError, first_line
+from tvmconv.onnx import model as onnx_model
+from tvmconv.runtime.feeds import random_feeds
+
+#: What is given as `batch`: one, or as a sequence the buckets.
+Batch = int | Sequence[int] | None
+Shapes = Mapping[str, Sequence[int]] | None
+
+#: Relative l2 difference that one image's output may have at another place of a batch, where
+#: onnxruntime may sum in another order.
+SAME = 1e-3
+
+
+def is_buckets(batch: Batch) -> TypeGuard[Sequence[int]]:
+    """Whether `batch` is a list of them."""
+    return isinstance(batch, Sequence) and not isinstance(batch, str | bytes)
+
+
+def _sorted(batch: Sequence[int]) -> tuple[int, ...]:
+    """The buckets in ascending order. Raises `ShapeError` for what can be none."""
+    hint = "give batch=[1, 8, 32], in any order"
+    if not batch:
+        raise ShapeError("an empty list has no batch to build for", hint=hint)
+    for one in batch:
+        onnx_model.check_batch(one)
+    if len(set(batch)) < len(batch):
+        raise ShapeError(f"batches are listed twice: {list(batch)}", hint=hint)
+    return tuple(sorted(map(int, batch)))
+
+
+def at_batches(proto: onnx.ModelProto, batch: Batch, shapes: Shapes) -> tuple[onnx.ModelProto, ...]:
+    """The model with its shapes fixed for every batch to build for, the smallest first.
+
+    shapes: as `onnx_model.fix_shapes` takes them; with buckets for the largest. Raises
+    `ShapeError` where it can't have one of them.
+    """
+    if not is_buckets(batch):
+        return (onnx_model.fix_shapes(proto, cast("int | None", batch), shapes),)
+    sizes = _sorted(batch)
+    return tuple(_at_bucket(proto, size, sizes[-1], shapes) for size in sizes)
+
+
+def require_apart(proto: onnx.ModelProto, batch: Sequence[int], shapes: Shapes) -> None:
+    """Refuses a network whose images can't be cut into other batches than they are fed in.
+
+    Raises `ShapeError` where the images are not the first dimension of an input or output, and
+    `ModelError` where an image's output depends on its place or on other images: in onnxruntime,
+    for a random image first before another, then behind a third, and alone.
+    """
+    # At another size too, lest an output be that long by chance.
+    probe = next(size for size in count(2) if size not in batch)
+    for size in (max(batch), probe):
+        fixed = _at_bucket(proto, size, max(batch), shapes)
+        _require_first(fixed, size)
+    specs = onnx_model.specs(onnx_model.inputs(fixed))
+    first, second = random_feeds(specs), random_feeds(specs, seed=1)
+    for name, array in first.items():
+        second[name][-1] = array[0]
+    # Alone as well: a network may compute with the size of its batch.
+    image = {name: array[:1] for name, array in first.items()}
+    single = _run(_at_bucket(proto, 1, max(batch), shapes), image, image)
+    for name, (one, other) in _run(fixed, first, second).items():
+        if not (_alike(one[0], other[-1]) and _alike(one[0], single[name][0][0])):
+            raise ModelError(
+                f"images of one batch affect each other in output {name!r}",
+                note="with buckets, they are cut into other batches than they are fed in",
+                hint=f"build for one batch: batch={max(batch)}",
+            )
+
+
+def _require_first(fixed: onnx.ModelProto, size: int) -> None:
+    given, made = onnx_model.inputs(fixed), fixed.graph.output
+    for kind, values in (("input", given), ("output", made)):
+        for spec in onnx_model.specs(values):
+            if spec.shape[:1] != (size,):
+                raise ShapeError(
+                    f"{kind} {spec.name!r} does not have the images as its first dimension",
+                    note=f"at a batch of {size} its shape is {spec.shape}",
+                    hint="buckets need that of every input and output; build for one batch",
+                )
+
+
+def _at_bucket(proto: onnx.ModelProto, size: int, largest: int, shapes: Shapes) -> onnx.ModelProto:
+    return onnx_model.fix_shapes(proto, size, _shapes_at(shapes, size, largest))
+
+
+def _shapes_at(shapes: Shapes, size: int, largest: int) -> Shapes:
+    """The shapes of a bucket, out of those of the largest."""
+    if not isinstance(shapes, Mapping):
+        return shapes  # which `fix_shapes` has an answer to
+    scaled = {}
+    for name, shape in shapes.items():
+        if not isinstance(shape, Sequence) or tuple(shape)[:1] != (largest,):
+            raise ShapeError(
+                f"input {name!r} was given the shape {shape!r}, the largest bucket is {largest}",
+                hint="with buckets, give the shapes that the inputs have in the largest",
+            )
+        scaled[name] = (size, *shape[1:])
+    return scaled
+
+
+def _run(
+    proto: onnx.ModelProto, *feeds: Mapping[str, NDArray[Any]]
+) -> dict[str, list[NDArray[Any]]]:
+    """onnxruntime's outputs by name, one for each of `feeds`."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(
+            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        names = [output.name for output in session.get_outputs()]
+        runs = [session.run(names, dict(feed)) for feed in feeds]
+    except Exception as error:  # its exceptions have no common base
+        raise ModelError(
+            "onnxruntime does not take this model",
+            note=first_line(error),
+            hint="the model has to run in onnxruntime, which is asked whether images affect each "
+            "other: try that first",
+        ) from error
+    return {name: [run[i] for run in runs] for i, name in enumerate(names)}
+
+
+def _alike(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    x, y = one.astype(np.float64), other.astype(np.float64)
+    finite = np.isfinite(x)
+    if not np.array_equal(x[~finite], y[~finite], equal_nan=True):
+        return False
+    return bool(np.linalg.norm((x - y)[finite]) <= SAME * np.linalg.norm(x[finite]))

@@ -1,0 +1,206 @@
+"""From ONNX to Relax: operators checked, the graph simplified, then imported.
+
+ModelProto -> ModelProto of fp32 (widen) -> fewer nodes (simplify) -> IRModule (to_relax)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import tempfile
+import warnings
+
+import onnx
+import onnxruntime
+import tvm
+from onnx import helper, numpy_helper
+
+from tvmconv.errors import (
+    ModelError,
+    TvmconvError,
+    UnsupportedOperatorError,
+    first_line,
+    last_line,
+)
+from tvmconv.onnx.file import check_size
+from tvmconv.onnx.importer import Importer
+from tvmconv.onnx.model import infer_shapes, inputs, opset, shapes_of
+
+
+def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A model of fp16 as one of fp32, but for its inputs and outputs, which keep their dtype.
+
+    What is computed in fp16 is the plan's to decide; and onnxruntime, which has few fp16
+    operators for a CPU, would put casts around each of them.
+    """
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    wide = onnx.ModelProto()
+    wide.CopyFrom(proto)
+    graph = wide.graph
+    fed = inputs(wide)
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in ("to", "dtype") and attribute.i == half:
+                attribute.i = single
+            if attribute.HasField("t"):
+                _widen_tensor(attribute.t)
+    for value in graph.input:
+        if value.type.tensor_type.elem_type != half:
+            continue
+        if value not in fed:  # an initializer, listed as before ONNX IR 4
+            value.type.tensor_type.elem_type = single
+            continue
+        for node in graph.node:
+            node.input[:] = [_wide(x) if x == value.name else x for x in node.input]
+        name = _wide(value.name)
+        graph.node.insert(0, helper.make_node("Cast", [value.name], [name], name, to=single))
+    # An output that is an input is as it should be; one that is listed twice needs one cast.
+    half_outputs = {v.name for v in graph.output if v.type.tensor_type.elem_type == half}
+    for output in sorted(half_outputs - {value.name for value in fed}):
+        _rename(graph, output, _wide(output))
+        cast = helper.make_node("Cast", [_wide(output)], [output], f"{output}.narrow", to=half)
+        graph.node.append(cast)
+    return infer_shapes(wide)
+
+
+def _wide(name: str) -> str:
+    return f"{name}.wide"
+
+
+def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
+    """Everywhere but in the list of outputs."""
+    for node in graph.node:
+        node.output[:] = [new if x == old else x for x in node.output]
+        node.input[:] = [new if x == old else x for x in node.input]
+    for one in (*graph.initializer, *graph.input):
+        if one.name == old:
+            one.name = new
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type == onnx.TensorProto.FLOAT16:
+        array = numpy_helper.to_array(tensor).astype("float32")
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+#: Constants are folded up to this many times the bytes of the largest tensor of the model (twice
+#: what 8-bit weights grow by when they are cast) or up to FOLDED_BYTES, so that no small model,
+#: such as one that expands a number, becomes a large one. What is larger is computed at run time.
+FOLDED_GROWTH = 8
+FOLDED_BYTES = 64 << 20
+
+
+def _folded_limit(proto: onnx.ModelProto) -> int:
+    """Bytes of the largest constant that may come out of folding."""
+    largest = max((tensor.ByteSize() for tensor in proto.graph.initializer), default=0)
+    return max(FOLDED_BYTES, FOLDED_GROWTH * largest)
+
+
+def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same function in fewer nodes, by onnxruntime's basic graph optimisations.
+
+    Constants folded up to a size (shape arithmetic too), batch norms and scales folded into the
+    weights of convolutions, identities removed. Only standard operators come out, and those that
+    stay keep their names. Raises `ModelError`.
+    """
+    check_size(proto)  # again: as fp32 it may have doubled
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.log_severity_level = 3
+    options.add_session_config_entry(
+        "optimization.constant_folding_max_output_size_in_bytes", str(_folded_limit(proto))
+    )
+    with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
+        options.optimized_model_filepath = f"{folder}/simple.onnx"
+        try:
+            onnxruntime.InferenceSession(
+                proto.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+                # It renames the product, and puts reshapes around one of more than two dimensions.
+                disabled_optimizers=["MatMulAddFusion"],
+            )
+        except Exception as error:
+            raise _not_taken(error) from error
+        simple = onnx.load(options.optimized_model_filepath)
+    _drop_unread(simple.graph)
+    # Before ONNX IR 4 initializers are listed as inputs too, also those that are folded by now.
+    named = {one.name for one in (*inputs(proto), *simple.graph.initializer)}
+    kept = [value for value in simple.graph.input if value.name in named]
+    del simple.graph.input[:]
+    simple.graph.input.extend(kept)
+    return infer_shapes(simple)
+
+
+def _not_taken(error: Exception) -> ModelError:
+    missing = re.search(r"NOT_IMPLEMENTED : .*implementation for (\w+)\(", first_line(error))
+    if missing:
+        return UnsupportedOperatorError(
+            "the model uses operators that can't be built: "
+            f"{missing[1]} (not in onnxruntime for these dtypes)",
+            note="onnxruntime simplifies the model, and has to be able to run it",
+            hint="cast to a dtype that it has, such as float or int64, and back",
+        )
+    return ModelError(
+        "onnxruntime does not take this model",
+        note=first_line(error),
+        hint="the model has to run in onnxruntime, which simplifies it: try that first",
+    )
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Removes nodes that no output depends on, of which onnxruntime leaves some."""
+    needed = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    live = [node for node in graph.node if needed.intersection(node.output)]
+    del graph.node[:]
+    graph.node.extend(live)
+
+
+def convolutions(proto: onnx.ModelProto) -> list[str]:
+    """The nodes that become convolutions of Relax, in order: a Gemm or MatMul is one if it
+    multiplies by a constant matrix."""
+    shapes = shapes_of(proto)
+    single = onnx.TensorProto.FLOAT
+    constants = {one.name for one in proto.graph.initializer if one.data_type == single}
+
+    def is_one(node: onnx.NodeProto) -> bool:
+        if node.op_type == "Conv":
+            return True
+        if node.op_type == "ConvTranspose":
+            return len(shapes[node.input[0]]) < 5
+        if node.op_type not in ("Gemm", "MatMul"):
+            return False
+        rows, matrix = node.input[:2]
+        constant = matrix in constants and len(shapes[matrix]) == 2
+        return constant and rows not in constants and len(shapes[rows]) >= 2
+
+    return [node.name for node in proto.graph.node if is_one(node)]
+
+
+def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
+    """The model, its shapes fixed, as a Relax module with weights as constants.
+
+    Raises `ModelError` where TVM's importer gives up.
+    """
+    version = opset(proto)
+    # It warns of names that are no identifiers, but ours are matched by position; and what it
+    # prints before it raises would get between the lines of our output.
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        try:
+            return Importer({}, {}, keep_params_in_input=False).from_onnx(proto.graph, version)
+        except TvmconvError:
+            raise  # what we refuse ourselves
+        except Exception as error:
+            raise ModelError(
+                "TVM's importer does not take this model",
+                note=last_line(error),
+                hint="export the model for another opset, such as 17; if that is the same, "
+                "please report it",
+            ) from error

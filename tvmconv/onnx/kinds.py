@@ -1,0 +1,132 @@
+"""What kind of convolution or matrix product a node of the ONNX graph is, and how much work.
+
+Told from inferred shapes alone, so that it can be said of networks that can't be built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from tvmconv.onnx.model import shapes_of
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+PRODUCTS = ("Gemm", "MatMul")
+#: A layer is of one of these, and has any number of the traits.
+KINDS = ("dense", "grouped", "depthwise", "matrix product", "product of activations")
+TRAITS = (
+    "1x1",
+    "strided",
+    "dilated",
+    "transposed",
+    "1-D",
+    "3-D",
+    "few input channels",
+)
+#: Fewer input channels than this, in all, are few: a tensor core's tile is 16 wide.
+FEW_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A convolution or matrix product of an ONNX graph.
+
+    x, weight, y: the shapes as in ONNX (N, C, ...), (K, C/groups, ...), (N, K, ...); () for one
+    that could not be inferred.
+    """
+
+    name: str
+    operator: str
+    #: One of `KINDS`, and those of `TRAITS` that hold.
+    kind: str
+    traits: tuple[str, ...]
+    #: Input channels of a group; of a product the length of its sums.
+    group_channels: int
+    x: tuple[int, ...]
+    weight: tuple[int, ...]
+    y: tuple[int, ...]
+    #: Whether the weight, of a product the matrix, is a constant.
+    constant: bool
+
+    @property
+    def known(self) -> bool:
+        """Whether all shapes are; else there are no multiply-adds to be counted."""
+        return bool(self.x and self.weight and self.y)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-adds by definition; 0 where shapes are not known."""
+        if not self.known:
+            return 0
+        if self.operator in PRODUCTS:
+            return math.prod(self.y) * self.group_channels
+        # Every input element of a transposed convolution meets the filter once, else every output.
+        pixels = self.x if self.operator == "ConvTranspose" else self.y
+        return math.prod(pixels) * math.prod(self.weight[1:])
+
+    @property
+    def moved_bytes(self) -> int:
+        """To read and write every operand once, in fp16."""
+        return 2 * sum(math.prod(one) for one in (self.x, self.weight, self.y)) * self.known
+
+    def __str__(self) -> str:
+        return ", ".join("x".join(map(str, one)) or "unknown" for one in (self.x, self.weight))
+
+
+def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
+    """By node, in the order of the graph, whose shapes are inferred and nodes named."""
+    shapes = {name: tuple(s) for name, s in shapes_of(proto).items() if s and 0 not in s}
+    constants = {tensor.name for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Constant":
+            constants.update(node.output)
+    return {
+        node.name: _layer(node, shapes, constants)
+        for node in proto.graph.node
+        if node.op_type in CONVOLUTIONS + PRODUCTS and node.domain in ("", "ai.onnx")
+    }
+
+
+def _layer(
+    node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], constants: Collection[str]
+) -> Layer:
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    x, weight, y = (shapes.get(name, ()) for name in (*node.input[:2], node.output[0]))
+    constant = any(name in constants for name in node.input[:2])
+    if node.op_type in PRODUCTS:
+        sums = x[0 if attributes.get("transA", 0) else -1] if x else 0
+        kind = KINDS[3] if constant else KINDS[4]
+        return Layer(node.name, node.op_type, kind, (), sums, x, weight, y, constant)
+    transposed = node.op_type == "ConvTranspose"
+    groups = attributes.get("group", 1)
+    channels = (weight[0] if transposed else weight[1] * groups) if weight else 0
+    outputs = (weight[1] * groups if transposed else weight[0]) if weight else 0
+    if groups == 1:
+        kind = "dense"
+    else:
+        kind = "depthwise" if groups == channels and outputs % groups == 0 else "grouped"
+    traits = _traits(transposed, weight[2:], channels, attributes)
+    constant = node.input[1] in constants
+    each = channels // groups
+    return Layer(node.name, node.op_type, kind, traits, each, x, weight, y, constant)
+
+
+def _traits(
+    transposed: bool, taps: tuple[int, ...], channels: int, attributes: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """In the order of `TRAITS`. taps: of the filter, by dimension; () if they are not known."""
+    held = {
+        "1x1": bool(taps) and set(taps) == {1},
+        "strided": max(attributes.get("strides", [1])) > 1,
+        "dilated": max(attributes.get("dilations", [1])) > 1,
+        "transposed": transposed,
+        "1-D": len(taps) == 1,
+        "3-D": len(taps) == 3,
+        "few input channels": 0 < channels < FEW_CHANNELS,
+    }
+    return tuple(name for name in TRAITS if held[name])

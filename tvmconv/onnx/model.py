@@ -1,0 +1,311 @@
+"""The ONNX model as it is given: read, checked, its shapes fixed. Needs no TVM compiler.
+
+path | bytes | ModelProto -> ModelProto (read) -> ModelProto, every dimension a number (fix_shapes)
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import helper, numpy_helper, shape_inference
+
+from tvmconv.errors import ModelError, ShapeError, first_line
+from tvmconv.onnx.file import check_size, content, load_external
+from tvmconv.onnx.forms import one_form
+from tvmconv.runtime.feeds import TensorSpec
+
+#: What a model may be given as.
+Model = str | Path | bytes | onnx.ModelProto
+NO_ELEMENTS = "no network is built for tensors without elements"
+
+
+def read(model: Model) -> onnx.ModelProto:
+    """The model as a proto of its own, its tensors in it, checked. Raises `ModelError`."""
+    if isinstance(model, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(model)
+    else:
+        data, where = content(model)
+        try:
+            proto = onnx.load_model_from_string(data)
+        except DecodeError as error:
+            raise ModelError(
+                f"{where} is not an ONNX model",
+                note=f"it can't be decoded: {error}",
+                hint="is the file complete? Was it saved by onnx.save, not as a checkpoint?",
+            ) from error
+    load_external(proto, Path(model) if isinstance(model, str | Path) else None)
+    check_size(proto)
+    proto = one_form(proto)
+    _check(proto)
+    return proto
+
+
+#: A Range of constants longer than this is refused: inference of shapes keeps every number of it,
+#: some 150 bytes each, and a network that counts pixels or tokens needs fewer by far.
+MAX_RANGE = 1 << 22
+
+
+def _check_ranges(proto: onnx.ModelProto) -> None:
+    values = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            values[node.output[0]] = node.attribute[0].t
+        if node.op_type != "Range" or not all(name in values for name in node.input):
+            continue
+        bounds = [numpy_helper.to_array(values[name]) for name in node.input]
+        start, stop, step = (float(bound.item()) for bound in bounds if bound.size == 1)
+        length = max(0.0, (stop - start) / step) if step else math.inf
+        if not length <= MAX_RANGE:
+            raise ModelError(
+                f"Range {node.name or node.output[0]!r} counts {length:.0f} numbers",
+                note=f"the most that can be built is {MAX_RANGE}",
+                hint="give the numbers to the network as an input",
+            )
+
+
+def _check(proto: onnx.ModelProto) -> None:
+    opset(proto)
+    _check_ranges(proto)
+    if not all(output.type.tensor_type.HasField("shape") for output in proto.graph.output):
+        # Common in the wild, and all that the checker would complain of.
+        _type_outputs(proto)
+        try:
+            proto.CopyFrom(shape_inference.infer_shapes(proto))
+        except Exception as error:  # its exceptions have no common base
+            raise ModelError(
+                "the shapes of the model's outputs can't be inferred",
+                note=first_line(error),
+                hint="name the shape of every output in the model",
+            ) from error
+        _type_outputs(proto)
+    untyped = [one for one in proto.graph.output if not one.type.tensor_type.HasField("shape")]
+    for output in untyped:
+        output.type.tensor_type.shape.SetInParent()  # lest the checker say no more than that
+    try:
+        onnx.checker.check_model(proto)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(
+            "the ONNX model is not valid",
+            note=first_line(error),
+            hint="export it anew; onnx.checker.check_model says more",
+        ) from error
+    if untyped:
+        raise ModelError(
+            f"output {untyped[0].name!r} has no shape, and none can be inferred",
+            hint="name the shape of every output in the model",
+        )
+    if not proto.graph.output:
+        raise ModelError(
+            "the ONNX model has no outputs", hint="export it with what it should compute"
+        )
+
+
+def opset(proto: onnx.ModelProto) -> int:
+    """The version of the standard operators that the model uses. Raises `ModelError`."""
+    for one in proto.opset_import:
+        if one.domain in ("", "ai.onnx"):
+            return one.version
+    raise ModelError(
+        "the ONNX model does not say which version of the standard operators it uses",
+        note="it imports " + (", ".join(one.domain for one in proto.opset_import) or "no opset"),
+        hint="add the import: model.opset_import.append(onnx.helper.make_opsetid('', 17))",
+    )
+
+
+# ---------------------------------------------------------------- shapes
+
+
+def inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """What has to be fed: inputs that are not initializers as well (as before ONNX IR 4)."""
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    return [value for value in proto.graph.input if value.name not in initializers]
+
+
+def fix_shapes(
+    proto: onnx.ModelProto,
+    batch: int | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+) -> onnx.ModelProto:
+    """Every dimension a number. `batch` fills an input's open first one, `shapes` sets whole ones.
+
+    Raises `ShapeError` that names each dimension left open, or a shape that does not fit.
+    """
+    given = _checked_arguments(batch, shapes)
+    fixed = onnx.ModelProto()
+    fixed.CopyFrom(proto)
+    names = [value.name for value in inputs(fixed)]
+    for name in given:
+        if name not in names:
+            raise ShapeError(
+                f"the model has no input {name!r}",
+                note=f"its inputs are {', '.join(names)}" if names else "it has no inputs",
+            )
+    still_open = []
+    for value in inputs(fixed):
+        still_open += _fix_input(value, batch, given.get(value.name))
+    if still_open:
+        raise ShapeError(
+            "dimensions of the model are left open: " + ", ".join(still_open),
+            note=f"a size of 0 counts as open: {NO_ELEMENTS}"
+            if any(dim.endswith("(0)") for dim in still_open)
+            else "",
+            hint="give batch=1, or shapes={'" + names[0] + "': (1, 3, 224, 224)}",
+        )
+    return infer_shapes(fixed)
+
+
+def _checked_arguments(batch: Any, shapes: Any) -> dict[str, tuple[int, ...]]:
+    """The shapes by name, once both arguments are known to be what they should be."""
+    if batch is not None:
+        check_batch(batch)
+    hint = "give shapes={'input': (1, 3, 224, 224)}, with the input's name"
+    if shapes is not None and not isinstance(shapes, Mapping):
+        raise ShapeError(f"shapes are given by input name, not as {shapes!r}", hint=hint)
+    given = {}
+    for name, shape in (shapes or {}).items():
+        sizes = () if isinstance(shape, str | bytes) or not hasattr(shape, "__iter__") else shape
+        if sizes is not shape or not all(map(_is_integer, sizes)):
+            raise ShapeError(f"input {name!r} can't have the shape {shape!r}", hint=hint)
+        given[name] = tuple(map(int, sizes))
+    return given
+
+
+def check_batch(batch: Any) -> None:
+    """Raises `ShapeError` for what is no number of images."""
+    if not _is_integer(batch):
+        raise ShapeError(f"a batch is a number of elements, not {batch!r}", hint="give batch=1")
+    if batch < 1:
+        raise ShapeError(f"a batch has at least one element, not {batch}", hint="give batch=1")
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _fix_input(
+    value: onnx.ValueInfoProto, batch: int | None, shape: Sequence[int] | None
+) -> list[str]:
+    """Sets what can be set; gives the dimensions left open, in words."""
+    tensor = value.type.tensor_type
+    if shape is not None:
+        if tensor.HasField("shape") and len(shape) != len(tensor.shape.dim):
+            raise ShapeError(
+                f"input {value.name!r} has {len(tensor.shape.dim)} dimensions, "
+                f"the shape given has {len(shape)}: {tuple(shape)}",
+                hint=f"give {len(tensor.shape.dim)} sizes",
+            )
+        if any(size < 1 for size in shape):
+            raise ShapeError(
+                f"input {value.name!r} can't have the shape {tuple(shape)}",
+                note=NO_ELEMENTS if 0 in shape else "",
+                hint="every size is 1 or more",
+            )
+        value.CopyFrom(helper.make_tensor_value_info(value.name, tensor.elem_type, list(shape)))
+        return []
+    if batch is not None and tensor.shape.dim:
+        first = tensor.shape.dim[0]
+        if first.dim_value and first.dim_value != batch:
+            raise ShapeError(
+                f"input {value.name!r} has a fixed first dimension of {first.dim_value}, "
+                f"batch is {batch}",
+                hint=f"to override it, give shapes={{'{value.name}': ...}}",
+            )
+        first.Clear()
+        first.dim_value = int(batch)
+    return open_dimensions(value)
+
+
+def open_dimensions(value: onnx.ValueInfoProto) -> list[str]:
+    """The dimensions of an input that are no numbers, in words."""
+    tensor = value.type.tensor_type
+    if not tensor.HasField("shape"):
+        return [f"all of {value.name!r}"]
+    return [
+        f"{value.name!r} axis {axis}" + _as_written(dim)
+        for axis, dim in enumerate(tensor.shape.dim)
+        if dim.dim_value < 1
+    ]
+
+
+def _as_written(dim: onnx.TensorShapeProto.Dimension) -> str:
+    if dim.dim_param:
+        return f" ({dim.dim_param!r})"
+    return f" ({dim.dim_value})" if dim.HasField("dim_value") else ""
+
+
+def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Shapes of everything between, anew: those in the file may be of another batch."""
+    del proto.graph.value_info[:]
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    _type_outputs(proto)
+    try:
+        inferred = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)
+    except Exception as error:  # its exceptions have no common base
+        raise ShapeError(
+            "the shapes given do not fit the model",
+            note=first_line(error),
+            hint="give the shapes that it was exported for, or export it for these",
+        ) from error
+    _type_outputs(inferred)
+    return inferred
+
+
+def _type_outputs(proto: onnx.ModelProto) -> None:
+    """Gives outputs the types that inference leaves out, as it looks at what nodes give.
+
+    Such an output is an initializer, an input, or one that is listed twice. The first two have to
+    be known before it too: it takes an output's want of a shape for the initializer's.
+    """
+    graph = proto.graph
+    known = {tensor.name: _type_of(tensor) for tensor in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        if value.type.tensor_type.HasField("shape"):
+            known.setdefault(value.name, value.type)
+    for output in graph.output:
+        if not output.type.tensor_type.HasField("shape") and output.name in known:
+            output.type.CopyFrom(known[output.name])
+
+
+def _type_of(tensor: onnx.TensorProto) -> onnx.TypeProto:
+    return helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+
+
+def shapes_of(proto: onnx.ModelProto) -> dict[str, list[int]]:
+    """Dimensions of every tensor, by name, once they are inferred; 0 for one that is not known."""
+    graph = proto.graph
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    return shapes | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
+
+
+def specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    """Name, shape and NumPy dtype of each."""
+    return tuple(
+        TensorSpec(
+            value.name,
+            tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim),
+            helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
+        )
+        for value in values
+    )
+
+
+def name_nodes(proto: onnx.ModelProto) -> None:
+    """Gives every node a name of its own, in place, so that the report can speak of it."""
+    taken: Counter[str] = Counter()
+    for i, node in enumerate(proto.graph.node):
+        node.name = node.name or f"{node.op_type}_{i}"
+        taken[node.name] += 1
+        if taken[node.name] > 1:
+            node.name = f"{node.name}_{i}"

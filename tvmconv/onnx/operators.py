@@ -1,0 +1,286 @@
+"""The operators that are lowered our own way: TVM's importer gets a form of them wrong, or makes
+of them what `ConvertLayout` can't carry a layout across.
+
+Each function takes (builder, inputs, attributes, opset) and gives the expression, or None where
+TVM's own converter does. A missing input is None.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import relax
+
+from tvmconv.onnx import import_convs
+
+Inputs = Sequence[Any]
+Attributes = dict[str, Any]
+
+#: Of many inputs, and what joins two of them.
+JOINS: dict[str, Callable[[relax.Expr, relax.Expr], relax.Expr]] = {
+    "Sum": relax.op.add,
+    "Mean": relax.op.add,
+    "Max": relax.op.maximum,
+    "Min": relax.op.minimum,
+}
+
+
+def clip(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """Not relax.op.clip, across which ConvertLayout does not carry a layout."""
+    bounds = [attributes.get("min"), attributes.get("max")] if opset < 11 else list(inputs[1:3])
+    low, high = [*bounds, None, None][:2]
+    if any(isinstance(bound, relax.Expr) and not is_constant(bound) for bound in (low, high)):
+        return None
+    dtype = str(inputs[0].ty.dtype)
+    result = inputs[0]
+    # Floats always get both, which is what an epilogue recognises; integers have no infinity.
+    if low is not None or "float" in dtype:
+        bound = relax.const(_number(low, -math.inf), dtype)
+        result = builder.emit(relax.op.maximum(result, bound))
+    if high is not None or "float" in dtype:
+        result = relax.op.minimum(result, relax.const(_number(high, math.inf), dtype))
+    return result
+
+
+def join(operator: str) -> Callable[..., relax.Expr | None]:
+    """Pairwise: TVM stacks the inputs along a new axis, which ConvertLayout can't follow."""
+
+    def joined(
+        builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+    ) -> relax.Expr | None:
+        if all(map(is_constant, inputs)):
+            return None
+        result = reduce(lambda x, y: builder.emit(JOINS[operator](x, y)), inputs)
+        if operator != "Mean" or len(inputs) == 1:
+            return result
+        return relax.op.multiply(result, relax.const(1 / len(inputs), inputs[0].ty.dtype))
+
+    return joined
+
+
+def hard(operator: str) -> Callable[..., relax.Expr]:
+    """HardSigmoid and HardSwish without relax.op.clip, for the same reason."""
+
+    def bounded_line(
+        builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+    ) -> relax.Expr:
+        x, swish = inputs[0], operator == "HardSwish"
+        alpha, beta = attributes.get("alpha", 0.2), attributes.get("beta", 0.5)
+        alpha, beta, zero, one = (
+            relax.const(value, str(x.ty.dtype))
+            for value in ((1 / 6, 0.5) if swish else (alpha, beta)) + (0.0, 1.0)
+        )
+        line = builder.emit(relax.op.add(builder.emit(relax.op.multiply(x, alpha)), beta))
+        bounded = relax.op.minimum(builder.emit(relax.op.maximum(line, zero)), one)
+        return relax.op.multiply(x, builder.emit(bounded)) if swish else bounded
+
+    return bounded_line
+
+
+def leaky_relu(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr:
+    """By comparisons, across which ConvertLayout carries a layout."""
+    return _leaky(builder, inputs[0], attributes.get("alpha", 0.01))
+
+
+def prelu(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """Of one slope, a LeakyRelu."""
+    x, slope = inputs
+    if not is_constant(slope) or slope.value.numpy().size != 1:
+        return None
+    return _leaky(builder, x, float(slope.value.numpy().reshape(-1)[0]))
+
+
+def _leaky(builder: relax.BlockBuilder, x: relax.Expr, alpha: float) -> relax.Expr:
+    zero, slope = (relax.const(value, str(x.ty.dtype)) for value in (0.0, alpha))
+    below = builder.emit(relax.op.multiply(builder.emit(relax.op.minimum(x, zero)), slope))
+    return relax.op.add(builder.emit(relax.op.maximum(x, zero)), below)
+
+
+def pad(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """Zeros as one operator, which `absorb_pad` knows; TVM's is a function with no name."""
+    x, pads, value, axes = [*inputs, None, None, None][:4]
+    if opset < 11:
+        pads, value = relax.const(np.array(attributes["pads"])), attributes.get("value", 0.0)
+    if any(isinstance(one, relax.Expr) and not is_constant(one) for one in (pads, value, axes)):
+        return None
+    zeros = attributes.get("mode", b"constant") == b"constant" and _number(value, 0.0) == 0
+    if not zeros or not str(x.ty.dtype).startswith("float"):
+        return None
+    rank = x.ty.ndim
+    on = range(rank) if axes is None else axes.value.numpy().tolist()
+    widths = [0] * 2 * rank
+    for axis, *around in zip(on, *np.split(pads.value.numpy(), 2), strict=True):
+        widths[2 * (axis % rank) : 2 * (axis % rank) + 2] = map(int, around)
+    return relax.op.nn.pad(x, widths, "constant", 0.0)
+
+
+def dropout(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr:
+    """Its input, in inference. TVM gives a pair, which ConvertLayout can't take as an output."""
+    x = inputs[0]
+    if attributes["tvm_custom"]["num_outputs"] == 1:
+        return x
+    mask = "bool" if opset >= 10 else str(x.ty.dtype)
+    return relax.Tuple([x, builder.emit(relax.op.ones(x.ty.shape, mask))])
+
+
+#: Larger whole exponents are left to the power function.
+MOST_FACTORS = 8
+
+
+def _whole_exponent(exponent: relax.Expr) -> int:
+    """The one small whole number that a constant exponent is; 0 if it is none."""
+    numbers = exponent.value.numpy() if is_constant(exponent) else np.empty(0)
+    if numbers.size != 1:
+        return 0
+    value = float(numbers.reshape(-1)[0])
+    return int(value) if value in range(1, MOST_FACTORS + 1) else 0
+
+
+def power(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """Of the base's dtype, whatever that of the exponent; TVM wants two floats of one dtype.
+
+    Integers go through float64, as in onnxruntime: exact up to 2**53.
+    """
+    base, exponent = inputs[:2]
+    dtype = str(base.ty.dtype)
+    times = _whole_exponent(exponent)
+    if times and "float" in dtype and not is_constant(base):
+        # CUDA's fast math gives no number for a power of a negative one.
+        return reduce(lambda x, _: builder.emit(relax.op.multiply(x, base)), range(times - 1), base)
+    if "float" in dtype:
+        if str(exponent.ty.dtype) == dtype:
+            return None
+        return relax.op.power(base, builder.emit(relax.op.astype(exponent, dtype)))
+    wide = [builder.emit(relax.op.astype(x, "float64")) for x in (base, exponent)]
+    return relax.op.astype(builder.emit(relax.op.power(*wide)), dtype)
+
+
+def squeeze(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """Axes counted from the front: from the end they let ConvertLayout run out of memory."""
+    x = inputs[0]
+    if not isinstance(x.ty, relax.TensorType):
+        return None  # a shape
+    axes = attributes.get("axes")
+    if opset >= 13 and len(inputs) > 1 and inputs[1] is not None:
+        axes = [int(axis) for axis in inputs[1].value.numpy()]
+    shape = [int(size) for size in x.ty.shape]
+    if axes is None:
+        axes = [axis for axis, size in enumerate(shape) if size == 1]
+    return relax.op.squeeze(x, [axis % len(shape) for axis in axes])
+
+
+def slice_by_attributes(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """As before opset 10; TVM's converter looks for inputs."""
+    if opset >= 10:
+        return None
+    shape = [int(size) for size in inputs[0].ty.shape]
+    starts, ends = attributes["starts"], attributes["ends"]
+    axes = [axis % len(shape) for axis in attributes.get("axes", range(len(starts)))]
+    bounds = [
+        slice(start, end).indices(shape[axis])
+        for axis, start, end in zip(axes, starts, ends, strict=True)
+    ]
+    begin, end = [one[0] for one in bounds], [one[1] for one in bounds]
+    return relax.op.strided_slice(inputs[0], axes, begin, end)
+
+
+def softplus(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """max(x, 0) + log1p(y), y = exp(-|x|); TVM's log(1 + y) is 0 for a small y.
+
+    log1p(y) is 2 atanh(s), s = y / (y + 2) <= 1/3, as a series: past s**17 it adds no fp32 bit.
+    """
+    x = inputs[0]
+    dtype = str(x.ty.dtype)
+    if dtype != "float32":
+        return None
+
+    def number(value: float) -> relax.Expr:
+        return relax.const(value, dtype)
+
+    y = builder.emit(relax.op.exp(relax.op.negative(relax.op.abs(x))))
+    s = builder.emit(relax.op.divide(y, relax.op.add(y, number(2))))
+    square = builder.emit(relax.op.multiply(s, s))
+    series = number(1 / 17)
+    for power_of_s in range(15, 0, -2):
+        series = relax.op.add(relax.op.multiply(series, square), number(1 / power_of_s))
+    log1p = relax.op.multiply(relax.op.multiply(number(2), s), series)
+    return relax.op.add(relax.op.maximum(x, number(0)), builder.emit(log1p))
+
+
+def reduce_extreme(operator: str) -> Callable[..., relax.Expr | None]:
+    """TVM starts from the largest finite number, which is wrong where all are infinite: half of
+    everything is reduced, and doubled."""
+    reducer = {"ReduceMax": relax.op.max, "ReduceMin": relax.op.min}[operator]
+
+    def reduced(
+        builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+    ) -> relax.Expr | None:
+        x = inputs[0]
+        dtype = str(x.ty.dtype)
+        if not dtype.startswith("float"):
+            return None
+        axes = attributes.get("axes")
+        if len(inputs) > 1 and inputs[1] is not None:
+            axes = [int(axis) for axis in inputs[1].value.numpy()]
+        if not axes and attributes.get("noop_with_empty_axes", 0):
+            return x
+        half = builder.emit(relax.op.multiply(x, relax.const(0.5, dtype)))
+        keepdims = bool(attributes.get("keepdims", 1))
+        least = builder.emit(reducer(half, list(axes) if axes else None, keepdims))
+        return relax.op.multiply(least, relax.const(2, dtype))
+
+    return reduced
+
+
+#: What lowers an operator in place of TVM's converter.
+OWN: dict[str, Callable[..., relax.Expr | None]] = {
+    "Clip": clip,
+    "Conv": import_convs.conv,
+    "ConvTranspose": import_convs.conv_transpose,
+    **{operator: join(operator) for operator in JOINS},
+    **{operator: reduce_extreme(operator) for operator in ("ReduceMax", "ReduceMin")},
+    "Dropout": dropout,
+    "Gemm": import_convs.gemm,
+    **{operator: hard(operator) for operator in ("HardSigmoid", "HardSwish")},
+    "LeakyRelu": leaky_relu,
+    "PRelu": prelu,
+    "Pad": pad,
+    "Pow": power,
+    "Slice": slice_by_attributes,
+    "Softplus": softplus,
+    "Squeeze": squeeze,
+}
+
+
+def is_constant(value: Any) -> bool:
+    """Whether an input of an operator is known when the network is built."""
+    return isinstance(value, tvm.ir.GenericConst)
+
+
+def _number(bound: Any, default: float) -> Any:
+    if bound is None:
+        return default
+    return np.asarray(bound.value.numpy() if is_constant(bound) else bound).item()

@@ -1,0 +1,241 @@
+"""Which operators, and which forms of them, can be built; the rest is refused by name.
+
+A form is refused where TVM's importer accepts it and what comes out is wrong or does not build.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Set
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+from tvm.relax.frontend.onnx import onnx_frontend
+
+from tvmconv.errors import UnsupportedOperatorError
+from tvmconv.onnx import resize
+from tvmconv.onnx.model import opset, shapes_of
+
+#: In TVM's importer, yet they do not build or come out wrong.
+NOT_LOWERED = {
+    "Attention",
+    "Compress",
+    "CumSum",
+    "NonMaxSuppression",
+    "NonZero",
+    "Scatter",
+    "TopK",
+    "Unique",
+}
+#: Element types that networks are built for, as ONNX calls them.
+DTYPES = {
+    *("FLOAT", "FLOAT16", "DOUBLE", "BOOL"),
+    *("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
+}
+#: Inputs whose values have to be known when a network is built, by operator: they decide shapes,
+#: or which code there is.
+VALUES: dict[str, tuple[int, ...]] = {
+    "AffineGrid": (1,),
+    "ConstantOfShape": (0,),
+    "Dropout": (2,),
+    "Expand": (1,),
+    "MaxUnpool": (2,),
+    "OneHot": (1,),
+    "Pad": (1, 2, 3),
+    "Range": (0, 1, 2),
+    "Reshape": (1,),
+    "Resize": (1, 2, 3),
+    "SequenceAt": (1,),
+    "SequenceErase": (1,),
+    "SequenceInsert": (2,),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "SplitToSequence": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "Trilu": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+    **{f"Reduce{kind}": (1,) for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean")},
+    **{f"Reduce{kind}": (1,) for kind in ("Min", "Prod", "Sum", "SumSquare")},
+}
+
+
+def unsupported(proto: onnx.ModelProto, folded: bool = False) -> Counter[str]:
+    """What can't be built and how often it is used, with the reason where it is not simply that
+    nobody has written it.
+
+    The shapes of `proto` are inferred. folded: its constants are folded, so that a value which is
+    no constant now never will be.
+    """
+    found: Counter[str] = Counter()
+    for node, reason in verdicts(proto, folded):
+        if reason is not None:
+            found[f"{operator(node)} ({reason})" if reason else operator(node)] += 1
+    for dtype in _Facts.of(proto, folded).dtypes.values():
+        if dtype not in DTYPES:
+            found[f"tensors of {dtype.lower()}"] += 1
+    return found
+
+
+def verdicts(
+    proto: onnx.ModelProto, folded: bool = False
+) -> Iterator[tuple[onnx.NodeProto, str | None]]:
+    """Every node, in order, and why it can't be built: None where it can, empty where nobody has
+    written it."""
+    known = {*onnx_frontend._get_convert_map(), "Constant"}
+    facts = _Facts.of(proto, folded)
+    for node in proto.graph.node:
+        unknown = node.domain not in ("", "ai.onnx") or node.op_type not in known
+        yield node, "" if unknown else _refusal(node, facts) or None
+
+
+def operator(node: onnx.NodeProto) -> str:
+    """Its name, with its domain where that is not ONNX's own."""
+    standard = node.domain in ("", "ai.onnx")
+    return node.op_type if standard else f"{node.domain}.{node.op_type}"
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a graph's tensors, by name, before anything runs."""
+
+    opset: int
+    constants: Mapping[str, onnx.TensorProto]
+    shapes: Mapping[str, list[int]]
+    dtypes: Mapping[str, str]
+    #: Tensors that are known to have no elements.
+    empty: Set[str]
+    folded: bool
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto, folded: bool) -> _Facts:
+        graph = proto.graph
+        constants = {tensor.name: tensor for tensor in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+                constants[node.output[0]] = node.attribute[0].t
+            elif node.op_type == "Constant" and node.attribute[0].floats:
+                values = np.array(node.attribute[0].floats, "float32")
+                constants[node.output[0]] = numpy_helper.from_array(values)
+        dtypes = {name: tensor.data_type for name, tensor in constants.items()}
+        empty = set()
+        for value in (*graph.input, *graph.value_info, *graph.output):
+            tensor = value.type.tensor_type
+            if tensor.elem_type:
+                dtypes[value.name] = tensor.elem_type
+            if any(dim.HasField("dim_value") and not dim.dim_value for dim in tensor.shape.dim):
+                empty.add(value.name)
+        named = {name: onnx.TensorProto.DataType.Name(dtype) for name, dtype in dtypes.items()}
+        return cls(opset(proto), constants, shapes_of(proto), named, empty - {*constants}, folded)
+
+
+def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
+    """Why a node that TVM's importer accepts would come out wrong; empty if it would not."""
+    attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    outputs = [name for name in node.output if name]
+    operator = node.op_type
+    if operator in NOT_LOWERED:
+        return "not yet lowered"
+    if facts.folded:
+        for at in VALUES.get(operator, ()):
+            if at < len(node.input) and node.input[at] and node.input[at] not in facts.constants:
+                return f"its input {at} is no constant"
+        if operator in ("SequenceErase", "SequenceInsert") and _from_the_end(node, facts):
+            return "at a position from the end"
+        if empty := sorted(facts.empty & {*node.input, *outputs}):
+            return f"with {empty[0]!r}, a tensor without elements"
+    if operator == "ConvTranspose" and len(facts.shapes.get(node.input[1], [])) == 5:
+        return "3-D, with output_shape" if "output_shape" in attributes else ""
+    if operator == "BatchNormalization" and (attributes.get("training_mode") or len(outputs) > 1):
+        return "in training mode"
+    if operator == "Dropout" and _drops(node, facts):
+        return "in training mode"
+    if operator == "MaxPool" and len(outputs) > 1:
+        return "with the argmax output"
+    if operator == "IsInf" and not all(
+        attributes.get(sign, 1) for sign in ("detect_negative", "detect_positive")
+    ):
+        return "of one sign"
+    if operator in ("ReduceMax", "ReduceMin") and facts.dtypes.get(node.input[0]) == "BOOL":
+        return "of bool"
+    if operator in ("Resize", "Upsample"):
+        return _resize_refusal(node, attributes, facts)
+    return ""
+
+
+def _from_the_end(node: onnx.NodeProto, facts: _Facts) -> bool:
+    position = facts.constants.get(node.input[-1])
+    return position is not None and bool((numpy_helper.to_array(position) < 0).any())
+
+
+def _drops(node: onnx.NodeProto, facts: _Facts) -> bool:
+    """Whether a Dropout is known to be one of training; in inference it passes its input on."""
+    training = facts.constants.get(node.input[2]) if len(node.input) > 2 else None
+    return training is not None and bool(numpy_helper.to_array(training))
+
+
+def _resize_refusal(node: onnx.NodeProto, given: dict[str, Any], facts: _Facts) -> str:
+    """What `resize.resize` has not: filters that widen, crops, and dtypes that round."""
+    how = resize.attributes(given)
+    if how["mode"] not in resize.MODES:
+        return f"mode {how['mode']}"
+    if how["antialias"]:
+        return "with antialias"
+    if how["keep_aspect_ratio_policy"] != "stretch":
+        return "with keep_aspect_ratio_policy"
+    if how["coordinate_transformation_mode"] not in resize.COORDINATES:
+        return how["coordinate_transformation_mode"]
+    if how["coordinate_transformation_mode"] == "align_corners" and _between_sizes(node, facts):
+        # ONNX's own tests take the size before it is rounded for the last corner, onnxruntime
+        # the size after.
+        return "align_corners by scales to no whole size"
+    dtype = facts.dtypes.get(node.input[0], "FLOAT")
+    if how["mode"] != "nearest" and dtype not in ("FLOAT", "FLOAT16", "DOUBLE"):
+        return f"mode {how['mode']} of {dtype.lower()}"
+    return ""
+
+
+def _between_sizes(node: onnx.NodeProto, facts: _Facts) -> bool:
+    """Whether the scales of a Resize give a size that has to be rounded."""
+    scales = facts.constants.get(node.input[2]) if len(node.input) > 2 else None
+    if scales is None:
+        return False
+    sizes = facts.shapes.get(node.input[0], [])
+    values = numpy_helper.to_array(scales).tolist()
+    axes = next((list(one.ints) for one in node.attribute if one.name == "axes"), None)
+    pairs = zip(axes if axes is not None else range(len(sizes)), values, strict=False)
+    return any(float(np.float32(scale) * sizes[axis]) % 1 for axis, scale in pairs)
+
+
+def check_supported(proto: onnx.ModelProto, folded: bool = False) -> None:
+    """Raises `UnsupportedOperatorError` that lists all that `unsupported` found."""
+    found = unsupported(proto, folded)
+    if found:
+        listed = ", ".join(f"{name} x{count}" for name, count in sorted(found.items()))
+        raise UnsupportedOperatorError(
+            f"the model uses operators that can't be built: {listed}",
+            hint="build the part without them: onnx.utils.extract_model cuts a model in two",
+        )
+
+
+def value_inputs(proto: onnx.ModelProto) -> set[str]:
+    """The inputs of a model on which `VALUES` depend, other than by their shapes."""
+    producers = {name: node for node in proto.graph.node for name in node.output}
+    waiting = [
+        node.input[at]
+        for node in proto.graph.node
+        for at in VALUES.get(node.op_type, ())
+        if at < len(node.input)
+    ]
+    found: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name not in found:
+            found.add(name)
+            if name in producers and producers[name].op_type not in ("Shape", "Size"):
+                waiting += producers[name].input
+    return found & {value.name for value in proto.graph.input}

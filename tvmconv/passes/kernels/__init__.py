@@ -1,0 +1,1 @@
+"""From the plan to scheduled kernels, and the schedules of all other operators."""

@@ -1,0 +1,82 @@
+"""A schedule for everything that is no convolution: the first rule that takes it.
+
+Before:  the loops of a fused operator as legalisation wrote them
+After:   for GPUs blocks and threads that read and write in vectors (`gpu_schedules`; what those
+         do not know goes to TVM's own rules); for CPUs outer loops in parallel, the innermost
+         contiguous one in vectors, what is elementwise inlined
+Requires: a function that nobody has scheduled; a block of spatial and reduction loops
+Formula: the identity; only the order of iterations changes, and of the terms of a sum
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tvm
+from tvm import s_tir, tirx
+from tvm.s_tir import dlight
+from tvm.s_tir.dlight.analysis import normalize_prim_func
+from tvm.s_tir.dlight.base import try_inline
+from tvm.s_tir.dlight.cpu.base import CPUScheduleRule
+from tvm.target import Target
+
+from schedules.expressions.backend import CPU_VECTOR
+from tvmconv.passes.kernels.gpu_schedules import Elementwise, Transposition, Windows
+
+
+class CpuFallback(CPUScheduleRule):
+    """Applies to whatever the rules before it left alone."""
+
+    def apply(self, func: tirx.PrimFunc, target: Target, _: bool) -> s_tir.Schedule | None:
+        if not isinstance(func, tirx.PrimFunc) or not self.is_target_available(target):
+            return None
+        sch = s_tir.Schedule(func)
+        blocks = normalize_prim_func(sch)
+        if blocks is None:
+            return None
+        for block in try_inline(sch, blocks):
+            _parallelise(sch, block.block_rv, block.dom_kind())
+        return sch
+
+
+def _parallelise(sch: s_tir.Schedule, block: Any, kinds: str) -> None:
+    loops = sch.get_loops(block)
+    if len(loops) != len(kinds):
+        return
+    spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "S"]
+    reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "R"]
+    if not spatial:
+        return
+    extents = [int(sch.get(loop).extent) for loop in spatial]
+    *outer, inner = spatial
+    if extents[-1] % CPU_VECTOR == 0:
+        split, lane = sch.split(inner, [None, CPU_VECTOR])
+        sch.reorder(*outer, split, *reduced, lane)
+        sch.parallel(sch.fuse(*outer, split))
+        sch.vectorize(lane)
+    else:
+        sch.reorder(*spatial, *reduced)
+        sch.parallel(sch.fuse(*spatial))
+    if reduced:
+        sch.decompose_reduction(block, reduced[0])
+
+
+#: In order; the first that does not decline schedules a function, and the last never declines.
+#: `Windows` before TVM's general rule for reductions, which has a block for each output element: it
+#: took up to 600 times as long over pooling windows on an H200.
+GPU_RULES = (
+    Windows(),
+    Transposition(),
+    Elementwise(),
+    dlight.gpu.Matmul(),
+    dlight.gpu.GEMV(),
+    dlight.gpu.Reduction(),
+    dlight.gpu.GeneralReduction(),
+    dlight.gpu.Fallback(),
+)
+
+
+def default_schedules(kind: str) -> Any:
+    """The pass that schedules what is not yet, for target kind ``"cuda"`` or ``"llvm"``."""
+    schedule = dlight.ApplyDefaultSchedule(*((CpuFallback(),) if kind == "llvm" else GPU_RULES))
+    return tvm.transform.Sequential([schedule], name="default_schedules")

@@ -1,0 +1,271 @@
+"""Schedules for GPUs of what is no convolution: pooling windows, copies, conversions of layouts.
+
+Each is a rule of dlight's: it schedules a function whose shape it knows, or declines with None.
+All of them read and write memory in vectors of up to 16 bytes, adjacent threads adjacent vectors,
+and keep everything between in registers.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import tvm_ffi
+from tvm import s_tir, tirx
+from tvm.s_tir.dlight.analysis import SBlockInfo, normalize_prim_func
+from tvm.s_tir.dlight.gpu.base import GPUScheduleRule
+from tvm.target import Target
+
+from schedules.expressions.backend import GPU_VECTOR
+from tvmconv.passes.kernels.gpu_steps import (
+    ENOUGH_BLOCKS,
+    THREADS,
+    bind_threads,
+    block_size,
+    compare_vectors,
+    largest_divisor,
+    loads,
+    read_across,
+    reads_along,
+    selects,
+    unroll,
+    vector_width,
+    vectorize,
+    write_vectors,
+)
+
+#: Elements that one thread sums or compares; more are shared between threads.
+MOST_TAPS = 64
+#: Outputs side by side that one thread computes, where there are enough of them.
+MOST_COLUMNS = 4
+#: Threads below which vectors are made narrower to have more of them.
+FEW_THREADS = 2048
+#: Rows and columns of a tile that is transposed through shared memory.
+TILE = 32
+
+
+class _Rule(GPUScheduleRule):
+    """A rule for functions whose blocks follow from each other to one output."""
+
+    def apply(self, func: tirx.PrimFunc, target: Target, _: bool) -> s_tir.Schedule | None:
+        if not isinstance(func, tirx.PrimFunc) or not self.is_target_available(target):
+            return None
+        # Held here as well: a schedule changes in place what it alone holds, and so `func`'s body.
+        rewritten = func.with_body(compare_vectors(func.body))
+        sch = s_tir.Schedule(rewritten)
+        blocks = normalize_prim_func(sch)
+        if not blocks or not all(len(sch.get_consumers(one.block_rv)) for one in blocks[:-1]):
+            return None
+        if not all(isinstance(sch.get(one.block_rv).body, tirx.BufferStore) for one in blocks):
+            return None
+        try:
+            return sch if self.schedule(sch, blocks) else None
+        except s_tir.ScheduleError:
+            return None  # a step says that it does not apply: the next rule's turn
+
+    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo]) -> bool:
+        """Schedules the blocks; False where they are none of this rule's."""
+        raise NotImplementedError
+
+
+class Windows(_Rule):
+    """A small window of elements for every output: pooling, but for windows of whole images.
+
+    A thread reduces a vector of adjacent channels. What stands before the window (its padding, a
+    cast) is loaded tap by tap, what follows is computed in registers.
+    """
+
+    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo]) -> bool:
+        kinds = ["R" in one.dom_kind() for one in blocks]
+        if kinds.count(True) != 1:
+            return False
+        window = kinds.index(True)
+        pool = blocks[window]
+        spatial = pool.dom_kind().rstrip("R")
+        taps = math.prod(int(one.dom) for one in pool.iters if one.kind == "R")
+        if set(spatial) != {"S"} or taps > MOST_TAPS:
+            return False
+        made = sch.get(pool.block_rv).writes[0].source
+        read = [one for one in loads(sch.get(pool.block_rv).body) if not one.source.same_as(made)]
+        if len(read) != 1 or not all(_in_place(sch, pool, one) for one in blocks[window + 1 :]):
+            return False
+        _schedule_window(sch, blocks, window, len(spatial))
+        return True
+
+
+def _in_place(sch: s_tir.Schedule, pool: SBlockInfo, after: SBlockInfo) -> bool:
+    """Whether a block that follows the window computes each output from that of the window."""
+    spatial = [int(one.dom) for one in pool.iters if one.kind == "S"]
+    body = sch.get(after.block_rv).body
+    made = sch.get(pool.block_rv).writes[0].source
+    same = [
+        tvm_ffi.structural_equal(list(one.indices), list(body.indices))
+        for one in loads(body)
+        if one.source.same_as(made)
+    ]
+    return [int(one.dom) for one in after.iters] == spatial and all(same)
+
+
+def _schedule_window(
+    sch: s_tir.Schedule, blocks: list[SBlockInfo], window: int, spatial: int
+) -> None:
+    pool = blocks[window].block_rv
+    for one in (*blocks[: max(window - 1, 0)], *blocks[window + 1 : -1]):
+        sch.compute_inline(one.block_rv)
+    source = blocks[window - 1].block_rv if window else None
+    width = vector_width(sch, pool, *([] if source is None else [source]))
+    loops = sch.get_loops(pool)
+    total = math.prod(int(sch.get(loop).extent) for loop in loops[:spatial])
+    while width > 1 and total // width < FEW_THREADS:
+        width //= 2
+    if width == 1 and source is not None:
+        sch.compute_inline(source)
+    *pixels, channels = loops[:spatial]
+    inner = loops[spatial:]
+    if pixels and len(inner) > 1 and total // width > THREADS[0] * ENOUGH_BLOCKS:
+        pixels[-1], column = sch.split(
+            pixels[-1], [None, largest_divisor(int(sch.get(pixels[-1]).extent), MOST_COLUMNS)]
+        )
+        inner.append(column)
+    thread = bind_threads(sch, [*pixels, channels], width, inner)
+    out = pool
+    if window + 1 < len(blocks):
+        sch.set_scope(pool, 0, "local")
+        out = blocks[-1].block_rv
+        sch.reverse_compute_at(out, thread, preserve_unit_loops=True)
+        unroll(sch, out, thread)
+    write_vectors(sch, out, thread)
+    if width > 1:
+        load = source if source is not None else sch.cache_read(pool, 0, "local")
+        if source is not None:
+            sch.set_scope(source, 0, "local")
+        # A row of the window at a time: the windows side by side share it.
+        sch.compute_at(load, loops[spatial], preserve_unit_loops=True)
+        vectorize(sch, load)
+        unroll(sch, load, thread)
+    init = sch.decompose_reduction(pool, loops[spatial])
+    for block in (init, pool):
+        unroll(sch, block, thread)
+
+
+class Elementwise(_Rule):
+    """What computes every output from the inputs at its place: casts, sums, scales, concatenations.
+
+    A thread computes one vector. Inputs that are read at other places, or not everywhere, are not
+    read in vectors.
+    """
+
+    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo]) -> bool:
+        if any(set(one.dom_kind()) - {"S"} for one in blocks):
+            return False
+        kept = [one.block_rv for one in blocks[:-1] if selects(sch, one.block_rv)]
+        for one in blocks[:-1]:
+            if one.block_rv not in kept[-1:]:
+                sch.compute_inline(one.block_rv)
+        _schedule_elementwise(sch, blocks[-1].block_rv, kept[-1:])
+        return True
+
+
+def _schedule_elementwise(sch: s_tir.Schedule, out: Any, kept: list[Any]) -> None:
+    """kept: the block, if there is one, that reads now one tensor and now another."""
+    width = vector_width(sch, out, *kept)
+    thread = bind_threads(sch, sch.get_loops(out), width, [])
+    if width == 1:
+        for block in kept:
+            sch.compute_inline(block)
+        return
+    if not kept and selects(sch, out):
+        kept = [out]
+    if out not in kept:
+        made = [sch.get(block).writes[0].source for block in kept]
+        for index, read in enumerate(sch.get(out).reads):
+            if reads_along(sch, out, index) and not any(read.source.same_as(one) for one in made):
+                load = sch.cache_read(out, index, "local")
+                sch.compute_at(load, thread, preserve_unit_loops=True)
+                vectorize(sch, load)
+        unroll(sch, out, thread)
+    write_vectors(sch, out, thread)
+    for block in kept:
+        if block is not out:
+            sch.set_scope(block, 0, "local")
+            sch.compute_at(block, thread, preserve_unit_loops=True)
+        vectorize(sch, block)
+
+
+class Transposition(_Rule):
+    """An input whose innermost axis is not the output's: NCHW to NHWC, with a cast or without.
+
+    A block reads a tile along the one and writes it along the other, through shared memory.
+    """
+
+    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo]) -> bool:
+        if any(set(one.dom_kind()) - {"S"} or selects(sch, one.block_rv) for one in blocks):
+            return False
+        for one in blocks[:-1]:
+            sch.compute_inline(one.block_rv)
+        out = blocks[-1].block_rv
+        across = read_across(sch, out)
+        if across is None:
+            return False
+        _schedule_transposition(sch, out, across)
+        return True
+
+
+def _schedule_transposition(sch: s_tir.Schedule, out: Any, across: int) -> None:
+    """across: which loop of the output is the innermost of the input."""
+    loops = sch.get_loops(out)
+    others = [loop for i, loop in enumerate(loops) if i not in (across, len(loops) - 1)]
+    run = math.gcd(int(sch.get(loops[across]).extent), GPU_VECTOR)
+    if int(sch.get(loops[-1]).extent) * run <= MOST_TAPS and run > 1:
+        _transpose_in_registers(sch, out, others, loops[across], loops[-1], run)
+    else:
+        _transpose_in_shared(sch, out, others, loops[across], loops[-1])
+
+
+def _transpose_in_registers(
+    sch: s_tir.Schedule, out: Any, others: list[Any], read: Any, written: Any, run: int
+) -> None:
+    """A thread reads `run` elements of each of few rows: what it writes is one run."""
+    read, part = sch.split(read, [None, run])
+    sch.reorder(*others, read, part, written)
+    rows = sch.fuse(*others, read)
+    block, thread = sch.split(rows, [None, block_size(int(sch.get(rows).extent))])
+    sch.bind(block, "blockIdx.x")
+    sch.bind(thread, "threadIdx.x")
+    load = sch.cache_read(out, 0, "local")
+    sch.compute_at(load, thread, preserve_unit_loops=True)
+    copy = sch.cache_write(out, 0, "local")
+    sch.reverse_compute_at(copy, thread, preserve_unit_loops=True)
+    sch.fuse(*sch.get_loops(copy)[-2:])
+    for block in (load, copy):
+        vectorize(sch, block)
+        unroll(sch, block, thread)
+    unroll(sch, out, thread)
+
+
+def _transpose_in_shared(
+    sch: s_tir.Schedule, out: Any, others: list[Any], read: Any, written: Any
+) -> None:
+    """A block reads a tile along the one axis and writes it along the other."""
+    rank = len(others) + 2
+    inner = largest_divisor(int(sch.get(written).extent), TILE)
+    wide = largest_divisor(int(sch.get(read).extent), TILE * TILE // inner)
+    width = math.gcd(inner, GPU_VECTOR)
+    read, tile_read = sch.split(read, [None, wide])
+    written, tile_written, lane = sch.split(written, [None, inner // width, width])
+    sch.reorder(*others, read, written, tile_read, tile_written, lane)
+    block = sch.fuse(*others, read, written)
+    sch.bind(block, "blockIdx.x")
+    load = sch.cache_read(out, 0, "shared")
+    sch.compute_at(load, block, preserve_unit_loops=True)
+    # All of them busy to the end: TVM gives the copy that follows no condition on threads, and idle
+    # ones would write what another block writes.
+    threads = largest_divisor(wide * inner // width, THREADS[0])
+    _, thread = sch.split(sch.fuse(tile_read, tile_written), [None, threads])
+    _, copying = sch.split(sch.fuse(*sch.get_loops(load)[1:]), [None, threads])
+    for loop in (thread, copying):
+        sch.bind(loop, "threadIdx.x")
+    # An odd number of elements between rows: neither reading nor writing meets a bank twice.
+    sch.storage_align(load, 0, rank - 2, 32, 1)
+    write_vectors(sch, out, thread)
+    unroll(sch, out, thread)

@@ -1,0 +1,1 @@
+"""Where activations lie: planned, and checked."""

@@ -1,0 +1,136 @@
+"""From ONNX's graph in Relax to one that the virtual machine runs: every pass, in order.
+
+graph_passes         bring every convolution to NHWC, its constants folded
+tidy_passes          merge and remove what is written twice or undone
+                     (then `compiler` marks, plans and lowers convolutions and lifts the weights)
+plan_memory_passes   legalise, fuse and schedule the rest, plan memory
+machine_passes       capture the CUDA graph, lower to the virtual machine
+kernel_pipeline      lower the kernels
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import tvm
+from tvm.relax import transform
+
+from tvmconv import knobs
+from tvmconv.passes.kernels.bindable import bindable
+from tvmconv.passes.kernels.default_schedules import default_schedules
+from tvmconv.passes.kernels.fuse_pool_casts import fuse_pool_casts
+from tvmconv.passes.kernels.lower_kernels import KERNELS
+from tvmconv.passes.kernels.overlap_launches import MIN_CAPABILITY, OVERLAPPED
+from tvmconv.passes.memory.plan_memory import plan_memory
+from tvmconv.passes.simplify.cancel_transposes import cancel_transposes
+from tvmconv.passes.simplify.fold_layouts import fold_layouts
+from tvmconv.passes.simplify.merge_equal import merge_equal
+from tvmconv.passes.simplify.scale_and_shift import scale_and_shift
+from tvmconv.passes.simplify.tuple_output import tuple_output
+
+#: Options of TVM's lowering that our schedules rely on.
+#: use_async_copy: copies marked asynchronous become cp.async.
+#: disable_storage_rewrite: it would join fp16 and fp32 buffers, which the pipelined loop rejects.
+LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
+
+
+def tvm_target(kind: str, arch: str) -> tvm.target.Target:
+    """What to compile for: kind ``cuda`` with an architecture, or ``llvm`` with LLVM's CPU."""
+    if kind == "cuda":
+        return tvm.target.Target({"kind": "cuda", "arch": arch}, host="llvm")
+    return tvm.target.Target({"kind": "llvm", "mcpu": arch})
+
+
+GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
+    # The importer binds constants to variables; the passes below look for constants.
+    transform.CanonicalizeBindings(),
+    # The importer reshapes biases; `scale_and_shift` looks for bare constants.
+    fold_layouts(),
+    # Before the conversion, which does not carry a layout across a batch norm or a constant of
+    # fewer dimensions than the activation.
+    scale_and_shift(),
+    # Channels innermost: what every family of schedules reads and writes.
+    transform.ConvertLayout(
+        {
+            "relax.nn.conv2d": ["NHWC", "OHWI"],
+            "relax.nn.conv2d_transpose": ["NHWC", "IOHW"],
+        }
+    ),
+    transform.CanonicalizeBindings(),
+    # After the conversion, which leaves its transposes on weights and biases.
+    fold_layouts(),
+    # Last: biases are bare constants now, as `find_regions` looks for them.
+    transform.DeadCodeElimination(["main"]),
+)
+
+
+#: After GRAPH_PASSES, and once it is recorded which convolution is which: they may be merged.
+TIDY_PASSES: tuple[tvm.transform.Pass, ...] = (
+    # First: the conversion transposes a value once for each of its readers.
+    merge_equal(),
+    cancel_transposes(),
+)
+
+
+def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
+    """After the convolutions are lowered, for target kind ``cuda`` or ``llvm``."""
+    return [
+        # Before they are legalised, when a pool can still be told by its operator.
+        fuse_pool_casts(),
+        transform.LegalizeOps(),
+        # Lets FuseOps know what each function is; those already scheduled are opaque to it.
+        transform.AnnotateTIROpPattern(),
+        transform.FuseOps(),
+        transform.FuseTIR(),
+        # A reshape that only renames a buffer costs nothing, that of the output neither.
+        tuple_output(),
+        transform.RewriteDataflowReshape(),
+        # The kernels that nobody calls now.
+        transform.DeadCodeElimination(["main"]),
+        # After the reshapes are views: scheduled, TVM would not know them any more.
+        default_schedules(kind),
+        transform.ToNonDataflow(),
+        transform.RemovePurityChecking(),
+        transform.CallTIRRewrite(),
+        # Not StaticPlanBlockMemory, which hands on whole blocks within one dtype: it took 1.05 to
+        # 2.14 times the least possible over a dozen networks, where an arena takes 1.00.
+        plan_memory(kind),
+    ]
+
+
+def machine_passes(kind: str) -> list[tvm.transform.Pass]:
+    """From planned memory to the virtual machine's instructions."""
+    return [
+        # After planning: what is captured must not move.
+        *([bindable()] if kind == "cuda" else []),
+        transform.LowerAllocTensor(),
+        transform.KillAfterLastUse(),
+        transform.LowerRuntimeBuiltin(),
+        transform.ComputePrimValue(),
+        transform.VMShapeLower(),
+        transform.AttachGlobalSymbol(),
+    ]
+
+
+def kernel_pipeline(kind: str, capability: int) -> str:
+    """The name of the pipeline that brings kernels to machine code, as `relax.build` takes it.
+
+    capability: the GPU's compute capability, such as 90.
+    """
+    return OVERLAPPED if kind == "cuda" and capability >= MIN_CAPABILITY else KERNELS
+
+
+def run(mod: tvm.IRModule, passes: Any, stage: str) -> tvm.IRModule:
+    """Applies `passes` in order; with the TVMCONV_DUMP knob, writes the module after each."""
+    folder = knobs.dump_folder()
+    for i, one in enumerate(passes):
+        mod = one(mod)
+        if folder is not None:
+            _dump(mod, folder, f"{stage}_{i:02d}_{one.info.name.rpartition('.')[2]}")
+    return mod
+
+
+def _dump(mod: tvm.IRModule, folder: Path, name: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.py").write_text(mod.script(show_meta=False))

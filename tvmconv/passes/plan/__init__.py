@@ -1,0 +1,1 @@
+"""Where each convolution writes, in which layout, and by which kernel."""

@@ -1,0 +1,78 @@
+"""Take the max pool after a convolution into its kernel.
+
+Before:  y = relu(conv(x)); z = max_pool2d(y)
+After:   one kernel that writes z alone
+Requires: nobody else reads y, which is a tensor of its own; a family that pools; and that its
+          kernel is estimated to take less than the fastest one of the convolution and the pool
+Formula: z = max of y over each window, of what y is rounded to; so bits stay what they were
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tvm import relax
+
+from schedules.choose import Estimate, choose, options
+from schedules.conv.max_pool import MaxPool
+from schedules.conv.workload import NHWC
+from schedules.machine.cost import pool_cost
+from schedules.machine.hardware import Hardware
+from tvmconv.passes.graph import Dataflow, shape
+from tvmconv.passes.plan.concat_in_place import Place
+from tvmconv.passes.plan.workloads import workloads
+from tvmconv.passes.regions.regions import Region
+
+POOL = "relax.nn.max_pool2d"
+
+
+def absorb_pools(
+    regions: Mapping[relax.Var, Region],
+    places: Mapping[relax.Var, Place],
+    flow: Dataflow,
+    hardware: Hardware,
+    estimate: Estimate,
+) -> tuple[dict[relax.Var, Region], dict[relax.Var, Place]]:
+    """The regions, some of them with a pool, by what they compute then; and where they write."""
+    absorbed, moved = {}, {}
+    for var, region in regions.items():
+        place = places[var]
+        larger = pool_after(region, flow) if place == Place(var, 0, region.k) else None
+        if larger is not None and _pays(region, larger, place, hardware, estimate):
+            region, place = larger, Place(larger.output, 0, region.k)
+        absorbed[region.output], moved[region.output] = region, place
+    return absorbed, moved
+
+
+def pool_after(region: Region, flow: Dataflow) -> Region | None:
+    """The region with the max pool that alone reads it, or None."""
+    reader = flow.sole_reader(region.output)
+    if reader is None or flow.op(reader) != POOL or region.residual is not None:
+        return None
+    attributes = flow.values[reader].attrs
+    if attributes.layout != "NHWC" or {int(one) for one in attributes.dilation} != {1}:
+        return None
+    kernel, stride, padding = (
+        (int(pair[0]), int(pair[1]))
+        for pair in (attributes.pool_size, attributes.strides, attributes.padding)
+    )
+    _, rows, columns, _ = shape(reader)
+    pool = MaxPool(kernel, stride, padding, (rows, columns))
+    if region.transposed or not pool.reads(*region.pixels):
+        return None
+    return replace(region, output=reader, pool=pool)
+
+
+def _pays(
+    region: Region, pooled: Region, place: Place, hardware: Hardware, estimate: Estimate
+) -> bool:
+    ((w, _),) = workloads(region, place, NHWC, NHWC, NHWC, "float16")
+    ((both, _),) = workloads(pooled, place, NHWC, NHWC, NHWC, "float16")
+    found, _ = options(both, hardware, estimate)
+    if not found:
+        return False
+    elements = math.prod(w.out_shape) + math.prod(both.out_shape)
+    apart = choose(w, hardware, estimate).cost.us + pool_cost(elements, hardware).us
+    return found[0].cost.us < apart

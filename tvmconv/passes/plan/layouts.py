@@ -1,0 +1,136 @@
+"""Choose the layout of every activation, together with the family of every convolution.
+
+Before:  convolutions, each of which some families could compute, in some layouts
+After:   a layout for every tensor that a convolution writes
+Requires: a cost in microseconds for a convolution by a family, and for copying a tensor
+Formula: the least sum of all costs, over every assignment of layouts: `minimise`, a shortest path
+         through (operator, layout, family). A convolution costs what its cheapest family does; the
+         gather reads and the epilogue writes either layout, so between convolutions nothing is
+         converted. A packed tensor (NHWC16n16c) that another operator reads is copied once.
+         Where the sums are equal, NHWC, which all operators read.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tvm import relax
+
+from schedules.choose import Estimate, choose
+from schedules.conv.workload import NHWC, PACKED, Layout
+from schedules.machine.cost import copy_cost
+from schedules.machine.hardware import Hardware
+from tvmconv import knobs
+from tvmconv.passes.graph import Dataflow, shape
+from tvmconv.passes.plan.concat_in_place import Place
+from tvmconv.passes.plan.minimise import Factor, minimise
+from tvmconv.passes.plan.readers import out_dtype, readers
+from tvmconv.passes.plan.workloads import workloads
+from tvmconv.passes.regions.regions import Region
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A layout, why it is that one, and why the tensor is copied, if it is."""
+
+    layout: Layout
+    reason: str
+    copied_for: str = ""
+
+
+MATRIX = "relax.matmul"
+PLAIN = Chosen(NHWC, "what every operator reads")
+
+
+def choose_layouts(
+    regions: Mapping[relax.Var, Region],
+    places: Mapping[relax.Var, Place],
+    flow: Dataflow,
+    hardware: Hardware,
+    estimate: Estimate,
+) -> dict[relax.Var, Chosen]:
+    """The layout of every tensor that a region writes, by the variable that region computes."""
+    plain: dict[relax.Expr | None, str] = {}
+    for region in regions.values():
+        reason = "read as a matrix" if region.op == MATRIX else "read by a pair of convolutions"
+        if region.op == MATRIX or region.prologue is not None:
+            plain |= {region.x: reason, region.residual: reason}
+    barred = {
+        var: plain.get(var) or _only_nhwc(region, places[var]) for var, region in regions.items()
+    }
+    others = {
+        var: [one for one in readers(var, regions, flow) if isinstance(one, str)] for var in regions
+    }
+    domains = {var: (NHWC,) if barred[var] else (NHWC, PACKED) for var in regions}
+    if knobs.pack():
+        # Packed wherever that needs no copy, whatever it costs.
+        domains = {
+            var: domain[-1:] if not others[var] else (NHWC,) for var, domain in domains.items()
+        }
+    factors = [_copies(var, domains[var], others[var], hardware) for var in regions]
+    for var, region in regions.items():
+        dtype = out_dtype(places[var].buffer, regions, flow)
+        factors.append(_computed(region, places[var], dtype, domains, hardware, estimate))
+    found = minimise(domains, factors)
+    return {var: _chosen(found[var], barred[var], others[var]) for var in regions}
+
+
+def _chosen(layout: Layout, barred: str, others: list[str]) -> Chosen:
+    if layout == PACKED:
+        return Chosen(PACKED, "costs least", f"read by {others[0]}" if others else "")
+    if barred:
+        return Chosen(NHWC, barred)
+    return Chosen(NHWC, f"costs no more than {PACKED}")
+
+
+def _only_nhwc(region: Region, place: Place) -> str:
+    """Why the output can't be packed; empty if it can."""
+    batch, channels = region.x_shape[0], region.k
+    if region.prologue is not None:
+        return "written by a pair of convolutions"
+    if region.groups != 1 or region.transposed:
+        return "groups and transposed convolutions write NHWC"
+    if place != Place(region.output, 0, channels):
+        return "part of a larger tensor"
+    if region.op == MATRIX:
+        return "a matrix"
+    if region.pool is not None:
+        return "a kernel that pools writes NHWC"
+    if batch % PACKED.n:
+        return f"a batch of {batch} is no multiple of {PACKED.n}"
+    if channels % PACKED.c:
+        return f"{channels} channels are no multiple of {PACKED.c}"
+    return ""
+
+
+def _copies(
+    var: relax.Var, domain: tuple[Layout, ...], others: list[str], hardware: Hardware
+) -> Factor[relax.Var, Layout]:
+    """What it costs to give `var` to those who read NHWC alone."""
+    copy = copy_cost(math.prod(shape(var)), hardware).us if others else 0.0
+    return Factor((var,), {(layout,): copy if layout == PACKED else 0.0 for layout in domain})
+
+
+def _computed(
+    region: Region,
+    place: Place,
+    dtype: str,
+    domains: Mapping[relax.Var, tuple[Layout, ...]],
+    hardware: Hardware,
+    estimate: Estimate,
+) -> Factor[relax.Var, Layout]:
+    """What a region costs, by the layouts of what it reads and writes."""
+    tensors = [region.output, region.x, region.residual]
+    variables = tuple(dict.fromkeys(v for v in tensors if v is not None and v in domains))
+    costs = {}
+    for layouts in itertools.product(*(domains[one] for one in variables)):
+        known: dict[relax.Expr | None, Layout] = dict(zip(variables, layouts, strict=True))
+        out, x, residual = (known.get(one, NHWC) for one in tensors)
+        costs[layouts] = sum(
+            choose(w, hardware, estimate).cost.us
+            for w, _ in workloads(region, place, x, residual, out, dtype)
+        )
+    return Factor(variables, costs)

@@ -1,0 +1,156 @@
+"""Decide, for every region, where it writes, in which layout, and by which schedule."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from numpy.typing import NDArray
+from tvm import relax
+
+from schedules.choose import Choice, Estimate, Lookup, choose, kernel_cost
+from schedules.conv.workload import NHWC, ConvWorkload
+from schedules.machine.hardware import Hardware
+from tvmconv.errors import ModelError
+from tvmconv.passes.graph import Dataflow
+from tvmconv.passes.plan.absorb_pool import absorb_pools
+from tvmconv.passes.plan.balance_ranges import balance_ranges
+from tvmconv.passes.plan.channel_shuffle import shuffled
+from tvmconv.passes.plan.concat_in_place import Place, concat_places
+from tvmconv.passes.plan.layouts import PLAIN, Chosen, choose_layouts
+from tvmconv.passes.plan.pair_convs import pair_convs
+from tvmconv.passes.plan.readers import out_dtype
+from tvmconv.passes.plan.workloads import workloads
+from tvmconv.passes.regions.regions import Region
+
+
+@dataclass(frozen=True)
+class PlannedKernel:
+    """One kernel: how it computes, and its weight (K, C/groups, R, S)."""
+
+    choice: Choice
+    weight: NDArray[Any]
+
+    @property
+    def key(self) -> tuple[ConvWorkload, Any, Hardware]:
+        """What kernels that are alike have in common; what `Family.schedule` takes."""
+        return self.choice.workload, self.choice.config, self.choice.hardware
+
+
+@dataclass(frozen=True)
+class PlannedConv:
+    """A convolution of the model with all that was decided about it."""
+
+    name: str
+    region: Region
+    place: Place
+    #: More than one for a transposed convolution.
+    kernels: tuple[PlannedKernel, ...]
+    #: The output's layout, and why.
+    layout: Chosen
+
+    @property
+    def shape(self) -> str:
+        """Readable, as of a `ConvWorkload`."""
+        if not self.region.transposed:
+            return str(self.kernels[0].choice.workload)
+        region = self.region
+        n, h, w, c = region.x_shape
+        r, s = region.weight.shape[2:]
+        p, q = region.pixels
+        return f"{n}x{h}x{w}x{c} -> {p}x{q}x{region.k}, {r}x{s} transposed, stride {region.stride}"
+
+
+def kernel_names(planned: Iterable[PlannedConv]) -> dict[tuple[ConvWorkload, Any, Hardware], str]:
+    """What each kernel of a plan is called in the code, by its key."""
+    names: dict[tuple[ConvWorkload, Any, Hardware], str] = {}
+    for conv in planned:
+        for kernel in conv.kernels:
+            name = f"conv_{kernel.choice.family.name}_{len(names)}"
+            names.setdefault(kernel.key, name)
+    return names
+
+
+#: By the variable that each computes.
+Plan = dict[relax.Var, PlannedConv]
+
+
+def plan(
+    mod: tvm.IRModule,
+    regions: Mapping[relax.Var, Region],
+    hardware: Hardware,
+    estimate: Estimate = kernel_cost,
+    records: Lookup | None = None,
+    pairs: bool = True,
+) -> Plan:
+    """Decides for every region of `mod`, so that `estimate` gives the least sum.
+
+    `records` then say which family and configuration, but nothing about layouts: times measured
+    do not compare with times estimated, and there are records for the layouts so chosen.
+
+    pairs: whether two convolutions may become one kernel.
+
+    Raises `ModelError` for a region that is no convolution.
+    """
+    flow = Dataflow.of(mod)
+    regions = balance_ranges(regions, flow)
+    places = {var: Place(var, 0, region.k) for var, region in regions.items()}
+    places |= concat_places(regions, flow)
+    places = {var: shuffled(place, flow) for var, place in places.items()}
+    for var, region in regions.items():
+        _check(region, places[var])
+    regions, places = absorb_pools(regions, places, flow, hardware, estimate)
+    if pairs:
+        regions = pair_convs(regions, places, flow, hardware, estimate, records)
+    layouts = choose_layouts(regions, places, flow, hardware, estimate)
+    decided: Plan = {}
+    for var, region in regions.items():
+        x, residual = (
+            layouts.get(one, PLAIN).layout if isinstance(one, relax.Var) else NHWC
+            for one in (region.x, region.residual)
+        )
+        dtype = out_dtype(places[var].buffer, regions, flow)
+        kernels = tuple(
+            PlannedKernel(choose(w, hardware, estimate, records), weight)
+            for w, weight in workloads(region, places[var], x, residual, layouts[var].layout, dtype)
+        )
+        for kernel in kernels:
+            _check_range(region, kernel)
+        decided[var] = PlannedConv(region.name, region, places[var], kernels, layouts[var])
+    return decided
+
+
+def _check(region: Region, place: Place) -> None:
+    """Raises `ModelError` for a region whose numbers are no convolution's."""
+    try:
+        workloads(region, place, NHWC, NHWC, NHWC, "float16")
+    except ValueError as error:
+        raise ModelError(
+            f"conv {region.name!r} can't be computed",
+            note=str(error),
+            hint="is the image of the size that the model expects?",
+        ) from error
+
+
+def _check_range(region: Region, kernel: PlannedKernel) -> None:
+    """Raises `ModelError` for weights that fp16, or indices that 32 bits can't hold."""
+    largest = float(np.abs(kernel.weight).max())
+    if region.prologue is not None:
+        largest = max(largest, float(np.abs(region.prologue.weight).max()))
+    if not largest <= np.finfo(np.float16).max:
+        raise ModelError(
+            f"conv {region.name!r} has a weight of magnitude {largest:g}, too large for fp16",
+            note="batch norms and scales are folded into weights first",
+            hint="there is no other precision yet",
+        )
+    w = kernel.choice.workload
+    elements = max(math.prod(w.in_shape), math.prod(w.buffer_shape))
+    if elements >= 2**31:
+        raise ModelError(
+            f"conv {region.name!r} reads or writes {elements} elements, past 32-bit indices",
+            hint="build with a smaller batch",
+        )

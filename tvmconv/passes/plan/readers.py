@@ -1,0 +1,75 @@
+"""Who reads a tensor once the regions are kernels, and so in which dtype it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tvm import relax
+
+from tvmconv.passes.graph import Dataflow, dtype
+from tvmconv.passes.regions.regions import Region
+
+
+def readers(
+    var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow
+) -> list[Region | str]:
+    """Who reads a tensor once the regions are kernels: regions, and others by what they are."""
+    found: list[Region | str] = ["the network's output"] if var in flow.outputs else []
+    inside: set[relax.Var] = set()
+    for region in regions.values():
+        if any(one is not None and one.same_as(var) for one in (region.x, region.residual)):
+            found.append(region)
+            inside |= _covered(region, flow)
+    for reader in flow.readers[var]:
+        if reader not in inside:
+            found.append(_named(reader, flow))
+    return found
+
+
+def _named(reader: relax.Var, flow: Dataflow) -> str:
+    op = flow.op(reader).rpartition(".")[2]
+    if op == "astype" and dtype(reader) == "float16":
+        return TO_HALF
+    return op or "a tuple"
+
+
+def _covered(region: Region, flow: Dataflow) -> set[relax.Var]:
+    """The variables that the region's kernel makes unnecessary."""
+    covered: set[relax.Var] = set()
+    waiting: list[relax.Expr] = [region.output]
+    while waiting:
+        var = waiting.pop()
+        if not isinstance(var, relax.Var) or var in covered:
+            continue
+        if var.same_as(region.x) or (region.residual is not None and var.same_as(region.residual)):
+            continue
+        covered.add(var)
+        value = flow.values.get(var)
+        waiting += list(value.args) if isinstance(value, relax.Call) else []
+    return covered
+
+
+TO_HALF = "a cast to fp16"
+#: Operators that only move or compare values, and so give in fp16 just what they give in fp32.
+FOLLOWS_INPUT = (
+    "relax.nn.max_pool2d",
+    "relax.nn.relu",
+    "relax.maximum",
+    "relax.minimum",
+    "relax.concat",
+    "relax.permute_dims",
+    "relax.reshape",
+)
+
+
+def out_dtype(var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow) -> str:
+    """fp16 where somebody reads the result so; fp32, unrounded, where nobody does. A pool reads
+    what the convolution gives so."""
+    if var in regions and regions[var].pool is not None:
+        return "float16"
+    for reader in readers(var, regions, flow):
+        if isinstance(reader, Region) or reader == TO_HALF or f"relax.{reader}" in FOLLOWS_INPUT:
+            return "float16"
+        if f"relax.nn.{reader}" in FOLLOWS_INPUT:
+            return "float16"
+    return "float32"

@@ -1,0 +1,79 @@
+"""A region in numbers: the `ConvWorkload` of each of its kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from schedules.conv.workload import NHWC, ConvWorkload, Epilogue, Layout, Window
+from tvmconv.passes.plan.concat_in_place import Place
+from tvmconv.passes.plan.stride_phases import Phase, phases
+from tvmconv.passes.regions.regions import Region
+
+
+def workloads(
+    region: Region, place: Place, x: Layout, residual: Layout, out: Layout, dtype: str
+) -> list[tuple[ConvWorkload, NDArray[Any]]]:
+    """What each kernel of the region computes, and its weight (K, C/groups, R, S).
+
+    x, residual, out: the layouts of those. dtype: of the output. Raises ``ValueError`` where the
+    region is no convolution.
+    """
+    epilogue = Epilogue(
+        bias=region.bias is not None,
+        residual=region.residual is not None,
+        residual_layout=residual,
+        activation=region.activation,
+        out_dtype=dtype,
+        residual_last=region.residual_last,
+        pool=region.pool,
+    )
+    n, h, w, c = region.x_shape
+    if region.transposed:
+        return [
+            (_phase(region, place, phase, epilogue, x), phase.weight) for phase in phases(region)
+        ]
+    k, _, r, s = region.weight.shape
+    prologue = None
+    if region.prologue is not None:
+        own = Place(region.prologue.output, 0, c)
+        ((prologue, _),) = workloads(region.prologue, own, x, x, NHWC, "float16")
+        x = NHWC
+    whole = place.channels == k and place.shuffle == 1
+    window = None if whole else _window(region, place)
+    workload = ConvWorkload(
+        n, h, w, c, k, r, s, region.stride, region.padding, region.dilation, region.groups,
+        x, out, epilogue=epilogue, window=window, prologue=prologue,
+    )  # fmt: skip
+    return [(workload, region.weight)]
+
+
+def _window(region: Region, place: Place, phase: Phase | None = None) -> Window:
+    at = (0, 0, place.channel)
+    steps = (1, 1)
+    if phase is not None:
+        at = (phase.rows.first, phase.columns.first, place.channel)
+        steps = (phase.rows.step, phase.columns.step)
+    return Window(*region.pixels, place.channels, *at, *steps, place.shuffle)
+
+
+def _phase(
+    region: Region, place: Place, phase: Phase, epilogue: Epilogue, in_layout: Layout
+) -> ConvWorkload:
+    """The dense convolution of one phase of a transposed one."""
+    n, h, w, c = region.x_shape
+    k, _, r, s = phase.weight.shape
+    after = [
+        taps.count - size - taps.pad + taps.dilation * (count - 1)
+        for taps, size, count in ((phase.rows, h, r), (phase.columns, w, s))
+    ]
+    return ConvWorkload(
+        n, h, w, c, k, r, s,
+        padding=(phase.rows.pad, phase.columns.pad, *after),
+        dilation=(phase.rows.dilation, phase.columns.dilation),
+        groups=region.groups,
+        in_layout=in_layout,
+        epilogue=epilogue,
+        window=_window(region, place, phase),
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Passes over the graph before convolutions are looked for."""

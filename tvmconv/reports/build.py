@@ -1,0 +1,203 @@
+"""What became of a model: `BuildReport`, made by a build, kept in the artifact, readable."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from tvmconv.reports import build_text as report_text
+
+CONVOLUTIONS = ("Conv", "ConvTranspose")
+#: Input channels of a group from which on tensor cores are worth it.
+SUITED_CHANNELS = 8
+
+
+@dataclass(frozen=True)
+class OperatorReport:
+    """What became of one node of the ONNX graph."""
+
+    name: str
+    operator: str
+    fate: str
+
+
+@dataclass(frozen=True)
+class ConvReport:
+    """What was decided about one convolution, or product with a constant matrix."""
+
+    name: str
+    #: ONNX's: Conv, ConvTranspose, Gemm or MatMul.
+    operator: str
+    #: Readable: ``1x56x56x64 -> 64, 3x3``.
+    shape: str
+    #: Each kernel's `schedules.ConvWorkload` as JSON: one, or one for each phase of a transposed
+    #: convolution's stride; none where TVM computes it.
+    workloads: tuple[str, ...]
+    family: str
+    config: str
+    in_layout: str
+    out_layout: str
+    epilogue: str
+    #: Whether the multiply-adds run on tensor cores, on llvm as their emulation.
+    tensor_core: bool
+    #: Why this family (what the ones before it said), and why this layout.
+    why_family: str
+    why_layout: str
+    useful_macs: int
+    padded_macs: int
+    #: What the choice was estimated to take, and what limits it: of a GPU one of
+    #: `schedules.machine.model.LIMITS`, else arithmetic, memory or latency. 0 where nothing is
+    #: known, as of TVM's kernels.
+    cost_us: float = 0.0
+    limit: str = ""
+    #: What it would take at least, on tensor cores and with no padding.
+    floor_us: float = 0.0
+    #: The next best family, if more than one matches, and what it was estimated to take.
+    runner_up: str = ""
+    runner_up_us: float = 0.0
+    #: `tvmconv.onnx.kinds.Layer` says what these are.
+    kind: str = ""
+    traits: tuple[str, ...] = ()
+    group_channels: int = 0
+    #: Time of what the model would choose over that of what is, both measured by `tune`, where a
+    #: record decided; `cost_us` and `runner_up_us` are then those times. Else 0.
+    tuned: float = 0.0
+    #: Names of the kernels in the code, one for each workload; layers that are alike share them.
+    kernels: tuple[str, ...] = ()
+    #: Every operand once, in bytes; and what the instruction that multiplies reaches, in 1e12
+    #: operations a second, 0 on a CPU.
+    moved_bytes: int = 0
+    instruction_tflops: float = 0.0
+    #: The convolution whose kernel computes this one as well, if it has none of its own. All but
+    #: the multiply-adds of both is then said there.
+    part_of: str = ""
+
+    @property
+    def waste(self) -> float:
+        """Share of the multiply-adds carried out that padding asked for, 0 to 1."""
+        return 1 - self.useful_macs / self.padded_macs if self.padded_macs else 0.0
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """A copy of a tensor into another order of axes, that is left after all passes."""
+
+    #: Such as ``NCHW -> NHWC``, or ``axes (0, 2, 1)`` of a transpose that is none of those.
+    conversion: str
+    #: Of what is read.
+    shape: tuple[int, ...]
+    #: Who needs it.
+    cause: str
+    #: Read and written; and what that was estimated to take.
+    moved_bytes: int
+    us: float
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """One build. ``str()`` is a table; `to_json` and `from_json` go both ways.
+
+    Built for buckets, it is the report of the largest, with those of the others in `smaller`.
+    """
+
+    target: str
+    arch: str
+    operators: tuple[OperatorReport, ...]
+    convs: tuple[ConvReport, ...]
+    #: Operators that can't be built and how often each occurs; only `inspect` gives any.
+    unsupported: dict[str, int]
+    #: Bytes that activations take as planned, and the least that they could: the largest sum of
+    #: those live at once. `tvmconv.passes.memory.plan_memory.MemoryUse` says what counts; 0 before
+    #: a build.
+    peak_activation_bytes: int = 0
+    activation_bound_bytes: int = 0
+    #: Of the outputs, which are the caller's and lie outside of what is planned.
+    output_bytes: int = 0
+    #: Of what the network takes at this batch, packed.
+    weight_bytes: int = 0
+    #: With what several buckets have in common, where this is the largest.
+    build_seconds: float = 0.0
+    #: First dimension of the first input: images a run.
+    batch: int = 1
+    #: Of all buckets together, equal arrays once.
+    stored_weight_bytes: int = 0
+    #: Of the smaller buckets, the smallest first.
+    smaller: tuple[BuildReport, ...] = ()
+    #: Every conversion of layouts that is left.
+    conversions: tuple[ConversionReport, ...] = ()
+    #: The card that costs and floors are of, and how its rates are known.
+    rates: str = ""
+
+    @property
+    def convolutions(self) -> tuple[ConvReport, ...]:
+        """Those of `convs` that ONNX calls so."""
+        return tuple(conv for conv in self.convs if conv.operator in CONVOLUTIONS)
+
+    @property
+    def tensorized(self) -> int:
+        """Convolutions on tensor cores, on llvm their emulation."""
+        return sum(conv.tensor_core for conv in self.convolutions)
+
+    @property
+    def useful_macs(self) -> int:
+        return sum(conv.useful_macs for conv in self.convs)
+
+    @property
+    def padded_macs(self) -> int:
+        return sum(conv.padded_macs for conv in self.convs)
+
+    @property
+    def waste(self) -> float:
+        """Share of all multiply-adds carried out that padding asked for, 0 to 1."""
+        return 1 - self.useful_macs / self.padded_macs if self.padded_macs else 0.0
+
+    @property
+    def cost_us(self) -> float:
+        """The length of the chosen path: what its kernels and conversions were estimated to take.
+        Without the kernels that are TVM's own."""
+        return sum(conv.cost_us for conv in self.convs) + self.conversion_us
+
+    @property
+    def conversion_us(self) -> float:
+        """What of `cost_us` goes into conversions."""
+        return sum(one.us for one in self.conversions)
+
+    @property
+    def floor_us(self) -> float:
+        """What all layers would take at least."""
+        return sum(conv.floor_us for conv in self.convs)
+
+    @property
+    def tensor_core_macs(self) -> int:
+        """Of `useful_macs` those on tensor cores, on llvm their emulation."""
+        return sum(conv.useful_macs for conv in self.convs if conv.tensor_core)
+
+    @property
+    def suited(self) -> tuple[ConvReport, ...]:
+        """The convolutions that tensor cores are made for: `SUITED_CHANNELS` a group or more."""
+        return tuple(one for one in self.convolutions if one.group_channels >= SUITED_CHANNELS)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> BuildReport:
+        """Raises ``TypeError`` or ``KeyError`` where `data` is not what `to_json` gives."""
+        known = {f.name: data[f.name] for f in fields(cls)}
+        known["operators"] = tuple(OperatorReport(**item) for item in data["operators"])
+        known["convs"] = tuple(
+            ConvReport(**_tuples(item, "workloads", "traits", "kernels")) for item in data["convs"]
+        )
+        known["conversions"] = tuple(
+            ConversionReport(**_tuples(item, "shape")) for item in data["conversions"]
+        )
+        known["smaller"] = tuple(cls.from_json(item) for item in data["smaller"])
+        return cls(**known)
+
+    def __str__(self) -> str:
+        return report_text.build_text(self)
+
+
+def _tuples(item: dict[str, Any], *names: str) -> dict[str, Any]:
+    """With the lists that JSON makes of tuples as tuples again."""
+    return {**item, **{name: tuple(item[name]) for name in names}}

@@ -1,0 +1,229 @@
+"""A `BuildReport` as text: what `print(exe.report)` shows.
+
+Rows of layers that are alike in all but their names are one row.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tvmconv.reports.tables import figures, mib, microseconds, percent, table
+
+if TYPE_CHECKING:
+    from tvmconv.reports.build import BuildReport, ConversionReport, ConvReport
+
+
+#: How tensor cores are had on a target that has none.
+HOW = {"llvm": " (emulated)", "hmma-sim": " (simulated)"}
+
+
+def build_text(report: BuildReport) -> str:
+    """All of it, the most important first."""
+    parts = [_headline(report)]
+    if report.smaller:
+        parts.append(bucket_table(report))
+    if report.convs:
+        parts += [layer_table(report.convs), path(report)]
+    if report.conversions:
+        parts.append(conversion_table(report.conversions))
+    if any(not conv.tensor_core for conv in report.convs):
+        parts.append(reasons(report.convs))
+    if report.convs:
+        parts.append(_layout_reasons(report.convs))
+    if report.operators:
+        parts.append(_operator_summary(report))
+    return "\n\n".join(parts)
+
+
+def _headline(report: BuildReport) -> str:
+    text = f"{target(report)}: {tensorized(report)}"
+    if report.convs:
+        text += (
+            f", {report.useful_macs / 1e9:.2f} GMAC, {report.waste:.0%} of those done is padding"
+        )
+    if report.build_seconds:
+        text += (
+            f"\nbuilt in {report.build_seconds:.1f} s; weights {mib(report.weight_bytes)} MiB, "
+            f"activations {mib(report.peak_activation_bytes)} MiB"
+        )
+        if report.activation_bound_bytes:
+            ratio = report.peak_activation_bytes / report.activation_bound_bytes
+            live = mib(report.activation_bound_bytes)
+            text += f", {ratio:.2f} times the {live} MiB that are live at once"
+        text += f"; outputs {mib(report.output_bytes)} MiB"
+    return text
+
+
+def target(report: BuildReport) -> str:
+    """Such as ``cuda sm_90, bucket of 32``."""
+    text = report.target + (f" {report.arch}" if report.arch else "")
+    return text + (f", bucket of {report.batch}" if report.smaller else "")
+
+
+def tensorized(report: BuildReport) -> str:
+    """How many layers run on tensor cores, in words."""
+    text = f"{report.tensorized} of {len(report.convolutions)} convolutions"
+    products = [conv for conv in report.convs if conv not in report.convolutions]
+    if products:
+        done = sum(conv.tensor_core for conv in products)
+        text += f" and {done} of {len(products)} matrix products"
+    return text + " on tensor cores" + HOW.get(report.target, "")
+
+
+def bucket_table(report: BuildReport) -> str:
+    """What differs between buckets; the rest of the report is about the largest."""
+    buckets = (*report.smaller, report)
+    rows = [["bucket", "tensorized", "GMAC", "pad", "estimated us"]]
+    for one in buckets:
+        on = f"{one.tensorized} of {len(one.convolutions)}"
+        macs, us = f"{one.useful_macs / 1e9:.2f}", microseconds(one.cost_us)
+        rows.append([str(one.batch), on, macs, f"{one.waste:.0%}", us])
+    if report.build_seconds:
+        rows[0] += ["activations MiB", "weights MiB", "build s"]
+        for row, one in zip(rows[1:], buckets, strict=True):
+            sizes = (one.peak_activation_bytes, one.weight_bytes)
+            row += [*map(mib, sizes), f"{one.build_seconds:.1f}"]
+    text = figures(rows, text=("bucket", "tensorized"))
+    if report.stored_weight_bytes:
+        text += f"\nweights of all buckets, equal ones once: {mib(report.stored_weight_bytes)} MiB"
+    return text
+
+
+#: Columns of the table of layers: what is left out if it is all that a column says.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "layer": (),
+    "x": (),
+    "shape": (),
+    "family": ("",),
+    "config": ("",),
+    "layouts": ("", "NHWC"),
+    "epilogue": ("", "none"),
+    "MMAC": (),
+    "pad": ("",),
+    "us": ("-",),
+    "limit": ("",),
+    "floor us": (),
+    "runner-up": ("",),
+    "tuned": ("",),
+}
+WORDS = ("layer", "shape", "family", "config", "layouts", "epilogue", "limit", "runner-up")
+
+
+def layer_table(convs: Sequence[ConvReport]) -> str:
+    """One row for all layers that are alike, with the figures of one; below, those of all."""
+    alike: dict[tuple[str, ...], list[ConvReport]] = defaultdict(list)
+    for conv in convs:
+        alike[_row(conv)].append(conv)
+    rows = [(_name(group[0]), str(len(group)), *row) for row, group in alike.items()]
+    kept = [
+        at
+        for at, nothing in enumerate(COLUMNS.values())
+        if not nothing or any(row[at] not in nothing for row in rows)
+    ]
+    rows = [tuple(COLUMNS), *rows, _total(convs)]
+    return figures([[row[at] for at in kept] for row in rows], WORDS)
+
+
+def _total(convs: Sequence[ConvReport]) -> tuple[str, ...]:
+    useful = sum(conv.useful_macs for conv in convs)
+    padded = sum(conv.padded_macs for conv in convs)
+    cost = microseconds(sum(conv.cost_us for conv in convs))
+    floor = microseconds(sum(conv.floor_us for conv in convs))
+    figures = (f"{useful / 1e6:.1f}", percent(padded - useful, padded), cost, "", floor, "", "")
+    return ("all", str(len(convs)), "", "", "", "", "", *figures)
+
+
+def _row(conv: ConvReport) -> tuple[str, ...]:
+    """All cells but the name and the count. Of a layer that is not planned, few."""
+    same = conv.in_layout == conv.out_layout
+    layouts = conv.out_layout if same else f"{conv.in_layout} -> {conv.out_layout}"
+    return (
+        conv.shape,
+        conv.family,
+        conv.config,
+        layouts if conv.family else "",
+        conv.epilogue,
+        f"{conv.useful_macs / 1e6:.1f}",
+        f"{conv.waste:.0%}" if conv.family else "",
+        microseconds(conv.cost_us),
+        conv.limit,
+        microseconds(conv.floor_us),
+        f"{conv.runner_up} {microseconds(conv.runner_up_us)}" if conv.runner_up else "",
+        f"x{conv.tuned:.2f}" if conv.tuned else "",
+    )
+
+
+#: Of a layer's name, in the table; names of some exporters are paths.
+MOST_NAME = 32
+
+
+def _name(conv: ConvReport) -> str:
+    # The end of a path tells more than its beginning.
+    name = conv.name
+    return name if len(name) <= MOST_NAME else "..." + name[3 - MOST_NAME :]
+
+
+def path(report: BuildReport) -> str:
+    """What was chosen, in sum."""
+    text = (
+        f"estimated: {microseconds(report.cost_us)} us, of which conversions of layouts "
+        f"{microseconds(report.conversion_us)}; no schedule of these layers takes less than "
+        f"{microseconds(report.floor_us)}"
+    )
+    tuned = [conv for conv in report.convs if conv.tuned]
+    if tuned:
+        measured = sum(conv.cost_us for conv in tuned)
+        before = sum(conv.cost_us * conv.tuned for conv in tuned)
+        text += (
+            f"\nmeasured, not estimated: {len(tuned)} of {len(report.convs)} tuned layers, in sum "
+            f"{microseconds(measured)} us; the model's choices took {before / measured:.2f} times "
+            "as long"
+        )
+    unknown = [conv for conv in report.convs if not conv.cost_us and not conv.part_of]
+    if unknown:
+        text += f"\nwithout {len(unknown)} that TVM computes, of which no cost is known"
+    return text + (f"\ncard: {report.rates}" if report.rates else "")
+
+
+def conversion_table(conversions: Sequence[ConversionReport]) -> str:
+    """One row for all that are alike."""
+    counted = Counter(conversions)
+    header = ("conversion left", "x", "of", "cause", "kB moved", "us")
+    rows = [
+        (
+            one.conversion,
+            str(count),
+            "x".join(map(str, one.shape)),
+            one.cause,
+            f"{one.moved_bytes / 1e3:.1f}",
+            microseconds(one.us),
+        )
+        for one, count in counted.items()
+    ]
+    return figures([header, *rows], text=("conversion left", "of", "cause"))
+
+
+def reasons(convs: Sequence[ConvReport]) -> str:
+    """Why layers are not on tensor cores, each reason once."""
+    counted = Counter(conv.why_family for conv in convs if not conv.tensor_core)
+    lines = [f"  {count} x {reason}" for reason, count in counted.most_common()]
+    return "not on tensor cores:\n" + "\n".join(lines)
+
+
+def _layout_reasons(convs: Sequence[ConvReport]) -> str:
+    counted = Counter((conv.out_layout, conv.why_layout) for conv in convs)
+    lines = [f"  {n} x {layout}: {why}" for (layout, why), n in counted.most_common()]
+    return "layouts of outputs:\n" + "\n".join(lines)
+
+
+def _operator_summary(report: BuildReport) -> str:
+    counted = Counter((one.operator, kind_of_fate(one.fate)) for one in report.operators)
+    rows = [(operator, str(count), fate) for (operator, fate), count in counted.items()]
+    return table([("operator", "count", "what became of it"), *sorted(rows)], right=(1,))
+
+
+def kind_of_fate(fate: str) -> str:
+    """A fate without the name of the node it joined, so that like ones can be counted."""
+    return fate.partition(": ")[0]

@@ -1,0 +1,110 @@
+"""A `CapabilityReport` as text: what `tvmconv inspect` prints."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+from tvmconv.reports import build_text as report_text
+from tvmconv.reports.build import SUITED_CHANNELS
+from tvmconv.reports.tables import figures, microseconds, percent
+
+if TYPE_CHECKING:
+    from tvmconv.reports.capability import CapabilityReport, KindReport
+
+
+def capability_text(report: CapabilityReport) -> str:
+    """Whether it can be built, what it is made of, what it would take; then the details."""
+    plan = report.plan
+    parts = [_headline(report)]
+    if plan.smaller:
+        parts.append(report_text.bucket_table(plan))
+    if report.convs:
+        parts += [_kind_table(report), _shares(report)]
+        if report.buildable:
+            parts.append(report_text.path(plan))
+        parts.append(report_text.layer_table(report.convs))
+    if plan.conversions:
+        parts.append(report_text.conversion_table(plan.conversions))
+    if report.buildable and any(not conv.tensor_core for conv in report.convs):
+        parts.append(report_text.reasons(report.convs))
+    parts.append(_operator_table(report))
+    return "\n\n".join(parts)
+
+
+def _headline(report: CapabilityReport) -> str:
+    plan = report.plan
+    lines = [f"{report_text.target(plan)}: "]
+    if report.buildable:
+        lines[0] += f"can be built; {report_text.tensorized(plan)}"
+    else:
+        listed = (f"{name} x{count}" for name, count in sorted(report.unsupported.items()))
+        lines[0] += "can't be built: " + ", ".join(listed)
+    specs = [" and ".join(map(str, given)) for given in (report.inputs, report.outputs)]
+    lines.append(
+        f"{' -> '.join(specs)}; opset {report.opset}, {report.parameters / 1e6:.2f} M parameters"
+    )
+    return "\n".join(lines)
+
+
+def _kind_table(report: CapabilityReport) -> str:
+    """The kinds, their sum, and the traits."""
+    rows = [["layers", "count", "GMAC", "share", "floor us"]]
+    if report.buildable:
+        rows[0] += ["us", "tensor cores", "padding"]
+    rows += [_kind_row(one, report) for one in (*report.kinds, report.all)]
+    if report.traits:
+        rows.append(["of which, some in several", *[""] * (len(rows[0]) - 1)])
+        rows += [_kind_row(one, report, "  ") for one in report.traits]
+    return figures(rows, text=("layers",))
+
+
+def _kind_row(one: KindReport, report: CapabilityReport, indent: str = "") -> list[str]:
+    row = [
+        indent + one.kind,
+        str(one.count),
+        f"{one.macs / 1e9:{'.3f' if one.macs > 1e8 else '.3g'}}",
+        percent(one.macs, report.all.macs),
+        microseconds(one.floor_us),
+    ]
+    if report.buildable:
+        row.append(microseconds(one.cost_us))
+        row.append(percent(one.tensor_core_macs, one.macs))
+        row.append(percent(one.padded_macs - one.macs, one.padded_macs))
+    return row
+
+
+def _shares(report: CapabilityReport) -> str:
+    """Of multiply-adds on tensor cores; without a plan, of those that could be."""
+    every, suited = report.all, report.suited
+    if not report.buildable:
+        unknown = sum(not conv.useful_macs for conv in report.convs)
+        text = (
+            f"{percent(suited.macs, every.macs)} of all multiply-adds are of convolutions with "
+            f"{SUITED_CHANNELS} input channels a group or more, which tensor cores are made for"
+        )
+        if unknown:
+            text += f"\nwithout {unknown} whose shapes can't be inferred"
+        return text + f"\ncard: {report.plan.rates}"
+    return (
+        f"on tensor cores: {percent(every.tensor_core_macs, every.macs)} of all multiply-adds, "
+        f"{percent(suited.tensor_core_macs, suited.macs)} of those of convolutions with "
+        f"{SUITED_CHANNELS} input channels a group or more\n"
+        f"padding: {percent(every.padded_macs - every.macs, every.padded_macs)} of those done"
+    )
+
+
+def _operator_table(report: CapabilityReport) -> str:
+    """Every operator, and what would become of it."""
+    fates: dict[str, Counter[str]] = defaultdict(Counter)
+    for one in report.plan.operators:
+        fates[one.operator][report_text.kind_of_fate(one.fate)] += 1
+    rows = [("operator", "count", "supported", "why not, or what becomes of it")]
+    for support in report.operators:
+        told = support.reason or ("" if support.supported else "nobody has written it")
+        if support.supported:
+            found = fates[support.operator].most_common()
+            told = ", ".join(f"{n} x {fate}" if len(found) > 1 else fate for fate, n in found)
+        yes = "yes" if support.supported else "no"
+        rows.append((support.operator, str(support.count), yes, told))
+    return figures(rows, text=("operator", "supported", "why not, or what becomes of it"))

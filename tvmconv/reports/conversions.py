@@ -1,0 +1,283 @@
+"""Every conversion of layouts that is left after all passes, and who needs it.
+
+Told from the graph before the kernels take the regions' places, and from the plan: what
+`lower_convs` will emit, without the time that it takes to schedule kernels and pack weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+import tvm
+from tvm import relax
+
+from schedules.machine.cost import copy_bytes, copy_cost
+from schedules.machine.hardware import Hardware
+from tvmconv.onnx.model import inputs, shapes_of
+from tvmconv.passes.graph import Dataflow, dtype, is_constant, shape
+from tvmconv.passes.plan.plan import Plan, PlannedConv
+from tvmconv.passes.plan.readers import FOLLOWS_INPUT
+from tvmconv.reports.build import ConversionReport
+
+#: Names of the axes of an image, channels first.
+LETTERS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
+#: What operators of Relax are in ONNX, if they are not called alike.
+KINDS = {
+    "reshape": ("Flatten", "Reshape", "Squeeze", "Unsqueeze"),
+    "permute_dims": ("Transpose",),
+}
+#: The transposes that `import_convs` puts around a 3-D convolution.
+PLANES = ((0, 4, 1, 2, 3, 5, 6), (0, 2, 1, 3, 4))
+PERMUTE, TRANSPOSED = "relax.permute_dims", "relax.nn.conv2d_transpose"
+
+
+def conversions(
+    mod: tvm.IRModule, plan: Plan, hardware: Hardware, simple: onnx.ModelProto
+) -> tuple[ConversionReport, ...]:
+    """In the order of the graph. mod: after all passes, its regions planned; simple: the ONNX
+    graph that was compiled, for the names in it."""
+    graph = _Graph.of(mod, plan, simple)
+    found: list[ConversionReport] = []
+    for var in graph.live():
+        found += graph.conversions(var, hardware)
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """The bindings of `main`, and the kernels that will take the places of some."""
+
+    flow: Dataflow
+    simple: onnx.ModelProto
+    #: Of the tensors of `simple`.
+    shapes: dict[str, tuple[int, ...]]
+    params: list[relax.Var]
+    #: The convolutions that write the tensor of a variable.
+    kernels: dict[relax.Var, list[PlannedConv]]
+    #: How many convolutions read it.
+    regions: Counter[relax.Var]
+    #: Whether a tensor is in fp16 once the kernels are in place, as far as it was asked.
+    halves: dict[relax.Var, bool]
+
+    @classmethod
+    def of(cls, mod: tvm.IRModule, plan: Plan, simple: onnx.ModelProto) -> _Graph:
+        kernels: dict[relax.Var, list[PlannedConv]] = defaultdict(list)
+        regions: Counter[relax.Var] = Counter()
+        for planned in plan.values():
+            kernels[planned.place.buffer].append(planned)
+            regions.update(set(_tensors(planned)))
+        shapes = {name: tuple(sizes) for name, sizes in shapes_of(simple).items()}
+        params = list(mod["main"].params)
+        return cls(Dataflow.of(mod), simple, shapes, params, dict(kernels), regions, {})
+
+    def reads(self, var: relax.Var) -> list[relax.Var]:
+        """What is read to compute `var`, by the kernels if there are some."""
+        if var in self.kernels:
+            return [one for planned in self.kernels[var] for one in _tensors(planned)]
+        value = self.flow.values.get(var)
+        return [] if value is None else list(relax.analysis.free_vars(value))
+
+    def live(self) -> list[relax.Var]:
+        """Variables that are computed still when the kernels are in place, in order."""
+        found: set[relax.Var] = set()
+        waiting: list[relax.Expr] = list(self.flow.outputs)
+        while waiting:
+            var = waiting.pop()
+            if var not in found:
+                found.add(var)
+                waiting += self.reads(var)
+        return [var for var in self.flow.values if var in found]
+
+    def conversions(self, var: relax.Var, hardware: Hardware) -> Iterator[ConversionReport]:
+        """Those that are needed to compute `var`."""
+        if var in self.kernels:
+            layout = self.kernels[var][0].layout
+            if layout.copied_for:
+                what = f"{layout.layout} -> NHWC"
+                yield _report(what, shape(var), layout.copied_for, hardware, "float16")
+        elif self.flow.op(var) == PERMUTE:
+            x = self.flow.values[var].args[0]
+            yield self._permuted(var, x, hardware)
+        elif self.flow.op(var) == TRANSPOSED:
+            cause = "TVM computes transposed convolutions in NCHW"
+            x = self.flow.values[var].args[0]
+            yield _report("NHWC -> NCHW", shape(x), cause, hardware, dtype(x))
+            yield _report("NCHW -> NHWC", shape(var), cause, hardware, dtype(var))
+
+    def _permuted(self, var: relax.Var, x: relax.Expr, hardware: Hardware) -> ConversionReport:
+        axes = self.flow.values[var].attrs.axes
+        rank = len(shape(x))
+        order = tuple(map(int, axes)) if axes is not None else tuple(reversed(range(rank)))
+        read = "float16" if self._is_half(x) else dtype(x)
+        # A cast joins the copy: to what kernels read, or to what the network gives.
+        outputs, _ = self._forward(var)
+        for_kernels = self.regions[var] == len(self.flow.readers[var]) and not outputs
+        half = for_kernels or (read == "float16" and not outputs)
+        what = _named(order)
+        cause = self._cause(var, x, order, what)
+        return _report(what, shape(x), cause, hardware, read, "float16" if half else dtype(var))
+
+    def _is_half(self, x: relax.Expr) -> bool:
+        """Whether a tensor is in fp16 once the kernels are in place."""
+        if not isinstance(x, relax.Var) or dtype(x) == "float16":
+            return isinstance(x, relax.Var)
+        if x not in self.halves:
+            self.halves[x] = self._becomes_half(x)
+        return self.halves[x]
+
+    def _becomes_half(self, x: relax.Var) -> bool:
+        if self.flow.op(x) == "relax.astype":
+            return self._is_half(self.flow.values[x].args[0])
+        if x in self.kernels:
+            workload = self.kernels[x][0].kernels[0].choice.workload
+            return workload.epilogue.out_dtype == "float16"
+        if self.flow.op(x) not in FOLLOWS_INPUT:
+            return False
+        tensors = relax.analysis.free_vars(self.flow.values[x])
+        return bool(tensors) and all(map(self._is_half, tensors))
+
+    # ---------------------------------------------------------------- causes
+
+    def _cause(self, var: relax.Var, x: relax.Expr, order: tuple[int, ...], what: str) -> str:
+        if order in PLANES or any(self._is_plane(one) for one in (x, *self.flow.readers[var])):
+            return "a 3-D convolution's planes are computed as images"
+        if self._is_weight(var):
+            return "the weights of a convolution are computed"
+        if what not in _BOTH_WAYS:
+            return "a transpose of the model's own"
+        source = self._back(x)
+        if source in self.params:
+            names = [value.name for value in inputs(self.simple)]
+            name, layout = names[self.params.index(source)], what.split()[0]
+            where = "in the model" if self.shapes.get(name) == shape(source) else "as it is fed"
+            return f"input {name!r} is {layout} {where}"
+        outputs, readers = self._forward(var)
+        if what.startswith("NC"):
+            # As of keys in an attention: no image, and so nobody's layout.
+            if not self.regions[var] and readers == [one for one in readers if "MatMul" in one]:
+                return "a transpose of the model's own"
+            return f"{self._operator(source)} gives {what.split()[0]}"
+        if outputs:
+            layout = what.split()[-1]
+            where = "in the model" if layout.startswith("NC") else "as it was asked for"
+            return f"output {self._output_name(outputs[0])!r} is {layout} {where}"
+        return f"{', '.join(readers)} {'read' if readers[1:] else 'reads'} {what.split()[-1]}"
+
+    def _is_plane(self, value: relax.Expr) -> bool:
+        """Whether the tensor comes, through a reshape, from one of `PLANES` or goes into one."""
+        if not isinstance(value, relax.Var) or self.flow.op(value) != "relax.reshape":
+            return False
+        around = [*self.flow.readers[value], self.flow.values[value].args[0]]
+        calls = [self.flow.values[v] for v in around if self.flow.op(v) == PERMUTE]
+        return any(
+            call.attrs.axes is not None and tuple(map(int, call.attrs.axes)) in PLANES
+            for call in calls
+        )
+
+    def _is_weight(self, var: relax.Var) -> bool:
+        return any(
+            self.flow.op(reader).startswith("relax.nn.conv")
+            and self.flow.values[reader].args[1].same_as(var)
+            for reader in self.flow.readers[var]
+        )
+
+    def _back(self, x: relax.Expr) -> relax.Expr:
+        """Where a tensor comes from, past casts and reshapes that only put or take axes of one
+        element."""
+        while isinstance(x, relax.Var) and self._renames(x):
+            x = self.flow.values[x].args[0]
+        return x
+
+    def _forward(self, var: relax.Var) -> tuple[list[relax.Var], list[str]]:
+        """The network's outputs that a tensor becomes, and the operators that read it; both past
+        such reshapes."""
+        outputs = [var] if var in self.flow.outputs else []
+        readers: list[str] = []
+        for reader in self.flow.readers[var]:
+            if self._renames(reader):
+                further = self._forward(reader)
+                outputs += further[0]
+                readers += further[1]
+            elif isinstance(self.flow.values[reader], relax.Tuple):
+                outputs += [var] if reader in self.flow.outputs else []
+            else:
+                readers.append(self._operator(reader))
+        return outputs, list(dict.fromkeys(readers))
+
+    def _renames(self, var: relax.Var) -> bool:
+        """Whether it is a cast, which joins whatever is next to it, or such a reshape."""
+        if self.flow.op(var) == "relax.astype":
+            return True
+        if self.flow.op(var) != "relax.reshape":
+            return False
+        before, after = shape(self.flow.values[var].args[0]), shape(var)
+        return [size for size in before if size > 1] == [size for size in after if size > 1]
+
+    def _operator(self, value: relax.Expr) -> str:
+        """By its name in ONNX where that can be told: its shapes and kind are those of one node;
+        else by Relax's."""
+        if not isinstance(value, relax.Var) or not self.flow.op(value):
+            return "a constant" if is_constant(value) else "a tuple"
+        op = self.flow.op(value).rpartition(".")[2]
+        kinds = KINDS.get(op, (op.replace("_", ""),))
+        read = self.flow.values[value].args[0]
+        found = [
+            node
+            for node in self.simple.graph.node
+            if node.op_type.lower() in {kind.lower() for kind in kinds}
+            and self.shapes.get(node.output[0]) == _shape(value)
+            and self.shapes.get(node.input[0])
+            == (shape(read) if isinstance(read, relax.Var) else ())
+        ]
+        if len(found) == 1:
+            return f"{found[0].op_type} {found[0].name!r}"
+        return found[0].op_type if found else op.replace("permute_dims", "a transpose")
+
+    def _output_name(self, var: relax.Var) -> str:
+        """Of what the network gives as `var`, or as a tuple in which it is."""
+        body = next(v for v in self.flow.outputs)
+        value = self.flow.values.get(body)
+        given = list(value.fields) if isinstance(value, relax.Tuple) else [body]
+        at = next(i for i, one in enumerate(given) if one.same_as(var))
+        return str(self.simple.graph.output[at].name)
+
+
+def _tensors(planned: PlannedConv) -> list[relax.Var]:
+    """What a convolution's kernels read, but for constants."""
+    region = planned.region
+    return [one for one in (region.x, region.residual) if isinstance(one, relax.Var)]
+
+
+def _orders() -> dict[tuple[int, ...], str]:
+    """The conversions of images to channels last and back, by their orders of axes."""
+    found = {}
+    for rank, first in LETTERS.items():
+        last = first[0] + first[2:] + "C"
+        found[(0, *range(2, rank), 1)] = f"{first} -> {last}"
+        found[(0, rank - 1, *range(1, rank - 1))] = f"{last} -> {first}"
+    return found
+
+
+_ORDERS = _orders()
+_BOTH_WAYS = set(_ORDERS.values())
+
+
+def _named(order: tuple[int, ...]) -> str:
+    return _ORDERS.get(order, f"axes {order}")
+
+
+def _report(
+    what: str, of: tuple[int, ...], cause: str, hardware: Hardware, read: str, written: str = ""
+) -> ConversionReport:
+    elements = math.prod(of)
+    moved = copy_bytes(elements, read, written)
+    return ConversionReport(what, of, cause, moved, copy_cost(elements, hardware, read, written).us)
+
+
+def _shape(value: relax.Expr) -> tuple[int, ...] | None:
+    """Of a tensor; None of a tuple, as a Split gives."""
+    return shape(value) if isinstance(value.ty, relax.TensorType) else None

@@ -1,0 +1,299 @@
+"""`bench`: how long a network takes, and what of that is computing, enqueueing and copying.
+
+On a GPU a `Binding` is run, one CUDA graph, and timed on the GPU, between two CUDA events. One run
+is enqueued while the one before it computes, so what stands between the events is the GPU's work;
+only where enqueueing is the slower of the two does the GPU wait, and then the report warns. On a
+CPU the call is the computation, timed by the clock. Copies are timed by the clock, one at a time.
+
+Needs TVM's runtime alone, not its compiler, so that it works wherever a saved network runs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tvm
+
+from tvmconv.reports.layer_times import LayerTime, layer_times
+from tvmconv.reports.layer_times_text import layer_table
+from tvmconv.reports.tables import table
+from tvmconv.runtime import cuda as cuda_runtime
+from tvmconv.runtime.buckets import each_bucket
+from tvmconv.runtime.feeds import batch_of
+
+if TYPE_CHECKING:
+    from tvmconv.runtime.executable import Executable
+
+#: Beyond this spread (deviation / mean) the median should not be quoted without saying so.
+UNSTABLE = 0.025
+#: An enqueue-bound GPU waits between the events too, so its compute time never falls below the
+#: time to enqueue; from this share on, the two count as one.
+ENQUEUE_BOUND = 0.8
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure: at least ``min_runs`` and ``min_seconds``, but never ``max_runs``."""
+
+    warmup_ms: float = 200.0
+    min_runs: int = 10
+    min_seconds: float = 1.0
+    max_runs: int = 10_000
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_runs <= self.max_runs:
+            raise ValueError(f"{self}: runs are at least 1, and min_runs at most max_runs")
+
+    def enough(self, runs: int, began: float) -> bool:
+        """Whether to stop after ``runs`` runs since ``began``, a reading of `perf_counter`."""
+        waited = perf_counter() - began >= self.min_seconds
+        return runs >= self.max_runs or (runs >= self.min_runs and waited)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The distribution of one duration over the runs."""
+
+    runs: int
+    min_ms: float
+    mean_ms: float
+    median_ms: float
+    p90_ms: float
+    p95_ms: float
+    p99_ms: float
+    max_ms: float
+    #: Coefficient of variation: standard deviation / mean.
+    variation: float
+
+    @classmethod
+    def of(cls, samples_ms: Sequence[float]) -> Timing:
+        """The distribution of ``samples_ms``, of which there is at least one."""
+        ms = np.asarray(samples_ms, np.float64)
+        mean = float(ms.mean())
+        median, p90, p95, p99 = (float(p) for p in np.percentile(ms, [50, 90, 95, 99]))
+        variation = float(ms.std()) / mean
+        return cls(
+            len(ms), float(ms.min()), mean, median, p90, p95, p99, float(ms.max()), variation
+        )
+
+    def cells(self) -> list[str]:
+        """One row of the table, `HEADER` above it."""
+        columns = (self.min_ms, self.mean_ms, self.median_ms, self.p90_ms, self.p95_ms, self.p99_ms)
+        return [*(f"{ms:.4g}" for ms in columns), f"{self.variation:.1%}", str(self.runs)]
+
+
+HEADER = ["ms", "min", "mean", "median", "p90", "p95", "p99", "var.", "runs"]
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """What `bench` measured, with buckets in the largest. ``print(report)`` has all as tables."""
+
+    target: str
+    arch: str | None
+    #: First dimension of the first input: images a run.
+    batch: int
+    #: CPU threads TVM uses; None on a GPU.
+    threads: int | None
+    compute: Timing
+    #: Until the call came back, the GPU still at work; None on a CPU, where that is the whole run.
+    enqueue: Timing | None
+    host_to_device: Timing
+    device_to_host: Timing
+    warmup_ms: float
+    warmup_runs: int
+    #: Of the outputs against the reference, as the caller found it; None if nobody looked.
+    relative_l2: float | None
+    #: Of the smaller buckets, the smallest first.
+    smaller: tuple[LatencyReport, ...] = ()
+    #: Every layer and every other kernel, in order, if that was asked for.
+    layers: tuple[LayerTime, ...] = ()
+
+    @property
+    def throughput(self) -> float:
+        """Images a second, by the median of the computation."""
+        return self.batch / self.compute.median_ms * 1e3
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader has to know before quoting the figures."""
+        found = []
+        if self.enqueue and self.enqueue.median_ms >= ENQUEUE_BOUND * self.compute.median_ms:
+            found.append(
+                "enqueue-bound: starting the kernels takes the CPU as long as the run, so the GPU "
+                "waits, and its compute time counts the waiting"
+            )
+        if self.compute.variation > UNSTABLE:
+            found.append(
+                f"unstable: the coefficient of variation is {self.compute.variation:.1%}, over "
+                f"{UNSTABLE:.1%}; is something else running, or a clock changing?"
+            )
+        if self.relative_l2 is None:
+            found.append("unchecked: nobody compared this executable's outputs; see `compare`")
+        return tuple(found)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as they are called here, with throughput and warnings."""
+        derived = {"throughput_images_per_s": self.throughput, "warnings": list(self.warnings)}
+        return {**asdict(self), **derived, "smaller": [one.to_json() for one in self.smaller]}
+
+    def __str__(self) -> str:
+        return "\n\n".join(report._text() for report in (*self.smaller, self))
+
+    def _text(self) -> str:
+        place = f"{self.target} {self.arch or ''}".strip()
+        place += f", {self.threads} threads" if self.threads else ""
+        rows = [HEADER, ["compute", *self.compute.cells()]]
+        if self.enqueue:
+            rows.append(["enqueue", *self.enqueue.cells()])
+        rows.append(["host to device", *self.host_to_device.cells()])
+        rows.append(["device to host", *self.device_to_host.cells()])
+        lines = [
+            f"batch {self.batch} on {place}: {self.compute.median_ms:.4g} ms, "
+            f"{self.throughput:.4g} images/s (warm-up {self.warmup_ms:.0f} ms, "
+            f"{self.warmup_runs} runs)",
+            table(rows, right=range(1, len(HEADER))),
+        ]
+        if self.relative_l2 is not None:
+            lines.append(f"checked: relative l2 error {self.relative_l2:.2e}")
+        lines += [f"Warning: {warning}" for warning in self.warnings]
+        return "\n".join(lines + (["", layer_table(self.layers)] if self.layers else []))
+
+
+def bench(
+    exe: Executable,
+    feeds: Mapping[str, Any] | None = None,
+    *,
+    relative_l2: float | None = None,
+    warmup_ms: float = 200.0,
+    min_runs: int = 10,
+    min_seconds: float = 1.0,
+    max_runs: int = 10_000,
+    layers: bool = True,
+) -> LatencyReport:
+    """Time ``exe`` on ``feeds``, arrays by input name, as `each_bucket` gives them to every bucket.
+
+    A fast wrong answer is worth nothing: give the error that `compare` found as ``relative_l2``,
+    or the report says that it is unchecked. Warm-up lasts ``warmup_ms``, then runs follow until
+    there are ``min_runs`` and ``min_seconds`` have passed, or ``max_runs``; copies get a fifth of
+    that time. With ``layers``, each layer and other kernel is timed by itself after that, which
+    takes a few runs more. Raises FeedError for feeds that do not fit, TargetError if the device
+    fails.
+    """
+    effort = Effort(warmup_ms, min_runs, min_seconds, max_runs)
+    reports = [_bench(*one, relative_l2, effort, layers) for one in each_bucket(exe, feeds)]
+    return replace(reports[-1], smaller=tuple(reports[:-1]))
+
+
+def _bench(
+    exe: Executable,
+    feeds: Mapping[str, Any],
+    relative_l2: float | None,
+    effort: Effort,
+    layers: bool,
+) -> LatencyReport:
+    """`bench` at one batch."""
+    device, tensors = exe.device(), exe.transfer_in(feeds)
+    outputs = exe.enqueue(tensors)
+
+    bound = exe.bind(feeds).run if exe.target == "cuda" else None
+    start: Callable[[], object] = bound or (lambda: exe.enqueue(tensors))
+
+    def run() -> None:
+        start()
+        device.sync()
+
+    def copy_in() -> None:
+        exe.transfer_in(feeds)
+        device.sync()
+
+    warmup_runs = warm_up(run, effort)
+    enqueue: Timing | None = None
+    if exe.target == "cuda":
+        compute, enqueue = cuda_time(start, device, effort)
+    else:
+        compute = host_time(run, effort)
+    brief = replace(effort, min_seconds=effort.min_seconds / 5)
+    return LatencyReport(
+        target=exe.target,
+        arch=exe.arch,
+        batch=batch_of(exe.inputs),
+        threads=None if enqueue else tvm.runtime.num_threads(),
+        compute=compute,
+        enqueue=enqueue,
+        host_to_device=host_time(copy_in, brief),
+        device_to_host=host_time(lambda: exe.transfer_out(outputs), brief),
+        warmup_ms=effort.warmup_ms,
+        warmup_runs=warmup_runs,
+        relative_l2=relative_l2,
+        layers=layer_times(exe, tensors) if layers else (),
+    )
+
+
+# --- stopwatches; the benchmarks time other programs with the same ones ----------------------
+def warm_up(run: Callable[[], object], effort: Effort) -> int:
+    """Call ``run`` until ``effort.warmup_ms`` have passed, at least once. Returns the calls."""
+    began, runs = perf_counter(), 0
+    while runs == 0 or (perf_counter() - began) * 1e3 < effort.warmup_ms:
+        run()
+        runs += 1
+    return runs
+
+
+def host_time(run: Callable[[], object], effort: Effort) -> Timing:
+    """How long ``run`` takes by the clock. It has to wait for what it started on a device."""
+    samples: list[float] = []
+    began = perf_counter()
+    while not effort.enough(len(samples), began):
+        start = perf_counter()
+        run()
+        samples.append((perf_counter() - start) * 1e3)
+    return Timing.of(samples)
+
+
+def cuda_time(
+    enqueue: Callable[[], object], device: tvm.runtime.Device, effort: Effort
+) -> tuple[Timing, Timing]:
+    """GPU time and enqueue time of what ``enqueue`` starts on ``device``'s current stream.
+
+    Raises TargetError where CUDA reports an error.
+    """
+    events = _CudaEvents(device)
+    compute: list[float] = []
+    enqueued: list[float] = []
+    running: deque[tuple[cuda_runtime.Event, cuda_runtime.Event]] = deque()
+    began = perf_counter()
+    while not effort.enough(len(enqueued), began):
+        start = events.record()
+        before = perf_counter()
+        enqueue()
+        enqueued.append((perf_counter() - before) * 1e3)
+        running.append((start, events.record()))
+        if len(running) > 1:  # one computes, one waits behind it
+            compute.append(events.elapsed_ms(*running.popleft()))
+    compute += [events.elapsed_ms(*pair) for pair in running]
+    return Timing.of(compute), Timing.of(enqueued)
+
+
+class _CudaEvents:
+    """CUDA's own stopwatch.
+
+    TVM's ``runtime.timer.cuda`` is a pair of the same events, but can be started and stopped from
+    C++ only, and its RPC time evaluator gives means.
+    """
+
+    def __init__(self, device: tvm.runtime.Device) -> None:
+        self._stream = cuda_runtime.current_stream(device)
+
+    def record(self) -> cuda_runtime.Event:
+        """An event that happens once the stream has done all that is enqueued so far."""
+        return cuda_runtime.Event(timed=True).record(self._stream)
+
+    def elapsed_ms(self, start: cuda_runtime.Event, stop: cuda_runtime.Event) -> float:
+        """Waits for ``stop``; the time between the two."""
+        return stop.ms_since(start)

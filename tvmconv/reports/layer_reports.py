@@ -1,0 +1,179 @@
+"""A `ConvReport` of every convolution and matrix product of a network, planned or not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import onnx
+
+from schedules.choose import Choice
+from schedules.conv.workload import ConvWorkload
+from schedules.family import ONE_CONVOLUTION
+from schedules.machine.cost import conv_floor, floor, moved_bytes
+from schedules.machine.hardware import Hardware
+from schedules.machine.model import unit_tflops
+from tvmconv.onnx.frontend import convolutions
+from tvmconv.onnx.kinds import Layer, layers
+from tvmconv.passes.plan.plan import PlannedConv, kernel_names
+from tvmconv.reports.build import ConvReport
+
+
+def layer_reports(
+    simple: onnx.ModelProto, planned: Mapping[str, PlannedConv], hardware: Hardware
+) -> tuple[ConvReport, ...]:
+    """Those planned, then those that no family was asked about. `simple` is the graph that was
+    compiled; what is merged with an equal one is left out."""
+    found = layers(simple)
+    merged = merged_layers(simple, planned)
+    names = kernel_names(planned.values())
+    firsts = {
+        one.region.prologue.name: one for one in planned.values() if one.region.prologue is not None
+    }
+    kernels = [
+        _planned(planned[name], layer, names)
+        if name in planned
+        else _first_of_pair(firsts[name], layer)
+        for name, layer in found.items()
+        if name in planned or name in firsts
+    ]
+    others = [
+        _unplanned(layer, hardware, "TVM", _why_generic(layer))
+        for name, layer in found.items()
+        if name not in planned and name not in firsts and name not in merged
+    ]
+    return (*kernels, *others)
+
+
+def unplanned_reports(proto: onnx.ModelProto, hardware: Hardware) -> tuple[ConvReport, ...]:
+    """What can be said of a network that can't be built: no family, no cost, but the floor."""
+    why = "not planned, as the network has operators that can't be built"
+    return tuple(_unplanned(layer, hardware, "", why) for layer in layers(proto).values())
+
+
+def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -> set[str]:
+    """Those of constant weights that are in no plan: an equal one is computed."""
+    left = {name for name, layer in layers(simple).items() if layer.constant} - planned.keys()
+    left -= {one.region.prologue.name for one in planned.values() if one.region.prologue}
+    return left & set(convolutions(simple))
+
+
+def _planned(
+    planned: PlannedConv, layer: Layer, names: Mapping[tuple[ConvWorkload, Any, Hardware], str]
+) -> ConvReport:
+    choices = [kernel.choice for kernel in planned.kernels]
+    # Of a transposed convolution the first phase speaks for all; they differ by a tap or so.
+    choice, w = choices[0], choices[0].workload
+    # Families of one kind decline for one reason.
+    reasons = dict.fromkeys(reject.reason for reject in choice.rejects)
+    rejects = "; ".join(reason for reason in reasons if reason != ONE_CONVOLUTION)
+    margin = _margin(choices)
+    tuned = f"measured, {margin:.2f} times as fast as the model's choice" if margin else ""
+    seconds = [one.runner_up for one in choices if one.runner_up is not None]
+    return ConvReport(
+        name=planned.name,
+        operator=layer.operator,
+        shape=planned.shape,
+        workloads=tuple(one.workload.to_json() for one in choices),
+        family=choice.family.name,
+        config=str(choice.config),
+        in_layout=str(w.in_layout),
+        out_layout=str(w.out_layout),
+        epilogue=str(w.epilogue),
+        tensor_core=all(one.family.tensorized for one in choices),
+        why_family="; ".join(filter(None, (tuned, rejects))) or "the first choice",
+        why_layout=planned.layout.reason,
+        # Of a pair without the first, which has a report of its own.
+        useful_macs=sum(one.workload.apart[-1].useful_macs for one in choices),
+        padded_macs=sum(one.family.padded_macs(one.workload, one.config) for one in choices)
+        - (w.apart[0].useful_macs if w.prologue else 0),
+        cost_us=sum(one.cost.us for one in choices),
+        limit=choice.cost.limit,
+        floor_us=sum(conv_floor(one.workload, one.hardware).us for one in choices),
+        # Of all phases or none.
+        runner_up=seconds[0].family.name if len(seconds) == len(choices) else "",
+        runner_up_us=sum(s.cost.us for s in seconds) if len(seconds) == len(choices) else 0.0,
+        kind=layer.kind,
+        traits=layer.traits,
+        group_channels=layer.group_channels,
+        tuned=margin,
+        kernels=tuple(names[kernel.key] for kernel in planned.kernels),
+        moved_bytes=sum(moved_bytes(one.workload) for one in choices),
+        instruction_tflops=instruction_tflops(choice),
+    )
+
+
+def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
+    """Of a convolution that the kernel of another one, `planned`, computes as well."""
+    choice = planned.kernels[0].choice
+    first = choice.workload.apart[0]
+    return ConvReport(
+        name=layer.name,
+        operator=layer.operator,
+        shape=str(first),
+        workloads=(),
+        family=choice.family.name,
+        config="",
+        in_layout=str(first.in_layout),
+        out_layout=str(first.out_layout),
+        epilogue=str(first.epilogue),
+        tensor_core=choice.family.tensorized,
+        why_family=f"in the kernel of {planned.name}",
+        why_layout="in registers alone",
+        useful_macs=first.useful_macs,
+        padded_macs=first.useful_macs,
+        kind=layer.kind,
+        traits=layer.traits,
+        group_channels=layer.group_channels,
+        part_of=planned.name,
+    )
+
+
+def _margin(choices: Sequence[Choice]) -> float:
+    """Of the model's choices over those tuned, in time; 0 where not all of them are."""
+    found = [one.tuned for one in choices if one.tuned is not None]
+    if len(found) < len(choices):
+        return 0.0
+    return sum(one.model_us for one in found) / sum(one.us for one in found)
+
+
+def instruction_tflops(choice: Choice) -> float:
+    """What the instruction that multiplies reaches on the card, in 1e12 operations a second; 0 on
+    a CPU, whose rates are a GPU's."""
+    w, config, hardware = choice.workload, choice.config, choice.hardware
+    if hardware.kind != "cuda":
+        return 0.0
+    return unit_tflops(choice.family.footprint(w, config, hardware).unit, hardware)
+
+
+def _why_generic(layer: Layer) -> str:
+    if layer.kind == "product of activations":
+        return "a product of activations, neither of them constant"
+    if layer.operator in ("Gemm", "MatMul"):
+        return "a product whose constant is on the left, or more than a matrix"
+    if layer.operator == "ConvTranspose" and len(layer.weight) == 5:
+        return "a 3-D transposed convolution"
+    return "a convolution whose weights are computed, not constant"
+
+
+def _unplanned(layer: Layer, hardware: Hardware, family: str, why: str) -> ConvReport:
+    return ConvReport(
+        name=layer.name,
+        operator=layer.operator,
+        shape=str(layer),
+        workloads=(),
+        family=family,
+        config="",
+        in_layout="NCHW",
+        out_layout="NCHW",
+        epilogue="none",
+        tensor_core=False,
+        why_family=why,
+        why_layout="as in the model",
+        useful_macs=layer.macs,
+        padded_macs=layer.macs,
+        floor_us=floor(layer.macs, layer.moved_bytes, hardware).us,
+        kind=layer.kind,
+        traits=layer.traits,
+        group_channels=layer.group_channels,
+    )

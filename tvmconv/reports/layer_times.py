@@ -1,0 +1,155 @@
+"""How long each layer of a network takes, and how far that is from what the machine can do.
+
+On a GPU each kernel is timed alone, as the network calls it, many launches in one CUDA graph: its
+operands are where the launch before it left them, in L2 if they fit. On a CPU it is timed where it
+stands in the run. Needs TVM's runtime alone.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from schedules.machine.hardware import CUDA_ARCHS, Hardware
+from tvmconv.reports.build import ConvReport
+from tvmconv.runtime import cuda as cuda_runtime
+
+if TYPE_CHECKING:
+    from tvmconv.runtime.executable import Executable
+
+#: Launches in a graph, and replays of it; runs on a CPU, of which the first does not count.
+LAUNCHES, REPLAYS, RUNS = 20, 5, 4
+#: Before the names of what the virtual machine does itself.
+BUILTIN = "vm.builtin."
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """A layer, or another kernel, of which only the first three fields are known.
+
+    Rates count what the definition asks for, padding not; shares are of the time that would be
+    left if nothing else were in the way, 0 to 1, or 0 where that is not known, as on a CPU.
+    """
+
+    #: That of the layer, or of TVM's kernel.
+    name: str
+    us: float
+    #: How many kernels that takes.
+    kernels: int = 1
+    shape: str = ""
+    family: str = ""
+    config: str = ""
+    tflops: float = 0.0
+    gbps: float = 0.0
+    #: Of the rate of the instruction it uses, of the chip's fastest, and of the memory's.
+    instruction_share: float = 0.0
+    chip_share: float = 0.0
+    memory_share: float = 0.0
+    #: What the model says of it: what limits it, how long it takes; the next best family, and how
+    #: many times as long that takes by the model.
+    limit: str = ""
+    estimated_us: float = 0.0
+    runner_up: str = ""
+    margin: float = 0.0
+
+
+def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
+    """Of every kernel that a run starts, in order; the first kernel of a layer stands for it.
+
+    tensors: on the device, as `Executable.transfer_in` gives them. Raises TargetError where the
+    device fails.
+    """
+    timed = _on_gpu if exe.target == "cuda" else _on_cpu
+    calls = timed(exe, tensors)
+    waiting: dict[str, deque[ConvReport]] = defaultdict(deque)
+    macs: dict[str, int] = defaultdict(int)  # with those of a layer that is in the same kernel
+    for layer in exe.report.convs:
+        macs[layer.part_of or layer.name] += layer.useful_macs
+        for kernel in layer.kernels:
+            waiting[kernel].append(layer)
+    hardware = next((one for one in CUDA_ARCHS if one.name == exe.arch), None)
+    found: dict[str, tuple[ConvReport | None, list[float]]] = {}
+    for at, (kernel, us) in enumerate(calls):
+        conv = waiting[kernel].popleft() if waiting[kernel] else None
+        key = conv.name if conv else f"{at} {kernel}"
+        found.setdefault(key, (conv, []))[1].append(us)
+    return tuple(
+        _layer(conv, macs[conv.name], sum(us), len(us), hardware if exe.target == "cuda" else None)
+        if conv
+        else LayerTime(key.partition(" ")[2], sum(us))
+        for key, (conv, us) in found.items()
+    )
+
+
+def _layer(
+    conv: ConvReport, macs: int, us: float, kernels: int, hardware: Hardware | None
+) -> LayerTime:
+    tflops, gbps = 2 * macs / us / 1e6, conv.moved_bytes / us / 1e3
+    return LayerTime(
+        name=conv.name,
+        us=us,
+        kernels=kernels,
+        shape=conv.shape,
+        family=conv.family,
+        config=conv.config,
+        tflops=tflops,
+        gbps=gbps,
+        instruction_share=tflops / conv.instruction_tflops if hardware else 0.0,
+        chip_share=tflops / hardware.chip_tflops if hardware else 0.0,
+        memory_share=gbps / hardware.memory_gbps if hardware else 0.0,
+        limit=conv.limit,
+        estimated_us=conv.cost_us,
+        runner_up=conv.runner_up,
+        margin=conv.runner_up_us / conv.cost_us if conv.runner_up else 0.0,
+    )
+
+
+def _on_gpu(exe: Executable, tensors: list[Any]) -> list[tuple[str, float]]:
+    """Kernel and microseconds of each call."""
+    device = exe.device()
+    calls: list[tuple[str, Any, Sequence[Any]]] = []
+
+    def heard(function: Any, name: str, before: bool, _: Any, *arguments: Any) -> int:
+        if before and not name.startswith(BUILTIN):
+            calls.append((name, function, arguments))
+        return 0
+
+    # The calls keep the memory that they read and write.
+    exe.traced(heard)(tensors)
+    device.sync()
+    return [(name, _graph_us(device, function, args)) for name, function, args in calls]
+
+
+def _graph_us(device: Any, function: Callable[..., Any], arguments: Sequence[Any]) -> float:
+    """Median time of one launch."""
+    sample = cuda_runtime.launch_sampler(device, function, arguments, LAUNCHES)
+    sample()  # the first warms up
+    return statistics.median(sample() for _ in range(REPLAYS))
+
+
+def _on_cpu(exe: Executable, tensors: list[Any]) -> list[tuple[str, float]]:
+    """Kernel and microseconds of each call."""
+    calls: list[tuple[str, float]] = []
+    start = 0.0
+
+    def heard(_: Any, name: str, before: bool, *others: Any) -> int:
+        nonlocal start
+        if before:
+            start = perf_counter()
+        elif not name.startswith(BUILTIN):
+            calls.append((name, (perf_counter() - start) * 1e6))
+        return 0
+
+    run = exe.traced(heard)
+    runs = []
+    for _ in range(RUNS):
+        calls = []
+        run(tensors)
+        runs.append(calls)
+    names = [name for name, _ in calls]
+    times = zip(*([us for _, us in one] for one in runs[1:]), strict=True)
+    return list(zip(names, map(statistics.median, times), strict=True))

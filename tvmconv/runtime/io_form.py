@@ -1,0 +1,95 @@
+"""In which dtype and layout a network is fed and answers, where that is not the model's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tvmconv.errors import TvmconvError
+from tvmconv.runtime.feeds import TensorSpec
+
+DTYPES = ("float32", "float16")
+LAYOUTS = ("NCHW", "NHWC")
+#: permute_dims(NCHW, TO_NHWC) is NHWC, and back.
+TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class IoForm:
+    """What a build was asked for; None is as the model has it."""
+
+    #: Of every input and output of floating point, one of `DTYPES`; others keep theirs.
+    dtype: str | None = None
+    #: Of every input and output of floating point with four dimensions, one of `LAYOUTS`. The
+    #: model's own is NCHW.
+    layout: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, given, known in (
+            ("io_dtype", self.dtype, DTYPES),
+            ("io_layout", self.layout, LAYOUTS),
+        ):
+            if given is not None and given not in known:
+                raise TvmconvError(
+                    f"there is no {name} {given!r}",
+                    hint=f"one of {', '.join(known)}; left out, it is the model's",
+                )
+
+    def of(self, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+        """The model's specs in this form."""
+        return tuple(map(self._of, specs))
+
+    def _of(self, spec: TensorSpec) -> TensorSpec:
+        if not is_float(spec.dtype):
+            return spec
+        spec = replace(spec, dtype=self.dtype or spec.dtype)
+        if self.layout != "NHWC" or len(spec.shape) != 4:
+            return spec
+        return replace(spec, shape=tuple(spec.shape[axis] for axis in TO_NHWC), layout="NHWC")
+
+
+def is_float(dtype: str) -> bool:
+    return dtype.startswith("float")
+
+
+def model_shape(spec: TensorSpec) -> tuple[int, ...]:
+    """The shape that the model has where the network has `spec`."""
+    return tuple(spec.shape[axis] for axis in TO_NCHW) if spec.layout == "NHWC" else spec.shape
+
+
+def arranged(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    """An array of the model's in the layout of `spec`, its dtype kept."""
+    return array.transpose(TO_NHWC) if spec.layout == "NHWC" else array
+
+
+def feeds_from_model(
+    specs: Iterable[TensorSpec], feeds: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """The model's feeds as a network with the inputs `specs` takes them."""
+    return {
+        spec.name: np.ascontiguousarray(arranged(spec, feeds[spec.name]), spec.dtype)
+        for spec in specs
+    }
+
+
+def feeds_to_model(
+    specs: Iterable[TensorSpec], feeds: Mapping[str, NDArray[Any]], model: Iterable[TensorSpec]
+) -> dict[str, NDArray[Any]]:
+    """The feeds of a network with the inputs `specs` as the model takes them.
+
+    model: the model's own specs of the same inputs.
+    """
+    dtypes = {spec.name: spec.dtype for spec in model}
+    return {
+        spec.name: np.ascontiguousarray(_back(spec, feeds[spec.name]), dtypes[spec.name])
+        for spec in specs
+    }
+
+
+def _back(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    """What undoes `arranged`."""
+    return array.transpose(TO_NCHW) if spec.layout == "NHWC" else array

@@ -1,0 +1,67 @@
+"""Tensor maps that TVM can't make: those by which the copy engine gathers a convolution's input.
+
+Kernels of the WGMMA family call `encode_im2col` from their host code, by name, wherever they run.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from typing import Any
+
+import tvm_ffi
+
+from intrinsics.wgmma import ENCODE_IM2COL, TENSOR_MAP_PROMOTION
+from tvmconv.errors import TargetError
+
+#: ``CUtensorMapDataType``: fp16.
+FLOAT16 = 6
+
+
+@cache
+def _encode() -> Any:
+    """The driver's function."""
+    driver = ctypes.CDLL("libcuda.so.1")
+    try:
+        return driver.cuTensorMapEncodeIm2col
+    except AttributeError:
+        raise TargetError(
+            "this driver has no cuTensorMapEncodeIm2col",
+            hint="install one for CUDA 12 or later, or build for sm_90 instead of sm_90a",
+        ) from None
+
+
+@tvm_ffi.register_global_func(ENCODE_IM2COL)
+def encode_im2col(tensor_map: Any, data: Any, *numbers: int) -> None:
+    """Writes the map of the fp16 NHWC tensor at `data` to where `tensor_map` points.
+
+    numbers: as `schedules.families.wgmma.kernel.im2col` lists them. Raises `TargetError` where the
+    driver refuses them.
+    """
+    sizes, strides, lower, upper = numbers[:4], numbers[4:7], numbers[7:9], numbers[9:11]
+    channels, pixels, step_w, step_h, swizzle = numbers[11:]
+    status = _encode()(
+        _pointer(tensor_map),
+        FLOAT16,
+        len(sizes),
+        _pointer(data),
+        (ctypes.c_uint64 * 4)(*sizes),
+        (ctypes.c_uint64 * 3)(*strides),
+        (ctypes.c_int * 2)(*lower),
+        (ctypes.c_int * 2)(*upper),
+        ctypes.c_uint32(channels),
+        ctypes.c_uint32(pixels),
+        (ctypes.c_uint32 * 4)(1, step_w, step_h, 1),
+        0,  # not interleaved
+        swizzle,
+        TENSOR_MAP_PROMOTION,
+        0,  # zeros in the padding
+    )
+    if status:
+        raise TargetError(
+            f"the CUDA driver makes no tensor map of {numbers}", note=f"CUresult {status}"
+        )
+
+
+def _pointer(handle: Any) -> ctypes.c_void_p:
+    return ctypes.c_void_p(getattr(handle, "value", handle))

@@ -1,0 +1,299 @@
+"""Real machine code out of TVM for CUDA, on machines with and without a GPU.
+
+TVM's CUDA code generator calls a compiler only where its CUDA runtime library is loaded, and that
+library needs the driver's ``libcuda.so.1``. Where either is missing ``tvm.compile`` does not fail:
+it gives back a module that holds CUDA *source*, which no compiler has seen. So a build does this::
+
+    prepare_cuda("sm_90")              # before: make TVM able to call nvcc or NVRTC
+    with target:                       # TVM's compiler callback reads the target from this scope
+        executable = tvm.compile(module, target=target)
+    executable.export_library(path)
+    require_cubin(path, "sm_90")       # after: never trust, look
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import struct
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+
+import tvm
+from tvm.libinfo import package_lib_paths
+from tvm_ffi.libinfo import load_lib_ctypes
+
+from schedules.machine.hardware import CUDA_ARCHS, Hardware
+from tvmconv.errors import TargetError, ToolchainError
+
+
+def cuda_arch(name: str) -> Hardware:
+    """The record of architecture ``name``. Raises TargetError, listing the names there are."""
+    known = {hardware.name: hardware for hardware in CUDA_ARCHS}
+    if name in known:
+        return known[name]
+    meant = "sm_" + re.sub(r"^(sm|compute)|[^0-9a-z]", "", name.strip().lower())
+    raise TargetError(
+        f"there is no CUDA architecture {name!r}",
+        note=f"known are {', '.join(known)}",
+        hint=f"did you mean {meant!r}?" if meant in known else "",
+    )
+
+
+def detect_arch() -> str | None:
+    """The name of GPU 0's architecture, in ``CUDA_ARCHS`` or not; None where no GPU can be used.
+
+    Also loads TVM's CUDA runtime, which running a network needs, where `import tvm` could not.
+    """
+    try:
+        _load_cuda_runtime(stub_allowed=False)
+    except ToolchainError:
+        return None
+    device = tvm.cuda(0)
+    # `exist` is also False with the stub loaded: none of its functions succeeds.
+    if not device.exist:
+        return None
+    name = f"sm_{device.compute_version.replace('.', '')}"
+    # With Hopper's own instructions, which code for sm_90 has not.
+    return "sm_90a" if name == "sm_90" else name
+
+
+def runs_on(built: str, here: str) -> bool:
+    """Whether machine code for architecture ``built`` runs on a GPU of architecture ``here``.
+
+    It does on the same major compute capability from its own minor one on; code for an ``a``
+    architecture on that one alone. CUDA C++ Programming Guide, "Binary Compatibility".
+    """
+    major, minor = divmod(int(re.sub(r"\D", "", built)), 10)
+    here_major, here_minor = divmod(int(re.sub(r"\D", "", here)), 10)
+    if built.endswith("a"):
+        return (major, minor) == (here_major, here_minor)
+    return major == here_major and minor <= here_minor
+
+
+# --- before a build: a compiler, and TVM's CUDA runtime -------------------------------------
+_MODE = "TVM_CUDA_COMPILE_MODE"  # TVM's own variable; its default, nvrtc, ignores an nvcc on PATH
+_LOCK = threading.Lock()
+
+
+def prepare_cuda(arch: str | None = None) -> str:
+    """Make TVM's CUDA code generator able to call a compiler in this process.
+
+    Takes nvcc where there is one on PATH or under CUDA_HOME, else NVRTC from the ``cuda`` extra;
+    if ``TVM_CUDA_COMPILE_MODE`` is set already, takes the one it names. Sets the environment
+    variables TVM reads, for this process and its children. Where there is no NVIDIA driver, loads
+    a stand-in for it. Can be called again, from any thread.
+
+    Returns ``"nvcc"`` or ``"nvrtc"``. Raises ToolchainError where something is missing, and
+    TargetError where ``arch``, if given, does not exist or that compiler cannot compile for it.
+    """
+    wanted = None if arch is None else cuda_arch(arch)
+    with _LOCK:
+        mode, numbers = _choose_compiler()
+        if wanted is not None and wanted.sm not in numbers:
+            raise TargetError(
+                f"the CUDA compiler found ({mode}) cannot compile for {arch}",
+                note=f"it compiles for {', '.join(f'sm_{n}' for n in sorted(numbers))}",
+                hint=f"put an nvcc that can on PATH, or set {_MODE} to choose nvcc or nvrtc",
+            )
+        _load_cuda_runtime(stub_allowed=True)
+        os.environ[_MODE] = mode
+        # ptxas's own default. TVM's, 10, saves registers nobody needs, and spills for it.
+        os.environ.setdefault("TVM_CUDA_PTXAS_REG_LEVEL", "5")
+        # Fast math flushes small numbers, and gives none at all for powers of negative ones.
+        os.environ.setdefault("TVM_CUDA_NVCC_NO_FAST_MATH", "1")
+        os.environ.setdefault(
+            "TVM_CUDA_NVRTC_EXTRA_OPTS", "--ftz=false --prec-div=true --prec-sqrt=true"
+        )
+    return mode
+
+
+def compiler_version(mode: str) -> str:
+    """Of the compiler that `prepare_cuda` found, such as ``nvcc 13.0``. Raises ToolchainError."""
+    if mode == "nvrtc":
+        _, major, minor = importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
+        return f"nvrtc {major}.{minor}"
+    said = subprocess.run(["nvcc", "--version"], capture_output=True, text=True, check=False).stdout
+    release = re.search(r"release ([\d.]+)", said)
+    if release is None:
+        raise ToolchainError("nvcc does not say its version", note=said.strip())
+    return f"nvcc {release[1]}"
+
+
+def _choose_compiler() -> tuple[str, set[int]]:
+    """The compiler to use and the compute capabilities it knows. Raises ToolchainError."""
+    finders = {"nvcc": _find_nvcc, "nvrtc": _find_nvrtc}
+    wish = os.environ.get(_MODE, "").lower()
+    if wish and wish not in finders:
+        raise ToolchainError(f"{_MODE} is {wish!r}", hint="unset it, or make it nvcc or nvrtc")
+    for mode in [wish] if wish else finders:
+        numbers = finders[mode]()
+        if numbers:
+            return mode, numbers
+    raise ToolchainError(
+        f"no CUDA compiler was found (looked for {wish or 'nvcc, then NVRTC'})",
+        note=f"{_MODE} asks for {wish} alone" if wish else "",
+        hint="put nvcc on PATH, or set CUDA_HOME, or run: pip install 'tvmconv[cuda]'",
+    )
+
+
+def _find_nvcc() -> set[int]:
+    """The compute capabilities nvcc compiles for, or none. Puts CUDA_HOME's nvcc on PATH."""
+    if shutil.which("nvcc") is None:
+        folder = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin"
+        if shutil.which("nvcc", path=folder) is None:
+            return set()
+        # TVM runs plain "nvcc", so knowing where it is would not be enough.
+        os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"
+    command = ["nvcc", "--list-gpu-code"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return {int(digits) for digits in re.findall(r"sm_(\d+)", answer)}
+
+
+def _find_nvrtc() -> set[int]:
+    """The compute capabilities NVRTC compiles for, or none. Tells TVM where its headers are."""
+    try:
+        nvrtc = importlib.import_module("cuda.bindings.nvrtc")
+        _, numbers = nvrtc.nvrtcGetSupportedArchs()
+    except (ImportError, RuntimeError):  # RuntimeError: the bindings found no libnvrtc
+        return set()
+    if "CUDA_PATH" not in os.environ:
+        root = _wheel_toolkit()
+        if root is None:
+            return set()
+        os.environ["CUDA_PATH"] = str(root)
+        # TVM looks for libcu++ (cuda/std) where the toolkit keeps it; the wheels differ.
+        options = os.environ.get("TVM_CUDA_NVRTC_EXTRA_OPTS", "")
+        include = shlex.quote(f"-I{root / 'include' / 'cccl'}")
+        os.environ["TVM_CUDA_NVRTC_EXTRA_OPTS"] = f"{options} {include}".strip()
+    return set(numbers)
+
+
+def _wheel_toolkit() -> Path | None:
+    """The folder that NVIDIA's CUDA 13 wheels share, or None where they are not installed."""
+    spec = importlib.util.find_spec("nvidia")
+    for folder in (spec.submodule_search_locations or ()) if spec else ():
+        if (Path(folder) / "cu13" / "include" / "cuda_runtime.h").is_file():
+            return Path(folder) / "cu13"
+    return None
+
+
+def _load_cuda_runtime(*, stub_allowed: bool) -> None:
+    """Load TVM's CUDA runtime unless it is. Raises ToolchainError."""
+    if tvm.runtime.enabled("cuda"):
+        return
+    # What the loader cannot find by itself is loaded first; its name then counts as found.
+    if not _loads("libcudart.so.13") and (toolkit := _wheel_toolkit()):
+        _loads(f"{toolkit}/lib/libcudart.so.13")
+    if stub_allowed and not _loads("libcuda.so.1"):
+        _load_driver_stub()
+    try:
+        load_lib_ctypes("tvm", "tvm_runtime_cuda", "RTLD_GLOBAL", package_lib_paths())
+    except (OSError, RuntimeError) as error:  # RuntimeError: this TVM has no such file
+        raise ToolchainError(
+            "TVM's CUDA runtime cannot be loaded",
+            note=str(error),
+            hint="libcudart.so.13 comes with CUDA 13, or run: pip install 'tvmconv[cuda]'",
+        ) from error
+
+
+def _loads(library: str) -> bool:
+    """Whether the loader can load ``library``; loads it."""
+    try:
+        ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
+    except OSError:
+        return False
+    return True
+
+
+# What libtvm_runtime_cuda.so takes from the driver; a test compares it with the installed one.
+# 100 is CUDA_ERROR_NO_DEVICE. Callers use the error texts without looking at the result.
+DRIVER_STUB = """
+#define FAILS(name) int name(void) { return 100; }
+#define TEXT(name) int name(int e, const char **text) { *text = "no CUDA driver"; return 0; }
+FAILS(cuDeviceGetName) FAILS(cuFuncSetAttribute) TEXT(cuGetErrorName) TEXT(cuGetErrorString)
+FAILS(cuLaunchKernelEx) FAILS(cuModuleGetFunction) FAILS(cuModuleLoadData)
+FAILS(cuModuleUnload) FAILS(cuTensorMapEncodeTiled)
+"""
+
+
+def _load_driver_stub() -> None:
+    """Compile and load a driver whose every function fails. Raises ToolchainError.
+
+    Compiled anew in each process: that takes 30 ms, too little to keep a cache on disk for.
+    """
+    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("gcc") or "cc"]
+    with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
+        stub = f"{folder}/libcuda.so.1"
+        compiler += ["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o", stub, "-xc", "-"]
+        try:
+            subprocess.run(compiler, input=DRIVER_STUB, text=True, check=True, capture_output=True)
+            ctypes.CDLL(stub, ctypes.RTLD_GLOBAL)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise ToolchainError(
+                "no NVIDIA driver here, and no stand-in for it could be compiled",
+                note=str(getattr(error, "stderr", "") or error).strip(),
+                hint="install gcc, or set CC to a C compiler that works",
+            ) from error
+
+
+# --- after a build: what is in the library --------------------------------------------------
+# e_ident's ABI version, e_machine, e_phoff, e_shoff, e_flags, then entry sizes and counts.
+_ELF_HEADER = struct.Struct("<8xB9xH12xQQI2xHHHH2x")
+_ELF_SECTION = struct.Struct("<4xI16xQQ24x")  # sh_type, sh_offset, sh_size
+
+
+def cubins(path: Path | str) -> dict[str, list[bytes]]:
+    """The CUDA machine code in the file ``path``: architecture, such as ``sm_90``, to cubins.
+
+    A cubin is an ELF file of its own, which TVM's libraries hold as it is (from NVRTC) or in a
+    fat binary (from nvcc, uncompressed and without PTX), so both are found by looking for ELF
+    headers. An sm_90a cubin is listed as sm_90, the chip whose code it is. Raises OSError.
+    """
+    data = Path(path).read_bytes()
+    found: dict[str, list[bytes]] = {}
+    for match in re.finditer(rb"\x7fELF\x02\x01", data):
+        if cubin := _cubin_at(data, match.start()):
+            found.setdefault(cubin[0], []).append(cubin[1])
+    return found
+
+
+def _cubin_at(data: bytes, start: int) -> tuple[str, bytes] | None:
+    """Architecture and bytes of the cubin that begins at ``start``, or None if none does."""
+    if start + _ELF_HEADER.size > len(data):
+        return None
+    abi, machine, programs, sections, flags, *table = _ELF_HEADER.unpack_from(data, start)
+    program_bytes, n_programs, section_bytes, n_sections = table
+    ends = [programs + program_bytes * n_programs, sections + section_bytes * n_sections]
+    if machine != 190 or section_bytes != 64 or start + max(ends) > len(data):  # 190: EM_CUDA
+        return None
+    for i in range(n_sections):
+        kind, offset, size = _ELF_SECTION.unpack_from(data, start + sections + 64 * i)
+        if kind != 8:  # SHT_NOBITS: takes no room in the file
+            ends.append(offset + size)
+    # ELF ABI 7 has the compute capability in the low byte of the flags, ABI 8 in the next.
+    number = flags & 0xFF if abi < 8 else flags >> 8 & 0xFF
+    return f"sm_{number}", data[start : start + max(ends)]
+
+
+def require_cubin(path: Path | str, arch: str) -> None:
+    """Check that the library at ``path`` holds machine code for ``arch``.
+
+    Raises ToolchainError where it does not, TargetError for an unknown ``arch``, and OSError.
+    """
+    found = cubins(path)
+    if f"sm_{cuda_arch(arch).sm}" in found:
+        return
+    note = f"it has some for {', '.join(sorted(found))}" if found else "it has none for any GPU"
+    raise ToolchainError(
+        f"{Path(path).name} has no machine code for {arch}",
+        note=note,
+        hint=f"call prepare_cuda({arch!r}) before the build, and build under `with target:`",
+    )

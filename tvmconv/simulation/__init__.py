@@ -1,0 +1,1 @@
+"""Networks on a simulated tensor core, and its instructions one by one."""

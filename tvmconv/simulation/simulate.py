@@ -1,0 +1,169 @@
+"""`simulate`: a network's tensor-core arithmetic bit for bit, beside onnxruntime's in fp32.
+
+Relative errors are those of a published run of ResNet-18 on such a simulator: over all images,
+
+    F_n = sum ||x - x'||_n / sum ||x||_n, in percent, n = 1 and 2,
+
+x an output of onnxruntime and x' the simulated one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import NDArray
+
+from intrinsics.volta import timing
+from intrinsics.volta.hmma import F32, PROGRAM_F32
+from schedules.conv.gemm import Gemm
+from schedules.conv.workload import ConvWorkload
+from schedules.families.simulated.family import TILE
+from tvmconv.compiler import build as compiler
+from tvmconv.compiler.targets import SIMULATED
+from tvmconv.errors import FeedError
+from tvmconv.onnx import model as onnx_model
+from tvmconv.onnx.batches import Shapes
+from tvmconv.reports.build import ConvReport
+from tvmconv.reports.comparison import reference_outputs
+from tvmconv.runtime.executable import Executable
+from tvmconv.simulation import simulator
+from tvmconv.simulation.pictures import read_images
+from tvmconv.simulation.report import OutputError, SimulatedLayer, SimulationReport
+
+Array = NDArray[Any]
+#: HMMA instructions of one WMMA, by numerics; two m16n8k16 from Ampere on. Others are no chip's.
+INSTRUCTIONS = {"v100": len(PROGRAM_F32.instructions), "a100": 2, "h100": 2}
+
+#: Told before each image: its number, from 1.
+Watch = Callable[[int], None]
+
+
+def simulate(
+    model: onnx_model.Model,
+    images: str | Path | Iterable[Mapping[str, Any]],
+    *,
+    numerics: str = simulator.DEFAULT,
+    activations: str = "float16",
+    shapes: Shapes = None,
+    watch: Watch = lambda number: None,
+) -> SimulationReport:
+    """Runs a network on a simulated tensor core, and onnxruntime in fp32, on the same images.
+
+    images: feeds, as `Executable.run` takes them, of one image each; or a folder of images, as
+        `read_images` takes it. An open first dimension is 1.
+    model, shapes, numerics, activations: as of `build`, whose target is ``"hmma-sim"``.
+    watch: told before each image.
+
+    On one core an image of ResNet-18 takes some 25 s.
+
+    Raises as `build` does, `FeedError` for feeds that do not fit or where there are none, and
+    `ModelError` for a model that onnxruntime can't run.
+    """
+    proto = onnx_model.read(model)
+    one = _at_one(proto, shapes)
+    feeds_of_all = _feeds(images, one)
+    exe = compiler.build(
+        proto, SIMULATED, batch=1, shapes=shapes, numerics=numerics, activations=activations
+    )
+    reference = one.SerializeToString()
+    sums = {spec.name: _Sums() for spec in exe.outputs}
+    count = 0
+    for feeds in feeds_of_all:
+        count += 1
+        watch(count)
+        ours = exe.run(feeds)
+        for name, expected in reference_outputs(reference, feeds).items():
+            sums[name].add(expected, np.asarray(ours[name]))
+    if not count:
+        raise FeedError("there are no images to simulate", hint="give one or more")
+    return SimulationReport(
+        numerics=numerics,
+        activations=activations,
+        reference=f"onnxruntime {onnxruntime.__version__}, fp32 on the CPU",
+        images=count,
+        outputs=tuple(one.error(name, count) for name, one in sums.items()),
+        layers=simulated_layers(exe, numerics),
+        others=tuple(one.name for one in exe.report.convs if not one.tensor_core),
+    )
+
+
+def _feeds(
+    images: str | Path | Iterable[Mapping[str, Any]], model: onnx.ModelProto
+) -> Iterable[Mapping[str, Any]]:
+    if isinstance(images, str | Path):
+        return read_images(images, onnx_model.specs(onnx_model.inputs(model)))
+    return images
+
+
+def _at_one(proto: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
+    return onnx_model.fix_shapes(proto, 1, shapes)
+
+
+class _Sums:
+    """Of norms 1 and 2, over images: of the reference, of ours, of the difference."""
+
+    def __init__(self) -> None:
+        self.shape: tuple[int, ...] = ()
+        self.norms = np.zeros((3, 2))
+
+    def add(self, reference: Array, ours: Array) -> None:
+        self.shape = reference.shape
+        x, y = (one.astype(np.float64).ravel() for one in (reference, ours))
+        with np.errstate(invalid="ignore"):  # inf - inf, where both overflowed
+            self.norms += [[float(np.linalg.norm(one, n)) for n in (1, 2)] for one in (x, y, x - y)]
+
+    def error(self, name: str, images: int) -> OutputError:
+        reference, simulated, difference = self.norms / images
+        with np.errstate(invalid="ignore", divide="ignore"):
+            relative = 100 * difference / reference
+        return OutputError(
+            name=name,
+            shape=self.shape,
+            reference_norm=float(reference[1]),
+            simulated_norm=float(simulated[1]),
+            absolute_1=float(difference[0]),
+            absolute_2=float(difference[1]),
+            f_1=float(relative[0]),
+            f_2=float(relative[1]),
+        )
+
+
+def simulated_layers(exe: Executable, numerics: str) -> tuple[SimulatedLayer, ...]:
+    """What the tensorized convolutions of a network, built for hmma-sim, ask of tensor cores."""
+    return tuple(_layer(one, numerics) for one in exe.report.convs if one.tensor_core)
+
+
+def _layer(conv: ConvReport, numerics: str) -> SimulatedLayer:
+    gemms = [Gemm.of(workload, TILE) for workload in map(ConvWorkload.from_json, conv.workloads)]
+    wmmas = sum(gemm.padded_macs // 16**3 for gemm in gemms)
+    each = INSTRUCTIONS.get(numerics)
+    timed = numerics == simulator.VOLTA.name
+    return SimulatedLayer(
+        name=conv.name,
+        shape=conv.shape,
+        rows=sum(gemm.m_pad for gemm in gemms),
+        columns=gemms[0].groups * gemms[0].k_pad,
+        steps=gemms[0].reduction.outer * gemms[0].i_pad // 16,
+        wmmas=wmmas,
+        instructions=None if each is None else each * wmmas,
+        sm_cycles=_cycles(gemms, 1) if timed else None,
+        chip_cycles=_cycles(gemms, timing.MULTIPROCESSORS) if timed else None,
+    )
+
+
+def _cycles(gemms: Iterable[Gemm], multiprocessors: int) -> int:
+    return sum(
+        timing.gemm_cycles(
+            F32,
+            gemm.m_pad,
+            gemm.groups * gemm.k_pad,
+            gemm.reduction.outer * gemm.i_pad,
+            multiprocessors=multiprocessors,
+        )
+        for gemm in gemms
+    )
