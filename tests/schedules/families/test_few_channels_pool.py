@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.schedules.test_few_channels import RELU, STEM, THREE
+from tests.schedules.families.test_few_channels import RELU, STEM, THREE
 
 from schedules.choose import FAMILIES, choose, family
 from schedules.conv.max_pool import MaxPool

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.schedules.test_wgmma import FAMILY, FUSED, HOPPER, SAME, TRIED, W
+from tests.schedules.families.test_wgmma import FAMILY, FUSED, HOPPER, SAME, TRIED, W
 
 from intrinsics import wgmma
 from schedules.choose import kernel_cost
