@@ -44,7 +44,7 @@ from tvmconv.cli.options import (
     build_options,
 )
 from tvmconv.errors import TvmconvError
-from tvmconv.reports.tables import table
+from tvmconv.reports.render.tables import table
 
 if TYPE_CHECKING:
     from tvmconv.runtime.executable import Executable

@@ -32,15 +32,16 @@ from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.plan.simulated import simulated
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.passes.simplify.io_form import io_form
-from tvmconv.reports.build import BuildReport
-from tvmconv.reports.capability import CapabilityReport, capability
-from tvmconv.reports.conversions import conversions
-from tvmconv.reports.fates import operator_fates
-from tvmconv.reports.layer_reports import layer_reports, unplanned_reports
+from tvmconv.reports.collect.capability import capability
+from tvmconv.reports.collect.conversions import conversions
+from tvmconv.reports.collect.fates import operator_fates
+from tvmconv.reports.collect.layers import layer_reports, unplanned_reports
+from tvmconv.reports.data.build import BuildReport
+from tvmconv.reports.data.capability import CapabilityReport
 from tvmconv.runtime import toolchain
 from tvmconv.runtime.executable import Entry, Executable
-from tvmconv.runtime.feeds import TensorSpec, batch_of
 from tvmconv.runtime.io_form import IoForm
+from tvmconv.specs import TensorSpec, batch_of
 from tvmconv.tuning import records as tuned
 
 

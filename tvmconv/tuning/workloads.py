@@ -20,6 +20,7 @@ from schedules.choose import family
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import Hardware
 from tvmconv.errors import TargetError, TuningError
+from tvmconv.reports.data.tuning import TunedLayer, TuningReport
 from tvmconv.runtime import toolchain
 from tvmconv.tuning import records as book
 from tvmconv.tuning.budget import Budget, Pace, Want
@@ -27,7 +28,6 @@ from tvmconv.tuning.candidates import MOST, Candidate, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.measure import Compiling, Measured, Workshop, default_jobs
 from tvmconv.tuning.records import Record, Records
-from tvmconv.tuning.report import TunedLayer, TuningReport
 from tvmconv.tuning.stopwatch import Tracker
 
 

@@ -12,8 +12,8 @@ from onnx import helper
 import tvmconv
 from benchmarks.zoo import zoo
 from tests.support.models import Graph, residual_net
-from tvmconv.reports.build import ConvReport
-from tvmconv.reports.capability import CapabilityReport, KindReport
+from tvmconv.reports.data.build import ConvReport
+from tvmconv.reports.data.capability import CapabilityReport, KindReport
 
 
 def by_kind(report: CapabilityReport) -> dict[str, KindReport]:

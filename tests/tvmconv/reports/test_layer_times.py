@@ -14,10 +14,10 @@ import tvmconv
 from schedules.machine.hardware import CUDA_ARCHS
 from schedules.machine.model import LIMITS
 from tests.support.models import Graph, residual_net
-from tvmconv.reports import layer_times
-from tvmconv.reports.build import BuildReport, ConvReport
-from tvmconv.reports.layer_times import LayerTime
-from tvmconv.reports.layer_times_text import layer_table
+from tvmconv.reports.collect import layer_times
+from tvmconv.reports.data.build import BuildReport, ConvReport
+from tvmconv.reports.data.layer_times import LayerTime
+from tvmconv.reports.render.layer_times import layer_table
 from tvmconv.runtime.feeds import random_feeds
 
 

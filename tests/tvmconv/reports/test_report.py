@@ -25,10 +25,10 @@ from tvmconv.passes.graph import bindings, op_name
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.regions import anchors, find_regions
-from tvmconv.reports import build_text as report_text
-from tvmconv.reports import tables
-from tvmconv.reports.build import BuildReport, ConversionReport
-from tvmconv.reports.conversions import conversions
+from tvmconv.reports.collect.conversions import conversions
+from tvmconv.reports.data.build import BuildReport, ConversionReport
+from tvmconv.reports.render import build as render
+from tvmconv.reports.render import tables
 
 
 def left(model: onnx.ModelProto, estimate: Estimate = conv_cost) -> list[ConversionReport]:
@@ -199,7 +199,7 @@ def test_report_shows_path_and_conversions(exe: tvmconv.Executable) -> None:
 
 def test_alike_layers_are_one_row_and_all_are_in_the_sum(exe: tvmconv.Executable) -> None:
     convs = exe.report.convs
-    rows = [row.split() for row in report_text.layer_table(convs * 40).splitlines()]
+    rows = [row.split() for row in render.layer_table(convs * 40).splitlines()]
     assert len(rows) < 10
     assert sum(int(row[1]) for row in rows[2:-1]) == int(rows[-1][1]) == 40 * len(convs)
     macs = 40 * sum(conv.useful_macs for conv in convs) / 1e6

@@ -16,7 +16,7 @@ from schedules.machine.hardware import Hardware
 from tests.support.models import Graph, residual_net
 from tvmconv.compiler import build as compiler
 from tvmconv.passes.plan.plan import plan
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 
 
 def packed_is_cheap(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:

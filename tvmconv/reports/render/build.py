@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from tvmconv.reports.tables import figures, mib, microseconds, percent, table
-
-if TYPE_CHECKING:
-    from tvmconv.reports.build import BuildReport, ConversionReport, ConvReport
-
+from tvmconv.reports.data.build import BuildReport, ConversionReport, ConvReport
+from tvmconv.reports.data.report import as_text
+from tvmconv.reports.render.tables import figures, mib, microseconds, percent, table
 
 #: How tensor cores are had on a target that has none.
 HOW = {"llvm": " (emulated)", "hmma-sim": " (simulated)"}
 
 
+@as_text.register
 def build_text(report: BuildReport) -> str:
     """All of it, the most important first."""
     parts = [_headline(report)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from tvmconv.reports import build_text as report_text
+from tvmconv.reports.data.report import Report
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 #: Input channels of a group from which on tensor cores are worth it.
@@ -94,7 +94,7 @@ class ConversionReport:
 
 
 @dataclass(frozen=True)
-class BuildReport:
+class BuildReport(Report):
     """One build. ``str()`` is a table; `to_json` and `from_json` go both ways.
 
     Built for buckets, it is the report of the largest, with those of the others in `smaller`.
@@ -193,9 +193,6 @@ class BuildReport:
         )
         known["smaller"] = tuple(cls.from_json(item) for item in data["smaller"])
         return cls(**known)
-
-    def __str__(self) -> str:
-        return report_text.build_text(self)
 
 
 def _tuples(item: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from tvmconv.onnx.model import inputs, shapes_of
 from tvmconv.passes.graph import Dataflow, dtype, is_constant, shape
 from tvmconv.passes.plan.plan import Plan, PlannedConv
 from tvmconv.passes.plan.readers import FOLLOWS_INPUT
-from tvmconv.reports.build import ConversionReport
+from tvmconv.reports.data.build import ConversionReport
 
 #: Names of the axes of an image, channels first.
 LETTERS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}

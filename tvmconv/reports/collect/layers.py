@@ -16,7 +16,7 @@ from schedules.machine.model import unit_tflops
 from tvmconv.onnx.frontend import convolutions
 from tvmconv.onnx.kinds import Layer, layers
 from tvmconv.passes.plan.plan import PlannedConv, kernel_names
-from tvmconv.reports.build import ConvReport
+from tvmconv.reports.data.build import ConvReport
 
 
 def layer_reports(

@@ -10,12 +10,12 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from schedules.machine.hardware import CUDA_ARCHS, Hardware
-from tvmconv.reports.build import ConvReport
+from tvmconv.reports.data.build import ConvReport
+from tvmconv.reports.data.layer_times import LayerTime
 from tvmconv.runtime import cuda as cuda_runtime
 
 if TYPE_CHECKING:
@@ -25,36 +25,6 @@ if TYPE_CHECKING:
 LAUNCHES, REPLAYS, RUNS = 20, 5, 4
 #: Before the names of what the virtual machine does itself.
 BUILTIN = "vm.builtin."
-
-
-@dataclass(frozen=True)
-class LayerTime:
-    """A layer, or another kernel, of which only the first three fields are known.
-
-    Rates count what the definition asks for, padding not; shares are of the time that would be
-    left if nothing else were in the way, 0 to 1, or 0 where that is not known, as on a CPU.
-    """
-
-    #: That of the layer, or of TVM's kernel.
-    name: str
-    us: float
-    #: How many kernels that takes.
-    kernels: int = 1
-    shape: str = ""
-    family: str = ""
-    config: str = ""
-    tflops: float = 0.0
-    gbps: float = 0.0
-    #: Of the rate of the instruction it uses, of the chip's fastest, and of the memory's.
-    instruction_share: float = 0.0
-    chip_share: float = 0.0
-    memory_share: float = 0.0
-    #: What the model says of it: what limits it, how long it takes; the next best family, and how
-    #: many times as long that takes by the model.
-    limit: str = ""
-    estimated_us: float = 0.0
-    runner_up: str = ""
-    margin: float = 0.0
 
 
 def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from tvmconv.reports.tables import figures, microseconds, percent
-
-if TYPE_CHECKING:
-    from tvmconv.reports.layer_times import LayerTime
+from tvmconv.reports.data.layer_times import LayerTime
+from tvmconv.reports.render.tables import figures, microseconds, percent
 
 #: A header and whether its column is text. Those whose cells are all empty are left out.
 COLUMNS = {
