@@ -21,7 +21,8 @@ PLAIN = {
         f"schedules/{name}.py"
         for name in (
             *("__init__", "errors", "conv/__init__", "conv/activations", "conv/layout"),
-            *("conv/max_pool", "conv/workload", "machine/__init__", "machine/hardware"),
+            *("conv/max_pool", "conv/workload", "machine/__init__", "machine/footprint"),
+            *("machine/gpus", "machine/hardware", "machine/processor"),
         )
     ),
 }

@@ -211,7 +211,7 @@ def test_of_a_simulation_no_time_is_told_but_a_gpus_if_asked_for() -> None:
     assert conv.cost_us == conv.floor_us == report.plan.cost_us == 0
     assert report.plan.machine == MachineReport()
     (conv,) = tvmconv.inspect(_relu(), target="hmma-sim", as_arch="sm_70").convs
-    assert conv.cost_us > conv.floor_us > 0
+    assert conv.cost_us >= conv.floor_us > 0
 
 
 def test_a_network_for_a_gpu_has_the_costs_of_that_gpu() -> None:
