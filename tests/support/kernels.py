@@ -7,6 +7,7 @@ around every operand is NaN, and so is the output before the kernel runs.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from schedules.families.depthwise_projection.family import pack_prologue
 from schedules.family import Family
 from schedules.lowering import KERNELS, LOWERING
 from schedules.machine.hardware import Hardware
+from schedules.threads import emulator
 from schedules.threads.emulator.guarded import Array, Guarded
 from tvmconv.runtime import toolchain
 
@@ -213,6 +215,18 @@ def run(
     return from_layout(y, w.out_layout, (w.n, *w.out_pixels, w.k))
 
 
+def broken(pattern: str, replacement: str) -> Callable[[Any, list[Array], Hardware], Array]:
+    """The emulator, with a pattern replaced in the text of the kernel, once or more often."""
+
+    def change(text: str) -> str:
+        at = text.rindex('extern "C" __global__')
+        body, count = re.subn(pattern, replacement, text[at:])
+        assert count, f"no {pattern} in {body}"
+        return text[:at] + body
+
+    return functools.partial(emulator.run, change=change)
+
+
 def window_index(w: ConvWorkload) -> tuple[Array, ...]:
     """Where in the larger tensor each element (n, p, q, k) of the output lies."""
     assert w.window is not None
@@ -279,10 +293,17 @@ def from_layout(laid: Array, layout: Layout, shape: tuple[int, ...]) -> Array:
     return np.asarray(laid[layout.index(*np.indices(shape, sparse=True))])
 
 
-def check(family: Family, w: ConvWorkload, config: Any, hardware: Hardware, seed: int = 0) -> None:
+def check(
+    family: Family,
+    w: ConvWorkload,
+    config: Any,
+    hardware: Hardware,
+    seed: int = 0,
+    execute: Callable[[Any, list[Array], Hardware], Array] | None = None,
+) -> None:
     """The family's kernel gives what onnxruntime gives, but for the rounding of its outputs."""
     operands = Operands.random(w, seed)
-    got = run(family, w, config, hardware, operands)
+    got = run(family, w, config, hardware, operands, execute)
     # fp16 outputs are rounded by 2**-11 of themselves at most: see test_families.bound.
     error = relative_l2(got, reference(w, operands), 1.0)
     assert error < 1e-3, f"{config}: {w} is {error:.2e} off"

@@ -86,7 +86,7 @@ class DepthwiseProjectionFamily:
         """``(x, prologue, weight[, bias][, residual]) -> y``, the second as `pack_prologue` gives
         it."""
         check(w, config, hardware)
-        return Kernel(Geometry(w, config), hardware.kind).function()
+        return Kernel(Geometry(w, config)).function()
 
     def padded_macs(self, w: ConvWorkload, config: DepthwiseProjectionConfig) -> int:
         g = Geometry(w, config)
@@ -131,7 +131,9 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     first = w.prologue
     if first is None:
         return ONE_CONVOLUTION
-    if hardware.kind == "cuda" and hardware.sm < MIN_SM:
+    if hardware.kind != "cuda":
+        return "written in instructions of a GPU"
+    if hardware.sm < MIN_SM:
         return f"mma.sync m16n8k16 and cp.async need sm_{MIN_SM}, this is {hardware.name}"
     if (w.r, w.s, w.stride, w.padding, w.groups) != (1, 1, (1, 1), (0, 0, 0, 0), 1):
         return "the second convolution is not 1x1, or has strides, padding or groups"

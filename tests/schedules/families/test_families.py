@@ -79,7 +79,7 @@ def configs(family: Family, w: ConvWorkload) -> list[Any]:
 
 
 def cases() -> Iterator[Any]:
-    for name, w in (WORKLOADS | PAIRS).items():
+    for name, w in WORKLOADS.items():
         for family in matching(w, CPU):
             for i, config in enumerate(configs(family, w)):
                 yield pytest.param(family, w, config, id=f"{name}-{family.name}-{i}")
