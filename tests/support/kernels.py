@@ -32,6 +32,9 @@ from schedules.threads import emulator
 from schedules.threads.emulator.guarded import Array, Guarded
 from tvmconv.runtime import toolchain
 
+#: Runs a scheduled function with arrays, the last of which is its output; gives that.
+Execute = Callable[[Any, list[Array], Hardware], Array]
+
 #: Activations that are one operator of ONNX.
 ONNX_NAMES = {
     "relu": "Relu",
@@ -185,7 +188,7 @@ def run(
     config: Any,
     hardware: Hardware,
     operands: Operands,
-    execute: Callable[[Any, list[Array], Hardware], Array] | None = None,
+    execute: Execute | None = None,
 ) -> Array:
     """(N, P, Q, K) as the family computes it with `config`, on this CPU or GPU.
 
@@ -215,7 +218,7 @@ def run(
     return from_layout(y, w.out_layout, (w.n, *w.out_pixels, w.k))
 
 
-def broken(pattern: str, replacement: str) -> Callable[[Any, list[Array], Hardware], Array]:
+def broken(pattern: str, replacement: str) -> Execute:
     """The emulator, with a pattern replaced in the text of the kernel, once or more often."""
 
     def change(text: str) -> str:
@@ -232,26 +235,6 @@ def window_index(w: ConvWorkload) -> tuple[Array, ...]:
     assert w.window is not None
     n, p, q, k = np.indices(w.out_shape, sparse=True)
     return (n, *w.window.pixel(p, q), w.window.position(k))
-
-
-class Threadless:
-    """A family whose schedules for a GPU run on this CPU: loops where they have threads.
-
-    Right only for schedules whose threads share nothing.
-    """
-
-    tensorized = False
-
-    def __init__(self, family: Family, gpu: Hardware) -> None:
-        self.name, self.family, self.gpu = family.name, family, gpu
-        self.match, self.space = family.match, family.space
-        self.pack, self.padded_macs = family.pack, family.padded_macs
-
-    def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Any:
-        script = self.family.schedule(w, config, self.gpu).script()
-        loops, count = re.subn(r'T\.thread_binding\((\d+), thread="\S+"\)', r"range(\1)", script)
-        assert count, f"no threads in {script}"
-        return tvm.script.from_source(loops)
 
 
 def compiled(module: Any, hardware: Hardware) -> Any:
@@ -299,7 +282,7 @@ def check(
     config: Any,
     hardware: Hardware,
     seed: int = 0,
-    execute: Callable[[Any, list[Array], Hardware], Array] | None = None,
+    execute: Execute | None = None,
 ) -> None:
     """The family's kernel gives what onnxruntime gives, but for the rounding of its outputs."""
     operands = Operands.random(w, seed)

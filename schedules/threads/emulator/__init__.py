@@ -69,7 +69,7 @@ def run(
     addresses = {name: array.ctypes.data for name, array in inner.items()}
     addresses |= {name: ctypes.addressof(tensor_map) for name, tensor_map in maps.items()}
     launch = build.Launch(
-        kernel.blocks, kernel.cluster, kernel.threads, kernel.resident, kernel.shared_bytes
+        kernel.blocks, kernel.threads, kernel.cluster, kernel.resident, kernel.shared_bytes
     )
     fault = build.run(translate(kernel), launch, [addresses[name] for name in kernel.parameters])
     if fault is not None:
