@@ -101,8 +101,8 @@ GOOD = MmaSyncConfig(2, 2, 2, 2, 4, 3)
     [
         # 4 stages of (128 x 64 + 64 x 256) halves
         (MmaSyncConfig(2, 4, 4, 4, 4, 4), SM_80, "196608 bytes of shared memory.* has 166912"),
-        (replace(GOOD, split=2), SM_80, "clusters of blocks need sm_90"),
-        (replace(GOOD, split=9), SM_90A, "a cluster has at most 8 blocks"),
+        (replace(GOOD, split=2), SM_80, "a cluster of 2 blocks, sm_80 has 1"),
+        (replace(GOOD, split=9), SM_90A, "a cluster of 9 blocks, sm_90a has 8"),
         (replace(GOOD, split=40), SM_90A, "9 steps are not split among 40 blocks"),
         (replace(GOOD, fragments_m=8, fragments_k=4), SM_90A, "392 registers, each of 128"),
         (replace(GOOD, fragments_k=3), SM_90A, "stores 32 channels at a time"),
