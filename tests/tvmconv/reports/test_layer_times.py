@@ -92,7 +92,7 @@ def test_on_a_gpu_shares_are_of_its_rates(monkeypatch: pytest.MonkeyPatch) -> No
     report = cuda_report(residual_net(64), "sm_90a")
     hardware = next(one for one in CUDA_ARCHS if one.name == "sm_90a")
     calls = [
-        (conv.kernels[0], 2 * conv.moved_bytes / hardware.memory_gbps / 1e3)
+        (conv.kernels[0], 2 * conv.moved_bytes / hardware.card.memory_gbps / 1e3)
         for conv in report.convs
     ]
 

@@ -13,7 +13,8 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from schedules.machine.hardware import CUDA_ARCHS, Hardware
+from schedules.machine.cost import OPERAND
+from schedules.machine.gpus import ARCHITECTURES, Card
 from tvmconv.reports.data.build import ConvReport
 from tvmconv.reports.data.layer_times import LayerTime
 from tvmconv.runtime import cuda as cuda_runtime
@@ -41,23 +42,21 @@ def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
         macs[layer.part_of or layer.name] += layer.useful_macs
         for kernel in layer.kernels:
             waiting[kernel].append(layer)
-    hardware = next((one for one in CUDA_ARCHS if one.name == exe.arch), None)
+    card = ARCHITECTURES[exe.arch][1] if exe.target == "cuda" else None
     found: dict[str, tuple[ConvReport | None, list[float]]] = {}
     for at, (kernel, us) in enumerate(calls):
         conv = waiting[kernel].popleft() if waiting[kernel] else None
         key = conv.name if conv else f"{at} {kernel}"
         found.setdefault(key, (conv, []))[1].append(us)
     return tuple(
-        _layer(conv, macs[conv.name], sum(us), len(us), hardware if exe.target == "cuda" else None)
+        _layer(conv, macs[conv.name], sum(us), len(us), card)
         if conv
         else LayerTime(key.partition(" ")[2], sum(us))
         for key, (conv, us) in found.items()
     )
 
 
-def _layer(
-    conv: ConvReport, macs: int, us: float, kernels: int, hardware: Hardware | None
-) -> LayerTime:
+def _layer(conv: ConvReport, macs: int, us: float, kernels: int, card: Card | None) -> LayerTime:
     tflops, gbps = 2 * macs / us / 1e6, conv.moved_bytes / us / 1e3
     return LayerTime(
         name=conv.name,
@@ -68,9 +67,9 @@ def _layer(
         config=conv.config,
         tflops=tflops,
         gbps=gbps,
-        instruction_share=tflops / conv.instruction_tflops if hardware else 0.0,
-        chip_share=tflops / hardware.chip_tflops if hardware else 0.0,
-        memory_share=gbps / hardware.memory_gbps if hardware else 0.0,
+        instruction_share=tflops / conv.instruction_tflops if card else 0.0,
+        chip_share=tflops / card.peak_tflops(OPERAND) if card else 0.0,
+        memory_share=gbps / card.memory_gbps if card else 0.0,
         limit=conv.limit,
         estimated_us=conv.cost_us,
         runner_up=conv.runner_up,

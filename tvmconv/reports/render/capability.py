@@ -84,7 +84,7 @@ def _shares(report: CapabilityReport) -> str:
         )
         if unknown:
             text += f"\nwithout {unknown} whose shapes can't be inferred"
-        return text + f"\ncard: {report.plan.rates}"
+        return text + f"\nmachine: {report.plan.machine}"
     return (
         f"on tensor cores: {percent(every.tensor_core_macs, every.macs)} of all multiply-adds, "
         f"{percent(suited.tensor_core_macs, suited.macs)} of those of convolutions with "

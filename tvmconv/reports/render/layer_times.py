@@ -56,7 +56,7 @@ def _row(group: Sequence[LayerTime], total: float) -> list[str]:
     one, us = group[0], sum(layer.us for layer in group)
     mean = us / len(group)
     shares = (one.instruction_share, one.chip_share, one.memory_share)
-    # On a CPU estimates are a GPU's (`Hardware.tensor_tflops`): they choose, and explain no time.
+    # Estimates of a CPU are too rough to explain a time.
     explained = one.chip_share > 0
     limit = one.limit.removeprefix("instruction ").removesuffix(" pipe").removesuffix(" memory")
     return [
