@@ -14,32 +14,32 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.onnx import resize
 from tvmconv.onnx.operators import OWN
-from tvmconv.passes.graph import bindings
+from tvmconv.passes.graph import bindings, op_name
 
-
-#: An attribute of ``main``: the ONNX node that each variable is the result of, by its name.
+#: An attribute of ``main``: by the name of a variable the ONNX node that it is the result of, and
+#: the operator of Relax that gives it.
 NODES = "onnx_nodes"
 
 
 class Importer(onnx_frontend.ONNXGraphImporter):
     """Builds a Relax module from a graph that `supported.unsupported` has nothing against.
 
-    Its ``main`` says in the attribute `NODES` which variable is the result of which node. Passes
-    keep the names of variables that they keep, so this holds until kernels take their places.
+    Its ``main`` says in the attribute `NODES` which variables are results of nodes.
     """
 
     def from_onnx(self, graph: onnx.GraphProto, opset: int) -> tvm.IRModule:
         """The graph as a module with one function, ``main``."""
         mod = super().from_onnx(graph, opset)
-        bound = {binding.value: binding.var.name for binding in bindings(mod)}
-        nodes: dict[str, str] = {}
+        values = {binding.var: binding.value for binding in bindings(mod)}
+        bound = {value: var for var, value in values.items()}
+        nodes: dict[str, list[str]] = {}
         for node in graph.node:
             for output in node.output:
                 made = self._nodes.get(output)
-                name = made.name if isinstance(made, relax.Var) else bound.get(made)
-                if name is not None:
+                var = made if isinstance(made, relax.Var) else bound.get(made)
+                if var is not None and var in values:
                     # An Identity has the variable of the node before it.
-                    nodes.setdefault(name, node.name)
+                    nodes.setdefault(var.name, [node.name, op_name(values[var])])
         mod["main"] = mod["main"].with_attr(NODES, nodes)
         return mod
 
