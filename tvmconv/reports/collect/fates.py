@@ -262,7 +262,9 @@ def _simplified_away(
     left = _first_left(before.after(node), before, after)
     if left is None:
         return "read by nobody"
-    if _reads_what_is_before(before.by_name[left.name], left, before, after):
+    if node.op_type != "Pad" and _reads_what_is_before(
+        before.by_name[left.name], left, before, after
+    ):
         return NOTHING
     return f"joined with another node: {left.name}"
 
@@ -294,7 +296,13 @@ def _reads_what_is_before(
             maker = before.makers.get(name)
         return name
 
-    if len(old.input) != len(new.input) or list(old.attribute) != list(new.attribute):
+    # onnxruntime writes out the defaults of attributes.
+    kept = [one for one in new.attribute if one.name in {was.name for was in old.attribute}]
+    if len(old.input) != len(new.input) or _by_name(old.attribute) != _by_name(kept):
         return False
     pairs = zip(old.input, new.input, strict=True)
     return all(was in before.constants or past(was) == reads for was, reads in pairs)
+
+
+def _by_name(attributes: Iterable[onnx.AttributeProto]) -> list[onnx.AttributeProto]:
+    return sorted(attributes, key=lambda one: one.name)

@@ -154,14 +154,14 @@ def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
 
 def _why_family(choice: Choice, margin: float) -> str:
     """The reason that decided, in one clause."""
-    if margin:
-        return f"measured, {margin:.2f} times as fast as the model's choice"
     second = choice.runner_up.family if choice.runner_up is not None else None
     if not choice.family.tensorized and not (second and second.tensorized):
         # Of tensor-core families the last one takes most.
         for reject in reversed(choice.rejects):
             if family(reject.family).tensorized and reject.reason != ONE_CONVOLUTION:
                 return reject.reason
+    if margin:
+        return f"measured, {margin:.2f} times as fast as the model's choice"
     if second is None:
         return "the only family that takes it"
     return f"estimated to take less than {second.name}"

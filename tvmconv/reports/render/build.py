@@ -196,12 +196,13 @@ def path(report: BuildReport) -> str:
     """What was chosen, in sum."""
     if not report.machine.name:
         return "not estimated: there is no model of what runs this network"
-    text = (
-        f"estimated: {microseconds(report.cost_us)} us, of which TVM's kernels "
-        f"{microseconds(report.kernel_us)}, of which conversions of layouts "
-        f"{microseconds(report.conversion_us)}; no schedule of these layers takes less than "
-        f"{microseconds(report.floor_us)}"
-    )
+    text = f"estimated: {microseconds(report.cost_us)} us"
+    if report.kernels:
+        text += f", of which TVM's kernels {microseconds(report.kernel_us)}"
+    if report.conversions:
+        text += f", of which conversions of layouts {microseconds(report.conversion_us)}"
+    if report.convs:
+        text += f"; no schedule of these layers takes less than {microseconds(report.floor_us)}"
     tuned = [conv for conv in report.convs if conv.tuned]
     if tuned:
         measured = sum(conv.cost_us for conv in tuned)
