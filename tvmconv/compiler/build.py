@@ -17,13 +17,15 @@ import tvm
 from tvm import relax
 
 from schedules.choose import Lookup
-from schedules.families.simulated.family import Simulation
+from schedules.conv.precision import Precision
+from schedules.families.simulated.family import ACTIVATIONS, Simulation
 from schedules.machine.hardware import Hardware
 from tvmconv.compiler.targets import (
     Costs,
     code_features,
     find_costs,
     find_hardware,
+    find_precision,
     find_simulation,
 )
 from tvmconv.errors import accepted
@@ -65,7 +67,7 @@ def build(
     io_layout: str | None = None,
     records: bool | str | Path = True,
     numerics: str | None = None,
-    activations: str = "float16",
+    activations: str = ACTIVATIONS[0],
     as_arch: str | None = None,
 ) -> Executable:
     """Compiles an ONNX convolution network.
@@ -105,8 +107,9 @@ def build(
     proto = onnx_model.read(model)
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     supported.check_supported(graphs[-1].original)
-    hardware, arch = find_hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
+    multiplied = find_precision(precision)
     simulation = find_simulation(target, numerics, activations)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
@@ -118,7 +121,9 @@ def build(
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(graphs):
-        entry, report = _build(graph, target, arch, hardware, costs, store, known, simulation)
+        entry, report = _build(
+            graph, target, arch, hardware, costs, multiplied, store, known, simulation
+        )
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -140,6 +145,7 @@ def _build(
     arch: str,
     hardware: Hardware,
     costs: Costs,
+    precision: Precision,
     store: WeightStore,
     known: Lookup | None,
     simulation: Simulation | None,
@@ -147,13 +153,12 @@ def _build(
     """The network of one batch, its weights in `store`."""
     graph = _simplified(graph)
     supported.check_supported(graph.simple, folded=True)
-    mod, planned = _plan(graph, hardware, known, pairs=simulation is None)
+    mod, planned = _plan(graph, hardware, precision, known, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
-    read = "float16" if simulation is None else simulation.activations
-    report = _report(graph, mod, planned, target, arch, costs, read)
+    report = _report(graph, mod, planned, target, arch, costs, precision)
     with accepted("schedule this network's convolutions"):
-        mod = pipeline.run(mod, [lower_convs(planned, read)], "2_lower")
+        mod = pipeline.run(mod, [lower_convs(planned, precision)], "2_lower")
     mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, arch, hardware)
     report = replace(
@@ -190,23 +195,24 @@ def inspect(
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90a"
-    hardware, arch = find_hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
+    multiplied = find_precision(precision)
     missing = supported.unsupported(graphs[-1].original)
     if not missing:
         graphs = [_simplified(graph) for graph in graphs]
         missing = supported.unsupported(graphs[-1].simple, folded=True)
     largest = graphs[-1]
     if missing:
-        reports = [_unplanned(largest, missing, target, arch, costs)]
+        reports = [_unplanned(largest, missing, target, arch, costs, multiplied)]
     else:
         if is_buckets(batch):
             require_apart(proto, batch, shapes)
         known = tuned.lookup(arch, records)
         reports = []
         for graph in graphs:
-            mod, planned = _plan(graph, hardware, known)
-            reports.append(_report(graph, mod, planned, target, arch, costs, "float16"))
+            mod, planned = _plan(graph, hardware, multiplied, known)
+            reports.append(_report(graph, mod, planned, target, arch, costs, multiplied))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
 
@@ -240,7 +246,11 @@ def _simplified(graph: _Graph) -> _Graph:
 
 
 def _plan(
-    graph: _Graph, hardware: Hardware, known: Lookup | None, pairs: bool = True
+    graph: _Graph,
+    hardware: Hardware,
+    precision: Precision,
+    known: Lookup | None,
+    pairs: bool = True,
 ) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
@@ -250,7 +260,7 @@ def _plan(
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware, records=known, pairs=pairs)
+    return mod, plan(mod, regions, hardware, precision, records=known, pairs=pairs)
 
 
 # ---------------------------------------------------------------- compiling
@@ -293,18 +303,18 @@ def _report(
     target: str,
     arch: str,
     costs: Costs,
-    activations: str,
+    precision: Precision,
 ) -> BuildReport:
-    """mod: its regions planned, not yet lowered. activations: dtype that kernels read."""
+    """mod: its regions planned, not yet lowered. precision: what kernels read."""
     by_name = {one.name: one for one in planned.values()}
     nodes = node_names(mod, graph.simple)
     kind = "cuda" if target == "cuda" else "llvm"
-    kernels = outline(mod, planned, pipeline.tvm_target(kind, arch), activations)
+    kernels = outline(mod, planned, pipeline.tvm_target(kind, arch), precision)
     return BuildReport(
         target,
         arch,
         operator_fates(graph.original, graph.simple, mod, planned, nodes, kernels),
-        layer_reports(graph.simple, by_name, costs.machine),
+        layer_reports(graph.simple, by_name, costs.machine, precision),
         {},
         batch=batch_of(graph.inputs),
         conversions=conversions(mod, planned, costs.machine, graph.simple),
@@ -314,7 +324,12 @@ def _report(
 
 
 def _unplanned(
-    graph: _Graph, missing: Mapping[str, int], target: str, arch: str, costs: Costs
+    graph: _Graph,
+    missing: Mapping[str, int],
+    target: str,
+    arch: str,
+    costs: Costs,
+    precision: Precision,
 ) -> BuildReport:
     """Of a network that can't be built. `graph.simple` is the original where even that has what
     nobody can simplify."""
@@ -322,7 +337,7 @@ def _unplanned(
         target,
         arch,
         (),
-        unplanned_reports(graph.simple, costs.machine),
+        unplanned_reports(graph.simple, costs.machine, precision),
         dict(missing),
         batch=batch_of(graph.inputs),
         machine=costs.report,

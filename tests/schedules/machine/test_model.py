@@ -14,7 +14,7 @@ from schedules.conv.workload import ConvWorkload
 from schedules.family import Reject
 from schedules.machine import model
 from schedules.machine.cost import conv_floor
-from schedules.machine.footprint import FP32, MMA, WGMMA, Footprint, exchange
+from schedules.machine.footprint import FP32, MMA, Footprint, exchange
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.machine.model import LIMITS, resident, time_of
 from tests.schedules.machine.test_cost import faster
@@ -38,6 +38,7 @@ def footprints(draw: st.DrawFn) -> Footprint:
         registers=draw(st.integers(16, min(255, 65536 // threads))),
         shared_bytes=draw(st.integers(0, 60 << 10)),
         unit=unit,
+        operand="float16",
         macs=multiplies,
         instructions=multiplies // 32 + draw(st.integers(1, 1 << 12)) * steps,
         shared_traffic=draw(st.integers(0, 1 << 22)),
@@ -124,7 +125,7 @@ def test_what_is_launched_after_it_adds(f: Footprint, after: Footprint, machine_
 
 
 #: A block that does next to nothing, to be given one thing to do.
-IDLE = Footprint(132, 128, 64, 0, MMA, 0, 1, 0, 1, 1, 1, 1)
+IDLE = Footprint(132, 128, 64, 0, MMA, "float16", 0, 1, 0, 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -149,14 +150,15 @@ def test_a_kernel_that_does_nothing_takes_a_launch() -> None:
     assert time_of(IDLE, H200).us == pytest.approx(1.6, abs=0.4)
 
 
-def test_the_rate_of_an_instruction_is_its_ceiling() -> None:
+@pytest.mark.parametrize(
+    ("unit", "operand"), [(one.unit, one.operand) for one in H200.card.rates if one.unit != FP32]
+)
+def test_the_rate_of_an_instruction_is_its_ceiling(unit: str, operand: str) -> None:
     """Well filled, 1e12 operations take what the instruction's rate says, and little more."""
-    macs = 1 << 22
-    for unit in (MMA, WGMMA):
-        tflops = H200.card.tflops(unit, "float16")
-        f = replace(IDLE, unit=unit, macs=macs, blocks=132 * 400, threads=256)
-        us = 2 * macs * f.blocks / (tflops * 1e6)
-        assert us < time_of(f, H200).us < 1.1 * us
+    tflops = H200.card.tflops(unit, operand)
+    f = replace(IDLE, unit=unit, operand=operand, macs=1 << 23, blocks=132 * 400, threads=256)
+    us = 2 * f.macs * f.blocks / (tflops * 1e6)
+    assert us < time_of(f, H200).us < 1.1 * us
 
 
 def test_blocks_that_a_multiprocessor_has_room_for() -> None:
@@ -199,7 +201,7 @@ def test_footprints_are_of_kernels_that_do_the_work(w: ConvWorkload, machine_: H
             continue
         f = family.footprint(w, match.config, machine_)
         assert f.blocks * f.macs >= family.padded_macs(w, match.config)
-        stored = math.prod(w.out_shape) * (2 if w.epilogue.out_dtype == "float16" else 4)
+        stored = math.prod(w.out_shape) * (2 if w.precision.result == "float16" else 4)
         assert f.blocks * f.written_bytes >= min(stored, w.n * w.p * w.q * w.k * 2)
         assert min(f.blocks, f.threads, f.registers, f.instructions, f.read_bytes, f.steps) > 0
         assert (f.unit == FP32) == (not family.tensorized)
