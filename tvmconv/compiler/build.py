@@ -260,7 +260,7 @@ def _plan(
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware, precision, records=known, pairs=pairs)
+    return mod, plan(mod, regions, hardware, records=known, pairs=pairs, precision=precision)
 
 
 # ---------------------------------------------------------------- compiling
