@@ -45,6 +45,8 @@ from tvmconv.reports.collect.capability import capability
 from tvmconv.reports.collect.conversions import conversions
 from tvmconv.reports.collect.fates import operator_fates
 from tvmconv.reports.collect.layers import layer_reports, unplanned_reports
+from tvmconv.reports.collect.nodes import node_names
+from tvmconv.reports.collect.outline import kernel_reports, outline
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.reports.data.capability import CapabilityReport
 from tvmconv.runtime import toolchain
@@ -304,17 +306,21 @@ def _report(
     costs: Costs,
     precision: Precision,
 ) -> BuildReport:
-    """mod: its regions planned, not yet lowered."""
+    """mod: its regions planned, not yet lowered. precision: what kernels read."""
     by_name = {one.name: one for one in planned.values()}
+    nodes = node_names(mod, graph.simple)
+    kind = "cuda" if target == "cuda" else "llvm"
+    kernels = outline(mod, planned, pipeline.tvm_target(kind, arch), precision)
     return BuildReport(
         target,
         arch,
-        operator_fates(graph.original, graph.simple, by_name),
+        operator_fates(graph.original, graph.simple, mod, planned, nodes, kernels),
         layer_reports(graph.simple, by_name, costs.machine, precision),
         {},
         batch=batch_of(graph.inputs),
         conversions=conversions(mod, planned, costs.machine, graph.simple),
         machine=costs.report,
+        kernels=kernel_reports(kernels, nodes, costs.machine),
     )
 
 
