@@ -1,4 +1,4 @@
-"""What a schedule refuses."""
+"""Errors about families of schedules and their configurations."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from intrinsics.errors import TvmconvError
 
 class ConfigError(TvmconvError, ValueError):
     """A configuration that does not fit its workload or hardware; the note lists every reason."""
+
+
+class FamilyError(TvmconvError, LookupError):
+    """A family that is unknown or registered twice, or a convolution that no family computes."""
 
 
 def require_none(problems: list[str], config: object, workload: object, hardware: str) -> None:

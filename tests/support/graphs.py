@@ -20,6 +20,7 @@ from tvmconv.onnx import frontend
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import graph, pipeline
 from tvmconv.passes.kernels.lower_convs import lower_convs
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
@@ -89,7 +90,7 @@ def lowered(model: onnx.ModelProto) -> tvm.IRModule:
     mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "test")
     named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
-    planned = plan(mod, find_regions(mod, named), CPU)
+    planned = plan(mod, find_regions(mod, named), Chooser(CPU))
     return pipeline.run(mod, [lower_convs(planned)], "test")
 
 

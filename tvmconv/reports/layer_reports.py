@@ -139,11 +139,12 @@ def _margin(choices: Sequence[Choice]) -> float:
 
 def instruction_tflops(choice: Choice) -> float:
     """What the instruction that multiplies reaches on the card, in 1e12 operations a second; 0 on
-    a CPU, whose rates are a GPU's."""
+    a CPU, whose rates are a GPU's, and for a family that has no footprint."""
     w, config, hardware = choice.workload, choice.config, choice.hardware
     if hardware.kind != "cuda":
         return 0.0
-    return unit_tflops(choice.family.footprint(w, config, hardware).unit, hardware)
+    footprint = choice.family.footprint(w, config, hardware)
+    return 0.0 if footprint is None else unit_tflops(footprint.unit, hardware)
 
 
 def _why_generic(layer: Layer) -> str:

@@ -1,4 +1,4 @@
-"""Checks and times kernels: what runs in a process of its own, which a kernel may bring down.
+"""Checks and times kernels, in a process of its own, which a kernel may bring down.
 
 Each candidate is compared with the convolution's definition before anything times it.
 """
@@ -15,7 +15,6 @@ import numpy as np
 import tvm
 from numpy.typing import NDArray
 
-from schedules.choose import family
 from schedules.conv.gemm import pack_channels
 from schedules.conv.workload import ConvWorkload, Layout
 from schedules.families.depthwise_projection.family import pack_prologue
@@ -38,11 +37,11 @@ GLANCES = 3
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured, where, and the libraries it is checked with."""
+    """A workload to measure, the target, and the libraries that check its kernels."""
 
     workload: ConvWorkload
     target: Target
-    #: Of `kernels.references`, in order.
+    #: Paths of the kernels of `kernels.references`, in order.
     references: tuple[str, ...]
     difference: str
     tracker: Tracker | None = None
@@ -50,16 +49,16 @@ class Setup:
 
 @dataclass(frozen=True)
 class Entry:
-    """A candidate's kernel."""
+    """A candidate's kernel: its family and configuration, and the library's path."""
 
-    family: str
+    family: Family
     config: Any
     path: str
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A kernel's relative l2 error, and about what a launch takes, in microseconds."""
+    """A kernel's relative l2 error, and the rough time of a launch in microseconds."""
 
     relative_l2: float
     us: float
@@ -162,7 +161,7 @@ class _Bench:
     def checked(self, entry: Entry) -> tuple[float, Any, list[Any]]:
         """Relative l2 error of what the kernel writes; the kernel, and its arguments."""
         module = self.place.load(entry.path)
-        arguments = self.arguments(family(entry.family), entry.config, self.y)
+        arguments = self.arguments(entry.family, entry.config, self.y)
         self._blank.copyto(self.y)
         module["main"](*arguments)
         self._difference(self.y, self._expected, *self._sums)
@@ -196,7 +195,7 @@ def _bench(setup: Setup) -> _Bench:
 
 
 def describe(target: Target, tracker: Tracker | None) -> str:
-    """What the device there calls itself; a CPU what LLVM calls it."""
+    """The device's name by its driver; a CPU's name in LLVM."""
     if target.kind == "llvm":
         return target.arch
     if tracker is None:
@@ -228,7 +227,8 @@ def compete(
     for entry in entries:
         error, module, arguments = bench.checked(entry)
         if not error <= BOUND:
-            raise TuningError(f"{entry.family}, {entry.config}: right once, then wrong by {error}")
+            name = f"{entry.family.name}, {entry.config}"
+            raise TuningError(f"{name}: right once, then wrong by {error}")
         samplers.append(bench.place.sampler(module, arguments, launches_for(rough_us)))
     return race.run(samplers, rules, _after(seconds))
 

@@ -31,7 +31,7 @@ from schedules.families.depthwise.config import (
     space,
 )
 from schedules.families.depthwise.footprint import footprint
-from schedules.family import Match, Reject, alone
+from schedules.family import Family, Match, Reject, alone
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -39,7 +39,7 @@ from schedules.machine.hardware import Hardware
 PATCH = "patch"
 
 
-class DepthwiseFamily:
+class DepthwiseFamily(Family):
     """Convolutions of NHWC whose every channel has one filter of its own."""
 
     name = "depthwise"

@@ -44,7 +44,7 @@ from schedules.families.depthwise_projection.config import (
 )
 from schedules.families.depthwise_projection.footprint import footprint
 from schedules.families.depthwise_projection.kernel import Kernel
-from schedules.family import ONE_CONVOLUTION, Match, Reject, fitting
+from schedules.family import ONE_CONVOLUTION, Family, Match, Reject, fitting
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -54,7 +54,7 @@ MIN_SM = 80
 MOST_TAPS = 25
 
 
-class DepthwiseProjectionFamily:
+class DepthwiseProjectionFamily(Family):
     """Workloads with a prologue: NHWC to NHWC, 1x1 after depthwise."""
 
     name = "depthwise_projection"

@@ -20,7 +20,7 @@ from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import require_none
 from schedules.expressions.backend import CPU_VECTOR, GPU_ARITHMETIC, vector_width
 from schedules.expressions.compute import CONV, OUT, direct
-from schedules.family import Match, Reject, alone
+from schedules.family import Family, Match, Reject, alone
 from schedules.machine.cost import BYTES, moved_bytes
 from schedules.machine.footprint import FP32, Footprint
 from schedules.machine.hardware import Hardware
@@ -81,7 +81,7 @@ def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
     )
 
 
-class DirectFamily:
+class DirectFamily(Family):
     """Matches every convolution, if nothing is pooled."""
 
     name = "direct"
@@ -89,6 +89,7 @@ class DirectFamily:
     default_measured = False
     config_type: type = DirectConfig
     tensorized = False
+    last_resort = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
         if reason := alone(w):

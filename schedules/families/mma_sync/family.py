@@ -38,12 +38,12 @@ from schedules.families.mma_sync import config as mma_sync_config
 from schedules.families.mma_sync.config import MOST_TAPS, MmaSyncConfig, check, gemm_of, steps
 from schedules.families.mma_sync.footprint import footprint
 from schedules.families.mma_sync.kernel import kernel
-from schedules.family import Match, Reject, alone, fitting
+from schedules.family import Family, Match, Reject, alone, fitting
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
 
-class MmaSyncFamily:
+class MmaSyncFamily(Family):
     """NHWC to NHWC, or to a window of NHWC, on GPUs from Ampere on."""
 
     name = "mma_sync"

@@ -21,7 +21,7 @@ from schedules.conv.workload import ConvWorkload
 from schedules.errors import require_none
 from schedules.expressions.compute import CONV, direct, implicit_gemm
 from schedules.families.direct.family import DirectConfig, DirectFamily
-from schedules.family import Match, Reject
+from schedules.family import Family, Match, Reject
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -49,7 +49,7 @@ class Simulation:
         return self.activations == "float32"
 
 
-class HmmaSimFamily:
+class HmmaSimFamily(Family):
     """Computes what a WMMA family would; registered nowhere, as it is never the fastest."""
 
     name = "hmma_sim"

@@ -19,7 +19,7 @@ from schedules.families.wgmma import config as wgmma_config
 from schedules.families.wgmma import kernel as wgmma_kernel
 from schedules.families.wgmma.config import Plan, WgmmaConfig, check, corners
 from schedules.families.wgmma.footprint import footprint
-from schedules.family import Match, Reject, alone, fitting
+from schedules.family import Family, Match, Reject, alone, fitting
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -28,7 +28,7 @@ from schedules.machine.hardware import Hardware
 MOST_STRIDE, MOST_OFFSET, CORNERS = 8, 255, range(-128, 128)
 
 
-class WgmmaFamily:
+class WgmmaFamily(Family):
     """WGMMA with NHWC in and out."""
 
     name = "wgmma"

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, choose, family, predict
+from schedules.choose import choose, predict
 from schedules.conv.workload import PACKED, Activation, ConvWorkload, Epilogue, Window
 from schedules.errors import ConfigError
 from schedules.families.depthwise_projection.config import (
@@ -29,6 +29,7 @@ from schedules.family import ONE_CONVOLUTION, Match, Reject, alone
 from schedules.machine.cost import conv_floor, moved_bytes
 from schedules.machine.hardware import CPU, Hardware
 from schedules.machine.model import LIMITS
+from schedules.registry import FAMILIES, family
 from tests.support import kernels, sass
 from tests.support.workloads import ALL, BIAS, PAIRS, RELU6, SAME, pair
 from tvmconv.runtime import toolchain

@@ -15,13 +15,13 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from intrinsics import INTRINSICS
-from schedules.choose import FAMILIES
 from schedules.conv.gemm import Gemm
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.families.wmma.config import WmmaConfig
 from schedules.families.wmma.family import WmmaFamily
 from schedules.family import Family, Reject
 from schedules.machine.hardware import CPU, Hardware
+from schedules.registry import FAMILIES
 from tests.support import kernels
 from tests.support.workloads import PAIRS, WORKLOADS, workloads
 from tvmconv.runtime import toolchain

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, choose, family
+from schedules.choose import choose
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue
 from schedules.family import Match
 from schedules.machine.cost import LATENCY_US, Cost, conv_cost, conv_floor, copy_cost, moved_bytes
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
+from schedules.registry import FAMILIES, family
 from tests.support.workloads import workloads
 
 LARGE = ConvWorkload(32, 56, 56, 64, 64, 3, 3, padding=(1, 1, 1, 1))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, choose, kernel_cost, predict
+from schedules.choose import choose, kernel_cost, predict
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Reject
 from schedules.machine import model
@@ -18,6 +18,7 @@ from schedules.machine.footprint import FP32, MMA, WGMMA, Footprint, exchange
 from schedules.machine.gpus import MACHINES, machine
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.machine.model import LIMITS, resident, time_of
+from schedules.registry import FAMILIES
 from tests.support.workloads import PAIRS, WORKLOADS, workloads
 
 GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 import tvmconv
-from schedules.choose import Estimate
+from schedules.choose import Estimate, Policy
 from schedules.conv.workload import PACKED, ConvWorkload
 from schedules.family import Family
 from schedules.machine.cost import Cost, conv_cost
@@ -23,6 +23,7 @@ from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
 from tvmconv.passes.graph import bindings, op_name
 from tvmconv.passes.kernels.lower_convs import lower_convs
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.reports import build_text as report_text
@@ -37,7 +38,7 @@ def left(model: onnx.ModelProto, estimate: Estimate = conv_cost) -> list[Convers
     mod = pipeline.run(frontend.to_relax(simple), pipeline.GRAPH_PASSES, "test")
     named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
-    planned = plan(mod, find_regions(mod, named), CPU, estimate)
+    planned = plan(mod, find_regions(mod, named), Chooser(CPU, Policy(estimate=estimate)))
     found = conversions(mod, planned, CPU, simple)
     lowered = lower_convs(planned)(mod)
     transposes = [b for b in bindings(lowered) if op_name(b.value) == "relax.permute_dims"]

@@ -13,10 +13,11 @@ import pytest
 from tvm.target.codegen import llvm_get_system_cpu
 
 import tvmconv
-from schedules.choose import FAMILIES, choose, kernel_cost
+from schedules.choose import choose, kernel_cost
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.family import Reject
 from schedules.machine.hardware import CPU, CUDA_ARCHS
+from schedules.registry import FAMILIES
 from tests.support import networks
 from tests.support.workloads import PAIRS, WORKLOADS
 from tvmconv.errors import TargetError, TuningError, UnsupportedOperatorError

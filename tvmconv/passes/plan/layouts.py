@@ -19,12 +19,11 @@ from dataclasses import dataclass
 
 from tvm import relax
 
-from schedules.choose import Estimate, choose
 from schedules.conv.workload import NHWC, PACKED, Layout
 from schedules.machine.cost import copy_cost
 from schedules.machine.hardware import Hardware
-from tvmconv import knobs
 from tvmconv.passes.graph import Dataflow, shape
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.minimise import Factor, minimise
 from tvmconv.passes.plan.readers import out_dtype, readers
@@ -42,6 +41,10 @@ class Chosen:
 
 
 MATRIX = "relax.matmul"
+#: Added for a layout that is not the one asked for: more than any network takes.
+UNWANTED_US = 1e9
+#: A kernel that no family computes. Finite, so that the least sum has the fewest of them.
+IMPOSSIBLE_US = 1e15
 PLAIN = Chosen(NHWC, "what every operator reads")
 
 
@@ -49,10 +52,13 @@ def choose_layouts(
     regions: Mapping[relax.Var, Region],
     places: Mapping[relax.Var, Place],
     flow: Dataflow,
-    hardware: Hardware,
-    estimate: Estimate,
+    chooser: Chooser,
 ) -> dict[relax.Var, Chosen]:
-    """The layout of every tensor that a region writes, by the variable that region computes."""
+    """The layout of every tensor that a region writes, by the variable that region computes.
+
+    With `Chooser.layout` "packed", packed is what every tensor gets that some family can write and
+    its readers' families can read so, whatever that costs.
+    """
     plain: dict[relax.Expr | None, str] = {}
     for region in regions.values():
         reason = "read as a matrix" if region.op == MATRIX else "read by a pair of convolutions"
@@ -65,25 +71,23 @@ def choose_layouts(
         var: [one for one in readers(var, regions, flow) if isinstance(one, str)] for var in regions
     }
     domains = {var: (NHWC,) if barred[var] else (NHWC, PACKED) for var in regions}
-    if knobs.pack():
-        # Packed wherever that needs no copy, whatever it costs.
-        domains = {
-            var: domain[-1:] if not others[var] else (NHWC,) for var, domain in domains.items()
-        }
-    factors = [_copies(var, domains[var], others[var], hardware) for var in regions]
+    packed = chooser.layout == "packed"
+    factors = [_kept(var, domains[var], others[var], packed, chooser.hardware) for var in regions]
     for var, region in regions.items():
         dtype = out_dtype(places[var].buffer, regions, flow)
-        factors.append(_computed(region, places[var], dtype, domains, hardware, estimate))
+        factors.append(_computed(region, places[var], dtype, domains, chooser))
     found = minimise(domains, factors)
-    return {var: _chosen(found[var], barred[var], others[var]) for var in regions}
+    return {var: _chosen(found[var], barred[var], others[var], packed) for var in regions}
 
 
-def _chosen(layout: Layout, barred: str, others: list[str]) -> Chosen:
+def _chosen(layout: Layout, barred: str, others: list[str], packed: bool) -> Chosen:
     if layout == PACKED:
-        return Chosen(PACKED, "costs least", f"read by {others[0]}" if others else "")
+        why = "asked for" if packed else "costs least"
+        return Chosen(PACKED, why, f"read by {others[0]}" if others else "")
     if barred:
         return Chosen(NHWC, barred)
-    return Chosen(NHWC, f"costs no more than {PACKED}")
+    no_family = f"no family here writes or reads {PACKED}"
+    return Chosen(NHWC, no_family if packed else f"costs no more than {PACKED}")
 
 
 def _only_nhwc(region: Region, place: Place) -> str:
@@ -106,12 +110,17 @@ def _only_nhwc(region: Region, place: Place) -> str:
     return ""
 
 
-def _copies(
-    var: relax.Var, domain: tuple[Layout, ...], others: list[str], hardware: Hardware
+def _kept(
+    var: relax.Var,
+    domain: tuple[Layout, ...],
+    others: list[str],
+    packed: bool,
+    hardware: Hardware,
 ) -> Factor[relax.Var, Layout]:
-    """What it costs to give `var` to those who read NHWC alone."""
+    """Microseconds to keep `var` in a layout: packed, a copy for operators that read only NHWC."""
     copy = copy_cost(math.prod(shape(var)), hardware).us if others else 0.0
-    return Factor((var,), {(layout,): copy if layout == PACKED else 0.0 for layout in domain})
+    costs = {NHWC: UNWANTED_US if packed else 0.0, PACKED: copy}
+    return Factor((var,), {(layout,): costs[layout] for layout in domain})
 
 
 def _computed(
@@ -119,10 +128,9 @@ def _computed(
     place: Place,
     dtype: str,
     domains: Mapping[relax.Var, tuple[Layout, ...]],
-    hardware: Hardware,
-    estimate: Estimate,
+    chooser: Chooser,
 ) -> Factor[relax.Var, Layout]:
-    """What a region costs, by the layouts of what it reads and writes."""
+    """Microseconds of a region's kernels, by the layouts of the tensors it reads and writes."""
     tensors = [region.output, region.x, region.residual]
     variables = tuple(dict.fromkeys(v for v in tensors if v is not None and v in domains))
     costs = {}
@@ -130,7 +138,7 @@ def _computed(
         known: dict[relax.Expr | None, Layout] = dict(zip(variables, layouts, strict=True))
         out, x, residual = (known.get(one, NHWC) for one in tensors)
         costs[layouts] = sum(
-            choose(w, hardware, estimate).cost.us
+            min(chooser.cost(region.name, w), IMPOSSIBLE_US)
             for w, _ in workloads(region, place, x, residual, out, dtype)
         )
     return Factor(variables, costs)

@@ -12,7 +12,7 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from schedules.choose import Choice, Estimate, Lookup, choose, kernel_cost
+from schedules.choose import Choice
 from schedules.conv.workload import NHWC, ConvWorkload
 from schedules.machine.hardware import Hardware
 from tvmconv.errors import ModelError
@@ -20,6 +20,7 @@ from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.absorb_pool import absorb_pools
 from tvmconv.passes.plan.balance_ranges import balance_ranges
 from tvmconv.passes.plan.channel_shuffle import shuffled
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place, concat_places
 from tvmconv.passes.plan.layouts import PLAIN, Chosen, choose_layouts
 from tvmconv.passes.plan.pair_convs import pair_convs
@@ -82,20 +83,20 @@ Plan = dict[relax.Var, PlannedConv]
 def plan(
     mod: tvm.IRModule,
     regions: Mapping[relax.Var, Region],
-    hardware: Hardware,
-    estimate: Estimate = kernel_cost,
-    records: Lookup | None = None,
+    chooser: Chooser,
     pairs: bool = True,
 ) -> Plan:
-    """Decides for every region of `mod`, so that `estimate` gives the least sum.
+    """Decides for every region of `mod`, so that the sum of estimated times is least.
 
-    `records` then say which family and configuration, but nothing about layouts: times measured
-    do not compare with times estimated, and there are records for the layouts so chosen.
+    Records then decide on families and configurations, but not on layouts: measured times do not
+    compare with estimates, and there are records for the layouts so chosen.
 
     pairs: whether two convolutions may become one kernel.
 
-    Raises `ModelError` for a region that is no convolution.
+    Raises `ModelError` for a region that is no convolution, `FamilyError` for one that no family
+    computes, and `ConfigError` for a pin on no layer or one that does not fit.
     """
+    chooser.require_layers(region.name for region in regions.values())
     flow = Dataflow.of(mod)
     regions = balance_ranges(regions, flow)
     places = {var: Place(var, 0, region.k) for var, region in regions.items()}
@@ -103,10 +104,10 @@ def plan(
     places = {var: shuffled(place, flow) for var, place in places.items()}
     for var, region in regions.items():
         _check(region, places[var])
-    regions, places = absorb_pools(regions, places, flow, hardware, estimate)
+    regions, places = absorb_pools(regions, places, flow, chooser)
     if pairs:
-        regions = pair_convs(regions, places, flow, hardware, estimate, records)
-    layouts = choose_layouts(regions, places, flow, hardware, estimate)
+        regions = pair_convs(regions, places, flow, chooser)
+    layouts = choose_layouts(regions, places, flow, chooser)
     decided: Plan = {}
     for var, region in regions.items():
         x, residual = (
@@ -114,13 +115,15 @@ def plan(
             for one in (region.x, region.residual)
         )
         dtype = out_dtype(places[var].buffer, regions, flow)
+        layout = layouts[var]
+        about = f"the output is {layout.layout}: {layout.reason}"
         kernels = tuple(
-            PlannedKernel(choose(w, hardware, estimate, records), weight)
-            for w, weight in workloads(region, places[var], x, residual, layouts[var].layout, dtype)
+            PlannedKernel(chooser.choose(region.name, w, about), weight)
+            for w, weight in workloads(region, places[var], x, residual, layout.layout, dtype)
         )
         for kernel in kernels:
             _check_range(region, kernel)
-        decided[var] = PlannedConv(region.name, region, places[var], kernels, layouts[var])
+        decided[var] = PlannedConv(region.name, region, places[var], kernels, layout)
     return decided
 
 
