@@ -38,6 +38,8 @@ def make_config(one: Family, w: ConvWorkload, hardware: Hardware, fields: Mappin
 
 def _construct(config_type: type, fields: Mapping[str, Any]) -> Any:
     """JSON has lists where configurations have tuples."""
+    if unknown := _unknown(config_type, fields):
+        raise TypeError(f"{config_type.__name__} has no {' and no '.join(unknown)}")
     hints = typing.get_type_hints(config_type)
     plain = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     for name, value in plain.items():
@@ -46,6 +48,12 @@ def _construct(config_type: type, fields: Mapping[str, Any]) -> Any:
         if kind in PLAIN and type(value) is not kind:
             raise TypeError(f"{name} can't be {value!r}")
     return config_type(**plain)
+
+
+def _unknown(config_type: type, fields: Mapping[str, Any]) -> list[str]:
+    """The names among `fields` that the configuration does not have."""
+    names = {field.name for field in dataclasses.fields(config_type)}
+    return [name for name in fields if name not in names]
 
 
 def _checked(one: Family, w: ConvWorkload, hardware: Hardware, config: Any) -> Any:
@@ -96,6 +104,8 @@ def resolve(
     for one in families:
         if name is not None and one.name != name:
             continue
+        if name is None and isinstance(inner, Mapping) and _unknown(one.config_type, inner):
+            continue
         try:
             found.append(Pinned(one, _resolved(one, w, hardware, inner)))
         except ConfigError as error:
@@ -110,7 +120,8 @@ def resolve(
         return found[0]
     if not reasons:
         names = ", ".join(one.name for one in families)
-        raise ConfigError(f"there is no family {name!r} here", hint=f"one of {names}")
+        what = f"no family {name!r}" if name else f"no family with configurations like {given}"
+        raise ConfigError(f"there is {what} here", hint=f"the families are {names}")
     raise ConfigError(
         f"the configuration {given} does not fit {w} on {hardware.name}",
         note="; ".join(f"{family}: {reason}" for family, reason in reasons.items()),

@@ -196,6 +196,42 @@ def user_file(arch: str) -> Path:
     return knobs.records_folder() / f"{arch}.jsonl"
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A record in a list of them, its file, and why it is not used, empty where it can be."""
+
+    record: Record
+    file: str
+    stale: str
+
+    @property
+    def shape(self) -> str:
+        """The workload and its epilogue in words."""
+        w = ConvWorkload.from_json(self.record.workload)
+        return f"{w}, {w.epilogue}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The record's fields, with ``file`` and ``stale``."""
+        return {**json.loads(self.record.to_json()), "file": self.file, "stale": self.stale}
+
+
+def list_records(path: str | Path | None = None, arch: str | None = None) -> list[Listed]:
+    """Records by architecture and workload: of one file, or the user's own, then those that ship.
+
+    arch: only those for it. Raises `RecordError` for a file that can't be read.
+    """
+    folders = (knobs.records_folder(), SHIPPED)
+    shipped = (file for folder in folders for file in sorted(folder.glob("*.jsonl")))
+    files = shipped if path is None else [Path(path)]
+    found = [
+        Listed(record, str(file), _stale(record))
+        for file in files
+        for record in read(file)
+        if arch in (None, record.arch)
+    ]
+    return sorted(found, key=lambda one: (one.record.arch, one.shape))
+
+
 # ---------------------------------------------------------------- looking up
 
 
