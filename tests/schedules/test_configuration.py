@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
-from schedules.configuration import config_fields, parse, resolve
+from schedules.choose import Pinned
+from schedules.configuration import config_fields, resolve
 from schedules.conv.workload import PACKED, ConvWorkload
 from schedules.errors import ConfigError
 from schedules.families.direct.family import DirectConfig
 from schedules.families.wmma.config import WmmaConfig
+from schedules.family import Family, Match
 from schedules.machine.hardware import CPU, CUDA_ARCHS
 from schedules.registry import FAMILIES
+from tests.support.workloads import PAIRS, WORKLOADS
 
 W = ConvWorkload(16, 9, 9, 32, 32, 3, 3)
 SM_90A = next(one for one in CUDA_ARCHS if one.name == "sm_90a")
@@ -85,7 +88,14 @@ def test_limits_of_the_machine_are_checked() -> None:
 
 
 @pytest.mark.parametrize("one", FAMILIES, ids=lambda one: one.name)
-def test_json_of_every_family(one: Any) -> None:
+def test_json_of_every_family(one: Family) -> None:
     """`records show` prints what `records set` reads."""
-    fields = config_fields(one.config_type())
-    assert parse(json.dumps({"family": one.name, "config": fields})) == (one.name, fields)
+    matching = (
+        (w, hardware, answer.config)
+        for w in (WORKLOADS | PAIRS).values()
+        for hardware in (CPU, SM_90A)
+        if isinstance(answer := one.match(w, hardware), Match)
+    )
+    w, hardware, config = next(matching)
+    given = json.dumps({"family": one.name, "config": config_fields(config)})
+    assert resolve(given, w, hardware, FAMILIES) == Pinned(one, config)
