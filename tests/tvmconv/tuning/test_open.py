@@ -106,6 +106,7 @@ def test_in_a_notebook(tmp_path: Path) -> None:
     run("-c", kernel.format(cells), tmp_path / "r.jsonl", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_in_a_module_beside_the_script(tmp_path: Path) -> None:
     """The processes that measure find it where the script does, wherever they are started."""
     beside = tmp_path / "beside"
