@@ -110,7 +110,7 @@ def test_every_bucket_gets_a_record(command: Command, model: Path, tmp_path: Pat
     place = ("--layer", "first", "--config", json.dumps(SMALLEST), "--records", path)
     assert command("records", "set", model, *buckets, *place)[0] == 0
     assert len(book.read(path)) == 2
-    code, out, _ = command("records", "show", model, *buckets, "--records", path, "--json")
+    _, out, _ = command("records", "show", model, *buckets, "--records", path, "--json")
     assert [(one["batch"], one["chosen_by"]) for one in json.loads(out)] == [
         (1, "pinned"),
         (1, "model"),
