@@ -199,7 +199,7 @@ def _best(
     if estimate is kernel_cost:
         # No footprint depends on the rest of the epilogue: workloads that differ in it share a
         # search.
-        epilogue = Epilogue(residual=w.epilogue.residual, out_dtype=w.epilogue.out_dtype)
+        epilogue = Epilogue(residual=w.epilogue.residual)
         w = replace(w, epilogue=epilogue)
     config, cost = _least(w, family, match.config, hardware, estimate)
     return Option(family, config, cost)

@@ -22,7 +22,7 @@ from schedules.machine.hardware import Hardware
 #: Types that a field's value is held to; another annotation takes any value.
 PLAIN = (bool, int, str, tuple)
 #: A configuration, its fields, or JSON text of them; see the module.
-Given = Any
+ConfigLike = Any
 
 
 def config_fields(config: Any) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def _checked(one: Family, w: ConvWorkload, hardware: Hardware, config: Any) -> A
     return config
 
 
-def parse(given: Given) -> tuple[str | None, Any]:
+def parse(given: ConfigLike) -> tuple[str | None, Any]:
     """The family's name, None where it is not named; and a configuration or a mapping of fields.
 
     Raises `ConfigError` for text that is not JSON of an object, and for anything else that is no
@@ -91,7 +91,7 @@ HINT = 'write {"family": "wmma_nhwc", "config": {"warps_m": 2}}, or the fields a
 
 
 def resolve(
-    given: Given, w: ConvWorkload, hardware: Hardware, families: Sequence[Family]
+    given: ConfigLike, w: ConvWorkload, hardware: Hardware, families: Sequence[Family]
 ) -> Pinned:
     """The first of `families` that computes `w` with this configuration.
 

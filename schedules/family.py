@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from numpy.typing import NDArray
 from tvm import tirx
 
+from intrinsics import dtypes
+from schedules.conv.precision import Precision
+from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
+#: The constant tensors of a convolution by the names of `schedules.conv.signature`: weight
+#: (K, C/groups, R, S), bias (K,), slope (K,); and with a prologue its own, as `PROLOGUE_WEIGHT`
+#: (C, 1, R, S) and `PROLOGUE_BIAS` (C,).
+Given = Mapping[str, NDArray[Any]]
+PROLOGUE_WEIGHT, PROLOGUE_BIAS = "prologue.weight", "prologue.bias"
 #: Why a family for pairs declines a workload that has no prologue.
 ONE_CONVOLUTION = "no depthwise convolution is computed with it"
 
@@ -46,6 +54,28 @@ def alone(w: ConvWorkload) -> str:
     return ""
 
 
+def other_precision(w: ConvWorkload, *known: Precision) -> str:
+    """Returns why a family declines that computes `known` precisions; empty if it takes `w`.
+
+    The result's dtype is left to the family.
+    """
+    for workload in w.apart:
+        own = workload.precision
+        if not any(own == replace(one, result=own.result) for one in known):
+            return f"{own}: not its precision"
+    return ""
+
+
+def other_than_floats(w: ConvWorkload) -> str:
+    """Returns why a family declines that multiplies floating-point numbers of any width in fp32,
+    unsplit and unscaled; empty if it takes `w`."""
+    own = w.precision
+    types = [dtypes.get(one) for one in (own.x, *own.operands, own.result)]
+    if any(one.integer for one in types) or own.split > 1 or own.scales:
+        return f"{own}: not its precision"
+    return ""
+
+
 def fitting(family: str, config: Any, hardware: Hardware) -> Match | Reject:
     """A match with this default, or a rejection where ``config`` is None: nothing fits."""
     if config is None:
@@ -56,7 +86,7 @@ def fitting(family: str, config: Any, hardware: Hardware) -> Match | Reject:
 class Family(ABC):
     """One way to compute convolutions: subclass, then `schedules.registry.register` an instance.
 
-    A subclass has at least `name`, `config_type`, `match`, `schedule` and `pack`. To be measured by
+    A subclass has at least `name`, `config_type`, `match`, `schedule`, `signature` and `pack`. To be measured by
     the tuner it must pickle: a module that can be imported, a script and a notebook all do.
     """
 
@@ -103,5 +133,9 @@ class Family(ABC):
         return w.useful_macs
 
     @abstractmethod
-    def pack(self, w: ConvWorkload, config: Any, weight: NDArray[Any]) -> NDArray[Any]:
-        """weight (K, C/groups, R, S) as the scheduled function reads it, fp16."""
+    def signature(self, w: ConvWorkload, config: Any) -> Signature:
+        """Returns the operands of the scheduled function, in order."""
+
+    @abstractmethod
+    def pack(self, w: ConvWorkload, config: Any, given: Given) -> dict[str, NDArray[Any]]:
+        """Returns the constant operands by name, as the scheduled function reads them."""

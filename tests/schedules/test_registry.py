@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 import schedules
+import tvmconv
 from schedules import registry
 from schedules.choose import Policy, choose, kernel_cost, options
 from schedules.conv.workload import ConvWorkload
@@ -21,6 +21,7 @@ from schedules.families.wmma.family import WmmaFamily
 from schedules.family import Family, Match, Reject
 from schedules.machine.cost import Cost
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
+from tests.support import networks
 from tests.support.workloads import WORKLOADS
 
 W = WORKLOADS["1x1"]
@@ -52,8 +53,11 @@ class Least(Family):
         direct = DirectFamily()
         return direct.schedule(w, next(direct.space(w, hardware)), hardware)
 
-    def pack(self, w: ConvWorkload, config: Any, weight: Any) -> Any:
-        return DirectFamily().pack(w, DirectConfig(), weight)
+    def signature(self, w: ConvWorkload, config: Any) -> Any:
+        return DirectFamily().signature(w, DirectConfig())
+
+    def pack(self, w: ConvWorkload, config: Any, given: Any) -> Any:
+        return DirectFamily().pack(w, DirectConfig(), given)
 
 
 @pytest.fixture(autouse=True)
@@ -159,8 +163,14 @@ def test_the_least_family_has_an_estimate_and_a_space() -> None:
         assert choose(W, hardware, Policy((least,))).config == LeastConfig()
         least.check(W, LeastConfig(), hardware)
     assert least.padded_macs(W, LeastConfig()) == W.useful_macs
-    weight = np.zeros((W.k, W.group_c, W.r, W.s), np.float16)
-    assert least.pack(W, LeastConfig(), weight).size >= weight.size
+
+
+def test_a_network_of_the_least_family_is_right() -> None:
+    schedules.register(Least())
+    model = networks.small()
+    exe = tvmconv.build(model, "llvm", batch=1, families=["least"])
+    assert {conv.family for conv in exe.report.convs} == {"least"}
+    assert tvmconv.compare(model, exe).passed(5e-3)
 
 
 def test_the_last_resort_comes_last_on_a_gpu_wherever_it_is_registered() -> None:

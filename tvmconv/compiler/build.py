@@ -17,11 +17,11 @@ import tvm
 from tvm import relax
 
 from schedules.choose import Policy
-from schedules.configuration import Given
-from schedules.families.simulated.family import Simulation
+from schedules.configuration import ConfigLike
+from schedules.families.simulated.family import ACTIVATIONS, Simulation
 from schedules.machine.hardware import Hardware
 from schedules.registry import registered
-from tvmconv.compiler.targets import code_features, find_hardware, find_simulation
+from tvmconv.compiler.targets import code_features, find_hardware, find_precision, find_simulation
 from tvmconv.errors import TvmconvError, accepted
 from tvmconv.onnx import frontend, supported
 from tvmconv.onnx import model as onnx_model
@@ -60,9 +60,9 @@ def build(
     records: bool | str | Path = True,
     families: Iterable[str] | None = None,
     layout: LayoutName | None = None,
-    configs: Mapping[str, Given] | None = None,
+    configs: Mapping[str, ConfigLike] | None = None,
     numerics: str | None = None,
-    activations: str = "float16",
+    activations: str = ACTIVATIONS[0],
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
@@ -109,7 +109,7 @@ def build(
     proto = onnx_model.read(model)
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     supported.check_supported(graphs[-1].original)
-    hardware, arch = find_hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch)
     simulation = find_simulation(target, numerics, activations)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
@@ -119,7 +119,7 @@ def build(
         raise TvmconvError(
             "a simulation's kernels have no configurations", hint="leave configs out"
         )
-    chooser = _chooser(hardware, arch, records, families, layout, configs)
+    chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
     store = WeightStore()
     entries: list[Entry] = []
     reports: list[BuildReport] = []
@@ -156,10 +156,9 @@ def _build(
     mod, planned = _plan(graph, chooser, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
-    read = "float16" if simulation is None else simulation.activations
     report = _report(graph, mod, planned, target, arch, hardware)
     with accepted("schedule this network's convolutions"):
-        mod = pipeline.run(mod, [lower_convs(planned, read)], "2_lower")
+        mod = pipeline.run(mod, [lower_convs(planned, chooser.precision)], "2_lower")
     mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, arch, hardware)
     report = replace(
@@ -185,7 +184,7 @@ def inspect(
     records: bool | str | Path = True,
     families: Iterable[str] | None = None,
     layout: LayoutName | None = None,
-    configs: Mapping[str, Given] | None = None,
+    configs: Mapping[str, ConfigLike] | None = None,
 ) -> CapabilityReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
     there is no GPU and no arch, for sm_90a.
@@ -198,8 +197,8 @@ def inspect(
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90a"
-    hardware, arch = find_hardware(target, arch, precision)
-    chooser = _chooser(hardware, arch, records, families, layout, configs)
+    hardware, arch = find_hardware(target, arch)
+    chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
     missing = supported.unsupported(graphs[-1].original)
     if not missing:
         graphs = [_simplified(graph) for graph in graphs]
@@ -221,16 +220,17 @@ def inspect(
 def _chooser(
     hardware: Hardware,
     arch: str,
+    precision: str,
     records: bool | str | Path,
     families: Iterable[str] | None,
     layout: LayoutName | None,
-    configs: Mapping[str, Given] | None,
+    configs: Mapping[str, ConfigLike] | None,
 ) -> Chooser:
     """The options of `build` that say how kernels are chosen. Raises as `build` does for them."""
     if layout is not None and layout not in LAYOUTS:
         raise TvmconvError(f"there is no layout {layout!r}", hint=f"one of {', '.join(LAYOUTS)}")
     policy = Policy(registered(families), records=tuned.lookup(arch, records))
-    return Chooser(hardware, policy, configs or {}, layout)
+    return Chooser(hardware, policy, find_precision(precision), configs or {}, layout)
 
 
 # ---------------------------------------------------------------- ONNX, then Relax

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from schedules.choose import Choice, Policy, choose
-from schedules.configuration import Given, config_fields, resolve
+from schedules.configuration import ConfigLike, config_fields, resolve
 from schedules.conv.workload import ConvWorkload
 from schedules.errors import ConfigError
 from schedules.registry import registered
@@ -72,7 +72,7 @@ def layer_choices(
     there, or has no kernel of its own.
     """
     plan = compiler.inspect(model, target, **options).plan
-    hardware, arch = find_hardware(target, plan.arch, "fp16")
+    hardware, arch = find_hardware(target, plan.arch)
     policy = Policy(
         registered(options.get("families")), records=book.lookup(arch, options.get("records", True))
     )
@@ -85,7 +85,7 @@ def layer_choices(
 def set_record(
     model: onnx_model.Model,
     layer: str,
-    config: Given,
+    config: ConfigLike,
     target: str = "cuda",
     *,
     records: str | Path | None = None,
@@ -98,7 +98,7 @@ def set_record(
     configuration that does not fit and for a layer that is not there or has no kernel of its own.
     """
     plan = compiler.inspect(model, target, **options, records=False).plan
-    hardware, arch = find_hardware(target, plan.arch, "fp16")
+    hardware, arch = find_hardware(target, plan.arch)
     families = registered(options.get("families"))
     path = Path(records) if records is not None else book.user_file(arch)
     if path.exists():

@@ -169,15 +169,15 @@ def multiply(plan, shared, group, stage, sums, i):
     each = T.meta_var(config.columns // 2)
     base: T.uint32 = T.cuda.cvta_generic_to_shared(shared.ptr_to([0]))
     T.ptx.wgmma.fence.sync.aligned()
-    for inner in T.unroll(plan.depth // wgmma.K):
+    for inner in T.unroll(plan.row_bytes // wgmma.K_BYTES):
         for fragment in T.unroll(config.fragments):
             a = T.meta_var(
                 stage * plan.a_bytes
                 + (group * config.fragments + fragment) * wgmma.M * plan.row_bytes
-                + inner * wgmma.K * 2
+                + inner * wgmma.K_BYTES
             )
-            b = T.meta_var(plan.b_at + stage * plan.b_bytes + inner * wgmma.K * 2)
-            T.ptx[wgmma.instruction(config.columns)](
+            b = T.meta_var(plan.b_at + stage * plan.b_bytes + inner * wgmma.K_BYTES)
+            T.ptx[plan.instruction.ptx](
                 *[sums[fragment * each + j] for j in range(each)],
                 described(plan, base, a),
                 described(plan, base, b),
@@ -253,7 +253,7 @@ def _function(plan: Plan) -> Any:
         bias: T.Buffer(channels, "float32"),
         slope: T.Buffer(channels, "float32"),
         residual: T.Buffer(residual_shape, "float16"),
-        y: T.Buffer(w.buffer_shape, w.epilogue.out_dtype),
+        y: T.Buffer(w.buffer_shape, w.precision.result),
     ):
         x_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
         if plan.flat:

@@ -65,8 +65,8 @@ def pool_after(region: Region, flow: Dataflow) -> Region | None:
 
 def _pays(region: Region, pooled: Region, place: Place, chooser: Chooser) -> bool:
     """Whether the kernel that pools is estimated to take less than two kernels."""
-    ((w, _),) = workloads(region, place, NHWC, NHWC, NHWC, "float16")
-    ((both, _),) = workloads(pooled, place, NHWC, NHWC, NHWC, "float16")
+    ((w, _),) = workloads(region, place, NHWC, NHWC, NHWC, chooser.precision)
+    ((both, _),) = workloads(pooled, place, NHWC, NHWC, NHWC, chooser.precision)
     elements = math.prod(w.out_shape) + math.prod(both.out_shape)
-    apart = chooser.cost(region.name, w) + pool_cost(elements, chooser.hardware).us
-    return chooser.cost(region.name, both) < apart
+    pool = pool_cost(elements, chooser.hardware, chooser.precision.x)
+    return chooser.cost(region.name, both) < chooser.cost(region.name, w) + pool.us

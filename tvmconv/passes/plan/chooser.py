@@ -9,7 +9,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from schedules.choose import Choice, Policy, choose, pin
-from schedules.configuration import Given, resolve
+from schedules.configuration import ConfigLike, resolve
+from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload
 from schedules.errors import ConfigError, FamilyError
 from schedules.family import Reject
@@ -23,13 +24,15 @@ LAYOUTS: tuple[LayoutName, ...] = ("packed",)
 
 @dataclass(frozen=True)
 class Chooser:
-    """How the kernels of one network are chosen, on one machine."""
+    """How the kernels of one network are chosen, on one machine and in one precision."""
 
     hardware: Hardware
     policy: Policy = field(default_factory=Policy)
+    #: The operands and results of convolutions; a result that no reader takes so stays fp32.
+    precision: Precision = field(default_factory=Precision)
     #: Configurations by the layer's name, as `schedules.configuration.resolve` takes them. A pin
     #: comes before records and estimates.
-    pins: Mapping[str, Given] = field(default_factory=dict)
+    pins: Mapping[str, ConfigLike] = field(default_factory=dict)
     layout: LayoutName | None = None
 
     def require_layers(self, names: Iterable[str]) -> None:

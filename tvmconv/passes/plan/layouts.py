@@ -19,14 +19,14 @@ from dataclasses import dataclass
 
 from tvm import relax
 
+from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC, PACKED, Layout
 from schedules.machine.cost import copy_cost
-from schedules.machine.hardware import Hardware
 from tvmconv.passes.graph import Dataflow, shape
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.minimise import Factor, minimise
-from tvmconv.passes.plan.readers import out_dtype, readers
+from tvmconv.passes.plan.readers import readers, written
 from tvmconv.passes.plan.workloads import workloads
 from tvmconv.passes.regions.regions import Region
 
@@ -72,10 +72,10 @@ def choose_layouts(
     }
     domains = {var: (NHWC,) if barred[var] else (NHWC, PACKED) for var in regions}
     packed = chooser.layout == "packed"
-    factors = [_kept(var, domains[var], others[var], packed, chooser.hardware) for var in regions]
+    factors = [_kept(var, domains[var], others[var], packed, chooser) for var in regions]
     for var, region in regions.items():
-        dtype = out_dtype(places[var].buffer, regions, flow)
-        factors.append(_computed(region, places[var], dtype, domains, chooser))
+        own = written(places[var].buffer, regions, flow, chooser.precision)
+        factors.append(_computed(region, places[var], own, domains, chooser))
     found = minimise(domains, factors)
     return {var: _chosen(found[var], barred[var], others[var], packed) for var in regions}
 
@@ -115,18 +115,18 @@ def _kept(
     domain: tuple[Layout, ...],
     others: list[str],
     packed: bool,
-    hardware: Hardware,
+    chooser: Chooser,
 ) -> Factor[relax.Var, Layout]:
     """Microseconds to keep `var` in a layout: packed, a copy for operators that read only NHWC."""
-    copy = copy_cost(math.prod(shape(var)), hardware).us if others else 0.0
-    costs = {NHWC: UNWANTED_US if packed else 0.0, PACKED: copy}
+    copy = copy_cost(math.prod(shape(var)), chooser.hardware, chooser.precision.x)
+    costs = {NHWC: UNWANTED_US if packed else 0.0, PACKED: copy.us if others else 0.0}
     return Factor((var,), {(layout,): costs[layout] for layout in domain})
 
 
 def _computed(
     region: Region,
     place: Place,
-    dtype: str,
+    precision: Precision,
     domains: Mapping[relax.Var, tuple[Layout, ...]],
     chooser: Chooser,
 ) -> Factor[relax.Var, Layout]:
@@ -139,6 +139,6 @@ def _computed(
         out, x, residual = (known.get(one, NHWC) for one in tensors)
         costs[layouts] = sum(
             min(chooser.cost(region.name, w), IMPOSSIBLE_US)
-            for w, _ in workloads(region, place, x, residual, out, dtype)
+            for w, _ in workloads(region, place, x, residual, out, precision)
         )
     return Factor(variables, costs)

@@ -6,7 +6,7 @@ Requires: t is read by the 1x1 convolution alone, and written as a tensor of its
           takes the two, and they are estimated to cost less together than apart. Measured times
           decide where there are records of all three. On a CPU never, unless TVMCONV_PAIR is 1:
           the kernel is there emulated, element by element.
-Formula: the identity; t is rounded to fp16 as it would be in memory
+Formula: the identity; t is rounded as it would be in memory
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tvmconv import knobs
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
-from tvmconv.passes.plan.readers import out_dtype, readers
+from tvmconv.passes.plan.readers import readers, written
 from tvmconv.passes.plan.workloads import workloads
 from tvmconv.passes.regions.regions import Region
 
@@ -48,8 +48,8 @@ def pair_convs(
         if first.name in chooser.pins:
             continue
         both = replace(region, x=first.x, prologue=first)
-        dtype = out_dtype(places[var].buffer, regions, flow)
-        ((w, _),) = workloads(both, places[var], NHWC, NHWC, NHWC, dtype)
+        own = written(places[var].buffer, regions, flow, chooser.precision)
+        ((w, _),) = workloads(both, places[var], NHWC, NHWC, NHWC, own)
         if math.isfinite(chooser.cost(region.name, w)) and _wanted(region.name, w, chooser):
             paired[var] = both
             del paired[first.output]
