@@ -86,8 +86,8 @@ def fitting(family: str, config: Any, hardware: Hardware) -> Match | Reject:
 class Family(ABC):
     """One way to compute convolutions: subclass, then `schedules.registry.register` an instance.
 
-    A subclass has at least `name`, `config_type`, `match`, `schedule`, `signature` and `pack`. To be measured by
-    the tuner it must pickle: a module that can be imported, a script and a notebook all do.
+    A subclass has at least `name`, `config_type`, `match`, `schedule`, `signature` and `pack`. To
+    be measured by the tuner it must pickle: those of importable modules, scripts and notebooks do.
     """
 
     #: Unique among the registered families; records and reports name it.
