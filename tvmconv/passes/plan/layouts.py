@@ -7,7 +7,8 @@ Formula: the least sum of all costs, over every assignment of layouts: `minimise
          through (operator, layout, family). A convolution costs what its cheapest family does; the
          gather reads and the epilogue writes either layout, so between convolutions nothing is
          converted. A packed tensor (NHWC16n16c) that another operator reads is copied once.
-         Where the sums are equal, NHWC, which all operators read.
+         Where the sums are equal, NHWC, which all operators read. Asked for packed, a build keeps
+         NHWC only for tensors that no family at hand writes or reads packed.
 """
 
 from __future__ import annotations
