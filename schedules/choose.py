@@ -67,8 +67,8 @@ Lookup = Callable[[ConvWorkload, Hardware], Tuned | Pinned | None]
 
 @dataclass(frozen=True)
 class Policy:
-    """How to choose: among `families`, in order of preference; by `estimate`; and by `records`,
-    which decide where they have the workload."""
+    """The rules of a choice: among `families`, in order of preference, by `estimate`; `records`
+    decide where they have the workload."""
 
     families: tuple[Family, ...] = field(default_factory=registered)
     estimate: Estimate = kernel_cost

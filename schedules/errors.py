@@ -27,7 +27,7 @@ def require_none(problems: list[str], config: object, workload: object, hardware
 
 
 def passes(check: Callable[..., None], *arguments: Any) -> bool:
-    """Whether a family's `check` raises no `ConfigError`."""
+    """Returns True if a family's `check` raises no `ConfigError`."""
     try:
         check(*arguments)
     except ConfigError:

@@ -107,7 +107,7 @@ class Family(ABC):
 
     @abstractmethod
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        """Whether this family takes `w`, and its default configuration if so."""
+        """A `Match` with the default configuration if this family takes `w`, else a `Reject`."""
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[Any]:
         """Every configuration worth trying, each already checked; at least the default."""

@@ -59,6 +59,9 @@ def family(name: str) -> Family:
 def register(one: Family, *, before: str | None = None, replace: bool = False) -> Family:
     """Adds a family, for builds and tuning in this process; returns it.
 
+    It is chosen where it is estimated to cost least. Before that a record decides: for a workload
+    with a record of another family, tune anew, pin the layer, or name the families of the build.
+
     before: the name of the family to precede in the order of preference; by default the first.
     replace: a family of that name is replaced, in its place unless `before` names another.
 

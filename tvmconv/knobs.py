@@ -13,6 +13,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Knob:
+    """An environment variable, its default in words, and its effect."""
+
     name: str
     default: str
     meaning: str
@@ -44,13 +46,13 @@ KNOBS: tuple[Knob, ...] = (
 
 
 def dump_folder() -> Path | None:
-    """Where a build writes its module after every pass, or None."""
+    """The folder where a build writes its module after every pass, or None."""
     folder = os.environ.get("TVMCONV_DUMP", "")
     return Path(folder) if folder else None
 
 
 def records_folder() -> Path:
-    """Where a user's own tuning records are, in the data folder of the XDG specification."""
+    """The folder of a user's own records, in the data folder of the XDG specification."""
     if folder := os.environ.get("TVMCONV_RECORDS", ""):
         return Path(folder)
     data = os.environ.get("XDG_DATA_HOME", "") or Path.home() / ".local" / "share"
@@ -58,8 +60,8 @@ def records_folder() -> Path:
 
 
 def pair() -> bool | None:
-    """Whether pairs of convolutions become one kernel; None for what is estimated to cost less.
-    See `tvmconv.passes.plan.pair_convs`."""
+    """True or False if pairs of convolutions always or never become one kernel, None for what is
+    estimated to cost less. See `tvmconv.passes.plan.pair_convs`."""
     return {"1": True, "0": False}.get(os.environ.get("TVMCONV_PAIR", ""))
 
 

@@ -186,8 +186,8 @@ def inspect(
     layout: LayoutName | None = None,
     configs: Mapping[str, ConfigLike] | None = None,
 ) -> CapabilityReport:
-    """What `build` would make of the model, without compiling it. The same parameters; where
-    there is no GPU and no arch, for sm_90a.
+    """Reports what `build` would make of the model, without compiling it. The same parameters;
+    where there is no GPU and no arch, for sm_90a.
 
     Operators that can't be built are listed in the report, not raised; with some of them no
     kernels are chosen, and the convolutions are told by kind and size alone, as far as shapes can
@@ -326,8 +326,8 @@ def _report(
 def _unplanned(
     graph: _Graph, missing: Mapping[str, int], target: str, arch: str, hardware: Hardware
 ) -> BuildReport:
-    """Of a network that can't be built. `graph.simple` is the original where even that has what
-    nobody can simplify."""
+    """The report of a network that can't be built. `graph.simple` is the original where that has
+    operators that can't be simplified."""
     return BuildReport(
         target,
         arch,

@@ -1,4 +1,4 @@
-"""What a network is built for: the target, and the architecture by its name."""
+"""The target and architecture of a build, by their names."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def find_precision(name: str) -> Precision:
 
 
 def find_simulation(target: str, numerics: str | None, activations: str) -> Simulation | None:
-    """What a build for ``"hmma-sim"`` simulates; None for another target.
+    """The simulation of a build for ``"hmma-sim"``; None for another target.
 
-    As `build` takes them. Raises `TvmconvError` for what there is none of, and where a target that
-    simulates nothing was given any.
+    numerics, activations: as of `build`. Raises `TvmconvError` for unknown ones, and for any given
+    with a target that simulates nothing.
     """
     if target != SIMULATED:
         if numerics is not None or activations != ACTIVATIONS[0]:
@@ -70,5 +70,5 @@ def find_simulation(target: str, numerics: str | None, activations: str) -> Simu
 
 
 def code_features(cpu: str) -> tuple[str, ...]:
-    """What code for a CPU, as LLVM calls it, relies on."""
+    """The vector instructions that code for a CPU, by LLVM's name, relies on."""
     return vector_features(codegen.llvm_get_cpu_features(pipeline.tvm_target("llvm", cpu)))

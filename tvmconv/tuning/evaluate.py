@@ -80,7 +80,7 @@ class _Bench:
         self._expected = self._reference()
 
     def _reference(self) -> Any:
-        """What the kernels have to give, by definition: the convolutions of a pair one after
+        """The result that kernels are held to, by definition: the convolutions of a pair one after
         another, then a pool."""
         last, x = replace(self._tensors, first=None), None
         given = [last] if self._tensors.first is None else [self._tensors.first, last]

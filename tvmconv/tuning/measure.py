@@ -229,7 +229,7 @@ class Workshop:
         return Setup(compiling.workload, self.target, tuple(references), difference, self.tracker)
 
     def _check(self, setup: Setup, candidate: Candidate, path: str) -> Checked | str:
-        """Of a kernel that runs and is right; else why it does not count."""
+        """The check of a kernel that runs and is right; else the reason why it does not count."""
         entry = Entry(candidate.family, candidate.config, path)
         try:
             checked = self._call(evaluate.check, setup, entry)

@@ -75,7 +75,7 @@ class Record:
 
     @property
     def key(self) -> tuple[str, str]:
-        """What it holds for: the workload, and the architecture."""
+        """The workload and the architecture that it holds for."""
         return self.workload, self.arch
 
     def to_json(self) -> str:

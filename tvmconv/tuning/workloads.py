@@ -34,7 +34,7 @@ from tvmconv.tuning.stopwatch import Tracker
 
 @dataclass(frozen=True)
 class Progress:
-    """Told after every kernel, and where a workload is done: `layer` with its new status."""
+    """The state of a run after a kernel, or after a workload: then `layer` has its new status."""
 
     layer: TunedLayer
     #: Kernels of this workload that are checked, of how many.
@@ -49,7 +49,7 @@ Watch = Callable[[Progress], None]
 
 @dataclass(frozen=True)
 class TuningOptions:
-    """How to measure, as `tune` takes it.
+    """Options of measuring, as `tune` takes them.
 
     Raises `TuningError` for fewer than one candidate and no time.
     """

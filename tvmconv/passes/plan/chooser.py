@@ -24,7 +24,7 @@ LAYOUTS: tuple[LayoutName, ...] = ("packed",)
 
 @dataclass(frozen=True)
 class Chooser:
-    """How the kernels of one network are chosen, on one machine and in one precision."""
+    """Chooses the kernels of one network, on one machine and in one precision."""
 
     hardware: Hardware
     policy: Policy = field(default_factory=Policy)
