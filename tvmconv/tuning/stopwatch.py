@@ -27,7 +27,7 @@ SESSION_S = 600
 
 
 def launches_for(us: float) -> int:
-    """Launches in a sample of a kernel that takes `us`: so many that starting them hardly counts."""
+    """Launches in a sample of a kernel that takes `us`, so that starting them hardly counts."""
     return max(1, min(MOST_LAUNCHES, math.ceil(SAMPLE_US / max(us, 1e-3))))
 
 
