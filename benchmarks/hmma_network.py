@@ -28,7 +28,7 @@ from benchmarks import machine
 from benchmarks.zoo import zoo
 from benchmarks.zoo.drawings import drawings
 from tvmconv.cli.inputs import run_or_tell
-from tvmconv.reports.tables import table
+from tvmconv.reports.render.tables import table
 
 Array = NDArray[Any]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -11,7 +11,7 @@ from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.errors import FamilyError
 from schedules.family import Family, Match, Reject
 from schedules.machine import model
-from schedules.machine.cost import Cost, conv_cost
+from schedules.machine.cost import Cost, Machine, conv_cost
 from schedules.machine.hardware import Hardware
 from schedules.registry import registered
 
@@ -20,9 +20,11 @@ Estimate = Callable[[ConvWorkload, Family, Any, Hardware], Cost]
 
 
 def predict(w: ConvWorkload, config: Any, hardware: Hardware) -> model.Prediction:
-    """The predicted time of `w` on a GPU with a configuration of any family, in microseconds, and
-    its limit. Raises ``LookupError`` where no family with a footprint has such configurations,
-    ``ValueError`` for a CPU."""
+    """Predicts the time of `w` on a GPU with a configuration of any family.
+
+    Raises ``LookupError`` where no family with a footprint has such configurations, ``ValueError``
+    for a CPU.
+    """
     if hardware.kind != "cuda":
         raise ValueError(f"the model is of GPUs, not of {hardware.name}")
     for one in registered():
@@ -34,12 +36,23 @@ def predict(w: ConvWorkload, config: Any, hardware: Hardware) -> model.Predictio
 
 
 def kernel_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
-    """The model's prediction on a GPU; the roofline on a CPU and for a family with no footprint."""
+    """Returns the cost by which choices are ranked: for a GPU what the model predicts, or the
+    roofline for a family with no footprint; for a CPU the roofline of the card that is emulated."""
     footprint = family.footprint(w, config, hardware) if hardware.kind == "cuda" else None
     if footprint is None:
-        return conv_cost(w, family, config, hardware)
+        return conv_cost(w, family, config, hardware.card)
     predicted = model.time_of(footprint, hardware)
     return Cost(predicted.us, predicted.limit)
+
+
+def cost_on(
+    machine: Machine, w: ConvWorkload, family: Family, config: Any, hardware: Hardware
+) -> Cost:
+    """Returns the cost of a choice for `hardware` on the machine that runs it. For a CPU it is the
+    roofline of `machine`, which may also be a card whose costs are asked for."""
+    if hardware.kind == "cuda":
+        return kernel_cost(w, family, config, hardware)
+    return conv_cost(w, family, config, machine)
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from tvmconv.cli.inputs import (
 )
 from tvmconv.cli.options import AsJson, Bound, Input, Model, What, takes_build_options
 from tvmconv.errors import TvmconvError
-from tvmconv.reports.tables import table
+from tvmconv.reports.render.tables import table
 
 if TYPE_CHECKING:
     from tvmconv.runtime.executable import Executable
@@ -78,7 +78,7 @@ def inspect(
 
 
 @app.command()
-@takes_build_options()
+@takes_build_options("as_arch")
 def run(
     what: What,
     options: Mapping[str, Any],
@@ -102,7 +102,7 @@ def run(
 
 
 @app.command()
-@takes_build_options()
+@takes_build_options("as_arch")
 def compare(
     model: Model,
     options: Mapping[str, Any],
@@ -126,7 +126,7 @@ def compare(
 
 
 @app.command()
-@takes_build_options()
+@takes_build_options("as_arch")
 def bench(
     what: What,
     options: Mapping[str, Any],

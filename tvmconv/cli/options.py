@@ -39,6 +39,10 @@ Records = Annotated[
     str | None,
     typer.Option(metavar="FILE|off", help="what `tune` wrote; default your own and those shipped"),
 ]
+As = Annotated[
+    str | None,
+    typer.Option("--as", metavar="ARCH", help="on a CPU: show what this GPU would take, as sm_90a"),
+]
 Input = Annotated[
     list[str] | None, typer.Option("--input", metavar="NAME=FILE.npy", help="an input; repeatable")
 ]
@@ -66,6 +70,7 @@ def build_options(
     records: Records = None,
     families: Families = None,
     layout: Layout = None,
+    as_arch: As = None,
 ) -> dict[str, Any]:
     """Arguments for `tvmconv.build`: only those that were given, so that defaults are its own."""
     shapes = dict(parse_shape(text) for text in shape or [])
@@ -80,6 +85,7 @@ def build_options(
         "records": False if records == "off" else records,
         "families": None if families is None else tuple(families.split(",")),
         "layout": layout,
+        "as_arch": as_arch,
     }
     return {key: value for key, value in options.items() if value is not None}
 

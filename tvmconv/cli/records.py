@@ -12,7 +12,7 @@ import typer
 import tvmconv
 from tvmconv.cli.inputs import step, tell
 from tvmconv.cli.options import Arch, AsJson, Model, takes_build_options
-from tvmconv.reports.tables import microseconds, table
+from tvmconv.reports.render.tables import microseconds, table
 
 app = typer.Typer(
     help="Records: the configurations that were measured to be fastest, or set by hand.",
@@ -50,7 +50,7 @@ def list_(
 
 
 @app.command()
-@takes_build_options("precision")
+@takes_build_options("precision", "as_arch")
 def show(
     model: Model,
     options: Mapping[str, Any],
@@ -79,7 +79,7 @@ def show(
 
 
 @app.command(name="set")
-@takes_build_options("precision", "records")
+@takes_build_options("precision", "records", "as_arch")
 def set_(
     model: Model,
     layer: Annotated[str, typer.Option(help="the layer, as reports name it")],

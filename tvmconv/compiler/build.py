@@ -18,10 +18,18 @@ from tvm import relax
 
 from schedules.choose import Policy
 from schedules.configuration import ConfigLike
+from schedules.conv.precision import Precision
 from schedules.families.simulated.family import ACTIVATIONS, Simulation
 from schedules.machine.hardware import Hardware
 from schedules.registry import registered
-from tvmconv.compiler.targets import code_features, find_hardware, find_precision, find_simulation
+from tvmconv.compiler.targets import (
+    Costs,
+    code_features,
+    find_costs,
+    find_hardware,
+    find_precision,
+    find_simulation,
+)
 from tvmconv.errors import TvmconvError, accepted
 from tvmconv.onnx import frontend, supported
 from tvmconv.onnx import model as onnx_model
@@ -35,15 +43,16 @@ from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.plan.simulated import simulated
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.passes.simplify.io_form import io_form
-from tvmconv.reports.build import BuildReport
-from tvmconv.reports.capability import CapabilityReport, capability
-from tvmconv.reports.conversions import conversions
-from tvmconv.reports.fates import operator_fates
-from tvmconv.reports.layer_reports import layer_reports, unplanned_reports
+from tvmconv.reports.collect.capability import capability
+from tvmconv.reports.collect.conversions import conversions
+from tvmconv.reports.collect.fates import operator_fates
+from tvmconv.reports.collect.layers import layer_reports, unplanned_reports
+from tvmconv.reports.data.build import BuildReport
+from tvmconv.reports.data.capability import CapabilityReport
 from tvmconv.runtime import toolchain
 from tvmconv.runtime.executable import Entry, Executable
-from tvmconv.runtime.feeds import TensorSpec, batch_of
 from tvmconv.runtime.io_form import IoForm
+from tvmconv.specs import TensorSpec, batch_of
 from tvmconv.tuning import records as tuned
 
 
@@ -63,6 +72,7 @@ def build(
     configs: Mapping[str, ConfigLike] | None = None,
     numerics: str | None = None,
     activations: str = ACTIVATIONS[0],
+    as_arch: str | None = None,
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
@@ -99,6 +109,8 @@ def build(
         ``"exact"``, each sum rounded once. See `intrinsics.numerics.arithmetic`.
     activations: for hmma-sim the dtype of activations between layers: ``"float16"``, or
         ``"float32"`` to round them to fp16 as operands of convolutions alone.
+    as_arch: for a network on a CPU the GPU whose costs the report shows, such as ``"sm_90a"``; by
+        default those of the CPU.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
     `TargetError` or `ToolchainError` for the target, `RecordError` for the records, `FamilyError`
@@ -110,6 +122,7 @@ def build(
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     supported.check_supported(graphs[-1].original)
     hardware, arch = find_hardware(target, arch)
+    costs = find_costs(target, hardware, arch, as_arch)
     simulation = find_simulation(target, numerics, activations)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
@@ -125,7 +138,7 @@ def build(
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(graphs):
-        entry, report = _build(graph, target, arch, chooser, store, simulation)
+        entry, report = _build(graph, target, arch, chooser, costs, store, simulation)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -146,6 +159,7 @@ def _build(
     target: str,
     arch: str,
     chooser: Chooser,
+    costs: Costs,
     store: WeightStore,
     simulation: Simulation | None,
 ) -> tuple[Entry, BuildReport]:
@@ -156,7 +170,7 @@ def _build(
     mod, planned = _plan(graph, chooser, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
-    report = _report(graph, mod, planned, target, arch, hardware)
+    report = _report(graph, mod, planned, target, arch, costs, chooser.precision)
     with accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned, chooser.precision)], "2_lower")
     mod, weights = lift_weights(mod, store)
@@ -185,6 +199,7 @@ def inspect(
     families: Iterable[str] | None = None,
     layout: LayoutName | None = None,
     configs: Mapping[str, ConfigLike] | None = None,
+    as_arch: str | None = None,
 ) -> CapabilityReport:
     """Reports what `build` would make of the model, without compiling it. The same parameters;
     where there is no GPU and no arch, for sm_90a.
@@ -198,6 +213,7 @@ def inspect(
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90a"
     hardware, arch = find_hardware(target, arch)
+    costs = find_costs(target, hardware, arch, as_arch)
     chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
     missing = supported.unsupported(graphs[-1].original)
     if not missing:
@@ -205,14 +221,14 @@ def inspect(
         missing = supported.unsupported(graphs[-1].simple, folded=True)
     largest = graphs[-1]
     if missing:
-        reports = [_unplanned(largest, missing, target, arch, hardware)]
+        reports = [_unplanned(largest, missing, target, arch, costs, chooser.precision)]
     else:
         if is_buckets(batch):
             require_apart(proto, batch, shapes)
         reports = []
         for graph in graphs:
             mod, planned = _plan(graph, chooser)
-            reports.append(_report(graph, mod, planned, target, arch, hardware))
+            reports.append(_report(graph, mod, planned, target, arch, costs, chooser.precision))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
 
@@ -307,7 +323,13 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
 
 
 def _report(
-    graph: _Graph, mod: tvm.IRModule, planned: Plan, target: str, arch: str, hardware: Hardware
+    graph: _Graph,
+    mod: tvm.IRModule,
+    planned: Plan,
+    target: str,
+    arch: str,
+    costs: Costs,
+    precision: Precision,
 ) -> BuildReport:
     """mod: its regions planned, not yet lowered."""
     by_name = {one.name: one for one in planned.values()}
@@ -315,16 +337,21 @@ def _report(
         target,
         arch,
         operator_fates(graph.original, graph.simple, by_name),
-        layer_reports(graph.simple, by_name, hardware),
+        layer_reports(graph.simple, by_name, costs.machine, precision),
         {},
         batch=batch_of(graph.inputs),
-        conversions=conversions(mod, planned, hardware, graph.simple),
-        rates=hardware.rates,
+        conversions=conversions(mod, planned, costs.machine, graph.simple),
+        machine=costs.report,
     )
 
 
 def _unplanned(
-    graph: _Graph, missing: Mapping[str, int], target: str, arch: str, hardware: Hardware
+    graph: _Graph,
+    missing: Mapping[str, int],
+    target: str,
+    arch: str,
+    costs: Costs,
+    precision: Precision,
 ) -> BuildReport:
     """The report of a network that can't be built. `graph.simple` is the original where that has
     operators that can't be simplified."""
@@ -332,8 +359,8 @@ def _unplanned(
         target,
         arch,
         (),
-        unplanned_reports(graph.simple, hardware),
+        unplanned_reports(graph.simple, costs.machine, precision),
         dict(missing),
         batch=batch_of(graph.inputs),
-        rates=hardware.rates,
+        machine=costs.report,
     )

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schedules.choose import Policy, choose, kernel_cost
+from schedules.choose import Policy, choose, cost_on
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Family, Reject
+from schedules.machine.cost import Machine
 from schedules.machine.hardware import Hardware
 
 #: Candidates of a workload that are compiled and measured by default.
@@ -33,15 +34,19 @@ class Candidate:
 Rank = Callable[[ConvWorkload, Family, Any, Hardware], float]
 
 
-def rank(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> float:
-    """The cost model's estimate, as `choose` has it."""
-    return kernel_cost(w, family, config, hardware).us
+def rank_on(machine: Machine) -> Rank:
+    """Returns the ranking by what kernels are estimated to take on a machine."""
+
+    def rank(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> float:
+        return cost_on(machine, w, family, config, hardware).us
+
+    return rank
 
 
 def space(
     w: ConvWorkload,
     hardware: Hardware,
-    rank: Rank = rank,
+    rank: Rank | None = None,
     families: Sequence[Family] | None = None,
 ) -> list[Candidate]:
     """Every configuration of every family that matches, each once. The first is the choice
@@ -50,8 +55,9 @@ def space(
     families: by default all that are registered. Raises `FamilyError` where none matches.
 
     Families enumerate their knobs in loops, so without mixing the first of equal ones would
-    differ in the innermost knob alone.
+    differ in the innermost knob alone. rank: by default the costs of `hardware.card`.
     """
+    rank = rank or rank_on(hardware.card)
     policy = Policy() if families is None else Policy(tuple(families))
     chosen = choose(w, hardware, policy)
     first = Candidate(chosen.family, chosen.config, rank(w, chosen.family, chosen.config, hardware))

@@ -17,7 +17,9 @@ from intrinsics.dtypes import FP32
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.direct.family import DirectFamily
 from schedules.family import Family
+from schedules.machine.cost import Machine
 from schedules.machine.hardware import CPU, Hardware
+from tvmconv.compiler.targets import find_processor
 from tvmconv.passes import pipeline
 from tvmconv.runtime import toolchain
 
@@ -38,6 +40,11 @@ class Target:
     def hardware(self) -> Hardware:
         """Its limits. Raises `TargetError` for an unknown architecture."""
         return CPU if self.kind == "llvm" else toolchain.cuda_arch(self.arch)
+
+    @property
+    def machine(self) -> Machine:
+        """What runs the kernels: this CPU, or a card of the architecture."""
+        return find_processor(self.arch) if self.kind == "llvm" else self.hardware.card
 
 
 @dataclass(frozen=True)

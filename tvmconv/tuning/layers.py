@@ -12,15 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from schedules.choose import Choice, Policy, choose
+from schedules.choose import Choice, Policy, choose, cost_on
 from schedules.configuration import ConfigLike, config_fields, resolve
 from schedules.conv.workload import ConvWorkload
 from schedules.errors import ConfigError
+from schedules.machine.cost import Machine
 from schedules.registry import registered
 from tvmconv.compiler import build as compiler
-from tvmconv.compiler.targets import find_hardware
+from tvmconv.compiler.targets import find_costs, find_hardware
 from tvmconv.onnx import model as onnx_model
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 from tvmconv.tuning import records as book
 from tvmconv.tuning.records import Record
 
@@ -40,22 +41,25 @@ class LayerChoice:
     config: Mapping[str, Any]
     #: "model", "record" or "pinned", as of `schedules.choose.Choice`.
     chosen_by: str
-    #: Microseconds, measured where a record decided, else estimated.
+    #: Microseconds, measured where a record decided, else estimated; 0 where neither is known.
     us: float
 
     @classmethod
-    def of(cls, layer: str, batch: int, choice: Choice) -> LayerChoice:
-        """The row of a choice."""
-        w = choice.workload
+    def of(cls, layer: str, batch: int, choice: Choice, machine: Machine | None) -> LayerChoice:
+        """The row of a choice. machine: estimates the time, where no record has it."""
+        w, family, config = choice.workload, choice.family, choice.config
+        us = choice.cost.us
+        if choice.tuned is None:
+            us = 0.0 if machine is None else cost_on(machine, w, family, config, choice.hardware).us
         return cls(
             layer,
             batch,
             w.to_json(),
             f"{w}, {w.epilogue}",
-            choice.family.name,
-            config_fields(choice.config),
+            family.name,
+            config_fields(config),
             choice.chosen_by,
-            choice.cost.us,
+            us,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -76,8 +80,9 @@ def layer_choices(
     policy = Policy(
         registered(options.get("families")), records=book.lookup(arch, options.get("records", True))
     )
+    machine = find_costs(target, hardware, arch, None).machine
     return [
-        LayerChoice.of(name, batch, choose(w, hardware, policy))
+        LayerChoice.of(name, batch, choose(w, hardware, policy), machine)
         for name, batch, w in _workloads(plan, layer)
     ]
 

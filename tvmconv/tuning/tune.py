@@ -17,9 +17,9 @@ from tvmconv.errors import TuningError, UnsupportedOperatorError
 from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.batches import Batch, Shapes
 from tvmconv.passes.plan.chooser import LayoutName
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
+from tvmconv.reports.data.tuning import TuningReport
 from tvmconv.tuning.candidates import MOST
-from tvmconv.tuning.report import TuningReport
 from tvmconv.tuning.stopwatch import Tracker
 from tvmconv.tuning.workloads import TuningOptions, Watch, measure_workloads
 

@@ -21,14 +21,14 @@ from schedules.family import Family
 from schedules.machine.hardware import Hardware
 from schedules.registry import family, registered
 from tvmconv.errors import TargetError, TuningError
+from tvmconv.reports.data.tuning import TunedLayer, TuningReport
 from tvmconv.runtime import toolchain
 from tvmconv.tuning import records as book
 from tvmconv.tuning.budget import Budget, Pace, Want
-from tvmconv.tuning.candidates import MOST, Candidate, space
+from tvmconv.tuning.candidates import MOST, Candidate, rank_on, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.measure import Compiling, Measured, Workshop, default_jobs
 from tvmconv.tuning.records import Record, Records
-from tvmconv.tuning.report import TunedLayer, TuningReport
 from tvmconv.tuning.stopwatch import Tracker
 
 
@@ -98,7 +98,7 @@ def measure_workloads(
     place, tracker = Target(target, arch), options.tracker
     path = Path(options.records) if options.records is not None else book.user_file(arch)
     known = Records(arch, [book.read(path)] if path.exists() else [])
-    todo = _todo(counts, place.hardware, known, options.most, families or registered())
+    todo = _todo(counts, place, known, options.most, families or registered())
     pace = Pace.guessed(target, options.jobs or default_jobs(place, tracker), place.kind == "llvm")
     budget = Budget(math.inf if options.budget_s is None else options.budget_s, pace)
     if options.dry_run:
@@ -124,16 +124,17 @@ class _Todo:
 
 def _todo(
     counts: Mapping[str, int],
-    hardware: Hardware,
+    target: Target,
     known: Records,
     most: int,
     families: Sequence[Family],
 ) -> list[_Todo]:
     """Every workload of the network, the largest share of its time first."""
+    hardware, rank = target.hardware, rank_on(target.machine)
     found = []
     for text, count in counts.items():
         w = ConvWorkload.from_json(text)
-        whole = space(w, hardware, families=families)
+        whole = space(w, hardware, rank, families)
         us = whole[0].predicted_us * count
         shape = f"{w}, {w.epilogue}"
         layer = TunedLayer(text, shape, count, us, len(whole), 0, "planned")

@@ -68,5 +68,5 @@ def _pays(region: Region, pooled: Region, place: Place, chooser: Chooser) -> boo
     ((w, _),) = workloads(region, place, NHWC, NHWC, NHWC, chooser.precision)
     ((both, _),) = workloads(pooled, place, NHWC, NHWC, NHWC, chooser.precision)
     elements = math.prod(w.out_shape) + math.prod(both.out_shape)
-    pool = pool_cost(elements, chooser.hardware, chooser.precision.x)
+    pool = pool_cost(elements, chooser.hardware.card, chooser.precision.x)
     return chooser.cost(region.name, both) < chooser.cost(region.name, w) + pool.us

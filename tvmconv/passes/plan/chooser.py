@@ -10,7 +10,7 @@ from typing import Literal
 
 from schedules.choose import Choice, Policy, choose, pin
 from schedules.configuration import ConfigLike, resolve
-from schedules.conv.precision import Precision
+from schedules.conv.precision import FP16, Precision
 from schedules.conv.workload import ConvWorkload
 from schedules.errors import ConfigError, FamilyError
 from schedules.family import Reject
@@ -29,7 +29,7 @@ class Chooser:
     hardware: Hardware
     policy: Policy = field(default_factory=Policy)
     #: The operands and results of convolutions; a result that no reader takes so stays fp32.
-    precision: Precision = field(default_factory=Precision)
+    precision: Precision = FP16
     #: Configurations by the layer's name, as `schedules.configuration.resolve` takes them. A pin
     #: comes before records and estimates.
     pins: Mapping[str, ConfigLike] = field(default_factory=dict)

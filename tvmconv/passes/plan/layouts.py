@@ -119,7 +119,7 @@ def _kept(
     chooser: Chooser,
 ) -> Factor[relax.Var, Layout]:
     """Microseconds to keep `var` in a layout: packed, a copy for operators that read only NHWC."""
-    copy = copy_cost(math.prod(shape(var)), chooser.hardware, chooser.precision.x)
+    copy = copy_cost(math.prod(shape(var)), chooser.hardware.card, chooser.precision.x)
     costs = {NHWC: UNWANTED_US if packed else 0.0, PACKED: copy.us if others else 0.0}
     return Factor((var,), {(layout,): costs[layout] for layout in domain})
 
