@@ -183,12 +183,12 @@ def _margin(choices: Sequence[Choice]) -> float:
 
 def instruction_tflops(choice: Choice) -> float:
     """Returns what the instruction that multiplies reaches on the card, in 1e12 operations a
-    second; 0 on a CPU."""
+    second; 0 on a CPU, and for a family that has no footprint."""
     w, config, hardware = choice.workload, choice.config, choice.hardware
     if hardware.kind != "cuda":
         return 0.0
     footprint = choice.family.footprint(w, config, hardware)
-    return hardware.card.tflops(footprint.unit, footprint.operand)
+    return 0.0 if footprint is None else hardware.card.tflops(footprint.unit, footprint.operand)
 
 
 def _why_generic(layer: Layer) -> str:
