@@ -8,13 +8,14 @@ from typing import Any
 
 import onnx
 
-from schedules.choose import Choice, cost_on, family
+from schedules.choose import Choice, cost_on
 from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload
 from schedules.family import ONE_CONVOLUTION, Family
 from schedules.machine.cost import Cost, Machine, conv_floor, floor, moved_bytes
 from schedules.machine.gpus import Card
 from schedules.machine.hardware import Hardware
+from schedules.registry import family
 from tvmconv.onnx.frontend import convolutions
 from tvmconv.onnx.kinds import Layer, layers
 from tvmconv.passes.plan.plan import PlannedConv, kernel_names
