@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = ("intrinsics", "schedules", "tvmconv", "benchmarks")
 FILES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.py"))
 
-#: Plain Python, NumPy and its dtypes: files that a machine with TVM's runtime alone can import, or none.
+#: Plain Python, NumPy and ml_dtypes: files that a machine with less than TVM can import.
 PLAIN = {
     *(
         f"intrinsics/{name}.py"
