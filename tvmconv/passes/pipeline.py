@@ -16,11 +16,11 @@ from typing import Any
 import tvm
 from tvm.relax import transform
 
+from schedules.lowering import KERNELS
 from tvmconv import knobs
 from tvmconv.passes.kernels.bindable import bindable
 from tvmconv.passes.kernels.default_schedules import default_schedules
 from tvmconv.passes.kernels.fuse_pool_casts import fuse_pool_casts
-from tvmconv.passes.kernels.lower_kernels import KERNELS
 from tvmconv.passes.kernels.overlap_launches import MIN_CAPABILITY, OVERLAPPED
 from tvmconv.passes.memory.plan_memory import plan_memory
 from tvmconv.passes.simplify.cancel_transposes import cancel_transposes
@@ -28,11 +28,6 @@ from tvmconv.passes.simplify.fold_layouts import fold_layouts
 from tvmconv.passes.simplify.merge_equal import merge_equal
 from tvmconv.passes.simplify.scale_and_shift import scale_and_shift
 from tvmconv.passes.simplify.tuple_output import tuple_output
-
-#: Options of TVM's lowering that our schedules rely on.
-#: use_async_copy: copies marked asynchronous become cp.async.
-#: disable_storage_rewrite: it would join fp16 and fp32 buffers, which the pipelined loop rejects.
-LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
 
 
 def tvm_target(kind: str, arch: str) -> tvm.target.Target:
@@ -73,8 +68,9 @@ TIDY_PASSES: tuple[tvm.transform.Pass, ...] = (
 )
 
 
-def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
-    """After the convolutions are lowered, for target kind ``cuda`` or ``llvm``."""
+def fuse_passes() -> list[tvm.transform.Pass]:
+    """Groups what is left beside the convolutions: after them a function of Relax for each group,
+    and a call of a kernel for what is in none."""
     return [
         # Before they are legalised, when a pool can still be told by its operator.
         fuse_pool_casts(),
@@ -82,12 +78,26 @@ def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
         # Lets FuseOps know what each function is; those already scheduled are opaque to it.
         transform.AnnotateTIROpPattern(),
         transform.FuseOps(),
+    ]
+
+
+def kernel_passes() -> list[tvm.transform.Pass]:
+    """After `fuse_passes`, makes one kernel of each group."""
+    return [
         transform.FuseTIR(),
         # A reshape that only renames a buffer costs nothing, that of the output neither.
         tuple_output(),
         transform.RewriteDataflowReshape(),
         # The kernels that nobody calls now.
         transform.DeadCodeElimination(["main"]),
+    ]
+
+
+def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
+    """After the convolutions are lowered, for target kind ``cuda`` or ``llvm``."""
+    return [
+        *fuse_passes(),
+        *kernel_passes(),
         # After the reshapes are views: scheduled, TVM would not know them any more.
         default_schedules(kind),
         transform.ToNonDataflow(),
