@@ -33,8 +33,8 @@ from tvmconv.cli.inputs import run_or_tell, step, tell
 from tvmconv.errors import TvmconvError
 from tvmconv.reports.comparison import BOUND, CompareReport
 from tvmconv.reports.latency import Effort, Timing
+from tvmconv.runtime.gpu import detect_arch
 from tvmconv.runtime.io_form import feeds_from_model
-from tvmconv.runtime.toolchain import detect_arch
 
 PICTURES = {"photos": zoo.photos, "drawings": zoo.drawings}
 PYTORCH = {

@@ -34,12 +34,13 @@ from schedules.conv.gemm import pack_channels
 from schedules.conv.workload import ConvWorkload, Epilogue
 from tvmconv import knobs
 from tvmconv.cli.inputs import run_or_tell, tell
+from tvmconv.compiler import cubins, toolchain
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.passes import pipeline
 from tvmconv.passes.kernels.lower_kernels import KERNELS
 from tvmconv.reports.latency import Effort, cuda_time
 from tvmconv.reports.tables import table
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 from tvmconv.tuning import records
 
 #: name: C, H and W, K, R and S, stride, padding.
@@ -128,7 +129,7 @@ def library(job: Job) -> bytes:
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         path = Path(folder) / "kernel.so"
         built.export_library(str(path))
-        toolchain.require_cubin(path, job.arch)
+        cubins.require_cubin(path, job.arch)
         return path.read_bytes()
 
 
@@ -228,7 +229,7 @@ def main(
     commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
 ) -> None:
     """Check and time single convolutions on this machine's GPU."""
-    arch = toolchain.detect_arch()
+    arch = gpu.detect_arch()
     if arch is None:
         raise TargetError("there is no NVIDIA GPU here", hint="run this on a machine with one")
     effort = Effort(min_seconds=min_seconds, warmup_ms=50)

@@ -113,7 +113,8 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
     """Modules of TVM's compiler are loaded here, so that measuring needs none."""
     tvm = importlib.import_module("tvm")
     registry = importlib.import_module("schedules.choose")
-    toolchain = importlib.import_module("tvmconv.runtime.toolchain")
+    cubins = importlib.import_module("tvmconv.compiler.cubins")
+    toolchain = importlib.import_module("tvmconv.compiler.toolchain")
     pipeline = importlib.import_module("tvmconv.passes.pipeline")
     toolchain.prepare_cuda(arch)
     hardware, entries = toolchain.cuda_arch(arch), []
@@ -136,7 +137,7 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
             library = tvm.compile(tvm.IRModule(functions), target=target)
         path = folder / f"{name}{family.name}.so"
         library.export_library(str(path))
-        toolchain.require_cubin(path, arch)
+        cubins.require_cubin(path, arch)
         entry = {"family": family.name, "workload": w.to_json(), "library": path.name}
         entries.append({**entry, "rows": rows})
     return entries

@@ -11,9 +11,7 @@ import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-#: The only pair in which `Schedule.tensorize` was seen to work; with apache-tvm-ffi 0.1.15 the
-#: first call of it ends the process with a segmentation fault.
-TVM_PAIR = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
+from tvmconv.version import TVM_PAIR, __version__
 
 
 def _check_tvm() -> None:
@@ -40,8 +38,6 @@ def _check_tvm() -> None:
 _check_tvm()
 # Sets the environment variables that TVM reads as it is loaded.
 from tvmconv import knobs  # noqa: E402
-
-__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tvmconv.compiler.build import build, inspect

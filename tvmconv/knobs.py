@@ -1,6 +1,6 @@
 """Every environment variable that changes what tvmconv does.
 
-Our own are read here; those of TVM and CUDA by them, and by `tvmconv.runtime.toolchain`, which
+Our own are read here; those of TVM and CUDA by them, and by `tvmconv.compiler.toolchain`, which
 completes them where it finds a compiler.
 """
 

@@ -10,7 +10,7 @@ import pytest
 from benchmarks import convs
 from benchmarks.convs import CUDNN, Row, jobs, speed_ups, workload
 from schedules.choose import choose
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import toolchain
 from tvmconv.tuning import records
 
 

@@ -27,9 +27,9 @@ from schedules.conv.workload import ConvWorkload, Layout
 from schedules.families.depthwise_projection.family import pack_prologue
 from schedules.family import Family
 from schedules.machine.hardware import Hardware
+from tvmconv.compiler import toolchain
 from tvmconv.passes.kernels.lower_kernels import KERNELS
 from tvmconv.passes.pipeline import LOWERING
-from tvmconv.runtime import toolchain
 
 Array = NDArray[Any]
 

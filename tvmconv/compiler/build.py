@@ -19,6 +19,7 @@ from tvm import relax
 from schedules.choose import Lookup
 from schedules.families.simulated.family import Simulation
 from schedules.machine.hardware import Hardware
+from tvmconv.compiler import cubins, toolchain
 from tvmconv.compiler.targets import code_features, find_hardware, find_simulation
 from tvmconv.errors import accepted
 from tvmconv.onnx import frontend, supported
@@ -37,10 +38,10 @@ from tvmconv.reports.capability import CapabilityReport, capability
 from tvmconv.reports.conversions import conversions
 from tvmconv.reports.fates import operator_fates
 from tvmconv.reports.layer_reports import layer_reports, unplanned_reports
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 from tvmconv.runtime.executable import Entry, Executable
-from tvmconv.runtime.feeds import TensorSpec, batch_of
 from tvmconv.runtime.io_form import IoForm
+from tvmconv.runtime.specs import TensorSpec, batch_of
 from tvmconv.tuning import records as tuned
 
 
@@ -174,7 +175,7 @@ def inspect(
     proto = onnx_model.read(model)
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     if target == "cuda":
-        arch = arch or toolchain.detect_arch() or "sm_90a"
+        arch = arch or gpu.detect_arch() or "sm_90a"
     hardware, arch = find_hardware(target, arch, precision)
     missing = supported.unsupported(graphs[-1].original)
     if not missing:
@@ -263,7 +264,7 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
         library = Path(folder) / "code.so"
         built.export_library(str(library))
         if target == "cuda":
-            toolchain.require_cubin(library, arch)
+            cubins.require_cubin(library, arch)
         return library.read_bytes(), memory
 
 

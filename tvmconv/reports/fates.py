@@ -13,7 +13,7 @@ import onnx
 
 from tvmconv.onnx.model import shapes_of
 from tvmconv.passes.plan.plan import PlannedConv
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 from tvmconv.reports.build import OperatorReport
 from tvmconv.reports.layer_reports import merged_layers
 

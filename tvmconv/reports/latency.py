@@ -23,8 +23,7 @@ from tvmconv.reports.layer_times import LayerTime, layer_times
 from tvmconv.reports.layer_times_text import layer_table
 from tvmconv.reports.tables import table
 from tvmconv.runtime import cuda as cuda_runtime
-from tvmconv.runtime.buckets import each_bucket
-from tvmconv.runtime.feeds import batch_of
+from tvmconv.runtime.specs import batch_of
 
 if TYPE_CHECKING:
     from tvmconv.runtime.executable import Executable
@@ -176,7 +175,8 @@ def bench(
     max_runs: int = 10_000,
     layers: bool = True,
 ) -> LatencyReport:
-    """Time ``exe`` on ``feeds``, arrays by input name, as `each_bucket` gives them to every bucket.
+    """Times ``exe`` on ``feeds``, arrays by input name; every bucket on what
+    `Executable.each_bucket` makes of them.
 
     A fast wrong answer is worth nothing: give the error that `compare` found as ``relative_l2``,
     or the report says that it is unchecked. Warm-up lasts ``warmup_ms``, then runs follow until
@@ -186,7 +186,7 @@ def bench(
     fails.
     """
     effort = Effort(warmup_ms, min_runs, min_seconds, max_runs)
-    reports = [_bench(*one, relative_l2, effort, layers) for one in each_bucket(exe, feeds)]
+    reports = [_bench(*one, relative_l2, effort, layers) for one in exe.each_bucket(feeds)]
     return replace(reports[-1], smaller=tuple(reports[:-1]))
 
 

@@ -7,14 +7,8 @@ bucket that is not full is filled up with images of the chunk, and their outputs
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from tvmconv.runtime.feeds import images, random_feeds, read
-
-if TYPE_CHECKING:
-    from tvmconv.runtime.executable import Executable
 
 
 @dataclass(frozen=True)
@@ -34,25 +28,3 @@ def plan_batches(n: int, buckets: Sequence[int]) -> tuple[Chunk, ...]:
     fitting = min(bucket for bucket in buckets if bucket >= n - start)
     chunks = [Chunk(largest, at, largest) for at in whole]
     return (*chunks, Chunk(fitting, start, n - start))
-
-
-def each_bucket(
-    exe: Executable, feeds: Mapping[str, Any] | None = None
-) -> Iterator[tuple[Executable, Mapping[str, Any]]]:
-    """Every batch that `exe` is compiled for, as an executable of its own, and what to feed it.
-
-    Without `feeds`, `random_feeds`. With them, of a network that has buckets, as many of the
-    images as the bucket holds, repeated where that is more. Raises `FeedError`.
-    """
-    if not exe.any_batch:
-        yield exe, random_feeds(exe.inputs) if feeds is None else feeds
-        return
-    arrays = None if feeds is None else read(exe.inputs, feeds, any_batch=True)
-    for batch in exe.batches:
-        one = exe.bucket(batch)
-        if arrays is None:
-            yield one, random_feeds(one.inputs)
-        else:
-            names = [spec.name for spec in exe.inputs]
-            filled = (images(array, 0, batch) for array in arrays)
-            yield one, dict(zip(names, filled, strict=True))

@@ -9,7 +9,7 @@ from typing import Any
 import tvm
 
 from tvmconv.errors import TargetError
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 
 
 def find_device(target: str, arch: str, features: Sequence[str]) -> Any:
@@ -27,13 +27,13 @@ def find_device(target: str, arch: str, features: Sequence[str]) -> Any:
             )
         return tvm.cpu()
     # Also loads TVM's CUDA runtime, where `import tvm` could not.
-    here = toolchain.detect_arch()
+    here = gpu.detect_arch()
     if here is None:
         raise TargetError(
             f"a network built for {arch} can't be run here: there is no NVIDIA GPU",
             hint='build it with target="llvm" to run it on the CPU by emulation',
         )
-    if not toolchain.runs_on(arch, here):
+    if not gpu.runs_on(arch, here):
         raise TargetError(
             f"a network built for {arch} can't be run on this GPU, which is {here}",
             note="machine code runs on its own generation, from its own revision on",

@@ -16,17 +16,17 @@ import tvm
 from numpy.typing import NDArray
 from tvm.runtime.vm import VirtualMachine
 
-import tvmconv
-import tvmconv.runtime.tensor_map
-import tvmconv.simulation.simulator  # kernels call what these two register
+# Imported for the functions that they register, which kernels call by name.
 from tvmconv.errors import ArtifactError, FeedError, first_line
 from tvmconv.reports.build import BuildReport
 from tvmconv.runtime import artifact
 from tvmconv.runtime.binding import Binding, bind
 from tvmconv.runtime.buckets import plan_batches
 from tvmconv.runtime.device import find_device
-from tvmconv.runtime.feeds import TensorSpec, batch_of, images, join, place, read
+from tvmconv.runtime.feeds import images, join, place, random_feeds, read
+from tvmconv.runtime.specs import TensorSpec, batch_of
 from tvmconv.runtime.streaming import stream_batches
+from tvmconv.version import __version__
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +115,27 @@ class Executable:
         report = replace(report, smaller=(), stored_weight_bytes=report.weight_bytes)
         return replace(self, entries=(self.entries[at],), report=report, any_batch=False)
 
+    def each_bucket(
+        self, feeds: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[Executable, Mapping[str, Any]]]:
+        """Every batch of `batches` as an executable of its own, with what to feed it.
+
+        Without `feeds`, `random_feeds`. With them, for a network built for buckets, as many of the
+        images as the bucket holds, repeated if they are fewer. Raises `FeedError`.
+        """
+        if not self.any_batch:
+            yield self, random_feeds(self.inputs) if feeds is None else feeds
+            return
+        arrays = None if feeds is None else read(self.inputs, feeds, any_batch=True)
+        for batch in self.batches:
+            one = self.bucket(batch)
+            if arrays is None:
+                yield one, random_feeds(one.inputs)
+            else:
+                names = [spec.name for spec in self.inputs]
+                filled = (images(array, 0, batch) for array in arrays)
+                yield one, dict(zip(names, filled, strict=True))
+
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the network on the feeds and waits for it.
 
@@ -202,7 +223,7 @@ class Executable:
             for entry in self.entries
         ]
         manifest = {
-            "tvmconv": tvmconv.__version__,
+            "tvmconv": __version__,
             "target": self.target,
             "arch": self.arch,
             "features": list(self.features),

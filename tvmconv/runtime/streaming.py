@@ -12,17 +12,16 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tvmconv.runtime.binding import Binding
 from tvmconv.runtime.buckets import plan_batches
 from tvmconv.runtime.cuda import Event, Stream, pinned
 from tvmconv.runtime.feeds import images, join, read
-
-if TYPE_CHECKING:
-    from tvmconv.runtime.executable import Executable
+from tvmconv.runtime.specs import TensorSpec
 
 Results = dict[str, Any]
 SLOTS = 3
@@ -32,7 +31,39 @@ SLOTS = 3
 PIECE_BYTES, COPY_THREADS = 1 << 20, min(8, os.cpu_count() or 1)
 
 
-def stream_batches(exe: Executable, batches: Iterable[Mapping[str, Any]]) -> Iterator[Results]:
+class Network(Protocol):
+    """The part of an `Executable` that streaming uses."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs at the largest batch."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs at the largest batch."""
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batches it is compiled for, ascending."""
+
+    @property
+    def any_batch(self) -> bool:
+        """True if `run` takes any number of images."""
+
+    def bucket(self, batch: int) -> Network:
+        """The network at one of its `batches`."""
+
+    def bind(self) -> Binding:
+        """The network at its largest batch, with inputs and outputs that stay in place."""
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Outputs by name, from arrays by input name."""
+
+    def device(self) -> Any:
+        """TVM's device that the network runs on."""
+
+
+def stream_batches(exe: Network, batches: Iterable[Mapping[str, Any]]) -> Iterator[Results]:
     """`Executable.map` on a GPU."""
     with ThreadPoolExecutor(COPY_THREADS) as pool:
         pipeline = _Pipeline(exe, pool)
@@ -75,7 +106,7 @@ class _Failed:
 
 
 class _Pipeline:
-    def __init__(self, exe: Executable, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, exe: Network, pool: ThreadPoolExecutor) -> None:
         self._exe, self._pool = exe, pool
         exe.device()  # loads what streams need, or says that there is no GPU
         self._streams = Stream(), Stream(), Stream()
@@ -129,7 +160,7 @@ class _Pipeline:
 class _Batch:
     """A batch in one slot, or in several one after another."""
 
-    def __init__(self, exe: Executable, parts: Sequence[_Part]) -> None:
+    def __init__(self, exe: Network, parts: Sequence[_Part]) -> None:
         self._names = [spec.name for spec in exe.outputs]
         self._parts = parts
 
@@ -143,9 +174,7 @@ class _Batch:
 class _Slot:
     """Where one batch at a time is copied in, computed and copied out."""
 
-    def __init__(
-        self, exe: Executable, streams: Sequence[Stream], pool: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, exe: Network, streams: Sequence[Stream], pool: ThreadPoolExecutor) -> None:
         self._streams, self._pool = streams, pool
         self._binding = exe.bind()
         self._given = [pinned(spec.shape, spec.dtype) for spec in exe.inputs]

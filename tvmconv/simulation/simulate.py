@@ -30,8 +30,8 @@ from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.batches import Shapes
 from tvmconv.reports.build import ConvReport
 from tvmconv.reports.comparison import reference_outputs
+from tvmconv.runtime import simulator
 from tvmconv.runtime.executable import Executable
-from tvmconv.simulation import simulator
 from tvmconv.simulation.pictures import read_images
 from tvmconv.simulation.report import OutputError, SimulatedLayer, SimulationReport
 

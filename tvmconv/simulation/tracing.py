@@ -26,9 +26,9 @@ from schedules.conv.workload import ConvWorkload
 from schedules.families.simulated.family import TILE
 from tvmconv.errors import TvmconvError
 from tvmconv.reports.build import ConvReport
+from tvmconv.runtime import simulator
 from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.feeds import random_feeds
-from tvmconv.simulation import simulator
 
 Array = NDArray[Any]
 PROGRAM = simulator.PROGRAMS["float32"]

@@ -21,7 +21,7 @@ from schedules.conv.workload import ConvWorkload, Layout
 from schedules.families.depthwise_projection.family import pack_prologue
 from schedules.family import Family
 from tvmconv.errors import TuningError
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 from tvmconv.tuning import race
 from tvmconv.tuning.kernels import SUMS, UNTOUCHED, Target, by_definition, references
 from tvmconv.tuning.stopwatch import Place, Tracker, launches_for, place
@@ -108,7 +108,7 @@ class _Bench:
         self.setup, w = setup, setup.workload
         on_gpu = setup.target.kind == "cuda" and setup.tracker is None
         # Also loads TVM's CUDA runtime, where `import tvm` could not.
-        if on_gpu and toolchain.detect_arch() is None:
+        if on_gpu and gpu.detect_arch() is None:
             raise TuningError("no NVIDIA GPU can be used here any more")
         self.place: Place = place(setup.target.kind, setup.tracker)
         self._operands = Operands.random(w)
@@ -200,7 +200,7 @@ def describe(target: Target, tracker: Tracker | None) -> str:
     if target.kind == "llvm":
         return target.arch
     if tracker is None:
-        toolchain.detect_arch()
+        gpu.detect_arch()
     device = place(target.kind, tracker).device
     return str(device.device_name)
 

@@ -17,8 +17,8 @@ from schedules.choose import family
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.direct.family import DirectFamily
 from schedules.machine.hardware import CPU, Hardware
+from tvmconv.compiler import cubins, toolchain
 from tvmconv.passes import pipeline
-from tvmconv.runtime import toolchain
 
 #: What a kernel leaves of its output keeps this value: no result is ever equal to it.
 UNTOUCHED = -1234.0
@@ -157,6 +157,6 @@ def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
     part = path.with_suffix(".part.so")
     built.export_library(str(part))
     if target.kind == "cuda":
-        toolchain.require_cubin(part, target.arch)
+        cubins.require_cubin(part, target.arch)
     part.rename(path)
     return Kernel(str(path), made=True)

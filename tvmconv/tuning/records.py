@@ -21,13 +21,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import tvmconv
 from schedules.choose import FAMILIES, Tuned, family
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Family, Reject
 from schedules.machine.hardware import Hardware
 from tvmconv import knobs
 from tvmconv.errors import RecordError, RecordWarning
+from tvmconv.version import TVM_PAIR
 
 SHIPPED = Path(__file__).parents[1] / "records"
 
@@ -37,7 +37,7 @@ def tvm_version() -> str:
     try:
         return metadata.version("apache-tvm")
     except metadata.PackageNotFoundError:
-        return tvmconv.TVM_PAIR["apache-tvm"]
+        return TVM_PAIR["apache-tvm"]
 
 
 @dataclass(frozen=True)

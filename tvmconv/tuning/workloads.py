@@ -15,12 +15,12 @@ from time import perf_counter
 
 from tvm.target import codegen
 
-import tvmconv
 from schedules.choose import family
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import Hardware
+from tvmconv.compiler import toolchain
 from tvmconv.errors import TargetError, TuningError
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 from tvmconv.tuning import records as book
 from tvmconv.tuning.budget import Budget, Pace, Want
 from tvmconv.tuning.candidates import MOST, Candidate, space
@@ -29,6 +29,7 @@ from tvmconv.tuning.measure import Compiling, Measured, Workshop, default_jobs
 from tvmconv.tuning.records import Record, Records
 from tvmconv.tuning.report import TunedLayer, TuningReport
 from tvmconv.tuning.stopwatch import Tracker
+from tvmconv.version import __version__
 
 
 @dataclass(frozen=True)
@@ -151,8 +152,8 @@ def _no_time(layer: TunedLayer) -> TunedLayer:
 def _require_device(target: Target, tracker: Tracker | None) -> None:
     if target.kind != "cuda" or tracker is not None:
         return
-    here = toolchain.detect_arch()
-    if here is None or not toolchain.runs_on(target.arch, here):
+    here = gpu.detect_arch()
+    if here is None or not gpu.runs_on(target.arch, here):
         raise TargetError(
             f"nothing can be measured for {target.arch} here",
             note=f"this machine's GPU is {here}" if here else "there is no NVIDIA GPU here",
@@ -261,6 +262,6 @@ def _versions(target: Target) -> dict[str, str]:
         compiler_version = f"LLVM {codegen.llvm_version_major()}"
     return {
         "tvm": book.tvm_version(),
-        "tvmconv": tvmconv.__version__,
+        "tvmconv": __version__,
         "compiler": compiler_version,
     }

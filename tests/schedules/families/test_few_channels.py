@@ -25,7 +25,8 @@ from schedules.family import Match, Reject
 from schedules.machine.hardware import CPU, Hardware
 from tests.support import kernels, sass
 from tests.support.workloads import SAME
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import toolchain
+from tvmconv.runtime import gpu
 
 FAMILY = family("few_channels")
 SM_90 = toolchain.cuda_arch("sm_90")
@@ -217,7 +218,7 @@ def test_machine_code_has_the_instructions_and_no_spills(tmp_path: Path) -> None
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_on_a_gpu(name: str) -> None:
-    arch = toolchain.detect_arch()
+    arch = gpu.detect_arch()
     assert arch is not None
     hardware = toolchain.cuda_arch(arch)
     w, config = CASES[name]

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.schedules.families.test_few_channels import RELU, STEM, THREE
 
 from schedules.choose import FAMILIES, choose, family
 from schedules.conv.max_pool import MaxPool
@@ -25,9 +24,11 @@ from schedules.families.few_channels.config import FewChannelsConfig, default, p
 from schedules.families.few_channels.geometry import PooledGeometry
 from schedules.family import ONE_CONVOLUTION, Reject, alone
 from schedules.machine.hardware import CPU, Hardware
+from tests.schedules.families.test_few_channels import RELU, STEM, THREE
 from tests.support import kernels, sass
 from tests.support.workloads import SAME
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import toolchain
+from tvmconv.runtime import gpu
 
 FAMILY = family("few_channels")
 SM_90 = toolchain.cuda_arch("sm_90")
@@ -249,7 +250,7 @@ def test_machine_code_pools_in_registers(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_on_a_gpu(name: str) -> None:
-    arch = toolchain.detect_arch()
+    arch = gpu.detect_arch()
     assert arch is not None
     hardware = toolchain.cuda_arch(arch)
     w, config = CASES[name]

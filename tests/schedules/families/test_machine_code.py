@@ -20,7 +20,7 @@ from schedules.families.wmma.config import WmmaConfig, shared_bytes
 from schedules.family import Match
 from tests.support import kernels, sass
 from tests.support.workloads import WORKLOADS
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import cubins, toolchain
 
 pytestmark = [
     pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm"),
@@ -90,7 +90,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     executable = kernels.compiled(tvm.IRModule(functions), hardware)
     library = tmp_path_factory.mktemp(request.param) / "kernels.so"
     executable.export_library(str(library))
-    toolchain.require_cubin(library, request.param)
+    cubins.require_cubin(library, request.param)
     listing = sass.kernels(library)
     code = {name: listing[f"{symbol(name)}_kernel"] for name in TRIED}
     return Built(request.param, choices, code, executable.mod.inspect_source())

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tvmconv.errors import FeedError
-from tvmconv.runtime.feeds import TensorSpec
+from tvmconv.runtime.specs import TensorSpec
 from tvmconv.simulation.pictures import image_files, read_images
 
 SPEC = TensorSpec("x", (1, 3, 14, 28), "float32")

@@ -26,7 +26,7 @@ from tvm import relax
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.readers import readers
 from tvmconv.passes.regions.absorb_scale import scaled
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 #: Functions f for which f(s * x) = s * f(x), s > 0.
 HOMOGENEOUS = ("none", "relu", "leaky_relu", "prelu")

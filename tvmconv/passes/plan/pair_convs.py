@@ -24,7 +24,7 @@ from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.readers import out_dtype, readers
 from tvmconv.passes.plan.workloads import workloads
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 CONV = "relax.nn.conv2d"
 

@@ -25,7 +25,7 @@ from tvmconv.passes.plan.layouts import PLAIN, Chosen, choose_layouts
 from tvmconv.passes.plan.pair_convs import pair_convs
 from tvmconv.passes.plan.readers import out_dtype
 from tvmconv.passes.plan.workloads import workloads
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow, dtype
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 def readers(

@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schedules.conv.workload import ceil_div
-
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 @dataclass(frozen=True)

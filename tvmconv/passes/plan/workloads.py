@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from schedules.conv.workload import NHWC, ConvWorkload, Epilogue, Layout, Window
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.stride_phases import Phase, phases
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 def workloads(

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tvm import relax, tirx
@@ -21,9 +21,7 @@ from tvm import relax, tirx
 from schedules.conv.activations import NumpyMath, recognise
 from tvmconv.passes.graph import Dataflow, array, shape
 from tvmconv.passes.regions.absorb_scale import by_channel
-
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 #: Pointwise operators, and what they compute; those of several arguments in the same order.
 POINTWISE: dict[str, Callable[..., Any]] = {

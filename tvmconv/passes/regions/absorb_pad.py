@@ -11,12 +11,9 @@ Formula: what the convolution reads outside of x is zero either way. Of a transp
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from tvmconv.passes.graph import Dataflow, array, shape
-
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 def pad_before(region: Region, flow: Dataflow) -> Region:

@@ -9,14 +9,11 @@ Formula: y = activation(conv + bias + residual), or activation(conv + bias) + re
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow, shape
-
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 def residual_after(region: Region, flow: Dataflow) -> Region | None:

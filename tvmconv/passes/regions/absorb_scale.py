@@ -10,16 +10,14 @@ Formula: as above, in float64; `scale_and_shift` has made one of each batch norm
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow, array, op_name, shape
-
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 Array = NDArray[np.float64]
 

@@ -21,6 +21,7 @@ from schedules.machine.hardware import CPU, Hardware
 from tests.support import graphs
 from tests.support.models import Graph
 from tests.support.workloads import PAIRS
+from tvmconv.compiler import toolchain
 from tvmconv.errors import ModelError
 from tvmconv.onnx import frontend
 from tvmconv.onnx import model as onnx_model
@@ -28,7 +29,6 @@ from tvmconv.passes import pipeline
 from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.reports.layer_times import layer_times
-from tvmconv.runtime import toolchain
 from tvmconv.runtime.feeds import random_feeds
 from tvmconv.tuning.tune import workloads_of
 

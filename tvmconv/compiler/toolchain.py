@@ -1,4 +1,4 @@
-"""Real machine code out of TVM for CUDA, on machines with and without a GPU.
+"""A compiler that turns TVM's CUDA code into machine code, on machines with and without a GPU.
 
 TVM's CUDA code generator calls a compiler only where its CUDA runtime library is loaded, and that
 library needs the driver's ``libcuda.so.1``. Where either is missing ``tvm.compile`` does not fail:
@@ -15,23 +15,20 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import importlib.util
 import os
 import re
 import shlex
 import shutil
-import struct
 import subprocess
 import tempfile
 import threading
 from pathlib import Path
 
 import tvm
-from tvm.libinfo import package_lib_paths
-from tvm_ffi.libinfo import load_lib_ctypes
 
 from schedules.machine.hardware import CUDA_ARCHS, Hardware
 from tvmconv.errors import TargetError, ToolchainError
+from tvmconv.runtime import gpu
 
 
 def cuda_arch(name: str) -> Hardware:
@@ -45,37 +42,6 @@ def cuda_arch(name: str) -> Hardware:
         note=f"known are {', '.join(known)}",
         hint=f"did you mean {meant!r}?" if meant in known else "",
     )
-
-
-def detect_arch() -> str | None:
-    """The name of GPU 0's architecture, in ``CUDA_ARCHS`` or not; None where no GPU can be used.
-
-    Also loads TVM's CUDA runtime, which running a network needs, where `import tvm` could not.
-    """
-    try:
-        _load_cuda_runtime(stub_allowed=False)
-    except ToolchainError:
-        return None
-    device = tvm.cuda(0)
-    # `exist` is also False with the stub loaded: none of its functions succeeds.
-    if not device.exist:
-        return None
-    name = f"sm_{device.compute_version.replace('.', '')}"
-    # With Hopper's own instructions, which code for sm_90 has not.
-    return "sm_90a" if name == "sm_90" else name
-
-
-def runs_on(built: str, here: str) -> bool:
-    """Whether machine code for architecture ``built`` runs on a GPU of architecture ``here``.
-
-    It does on the same major compute capability from its own minor one on; code for an ``a``
-    architecture on that one alone. CUDA C++ Programming Guide, "Binary Compatibility".
-    """
-    major, minor = divmod(int(re.sub(r"\D", "", built)), 10)
-    here_major, here_minor = divmod(int(re.sub(r"\D", "", here)), 10)
-    if built.endswith("a"):
-        return (major, minor) == (here_major, here_minor)
-    return major == here_major and minor <= here_minor
 
 
 # --- before a build: a compiler, and TVM's CUDA runtime -------------------------------------
@@ -103,7 +69,9 @@ def prepare_cuda(arch: str | None = None) -> str:
                 note=f"it compiles for {', '.join(f'sm_{n}' for n in sorted(numbers))}",
                 hint=f"put an nvcc that can on PATH, or set {_MODE} to choose nvcc or nvrtc",
             )
-        _load_cuda_runtime(stub_allowed=True)
+        if not tvm.runtime.enabled("cuda") and not gpu.loads("libcuda.so.1"):
+            _load_driver_stub()
+        gpu.load_cuda_runtime()
         os.environ[_MODE] = mode
         # ptxas's own default. TVM's, 10, saves registers nobody needs, and spills for it.
         os.environ.setdefault("TVM_CUDA_PTXAS_REG_LEVEL", "5")
@@ -165,7 +133,7 @@ def _find_nvrtc() -> set[int]:
     except (ImportError, RuntimeError):  # RuntimeError: the bindings found no libnvrtc
         return set()
     if "CUDA_PATH" not in os.environ:
-        root = _wheel_toolkit()
+        root = gpu.wheel_toolkit()
         if root is None:
             return set()
         os.environ["CUDA_PATH"] = str(root)
@@ -174,43 +142,6 @@ def _find_nvrtc() -> set[int]:
         include = shlex.quote(f"-I{root / 'include' / 'cccl'}")
         os.environ["TVM_CUDA_NVRTC_EXTRA_OPTS"] = f"{options} {include}".strip()
     return set(numbers)
-
-
-def _wheel_toolkit() -> Path | None:
-    """The folder that NVIDIA's CUDA 13 wheels share, or None where they are not installed."""
-    spec = importlib.util.find_spec("nvidia")
-    for folder in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(folder) / "cu13" / "include" / "cuda_runtime.h").is_file():
-            return Path(folder) / "cu13"
-    return None
-
-
-def _load_cuda_runtime(*, stub_allowed: bool) -> None:
-    """Load TVM's CUDA runtime unless it is. Raises ToolchainError."""
-    if tvm.runtime.enabled("cuda"):
-        return
-    # What the loader cannot find by itself is loaded first; its name then counts as found.
-    if not _loads("libcudart.so.13") and (toolkit := _wheel_toolkit()):
-        _loads(f"{toolkit}/lib/libcudart.so.13")
-    if stub_allowed and not _loads("libcuda.so.1"):
-        _load_driver_stub()
-    try:
-        load_lib_ctypes("tvm", "tvm_runtime_cuda", "RTLD_GLOBAL", package_lib_paths())
-    except (OSError, RuntimeError) as error:  # RuntimeError: this TVM has no such file
-        raise ToolchainError(
-            "TVM's CUDA runtime cannot be loaded",
-            note=str(error),
-            hint="libcudart.so.13 comes with CUDA 13, or run: pip install 'tvmconv[cuda]'",
-        ) from error
-
-
-def _loads(library: str) -> bool:
-    """Whether the loader can load ``library``; loads it."""
-    try:
-        ctypes.CDLL(library, ctypes.RTLD_GLOBAL)
-    except OSError:
-        return False
-    return True
 
 
 # What libtvm_runtime_cuda.so takes from the driver; a test compares it with the installed one.
@@ -242,58 +173,3 @@ def _load_driver_stub() -> None:
                 note=str(getattr(error, "stderr", "") or error).strip(),
                 hint="install gcc, or set CC to a C compiler that works",
             ) from error
-
-
-# --- after a build: what is in the library --------------------------------------------------
-# e_ident's ABI version, e_machine, e_phoff, e_shoff, e_flags, then entry sizes and counts.
-_ELF_HEADER = struct.Struct("<8xB9xH12xQQI2xHHHH2x")
-_ELF_SECTION = struct.Struct("<4xI16xQQ24x")  # sh_type, sh_offset, sh_size
-
-
-def cubins(path: Path | str) -> dict[str, list[bytes]]:
-    """The CUDA machine code in the file ``path``: architecture, such as ``sm_90``, to cubins.
-
-    A cubin is an ELF file of its own, which TVM's libraries hold as it is (from NVRTC) or in a
-    fat binary (from nvcc, uncompressed and without PTX), so both are found by looking for ELF
-    headers. An sm_90a cubin is listed as sm_90, the chip whose code it is. Raises OSError.
-    """
-    data = Path(path).read_bytes()
-    found: dict[str, list[bytes]] = {}
-    for match in re.finditer(rb"\x7fELF\x02\x01", data):
-        if cubin := _cubin_at(data, match.start()):
-            found.setdefault(cubin[0], []).append(cubin[1])
-    return found
-
-
-def _cubin_at(data: bytes, start: int) -> tuple[str, bytes] | None:
-    """Architecture and bytes of the cubin that begins at ``start``, or None if none does."""
-    if start + _ELF_HEADER.size > len(data):
-        return None
-    abi, machine, programs, sections, flags, *table = _ELF_HEADER.unpack_from(data, start)
-    program_bytes, n_programs, section_bytes, n_sections = table
-    ends = [programs + program_bytes * n_programs, sections + section_bytes * n_sections]
-    if machine != 190 or section_bytes != 64 or start + max(ends) > len(data):  # 190: EM_CUDA
-        return None
-    for i in range(n_sections):
-        kind, offset, size = _ELF_SECTION.unpack_from(data, start + sections + 64 * i)
-        if kind != 8:  # SHT_NOBITS: takes no room in the file
-            ends.append(offset + size)
-    # ELF ABI 7 has the compute capability in the low byte of the flags, ABI 8 in the next.
-    number = flags & 0xFF if abi < 8 else flags >> 8 & 0xFF
-    return f"sm_{number}", data[start : start + max(ends)]
-
-
-def require_cubin(path: Path | str, arch: str) -> None:
-    """Check that the library at ``path`` holds machine code for ``arch``.
-
-    Raises ToolchainError where it does not, TargetError for an unknown ``arch``, and OSError.
-    """
-    found = cubins(path)
-    if f"sm_{cuda_arch(arch).sm}" in found:
-        return
-    note = f"it has some for {', '.join(sorted(found))}" if found else "it has none for any GPU"
-    raise ToolchainError(
-        f"{Path(path).name} has no machine code for {arch}",
-        note=note,
-        hint=f"call prepare_cuda({arch!r}) before the build, and build under `with target:`",
-    )
