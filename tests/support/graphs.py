@@ -21,7 +21,8 @@ from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import graph, pipeline
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.plan.plan import plan
-from tvmconv.passes.regions.regions import anchors, find_regions
+from tvmconv.passes.regions.anchors import anchors
+from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
 from tvmconv.reports.build import BuildReport
 

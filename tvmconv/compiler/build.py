@@ -1,6 +1,6 @@
 """`build` and `inspect`: from a model to an executable, or to what would become of it.
 
-model -> frontend -> ONNX, fixed and simplified -> Relax -> graph_passes -> plan
+model -> prepare -> ONNX, fixed and simplified -> Relax -> graph passes -> plan
       -> lower_convs -> lift_weights -> _compile -> Executable
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import onnx
 import tvm
 from tvm import relax
 
@@ -22,16 +21,18 @@ from schedules.machine.hardware import Hardware
 from tvmconv.compiler import cubins, toolchain
 from tvmconv.compiler.targets import code_features, find_hardware, find_simulation
 from tvmconv.errors import accepted
-from tvmconv.onnx import frontend, supported
-from tvmconv.onnx import model as onnx_model
-from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_apart
+from tvmconv.onnx import frontend
+from tvmconv.onnx.batches import Batch, Shapes
+from tvmconv.onnx.model import Model
+from tvmconv.onnx.prepare import Graph, prepare
 from tvmconv.passes import pipeline
 from tvmconv.passes.kernels.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.memory.plan_memory import MemoryUse, measure
 from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.plan.simulated import simulated
-from tvmconv.passes.regions.regions import anchors, find_regions
+from tvmconv.passes.regions.anchors import anchors
+from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.io_form import io_form
 from tvmconv.reports.build import BuildReport
 from tvmconv.reports.capability import CapabilityReport, capability
@@ -41,12 +42,12 @@ from tvmconv.reports.layer_reports import layer_reports, unplanned_reports
 from tvmconv.runtime import gpu
 from tvmconv.runtime.executable import Entry, Executable
 from tvmconv.runtime.io_form import IoForm
-from tvmconv.runtime.specs import TensorSpec, batch_of
+from tvmconv.runtime.specs import batch_of
 from tvmconv.tuning import records as tuned
 
 
 def build(
-    model: onnx_model.Model,
+    model: Model,
     target: str = "cuda",
     *,
     arch: str | None = None,
@@ -91,13 +92,10 @@ def build(
     for an unknown option.
     """
     started = time.perf_counter()
-    proto = onnx_model.read(model)
-    graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
-    supported.check_supported(graphs[-1].original)
     hardware, arch = find_hardware(target, arch, precision)
     simulation = find_simulation(target, numerics, activations)
-    if is_buckets(batch):
-        require_apart(proto, batch, shapes)
+    prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
+    prepared.require_supported()
     if target == "cuda":
         toolchain.prepare_cuda(arch)
     known = tuned.lookup(arch, records)
@@ -105,7 +103,7 @@ def build(
     entries: list[Entry] = []
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
-    for graph in reversed(graphs):
+    for graph in reversed(prepared.graphs):
         entry, report = _build(graph, target, arch, hardware, store, known, simulation)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
@@ -118,12 +116,12 @@ def build(
         replace(reports[-1], smaller=tuple(reports[:-1]), stored_weight_bytes=stored),
         tuple(store.arrays),
         () if target == "cuda" else code_features(arch),
-        is_buckets(batch),
+        prepared.any_batch,
     )
 
 
 def _build(
-    graph: _Graph,
+    graph: Graph,
     target: str,
     arch: str,
     hardware: Hardware,
@@ -132,8 +130,6 @@ def _build(
     simulation: Simulation | None,
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
-    graph = _simplified(graph)
-    supported.check_supported(graph.simple, folded=True)
     mod, planned = _plan(graph, hardware, known, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
@@ -154,7 +150,7 @@ def _build(
 
 
 def inspect(
-    model: onnx_model.Model,
+    model: Model,
     target: str = "cuda",
     *,
     arch: str | None = None,
@@ -172,60 +168,28 @@ def inspect(
     kernels are chosen, and the convolutions are told by kind and size alone, as far as shapes can
     be inferred. Raises as `build` does for everything else.
     """
-    proto = onnx_model.read(model)
-    graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     if target == "cuda":
         arch = arch or gpu.detect_arch() or "sm_90a"
     hardware, arch = find_hardware(target, arch, precision)
-    missing = supported.unsupported(graphs[-1].original)
-    if not missing:
-        graphs = [_simplified(graph) for graph in graphs]
-        missing = supported.unsupported(graphs[-1].simple, folded=True)
-    largest = graphs[-1]
-    if missing:
-        reports = [_unplanned(largest, missing, target, arch, hardware)]
+    prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
+    largest = prepared.graphs[-1]
+    if prepared.unsupported:
+        reports = [_unplanned(largest, prepared.unsupported, target, arch, hardware)]
     else:
-        if is_buckets(batch):
-            require_apart(proto, batch, shapes)
         known = tuned.lookup(arch, records)
         reports = []
-        for graph in graphs:
+        for graph in prepared.graphs:
             mod, planned = _plan(graph, hardware, known)
             reports.append(_report(graph, mod, planned, target, arch, hardware))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
 
 
-# ---------------------------------------------------------------- ONNX, then Relax
-
-
-@dataclass(frozen=True)
-class _Graph:
-    """The model as given, its shapes fixed and nodes named, and in fewer nodes."""
-
-    original: onnx.ModelProto
-    simple: onnx.ModelProto
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-def _graphs(proto: onnx.ModelProto, batch: Batch, shapes: Shapes, form: IoForm) -> list[_Graph]:
-    """The model at every batch to build for, the smallest first."""
-    graphs = []
-    for original in at_batches(proto, batch, shapes):
-        onnx_model.name_nodes(original)
-        inputs = form.of(onnx_model.specs(onnx_model.inputs(original)))
-        outputs = form.of(onnx_model.specs(original.graph.output))
-        graphs.append(_Graph(original, original, inputs, outputs))
-    return graphs
-
-
-def _simplified(graph: _Graph) -> _Graph:
-    return replace(graph, simple=frontend.simplify(frontend.widen(graph.original)))
+# ---------------------------------------------------------------- planning
 
 
 def _plan(
-    graph: _Graph, hardware: Hardware, known: Lookup | None, pairs: bool = True
+    graph: Graph, hardware: Hardware, known: Lookup | None, pairs: bool = True
 ) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
@@ -272,7 +236,7 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
 
 
 def _report(
-    graph: _Graph, mod: tvm.IRModule, planned: Plan, target: str, arch: str, hardware: Hardware
+    graph: Graph, mod: tvm.IRModule, planned: Plan, target: str, arch: str, hardware: Hardware
 ) -> BuildReport:
     """mod: its regions planned, not yet lowered."""
     by_name = {one.name: one for one in planned.values()}
@@ -289,7 +253,7 @@ def _report(
 
 
 def _unplanned(
-    graph: _Graph, missing: Mapping[str, int], target: str, arch: str, hardware: Hardware
+    graph: Graph, missing: Mapping[str, int], target: str, arch: str, hardware: Hardware
 ) -> BuildReport:
     """Of a network that can't be built. `graph.simple` is the original where even that has what
     nobody can simplify."""

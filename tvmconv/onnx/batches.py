@@ -59,7 +59,7 @@ def at_batches(proto: onnx.ModelProto, batch: Batch, shapes: Shapes) -> tuple[on
     return tuple(_at_bucket(proto, size, sizes[-1], shapes) for size in sizes)
 
 
-def require_apart(proto: onnx.ModelProto, batch: Sequence[int], shapes: Shapes) -> None:
+def require_independent(proto: onnx.ModelProto, batch: Sequence[int], shapes: Shapes) -> None:
     """Refuses a network whose images can't be cut into other batches than they are fed in.
 
     Raises `ShapeError` where the images are not the first dimension of an input or output, and

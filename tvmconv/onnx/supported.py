@@ -15,7 +15,6 @@ import onnx
 from onnx import helper, numpy_helper
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import resize
 from tvmconv.onnx.model import opset, shapes_of
 
@@ -209,17 +208,6 @@ def _between_sizes(node: onnx.NodeProto, facts: _Facts) -> bool:
     axes = next((list(one.ints) for one in node.attribute if one.name == "axes"), None)
     pairs = zip(axes if axes is not None else range(len(sizes)), values, strict=False)
     return any(float(np.float32(scale) * sizes[axis]) % 1 for axis, scale in pairs)
-
-
-def check_supported(proto: onnx.ModelProto, folded: bool = False) -> None:
-    """Raises `UnsupportedOperatorError` that lists all that `unsupported` found."""
-    found = unsupported(proto, folded)
-    if found:
-        listed = ", ".join(f"{name} x{count}" for name, count in sorted(found.items()))
-        raise UnsupportedOperatorError(
-            f"the model uses operators that can't be built: {listed}",
-            hint="build the part without them: onnx.utils.extract_model cuts a model in two",
-        )
 
 
 def value_inputs(proto: onnx.ModelProto) -> set[str]:

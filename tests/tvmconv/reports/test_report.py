@@ -24,7 +24,8 @@ from tvmconv.passes import pipeline
 from tvmconv.passes.graph import bindings, op_name
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.plan.plan import plan
-from tvmconv.passes.regions.regions import anchors, find_regions
+from tvmconv.passes.regions.anchors import anchors
+from tvmconv.passes.regions.regions import find_regions
 from tvmconv.reports import build_text as report_text
 from tvmconv.reports import tables
 from tvmconv.reports.build import BuildReport, ConversionReport

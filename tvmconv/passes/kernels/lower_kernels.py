@@ -17,7 +17,7 @@ import tvm
 from tvm.tirx import compilation_pipeline
 
 #: The pipeline's name.
-KERNELS = "tvmconv.kernels"
+KERNELS = "tvmconv.lower_kernels"
 
 
 def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) -> Any:

@@ -10,40 +10,19 @@ Formula: y = activation(conv(x, weight) + bias + residual), the `Epilogue` of sc
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import tvm
 from tvm import relax
 
-from tvmconv.passes.graph import Dataflow, dtype, is_constant, shape
+from tvmconv.passes.graph import Dataflow, is_constant, shape
 from tvmconv.passes.regions.absorb_activation import activation_after
 from tvmconv.passes.regions.absorb_pad import pad_before
 from tvmconv.passes.regions.absorb_residual import residual_after
 from tvmconv.passes.regions.absorb_scale import scale_after
+from tvmconv.passes.regions.anchors import is_anchor
 from tvmconv.passes.regions.region import Region
-
-#: What a region is made of, besides what it absorbs.
-ANCHORS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
-
-
-#: Each gives the region with one thing more in it, or None.
-RULES: tuple[Callable[[Region, Dataflow], Region | None], ...] = (
-    scale_after,
-    residual_after,
-    activation_after,
-)
-
-
-def anchors(mod: tvm.IRModule) -> list[relax.Expr]:
-    """The weights of all that could become a region, in the order of the graph: what they are
-    known by, as other passes make new calls but keep the constants."""
-    flow = Dataflow.of(mod)
-    return [
-        value.args[1]
-        for var, value in flow.values.items()
-        if flow.op(var) in ANCHORS and (flow.op(var) != "relax.matmul" or _is_linear(value))
-    ]
 
 
 def find_regions(
@@ -59,9 +38,7 @@ def find_regions(
     # A sum of two convolutions is the residual of the first; the other then ends before it.
     taken: set[relax.Var] = set()
     for var, value in flow.values.items():
-        if flow.op(var) not in ANCHORS or not is_constant(value.args[1]):
-            continue
-        if flow.op(var) == "relax.matmul" and not _is_linear(value):
+        if not is_anchor(var, flow) or not is_constant(value.args[1]):
             continue
         # Of products that share a matrix, the first comes first.
         at = next(i for i, (weight, _) in enumerate(left) if weight.same_as(value.args[1]))
@@ -82,18 +59,10 @@ def grow(region: Region, flow: Dataflow, taken: set[relax.Var]) -> Region:
 
 
 def _absorbed(region: Region, flow: Dataflow) -> Region | None:
-    for rule in RULES:
-        larger = rule(region, flow)
-        if larger is not None:
-            return larger
-    return None
-
-
-def _is_linear(call: relax.Call) -> bool:
-    """Whether a matmul is of a constant matrix, which makes it a 1x1 convolution."""
-    x, weight = call.args
-    matrix = is_constant(weight) and len(shape(weight)) == 2 and dtype(weight) == "float32"
-    return matrix and len(shape(x)) >= 2
+    """The region with one thing more in it, by the first rule that applies; or None."""
+    return (
+        scale_after(region, flow) or residual_after(region, flow) or activation_after(region, flow)
+    )
 
 
 def _anchor(name: str, op: str, var: relax.Var, call: relax.Call) -> Region:

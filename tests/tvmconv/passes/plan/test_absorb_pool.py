@@ -25,7 +25,8 @@ from tvmconv.onnx import frontend
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
 from tvmconv.passes.plan.plan import plan
-from tvmconv.passes.regions.regions import anchors, find_regions
+from tvmconv.passes.regions.anchors import anchors
+from tvmconv.passes.regions.regions import find_regions
 
 HALF: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2]}
 FUSED = "bias + relu + max pool 3x3/2"
