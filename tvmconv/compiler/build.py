@@ -42,7 +42,7 @@ from tvmconv.reports.layer_reports import layer_reports, unplanned_reports
 from tvmconv.runtime import gpu
 from tvmconv.runtime.executable import Entry, Executable
 from tvmconv.runtime.io_form import IoForm
-from tvmconv.runtime.specs import batch_of
+from tvmconv.specs import batch_of
 from tvmconv.tuning import records as tuned
 
 

@@ -16,7 +16,7 @@ from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
 from tvmconv.onnx.supported import unsupported
 from tvmconv.runtime.io_form import IoForm
-from tvmconv.runtime.specs import TensorSpec
+from tvmconv.specs import TensorSpec
 
 
 @dataclass(frozen=True)

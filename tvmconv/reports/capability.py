@@ -15,7 +15,7 @@ from tvmconv.onnx.model import inputs, opset, specs
 from tvmconv.onnx.supported import operator, verdicts
 from tvmconv.reports import capability_text
 from tvmconv.reports.build import BuildReport, ConvReport
-from tvmconv.runtime.specs import TensorSpec
+from tvmconv.specs import TensorSpec
 
 
 @dataclass(frozen=True)

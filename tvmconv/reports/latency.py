@@ -23,7 +23,7 @@ from tvmconv.reports.layer_times import LayerTime, layer_times
 from tvmconv.reports.layer_times_text import layer_table
 from tvmconv.reports.tables import table
 from tvmconv.runtime import cuda as cuda_runtime
-from tvmconv.runtime.specs import batch_of
+from tvmconv.specs import batch_of
 
 if TYPE_CHECKING:
     from tvmconv.runtime.executable import Executable

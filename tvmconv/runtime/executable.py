@@ -24,8 +24,8 @@ from tvmconv.runtime.binding import Binding, bind
 from tvmconv.runtime.buckets import plan_batches
 from tvmconv.runtime.device import find_device
 from tvmconv.runtime.feeds import images, join, place, random_feeds, read
-from tvmconv.runtime.specs import TensorSpec, batch_of
 from tvmconv.runtime.streaming import stream_batches
+from tvmconv.specs import TensorSpec, batch_of
 from tvmconv.version import __version__
 
 

@@ -11,7 +11,7 @@ import tvm
 from numpy.typing import NDArray
 
 from tvmconv.errors import FeedError
-from tvmconv.runtime.specs import TensorSpec
+from tvmconv.specs import TensorSpec
 
 #: What TVM wants of the memory it is lent, in bytes.
 ALIGNMENT = 64

@@ -9,7 +9,7 @@ from tvmconv.errors import ArtifactError
 from tvmconv.reports.build import BuildReport
 from tvmconv.runtime import artifact
 from tvmconv.runtime.executable import Entry, Executable
-from tvmconv.runtime.specs import TensorSpec
+from tvmconv.specs import TensorSpec
 
 
 def load(path: str | Path) -> Executable:

@@ -21,7 +21,7 @@ from tvmconv.runtime.binding import Binding
 from tvmconv.runtime.buckets import plan_batches
 from tvmconv.runtime.cuda import Event, Stream, pinned
 from tvmconv.runtime.feeds import images, join, read
-from tvmconv.runtime.specs import TensorSpec
+from tvmconv.specs import TensorSpec
 
 Results = dict[str, Any]
 SLOTS = 3

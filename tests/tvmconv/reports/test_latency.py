@@ -19,7 +19,7 @@ from tvmconv.errors import FeedError
 from tvmconv.reports import latency
 from tvmconv.reports.latency import Effort, LatencyReport, Timing
 from tvmconv.runtime.feeds import random_feeds
-from tvmconv.runtime.specs import TensorSpec
+from tvmconv.specs import TensorSpec
 
 QUICK: dict[str, Any] = {
     "warmup_ms": 5.0,

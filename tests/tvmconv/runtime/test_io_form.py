@@ -23,7 +23,7 @@ from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import graph
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.runtime.io_form import IoForm, feeds_from_model
-from tvmconv.runtime.specs import TensorSpec
+from tvmconv.specs import TensorSpec
 
 FORMS = list(itertools.product((None, "float32", "float16"), (None, "NHWC")))
 #: fp16 operands, activations and results over a few layers.

@@ -19,7 +19,7 @@ from tvm import relax
 
 from tvmconv.passes import graph
 from tvmconv.runtime.io_form import TO_NCHW, TO_NHWC
-from tvmconv.runtime.specs import TensorSpec
+from tvmconv.specs import TensorSpec
 
 
 def io_form(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tvm.transform.Pass:
