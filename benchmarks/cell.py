@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tvmconv.reports.comparison import CompareReport
-from tvmconv.reports.latency import LatencyReport, Timing
-from tvmconv.reports.tables import table
+from tvmconv.reports.data.comparison import CompareReport
+from tvmconv.reports.data.latency import LatencyReport, Timing
+from tvmconv.reports.render.tables import table
 
 ONNXRUNTIME = "onnxruntime, CPU"
 #: Beyond this share of the processors taken by other programs, the report warns.

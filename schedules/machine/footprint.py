@@ -1,7 +1,6 @@
-"""What a kernel asks of a machine, in numbers: what `schedules.machine.model` predicts its time
-from.
+"""What a kernel asks of a GPU, in numbers, from which `schedules.machine.model` predicts its time.
 
-Each family says it of its own schedule, by `Family.footprint`; what machines give is in
+Each family gives the footprint of its own schedule by `Family.footprint`; what a GPU offers is in
 `schedules.machine.gpus`. Plain Python.
 """
 
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Who does the multiply-adds: mma.sync (and WMMA, which becomes it), wgmma, or fp32 arithmetic.
+#: Units that multiply: mma.sync (and WMMA, which becomes it), wgmma, or fp32 arithmetic.
 MMA, WGMMA, FP32 = "mma", "wgmma", "fp32"
 
 
@@ -50,6 +49,8 @@ class Footprint:
     fetch: int = 0
     #: Clocks in which a block does none of this: waits for others, `exchange`, or finds its place.
     pause: int = 0
+    #: Element type of the operands that `unit` multiplies.
+    operand: str = "float16"
     #: Whether copying has warps of its own, so that it goes on whatever the others wait for.
     apart: bool = False
     #: What is launched after it, as the sum over the parts of a split reduction.

@@ -24,7 +24,7 @@ from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.anchors import anchors
 from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 
 Array = NDArray[Any]
 

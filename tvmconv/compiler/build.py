@@ -19,7 +19,13 @@ from schedules.choose import Lookup
 from schedules.families.simulated.family import Simulation
 from schedules.machine.hardware import Hardware
 from tvmconv.compiler import cubins, toolchain
-from tvmconv.compiler.targets import code_features, find_hardware, find_simulation
+from tvmconv.compiler.targets import (
+    Costs,
+    code_features,
+    find_costs,
+    find_hardware,
+    find_simulation,
+)
 from tvmconv.errors import accepted
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes
@@ -34,11 +40,12 @@ from tvmconv.passes.plan.simulated import simulated
 from tvmconv.passes.regions.anchors import anchors
 from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.io_form import io_form
-from tvmconv.reports.build import BuildReport
-from tvmconv.reports.capability import CapabilityReport, capability
-from tvmconv.reports.conversions import conversions
-from tvmconv.reports.fates import operator_fates
-from tvmconv.reports.layer_reports import layer_reports, unplanned_reports
+from tvmconv.reports.collect.capability import capability
+from tvmconv.reports.collect.conversions import conversions
+from tvmconv.reports.collect.fates import operator_fates
+from tvmconv.reports.collect.layers import layer_reports, unplanned_reports
+from tvmconv.reports.data.build import BuildReport
+from tvmconv.reports.data.capability import CapabilityReport
 from tvmconv.runtime import gpu
 from tvmconv.runtime.executable import Entry, Executable
 from tvmconv.runtime.io_form import IoForm
@@ -59,6 +66,7 @@ def build(
     records: bool | str | Path = True,
     numerics: str | None = None,
     activations: str = "float16",
+    as_arch: str | None = None,
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
@@ -86,6 +94,8 @@ def build(
         ``"exact"``, each sum rounded once. See `intrinsics.numerics.arithmetic`.
     activations: for hmma-sim the dtype of activations between layers: ``"float16"``, or
         ``"float32"`` to round them to fp16 as operands of convolutions alone.
+    as_arch: for a network on a CPU the GPU whose costs the report shows, such as ``"sm_90a"``; by
+        default those of the CPU.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
     `TargetError` or `ToolchainError` for the target, `RecordError` for the records, and of itself
@@ -93,6 +103,7 @@ def build(
     """
     started = time.perf_counter()
     hardware, arch = find_hardware(target, arch, precision)
+    costs = find_costs(target, hardware, arch, as_arch)
     simulation = find_simulation(target, numerics, activations)
     prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
     prepared.require_supported()
@@ -104,7 +115,7 @@ def build(
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(prepared.graphs):
-        entry, report = _build(graph, target, arch, hardware, store, known, simulation)
+        entry, report = _build(graph, target, arch, hardware, costs, store, known, simulation)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -125,6 +136,7 @@ def _build(
     target: str,
     arch: str,
     hardware: Hardware,
+    costs: Costs,
     store: WeightStore,
     known: Lookup | None,
     simulation: Simulation | None,
@@ -134,7 +146,7 @@ def _build(
     if simulation is not None:
         planned = simulated(planned, simulation)
     read = "float16" if simulation is None else simulation.activations
-    report = _report(graph, mod, planned, target, arch, hardware)
+    report = _report(graph, mod, planned, target, arch, costs)
     with accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned, read)], "2_lower")
     mod, weights = lift_weights(mod, store)
@@ -160,6 +172,7 @@ def inspect(
     io_dtype: str | None = None,
     io_layout: str | None = None,
     records: bool | str | Path = True,
+    as_arch: str | None = None,
 ) -> CapabilityReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
     there is no GPU and no arch, for sm_90a.
@@ -171,16 +184,17 @@ def inspect(
     if target == "cuda":
         arch = arch or gpu.detect_arch() or "sm_90a"
     hardware, arch = find_hardware(target, arch, precision)
+    costs = find_costs(target, hardware, arch, as_arch)
     prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
     largest = prepared.graphs[-1]
     if prepared.unsupported:
-        reports = [_unplanned(largest, prepared.unsupported, target, arch, hardware)]
+        reports = [_unplanned(largest, prepared.unsupported, target, arch, costs)]
     else:
         known = tuned.lookup(arch, records)
         reports = []
         for graph in prepared.graphs:
             mod, planned = _plan(graph, hardware, known)
-            reports.append(_report(graph, mod, planned, target, arch, hardware))
+            reports.append(_report(graph, mod, planned, target, arch, costs))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
 
@@ -236,7 +250,7 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
 
 
 def _report(
-    graph: Graph, mod: tvm.IRModule, planned: Plan, target: str, arch: str, hardware: Hardware
+    graph: Graph, mod: tvm.IRModule, planned: Plan, target: str, arch: str, costs: Costs
 ) -> BuildReport:
     """mod: its regions planned, not yet lowered."""
     by_name = {one.name: one for one in planned.values()}
@@ -244,16 +258,16 @@ def _report(
         target,
         arch,
         operator_fates(graph.original, graph.simple, by_name),
-        layer_reports(graph.simple, by_name, hardware),
+        layer_reports(graph.simple, by_name, costs.machine),
         {},
         batch=batch_of(graph.inputs),
-        conversions=conversions(mod, planned, hardware, graph.simple),
-        rates=hardware.rates,
+        conversions=conversions(mod, planned, costs.machine, graph.simple),
+        machine=costs.report,
     )
 
 
 def _unplanned(
-    graph: Graph, missing: Mapping[str, int], target: str, arch: str, hardware: Hardware
+    graph: Graph, missing: Mapping[str, int], target: str, arch: str, costs: Costs
 ) -> BuildReport:
     """Of a network that can't be built. `graph.simple` is the original where even that has what
     nobody can simplify."""
@@ -261,8 +275,8 @@ def _unplanned(
         target,
         arch,
         (),
-        unplanned_reports(graph.simple, hardware),
+        unplanned_reports(graph.simple, costs.machine),
         dict(missing),
         batch=batch_of(graph.inputs),
-        rates=hardware.rates,
+        machine=costs.report,
     )

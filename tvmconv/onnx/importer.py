@@ -7,15 +7,40 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx
+import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.onnx import resize
 from tvmconv.onnx.operators import OWN
+from tvmconv.passes.graph import bindings
+
+#: An attribute of ``main``: the ONNX node that each variable is the result of, by its name.
+NODES = "onnx_nodes"
 
 
 class Importer(onnx_frontend.ONNXGraphImporter):
-    """Builds a Relax module from a graph that `supported.unsupported` has nothing against."""
+    """Builds a Relax module from a graph that `supported.unsupported` has nothing against.
+
+    Its ``main`` says in the attribute `NODES` which variable is the result of which node. Passes
+    keep the names of variables that they keep, so this holds until kernels take their places.
+    """
+
+    def from_onnx(self, graph: onnx.GraphProto, opset: int) -> tvm.IRModule:
+        """The graph as a module with one function, ``main``."""
+        mod = super().from_onnx(graph, opset)
+        bound = {binding.value: binding.var.name for binding in bindings(mod)}
+        nodes: dict[str, str] = {}
+        for node in graph.node:
+            for output in node.output:
+                made = self._nodes.get(output)
+                name = made.name if isinstance(made, relax.Var) else bound.get(made)
+                if name is not None:
+                    # An Identity has the variable of the node before it.
+                    nodes.setdefault(name, node.name)
+        mod["main"] = mod["main"].with_attr(NODES, nodes)
+        return mod
 
     def _sanitize_name(self, name: str) -> str:
         """An identifier of its own, in C as well: kernels call what they read by this name."""

@@ -16,9 +16,11 @@ import tvm
 from numpy.typing import NDArray
 from tvm.runtime.vm import VirtualMachine
 
-# Imported for the functions that they register, which kernels call by name.
+# These two register functions that kernels call by name.
+import tvmconv.runtime.simulator
+import tvmconv.runtime.tensor_map  # noqa: F401
 from tvmconv.errors import ArtifactError, FeedError, first_line
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 from tvmconv.runtime import artifact
 from tvmconv.runtime.binding import Binding, bind
 from tvmconv.runtime.buckets import plan_batches

@@ -16,8 +16,10 @@ from tvm.s_tir import Schedule
 from schedules.choose import family
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.direct.family import DirectFamily
+from schedules.machine.cost import Machine
 from schedules.machine.hardware import CPU, Hardware
 from tvmconv.compiler import cubins, toolchain
+from tvmconv.compiler.targets import find_processor
 from tvmconv.passes import pipeline
 
 #: What a kernel leaves of its output keeps this value: no result is ever equal to it.
@@ -35,7 +37,13 @@ class Target:
 
     @property
     def hardware(self) -> Hardware:
+        """What to schedule for."""
         return CPU if self.kind == "llvm" else toolchain.cuda_arch(self.arch)
+
+    @property
+    def machine(self) -> Machine:
+        """What runs the kernels: this CPU, or a card of the architecture."""
+        return find_processor(self.arch) if self.kind == "llvm" else self.hardware.card
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ def check(w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
         problems.append("knobs are at least 1")
     elif w.out_shape[-1] % config.vector:
         problems.append(f"{w.out_shape[-1]} channels are no multiple of {config.vector}")
-    if config.threads > hardware.max_threads:
-        problems.append(f"{config.threads} threads, a block has at most {hardware.max_threads}")
+    if config.threads > 0:
+        problems += hardware.exceeded(config.threads)
     require_none(problems, config, w, hardware.name)
 
 

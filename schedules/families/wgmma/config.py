@@ -11,19 +11,15 @@ from intrinsics.dtypes import FP16, FP32
 from intrinsics.record import TensorIntrinsic
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import ConfigError, passes, require_none
-from schedules.machine.gpus import H200
+from schedules.machine.gpus import HOPPER
 from schedules.machine.hardware import Hardware
 
 #: Registers that a thread has beside its sums: addresses, loop counters, one piece of epilogue.
 REGISTERS_BESIDE_SUMS = 56
 #: Columns of the pieces in which a tile leaves through shared memory.
 PIECES = (64, 32, 16)
-#: What rounding a base to 1024 bytes and the barriers can take.
-SPARE_BYTES = 1024
 #: Columns that pad a row of fp32 sums in shared memory, against bank conflicts.
 SUMS_PAD = 4
-#: Of the card that the grid and the clusters are sized for; with others they are right, and slower.
-MULTIPROCESSORS = H200.multiprocessors
 
 
 def depth(w: ConvWorkload) -> int:
@@ -154,11 +150,12 @@ class Plan:
                 problems.append("the output is a scattered part of a tensor")
         return problems
 
-    @property
-    def grid(self) -> int:
+    def grid(self, hardware: Hardware) -> int:
+        """Blocks of the launch: a cluster for each tile, or as many persistent blocks as all
+        multiprocessors hold at once."""
         if self.clustered:
             return self.tiles * self.config.split
-        return min(self.tiles, MULTIPROCESSORS * self.config.resident)
+        return min(self.tiles, hardware.card.multiprocessors * self.config.resident)
 
     @property
     def row_bytes(self) -> int:
@@ -232,11 +229,12 @@ def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
         problems.append(f"{plan.steps} steps can't be split among {config.split}")
     if plan.clustered and config.rows * config.columns // 8 % config.split:
         problems.append("the blocks of a cluster do not share the tile evenly")
-    needed = config.resident * (plan.shared_bytes + SPARE_BYTES)
-    if needed > hardware.shared_bytes + SPARE_BYTES:
-        problems.append(f"{needed} bytes of shared memory, there are {hardware.shared_bytes}")
-    if config.threads * config.resident > 2048 or config.threads > hardware.max_threads:
-        problems.append(f"{config.resident} blocks of {config.threads} threads")
+    problems += hardware.exceeded(
+        config.threads,
+        shared_bytes=plan.shared_bytes,
+        resident=config.resident,
+        cluster=config.split,
+    )
     if config.columns // 2 + REGISTERS_OF_ONE > share(config):
         problems.append(f"one instruction of {config.columns} columns takes more than a share")
     available = registers(config)
@@ -245,18 +243,16 @@ def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
     require_none(problems, config, w, hardware.name)
 
 
-#: Of a multiprocessor; what a producer keeps of them; and the most that a thread can have.
-REGISTERS, PRODUCER_REGISTERS, MOST_REGISTERS = 65536, 24, 240
+#: Registers that a producer's thread keeps, and the most that a consumer's can have.
+PRODUCER_REGISTERS, MOST_REGISTERS = 24, 240
 #: What ptxas wants beside one instruction's sums (its error C7602), and of the first share at that,
 #: whatever is asked for later.
 REGISTERS_OF_ONE = 26
 
 
 def registers(config: WgmmaConfig) -> int:
-    """What a consumer thread has: its share, and what the producers give away if it needs more.
-
-    Never more than that: whoever asks for registers that are not there waits for ever.
-    """
+    """Registers of a consumer thread: its share, and what the producers give away if it needs
+    more. Never more than that: setmaxnreg waits for registers that are not there for ever."""
     if not exchanges_registers(config):
         return min(share(config), MOST_REGISTERS)
     given = (share(config) - PRODUCER_REGISTERS) // config.warpgroups // 8 * 8
@@ -265,7 +261,7 @@ def registers(config: WgmmaConfig) -> int:
 
 def share(config: WgmmaConfig) -> int:
     """Registers that each thread of a block starts with."""
-    return REGISTERS // config.resident // config.threads // 8 * 8
+    return HOPPER.registers // config.resident // config.threads // 8 * 8
 
 
 def exchanges_registers(config: WgmmaConfig) -> bool:
@@ -274,7 +270,9 @@ def exchanges_registers(config: WgmmaConfig) -> bool:
 
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
-    """Every configuration worth trying that passes `check`."""
+    """Every configuration worth trying that passes `check`. The reduction is split where there are
+    at most two blocks for each multiprocessor then."""
+    most = 2 * hardware.card.multiprocessors
     for (groups, fragments), columns, stages, split, resident in itertools.product(
         ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2)),
         columns_worth(w.k),
@@ -283,7 +281,7 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
         (1, 2),
     ):
         config = WgmmaConfig(groups, fragments, columns, stages, split, resident)
-        if split > 1 and (resident > 1 or Plan(w, config).tiles * split > 2 * MULTIPROCESSORS):
+        if split > 1 and (resident > 1 or Plan(w, config).tiles * split > most):
             continue
         if fits(w, config, hardware):
             yield config

@@ -78,7 +78,7 @@ class WgmmaFamily:
 
     def schedule(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
         check(w, config, hardware)
-        return wgmma_kernel.kernel(w, config)
+        return wgmma_kernel.kernel(w, config, hardware)
 
     def padded_macs(self, w: ConvWorkload, config: WgmmaConfig) -> int:
         plan = Plan(w, config)

@@ -31,7 +31,7 @@ def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footp
     return Footprint(
         blocks=plan.tiles * config.split,
         threads=config.threads,
-        registers=hardware.registers_per_block // config.resident // config.threads,
+        registers=hardware.limits.registers // config.resident // config.threads,
         shared_bytes=plan.shared_bytes,
         unit=WGMMA,
         macs=steps * config.rows * config.columns * plan.depth,

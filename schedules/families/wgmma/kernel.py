@@ -31,6 +31,7 @@ from schedules.families.wgmma.config import (
     exchanges_registers,
     registers,
 )
+from schedules.machine.hardware import Hardware
 
 GATHER = "cp.async.bulk.tensor.4d.shared::cluster.global.im2col.mbarrier::complete_tx::bytes"
 GATHER_ROWS = "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
@@ -106,7 +107,7 @@ def consumer_registers(config):
 
 
 @T.inline
-def produce(plan, x_map, weight, shared, barriers, block, rank):
+def produce(plan, grid, x_map, weight, shared, barriers, block, rank):
     """One thread: keeps the stages full."""
     w = T.meta_var(plan.w)
     config = T.meta_var(plan.config)
@@ -159,7 +160,7 @@ def produce(plan, x_map, weight, shared, barriers, block, rank):
                 if right == w.s:
                     right = 0
                     down = down + 1
-        tile = tile + plan.grid // config.split
+        tile = tile + grid // config.split
 
 
 @T.inline
@@ -195,7 +196,7 @@ def release(plan, barriers, thread, stage):
 
 @T.inline
 def consume(
-    plan, shared, barriers, block, rank, group, thread,
+    plan, grid, shared, barriers, block, rank, group, thread,
     bias, slope, residual, residual_map, y, y_map,
 ):  # fmt: skip
     """A warpgroup: multiplies step after step into registers, then writes."""
@@ -236,12 +237,12 @@ def consume(
                 plan, shared, barriers, group, thread, buffer, arrived, sums, m, k, bias, slope,
                 residual_map, y_map,
             )  # fmt: skip
-        tile = tile + plan.grid // config.split
+        tile = tile + grid // config.split
     epilogue.end(plan, thread)
 
 
-def _function(plan: Plan) -> Any:
-    """The kernel with every operand that there can be."""
+def _function(plan: Plan, grid: int) -> Any:
+    """The kernel of `grid` blocks with every operand that there can be."""
     w, config = plan.w, plan.config
     channels = (w.k,)
     residual_shape = w.residual_shape if w.epilogue.residual else (1,)
@@ -264,7 +265,7 @@ def _function(plan: Plan) -> Any:
         residual_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
         epilogue.encode(plan, y_map, y, residual_map, residual)
         T.device_entry()
-        block = T.cta_id([plan.grid])
+        block = T.cta_id([grid])
         rank = T.cta_id_in_cluster([config.split])
         thread = T.thread_id([config.threads])
         T.attr({"tirx.launch_bounds_min_blocks_per_sm": config.resident})
@@ -279,22 +280,22 @@ def _function(plan: Plan) -> Any:
         if group == config.warpgroups:
             producer_registers(config)
             if thread == config.warpgroups * wgmma.WARPGROUP:
-                produce(plan, x_map, weight, wgmma_shared, barriers, block, rank)
+                produce(plan, grid, x_map, weight, wgmma_shared, barriers, block, rank)
         else:
             consumer_registers(config)
             consume(
-                plan, wgmma_shared, barriers, block, rank, group, thread % wgmma.WARPGROUP,
+                plan, grid, wgmma_shared, barriers, block, rank, group, thread % wgmma.WARPGROUP,
                 bias, slope, residual, residual_map, y, y_map,
             )  # fmt: skip
 
     return main
 
 
-def kernel(w: ConvWorkload, config: WgmmaConfig) -> tirx.PrimFunc:
+def kernel(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
     """``(x, weight[, bias][, slope][, residual]) -> y``; weight as `wgmma.pack` gives it, the rest
     as in `compute.Operands`."""
     plan = Plan(w, config)
-    everything = _function(plan)
+    everything = _function(plan, plan.grid(hardware))
     activation = w.epilogue.activation
     used = (True, True, w.epilogue.bias, activation.kind == "prelu", w.epilogue.residual, True)
     params = [param for param, needed in zip(everything.params, used, strict=True) if needed]

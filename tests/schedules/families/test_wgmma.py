@@ -19,7 +19,6 @@ from schedules.conv.activations import Activation
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue, Window
 from schedules.families.wgmma.config import (
     PRODUCER_REGISTERS,
-    REGISTERS,
     Plan,
     WgmmaConfig,
     check,
@@ -211,7 +210,7 @@ def test_nobody_asks_for_registers_that_are_not_there(name: str) -> None:
     w = W if name == "W" else replace(W, n=1)
     asked = 0
     for config in FAMILY.space(w, HOPPER):
-        share = REGISTERS // config.resident // config.threads // 8 * 8
+        share = HOPPER.limits.registers // config.resident // config.threads // 8 * 8
         consumers = config.warpgroups * wgmma.WARPGROUP * registers(config)
         producers = wgmma.WARPGROUP * PRODUCER_REGISTERS
         if exchanges_registers(config):

@@ -18,7 +18,7 @@ import pytest
 import tvmconv
 from tests.support import networks
 from tvmconv.cli import app as cli
-from tvmconv.reports.comparison import BOUND
+from tvmconv.reports.data.comparison import BOUND
 
 LLVM = ("--target", "llvm", "--batch", "1")
 QUICK = ("--warmup-ms", "1", "--min-runs", "3", "--min-seconds", "0.01")

@@ -12,8 +12,8 @@ from onnx import helper
 import tvmconv
 from benchmarks.zoo import zoo
 from tests.support.models import Graph, residual_net
-from tvmconv.reports.build import ConvReport
-from tvmconv.reports.capability import CapabilityReport, KindReport
+from tvmconv.reports.data.build import ConvReport
+from tvmconv.reports.data.capability import CapabilityReport, KindReport
 
 
 def by_kind(report: CapabilityReport) -> dict[str, KindReport]:
@@ -170,8 +170,8 @@ def test_floor_is_of_the_card_that_is_named(
     moved = 32 * 56 * 56 * 64 * (2 + 2) + 64 * 64 * 9 * 2
     assert conv.floor_us == pytest.approx(max(2 * macs / tflops / 1e6, moved / gbps / 1e3))
     assert conv.cost_us >= conv.floor_us
-    assert report.plan.rates.startswith(card)
-    assert f"\ncard: {card}" in str(report)
+    assert (report.plan.machine.name, report.plan.machine.asked_for) == (card, "")
+    assert f"\nmachine: {card}: " in str(report)
 
 
 def test_padding_of_a_kernel_counts_as_waste() -> None:

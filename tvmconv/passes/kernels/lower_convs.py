@@ -32,10 +32,18 @@ OPAQUE = 8
 
 @mutator
 class _Lower(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, plan: Plan, activations: str) -> None:
+    def __init__(
+        self, mod: tvm.IRModule, plan: Plan, activations: str, *, outlined: bool = False
+    ) -> None:
         super().__init__(mod)
         self.plan = plan
         self.activations = activations
+        #: Whether kernels are called by name, without constants, and nothing is scheduled.
+        self.outlined = outlined
+        #: The variable whose value an fp16 one is, where an operator follows its input; and the
+        #: variable that is being bound.
+        self.narrowed: dict[relax.Var, relax.Var] = {}
+        self.bound: relax.Var | None = None
         self.names = kernel_names(plan.values())
         self.kernels: dict[tuple[ConvWorkload, Any, Hardware], tvm.ir.GlobalVar] = {}
         #: The tensor of each variable that kernels write, as far as it is written; and how many
@@ -43,7 +51,14 @@ class _Lower(PyExprMutator):
         self.buffers: dict[relax.Var, relax.Expr] = {}
         self.waiting = Counter(planned.place.buffer for planned in plan.values())
 
+    def run(self, mod: tvm.IRModule) -> tvm.IRModule:
+        """The module with every region lowered."""
+        main = self.visit_expr(mod["main"])
+        self.builder_.update_func(mod.get_global_var("main"), main)
+        return self.builder_.get()
+
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        self.bound = binding.var
         planned = self.plan.get(binding.var)
         if planned is not None:
             self._conv(planned)
@@ -136,6 +151,14 @@ class _Lower(PyExprMutator):
         """Emits one kernel, which writes all of its buffer or one part more of it."""
         region, choice = planned.region, kernel.choice
         w = choice.workload
+        out = relax.TensorType(w.buffer_shape, w.epilogue.out_dtype)
+        buffer = planned.place.buffer
+        if self.outlined:
+            given = (x, residual, self.buffers.get(buffer))
+            args = [arg for arg in given if arg is not None]
+            call = relax.call_dps_packed(self.names[kernel.key], args, out)
+            self.buffers[buffer] = self.builder_.emit(call)
+            return
         args = [x]
         if (first := region.prologue) is not None:
             packed = pack_prologue(w.apart[0], first.weight, first.bias)
@@ -146,8 +169,7 @@ class _Lower(PyExprMutator):
                 args.append(relax.const(pack_channels(w, values)))
         if residual is not None:
             args.append(residual)
-        out = relax.TensorType(w.buffer_shape, w.epilogue.out_dtype)
-        function, buffer = self._kernel(kernel), planned.place.buffer
+        function = self._kernel(kernel)
         if buffer in self.buffers:
             args.append(self.buffers[buffer])
             call = relax.op.call_tir_inplace(function, args, [len(args) - 1], out)
@@ -169,6 +191,8 @@ class _Lower(PyExprMutator):
     def _widened(self, value: relax.Expr, like: relax.Call) -> relax.Expr:
         """`value`, as the dtype that readers of `like` expect."""
         half = self.builder_.emit(value)
+        if self.bound is not None:
+            self.narrowed[half] = self.bound
         if half.ty.dtype == like.ty.dtype:
             return half
         return relax.op.astype(half, like.ty.dtype)
@@ -206,10 +230,20 @@ def lower_convs(plan: Plan, activations: str = "float16") -> tvm.transform.Pass:
 
     @tvm.transform.module_pass(opt_level=0, name="lower_convs")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
-        lower = _Lower(mod, plan, activations)
-        main = lower.visit_expr(mod["main"])
-        lower.builder_.update_func(mod.get_global_var("main"), main)
-        return lower.builder_.get()
+        return _Lower(mod, plan, activations).run(mod)
 
     steps = [run, relax.transform.DeadCodeElimination(["main"])]
     return tvm.transform.Sequential(steps, name="lower_convs")
+
+
+def outline_convs(
+    mod: tvm.IRModule, plan: Plan, activations: str = "float16"
+) -> tuple[tvm.IRModule, dict[relax.Var, relax.Var]]:
+    """The same with kernels called by name and without constants, so that nothing is scheduled or
+    packed: what becomes of everything else. Such a module can't be built.
+
+    Returns also the variable of `mod` whose value an fp16 variable has, where it has another name.
+    """
+    lower = _Lower(mod, plan, activations, outlined=True)
+    lowered = lower.run(mod)
+    return relax.transform.DeadCodeElimination(["main"])(lowered), lower.narrowed

@@ -74,5 +74,5 @@ def _pays(
     if not found:
         return False
     elements = math.prod(w.out_shape) + math.prod(both.out_shape)
-    apart = choose(w, hardware, estimate).cost.us + pool_cost(elements, hardware).us
+    apart = choose(w, hardware, estimate).cost.us + pool_cost(elements, hardware.card).us
     return found[0].cost.us < apart

@@ -110,7 +110,7 @@ def _copies(
     var: relax.Var, domain: tuple[Layout, ...], others: list[str], hardware: Hardware
 ) -> Factor[relax.Var, Layout]:
     """What it costs to give `var` to those who read NHWC alone."""
-    copy = copy_cost(math.prod(shape(var)), hardware).us if others else 0.0
+    copy = copy_cost(math.prod(shape(var)), hardware.card).us if others else 0.0
     return Factor((var,), {(layout,): copy if layout == PACKED else 0.0 for layout in domain})
 
 

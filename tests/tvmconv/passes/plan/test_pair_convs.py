@@ -29,7 +29,7 @@ from tvmconv.passes import pipeline
 from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.regions.anchors import anchors
 from tvmconv.passes.regions.regions import find_regions
-from tvmconv.reports.layer_times import layer_times
+from tvmconv.reports.collect.layer_times import layer_times
 from tvmconv.runtime.feeds import random_feeds
 from tvmconv.tuning.tune import workloads_of
 
