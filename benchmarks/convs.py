@@ -38,10 +38,10 @@ from tvmconv.compiler import cubins, toolchain
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.passes import pipeline
 from tvmconv.passes.kernels.lower_kernels import KERNELS
+from tvmconv.records import store as records
 from tvmconv.reports.collect.latency import Effort, cuda_time
 from tvmconv.reports.render.tables import table
 from tvmconv.runtime import gpu
-from tvmconv.tuning import records
 
 #: name: C, H and W, K, R and S, stride, padding.
 SHAPES = {

@@ -41,6 +41,7 @@ from tvmconv import knobs  # noqa: E402
 
 if TYPE_CHECKING:
     from tvmconv.compiler.build import build, inspect
+    from tvmconv.records.store import merge_records
     from tvmconv.reports.collect.comparison import compare
     from tvmconv.reports.collect.latency import bench
     from tvmconv.reports.data.build import BuildReport
@@ -55,7 +56,6 @@ if TYPE_CHECKING:
     from tvmconv.simulation.pictures import read_images
     from tvmconv.simulation.simulate import simulate
     from tvmconv.simulation.tracing import Trace, trace_example, trace_layer
-    from tvmconv.tuning.records import merge_records
     from tvmconv.tuning.stopwatch import Tracker
     from tvmconv.tuning.tune import tune
 
@@ -77,7 +77,7 @@ _HOMES = {
     "compare": "reports.collect.comparison",
     "inspect": "compiler.build",
     "load": "runtime.loading",
-    "merge_records": "tuning.records",
+    "merge_records": "records.store",
     "read_images": "simulation.pictures",
     "simulate": "simulation.simulate",
     "trace_example": "simulation.tracing",

@@ -11,7 +11,7 @@ from benchmarks import convs
 from benchmarks.convs import CUDNN, Row, jobs, speed_ups, workload
 from schedules.choose import choose
 from tvmconv.compiler import toolchain
-from tvmconv.tuning import records
+from tvmconv.records import store as records
 
 
 @pytest.mark.parametrize("name", ["tutorial", "resnet18.stem", "resnet50.layer4.expand"])

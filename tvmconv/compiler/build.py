@@ -40,6 +40,7 @@ from tvmconv.passes.plan.simulated import simulated
 from tvmconv.passes.regions.anchors import anchors
 from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.io_form import io_form
+from tvmconv.records import store as tuned
 from tvmconv.reports.collect.capability import capability
 from tvmconv.reports.collect.conversions import conversions
 from tvmconv.reports.collect.fates import operator_fates
@@ -50,7 +51,6 @@ from tvmconv.runtime import gpu
 from tvmconv.runtime.executable import Entry, Executable
 from tvmconv.runtime.io_form import IoForm
 from tvmconv.specs import batch_of
-from tvmconv.tuning import records as tuned
 
 
 def build(

@@ -14,7 +14,6 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.onnx import resize
 from tvmconv.onnx.operators import OWN
-from tvmconv.passes.graph import bindings
 
 #: An attribute of ``main``: the ONNX node that each variable is the result of, by its name.
 NODES = "onnx_nodes"
@@ -30,7 +29,11 @@ class Importer(onnx_frontend.ONNXGraphImporter):
     def from_onnx(self, graph: onnx.GraphProto, opset: int) -> tvm.IRModule:
         """The graph as a module with one function, ``main``."""
         mod = super().from_onnx(graph, opset)
-        bound = {binding.value: binding.var.name for binding in bindings(mod)}
+        bound = {
+            binding.value: binding.var.name
+            for block in mod["main"].body.blocks
+            for binding in block.bindings
+        }
         nodes: dict[str, str] = {}
         for node in graph.node:
             for output in node.output:

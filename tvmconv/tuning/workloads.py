@@ -20,14 +20,14 @@ from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import Hardware
 from tvmconv.compiler import toolchain
 from tvmconv.errors import TargetError, TuningError
+from tvmconv.records import store as book
+from tvmconv.records.store import Record, Records
 from tvmconv.reports.data.tuning import TunedLayer, TuningReport
 from tvmconv.runtime import gpu
-from tvmconv.tuning import records as book
 from tvmconv.tuning.budget import Budget, Pace, Want
 from tvmconv.tuning.candidates import MOST, Candidate, rank_on, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.measure import Compiling, Measured, Workshop, default_jobs
-from tvmconv.tuning.records import Record, Records
 from tvmconv.tuning.stopwatch import Tracker
 from tvmconv.version import __version__
 

@@ -20,7 +20,7 @@ from schedules.machine.hardware import CPU, CUDA_ARCHS
 from tests.support import networks
 from tests.support.workloads import PAIRS, WORKLOADS
 from tvmconv.errors import TargetError, TuningError, UnsupportedOperatorError
-from tvmconv.tuning import records as book
+from tvmconv.records import store as book
 from tvmconv.tuning import workloads
 from tvmconv.tuning.budget import Budget, Pace, Want
 from tvmconv.tuning.candidates import sample, space

@@ -29,7 +29,7 @@ from tvmconv import knobs
 from tvmconv.errors import RecordError, RecordWarning
 from tvmconv.version import TVM_PAIR
 
-SHIPPED = Path(__file__).parents[1] / "records"
+SHIPPED = Path(__file__).parent
 
 
 def tvm_version() -> str:

@@ -1,0 +1,102 @@
+"""Imports go one way, and folders stay small.
+
+Which package may import which is said by the contracts of import-linter in pyproject.toml, which
+`make lint` holds as well. What they can't say is here.
+"""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("intrinsics", "schedules", "tvmconv", "benchmarks")
+FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+#: Python files that one folder may hold.
+MOST_FILES = 20
+#: Imports inside functions, each with its reason: (file, function, module).
+LATE: dict[tuple[str, str, str], str] = {
+    ("tvmconv/simulation/pictures.py", "_picture", "PIL"): "an extra, which only pictures need",
+}
+
+
+def lint(folder: Path, monkeypatch: pytest.MonkeyPatch, *contracts: str) -> bool:
+    """Returns whether contracts, all of them by default, hold for the packages in a folder."""
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(str(folder))
+    config = str(folder / "pyproject.toml")
+    return lint_imports(config, contracts, no_cache=True, no_logo=True) == EXIT_STATUS_SUCCESS
+
+
+def test_the_contracts_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert lint(ROOT, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("schedules/errors.py", "import tvmconv.errors", "packages"),
+        ("tvmconv/runtime/gpu.py", "import tvmconv.compiler.build", "wings"),
+        ("tvmconv/reports/data/report.py", "import tvmconv.runtime.cuda", "wings"),
+        ("schedules/conv/layout.py", "import schedules.choose", "folders"),
+        ("tvmconv/specs.py", "import tvmconv.cli.app", "wings"),
+        (
+            "tvmconv/passes/regions/region.py",
+            "import tvmconv.passes.regions.absorb_pad",
+            "circles",
+        ),
+        (
+            "schedules/families/wmma/config.py",
+            "import schedules.families.wgmma.config",
+            "families",
+        ),
+        ("schedules/conv/layout.py", "import tvm", "plain"),
+        ("schedules/conv/layout.py", "import schedules.expressions.compute", "plain"),
+        ("intrinsics/wgmma.py", "import tvm_ffi", "intrinsics"),
+        ("tvmconv/runtime/loading.py", "import onnx", "runtime"),
+    ],
+)
+def test_an_import_that_goes_wrong_is_noticed(
+    file: str, line: str, contract: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    for package in PACKAGES:
+        python = shutil.ignore_patterns("__pycache__", "*.jsonl", "*.npz")
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=python)
+    with (tmp_path / file).open("a") as planted:
+        planted.write(f"{line}\n")
+    assert not lint(tmp_path, monkeypatch, contract)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_folders_are_small(package: str) -> None:
+    counts = Counter(path.parent for path in FILES if path.relative_to(ROOT).parts[0] == package)
+    assert counts
+    assert {str(folder): n for folder, n in counts.items() if n > MOST_FILES} == {}
+
+
+def late_imports() -> set[tuple[str, str, str]]:
+    """Every import inside a function: its file, the function, the module."""
+    return {
+        (path.relative_to(ROOT).as_posix(), function.name, module)
+        for path in FILES
+        for function in ast.walk(ast.parse(path.read_text()))
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        for node in ast.walk(function)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for module in (
+            [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else [alias.name for alias in node.names]
+        )
+    }
+
+
+def test_imports_are_at_the_top() -> None:
+    """An import inside a function hides what a file needs, and a circle with it."""
+    assert late_imports() == set(LATE)
