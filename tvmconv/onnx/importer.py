@@ -1,4 +1,6 @@
-"""TVM's ONNX importer, but for the operators that it gets wrong or no pass recognises."""
+"""TVM's ONNX importer, with converters of our own for operators that it gets wrong or imports in a
+form that no pass recognises.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,7 @@ NODES = "onnx_nodes"
 
 
 class Importer(onnx_frontend.ONNXGraphImporter):
-    """Builds a Relax module from a graph that `supported.unsupported` has nothing against.
+    """Builds a Relax module from a graph that has passed `supported.unsupported`.
 
     Its ``main`` says in the attribute `NODES` which variable is the result of which node. Passes
     keep the names of variables that they keep, so this holds until kernels take their places.
@@ -46,7 +48,7 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         return mod
 
     def _sanitize_name(self, name: str) -> str:
-        """An identifier of its own, in C as well: kernels call what they read by this name."""
+        """A unique identifier that is valid in C: kernels name their arguments by it."""
         return str(self._name_supply.fresh_name("in_" + re.sub(r"\W", "_", name, flags=re.ASCII)))
 
     def _convert_operator(
@@ -58,19 +60,19 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         if own is not None:
             return self.bb.normalize(own)
         result = super()._convert_operator(op_name, inputs, attrs, opset)
-        # Bound now and not where it is first used: `regions` knows nodes by their order.
+        # Bound here, not at its first use: nodes are matched to calls by their order.
         return self.bb.emit(result) if op_name in ("Gemm", "MatMul") else result
 
     def _resize(
         self, op_name: str, inputs: Sequence[relax.Expr], attrs: dict[str, Any], opset: int
     ) -> relax.Expr:
-        """By `resize`, but for what TVM's operator does faster: repeating every pixel."""
+        """Imports by `resize`, except repetition of pixels, which TVM's operator does faster."""
         old = op_name == "Upsample" or opset < 11
         scales, sizes = ([*inputs[1:], None, None] if old else [*inputs[2:], None, None])[:2]
         if op_name == "Upsample" and "scales" in attrs:
             scales = relax.const(np.array(attrs["scales"], "float32"))
         if scales is not None and 0 in map(int, scales.ty.shape):
-            scales = None  # how opset 11 leaves it out
+            scales = None  # an empty tensor is how opset 11 omits it
         how = resize.attributes(attrs, old)
         x = inputs[0]
         shape = [int(size) for size in x.ty.shape]
@@ -78,8 +80,8 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         targets = None if factors else _by_axis(sizes, attrs, len(shape), shape)
         if not resize.repeats(shape, factors, targets, how):
             return self.bb.normalize(resize.resize(self.bb, x, factors, targets, how))
-        # TVM's converter is written for opset 18. Of the coordinates that say the same, these are
-        # the ones for which no rounding is near a tie.
+        # TVM's converter is written for opset 18. Among equivalent coordinate modes, this one never
+        # rounds near a tie.
         plain = {
             "mode": b"nearest",
             "coordinate_transformation_mode": b"half_pixel",
@@ -96,7 +98,7 @@ class Importer(onnx_frontend.ONNXGraphImporter):
 def _by_axis(
     given: relax.Expr | None, attrs: dict[str, Any], rank: int, default: Sequence[Any]
 ) -> list[Any] | None:
-    """The values of a constant, one for each axis; given for some `axes`, `default` for others."""
+    """Values of a constant, one for each axis: `default` for axes that are not in `axes`."""
     if given is None:
         return None
     values = list(default)

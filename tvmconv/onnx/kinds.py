@@ -1,6 +1,6 @@
-"""What kind of convolution or matrix product a node of the ONNX graph is, and how much work.
+"""Kind and work of the convolutions and matrix products of an ONNX graph.
 
-Told from inferred shapes alone, so that it can be said of networks that can't be built.
+Computed from inferred shapes alone, so also for networks that can't be built.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ class Layer:
 
     @property
     def known(self) -> bool:
-        """Whether all shapes are; else there are no multiply-adds to be counted."""
+        """True if all shapes are known; else multiply-adds can't be counted."""
         return bool(self.x and self.weight and self.y)
 
     @property
     def macs(self) -> int:
-        """Multiply-adds by definition; 0 where shapes are not known."""
+        """Multiply-adds by definition; 0 if shapes are not known."""
         if not self.known:
             return 0
         if self.operator in PRODUCTS:
@@ -69,7 +69,7 @@ class Layer:
 
 
 def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
-    """By node, in the order of the graph, whose shapes are inferred and nodes named."""
+    """Layers by name of node, in order, of a graph with inferred shapes and named nodes."""
     shapes = {name: tuple(s) for name, s in shapes_of(proto).items() if s and 0 not in s}
     constants = {tensor.name for tensor in proto.graph.initializer}
     for node in proto.graph.node:

@@ -1,8 +1,8 @@
-"""The rule by which a network that is built for a few batches runs any.
+"""The rule by which a network built for a few batches (buckets) runs any number of images.
 
-The images go to the smallest bucket that holds them all. Where there are more than the largest
-holds, it runs chunks of its size first, and what is left goes to the smallest that holds that. A
-bucket that is not full is filled up with images of the chunk, and their outputs are dropped.
+The images run in the smallest bucket that holds them all. If there are more than the largest
+bucket holds, chunks of its size run first, and the rest runs in the smallest bucket that holds it.
+A bucket that is not full is filled up with images of the chunk, whose outputs are dropped.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Chunk:
-    """Images `start` to `start + count`, which run in the bucket of so many."""
+    """Images `start` to `start + count`, which run in a bucket of size `bucket`."""
 
     bucket: int
     start: int
@@ -21,7 +21,7 @@ class Chunk:
 
 
 def plan_batches(n: int, buckets: Sequence[int]) -> tuple[Chunk, ...]:
-    """How `n` images run in `buckets`, both at least 1."""
+    """Returns the chunks in which `n` images run. `n` and all of `buckets` are 1 or more."""
     largest = max(buckets)
     whole = range(0, n - largest, largest)
     start = len(whole) * largest
