@@ -87,7 +87,7 @@ def _widen_tensor(tensor: onnx.TensorProto) -> None:
 
 
 #: A constant is folded if it has at most FOLDED_BYTES, or FOLDED_GROWTH times the bytes of the
-#: model's largest tensor (twice the growth of 8-bit weights that are cast to fp32). So a small model
+#: model's largest tensor (twice the growth of 8-bit weights cast to fp32), so that a small model
 #: that expands a number does not become large. Larger constants are computed at run time.
 FOLDED_GROWTH = 8
 FOLDED_BYTES = 64 << 20
