@@ -84,7 +84,10 @@ def prepare_cuda(arch: str | None = None) -> str:
 
 
 def compiler_version(mode: str) -> str:
-    """Of the compiler that `prepare_cuda` found, such as ``nvcc 13.0``. Raises ToolchainError."""
+    """Version of the compiler that `prepare_cuda` found, such as ``nvcc 13.0``.
+
+    Raises `ToolchainError`.
+    """
     if mode == "nvrtc":
         _, major, minor = importlib.import_module("cuda.bindings.nvrtc").nvrtcVersion()
         return f"nvrtc {major}.{minor}"

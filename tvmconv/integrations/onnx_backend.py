@@ -1,7 +1,6 @@
 """tvmconv as a backend of ONNX, for onnx's own test suite.
 
-BackendTest(TvmconvBackend, __name__) has the tests; all that runs them is `tvmconv.build` for
-target ``llvm``.
+BackendTest(TvmconvBackend, __name__) makes the tests. They run by `tvmconv.build` for ``llvm``.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from tvmconv.runtime.executable import Executable
 
 
 class TvmconvRep(BackendRep):
-    """A model that is prepared.
+    """A prepared model.
 
-    It is built at once where it says all that a build has to know. Else it is built at the first
-    run, which fixes dimensions that the model leaves open and freezes inputs whose values decide
-    shapes (`supported.VALUES`); a run with other ones builds anew. Inputs are not frozen where
-    none would be left, for then onnxruntime, which folds constants, would compute the result.
+    It is built at once if all shapes are known. Else the first run builds it: it fixes open
+    dimensions, and freezes inputs whose values decide shapes (`supported.VALUES`); a run with
+    others builds anew. If that would freeze every input, none is frozen, since constant folding by
+    onnxruntime would then compute the result.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -72,19 +71,19 @@ class TvmconvBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **_: Any) -> TvmconvRep:
-        """The model, built if that can be done before its inputs come. Raises a `TvmconvError`."""
+        """Reads a model, and builds it if its inputs are not needed. Raises a `TvmconvError`."""
         if not cls.supports_device(device):
             raise TargetError(f"this backend runs on the CPU, not on {device!r}")
         return TvmconvRep(onnx_model.read(model))
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """Whether `device` is the CPU."""
+        """True for the CPU."""
         return device.partition(":")[0] == "CPU"
 
 
 def _with_values(model: onnx.ModelProto, values: dict[str, NDArray[Any]]) -> onnx.ModelProto:
-    """The model with some of its inputs as initializers."""
+    """Turns some inputs of a model into initializers."""
     frozen = onnx.ModelProto()
     frozen.CopyFrom(model)
     kept = [value for value in model.graph.input if value.name not in values]

@@ -1,12 +1,12 @@
-"""Lower kernels, whichever way they are written.
+"""Lower kernels, both scheduled ones and ones written in TVM script.
 
 Before:  functions that schedules made, and functions written out in TVM script
 After:   host functions, and device functions that machine code can be made of
 Requires: the target bound to every function; schedules mark theirs with ``s_tir``
-Formula: the identity. TVM has a pipeline for each kind: its schedules' loops become threads in one,
-         in the other PTX operations stay as they are.
+Formula: the identity. TVM has a pipeline for each kind: one turns loops of schedules into threads,
+         the other keeps PTX operations as they are.
 
-TVM builds with a pipeline by its name, so this is one.
+TVM finds the pipeline by its name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ KERNELS = "tvmconv.lower_kernels"
 
 
 def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) -> Any:
-    """By the first pipeline what schedules made, by the second what is written out."""
+    """Lowers scheduled functions by the first pipeline, functions in TVM script by the second."""
 
     @tvm.transform.module_pass(opt_level=0, name="lower_kernels")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:

@@ -109,7 +109,7 @@ def _only_nhwc(region: Region, place: Place) -> str:
 def _copies(
     var: relax.Var, domain: tuple[Layout, ...], others: list[str], hardware: Hardware
 ) -> Factor[relax.Var, Layout]:
-    """What it costs to give `var` to those who read NHWC alone."""
+    """Microseconds to keep `var` in a layout: packed, a copy for operators that read only NHWC."""
     copy = copy_cost(math.prod(shape(var)), hardware.card).us if others else 0.0
     return Factor((var,), {(layout,): copy if layout == PACKED else 0.0 for layout in domain})
 
@@ -122,7 +122,7 @@ def _computed(
     hardware: Hardware,
     estimate: Estimate,
 ) -> Factor[relax.Var, Layout]:
-    """What a region costs, by the layouts of what it reads and writes."""
+    """Microseconds of a region's kernels, by the layouts of the tensors it reads and writes."""
     tensors = [region.output, region.x, region.residual]
     variables = tuple(dict.fromkeys(v for v in tensors if v is not None and v in domains))
     costs = {}

@@ -63,7 +63,7 @@ def _joined(
     regions: Mapping[relax.Var, Region],
     flow: Dataflow,
 ) -> bool:
-    """Whether `first` is a depthwise convolution that only `then` reads, as a convolution."""
+    """True if `first` is a depthwise convolution that only the 1x1 convolution `then` reads."""
     channels = first.x_shape[3]
     if first.op != CONV or then.op != CONV or first.residual is not None:
         return False

@@ -37,7 +37,7 @@ class PlannedKernel:
 
     @property
     def key(self) -> tuple[ConvWorkload, Any, Hardware]:
-        """What kernels that are alike have in common; what `Family.schedule` takes."""
+        """Arguments of `Family.schedule`; kernels with equal keys are one kernel."""
         return self.choice.workload, self.choice.config, self.choice.hardware
 
 
@@ -66,7 +66,7 @@ class PlannedConv:
 
 
 def kernel_names(planned: Iterable[PlannedConv]) -> dict[tuple[ConvWorkload, Any, Hardware], str]:
-    """What each kernel of a plan is called in the code, by its key."""
+    """Names of a plan's kernels in the code, by key."""
     names: dict[tuple[ConvWorkload, Any, Hardware], str] = {}
     for conv in planned:
         for kernel in conv.kernels:

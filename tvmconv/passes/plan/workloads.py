@@ -1,4 +1,4 @@
-"""A region in numbers: the `ConvWorkload` of each of its kernels."""
+"""The `ConvWorkload` of each kernel of a region."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tvmconv.passes.regions.region import Region
 def workloads(
     region: Region, place: Place, x: Layout, residual: Layout, out: Layout, dtype: str
 ) -> list[tuple[ConvWorkload, NDArray[Any]]]:
-    """What each kernel of the region computes, and its weight (K, C/groups, R, S).
+    """The workload of each kernel of a region, and its weight (K, C/groups, R, S).
 
-    x, residual, out: the layouts of those. dtype: of the output. Raises ``ValueError`` where the
-    region is no convolution.
+    x, residual, out: layouts. dtype: of the output. Raises ``ValueError`` for a region that is no
+    valid convolution.
     """
     epilogue = Epilogue(
         bias=region.bias is not None,

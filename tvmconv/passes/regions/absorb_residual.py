@@ -1,8 +1,8 @@
-"""Take the addition of another tensor into the epilogue.
+"""Add another tensor in the epilogue.
 
 Before:  y = add(conv(x), residual)
-After:   the kernel adds it to its fp32 sums, before or after the activation
-Requires: another tensor of the same shape; nobody else reads the sum without it
+After:   the kernel adds it to its fp32 accumulators, before or after the activation
+Requires: another tensor of the same shape; no other reader of conv(x)
 Formula: y = activation(conv + bias + residual), or activation(conv + bias) + residual
 """
 

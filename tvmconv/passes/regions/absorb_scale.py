@@ -1,10 +1,10 @@
-"""Fold scales and shifts by channel, which batch norms are by now, into weight and bias.
+"""Fold scales and shifts by channel into weight and bias.
 
 Before:  y = add(multiply(conv(x, weight) + bias, scale), shift)
 After:   y = conv(x, weight * scale) + (bias * scale + shift)
-Requires: constants of one value for each output channel, or one for all; nothing but such steps
-          between them and the sum
-Formula: as above, in float64; `scale_and_shift` has made one of each batch norm
+Requires: constants of one value for each output channel, or one for all; only such steps between
+          them and the convolution
+Formula: as above, in float64; `scale_and_shift` has turned batch norms into this form
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def scaled(region: Region, scale: Array) -> NDArray[Any]:
 
 
 def _step(region: Region, value: relax.Expr) -> tuple[Array, Array] | None:
-    """(scale, shift), each (K,), of a call that does no more than that."""
+    """(scale, shift), each (K,), of a call that only scales and shifts; else None."""
     op = op_name(value)
     if op not in ("relax.add", "relax.subtract", "relax.multiply", "relax.divide"):
         return None

@@ -14,19 +14,19 @@ from schedules.conv.max_pool import MaxPool
 
 @dataclass(frozen=True)
 class Region:
-    """A convolution and what was absorbed into it, as numbers.
+    """A convolution and the operators absorbed into it.
 
     x (N, H, W, C), of a matrix product (M, 1, 1, C). weight (K, C/groups, R, S), or transposed
     (C, K/groups, R, S); bias and slope (K,); all with scales folded in. Padding (top, left,
     bottom, right).
     """
 
-    #: The ONNX node that it was, and its operator in Relax.
+    #: Name of the ONNX node, and operator in Relax.
     name: str
     op: str
     x: relax.Expr
     x_shape: tuple[int, int, int, int]
-    #: The last variable of what was absorbed, which the kernel computes.
+    #: The last absorbed variable, which the kernel computes.
     output: relax.Var
     weight: NDArray[Any]
     #: Rows and columns of the output.
@@ -42,19 +42,21 @@ class Region:
     slope: NDArray[Any] | None = None
     #: `absorb_pool`; never one where there is a residual.
     pool: MaxPool | None = None
-    #: A depthwise convolution that the same kernel computes first; x is what that reads, `x_shape`
-    #: the shape of what it gives.
+    #: A depthwise convolution that the same kernel computes first: x is its input, `x_shape` the
+    #: shape of its output.
     prologue: Region | None = None
 
     @property
     def transposed(self) -> bool:
+        """True for a transposed convolution."""
         return self.op == "relax.nn.conv2d_transpose"
 
     @property
     def k(self) -> int:
+        """Output channels."""
         return self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0]
 
     @property
     def linear(self) -> bool:
-        """Whether nothing but the sum, its scale and its bias is in it so far."""
+        """True if it has neither a residual nor an activation so far."""
         return self.residual is None and self.activation.kind == "none"

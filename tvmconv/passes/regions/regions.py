@@ -1,9 +1,9 @@
-"""Find each convolution together with all that its kernel can do.
+"""Find each convolution together with the operators that its kernel can compute.
 
 Before:  y = conv2d(pad(x), weight); y = batch norm, bias; y = add(y, residual); y = relu(y)
-After:   the same bindings, and a `Region` that says all of it; `lower_convs` puts a kernel in
-         the place of the last of them, and what nobody reads any more goes
-Requires: NHWC activations, constant weights; whatever is absorbed has no other reader
+After:   the same bindings, and a `Region` that describes them; `lower_convs` replaces the last of
+         them by a kernel, and the others are removed as unused
+Requires: NHWC activations, constant weights; no other reader of an absorbed value
 Formula: y = activation(conv(x, weight) + bias + residual), the `Epilogue` of schedules
 """
 
@@ -28,19 +28,19 @@ from tvmconv.passes.regions.region import Region
 def find_regions(
     mod: tvm.IRModule, named: Sequence[tuple[relax.Expr, str]]
 ) -> dict[relax.Var, Region]:
-    """Every convolution of `mod` with constant weights, by the variable that it computes.
+    """The region of every convolution with constant weights, by the variable that it computes.
 
-    named: weights, as `anchors` gives them, with the ONNX node of each.
+    named: weights, as `anchors` returns them, with the name of each ONNX node.
     """
     flow = Dataflow.of(mod)
     found = {}
     left = list(named)
-    # A sum of two convolutions is the residual of the first; the other then ends before it.
+    # The sum of two convolutions is absorbed by the first; the other ends before it.
     taken: set[relax.Var] = set()
     for var, value in flow.values.items():
         if not is_anchor(var, flow) or not is_constant(value.args[1]):
             continue
-        # Of products that share a matrix, the first comes first.
+        # Products that share a matrix are in order.
         at = next(i for i, (weight, _) in enumerate(left) if weight.same_as(value.args[1]))
         name = left.pop(at)[1]
         region = grow(_anchor(name, flow.op(var), var, value), flow, taken)
@@ -49,8 +49,8 @@ def find_regions(
 
 
 def grow(region: Region, flow: Dataflow, taken: set[relax.Var]) -> Region:
-    """The region with all that the rules let it absorb and no other region has taken; what it
-    absorbs is taken then."""
+    """Lets a region absorb all that the rules allow, except variables in `taken`, and adds what it
+    absorbs to `taken`."""
     region = pad_before(region, flow)
     while (larger := _absorbed(region, flow)) is not None and larger.output not in taken:
         region = larger
