@@ -16,7 +16,7 @@ from tvm import relax
 
 import tvmconv
 from schedules.machine.hardware import CPU
-from tvmconv.onnx import frontend
+from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import graph, pipeline
 from tvmconv.passes.kernels.lower_convs import lower_convs
@@ -88,7 +88,7 @@ def lowered(model: onnx.ModelProto) -> tvm.IRModule:
     simple = frontend.simplify(frontend.widen(onnx_model.fix_shapes(onnx_model.read(model))))
     mod = frontend.to_relax(simple)
     mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "test")
-    named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
+    named = list(zip(anchors(mod), kinds.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
     planned = plan(mod, find_regions(mod, named), CPU)
     return pipeline.run(mod, [lower_convs(planned)], "test")

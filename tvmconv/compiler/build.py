@@ -27,7 +27,7 @@ from tvmconv.compiler.targets import (
     find_simulation,
 )
 from tvmconv.errors import accepted
-from tvmconv.onnx import frontend
+from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx.batches import Batch, Shapes
 from tvmconv.onnx.model import Model
 from tvmconv.onnx.prepare import Graph, prepare
@@ -205,7 +205,7 @@ def inspect(
 def _plan(
     graph: Graph, hardware: Hardware, known: Lookup | None, pairs: bool = True
 ) -> tuple[tvm.IRModule, Plan]:
-    names = frontend.convolutions(graph.simple)
+    names = kinds.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with accepted("bring this network to its convolution kernels"):
         mod = pipeline.run(mod, [io_form(graph.inputs, graph.outputs)], "0_io")

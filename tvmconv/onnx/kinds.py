@@ -82,6 +82,30 @@ def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
     }
 
 
+def convolutions(proto: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that become convolutions or matrix products of Relax, in order.
+
+    A Gemm or MatMul is one if it multiplies by a constant fp32 matrix. The calls of Relax in the
+    same order are `tvmconv.passes.regions.anchors`.
+    """
+    shapes = shapes_of(proto)
+    single = onnx.TensorProto.FLOAT
+    constants = {one.name for one in proto.graph.initializer if one.data_type == single}
+
+    def is_one(node: onnx.NodeProto) -> bool:
+        if node.op_type == "Conv":
+            return True
+        if node.op_type == "ConvTranspose":
+            return len(shapes[node.input[0]]) < 5
+        if node.op_type not in ("Gemm", "MatMul"):
+            return False
+        rows, matrix = node.input[:2]
+        constant = matrix in constants and len(shapes[matrix]) == 2
+        return constant and rows not in constants and len(shapes[rows]) >= 2
+
+    return [node.name for node in proto.graph.node if is_one(node)]
+
+
 def _layer(
     node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], constants: Collection[str]
 ) -> Layer:

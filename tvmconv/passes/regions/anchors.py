@@ -14,7 +14,7 @@ def anchors(mod: tvm.IRModule) -> list[relax.Expr]:
     """The weights of all calls that a region can begin with, in the order of the graph.
 
     A call is known by its weight, since other passes make new calls but keep the constants. The
-    ONNX nodes of the same order are `tvmconv.onnx.frontend.convolutions`.
+    ONNX nodes of the same order are `tvmconv.onnx.kinds.convolutions`.
     """
     flow = Dataflow.of(mod)
     return [value.args[1] for var, value in flow.values.items() if is_anchor(var, flow)]

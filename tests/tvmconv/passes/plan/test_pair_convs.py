@@ -23,7 +23,7 @@ from tests.support.models import Graph
 from tests.support.workloads import PAIRS
 from tvmconv.compiler import toolchain
 from tvmconv.errors import ModelError
-from tvmconv.onnx import frontend
+from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
 from tvmconv.passes.plan.plan import Plan, plan
@@ -62,7 +62,7 @@ def planned(
 ) -> Plan:
     simple = frontend.simplify(frontend.widen(onnx_model.fix_shapes(onnx_model.read(model))))
     mod = pipeline.run(frontend.to_relax(simple), pipeline.GRAPH_PASSES, "test")
-    named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
+    named = list(zip(anchors(mod), kinds.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
     return plan(mod, find_regions(mod, named), hardware, **options)
 
