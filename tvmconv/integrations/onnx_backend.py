@@ -16,8 +16,8 @@ from onnx.backend.base import Backend, BackendRep
 
 from tvmconv.compiler.build import build
 from tvmconv.errors import FeedError, TargetError
-from tvmconv.onnx import model as onnx_model
-from tvmconv.onnx import supported
+from tvmconv.onnx.model import inputs, open_dimensions, read
+from tvmconv.onnx.supported import value_inputs
 from tvmconv.runtime.executable import Executable
 
 
@@ -32,12 +32,12 @@ class TvmconvRep(BackendRep):
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
-        self._inputs = onnx_model.inputs(model)
-        decisive = supported.value_inputs(model)
+        self._inputs = inputs(model)
+        decisive = value_inputs(model)
         frozen = [value.name for value in self._inputs if value.name in decisive]
         self._frozen = frozen if len(frozen) < len(self._inputs) else []
         self._built: dict[tuple[Any, ...], Executable] = {}
-        if not self._frozen and not any(map(onnx_model.open_dimensions, self._inputs)):
+        if not self._frozen and not any(map(open_dimensions, self._inputs)):
             self._executable({}, {})
 
     def run(self, inputs: Sequence[NDArray[Any]], **_: Any) -> tuple[NDArray[Any], ...]:
@@ -50,7 +50,7 @@ class TvmconvRep(BackendRep):
         opened = {
             value.name: feeds[value.name].shape
             for value in self._inputs
-            if value.name in feeds and onnx_model.open_dimensions(value)
+            if value.name in feeds and open_dimensions(value)
         }
         outputs = self._executable(frozen, opened).run(feeds)
         return tuple(outputs[value.name] for value in self._model.graph.output)
@@ -74,7 +74,7 @@ class TvmconvBackend(Backend):
         """Reads a model, and builds it if its inputs are not needed. Raises a `TvmconvError`."""
         if not cls.supports_device(device):
             raise TargetError(f"this backend runs on the CPU, not on {device!r}")
-        return TvmconvRep(onnx_model.read(model))
+        return TvmconvRep(read(model))
 
     @classmethod
     def supports_device(cls, device: str) -> bool:

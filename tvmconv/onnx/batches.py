@@ -18,7 +18,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from tvmconv.errors import ModelError, ShapeError, first_line
-from tvmconv.onnx import model as onnx_model
+from tvmconv.onnx.model import check_batch, fix_shapes, inputs, specs
 from tvmconv.runtime.feeds import random_feeds
 
 #: The parameter `batch` of a build: one batch, or a sequence of buckets.
@@ -42,7 +42,7 @@ def _sorted(batch: Sequence[int]) -> tuple[int, ...]:
     if not batch:
         raise ShapeError("an empty list has no batch to build for", hint=hint)
     for one in batch:
-        onnx_model.check_batch(one)
+        check_batch(one)
     if len(set(batch)) < len(batch):
         raise ShapeError(f"batches are listed twice: {list(batch)}", hint=hint)
     return tuple(sorted(map(int, batch)))
@@ -51,11 +51,11 @@ def _sorted(batch: Sequence[int]) -> tuple[int, ...]:
 def at_batches(proto: onnx.ModelProto, batch: Batch, shapes: Shapes) -> tuple[onnx.ModelProto, ...]:
     """Fixes the model's shapes at every batch to build for, the smallest first.
 
-    shapes: as for `onnx_model.fix_shapes`; with buckets, those at the largest. Raises `ShapeError`
+    shapes: as for `fix_shapes`; with buckets, those at the largest. Raises `ShapeError`
     for shapes that do not fit the model.
     """
     if not is_buckets(batch):
-        return (onnx_model.fix_shapes(proto, cast("int | None", batch), shapes),)
+        return (fix_shapes(proto, cast("int | None", batch), shapes),)
     sizes = _sorted(batch)
     return tuple(_at_bucket(proto, size, sizes[-1], shapes) for size in sizes)
 
@@ -72,8 +72,8 @@ def require_independent(proto: onnx.ModelProto, batch: Sequence[int], shapes: Sh
     for size in (max(batch), probe):
         fixed = _at_bucket(proto, size, max(batch), shapes)
         _require_first(fixed, size)
-    specs = onnx_model.specs(onnx_model.inputs(fixed))
-    first, second = random_feeds(specs), random_feeds(specs, seed=1)
+    fed = specs(inputs(fixed))
+    first, second = random_feeds(fed), random_feeds(fed, seed=1)
     for name, array in first.items():
         second[name][-1] = array[0]
     # Alone as well: a network may use the size of its batch as a number.
@@ -89,9 +89,9 @@ def require_independent(proto: onnx.ModelProto, batch: Sequence[int], shapes: Sh
 
 
 def _require_first(fixed: onnx.ModelProto, size: int) -> None:
-    given, made = onnx_model.inputs(fixed), fixed.graph.output
+    given, made = inputs(fixed), fixed.graph.output
     for kind, values in (("input", given), ("output", made)):
-        for spec in onnx_model.specs(values):
+        for spec in specs(values):
             if spec.shape[:1] != (size,):
                 raise ShapeError(
                     f"{kind} {spec.name!r} does not have the images as its first dimension",
@@ -101,7 +101,7 @@ def _require_first(fixed: onnx.ModelProto, size: int) -> None:
 
 
 def _at_bucket(proto: onnx.ModelProto, size: int, largest: int, shapes: Shapes) -> onnx.ModelProto:
-    return onnx_model.fix_shapes(proto, size, _shapes_at(shapes, size, largest))
+    return fix_shapes(proto, size, _shapes_at(shapes, size, largest))
 
 
 def _shapes_at(shapes: Shapes, size: int, largest: int) -> Shapes:

@@ -34,7 +34,7 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
     The plan decides which operators compute in fp16. And onnxruntime has few fp16 operators for a
     CPU: it would put casts around each node.
     """
-    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    fp16, fp32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     wide = onnx.ModelProto()
     wide.CopyFrom(proto)
     graph = wide.graph
@@ -43,25 +43,25 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
         _widen_tensor(tensor)
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name in ("to", "dtype") and attribute.i == half:
-                attribute.i = single
+            if attribute.name in ("to", "dtype") and attribute.i == fp16:
+                attribute.i = fp32
             if attribute.HasField("t"):
                 _widen_tensor(attribute.t)
     for value in graph.input:
-        if value.type.tensor_type.elem_type != half:
+        if value.type.tensor_type.elem_type != fp16:
             continue
         if value not in fed:  # an initializer, listed as before ONNX IR 4
-            value.type.tensor_type.elem_type = single
+            value.type.tensor_type.elem_type = fp32
             continue
         for node in graph.node:
             node.input[:] = [_wide(x) if x == value.name else x for x in node.input]
         name = _wide(value.name)
-        graph.node.insert(0, helper.make_node("Cast", [value.name], [name], name, to=single))
+        graph.node.insert(0, helper.make_node("Cast", [value.name], [name], name, to=fp32))
     # An output that is an input stays; one that is listed twice needs one cast.
-    half_outputs = {v.name for v in graph.output if v.type.tensor_type.elem_type == half}
-    for output in sorted(half_outputs - {value.name for value in fed}):
+    narrow = {v.name for v in graph.output if v.type.tensor_type.elem_type == fp16}
+    for output in sorted(narrow - {value.name for value in fed}):
         _rename(graph, output, _wide(output))
-        cast = helper.make_node("Cast", [_wide(output)], [output], f"{output}.narrow", to=half)
+        cast = helper.make_node("Cast", [_wide(output)], [output], f"{output}.narrow", to=fp16)
         graph.node.append(cast)
     return infer_shapes(wide)
 

@@ -64,7 +64,7 @@ def _given_pads(attrs: dict[str, Any], count: int) -> tuple[tuple[int, int], ...
     return tuple(zip(flat[:count], flat[count:], strict=True))
 
 
-def _halves(total: int, upper: bool) -> tuple[int, int]:
+def _split(total: int, upper: bool) -> tuple[int, int]:
     """Splits `total` into (before, after). upper: an odd one goes after."""
     before = total // 2 if upper else total - total // 2
     return before, total - before
@@ -79,7 +79,7 @@ def _pads(
             max((math.ceil(size / stride) - 1) * stride + span - size, 0)
             for size, span, stride in zip(sizes, spans, strides, strict=True)
         ]
-        return tuple(_halves(total, auto == "SAME_UPPER") for total in totals)
+        return tuple(_split(total, auto == "SAME_UPPER") for total in totals)
     if auto == "VALID":
         return ((0, 0),) * len(sizes)
     return _given_pads(attrs, len(sizes))
@@ -111,7 +111,7 @@ def _transposed_pads(
                 f"where {asked} asks for {want}, can't be built",
                 hint="give it explicit pads and output_padding",
             )
-        before, after = _halves(max(total, 0), auto == "SAME_UPPER")
+        before, after = _split(max(total, 0), auto == "SAME_UPPER")
         pads.append((before, after - more - max(-total, 0)))
     return tuple(pads)
 

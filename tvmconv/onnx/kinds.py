@@ -35,12 +35,12 @@ class Layer:
     #: One of `KINDS`, and those of `TRAITS` that hold.
     kind: str
     traits: tuple[str, ...]
-    #: Input channels of a group; of a product the length of its sums.
+    #: Input channels of a group; for a product, the length of its reduction.
     group_channels: int
     x: tuple[int, ...]
     weight: tuple[int, ...]
     y: tuple[int, ...]
-    #: Whether the weight, of a product the matrix, is a constant.
+    #: True if the weight, or one operand of a product, is a constant.
     constant: bool
 
     @property
@@ -113,9 +113,9 @@ def _layer(
     x, weight, y = (shapes.get(name, ()) for name in (*node.input[:2], node.output[0]))
     constant = any(name in constants for name in node.input[:2])
     if node.op_type in PRODUCTS:
-        sums = x[0 if attributes.get("transA", 0) else -1] if x else 0
+        reduction = x[0 if attributes.get("transA", 0) else -1] if x else 0
         kind = KINDS[3] if constant else KINDS[4]
-        return Layer(node.name, node.op_type, kind, (), sums, x, weight, y, constant)
+        return Layer(node.name, node.op_type, kind, (), reduction, x, weight, y, constant)
     transposed = node.op_type == "ConvTranspose"
     groups = attributes.get("group", 1)
     channels = (weight[0] if transposed else weight[1] * groups) if weight else 0
@@ -133,7 +133,7 @@ def _layer(
 def _traits(
     transposed: bool, taps: tuple[int, ...], channels: int, attributes: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """In the order of `TRAITS`. taps: of the filter, by dimension; () if they are not known."""
+    """The traits that hold, in the order of `TRAITS`. taps: sizes of the filter; () if unknown."""
     held = {
         "1x1": bool(taps) and set(taps) == {1},
         "strided": max(attributes.get("strides", [1])) > 1,

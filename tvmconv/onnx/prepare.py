@@ -12,8 +12,8 @@ import onnx
 
 from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import frontend
-from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
+from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
 from tvmconv.onnx.supported import unsupported
 from tvmconv.runtime.io_form import IoForm
 from tvmconv.specs import TensorSpec
@@ -53,7 +53,7 @@ class Prepared:
             )
 
 
-def prepare(model: onnx_model.Model, batch: Batch, shapes: Shapes, form: IoForm) -> Prepared:
+def prepare(model: Model, batch: Batch, shapes: Shapes, form: IoForm) -> Prepared:
     """Reads a model and brings it to the form that is compiled, at every batch.
 
     The parameters are those of `tvmconv.build`. Operators that can't be built are listed, not
@@ -63,7 +63,7 @@ def prepare(model: onnx_model.Model, batch: Batch, shapes: Shapes, form: IoForm)
     images affect each other if it is for several batches; `ShapeError` for shapes that are left
     open or do not fit.
     """
-    proto = onnx_model.read(model)
+    proto = read(model)
     graphs = [_graph(original, form) for original in at_batches(proto, batch, shapes)]
     missing = unsupported(graphs[-1].original)
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail
@@ -78,7 +78,6 @@ def prepare(model: onnx_model.Model, batch: Batch, shapes: Shapes, form: IoForm)
 
 def _graph(original: onnx.ModelProto, form: IoForm) -> Graph:
     """The graph of one batch, not simplified yet. Names the nodes of `original`."""
-    onnx_model.name_nodes(original)
-    inputs = form.of(onnx_model.specs(onnx_model.inputs(original)))
-    outputs = form.of(onnx_model.specs(original.graph.output))
-    return Graph(original, original, inputs, outputs)
+    name_nodes(original)
+    fed, given = specs(inputs(original)), specs(original.graph.output)
+    return Graph(original, original, form.of(fed), form.of(given))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tvm
 
-from tvmconv.runtime import cuda as cuda_runtime
+from tvmconv.runtime.cuda import capture, current_stream
 from tvmconv.specs import TensorSpec
 
 
@@ -84,13 +84,13 @@ def _captured(
     # work of a stream.
     run(tensors)
     device.sync()
-    graph, (_, made) = cuda_runtime.capture(device, lambda: (tensors, _as_list(run(tensors))))
+    graph, (_, made) = capture(device, lambda: (tensors, _as_list(run(tensors))))
     # TVM's pool hands on memory at once, which is safe on one stream; a replay may be on another.
     device.sync()
 
     def replay(stream: int | None) -> None:
         if stream is None:
-            graph.launch(cuda_runtime.current_stream(device))
+            graph.launch(current_stream(device))
         else:
             graph.launch(ctypes.c_void_p(stream))
 

@@ -23,11 +23,11 @@ from intrinsics.volta.hmma import F32, PROGRAM_F32
 from schedules.conv.gemm import Gemm
 from schedules.conv.workload import ConvWorkload
 from schedules.families.simulated.family import TILE
-from tvmconv.compiler import build as compiler
+from tvmconv.compiler.build import build
 from tvmconv.compiler.targets import SIMULATED
 from tvmconv.errors import FeedError
-from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.batches import Shapes
+from tvmconv.onnx.model import Model, fix_shapes, inputs, read, specs
 from tvmconv.reports.collect.comparison import reference_outputs
 from tvmconv.reports.data.build import ConvReport
 from tvmconv.reports.data.simulation import OutputError, SimulatedLayer, SimulationReport
@@ -45,7 +45,7 @@ Watch = Callable[[int], None]
 
 
 def simulate(
-    model: onnx_model.Model,
+    model: Model,
     images: str | Path | Iterable[Mapping[str, Any]],
     *,
     numerics: str = simulator.DEFAULT,
@@ -65,10 +65,10 @@ def simulate(
     Raises as `build` does, `FeedError` for feeds that do not fit or no feeds at all, and
     `ModelError` for a model that onnxruntime can't run.
     """
-    proto = onnx_model.read(model)
+    proto = read(model)
     one = _at_one(proto, shapes)
     feeds_of_all = _feeds(images, one)
-    exe = compiler.build(
+    exe = build(
         proto, SIMULATED, batch=1, shapes=shapes, numerics=numerics, activations=activations
     )
     reference = one.SerializeToString()
@@ -97,12 +97,12 @@ def _feeds(
     images: str | Path | Iterable[Mapping[str, Any]], model: onnx.ModelProto
 ) -> Iterable[Mapping[str, Any]]:
     if isinstance(images, str | Path):
-        return read_images(images, onnx_model.specs(onnx_model.inputs(model)))
+        return read_images(images, specs(inputs(model)))
     return images
 
 
 def _at_one(proto: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
-    return onnx_model.fix_shapes(proto, 1, shapes)
+    return fix_shapes(proto, 1, shapes)
 
 
 class _Sums:
