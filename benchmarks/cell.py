@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def floor_share(self) -> float | None:
-        """Of our median, 0 to 1; None on a CPU, whose floors are a GPU's."""
+        """Share of our median that the floor is, 0 to 1; None on a CPU, whose floors are rough."""
         if self.latency is None or self.latency.target != "cuda":
             return None
         return self.floor_us / 1e3 / self.latency.compute.median_ms

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from intrinsics import dtypes
-from schedules.choose import FAMILIES, Family, choose, family
+from schedules.choose import FAMILIES, choose, family
 from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.errors import ConfigError
@@ -23,7 +23,6 @@ from schedules.families.wmma.config import WmmaConfig
 from schedules.machine.footprint import FP32, MMA, WGMMA
 from schedules.machine.gpus import ARCHITECTURES, H200, MEASURED, Card
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
-from schedules.machine.model import time_of
 from tests.support import cuda_on_cpu, kernels
 from tests.support.workloads import PAIRS, WORKLOADS
 
@@ -176,26 +175,19 @@ def smaller(hardware: Hardware, multiprocessors: int) -> Hardware:
 TWO = smaller(HOPPER, 2)
 
 
-def check(one: Family, w: ConvWorkload, config: Any, hardware: Hardware) -> None:
-    """Runs the CUDA text of the kernel for `hardware` on this CPU, against onnxruntime."""
+@pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
+def test_persistent_blocks_of_wgmma_are_as_many_as_the_card_holds() -> None:
+    w, config = ConvWorkload(1, 16, 20, 16, 16, 1, 1), WgmmaConfig(1, 1, 16, 2)
+    plan = Plan(w, config)
+    assert (plan.tiles, plan.grid(HOPPER), plan.grid(TWO)) == (5, 5, 2)
+    assert Plan(w, replace(config, resident=2)).grid(TWO) == 4
+    assert Plan(w, replace(config, split=2)).grid(TWO) == 10, "a cluster for each tile"
+    # The CUDA text, on this CPU.
     operands = kernels.Operands.random(w)
-    got = kernels.run(one, w, config, hardware, operands, cuda_on_cpu.run)
+    got = kernels.run(family("wgmma"), w, config, TWO, operands, cuda_on_cpu.run)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) <= 1e-3
 
 
-@pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
-def test_persistent_blocks_of_wgmma_are_as_many_as_the_card_holds() -> None:
-    w = ConvWorkload(2, 12, 12, 16, 64, 1, 1)
-    config = WgmmaConfig(1, 1, 32, 3)
-    plan = Plan(w, config)
-    assert plan.tiles == 10
-    assert (plan.grid(HOPPER), plan.grid(TWO)) == (10, 2)
-    assert Plan(w, replace(config, resident=3)).grid(TWO) == 6
-    assert Plan(w, replace(config, split=2, stages=2)).grid(TWO) == 20, "a cluster for each tile"
-    check(family("wgmma"), w, config, TWO)
-
-
-@pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
 def test_persistent_blocks_of_few_channels_are_as_many_as_the_card_holds() -> None:
     one = family("few_channels")
     w = ConvWorkload(2, 40, 40, 3, 16, 3, 3, padding=SAME)
@@ -203,7 +195,9 @@ def test_persistent_blocks_of_few_channels_are_as_many_as_the_card_holds() -> No
     grids = {config.blocks for config in one.space(w, TWO)}
     assert grids == {0, 4, 2}
     config = next(config for config in one.space(w, TWO) if config.blocks == 4)
-    check(one, w, config, TWO)
+    operands = kernels.Operands.random(w)
+    got = kernels.run(one, w, config, CPU, operands)
+    assert kernels.relative_l2(got, kernels.reference(w, operands)) <= 1e-3
     pooled = Epilogue(pool=MaxPool((3, 3), (2, 2), (1, 1), (20, 20)))
     assert choose(replace(w, epilogue=pooled), TWO).config.blocks in (4, 2)
 
@@ -225,28 +219,19 @@ def test_what_was_found_on_an_h200_is_scaled() -> None:
     assert smaller(HOPPER, 1).card.scaled(1) == 1
 
 
-@pytest.mark.parametrize("name", ["stem", "1x1", "depthwise"])
-def test_a_smaller_card_takes_longer(name: str) -> None:
-    w = replace(WORKLOADS[name], n=64)
-    assert choose(w, smaller(HOPPER, 33)).cost.us > 1.5 * choose(w, HOPPER).cost.us
+@pytest.mark.parametrize("w", [W, DEPTHWISE], ids=["dense", "depthwise"])
+def test_a_smaller_card_takes_longer(w: ConvWorkload) -> None:
+    large = replace(w, n=128)
+    assert choose(large, smaller(HOPPER, 33)).cost.us > 2 * choose(large, HOPPER).cost.us
 
 
 def test_a_cpu_follows_the_choices_made_for_the_card_that_it_emulates() -> None:
     assert CPU.card is H200
-    for w in WORKLOADS.values():
-        assert (
-            choose(w, replace(CPU, card=replace(H200, name="same"))).family is choose(w, CPU).family
-        )
-
-
-@pytest.mark.parametrize("operand", ["float16", "int8"])
-def test_time_follows_the_operands_type(operand: str) -> None:
-    one = family("mma_sync")
-    w = ConvWorkload(128, 56, 56, 256, 256, 3, 3, padding=SAME)
-    f = one.footprint(w, one.match(w, HOPPER).config, HOPPER)  # type: ignore[union-attr]
-    f = replace(f, operand=operand, instructions=1, shared_traffic=0, dram_bytes=1)
-    us = 2 * f.blocks * f.macs / H200.tflops(MMA, operand) / 1e6
-    assert us < time_of(f, HOPPER).us < 1.2 * us
+    slow = tuple(replace(rate, tera=rate.tera / 100) for rate in H200.rates if rate.unit == MMA)
+    fp32 = tuple(rate for rate in H200.rates if rate.unit == FP32)
+    other = replace(CPU, card=replace(H200, rates=slow + fp32))
+    assert choose(W, CPU).family.tensorized
+    assert not choose(W, other).family.tensorized
 
 
 def test_cards_are_told_apart_in_what_is_kept() -> None:

@@ -14,7 +14,7 @@ from schedules.conv.workload import ConvWorkload
 from schedules.family import Reject
 from schedules.machine import model
 from schedules.machine.cost import conv_floor
-from schedules.machine.footprint import FP32, MMA, WGMMA, Footprint, exchange
+from schedules.machine.footprint import FP32, MMA, Footprint, exchange
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.machine.model import LIMITS, resident, time_of
 from tests.schedules.machine.test_cost import faster
@@ -149,14 +149,15 @@ def test_a_kernel_that_does_nothing_takes_a_launch() -> None:
     assert time_of(IDLE, H200).us == pytest.approx(1.6, abs=0.4)
 
 
-def test_the_rate_of_an_instruction_is_its_ceiling() -> None:
+@pytest.mark.parametrize(
+    ("unit", "operand"), [(one.unit, one.operand) for one in H200.card.rates if one.unit != FP32]
+)
+def test_the_rate_of_an_instruction_is_its_ceiling(unit: str, operand: str) -> None:
     """Well filled, 1e12 operations take what the instruction's rate says, and little more."""
-    macs = 1 << 22
-    for unit in (MMA, WGMMA):
-        tflops = H200.card.tflops(unit, "float16")
-        f = replace(IDLE, unit=unit, macs=macs, blocks=132 * 400, threads=256)
-        us = 2 * macs * f.blocks / (tflops * 1e6)
-        assert us < time_of(f, H200).us < 1.1 * us
+    tflops = H200.card.tflops(unit, operand)
+    f = replace(IDLE, unit=unit, operand=operand, macs=1 << 23, blocks=132 * 400, threads=256)
+    us = 2 * f.macs * f.blocks / (tflops * 1e6)
+    assert us < time_of(f, H200).us < 1.1 * us
 
 
 def test_blocks_that_a_multiprocessor_has_room_for() -> None:

@@ -82,7 +82,7 @@ def test_archs_are_consistent() -> None:
     for arch in toolchain.CUDA_ARCHS:
         assert toolchain.cuda_arch(arch.name) is arch
         assert re.fullmatch(rf"sm_{arch.sm}[af]?", arch.name)
-        assert 48 * 1024 < arch.shared_bytes < 256 * 1024
+        assert 48 * 1024 < arch.limits.block_shared < 256 * 1024
     assert not toolchain.cuda_arch("sm_75").has_cp_async
     assert toolchain.cuda_arch("sm_80").has_cp_async
 
