@@ -45,6 +45,8 @@ from tvmconv.reports.collect.capability import capability
 from tvmconv.reports.collect.conversions import conversions
 from tvmconv.reports.collect.fates import operator_fates
 from tvmconv.reports.collect.layers import layer_reports, unplanned_reports
+from tvmconv.reports.collect.nodes import node_names
+from tvmconv.reports.collect.outline import kernel_reports, outline
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.reports.data.capability import CapabilityReport
 from tvmconv.runtime import gpu
@@ -146,7 +148,7 @@ def _build(
     if simulation is not None:
         planned = simulated(planned, simulation)
     read = "float16" if simulation is None else simulation.activations
-    report = _report(graph, mod, planned, target, arch, costs)
+    report = _report(graph, mod, planned, target, arch, costs, read)
     with accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned, read)], "2_lower")
     mod, weights = lift_weights(mod, store)
@@ -194,7 +196,7 @@ def inspect(
         reports = []
         for graph in prepared.graphs:
             mod, planned = _plan(graph, hardware, known)
-            reports.append(_report(graph, mod, planned, target, arch, costs))
+            reports.append(_report(graph, mod, planned, target, arch, costs, "float16"))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
 
@@ -250,19 +252,29 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
 
 
 def _report(
-    graph: Graph, mod: tvm.IRModule, planned: Plan, target: str, arch: str, costs: Costs
+    graph: Graph,
+    mod: tvm.IRModule,
+    planned: Plan,
+    target: str,
+    arch: str,
+    costs: Costs,
+    activations: str,
 ) -> BuildReport:
-    """mod: its regions planned, not yet lowered."""
+    """mod: its regions planned, not yet lowered. activations: dtype that kernels read."""
     by_name = {one.name: one for one in planned.values()}
+    nodes = node_names(mod, graph.simple)
+    kind = "cuda" if target == "cuda" else "llvm"
+    kernels = outline(mod, planned, pipeline.tvm_target(kind, arch), activations)
     return BuildReport(
         target,
         arch,
-        operator_fates(graph.original, graph.simple, by_name),
+        operator_fates(graph.original, graph.simple, mod, planned, nodes, kernels),
         layer_reports(graph.simple, by_name, costs.machine),
         {},
         batch=batch_of(graph.inputs),
         conversions=conversions(mod, planned, costs.machine, graph.simple),
         machine=costs.report,
+        kernels=kernel_reports(kernels, nodes, costs.machine),
     )
 
 

@@ -17,33 +17,34 @@ from tvm.relax.frontend.onnx import onnx_frontend
 from tvmconv.onnx import resize
 from tvmconv.onnx.operators import OWN
 
-#: An attribute of ``main``: the ONNX node that each variable is the result of, by its name.
+#: An attribute of ``main``: by the name of a variable the ONNX node that it is the result of, and
+#: the operator of Relax that gives it.
 NODES = "onnx_nodes"
 
 
 class Importer(onnx_frontend.ONNXGraphImporter):
     """Builds a Relax module from a graph that has passed `supported.unsupported`.
 
-    Its ``main`` says in the attribute `NODES` which variable is the result of which node. Passes
-    keep the names of variables that they keep, so this holds until kernels take their places.
+    Its ``main`` says in the attribute `NODES` which variables are results of nodes.
     """
 
     def from_onnx(self, graph: onnx.GraphProto, opset: int) -> tvm.IRModule:
         """The graph as a module with one function, ``main``."""
         mod = super().from_onnx(graph, opset)
-        bound = {
-            binding.value: binding.var.name
+        values = {
+            binding.var: binding.value
             for block in mod["main"].body.blocks
             for binding in block.bindings
         }
-        nodes: dict[str, str] = {}
+        bound = {value: var for var, value in values.items()}
+        nodes: dict[str, list[str]] = {}
         for node in graph.node:
             for output in node.output:
                 made = self._nodes.get(output)
-                name = made.name if isinstance(made, relax.Var) else bound.get(made)
-                if name is not None:
+                var = made if isinstance(made, relax.Var) else bound.get(made)
+                if var is not None and var in values:
                     # An Identity has the variable of the node before it.
-                    nodes.setdefault(name, node.name)
+                    nodes.setdefault(var.name, [node.name, _operator(values[var])])
         mod["main"] = mod["main"].with_attr(NODES, nodes)
         return mod
 
@@ -93,6 +94,11 @@ class Importer(onnx_frontend.ONNXGraphImporter):
             for one, dtype in ((factors, "float32"), (targets, "int64"))
         ]
         return super()._convert_operator("Resize", [x, None, *given], plain, 18)
+
+
+def _operator(value: relax.Expr) -> str:
+    """Name of the operator of Relax that is called, such as ``relax.add``; else empty."""
+    return getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
 
 
 def _by_axis(

@@ -55,7 +55,7 @@ class WmmaFamily:
             return Reject(self.name, reason)
         if w.groups != 1 and w.group_c < FEWEST_CHANNELS:
             what = f"{w.group_c} input channels a group, one step of the instruction takes 16"
-            return Reject(self.name, "depthwise, one channel a sum" if w.depthwise else what)
+            return Reject(self.name, "depthwise" if w.depthwise else what)
         if w.out_layout.packed != self.packed:
             return Reject(self.name, f"the output is laid out as {w.out_layout}")
         if w.groups != 1 and w.out_layout.packed:

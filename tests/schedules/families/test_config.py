@@ -273,7 +273,7 @@ def test_the_tiles_that_operands_are_packed_for_are_those_of_gpus() -> None:
     [
         ({"groups": 16}, CPU, "wmma_nhwc", "4 input channels a group"),
         ({"groups": 4, "out_layout": PACKED}, CPU, "wmma_packed", "groups are written as NHWC"),
-        ({"groups": 64}, CPU, "wmma_packed", "depthwise, one channel a sum"),
+        ({"groups": 64}, CPU, "wmma_packed", "depthwise"),
         ({}, CPU, "wmma_packed", "the output is laid out as NHWC"),
         ({}, CPU, "depthwise", "not depthwise: 1 groups of 64 channels"),
         ({"groups": 64}, CPU, "depthwise", "2 output channels for every input channel"),

@@ -140,7 +140,8 @@ def test_computed_weights_are_left_to_tvm(operator: str) -> None:
     weight = g.op("Mul", g.op("ReduceMean", "input"), g.constant(_normal(g, 8, 8, 3, 3)))
     y = g.op(operator, "input", weight)
     report = check(g.model(y), (1, 8, 9, 9))
-    assert [one.fate for one in report.operators if one.name == y] == ["a kernel of TVM's"]
+    (fate,) = (one.fate for one in report.operators if one.name == y)
+    assert "a kernel of TVM's" in fate
     assert "weights are computed" in report.convs[0].why_family
 
 
@@ -218,7 +219,8 @@ def test_what_the_epilogue_can_not_do_is_left_to_tvm() -> None:
     z = g.op("Sigmoid", g.op("Add", y, g.op("GlobalAveragePool", x)))
     report = check(g.model(z), (1, 8, 9, 7))
     fates = [one.fate for one in report.operators if one.operator == "Add"]
-    assert fates == ["a kernel of TVM's"] * 2
+    assert len(fates) == 2
+    assert all("a kernel of TVM's" in fate for fate in fates)
 
 
 def test_depthwise_and_grouped_say_why_they_are_not_tensorized() -> None:

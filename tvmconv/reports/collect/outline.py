@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import tvm
 from tvm import relax
 
+from schedules.machine.cost import Machine, memory_cost
 from tvmconv.passes import pipeline
 from tvmconv.passes.graph import bindings, op_name
 from tvmconv.passes.kernels.lower_convs import outline_convs
 from tvmconv.passes.plan.plan import Plan
+from tvmconv.reports.data.build import KernelReport
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,9 @@ def outline(
     mod: its regions planned. activations: as `lower_convs` takes them.
     """
     lowered, narrowed = outline_convs(mod, plan, activations)
-    # An fp16 result has its variable's place; what is bound to the variable is then a cast of it.
-    itself = {binding.var for binding in bindings(mod)}.difference(narrowed.values())
+    # What is bound to a variable is only a cast where its value is there in fp16 before.
+    written = {one.place.buffer for one in plan.values()}
+    itself = {binding.var for binding in bindings(mod)} - written - set(narrowed.values())
     pools, *others = pipeline.fuse_passes()
     with target:
         pooled = pools(lowered)
@@ -68,6 +71,23 @@ def outline(
     return found
 
 
+def kernel_reports(
+    kernels: Sequence[OutlinedKernel],
+    nodes: Mapping[relax.Var, str],
+    machine: Machine | None,
+) -> tuple[KernelReport, ...]:
+    """Returns a report for each kernel. nodes: the results of which ONNX nodes variables are."""
+    return tuple(
+        KernelReport(
+            kernel.name,
+            tuple(dict.fromkeys(nodes[var] for var in kernel.variables if var in nodes)),
+            kernel.moved_bytes,
+            memory_cost(kernel.moved_bytes, machine).us if machine is not None else 0.0,
+        )
+        for kernel in kernels
+    )
+
+
 def _groups(
     before: Sequence[relax.VarBinding], after: tvm.IRModule
 ) -> dict[relax.Var, list[relax.Var]]:
@@ -86,9 +106,7 @@ def _groups(
     def bind(binding: relax.VarBinding, known: dict[relax.Var, Any]) -> list[relax.Var]:
         """Notes what the variable was, and gives it; nothing where it has no match."""
         value = binding.value
-        if isinstance(value, relax.TupleGetItem) and isinstance(
-            known.get(value.tuple_value), tuple
-        ):
+        if isinstance(value, relax.TupleGetItem) and isinstance(known.get(value.tuple_value), list):
             known[binding.var] = known[value.tuple_value][value.index]
             return []
         matches = waiting[_key(value, known)]
@@ -103,14 +121,14 @@ def _groups(
             groups[binding.var] = bind(binding, was)
             continue
         inner = {
-            param: was.get(arg, arg)
+            param: _key(arg, was)
             for param, arg in zip(function.params, binding.value.args, strict=True)
         }
         group = [one for block in function.body.blocks for one in block.bindings]
         groups[binding.var] = [old for one in group for old in bind(one, inner)]
         result = function.body.body
         was[binding.var] = (
-            tuple(inner.get(field, field) for field in result.fields)
+            [inner.get(field, field) for field in result.fields]
             if isinstance(result, relax.Tuple)
             else inner.get(result, result)
         )
