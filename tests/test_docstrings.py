@@ -17,7 +17,6 @@ LATER = (
     "schedules",
     "tvmconv/cli",
     "tvmconv/compiler",
-    "tvmconv/passes/kernels/lower_convs.py",
     "tvmconv/passes/plan/pair_convs.py",
     "tvmconv/records",
     "tvmconv/reports",

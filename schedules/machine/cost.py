@@ -14,14 +14,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
-
+from intrinsics import dtypes
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.footprint import FP32, MMA
-
-BYTES = {"float16": 2, "float32": 4}
-#: Element type of a convolution's operands.
-OPERAND = "float16"
 
 
 class Machine(Protocol):
@@ -77,35 +72,35 @@ class Padded(Protocol):
 def conv_cost(w: ConvWorkload, family: Padded, config: Any, machine: Machine) -> Cost:
     """Returns the cost of a convolution by a family's schedule, its padding included."""
     unit = MMA if family.tensorized else FP32
-    rate = machine.tflops(unit, OPERAND)
+    rate = machine.tflops(unit, w.precision.operands[0])
     return _least(_slowest(family.padded_macs(w, config), rate, moved_bytes(w), machine), machine)
 
 
 def conv_floor(w: ConvWorkload, machine: Machine) -> Cost:
     """Returns the cost of a convolution on the fastest unit if nothing were padded, without the
     latency: no schedule is faster."""
-    return floor(w.useful_macs, moved_bytes(w), machine)
+    return floor(w.useful_macs, moved_bytes(w), machine, w.precision.operands[0])
 
 
-def floor(macs: int, moved: int, machine: Machine) -> Cost:
-    """Returns the cost of so many multiply-adds on the fastest unit and so many bytes moved,
-    without the latency."""
-    return _slowest(macs, machine.peak_tflops(OPERAND), moved, machine)
+def floor(macs: int, moved: int, machine: Machine, operand: str) -> Cost:
+    """Returns the cost of so many multiply-adds of an element type on the fastest unit and so many
+    bytes moved, without the latency."""
+    return _slowest(macs, machine.peak_tflops(operand), moved, machine)
 
 
-def copy_bytes(elements: int, dtype: str = "float16", written: str = "") -> int:
+def copy_bytes(elements: int, dtype: str, written: str = "") -> int:
     """Returns the bytes of a copy: read as `dtype`, and written as that or another."""
-    return elements * (np.dtype(dtype).itemsize + np.dtype(written or dtype).itemsize)
+    return elements * (dtypes.get(dtype).bytes + dtypes.get(written or dtype).bytes)
 
 
-def copy_cost(elements: int, machine: Machine, dtype: str = "float16", written: str = "") -> Cost:
+def copy_cost(elements: int, machine: Machine, dtype: str, written: str = "") -> Cost:
     """Returns the cost of reading and writing a tensor once, as a conversion of layouts does."""
     return memory_cost(copy_bytes(elements, dtype, written), machine)
 
 
-def pool_cost(elements: int, machine: Machine, dtype: str = "float16") -> Cost:
+def pool_cost(elements: int, machine: Machine, dtype: str) -> Cost:
     """Returns the cost of a pool that reads and writes so many elements, together."""
-    return memory_cost(elements * np.dtype(dtype).itemsize, machine)
+    return memory_cost(elements * dtypes.get(dtype).bytes, machine)
 
 
 def memory_cost(moved: int, machine: Machine) -> Cost:
@@ -117,15 +112,17 @@ def moved_bytes(w: ConvWorkload) -> int:
     """Returns the bytes that a convolution has to read and write: every operand once."""
     if w.prologue is not None:
         first, then = w.apart
-        between = math.prod(then.in_shape) * 2
+        between = math.prod(then.in_shape) * dtypes.get(then.precision.x).bytes
         return moved_bytes(first) + moved_bytes(then) - 2 * between
-    out = math.prod(w.out_shape) * BYTES[w.epilogue.out_dtype]
-    weight = w.k * w.group_c * w.r * w.s * 2
-    residual = math.prod(w.out_shape) * 2 if w.epilogue.residual else 0
+    own = w.precision
+    x, multiplied, result = (dtypes.get(one).bytes for one in (own.x, own.operands[1], own.result))
+    out = math.prod(w.out_shape) * result
+    weight = w.k * w.group_c * w.r * w.s * multiplied
+    residual = math.prod(w.out_shape) * x if w.epilogue.residual else 0
     # A stride larger than the filter skips rows and columns.
     rows = min(w.h, w.p * w.r)
     columns = min(w.w, w.q * w.s)
-    read = math.prod(w.in_layout.shape(w.n, rows, columns, w.c)) * 2
+    read = math.prod(w.in_layout.shape(w.n, rows, columns, w.c)) * x
     return read + weight + residual + out
 
 

@@ -28,6 +28,8 @@ class Footprint:
     #: Of shared memory that a block has.
     shared_bytes: int
     unit: str
+    #: Element type that it multiplies.
+    operand: str
     #: Multiply-adds of a block, by ``unit``.
     macs: int
     #: Warp instructions that a block issues, multiply-adds included.
@@ -49,8 +51,6 @@ class Footprint:
     fetch: int = 0
     #: Clocks in which a block does none of this: waits for others, `exchange`, or finds its place.
     pause: int = 0
-    #: Element type of the operands that `unit` multiplies.
-    operand: str = "float16"
     #: Whether copying has warps of its own, so that it goes on whatever the others wait for.
     apart: bool = False
     #: What is launched after it, as the sum over the parts of a split reduction.

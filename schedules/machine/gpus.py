@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from intrinsics import dtypes
 from schedules.machine.footprint import FP32, MMA, WGMMA
 
 
@@ -132,7 +133,7 @@ class Card:
 
         Raises ``LookupError`` where the card has no such unit, or no rate is known.
         """
-        multiplied = "float32" if unit == FP32 else operand
+        multiplied = dtypes.FP32.name if unit == FP32 else operand
         for rate in self.rates:
             if rate.unit == unit and rate.operand == multiplied:
                 return rate.tera
@@ -142,7 +143,7 @@ class Card:
         """The same of the fastest unit: no kernel with these operands is faster. Operands that no
         tensor core takes are multiplied in fp32."""
         found = [rate.tera for rate in self.rates if rate.operand == operand]
-        return max(found) if found else self.tflops(FP32, "float32")
+        return max(found) if found else self.tflops(FP32, operand)
 
     def scaled(self, count: int) -> int:
         """A number of threads or blocks that was found on an H200, for as many

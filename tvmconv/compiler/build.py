@@ -16,7 +16,8 @@ import tvm
 from tvm import relax
 
 from schedules.choose import Lookup
-from schedules.families.simulated.family import Simulation
+from schedules.conv.precision import Precision
+from schedules.families.simulated.family import ACTIVATIONS, Simulation
 from schedules.machine.hardware import Hardware
 from tvmconv.compiler import cubins, toolchain
 from tvmconv.compiler.targets import (
@@ -24,6 +25,7 @@ from tvmconv.compiler.targets import (
     code_features,
     find_costs,
     find_hardware,
+    find_precision,
     find_simulation,
 )
 from tvmconv.errors import accepted
@@ -67,7 +69,7 @@ def build(
     io_layout: str | None = None,
     records: bool | str | Path = True,
     numerics: str | None = None,
-    activations: str = "float16",
+    activations: str = ACTIVATIONS[0],
     as_arch: str | None = None,
 ) -> Executable:
     """Compiles an ONNX convolution network.
@@ -104,8 +106,9 @@ def build(
     for an unknown option.
     """
     started = time.perf_counter()
-    hardware, arch = find_hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
+    multiplied = find_precision(precision)
     simulation = find_simulation(target, numerics, activations)
     prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
     prepared.require_supported()
@@ -117,7 +120,9 @@ def build(
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(prepared.graphs):
-        entry, report = _build(graph, target, arch, hardware, costs, store, known, simulation)
+        entry, report = _build(
+            graph, target, arch, hardware, costs, multiplied, store, known, simulation
+        )
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -139,18 +144,18 @@ def _build(
     arch: str,
     hardware: Hardware,
     costs: Costs,
+    precision: Precision,
     store: WeightStore,
     known: Lookup | None,
     simulation: Simulation | None,
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
-    mod, planned = _plan(graph, hardware, known, pairs=simulation is None)
+    mod, planned = _plan(graph, hardware, precision, known, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
-    read = "float16" if simulation is None else simulation.activations
-    report = _report(graph, mod, planned, target, arch, costs, read)
+    report = _report(graph, mod, planned, target, arch, costs, precision)
     with accepted("schedule this network's convolutions"):
-        mod = pipeline.run(mod, [lower_convs(planned, read)], "2_lower")
+        mod = pipeline.run(mod, [lower_convs(planned, precision)], "2_lower")
     mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, arch, hardware)
     report = replace(
@@ -185,18 +190,20 @@ def inspect(
     """
     if target == "cuda":
         arch = arch or gpu.detect_arch() or "sm_90a"
-    hardware, arch = find_hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
+    multiplied = find_precision(precision)
     prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
     largest = prepared.graphs[-1]
     if prepared.unsupported:
-        reports = [_unplanned(largest, prepared.unsupported, target, arch, costs)]
+        missing = prepared.unsupported
+        reports = [_unplanned(largest, missing, target, arch, costs, multiplied)]
     else:
         known = tuned.lookup(arch, records)
         reports = []
         for graph in prepared.graphs:
-            mod, planned = _plan(graph, hardware, known)
-            reports.append(_report(graph, mod, planned, target, arch, costs, "float16"))
+            mod, planned = _plan(graph, hardware, multiplied, known)
+            reports.append(_report(graph, mod, planned, target, arch, costs, multiplied))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
 
@@ -205,7 +212,11 @@ def inspect(
 
 
 def _plan(
-    graph: Graph, hardware: Hardware, known: Lookup | None, pairs: bool = True
+    graph: Graph,
+    hardware: Hardware,
+    precision: Precision,
+    known: Lookup | None,
+    pairs: bool = True,
 ) -> tuple[tvm.IRModule, Plan]:
     names = kinds.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
@@ -215,7 +226,7 @@ def _plan(
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware, records=known, pairs=pairs)
+    return mod, plan(mod, regions, hardware, records=known, pairs=pairs, precision=precision)
 
 
 # ---------------------------------------------------------------- compiling
@@ -258,18 +269,18 @@ def _report(
     target: str,
     arch: str,
     costs: Costs,
-    activations: str,
+    precision: Precision,
 ) -> BuildReport:
-    """mod: its regions planned, not yet lowered. activations: dtype that kernels read."""
+    """mod: its regions planned, not yet lowered."""
     by_name = {one.name: one for one in planned.values()}
     nodes = node_names(mod, graph.simple)
     kind = "cuda" if target == "cuda" else "llvm"
-    kernels = outline(mod, planned, pipeline.tvm_target(kind, arch), activations)
+    kernels = outline(mod, planned, pipeline.tvm_target(kind, arch), precision)
     return BuildReport(
         target,
         arch,
         operator_fates(graph.original, graph.simple, mod, planned, nodes, kernels),
-        layer_reports(graph.simple, by_name, costs.machine),
+        layer_reports(graph.simple, by_name, costs.machine, precision),
         {},
         batch=batch_of(graph.inputs),
         conversions=conversions(mod, planned, costs.machine, graph.simple),
@@ -279,7 +290,12 @@ def _report(
 
 
 def _unplanned(
-    graph: Graph, missing: Mapping[str, int], target: str, arch: str, costs: Costs
+    graph: Graph,
+    missing: Mapping[str, int],
+    target: str,
+    arch: str,
+    costs: Costs,
+    precision: Precision,
 ) -> BuildReport:
     """Of a network that can't be built. `graph.simple` is the original where even that has what
     nobody can simplify."""
@@ -287,7 +303,7 @@ def _unplanned(
         target,
         arch,
         (),
-        unplanned_reports(graph.simple, costs.machine),
+        unplanned_reports(graph.simple, costs.machine, precision),
         dict(missing),
         batch=batch_of(graph.inputs),
         machine=costs.report,

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from intrinsics import wgmma
-from intrinsics.dtypes import FP16, FP32
 from intrinsics.record import TensorIntrinsic
+from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import ConfigError, passes, require_none
 from schedules.machine.gpus import HOPPER
@@ -94,7 +94,8 @@ class Plan:
     @property
     def instruction(self) -> TensorIntrinsic:
         """The wgmma instruction that multiplies."""
-        return wgmma.get(self.config.columns, FP16.name, FP32.name)
+        own = self.w.precision
+        return wgmma.get(self.config.columns, own.operands[0], own.accumulator)
 
     @property
     def depth(self) -> int:
@@ -122,6 +123,11 @@ class Plan:
         return (self.w.r * self.w.s, self.chunks, self.k_packed, self.depth)
 
     @property
+    def signature(self) -> Signature:
+        """The operands of the kernel."""
+        return Signature.of(self.w, self.weight_shape)
+
+    @property
     def tiles_k(self) -> int:
         return ceil_div(self.w.k, self.config.columns)
 
@@ -140,8 +146,8 @@ class Plan:
         """Why the copy engine can't write the output (or read the residual)."""
         w, window = self.w, self.w.window
         problems = []
-        if w.epilogue.out_dtype != "float16":
-            problems.append(f"{w.epilogue.out_dtype} output")
+        if w.precision.result != w.precision.x:
+            problems.append(f"{w.precision.result} output")
         if w.k % 8:
             problems.append("output channels no multiple of 8")
         if window is not None:

@@ -16,7 +16,7 @@ from tvm.script import tirx as T
 
 from intrinsics import wgmma
 from schedules.conv.workload import ConvWorkload
-from schedules.expressions.backend import GPU_VECTOR, vector_width
+from schedules.expressions.backend import access_elements, vector_width
 from schedules.expressions.compute import finished
 from schedules.families.wgmma.config import Plan
 
@@ -69,18 +69,18 @@ def channel(there: bool, values: Any, c: Any) -> Any:
 def value(w: ConvWorkload, total: Any, bias: Any, slope: Any, residual: Any) -> Any:
     epilogue = w.epilogue
     return finished(
-        epilogue,
+        w,
         total,
         bias if epilogue.bias else None,
-        slope if epilogue.activation.kind == "prelu" else None,
-        T.Cast("float32", residual) if epilogue.residual else None,
+        slope if epilogue.activation.has_slopes else None,
+        residual if epilogue.residual else None,
     )
 
 
 def store_width(w: ConvWorkload) -> int:
     """Adjacent channels that one thread finishes and stores at once."""
     adjacent = w.window.adjacent if w.window else 0
-    widest = GPU_VECTOR if w.epilogue.out_dtype == "float16" else GPU_VECTOR // 2
+    widest = access_elements(w.precision.result)
     return vector_width(math.gcd(w.k, adjacent), widest)
 
 
@@ -253,7 +253,7 @@ def write_vector(plan, staged, m, k, item, bias, slope, residual, y):
         n: T.int32 = (m + row) // (w.p * w.q)
         p: T.int32 = (m + row) // w.q % w.p
         q: T.int32 = (m + row) % w.q
-        halves = T.alloc_local([width], w.epilogue.out_dtype)
+        halves = T.alloc_local([width], w.precision.result)
         beside = T.alloc_local([width], "float16")
         if w.epilogue.residual:
             for e in T.vectorized(width):

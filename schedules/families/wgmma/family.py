@@ -13,13 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from intrinsics import wgmma
+from intrinsics import dtypes, wgmma
+from schedules.conv.precision import Precision
+from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.wgmma import config as wgmma_config
 from schedules.families.wgmma import kernel as wgmma_kernel
 from schedules.families.wgmma.config import Plan, WgmmaConfig, check, corners
 from schedules.families.wgmma.footprint import footprint
-from schedules.family import Match, Reject, alone, fitting
+from schedules.family import Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -57,8 +59,8 @@ class WgmmaFamily:
             return f"reads and writes NHWC, not {w.in_layout} and {w.out_layout}"
         if w.epilogue.residual_layout.packed:
             return f"the residual is laid out as {w.epilogue.residual_layout}"
-        if w.accumulator_dtype != "float32":
-            return f"sums are fp32, not {w.accumulator_dtype}"
+        if reason := other_precision(w, Precision()):
+            return reason
         if w.c % 8:
             return f"the copy engine moves 8 channels at least, of {w.c}"
         if max(w.stride) > MOST_STRIDE or max(offsets) > MOST_OFFSET:
@@ -84,16 +86,21 @@ class WgmmaFamily:
         plan = Plan(w, config)
         return plan.tiles * config.rows * config.columns * plan.steps * plan.depth
 
-    def pack(self, w: ConvWorkload, config: WgmmaConfig, weight: NDArray[Any]) -> NDArray[Any]:
-        """(K, C, R, S) to fp16 (taps, chunks, K, depth): swizzled rows as shared memory has them,
-        C and K padded with zeros."""
+    def signature(self, w: ConvWorkload, config: WgmmaConfig) -> Signature:
+        """Returns the operands; the weight is (taps, chunks, K, depth)."""
+        return Plan(w, config).signature
+
+    def pack(self, w: ConvWorkload, config: WgmmaConfig, given: Given) -> dict[str, NDArray[Any]]:
+        """Packs the weight (K, C, R, S) as (taps, chunks, K, depth): swizzled rows as shared memory
+        has them, C and K padded with zeros."""
         plan = Plan(w, config)
         taps, chunks, k, depth = plan.weight_shape
-        padded = np.zeros((taps, k, chunks * depth), np.float16)
-        padded[:, : w.k, : w.c] = weight.transpose(2, 3, 0, 1).reshape(taps, w.k, w.c)
+        padded = np.zeros((taps, k, chunks * depth), dtypes.get(w.precision.operands[1]).numpy)
+        padded[:, : w.k, : w.c] = given[WEIGHT].transpose(2, 3, 0, 1).reshape(taps, w.k, w.c)
         rows = padded.reshape(taps, k, chunks, depth // 8, 8).transpose(0, 2, 1, 3, 4)
         row, chunk = np.indices((k, depth // 8))
         # The permutation is its own inverse: chunk j of a row lies at swizzled(j), and there too
         # lies what is to be found at j.
         swizzled = rows[:, :, row, wgmma.swizzled(row, chunk, plan.row_bytes)]
-        return np.ascontiguousarray(swizzled.reshape(plan.weight_shape))
+        packed = np.ascontiguousarray(swizzled.reshape(plan.weight_shape))
+        return plan.signature.pack(given, weight=packed)

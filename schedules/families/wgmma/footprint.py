@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from intrinsics import wgmma
+from intrinsics import dtypes, wgmma
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.wgmma.config import Plan, WgmmaConfig
-from schedules.machine.cost import BYTES, moved_bytes
+from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import WGMMA, Footprint, exchange
 from schedules.machine.hardware import Hardware
 
@@ -26,7 +26,7 @@ def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footp
     shared = steps * (products + plan.a_bytes + plan.b_bytes) + 4 * outputs
     if plan.clustered:
         shared += 8 * config.rows * config.columns
-    residual = 2 * outputs if w.epilogue.residual else 0
+    residual = dtypes.get(w.precision.x).bytes * outputs if w.epilogue.residual else 0
     columns = min(config.columns, plan.k_packed)
     return Footprint(
         blocks=plan.tiles * config.split,
@@ -34,11 +34,12 @@ def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footp
         registers=hardware.limits.registers // config.resident // config.threads,
         shared_bytes=plan.shared_bytes,
         unit=WGMMA,
+        operand=w.precision.operands[0],
         macs=steps * config.rows * config.columns * plan.depth,
         instructions=consumers * (steps * STEP + config.sums * SUM),
         shared_traffic=shared,
         read_bytes=steps * (plan.a_bytes + columns * plan.row_bytes) + residual // config.split,
-        written_bytes=outputs * BYTES[w.epilogue.out_dtype] // config.split,
+        written_bytes=outputs * dtypes.get(w.precision.result).bytes // config.split,
         dram_bytes=moved_bytes(w),
         steps=steps,
         pause=BEGIN + (exchange(config.split) if config.split > 1 else 0),

@@ -254,7 +254,7 @@ def _function(plan: Plan, grid: int) -> Any:
         bias: T.Buffer(channels, "float32"),
         slope: T.Buffer(channels, "float32"),
         residual: T.Buffer(residual_shape, "float16"),
-        y: T.Buffer(w.buffer_shape, w.epilogue.out_dtype),
+        y: T.Buffer(w.buffer_shape, w.precision.result),
     ):
         x_map: T.let[T.handle("tensormap")] = T.tvm_stack_alloca("tensormap", 1)
         if plan.flat:

@@ -254,7 +254,7 @@ def test_operands_are_packed_alike_for_every_batch(k: int, c: int, side: int) ->
             w = ConvWorkload(n, side, side, c, k, 1, 1)
             for one in options(w, hardware)[0]:
                 arrays = packed.setdefault(one.family.name, [])
-                arrays.append(one.family.pack(w, one.config, weight))
+                arrays.append(one.family.pack(w, one.config, {"weight": weight})["weight"])
         for arrays in packed.values():
             for other in arrays[1:]:
                 np.testing.assert_array_equal(other, arrays[0])
@@ -285,7 +285,7 @@ def test_the_tiles_that_operands_are_packed_for_are_those_of_gpus() -> None:
             "has to be NHWC, .* is NHWC4n8c",
         ),
         ({"out_layout": PACKED}, CPU, "wmma_nhwc", "the output is laid out as NHWC16n16c"),
-        ({}, replace(GPUS["sm_70"], name="sm_61", sm=61), "wmma_nhwc", "sm_61 has no tensor cores"),
+        ({}, replace(GPUS["sm_70"], name="sm_61", sm=61), "wmma_nhwc", "sm_61 has no WMMA"),
         ({}, TINY, "wmma_nhwc", "no configuration fits tiny"),
         ({"out_layout": Layout(1, 7)}, CPU, "wmma_packed", "no configuration fits llvm"),
     ],

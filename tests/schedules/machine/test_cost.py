@@ -13,7 +13,6 @@ from schedules.choose import FAMILIES, choose, family
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue
 from schedules.family import Match
 from schedules.machine.cost import (
-    OPERAND,
     Cost,
     Machine,
     conv_cost,
@@ -25,7 +24,7 @@ from schedules.machine.footprint import MMA
 from schedules.machine.gpus import H200, Card
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.machine.processor import Processor
-from tests.support.workloads import workloads
+from tests.support.workloads import FP32_OUT, workloads
 
 LARGE = ConvWorkload(32, 56, 56, 64, 64, 3, 3, padding=(1, 1, 1, 1))
 hardware = st.sampled_from((CPU, *CUDA_ARCHS))
@@ -79,7 +78,7 @@ def test_what_limits() -> None:
     thin = replace(LARGE, n=256, c=16, k=16, r=1, s=1, padding=(0, 0, 0, 0))
     assert choose(thin, CPU).cost.limit == "memory"
     arithmetic = choose(wide, CPU).cost.us
-    assert arithmetic == pytest.approx(2 * wide.useful_macs / (H200.tflops(MMA, OPERAND) * 1e6))
+    assert arithmetic == pytest.approx(2 * wide.useful_macs / (H200.tflops(MMA, "float16") * 1e6))
 
 
 def test_padding_is_paid_for() -> None:
@@ -116,7 +115,7 @@ def test_bytes_moved() -> None:
     assert moved_bytes(LARGE) == 2 * (out + weight + out)
     residual = replace(LARGE, epilogue=Epilogue(residual=True))
     assert moved_bytes(residual) == 2 * (3 * out + weight)
-    single = replace(LARGE, epilogue=Epilogue(out_dtype="float32"))
+    single = replace(LARGE, precision=FP32_OUT)
     assert moved_bytes(single) == 2 * (out + weight) + 4 * out
     # Packed, a batch of 17 is stored as 32.
     packed = replace(LARGE, n=17, in_layout=PACKED, out_layout=PACKED)
@@ -128,7 +127,7 @@ def test_bytes_moved() -> None:
 
 @given(st.integers(1, 10**9), machines)
 def test_a_copy_is_read_and_written(elements: int, machine: Machine) -> None:
-    cost = copy_cost(elements, machine)
+    cost = copy_cost(elements, machine, "float16")
     assert cost.us == max(machine.least_us, 4 * elements / (machine.memory_gbps * 1e3))
     assert copy_cost(elements, machine, "float32").us >= cost.us
 

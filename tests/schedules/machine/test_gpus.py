@@ -183,7 +183,7 @@ def test_persistent_blocks_of_wgmma_are_as_many_as_the_card_holds() -> None:
     assert Plan(w, replace(config, resident=2)).grid(TWO) == 4
     assert Plan(w, replace(config, split=2)).grid(TWO) == 10, "a cluster for each tile"
     # The CUDA text, on this CPU.
-    operands = kernels.Operands.random(w)
+    operands = kernels.Tensors.random(w)
     got = kernels.run(family("wgmma"), w, config, TWO, operands, cuda_on_cpu.run)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) <= 1e-3
 
@@ -195,7 +195,7 @@ def test_persistent_blocks_of_few_channels_are_as_many_as_the_card_holds() -> No
     grids = {config.blocks for config in one.space(w, TWO)}
     assert grids == {0, 4, 2}
     config = next(config for config in one.space(w, TWO) if config.blocks == 4)
-    operands = kernels.Operands.random(w)
+    operands = kernels.Tensors.random(w)
     got = kernels.run(one, w, config, CPU, operands)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) <= 1e-3
     pooled = Epilogue(pool=MaxPool((3, 3), (2, 2), (1, 1), (20, 20)))

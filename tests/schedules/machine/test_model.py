@@ -38,6 +38,7 @@ def footprints(draw: st.DrawFn) -> Footprint:
         registers=draw(st.integers(16, min(255, 65536 // threads))),
         shared_bytes=draw(st.integers(0, 60 << 10)),
         unit=unit,
+        operand="float16",
         macs=multiplies,
         instructions=multiplies // 32 + draw(st.integers(1, 1 << 12)) * steps,
         shared_traffic=draw(st.integers(0, 1 << 22)),
@@ -124,7 +125,7 @@ def test_what_is_launched_after_it_adds(f: Footprint, after: Footprint, machine_
 
 
 #: A block that does next to nothing, to be given one thing to do.
-IDLE = Footprint(132, 128, 64, 0, MMA, 0, 1, 0, 1, 1, 1, 1)
+IDLE = Footprint(132, 128, 64, 0, MMA, "float16", 0, 1, 0, 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_footprints_are_of_kernels_that_do_the_work(w: ConvWorkload, machine_: H
             continue
         f = family.footprint(w, match.config, machine_)
         assert f.blocks * f.macs >= family.padded_macs(w, match.config)
-        stored = math.prod(w.out_shape) * (2 if w.epilogue.out_dtype == "float16" else 4)
+        stored = math.prod(w.out_shape) * (2 if w.precision.result == "float16" else 4)
         assert f.blocks * f.written_bytes >= min(stored, w.n * w.p * w.q * w.k * 2)
         assert min(f.blocks, f.threads, f.registers, f.instructions, f.read_bytes, f.steps) > 0
         assert (f.unit == FP32) == (not family.tensorized)

@@ -1,26 +1,28 @@
-"""Replace each region by its kernels, and settle who computes in fp16.
+"""Replace each region by its kernels, and settle who computes in the kernels' dtype.
 
 Before:  y = conv2d(x, weight); y = add(y, bias); y = relu(y)       # fp32
-After:   h = call_tir(conv, (x16, weight16, bias, residual16)); y = astype(h, float32)
+After:   h = call_tir(conv, (x, weight, bias, residual)); y = astype(h, float32)   # h: fp16, say
          and where several kernels write one tensor, each after the first is call_tir_inplace
 Requires: a plan for every region
-Formula: convolutions take fp16 and give fp16 (fp32 to readers that compute in fp32); operators
-         that only move or compare values follow their input; everything else computes in fp32,
-         its casts fused into it by FuseOps. A cast up and down again is never emitted.
+Formula: convolutions take and give the dtype of their precision (fp32 to readers that compute in
+         fp32); operators that only move or compare values follow their input; everything else
+         computes in fp32, its casts fused into it by FuseOps. A cast up and down again is never
+         emitted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from schedules.conv.gemm import pack_channels
+from schedules.conv.precision import FP16, Precision
+from schedules.conv.signature import RESIDUAL, Operand, X
 from schedules.conv.workload import ConvWorkload
-from schedules.families.depthwise_projection.family import pack_prologue
 from schedules.machine.hardware import Hardware
 from tvmconv.passes.graph import op_name, shape
 from tvmconv.passes.plan.plan import Plan, PlannedConv, PlannedKernel, kernel_names
@@ -33,15 +35,16 @@ OPAQUE = 8
 @mutator
 class _Lower(PyExprMutator):
     def __init__(
-        self, mod: tvm.IRModule, plan: Plan, activations: str, *, outlined: bool = False
+        self, mod: tvm.IRModule, plan: Plan, narrow: str, *, outlined: bool = False
     ) -> None:
         super().__init__(mod)
         self.plan = plan
-        self.activations = activations
-        #: Whether kernels are called by name, without constants, and nothing is scheduled.
+        #: The dtype that convolutions read.
+        self.narrow = narrow
+        #: True if kernels are called by name, without constants, and nothing is scheduled.
         self.outlined = outlined
-        #: The variable whose value an fp16 one is, where an operator follows its input; and the
-        #: variable that is being bound.
+        #: For a narrow variable, emitted where an operator follows its input, the variable that has
+        #: the same value; and the variable that is being bound.
         self.narrowed: dict[relax.Var, relax.Var] = {}
         self.bound: relax.Var | None = None
         self.names = kernel_names(plan.values())
@@ -70,7 +73,7 @@ class _Lower(PyExprMutator):
         super().visit_var_binding_(binding)
 
     def _finished(self, var: relax.Var) -> relax.Expr:
-        """What the kernels wrote, in the shape and dtype that readers of `var` expect."""
+        """The tensor that kernels wrote, in the shape and dtype that readers of `var` expect."""
         assert self.waiting[var] == 0, "a tensor is read before it is written"
         value = self.buffers[var]
         if len(shape(value)) == 6:  # packed: back to NHWC, for those who do not read it so
@@ -82,13 +85,13 @@ class _Lower(PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         op = op_name(call)
         if op in FOLLOWS_INPUT:
-            halves = [self._existing_half(arg) for arg in call.args]
-            if all(half is not None for half in halves):
-                return self._widened(relax.Call(call.op, halves, call.attrs), call)
-        if op == "relax.astype" and call.attrs.dtype == "float16":
-            half = self._existing_half(call.args[0])
-            if half is not None:
-                return half
+            narrow = [self._existing_narrow(arg) for arg in call.args]
+            if all(one is not None for one in narrow):
+                return self._widened(relax.Call(call.op, narrow, call.attrs), call)
+        if op == "relax.astype" and call.attrs.dtype == self.narrow:
+            existing = self._existing_narrow(call.args[0])
+            if existing is not None:
+                return existing
         if op == "relax.nn.conv2d_transpose":
             return self._transposed(super().visit_call_(call))
         return super().visit_call_(call)
@@ -110,28 +113,28 @@ class _Lower(PyExprMutator):
 
     def _conv(self, planned: PlannedConv) -> None:
         """Emits the kernels of a region."""
-        region = planned.region
-        w = planned.kernels[0].choice.workload
-        x, residual = self._operand(region.x, w.in_shape), None
-        if region.residual is not None:
-            residual = self._operand(region.residual, w.residual_shape)
+        region, read = planned.region, {}
+        signature = planned.kernels[0].signature
+        for name, arg in ((X, region.x), (RESIDUAL, region.residual)):
+            if arg is not None:
+                read[name] = self._operand(arg, signature[name])
         for kernel in planned.kernels:
-            self._write(planned, kernel, x, residual)
+            self._write(planned, kernel, read)
 
-    def _operand(self, arg: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
-        """What `arg` is, in the dtype and shape that a kernel reads."""
+    def _operand(self, arg: relax.Expr, expected: Operand) -> relax.Expr:
+        """`arg` in the dtype and shape that a kernel reads."""
         written = self.buffers.get(arg) if isinstance(arg, relax.Var) else None
-        wanted = expected, self.activations
+        wanted = expected.shape, expected.dtype
         if written is not None and (shape(written), written.ty.dtype) == wanted:
             return written
-        value = self._half(arg) if self.activations == "float16" else self.visit_expr(arg)
-        if shape(value) == expected:
+        value = self._narrowed(arg) if expected.dtype == self.narrow else self.visit_expr(arg)
+        if shape(value) == expected.shape:
             return value
-        assert len(expected) == 4, "a reshape would cross layouts"
-        return self._reshaped(value, expected)
+        assert len(expected.shape) == 4, "a reshape would cross layouts"
+        return self._reshaped(value, expected.shape)
 
     def _reshaped(self, value: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
-        """Of the same elements; several reshapes are one, and one that changes nothing is none."""
+        """Reshapes `value`: one reshape after others is one, and one that keeps the shape is none."""
         inner = self._reshape_of(value)
         value = value if inner is None else inner
         if shape(value) == expected:
@@ -139,36 +142,32 @@ class _Lower(PyExprMutator):
         return self.builder_.emit(relax.op.reshape(value, expected))
 
     def _reshape_of(self, value: relax.Expr) -> relax.Expr | None:
-        """What `value` is a reshape of, if it is one."""
+        """The tensor that `value` is a reshape of, or None."""
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
         if bound is None or op_name(bound) != "relax.reshape":
             return None
         return bound.args[0]
 
     def _write(
-        self, planned: PlannedConv, kernel: PlannedKernel, x: relax.Expr, residual: Any
+        self, planned: PlannedConv, kernel: PlannedKernel, read: Mapping[str, relax.Expr]
     ) -> None:
-        """Emits one kernel, which writes all of its buffer or one part more of it."""
-        region, choice = planned.region, kernel.choice
-        w = choice.workload
-        out = relax.TensorType(w.buffer_shape, w.epilogue.out_dtype)
-        buffer = planned.place.buffer
+        """Emits one kernel, which writes all of its buffer or one part more of it.
+
+        read: the operands that are no constants, by name.
+        """
+        choice, buffer = kernel.choice, planned.place.buffer
+        *inputs, y = kernel.signature
+        out = relax.TensorType(y.shape, y.dtype)
         if self.outlined:
-            given = (x, residual, self.buffers.get(buffer))
-            args = [arg for arg in given if arg is not None]
-            call = relax.call_dps_packed(self.names[kernel.key], args, out)
+            before = [self.buffers[buffer]] if buffer in self.buffers else []
+            call = relax.call_dps_packed(self.names[kernel.key], [*read.values(), *before], out)
             self.buffers[buffer] = self.builder_.emit(call)
             return
-        args = [x]
-        if (first := region.prologue) is not None:
-            packed = pack_prologue(w.apart[0], first.weight, first.bias)
-            args.append(relax.const(packed))
-        args.append(relax.const(choice.family.pack(w, choice.config, kernel.weight)))
-        for values in (region.bias, region.slope):
-            if values is not None:
-                args.append(relax.const(pack_channels(w, values)))
-        if residual is not None:
-            args.append(residual)
+        packed = choice.family.pack(choice.workload, choice.config, kernel.given)
+        args = [
+            relax.const(packed[one.name]) if one.name in packed else read[one.name]
+            for one in inputs
+        ]
         function = self._kernel(kernel)
         if buffer in self.buffers:
             args.append(self.buffers[buffer])
@@ -190,60 +189,60 @@ class _Lower(PyExprMutator):
 
     def _widened(self, value: relax.Expr, like: relax.Call) -> relax.Expr:
         """`value`, as the dtype that readers of `like` expect."""
-        half = self.builder_.emit(value)
+        narrow = self.builder_.emit(value)
         if self.bound is not None:
-            self.narrowed[half] = self.bound
-        if half.ty.dtype == like.ty.dtype:
-            return half
-        return relax.op.astype(half, like.ty.dtype)
+            self.narrowed[narrow] = self.bound
+        if narrow.ty.dtype == like.ty.dtype:
+            return narrow
+        return relax.op.astype(narrow, like.ty.dtype)
 
-    def _half(self, arg: relax.Expr) -> relax.Expr:
-        half = self._existing_half(arg)
-        if half is not None:
-            return half
+    def _narrowed(self, arg: relax.Expr) -> relax.Expr:
+        existing = self._existing_narrow(arg)
+        if existing is not None:
+            return existing
         value = self.visit_expr(arg)
         inner = self._reshape_of(value)
         if inner is None:
-            return self.builder_.emit(relax.op.astype(value, "float16"))
+            return self.builder_.emit(relax.op.astype(value, self.narrow))
         # The cast first: it is fused into what is reshaped, and a reshape alone costs nothing.
-        half = self.builder_.emit(relax.op.astype(inner, "float16"))
-        return self._reshaped(half, shape(value))
+        narrow = self.builder_.emit(relax.op.astype(inner, self.narrow))
+        return self._reshaped(narrow, shape(value))
 
-    def _existing_half(self, arg: relax.Expr) -> relax.Expr | None:
-        """The fp16 value of which `arg` is a widened copy; `arg` itself if it is no tensor."""
+    def _existing_narrow(self, arg: relax.Expr) -> relax.Expr | None:
+        """The narrow value of which `arg` is a widened copy; `arg` itself if it is no tensor."""
         if isinstance(arg, relax.Tuple):
-            halves = [self._existing_half(field) for field in arg.fields]
-            return None if any(half is None for half in halves) else relax.Tuple(halves)
+            fields = [self._existing_narrow(field) for field in arg.fields]
+            return None if any(one is None for one in fields) else relax.Tuple(fields)
         if not isinstance(arg.ty, relax.TensorType):
             return arg
         value = self.visit_expr(arg)
-        if value.ty.dtype == "float16":
+        if value.ty.dtype == self.narrow:
             return value
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
         if bound is None or op_name(bound) != "relax.astype":
             return None
-        return bound.args[0] if bound.args[0].ty.dtype == "float16" else None
+        return bound.args[0] if bound.args[0].ty.dtype == self.narrow else None
 
 
-def lower_convs(plan: Plan, activations: str = "float16") -> tvm.transform.Pass:
-    """activations: what the kernels of `plan` read; of a simulation that may be ``"float32"``."""
+def lower_convs(plan: Plan, precision: Precision = FP16) -> tvm.transform.Pass:
+    """Returns the pass. precision: what the network's convolutions multiply."""
 
     @tvm.transform.module_pass(opt_level=0, name="lower_convs")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
-        return _Lower(mod, plan, activations).run(mod)
+        return _Lower(mod, plan, precision.x).run(mod)
 
     steps = [run, relax.transform.DeadCodeElimination(["main"])]
     return tvm.transform.Sequential(steps, name="lower_convs")
 
 
 def outline_convs(
-    mod: tvm.IRModule, plan: Plan, activations: str = "float16"
+    mod: tvm.IRModule, plan: Plan, precision: Precision = FP16
 ) -> tuple[tvm.IRModule, dict[relax.Var, relax.Var]]:
-    """The same with kernels called by name and without constants, so that nothing is scheduled or
-    packed: what becomes of everything else. Such a module can't be built.
+    """Lowers with kernels called by name and without constants: nothing is scheduled or packed.
 
-    Returns also the variable of `mod` whose value an fp16 variable has, where it has another name.
+    It shows what becomes of all other operators; such a module can't be built. Also returns, for
+    narrow variables, the variables of `mod` that have the same value.
     """
-    lower = _Lower(mod, plan, activations, outlined=True)
+    lower = _Lower(mod, plan, precision.x, outlined=True)
     lowered = lower.run(mod)
     return relax.transform.DeadCodeElimination(["main"])(lowered), lower.narrowed

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from schedules.machine.cost import OPERAND
+from schedules.conv.workload import ConvWorkload
 from schedules.machine.gpus import ARCHITECTURES, Card
 from tvmconv.reports.data.build import ConvReport
 from tvmconv.reports.data.layer_times import LayerTime
@@ -57,6 +57,7 @@ def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
 
 
 def _layer(conv: ConvReport, macs: int, us: float, kernels: int, card: Card | None) -> LayerTime:
+    operand = ConvWorkload.from_json(conv.workloads[0]).precision.operands[0]
     tflops, gbps = 2 * macs / us / 1e6, conv.moved_bytes / us / 1e3
     return LayerTime(
         name=conv.name,
@@ -68,7 +69,7 @@ def _layer(conv: ConvReport, macs: int, us: float, kernels: int, card: Card | No
         tflops=tflops,
         gbps=gbps,
         instruction_share=tflops / conv.instruction_tflops if card else 0.0,
-        chip_share=tflops / card.peak_tflops(OPERAND) if card else 0.0,
+        chip_share=tflops / card.peak_tflops(operand) if card else 0.0,
         memory_share=gbps / card.memory_gbps if card else 0.0,
         limit=conv.limit,
         estimated_us=conv.cost_us,

@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 
 from schedules.choose import Choice, cost_on, family
+from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload
 from schedules.family import ONE_CONVOLUTION, Family
 from schedules.machine.cost import Cost, Machine, conv_floor, floor, moved_bytes
@@ -20,7 +21,10 @@ from tvmconv.reports.data.build import ConvReport
 
 
 def layer_reports(
-    simple: onnx.ModelProto, planned: Mapping[str, PlannedConv], machine: Machine | None
+    simple: onnx.ModelProto,
+    planned: Mapping[str, PlannedConv],
+    machine: Machine | None,
+    precision: Precision,
 ) -> tuple[ConvReport, ...]:
     """Those planned, then those that no family was asked about. `simple` is the graph that was
     compiled; what is merged with an equal one is left out. Costs are those on `machine`, 0 where
@@ -39,17 +43,19 @@ def layer_reports(
         if name in planned or name in firsts
     ]
     others = [
-        _unplanned(layer, machine, "TVM", _why_generic(layer))
+        _unplanned(layer, machine, precision, "TVM", _why_generic(layer))
         for name, layer in found.items()
         if name not in planned and name not in firsts and name not in merged
     ]
     return (*kernels, *others)
 
 
-def unplanned_reports(proto: onnx.ModelProto, machine: Machine | None) -> tuple[ConvReport, ...]:
+def unplanned_reports(
+    proto: onnx.ModelProto, machine: Machine | None, precision: Precision
+) -> tuple[ConvReport, ...]:
     """What can be said of a network that can't be built: no family, no cost, but the floor."""
     why = "not planned, as the network has operators that can't be built"
-    return tuple(_unplanned(layer, machine, "", why) for layer in layers(proto).values())
+    return tuple(_unplanned(layer, machine, precision, "", why) for layer in layers(proto).values())
 
 
 def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -> set[str]:
@@ -194,7 +200,9 @@ def _why_generic(layer: Layer) -> str:
     return "a convolution whose weights are computed, not constant"
 
 
-def _unplanned(layer: Layer, machine: Machine | None, family: str, why: str) -> ConvReport:
+def _unplanned(
+    layer: Layer, machine: Machine | None, precision: Precision, family: str, why: str
+) -> ConvReport:
     return ConvReport(
         name=layer.name,
         operator=layer.operator,
@@ -210,7 +218,9 @@ def _unplanned(layer: Layer, machine: Machine | None, family: str, why: str) -> 
         why_layout="as in the model",
         useful_macs=layer.macs,
         padded_macs=layer.macs,
-        floor_us=floor(layer.macs, layer.moved_bytes, machine).us if machine is not None else 0.0,
+        floor_us=floor(layer.macs, layer.moved_bytes, machine, precision.operands[0]).us
+        if machine is not None
+        else 0.0,
         kind=layer.kind,
         traits=layer.traits,
         group_channels=layer.group_channels,

@@ -15,6 +15,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from schedules.conv.precision import FP16, Precision
 from schedules.machine.cost import Machine, memory_cost
 from tvmconv.passes import pipeline
 from tvmconv.passes.graph import bindings, op_name
@@ -37,13 +38,13 @@ class OutlinedKernel:
 
 
 def outline(
-    mod: tvm.IRModule, plan: Plan, target: tvm.target.Target, activations: str = "float16"
+    mod: tvm.IRModule, plan: Plan, target: tvm.target.Target, precision: Precision = FP16
 ) -> list[OutlinedKernel]:
     """Returns the kernels in the order in which they run.
 
-    mod: its regions planned. activations: as `lower_convs` takes them.
+    mod: its regions planned. precision: as for `lower_convs`.
     """
-    lowered, narrowed = outline_convs(mod, plan, activations)
+    lowered, narrowed = outline_convs(mod, plan, precision)
     # What is bound to a variable is only a cast where its value is there in fp16 before.
     written = {one.place.buffer for one in plan.values()}
     itself = {binding.var for binding in bindings(mod)} - written - set(narrowed.values())
