@@ -134,7 +134,7 @@ class _Lower(PyExprMutator):
         return self._reshaped(value, expected.shape)
 
     def _reshaped(self, value: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
-        """Reshapes `value`: one reshape after others is one, and one that keeps the shape is none."""
+        """Reshapes `value`; merges a reshape before it, and emits none if the shape stays."""
         inner = self._reshape_of(value)
         value = value if inner is None else inner
         if shape(value) == expected:
