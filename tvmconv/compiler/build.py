@@ -271,7 +271,7 @@ def _report(
     costs: Costs,
     precision: Precision,
 ) -> BuildReport:
-    """mod: its regions planned, not yet lowered."""
+    """mod: its regions planned, not yet lowered. precision: what kernels read."""
     by_name = {one.name: one for one in planned.values()}
     nodes = node_names(mod, graph.simple)
     kind = "cuda" if target == "cuda" else "llvm"

@@ -45,7 +45,7 @@ class _Lower(PyExprMutator):
         self.outlined = outlined
         #: For a narrow variable, emitted where an operator follows its input, the variable that has
         #: the same value; and the variable that is being bound.
-        self.narrowed: dict[relax.Var, relax.Var] = {}
+        self.stand_ins: dict[relax.Var, relax.Var] = {}
         self.bound: relax.Var | None = None
         self.names = kernel_names(plan.values())
         self.kernels: dict[tuple[ConvWorkload, Any, Hardware], tvm.ir.GlobalVar] = {}
@@ -191,7 +191,7 @@ class _Lower(PyExprMutator):
         """`value`, as the dtype that readers of `like` expect."""
         narrow = self.builder_.emit(value)
         if self.bound is not None:
-            self.narrowed[narrow] = self.bound
+            self.stand_ins[narrow] = self.bound
         if narrow.ty.dtype == like.ty.dtype:
             return narrow
         return relax.op.astype(narrow, like.ty.dtype)
@@ -236,13 +236,14 @@ def lower_convs(plan: Plan, precision: Precision = FP16) -> tvm.transform.Pass:
 
 
 def outline_convs(
-    mod: tvm.IRModule, plan: Plan, precision: Precision = FP16
+    mod: tvm.IRModule, plan: Plan, precision: Precision
 ) -> tuple[tvm.IRModule, dict[relax.Var, relax.Var]]:
     """Lowers with kernels called by name and without constants: nothing is scheduled or packed.
 
-    It shows what becomes of all other operators; such a module can't be built. Also returns, for
-    narrow variables, the variables of `mod` that have the same value.
+    It shows what becomes of all other operators; such a module can't be built. Also returns the
+    variable of `mod` whose value a variable of the new module has, where an operator gives the
+    dtype that convolutions read instead of its own.
     """
     lower = _Lower(mod, plan, precision.x, outlined=True)
     lowered = lower.run(mod)
-    return relax.transform.DeadCodeElimination(["main"])(lowered), lower.narrowed
+    return relax.transform.DeadCodeElimination(["main"])(lowered), lower.stand_ins

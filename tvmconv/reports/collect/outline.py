@@ -15,7 +15,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
-from schedules.conv.precision import FP16, Precision
+from schedules.conv.precision import Precision
 from schedules.machine.cost import Machine, memory_cost
 from tvmconv.passes import pipeline
 from tvmconv.passes.graph import bindings, op_name
@@ -38,16 +38,16 @@ class OutlinedKernel:
 
 
 def outline(
-    mod: tvm.IRModule, plan: Plan, target: tvm.target.Target, precision: Precision = FP16
+    mod: tvm.IRModule, plan: Plan, target: tvm.target.Target, precision: Precision
 ) -> list[OutlinedKernel]:
     """Returns the kernels in the order in which they run.
 
-    mod: its regions planned. precision: as for `lower_convs`.
+    mod: its regions planned. precision: as `lower_convs` takes it.
     """
-    lowered, narrowed = outline_convs(mod, plan, precision)
-    # What is bound to a variable is only a cast where its value is there in fp16 before.
+    lowered, stand_ins = outline_convs(mod, plan, precision)
+    # What is bound to a variable is only a cast where a narrow variable has its value before.
     written = {one.place.buffer for one in plan.values()}
-    itself = {binding.var for binding in bindings(mod)} - written - set(narrowed.values())
+    itself = {binding.var for binding in bindings(mod)} - written - set(stand_ins.values())
     pools, *others = pipeline.fuse_passes()
     with target:
         pooled = pools(lowered)
@@ -65,7 +65,7 @@ def outline(
     for binding in bindings(final):
         if (name := _kernel(binding.value)) is not None:
             group = members.get(binding.var, output)
-            computed = [narrowed.get(var, var if var in itself else None) for var in group]
+            computed = [stand_ins.get(var, var if var in itself else None) for var in group]
             variables = tuple(var for var in computed if var is not None)
             moved = sum(map(_bytes, (*binding.value.args[1].fields, binding.value)))
             found.append(OutlinedKernel(name, variables, moved))
