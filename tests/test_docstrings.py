@@ -16,7 +16,6 @@ LATER = (
     "intrinsics",
     "schedules",
     "tvmconv/cli",
-    "tvmconv/compiler",
     "tvmconv/passes/plan/pair_convs.py",
     "tvmconv/records",
     "tvmconv/reports",

@@ -181,8 +181,8 @@ def inspect(
     records: bool | str | Path = True,
     as_arch: str | None = None,
 ) -> CapabilityReport:
-    """What `build` would make of the model, without compiling it. The same parameters; where
-    there is no GPU and no arch, for sm_90a.
+    """Reports the result of `build` without compiling. Takes the same parameters; without a GPU and
+    an `arch` it is for sm_90a.
 
     Operators that can't be built are listed in the report, not raised; with some of them no
     kernels are chosen, and the convolutions are told by kind and size alone, as far as shapes can
@@ -297,8 +297,7 @@ def _unplanned(
     costs: Costs,
     precision: Precision,
 ) -> BuildReport:
-    """Of a network that can't be built. `graph.simple` is the original where even that has what
-    nobody can simplify."""
+    """The report of a network that can't be built."""
     return BuildReport(
         target,
         arch,

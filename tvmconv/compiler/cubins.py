@@ -1,4 +1,4 @@
-"""The CUDA machine code in a library: found, and required after a build."""
+"""Finds the CUDA machine code in a library, and requires it after a build."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _ELF_SECTION = struct.Struct("<4xI16xQQ24x")  # sh_type, sh_offset, sh_size
 
 
 def find_cubins(path: Path | str) -> dict[str, list[bytes]]:
-    """The CUDA machine code in the file ``path``: architecture, such as ``sm_90``, to cubins.
+    """Returns the cubins in a file by architecture, such as ``sm_90``.
 
-    A cubin is an ELF file of its own, which TVM's libraries hold as it is (from NVRTC) or in a
-    fat binary (from nvcc, uncompressed and without PTX), so both are found by looking for ELF
-    headers. An sm_90a cubin is listed as sm_90, the chip whose code it is. Raises OSError.
+    A cubin is an ELF file. TVM's libraries contain it as it is (from NVRTC) or in a fat binary
+    (from nvcc, uncompressed and without PTX); both are found by their ELF headers. A cubin for
+    sm_90a is listed as sm_90. Raises ``OSError``.
     """
     data = Path(path).read_bytes()
     found: dict[str, list[bytes]] = {}
@@ -30,7 +30,7 @@ def find_cubins(path: Path | str) -> dict[str, list[bytes]]:
 
 
 def _cubin_at(data: bytes, start: int) -> tuple[str, bytes] | None:
-    """Architecture and bytes of the cubin that begins at ``start``, or None if none does."""
+    """Architecture and bytes of a cubin that begins at ``start``; None if there is none."""
     if start + _ELF_HEADER.size > len(data):
         return None
     abi, machine, programs, sections, flags, *table = _ELF_HEADER.unpack_from(data, start)
@@ -40,7 +40,7 @@ def _cubin_at(data: bytes, start: int) -> tuple[str, bytes] | None:
         return None
     for i in range(n_sections):
         kind, offset, size = _ELF_SECTION.unpack_from(data, start + sections + 64 * i)
-        if kind != 8:  # SHT_NOBITS: takes no room in the file
+        if kind != 8:  # SHT_NOBITS: has no bytes in the file
             ends.append(offset + size)
     # ELF ABI 7 has the compute capability in the low byte of the flags, ABI 8 in the next.
     number = flags & 0xFF if abi < 8 else flags >> 8 & 0xFF
@@ -48,9 +48,9 @@ def _cubin_at(data: bytes, start: int) -> tuple[str, bytes] | None:
 
 
 def require_cubin(path: Path | str, arch: str) -> None:
-    """Check that the library at ``path`` holds machine code for ``arch``.
+    """Checks that a library has machine code for ``arch``.
 
-    Raises ToolchainError where it does not, TargetError for an unknown ``arch``, and OSError.
+    Raises `ToolchainError` if it has none, `TargetError` for an unknown ``arch``, and ``OSError``.
     """
     found = find_cubins(path)
     if f"sm_{cuda_arch(arch).sm}" in found:

@@ -1,14 +1,14 @@
 """A compiler that turns TVM's CUDA code into machine code, on machines with and without a GPU.
 
-TVM's CUDA code generator calls a compiler only where its CUDA runtime library is loaded, and that
-library needs the driver's ``libcuda.so.1``. Where either is missing ``tvm.compile`` does not fail:
-it gives back a module that holds CUDA *source*, which no compiler has seen. So a build does this::
+TVM's CUDA code generator calls a compiler only if its CUDA runtime library is loaded, and that
+library needs the driver's ``libcuda.so.1``. If either is missing, ``tvm.compile`` does not fail: it
+returns a module with CUDA *source* that was never compiled. So a build does this::
 
     prepare_cuda("sm_90")              # before: make TVM able to call nvcc or NVRTC
     with target:                       # TVM's compiler callback reads the target from this scope
         executable = tvm.compile(module, target=target)
     executable.export_library(path)
-    require_cubin(path, "sm_90")       # after: never trust, look
+    require_cubin(path, "sm_90")       # after: `tvmconv.compiler.cubins` looks for machine code
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tvmconv.runtime import gpu
 
 
 def cuda_arch(name: str) -> Hardware:
-    """The record of architecture ``name``. Raises TargetError, listing the names there are."""
+    """Returns the architecture of that name. Raises `TargetError` that lists the known ones."""
     known = {hardware.name: hardware for hardware in CUDA_ARCHS}
     if name in known:
         return known[name]
@@ -50,15 +50,15 @@ _LOCK = threading.Lock()
 
 
 def prepare_cuda(arch: str | None = None) -> str:
-    """Make TVM's CUDA code generator able to call a compiler in this process.
+    """Prepares this process so that TVM's CUDA code generator can call a compiler.
 
-    Takes nvcc where there is one on PATH or under CUDA_HOME, else NVRTC from the ``cuda`` extra;
-    if ``TVM_CUDA_COMPILE_MODE`` is set already, takes the one it names. Sets the environment
-    variables TVM reads, for this process and its children. Where there is no NVIDIA driver, loads
-    a stand-in for it. Can be called again, from any thread.
+    Uses nvcc from PATH or CUDA_HOME, else NVRTC from the ``cuda`` extra, or the one that
+    ``TVM_CUDA_COMPILE_MODE`` names. Sets the environment variables that TVM reads, for this process
+    and its children. Without an NVIDIA driver, loads a stub of it. May be called repeatedly, from
+    any thread.
 
-    Returns ``"nvcc"`` or ``"nvrtc"``. Raises ToolchainError where something is missing, and
-    TargetError where ``arch``, if given, does not exist or that compiler cannot compile for it.
+    Returns ``"nvcc"`` or ``"nvrtc"``. Raises `ToolchainError` if something is missing, and
+    `TargetError` if `arch` is given and does not exist or the compiler does not support it.
     """
     wanted = None if arch is None else cuda_arch(arch)
     with _LOCK:
@@ -73,9 +73,9 @@ def prepare_cuda(arch: str | None = None) -> str:
             _load_driver_stub()
         gpu.load_cuda_runtime()
         os.environ[_MODE] = mode
-        # ptxas's own default. TVM's, 10, saves registers nobody needs, and spills for it.
+        # ptxas's own default. TVM's is 10, which saves registers that are not scarce, and spills.
         os.environ.setdefault("TVM_CUDA_PTXAS_REG_LEVEL", "5")
-        # Fast math flushes small numbers, and gives none at all for powers of negative ones.
+        # Fast math flushes small numbers to zero, and returns NaN for powers of negative ones.
         os.environ.setdefault("TVM_CUDA_NVCC_NO_FAST_MATH", "1")
         os.environ.setdefault(
             "TVM_CUDA_NVRTC_EXTRA_OPTS", "--ftz=false --prec-div=true --prec-sqrt=true"
@@ -99,7 +99,7 @@ def compiler_version(mode: str) -> str:
 
 
 def _choose_compiler() -> tuple[str, set[int]]:
-    """The compiler to use and the compute capabilities it knows. Raises ToolchainError."""
+    """The compiler to use, with the compute capabilities it supports. Raises `ToolchainError`."""
     finders = {"nvcc": _find_nvcc, "nvrtc": _find_nvrtc}
     wish = os.environ.get(_MODE, "").lower()
     if wish and wish not in finders:
@@ -116,12 +116,12 @@ def _choose_compiler() -> tuple[str, set[int]]:
 
 
 def _find_nvcc() -> set[int]:
-    """The compute capabilities nvcc compiles for, or none. Puts CUDA_HOME's nvcc on PATH."""
+    """Compute capabilities that nvcc supports; empty without nvcc. Puts CUDA_HOME's on PATH."""
     if shutil.which("nvcc") is None:
         folder = Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "bin"
         if shutil.which("nvcc", path=folder) is None:
             return set()
-        # TVM runs plain "nvcc", so knowing where it is would not be enough.
+        # TVM runs plain "nvcc", so it has to be on PATH.
         os.environ["PATH"] = f"{folder}{os.pathsep}{os.environ.get('PATH', '')}"
     command = ["nvcc", "--list-gpu-code"]
     answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout
@@ -129,7 +129,7 @@ def _find_nvcc() -> set[int]:
 
 
 def _find_nvrtc() -> set[int]:
-    """The compute capabilities NVRTC compiles for, or none. Tells TVM where its headers are."""
+    """Compute capabilities that NVRTC supports; empty without NVRTC. Tells TVM its headers."""
     try:
         nvrtc = importlib.import_module("cuda.bindings.nvrtc")
         _, numbers = nvrtc.nvrtcGetSupportedArchs()
@@ -147,8 +147,9 @@ def _find_nvrtc() -> set[int]:
     return set(numbers)
 
 
-# What libtvm_runtime_cuda.so takes from the driver; a test compares it with the installed one.
-# 100 is CUDA_ERROR_NO_DEVICE. Callers use the error texts without looking at the result.
+#: C source of the functions that libtvm_runtime_cuda.so imports from the driver; a test compares
+#: them with the installed library. 100 is CUDA_ERROR_NO_DEVICE. Callers use the error texts without
+#: checking the result.
 DRIVER_STUB = """
 #define FAILS(name) int name(void) { return 100; }
 #define TEXT(name) int name(int e, const char **text) { *text = "no CUDA driver"; return 0; }
@@ -159,9 +160,9 @@ FAILS(cuModuleUnload) FAILS(cuTensorMapEncodeTiled)
 
 
 def _load_driver_stub() -> None:
-    """Compile and load a driver whose every function fails. Raises ToolchainError.
+    """Compiles and loads a driver whose functions all fail. Raises `ToolchainError`.
 
-    Compiled anew in each process: that takes 30 ms, too little to keep a cache on disk for.
+    Each process compiles it anew, which takes 30 ms.
     """
     compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("gcc") or "cc"]
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
