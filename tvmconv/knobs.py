@@ -35,7 +35,7 @@ KNOBS: tuple[Knob, ...] = (
         "TVMCONV_PAIR",
         "what costs less",
         "1 computes a depthwise and the 1x1 convolution after it in one kernel wherever it can, "
-        "0 never; on llvm never, if nothing is said",
+        "0 never; on llvm never",
     ),
     Knob(
         "TVMCONV_RECORDS",

@@ -4,8 +4,7 @@ Before:  t = clip(depthwise(x) + b); y = conv1x1(t) + c + residual; one kernel e
 After:   y by one kernel that has t in registers alone: a region with a `Region.prologue`
 Requires: t is read by the 1x1 convolution alone, and written as a tensor of its own; a family
           takes the two, and they are estimated to cost less together than apart. Measured times
-          decide where there are records of all three. On a CPU never, unless TVMCONV_PAIR is 1:
-          the kernel is there emulated, element by element.
+          decide where there are records of all three. On a CPU never: no family takes them.
 Formula: the identity; t is rounded as it would be in memory
 """
 
@@ -42,7 +41,7 @@ def pair_convs(
     """The same regions, but one for each two that are computed together: that of the second."""
     wanted = knobs.pair()
     paired = dict(regions)
-    if wanted is False or (wanted is None and hardware.kind != "cuda"):
+    if wanted is False:
         return paired
     for var, region in regions.items():
         first = regions.get(region.x) if isinstance(region.x, relax.Var) else None

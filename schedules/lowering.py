@@ -1,12 +1,8 @@
-"""Lower kernels, both scheduled ones and ones written in TVM script.
+"""Lowers kernels, both scheduled ones and ones written in TVM script.
 
-Before:  functions that schedules made, and functions written out in TVM script
-After:   host functions, and device functions that machine code can be made of
-Requires: the target bound to every function; schedules mark theirs with ``s_tir``
-Formula: the identity. TVM has a pipeline for each kind: one turns loops of schedules into threads,
-         the other keeps PTX operations as they are.
-
-TVM finds the pipeline by its name.
+TVM has a pipeline for each kind: one turns loops of schedules into threads, the other keeps PTX
+operations as they are. TVM finds a pipeline by its name, so this registers one, `KERNELS`, which
+takes each function through its own.
 """
 
 from __future__ import annotations
@@ -17,11 +13,17 @@ import tvm
 from tvm.tirx import compilation_pipeline
 
 #: The pipeline's name.
-KERNELS = "tvmconv.lower_kernels"
+KERNELS = "tvmconv.kernels"
+
+#: Options of TVM's lowering that our schedules rely on.
+#: use_async_copy: copies marked asynchronous become cp.async.
+#: disable_storage_rewrite: it would join fp16 and fp32 buffers, which the pipelined loop rejects.
+LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
 
 
 def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) -> Any:
-    """Lowers scheduled functions by the first pipeline, functions in TVM script by the second."""
+    """Returns the pass that lowers functions marked ``s_tir``, as schedules mark theirs, by
+    `scheduled`, and functions in TVM script by `written`."""
 
     @tvm.transform.module_pass(opt_level=0, name="lower_kernels")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
