@@ -41,7 +41,7 @@ from tvmconv import knobs  # noqa: E402
 
 if TYPE_CHECKING:
     from tvmconv.compiler.build import build, inspect
-    from tvmconv.records.store import merge_records
+    from tvmconv.records.store import list_records, merge_records
     from tvmconv.reports.collect.comparison import compare
     from tvmconv.reports.collect.latency import bench
     from tvmconv.reports.data.build import BuildReport
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from tvmconv.simulation.pictures import read_images
     from tvmconv.simulation.simulate import simulate
     from tvmconv.simulation.tracing import Trace, trace_example, trace_layer
+    from tvmconv.tuning.layers import layer_choices, set_record
     from tvmconv.tuning.stopwatch import Tracker
     from tvmconv.tuning.tune import tune
 
@@ -76,9 +77,12 @@ _HOMES = {
     "build": "compiler.build",
     "compare": "reports.collect.comparison",
     "inspect": "compiler.build",
+    "layer_choices": "tuning.layers",
+    "list_records": "records.store",
     "load": "runtime.loading",
     "merge_records": "records.store",
     "read_images": "simulation.pictures",
+    "set_record": "tuning.layers",
     "simulate": "simulation.simulate",
     "trace_example": "simulation.tracing",
     "trace_layer": "simulation.tracing",
@@ -102,9 +106,12 @@ __all__ = [
     "compare",
     "inspect",
     "knobs",
+    "layer_choices",
+    "list_records",
     "load",
     "merge_records",
     "read_images",
+    "set_record",
     "simulate",
     "trace_example",
     "trace_layer",

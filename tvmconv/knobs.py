@@ -30,7 +30,6 @@ KNOBS: tuple[Knob, ...] = (
     Knob("CUDA_PATH", "NVIDIA's wheels", "where NVRTC finds its headers"),
     Knob("TVM_CUDA_NVRTC_EXTRA_OPTS", "exact arithmetic", "further options for NVRTC"),
     Knob("CC", "gcc", "C compiler, to link libraries and to stand in for a missing GPU driver"),
-    Knob("TVMCONV_PACK", "0", "1 keeps activations between tensorized convolutions in NHWC16n16c"),
     Knob(
         "TVMCONV_PAIR",
         "what costs less",
@@ -58,11 +57,6 @@ def records_folder() -> Path:
         return Path(folder)
     data = os.environ.get("XDG_DATA_HOME", "") or Path.home() / ".local" / "share"
     return Path(data) / "tvmconv" / "records"
-
-
-def pack() -> bool:
-    """True if a build packs activations; see `tvmconv.passes.plan.plan`."""
-    return os.environ.get("TVMCONV_PACK", "0") == "1"
 
 
 def pair() -> bool | None:

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 import tvm
 from tvm import relax
 
-from schedules.choose import Lookup
+from schedules.choose import Policy
+from schedules.configuration import ConfigLike
 from schedules.conv.precision import Precision
 from schedules.families.simulated.family import ACTIVATIONS, Simulation
 from schedules.lowering import LOWERING
 from schedules.machine.hardware import Hardware
+from schedules.registry import registered
 from tvmconv.compiler import cubins, toolchain
 from tvmconv.compiler.targets import (
     Costs,
@@ -29,7 +31,7 @@ from tvmconv.compiler.targets import (
     find_precision,
     find_simulation,
 )
-from tvmconv.errors import accepted
+from tvmconv.errors import TvmconvError, accepted
 from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx.batches import Batch, Shapes
 from tvmconv.onnx.model import Model
@@ -38,6 +40,7 @@ from tvmconv.passes import pipeline
 from tvmconv.passes.kernels.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.memory.plan_memory import MemoryUse, measure
+from tvmconv.passes.plan.chooser import LAYOUTS, Chooser, LayoutName
 from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.plan.simulated import simulated
 from tvmconv.passes.regions.anchors import anchors
@@ -69,6 +72,9 @@ def build(
     io_dtype: str | None = None,
     io_layout: str | None = None,
     records: bool | str | Path = True,
+    families: Iterable[str] | None = None,
+    layout: LayoutName | None = None,
+    configs: Mapping[str, ConfigLike] | None = None,
     numerics: str | None = None,
     activations: str = ACTIVATIONS[0],
     as_arch: str | None = None,
@@ -94,6 +100,15 @@ def build(
     records: of `tune`: where one is of a convolution at hand it decides how that is computed. True
         looks into your own, then into those that ship; a path into that file alone; False into
         none. Nothing is ever measured here.
+    families: names of the families of schedules to choose among, such as ``("wmma_packed",
+        "direct")``; by default all that are registered. `schedules.registered` lists them.
+    layout: ``"packed"`` keeps what convolutions write in NHWC16n16c wherever one of the families
+        can write it and those that read it can read it, whatever that costs. It takes a batch and
+        channels that are multiples of 16. By default each layout is the one that costs least.
+    configs: a layer's name, as reports have it, to the configuration of its kernel: an object
+        such as ``WmmaConfig(warps_m=2)``, its fields, or JSON of them; with the family's name
+        where several take it, ``{"family": "wmma_nhwc", "config": {...}}``. It comes before
+        records and estimates. With buckets it has to fit each of them.
     numerics: for hmma-sim how products are added: ``"v100"`` (the default, through the
         instructions of a WMMA on Volta), ``"a100"``, ``"h100"``; ``"ieee"`` as on llvm;
         ``"exact"``, each sum rounded once. See `intrinsics.numerics.arithmetic`.
@@ -103,27 +118,29 @@ def build(
         default those of the CPU.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
-    `TargetError` or `ToolchainError` for the target, `RecordError` for the records, and of itself
-    for an unknown option.
+    `TargetError` or `ToolchainError` for the target, `RecordError` for the records, `FamilyError`
+    for an unknown family or a convolution that none of `families` computes, `ConfigError` for a
+    configuration that does not fit or names no layer, and of itself for an unknown option.
     """
     started = time.perf_counter()
     hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
-    multiplied = find_precision(precision)
     simulation = find_simulation(target, numerics, activations)
+    if simulation is not None and configs:
+        raise TvmconvError(
+            "a simulation's kernels have no configurations", hint="leave configs out"
+        )
+    chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
     prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
     prepared.require_supported()
     if target == "cuda":
         toolchain.prepare_cuda(arch)
-    known = tuned.lookup(arch, records)
     store = WeightStore()
     entries: list[Entry] = []
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(prepared.graphs):
-        entry, report = _build(
-            graph, target, arch, hardware, costs, multiplied, store, known, simulation
-        )
+        entry, report = _build(graph, target, arch, chooser, costs, store, simulation)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -143,20 +160,19 @@ def _build(
     graph: Graph,
     target: str,
     arch: str,
-    hardware: Hardware,
+    chooser: Chooser,
     costs: Costs,
-    precision: Precision,
     store: WeightStore,
-    known: Lookup | None,
     simulation: Simulation | None,
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
-    mod, planned = _plan(graph, hardware, precision, known, pairs=simulation is None)
+    hardware = chooser.hardware
+    mod, planned = _plan(graph, chooser, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
-    report = _report(graph, mod, planned, target, arch, costs, precision)
+    report = _report(graph, mod, planned, target, arch, costs, chooser.precision)
     with accepted("schedule this network's convolutions"):
-        mod = pipeline.run(mod, [lower_convs(planned, precision)], "2_lower")
+        mod = pipeline.run(mod, [lower_convs(planned, chooser.precision)], "2_lower")
     mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, arch, hardware)
     report = replace(
@@ -180,6 +196,9 @@ def inspect(
     io_dtype: str | None = None,
     io_layout: str | None = None,
     records: bool | str | Path = True,
+    families: Iterable[str] | None = None,
+    layout: LayoutName | None = None,
+    configs: Mapping[str, ConfigLike] | None = None,
     as_arch: str | None = None,
 ) -> CapabilityReport:
     """Reports the result of `build` without compiling. Takes the same parameters; without a GPU and
@@ -193,32 +212,41 @@ def inspect(
         arch = arch or gpu.detect_arch() or "sm_90a"
     hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
-    multiplied = find_precision(precision)
+    chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
     prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
     largest = prepared.graphs[-1]
     if prepared.unsupported:
         missing = prepared.unsupported
-        reports = [_unplanned(largest, missing, target, arch, costs, multiplied)]
+        reports = [_unplanned(largest, missing, target, arch, costs, chooser.precision)]
     else:
-        known = tuned.lookup(arch, records)
         reports = []
         for graph in prepared.graphs:
-            mod, planned = _plan(graph, hardware, multiplied, known)
-            reports.append(_report(graph, mod, planned, target, arch, costs, multiplied))
+            mod, planned = _plan(graph, chooser)
+            reports.append(_report(graph, mod, planned, target, arch, costs, chooser.precision))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
+
+
+def _chooser(
+    hardware: Hardware,
+    arch: str,
+    precision: str,
+    records: bool | str | Path,
+    families: Iterable[str] | None,
+    layout: LayoutName | None,
+    configs: Mapping[str, ConfigLike] | None,
+) -> Chooser:
+    """The options of `build` that say how kernels are chosen. Raises as `build` does for them."""
+    if layout is not None and layout not in LAYOUTS:
+        raise TvmconvError(f"there is no layout {layout!r}", hint=f"one of {', '.join(LAYOUTS)}")
+    policy = Policy(registered(families), records=tuned.lookup(arch, records))
+    return Chooser(hardware, policy, find_precision(precision), configs or {}, layout)
 
 
 # ---------------------------------------------------------------- planning
 
 
-def _plan(
-    graph: Graph,
-    hardware: Hardware,
-    precision: Precision,
-    known: Lookup | None,
-    pairs: bool = True,
-) -> tuple[tvm.IRModule, Plan]:
+def _plan(graph: Graph, chooser: Chooser, pairs: bool = True) -> tuple[tvm.IRModule, Plan]:
     names = kinds.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with accepted("bring this network to its convolution kernels"):
@@ -227,7 +255,7 @@ def _plan(
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware, records=known, pairs=pairs, precision=precision)
+    return mod, plan(mod, regions, chooser, pairs)
 
 
 # ---------------------------------------------------------------- compiling
