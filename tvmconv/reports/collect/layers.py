@@ -16,8 +16,7 @@ from schedules.machine.cost import Cost, Machine, conv_floor, floor, moved_bytes
 from schedules.machine.gpus import Card
 from schedules.machine.hardware import Hardware
 from schedules.registry import family
-from tvmconv.onnx.frontend import convolutions
-from tvmconv.onnx.kinds import Layer, layers
+from tvmconv.onnx.kinds import Layer, convolutions, layers
 from tvmconv.passes.plan.plan import PlannedConv, kernel_names
 from tvmconv.reports.data.build import ConvReport
 
