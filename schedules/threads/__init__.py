@@ -1,1 +1,39 @@
-"""Kernels written thread by thread: one dialect, for CUDA and for the CPU."""
+"""Kernels written thread by thread: Python that emits TIR, in which code says what one thread does.
+
+A Python value is known while the kernel is written; a TVM expression (`Expr`) only while it runs.
+So a Python ``if`` or ``for`` chooses what is emitted, and `control` emits conditions and loops.
+Such a kernel runs on GPUs alone; on a CPU its CUDA text is run, thread by thread.
+
+    kernel         `Kernel`: operands by name, the launch, the TIR function
+    launch         `Launch`, and the `Thread` that code is about
+    control        `when`, `either`, `repeat`, `serial`, `unrolled`, `vectorized`, `grid`
+    registers      `bind` a value; `Variable`, `Registers`
+    shared_layout  `SharedLayout`: named parts of shared memory in numbers, for configurations too
+    shared_memory  `SharedMemory`: the same parts in a kernel
+    pipeline       acquire, commit; wait, release: on cp.async, and on mbarriers
+    ptx            the PTX instructions, as functions
+    tensor_map     what the copy engine has to know of a tensor
+
+Example, out of a matrix product with three stages of cp.async::
+
+    layout = SharedLayout(Part("a", "float16", (3, 64, 32)), Part("b", "float16", (3, 32, 64)))
+
+    with Kernel(operands) as kernel:
+        with kernel.launch(Launch(blocks, threads=128)) as thread:
+            shared = SharedMemory(layout)
+            pipeline = AsyncCopyPipeline(stages=3, stage_bytes=layout["a"].stride(1))
+            sums = Registers.array("sums", (8, 4), "float32")
+            for step in range(pipeline.ahead):
+                copy(step, pipeline.stage(step))
+                pipeline.commit()
+            with serial(steps) as step:
+                pipeline.wait()                     # the stage of `step` has arrived
+                following = step + pipeline.ahead
+                with when(following < steps):
+                    copy(following, pipeline.stage(following))
+                pipeline.commit()
+                multiply(shared.pointer("a", pipeline.stage(step)), ...)
+    return kernel.function
+
+The formula of an epilogue is `schedules.expressions.compute.finished`, on fp32 values.
+"""
