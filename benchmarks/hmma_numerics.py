@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from benchmarks import machine
 from benchmarks.hmma_tiles import KINDS, tiles
 from intrinsics import mma_fragments
+from intrinsics.dtypes import BF16, FP16, FP32
 from intrinsics.mma_sync import INSTRUCTIONS
 from intrinsics.numerics.arithmetic import H100, Numerics
 from intrinsics.record import TensorIntrinsic
@@ -66,11 +67,9 @@ extern "C" int multiply(const void* a, const void* b, const void* c, void* d, in
 
 def assembly(instruction: TensorIntrinsic) -> str:
     """The body of an ``asm`` statement: an fp16 accumulator has two registers, of the four."""
-    operand = {"float16": "f16", "bfloat16": "bf16"}[instruction.operand_dtype]
-    wide = instruction.accumulator_dtype == "float32"
-    total, letter = ("f32", "f") if wide else ("f16", "r")
-    name = f"mma.sync.aligned.m16n8k16.row.col.{total}.{operand}.{operand}.{total}"
-    count = 4 if wide else 2
+    count = instruction.registers("c")
+    wide = instruction.accumulator_dtype == FP32.name
+    letter, name = "f" if wide else "r", instruction.ptx
     outputs = ", ".join(f"%{i}" for i in range(count))
     lefts = ", ".join(f"%{count + i}" for i in range(4))
     rights = ", ".join(f"%{count + 4 + i}" for i in range(2))
@@ -121,17 +120,17 @@ def variants(instruction: TensorIntrinsic) -> Iterator[tuple[str, Numerics]]:
     for block in (4, 8):
         yield f"blocks of {block}", replace(H100, block=block)
     yield "accumulator added after", replace(H100, joined=False)
-    if (instruction.operand_dtype, accumulator) != ("float16", "float32"):
+    if (instruction.a_dtype, accumulator) != (FP16.name, FP32.name):
         yield "zeros keep their sign", replace(H100, negative_zero=True)
     leasts: tuple[int, ...]
-    if accumulator == "float16":
+    if accumulator == FP16.name:
         leasts = (-14, -20, -22, -48)
     else:  # products of fp16 are too large to tell
-        leasts = (-126, -132, -134, -149) if instruction.operand_dtype == "bfloat16" else ()
+        leasts = (-126, -132, -134, -149) if instruction.a_dtype == BF16.name else ()
     for least in leasts:
         yield f"least exponent {least}", replace(H100, least_exponent=((accumulator, least),))
-    if accumulator == "float16":
-        yield "fp16 accumulator's own exponents", replace(H100, clamps_half=False)
+    if accumulator == FP16.name:
+        yield "fp16 accumulator's own exponents", replace(H100, clamps_fp16=False)
 
 
 def compare(got: Array, expected: Array) -> tuple[int, int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from intrinsics import dtypes
+from intrinsics.dtypes import BF16, FP16
 from intrinsics.record import TensorIntrinsic
 
 Array = NDArray[Any]
@@ -45,7 +48,8 @@ def _cancel(draw: np.random.Generator, t: int, low: int, high: int) -> list[Arra
     b[..., 8:, :] = -b[..., :8, :] * (1 + draw.choice([0.0, 2.0**-10, -(2.0**-10)], (t, 8, 8)))
     some = draw.random((t, 1, 1)) < 0.5
     a[..., 14:] = np.where(some, 0.0, a[..., 14:])
-    left, right = (x.astype(np.float16) if high == 16 else _bfloat16(x) for x in (a, b))
+    operand = FP16 if high == 16 else BF16
+    left, right = (x.astype(operand.numpy) for x in (a, b))
     exact = -(left.astype(np.float64) @ right.astype(np.float64))
     return [a, b, np.where(np.isfinite(exact) & some, exact, c)]
 
@@ -53,7 +57,8 @@ def _cancel(draw: np.random.Generator, t: int, low: int, high: int) -> list[Arra
 def _subnormal(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
     """Operands and sums near the smallest numbers there are, zeros among them."""
     a = spread(draw, (t, 16, 16), low, low + 14) * draw.choice([0.0, 1.0, 1.0], (t, 16, 16))
-    other = max(low, -24 if low > -100 else -150 - low)
+    # The last bits of products lie past those that alignment keeps.
+    other = max(low, -24 if low > -100 else -158 - low)
     b = spread(draw, (t, 16, 8), other, other + 20) * draw.choice([0.0, 1.0, 1.0], (t, 16, 8))
     size = max(2 * low, -149)
     c = spread(draw, (t, 16, 8), size, size + 30) * draw.choice([0.0, 0.0, 1.0], (t, 16, 8))
@@ -99,17 +104,13 @@ KINDS: dict[str, Callable[[np.random.Generator, int, int, int], list[Array]]] = 
 
 
 def tiles(instruction: TensorIntrinsic, kind: str, count: int, seed: int) -> list[Array]:
-    """A (t, 16, 16), B (t, 16, 8) and C (t, 16, 8) of one kind, in the instruction's dtypes
-    (bfloat16 as float32)."""
-    half = instruction.operand_dtype == "float16"
-    low, high = (-24, 16) if half else (-133, 128)
+    """Returns A (t, 16, 16), B (t, 16, 8) and C (t, 16, 8) of one kind, in the instruction's
+    dtypes."""
+    operand = dtypes.get(instruction.a_dtype)
+    low = operand.least_exponent - operand.fraction
+    high = math.frexp(operand.largest)[1]
     draw = np.random.default_rng([seed, list(KINDS).index(kind)])
     with np.errstate(all="ignore"):
         operands = KINDS[kind](draw, count, low, high)
-        a, b = (x.astype(np.float16) if half else _bfloat16(x) for x in operands[:2])
+        a, b = (x.astype(operand.numpy) for x in operands[:2])
         return [a, b, operands[2].astype(instruction.accumulator_dtype)]
-
-
-def _bfloat16(x: Array) -> Array:
-    bits = x.astype(np.float32).view(np.uint32)
-    return np.where(np.isnan(x), np.float32(np.nan), (bits & 0xFFFF0000).view(np.float32))

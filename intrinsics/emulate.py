@@ -1,10 +1,10 @@
-"""What an instruction means, in NumPy.
+"""The meaning of an instruction, in NumPy.
 
-The order of the sum and the rounding are part of the meaning: products of two fp16 numbers are
-exact in fp32 (11 + 11 significand bits into 24); k ascends, every addition rounds to nearest
-even in fp32; an fp16 accumulator is widened before the sum and rounded once after it. The LLVM
-emulation of `lower` has the same order, so the two agree bit for bit. The hardware has an order
-of its own, and is held to `error_bound`.
+The order of the sum and the rounding are part of the meaning. Products of two operands of up to 11
+significand bits are exact in fp32; k ascends, and every addition rounds to nearest even in fp32; a
+narrower accumulator is widened before the sum and rounded once after it. Integers are added
+exactly. The LLVM emulation of `lower` has the same order, so the two agree bit for bit. The
+hardware has an order of its own, and is held to `error_bound`.
 """
 
 from __future__ import annotations
@@ -14,44 +14,43 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intrinsics import dtypes
 from intrinsics.record import TensorIntrinsic
 
 Array = NDArray[Any]
 
 
 def mma(intrinsic: TensorIntrinsic, a: Array, b: Array, c: Array) -> Array:
-    """``a @ b + c`` for one tile: a (m, k), b (k, n), c and the result (m, n).
+    """Returns ``a @ b + c`` for one tile: a (m, k), b (k, n), c and the result (m, n).
 
     Raises ``ValueError`` where a shape or dtype is not the instruction's.
     """
-    _check("a", a, (intrinsic.m, intrinsic.k), intrinsic.operand_dtype)
-    _check("b", b, (intrinsic.k, intrinsic.n), intrinsic.operand_dtype)
-    _check("c", c, (intrinsic.m, intrinsic.n), intrinsic.accumulator_dtype)
-    wide_a, wide_b = a.astype(np.float32), b.astype(np.float32)
-    total = c.astype(np.float32)
+    for operand, array in zip("abc", (a, b, c), strict=True):
+        shape, dtype = intrinsic.shape(operand), dtypes.get(intrinsic.dtype(operand)).numpy
+        if array.shape != shape or array.dtype != dtype:
+            raise ValueError(f"{operand} is {array.dtype}{array.shape}, expected {dtype}{shape}")
+    wide_a, wide_b, total = (x.astype(intrinsic.wide_dtype) for x in (a, b, c))
     for k in range(intrinsic.k):
         total = total + wide_a[:, k, None] * wide_b[None, k, :]
-    return total.astype(intrinsic.accumulator_dtype)
+    return total.astype(dtypes.get(intrinsic.accumulator_dtype).numpy)
 
 
 def error_bound(intrinsic: TensorIntrinsic, a: Array, b: Array, c: Array) -> Array:
-    """How far another order of the same sum may lie from `mma`, per output, as float64.
+    """Returns how far another order of the same sum may lie from `mma`, per output, as float64.
 
-    Each of the k + 1 terms may lose up to one unit in the last place of fp32 (2**-23, which
-    also covers hardware that truncates where it aligns) of the sum of magnitudes, on both
-    sides; an fp16 accumulator rounds once more, half a unit (2**-11) each, or half of the smallest
-    subnormal (2**-25) where that is more. Higham, Accuracy and Stability of Numerical Algorithms
-    (2002), section 4.2, gives the first-order form.
+    Each of the k + 1 terms may lose up to one unit in the last place of fp32 (which also covers
+    hardware that truncates where it aligns) of the sum of magnitudes, on both sides. A narrower
+    accumulator rounds once more on each side, by its unit roundoff, or by half of its smallest
+    number where that is more. Integers lose nothing. Higham, Accuracy and Stability of Numerical
+    Algorithms (2002), section 4.2, gives the first-order form.
     """
     magnitude = np.abs(a.astype(np.float64)) @ np.abs(b.astype(np.float64))
     magnitude += np.abs(c.astype(np.float64))
-    unit, least = 2.0 * (intrinsic.k + 1) * 2.0**-23, 0.0
-    if intrinsic.accumulator_dtype == "float16":
-        unit += 2.0 * 2.0**-11
-        least = 2.0 * 2.0**-25
+    accumulator = dtypes.get(intrinsic.accumulator_dtype)
+    if accumulator.integer:
+        return np.zeros_like(magnitude)
+    unit, least = 2.0 * (intrinsic.k + 1) * 2 * dtypes.FP32.unit, 0.0
+    if accumulator is not dtypes.FP32:
+        unit += 2.0 * accumulator.unit
+        least = accumulator.smallest
     return magnitude * unit + least
-
-
-def _check(name: str, array: Array, shape: tuple[int, int], dtype: str) -> None:
-    if array.shape != shape or array.dtype != np.dtype(dtype):
-        raise ValueError(f"{name} is {array.dtype}{array.shape}, expected {dtype}{shape}")

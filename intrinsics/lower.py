@@ -47,8 +47,8 @@ def lower(intrinsic: TensorIntrinsic, kind: str, shared_scope: str) -> LoweredIn
     accumulator is stored to, ``"shared"`` or ``"shared.dyn"``.
     """
     m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
-    a = _Tile(m, k, intrinsic.operand_dtype, intrinsic.a_scope)
-    b = _Tile(k, n, intrinsic.operand_dtype, intrinsic.b_scope)
+    a = _Tile(m, k, intrinsic.a_dtype, intrinsic.a_scope)
+    b = _Tile(k, n, intrinsic.b_dtype, intrinsic.b_scope)
     c = _Tile(m, n, intrinsic.accumulator_dtype, intrinsic.accumulator_scope)
     shared_a, shared_b, shared_c = (replace(tile, scope=shared_scope) for tile in (a, b, c))
     says = _description(intrinsic)
@@ -155,7 +155,7 @@ def _description(intrinsic: TensorIntrinsic) -> _Bodies:
     zero = T.cast(0, intrinsic.accumulator_dtype)
 
     def widen(value: Any) -> Any:
-        same = intrinsic.operand_dtype == intrinsic.accumulator_dtype
+        same = intrinsic.a_dtype == intrinsic.accumulator_dtype
         return value if same else T.cast(value, intrinsic.accumulator_dtype)
 
     @T.inline
@@ -231,7 +231,7 @@ def _emulation(intrinsic: TensorIntrinsic) -> _Bodies:
     register while k ascends, as `emulate.mma` does.
     """
     m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
-    zero = T.cast(0, intrinsic.accumulator_dtype)
+    zero, wide = T.cast(0, intrinsic.accumulator_dtype), intrinsic.wide_dtype
 
     @T.inline
     def fill(C: Any) -> None:
@@ -247,20 +247,20 @@ def _emulation(intrinsic: TensorIntrinsic) -> _Bodies:
 
     @T.inline
     def mma(A: Any, B: Any, C: Any) -> None:
-        # Operands widened once, so that each multiply-add broadcasts one fp32.
-        wide_a = T.alloc_buffer((m, k), "float32")
-        wide_b = T.alloc_buffer((k, n), "float32")
-        total = T.alloc_buffer((ROWS_AT_ONCE, n), "float32")
+        # Operands widened once, so that each multiply-add broadcasts one wide number.
+        wide_a = T.alloc_buffer((m, k), wide)
+        wide_b = T.alloc_buffer((k, n), wide)
+        total = T.alloc_buffer((ROWS_AT_ONCE, n), wide)
         for i in T.unroll(m):
             for l in T.vectorized(k):
-                wide_a[i, l] = T.cast(A[i, l], "float32")
+                wide_a[i, l] = T.cast(A[i, l], wide)
         for l in T.unroll(k):
             for j in T.vectorized(n):
-                wide_b[l, j] = T.cast(B[l, j], "float32")
+                wide_b[l, j] = T.cast(B[l, j], wide)
         for io in T.unroll(m // ROWS_AT_ONCE):
             for ii in T.unroll(ROWS_AT_ONCE):
                 for j in T.vectorized(n):
-                    total[ii, j] = T.cast(C[io * ROWS_AT_ONCE + ii, j], "float32")
+                    total[ii, j] = T.cast(C[io * ROWS_AT_ONCE + ii, j], wide)
             for l in T.unroll(k):
                 for ii in T.unroll(ROWS_AT_ONCE):
                     for j in T.vectorized(n):

@@ -1,17 +1,11 @@
-"""mma.sync on registers: which lane holds which element, and the instruction, over many tiles.
+"""mma.sync on registers: matrices to registers and back, and the product, over many tiles.
 
-Registers of a warp are uint32 arrays (..., 32, n): lanes, then the n registers of one operand. Two
-16-bit elements share a register, the one of even column in its low half (`half` 0). The layouts
-are those of the PTX ISA for m16n8k16 and m16n8k8
-(https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-fragment-mma-16816-float,
-and #warp-level-matrix-fragment-mma-1688), the same for fp16 and bf16. `intrinsics.mma_sync` has
-them from lane to element; here they are from element to lane.
-
-bfloat16 has no dtype in NumPy: a bfloat16 matrix is a float32 one whose low 16 bits are zero.
+Registers of a warp are uint32 arrays (..., 32, n): lanes, then the n registers of one operand, as
+`intrinsics.mma_sync.Fragment` orders their elements.
 
 An m16n8k16 is one ``HMMA.16816``. On Ampere it adds up as two ``HMMA.1688``, of the lower k and
-then of the upper (Xie et al., https://arxiv.org/abs/2511.10909;
-`intrinsics.numerics.arithmetic.A100` has blocks of 8); on Hopper all 16 products are one sum.
+then of the upper (Xie et al., https://arxiv.org/abs/2511.10909; `intrinsics.numerics` has blocks of
+8 for the A100); on Hopper all 16 products are one block.
 """
 
 from __future__ import annotations
@@ -21,89 +15,48 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intrinsics import dtypes
+from intrinsics.mma_sync import Fragment
 from intrinsics.numerics.arithmetic import Numerics, fused
 from intrinsics.record import WARP_SIZE, TensorIntrinsic
 
 Array = NDArray[Any]
 
 
-def a_place(m: Any, k: Any) -> tuple[Any, Any, Any]:
-    """(lane, register, half) of A[m, k]; integers or arrays."""
-    return m % 8 * 4 + k % 8 // 2, m // 8 + k // 8 * 2, k % 2
-
-
-def b_place(k: Any, n: Any) -> tuple[Any, Any, Any]:
-    """(lane, register, half) of B[k, n]."""
-    return n * 4 + k % 8 // 2, k // 8, k % 2
-
-
-def c_place(m: Any, n: Any) -> tuple[Any, Any, Any]:
-    """(lane, register, half) of an fp16 C[m, n] or D[m, n]. An fp32 one has a register for each:
-    number 2 * register + half."""
-    return m % 8 * 4 + n // 2, m // 8, n % 2
-
-
-PLACES = {"a": a_place, "b": b_place, "c": c_place}
-
-
-def shape(operand: str, instruction: TensorIntrinsic) -> tuple[int, int]:
-    """Rows and columns of "a", "b" or "c" (also that of D)."""
-    m, n, k = instruction.m, instruction.n, instruction.k
-    return {"a": (m, k), "b": (k, n), "c": (m, n)}[operand]
-
-
-def dtype(operand: str, instruction: TensorIntrinsic) -> str:
-    return instruction.accumulator_dtype if operand == "c" else instruction.operand_dtype
-
-
-def registers(operand: str, instruction: TensorIntrinsic) -> int:
-    """How many 32-bit registers each lane has of an operand."""
-    rows, columns = shape(operand, instruction)
-    halves = 2 if dtype(operand, instruction) == "float32" else 1
-    return rows * columns * halves // (2 * WARP_SIZE)
-
-
 def pack(matrix: Array, operand: str, instruction: TensorIntrinsic) -> Array:
-    """Registers (..., 32, n) that hold matrices (..., rows, columns).
+    """Returns the registers (..., 32, n) that hold matrices (..., rows, columns).
 
-    Raises ``ValueError`` for another shape or dtype, or float32 that holds no bfloat16.
+    operand: "a", "b" or "c". Raises ``ValueError`` for another shape or dtype than the operand's.
     """
-    kind = dtype(operand, instruction)
-    wanted = np.dtype("float32" if kind == "bfloat16" else kind)
-    if matrix.shape[-2:] != shape(operand, instruction) or matrix.dtype != wanted:
+    fragment = Fragment.of(operand, instruction)
+    wanted, shape = dtypes.get(fragment.dtype).numpy, (fragment.rows, fragment.columns)
+    if matrix.shape[-2:] != shape or matrix.dtype != wanted:
         raise ValueError(
-            f"{operand} of {instruction.name} is {wanted}{shape(operand, instruction)}, "
-            f"not {matrix.dtype}{matrix.shape}"
+            f"{operand} of {instruction.name} is {wanted}{shape}, not {matrix.dtype}{matrix.shape}"
         )
-    bits = np.ascontiguousarray(matrix).view(f"u{wanted.itemsize}")
-    if kind == "bfloat16":
-        if np.any(bits & 0xFFFF):
-            raise ValueError(f"{operand} holds values that are no bfloat16")
-        bits = (bits >> 16).astype(np.uint16)
-    held = np.empty((*matrix.shape[:-2], *_held(operand, instruction)), dtype=bits.dtype)
-    held[_index(operand, instruction)] = bits
-    if kind == "float32":
-        return held.reshape(*held.shape[:-2], -1)
-    low, high = held[..., 0].astype(np.uint32), held[..., 1].astype(np.uint32)
-    return low | high << 16
+    held = np.empty((*matrix.shape[:-2], WARP_SIZE, fragment.elements), matrix.dtype)
+    held[(..., *fragment.places())] = matrix
+    return held.view(np.uint32)
 
 
 def unpack(registers: Array, operand: str, instruction: TensorIntrinsic) -> Array:
-    """The matrices (..., rows, columns) that registers (..., 32, n) hold; see `pack`."""
-    _check(registers, operand, instruction)
-    kind = dtype(operand, instruction)
-    if kind == "float32":
-        held = registers.reshape(*registers.shape[:-1], -1, 2)
-    else:
-        held = np.stack([registers & 0xFFFF, registers >> 16], axis=-1)
-    bits = held[_index(operand, instruction)]
-    if kind == "bfloat16":
-        bits = bits << 16
-    return bits.astype(np.uint16).view(np.float16) if kind == "float16" else bits.view(np.float32)
+    """Returns the matrices (..., rows, columns) that registers (..., 32, n) hold.
+
+    Raises ``ValueError`` for register arrays that are not the operand's.
+    """
+    fragment = Fragment.of(operand, instruction)
+    wanted = (WARP_SIZE, fragment.registers)
+    if registers.shape[-2:] != wanted or registers.dtype != np.uint32:
+        raise ValueError(
+            f"registers of {operand} of {instruction.name} are uint32 (..., {wanted[0]}, "
+            f"{wanted[1]}), not {registers.dtype}{registers.shape}"
+        )
+    held = np.ascontiguousarray(registers).view(dtypes.get(fragment.dtype).numpy)
+    return np.asarray(held[(..., *fragment.places())])
 
 
 def mma(a: Array, b: Array, c: Array, instruction: TensorIntrinsic, numerics: Numerics) -> Array:
-    """The registers of ``D = A @ B + C`` (..., 32, n of c), from those of A, B and C.
+    """Returns the registers of ``D = A @ B + C`` (..., 32, n of c), from those of A, B and C.
 
     Leading axes are tiles and are equal in all three. Raises ``ValueError`` for register arrays
     that are not the instruction's.
@@ -119,22 +72,3 @@ def mma(a: Array, b: Array, c: Array, instruction: TensorIntrinsic, numerics: Nu
     totals = np.moveaxis(total.reshape(-1, *total.shape[-2:]), 0, -1)
     result = np.moveaxis(fused(rows, columns, totals, numerics), -1, 0)
     return pack(result.reshape(total.shape), "c", instruction)
-
-
-def _held(operand: str, instruction: TensorIntrinsic) -> tuple[int, int, int]:
-    rows, columns = shape(operand, instruction)
-    return WARP_SIZE, rows * columns // (2 * WARP_SIZE), 2
-
-
-def _index(operand: str, instruction: TensorIntrinsic) -> tuple[Any, ...]:
-    lane, register, half = PLACES[operand](*np.indices(shape(operand, instruction)))
-    return ..., lane, register, half
-
-
-def _check(held: Array, operand: str, instruction: TensorIntrinsic) -> None:
-    wanted = (WARP_SIZE, registers(operand, instruction))
-    if held.shape[-2:] != wanted or held.dtype != np.uint32:
-        raise ValueError(
-            f"registers of {operand} of {instruction.name} are uint32 (..., {wanted[0]}, "
-            f"{wanted[1]}), not {held.dtype}{held.shape}"
-        )

@@ -1,58 +1,121 @@
-"""The mma.sync instructions: operands in registers whose contents are specified, from Ampere on.
+"""The mma.sync instructions: operands in registers whose contents are specified.
 
 Unlike a WMMA fragment, which the hardware orders as it likes, each register of each lane holds
-elements that are written down here. So operands can come from anywhere, and sums can go straight
-from registers to where they belong.
+elements that are written down here. So operands can come from anywhere, and accumulators can go
+straight from registers to where they belong.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass
+from typing import Any
 
-from intrinsics.record import TensorIntrinsic
+import numpy as np
+from numpy.typing import NDArray
+
+from intrinsics import dtypes
+from intrinsics.dtypes import BF16, FP16, FP32, ElementType
+from intrinsics.record import WARP_SIZE, TensorIntrinsic
 
 #: "mma": shapes, dtypes, the first target that has each, and which lane holds which element.
 PTX_ISA = (
-    "https://docs.nvidia.com/cuda/parallel-thread-execution/"
-    "#warp-level-matrix-fragment-mma-16816-float"
+    "https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-instructions-for-mma"
 )
-PTX_ISA_K8 = PTX_ISA.replace("16816-float", "1688")
 
-M16N8K16 = TensorIntrinsic(
-    "mma_sync", 16, 8, 16, "float16", "float32", min_sm=80, source=PTX_ISA,
-    a_scope="local", b_scope="local", accumulator_scope="local",
-)  # fmt: skip
 
-#: All with 16 rows and 8 columns: both depths, fp16 and bf16. The operands of the lesser depth are
-#: the lower half of the other's registers. PTX ISA, "mma", says from which target on.
+def _instruction(
+    k: int, operand: ElementType, accumulator: ElementType, min_sm: int
+) -> TensorIntrinsic:
+    """m16n8k<k>: all have 16 rows and 8 columns."""
+    operands = f"{operand.ptx}.{operand.ptx}"
+    ptx = f"mma.sync.aligned.m16n8k{k}.row.col.{accumulator.ptx}.{operands}.{accumulator.ptx}"
+    return TensorIntrinsic(
+        "mma_sync", 16, 8, k, operand.name, operand.name, accumulator.name, min_sm, PTX_ISA, ptx
+    )
+
+
+M16N8K16 = _instruction(16, FP16, FP32, 80)
+#: The operands of the lesser depth are the first registers of the other's.
 INSTRUCTIONS = (
     M16N8K16,
-    replace(M16N8K16, accumulator_dtype="float16"),
-    replace(M16N8K16, operand_dtype="bfloat16"),
-    replace(M16N8K16, k=8, min_sm=75, source=PTX_ISA_K8),
-    replace(M16N8K16, k=8, min_sm=75, source=PTX_ISA_K8, accumulator_dtype="float16"),
-    replace(M16N8K16, k=8, source=PTX_ISA_K8, operand_dtype="bfloat16"),
+    _instruction(16, FP16, FP16, 80),
+    _instruction(16, BF16, FP32, 80),
+    _instruction(8, FP16, FP32, 75),
+    _instruction(8, FP16, FP16, 75),
+    _instruction(8, BF16, FP32, 80),
 )
 
-#: The name of the first in PTX, and those of the loads of 16 x 16 halves from shared memory that
-#: fill its operands: A as it lies there, two Bs side by side turned round.
-MMA = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
-LOAD_A = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
-LOAD_B = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"
+
+def get(k: int, operand: str, accumulator: str) -> TensorIntrinsic:
+    """Returns m16n8k<k> of those dtypes. Raises ``LookupError`` that lists those there are."""
+    for one in INSTRUCTIONS:
+        if (one.k, one.a_dtype, one.accumulator_dtype) == (k, operand, accumulator):
+            return one
+    known = ", ".join(one.name for one in INSTRUCTIONS)
+    raise LookupError(f"no mma.sync m16n8k{k} of {operand} into {accumulator}: {known}")
 
 
-def a_element(lane: int, element: int) -> tuple[int, int]:
-    """(m, k) of A that a lane holds; its elements are numbered 0 to 7, two a register."""
-    register, low = divmod(element, 2)
-    return lane // 4 + register % 2 * 8, lane % 4 * 2 + low + register // 2 * 8
+#: Moves of 8 x 8 matrices of 16-bit elements, a row of 16 bytes each (PTX ISA, "ldmatrix",
+#: "stmatrix", "movmatrix"). For x4, lane 8 i + j names row j of matrix i; lane l holds of each
+#: matrix the elements 2 (l % 4) and the next of row l // 4.
+LDMATRIX = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
+LDMATRIX_TRANSPOSED = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"
+STMATRIX = "stmatrix.sync.aligned.m8n8.x4.shared.b16"
+MOVMATRIX_TRANSPOSED = "movmatrix.sync.aligned.m8n8.trans.b16"
 
 
-def b_element(lane: int, element: int) -> tuple[int, int]:
-    """(k, n) of B that a lane holds; its elements are numbered 0 to 3, two a register."""
-    register, low = divmod(element, 2)
-    return lane % 4 * 2 + low + register * 8, lane // 4
+@dataclass(frozen=True)
+class Fragment:
+    """One operand of an mma.sync in registers: which lane holds which element.
 
+    A lane's elements are numbered from 0; as many as fit share a 32-bit register, the first of
+    them in its lowest bits. ``operand`` is "a", "b" or "c" (also D). Source: `PTX_ISA`, "Matrix
+    Fragments", whose maps for 8, 16 and 32 bits are one formula in elements per register.
+    """
 
-def c_element(lane: int, element: int) -> tuple[int, int]:
-    """(m, n) of the accumulator that a lane holds; one register each, numbered 0 to 3."""
-    return lane // 4 + element // 2 * 8, lane % 4 * 2 + element % 2
+    operand: str
+    rows: int
+    columns: int
+    dtype: str
+
+    @classmethod
+    def of(cls, operand: str, instruction: TensorIntrinsic) -> Fragment:
+        """Returns the fragment of an operand of an instruction."""
+        return cls(operand, *instruction.shape(operand), instruction.dtype(operand))
+
+    @property
+    def per_register(self) -> int:
+        """Elements of a register."""
+        return dtypes.get(self.dtype).per_register
+
+    @property
+    def elements(self) -> int:
+        """Elements of a lane."""
+        return self.rows * self.columns // WARP_SIZE
+
+    @property
+    def registers(self) -> int:
+        """Registers of a lane."""
+        return self.elements // self.per_register
+
+    def element(self, lane: Any, number: Any) -> tuple[Any, Any]:
+        """Returns (row, column) of a lane's element of that number.
+
+        Takes integers, NumPy arrays or TVM expressions.
+        """
+        group, thread = lane // 4, lane % 4
+        if self.operand == "c":
+            return group + number // 2 * 8, thread * 2 + number % 2
+        each = self.per_register
+        register, low = number // each, number % each
+        if self.operand == "a":
+            return group + register % 2 * 8, thread * each + low + register // 2 * (4 * each)
+        return thread * each + low + register * (4 * each), group
+
+    def places(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Returns for each (row, column) its lane, and its number among the lane's elements."""
+        lane, number = np.indices((WARP_SIZE, self.elements))
+        at = self.element(lane, number)
+        lanes, numbers = (np.empty((self.rows, self.columns), np.intp) for _ in range(2))
+        lanes[at], numbers[at] = lane, number
+        return lanes, numbers

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Accumulator dtypes that each operand dtype may have.
-ACCUMULATORS = {"float16": ("float32", "float16"), "bfloat16": ("float32",)}
+from intrinsics import dtypes
+
 WARP_SIZE = 32
 
 
@@ -13,41 +13,37 @@ WARP_SIZE = 32
 class TensorIntrinsic:
     """``D[m, n] = sum over k of A[m, k] * B[k, n] + C[m, n]``, done by the threads together.
 
-    A is row major (m, k), B row major (k, n), C and D row major (m, n). An operand lives in a
-    *fragment*: registers spread over the threads in an order that the hardware keeps to itself,
-    so a fragment is only ever filled, loaded, multiplied and stored as a whole.
+    A is row major (m, k), B row major (k, n), C and D row major (m, n). The dtypes are names of
+    `intrinsics.dtypes`. Raises ``ValueError`` that lists what makes it no instruction.
     """
 
     family: str
     m: int
     n: int
     k: int
-    operand_dtype: str
+    a_dtype: str
+    b_dtype: str
     accumulator_dtype: str
     #: Smallest compute capability that has it, as in ``sm_70``.
     min_sm: int
     #: Where the shape, the dtypes and ``min_sm`` are specified.
     source: str
+    #: The instruction in PTX; empty where a compiler builds it from others.
+    ptx: str = ""
     threads: int = WARP_SIZE
-    a_scope: str = "wmma.matrix_a"
-    b_scope: str = "wmma.matrix_b"
-    accumulator_scope: str = "wmma.accumulator"
+    a_scope: str = "local"
+    b_scope: str = "local"
+    accumulator_scope: str = "local"
 
     def __post_init__(self) -> None:
-        accumulators = ACCUMULATORS.get(self.operand_dtype, ())
-        warps = self.threads > 0 and self.threads % WARP_SIZE == 0
         problems = [
             text
             for failed, text in (
                 (min(self.m, self.n, self.k) <= 0, "m, n and k are positive"),
-                (not accumulators, f"operands are one of {sorted(ACCUMULATORS)}"),
+                *((bool(p), p) for p in self._dtype_problems()),
+                (self.threads <= 0 or self.threads % WARP_SIZE != 0, "threads come in warps of 32"),
                 (
-                    bool(accumulators) and self.accumulator_dtype not in accumulators,
-                    f"{self.operand_dtype} accumulates in one of {accumulators}",
-                ),
-                (not warps, f"threads come in warps of {WARP_SIZE}"),
-                (
-                    warps and self.m * self.n % self.threads != 0,
+                    self.threads > 0 and self.m * self.n % self.threads != 0,
                     "threads share the m x n results evenly",
                 ),
                 (self.min_sm < 70, "tensor cores begin at sm_70"),
@@ -58,14 +54,42 @@ class TensorIntrinsic:
         if problems:
             raise ValueError(f"{self!r} is no instruction: " + "; ".join(problems))
 
+    def _dtype_problems(self) -> list[str]:
+        known = {one.name: one.accumulators for one in dtypes.TYPES if one.accumulators}
+        problems = []
+        for dtype in (self.a_dtype, self.b_dtype):
+            if dtype not in known:
+                problems.append(f"operands are one of {sorted(known)}")
+            elif self.accumulator_dtype not in known[dtype]:
+                problems.append(f"{dtype} accumulates in one of {known[dtype]}")
+        return list(dict.fromkeys(problems))
+
     @property
     def name(self) -> str:
         """Such as ``wmma_m16n16k16_f16_f32``: operands, then accumulator."""
-        short = {"float16": "f16", "bfloat16": "bf16", "float32": "f32"}
-        dtypes = f"{short[self.operand_dtype]}_{short[self.accumulator_dtype]}"
-        return f"{self.family}_m{self.m}n{self.n}k{self.k}_{dtypes}"
+        operands = dict.fromkeys((self.a_dtype, self.b_dtype))
+        parts = [dtypes.get(one).ptx for one in (*operands, self.accumulator_dtype)]
+        return f"{self.family}_m{self.m}n{self.n}k{self.k}_{'_'.join(parts)}"
+
+    def dtype(self, operand: str) -> str:
+        """Returns the dtype of operand "a", "b" or "c" (also D's)."""
+        return {"a": self.a_dtype, "b": self.b_dtype, "c": self.accumulator_dtype}[operand]
+
+    @property
+    def wide_dtype(self) -> str:
+        """Dtype in which products are exact and are added when the instruction is emulated."""
+        exact = dtypes.get(self.accumulator_dtype).integer
+        return self.accumulator_dtype if exact else dtypes.FP32.name
+
+    def shape(self, operand: str) -> tuple[int, int]:
+        """Returns rows and columns of operand "a", "b" or "c" (also D's)."""
+        return {"a": (self.m, self.k), "b": (self.k, self.n), "c": (self.m, self.n)}[operand]
+
+    def registers(self, operand: str) -> int:
+        """Returns the 32-bit registers that one fragment of an operand takes in each thread."""
+        rows, columns = self.shape(operand)
+        return rows * columns // (self.threads * dtypes.get(self.dtype(operand)).per_register)
 
     def accumulator_registers(self) -> int:
-        """32-bit registers per thread that one accumulator fragment takes."""
-        bytes_each = 4 if self.accumulator_dtype == "float32" else 2
-        return self.m * self.n * bytes_each // (4 * self.threads)
+        """Returns the 32-bit registers that one accumulator fragment takes in each thread."""
+        return self.registers("c")

@@ -1,7 +1,12 @@
-"""The WMMA instructions: warp-wide matrix multiply-add, the same from Volta on."""
+"""The WMMA instructions: warp-wide matrix multiply-add, the same from Volta on.
+
+An operand lives in a *fragment*: registers spread over the lanes in an order that the hardware
+keeps to itself. So a fragment is only ever filled, loaded, multiplied and stored as a whole.
+"""
 
 from __future__ import annotations
 
+from intrinsics.dtypes import FP16, FP32
 from intrinsics.record import TensorIntrinsic
 
 #: "wmma.mma.sync": shapes, dtypes and the first target that has each.
@@ -9,19 +14,40 @@ PTX_ISA = (
     "https://docs.nvidia.com/cuda/parallel-thread-execution/"
     "#warp-level-matrix-instructions-wmma-mma"
 )
+#: Operand type, accumulator type, and the first target that has them.
+DTYPES = ((FP16, FP32, 70), (FP16, FP16, 70))
 
 INTRINSICS: tuple[TensorIntrinsic, ...] = tuple(
-    TensorIntrinsic("wmma", m, n, 16, "float16", accumulator, min_sm=70, source=PTX_ISA)
-    for accumulator in ("float32", "float16")
+    TensorIntrinsic(
+        "wmma", m, n, 16, operand.name, operand.name, accumulator.name, min_sm=min_sm,
+        source=PTX_ISA, a_scope="wmma.matrix_a", b_scope="wmma.matrix_b",
+        accumulator_scope="wmma.accumulator",
+    )
+    for operand, accumulator, min_sm in DTYPES
     for m, n in ((16, 16), (32, 8), (8, 32))
-)
+)  # fmt: skip
 
 
-def get(m: int, n: int, k: int, accumulator_dtype: str = "float32") -> TensorIntrinsic:
-    """The instruction of that shape. Raises ``LookupError`` that lists those there are."""
+def get(
+    m: int, n: int, k: int, operand: str = FP16.name, accumulator: str = FP32.name
+) -> TensorIntrinsic:
+    """Returns the instruction of that shape with those dtypes.
+
+    Raises ``LookupError`` that lists those there are.
+    """
     for intrinsic in INTRINSICS:
         shape = (intrinsic.m, intrinsic.n, intrinsic.k)
-        if shape == (m, n, k) and intrinsic.accumulator_dtype == accumulator_dtype:
+        dtypes = (intrinsic.a_dtype, intrinsic.accumulator_dtype)
+        if shape == (m, n, k) and dtypes == (operand, accumulator):
             return intrinsic
     known = ", ".join(intrinsic.name for intrinsic in INTRINSICS)
-    raise LookupError(f"no instruction m{m}n{n}k{k} accumulating in {accumulator_dtype}: {known}")
+    raise LookupError(f"no instruction m{m}n{n}k{k} of {operand} into {accumulator}: {known}")
+
+
+def min_sm(operand: str, accumulator: str) -> int | None:
+    """Returns the first compute capability that multiplies `operand` into `accumulator`; None if
+    there is none."""
+    found = [
+        i.min_sm for i in INTRINSICS if (i.a_dtype, i.accumulator_dtype) == (operand, accumulator)
+    ]
+    return min(found, default=None)

@@ -115,7 +115,7 @@ def test_every_accumulator_is_drawn_with_its_lane_and_register() -> None:
 
 @pytest.mark.parametrize("name", ["a", "b", "c"])
 def test_registers_of_later_chips_are_those_of_the_record(name: str) -> None:
-    element = getattr(mma_sync, f"{name}_element")
+    element = mma_sync.Fragment.of(name, mma_sync.M16N8K16).element
     count, each = {"a": (4, 2), "b": (2, 2), "c": (4, 1)}[name]
     drawn = {(lane, r): (rows, columns) for rows, columns, lane, r in holders.registers(name)}
     assert len(drawn) == 32 * count

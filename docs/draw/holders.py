@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from docs.draw.svg import OCTETS, Picture, of_threadgroup
-from intrinsics import mma_fragments
-from intrinsics.mma_sync import M16N8K16
+from intrinsics.mma_sync import M16N8K16, Fragment
 from intrinsics.volta import fragments
 from intrinsics.volta.fragments import TILE, A, B, Operand
 from intrinsics.volta.hmma import PROGRAM_F32, Program
@@ -129,7 +128,7 @@ def _accumulator(picture: Picture, program: Program, x: float, y: float) -> None
 def later() -> str:
     """mma.sync m16n8k16, fp16 operands, fp32 accumulators: the same picture from other records."""
     wide, k_high = 54, 18
-    shapes = {name: mma_fragments.shape(name, M16N8K16) for name in "abc"}
+    shapes = {name: M16N8K16.shape(name) for name in "abc"}
     (m, k), (_, n) = shapes["a"], shapes["c"]
     a_x, b_y = 58, 70
     c_x, c_y = a_x + k // 2 * wide + 62, b_y + k * k_high + 60
@@ -179,10 +178,9 @@ def _numbers(picture: Picture, at: Any, cell: Any, shape: tuple[int, int]) -> No
 
 def registers(name: str) -> Iterator[tuple[range, range, int, int]]:
     """Of m16n8k16's a, b or c: rows and columns of a register's elements, its lane, its number."""
-    places = mma_fragments.PLACES[name](*np.indices(mma_fragments.shape(name, M16N8K16)))
-    lane, register, half = (np.asarray(x) for x in np.broadcast_arrays(*places))
-    if mma_fragments.dtype(name, M16N8K16) == "float32":
-        register = 2 * register + half
+    fragment = Fragment.of(name, M16N8K16)
+    lane, number = fragment.places()
+    register = number // fragment.per_register
     for key in sorted(set(zip(lane.flat, register.flat, strict=True))):
         rows, columns = np.nonzero((lane == key[0]) & (register == key[1]))
         yield (

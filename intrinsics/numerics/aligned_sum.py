@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intrinsics.dtypes import FP16
+
 Array = NDArray[Any]
 
 #: Of fp32.
@@ -31,7 +33,7 @@ class AlignedSum:
     #: Nonzero accumulators count as having at least this exponent.
     least_accumulator: int
     #: The accumulator is fp16 (its values in float32): rounded to nearest, else towards zero.
-    half: bool
+    narrow: bool
     joined: bool
     negative_zero: bool
 
@@ -87,8 +89,8 @@ class AlignedSum:
             np.trunc(term, out=term)
             total += term
         total /= scale
-        if self.half:
-            rounded = total.astype(np.float16).astype(np.float32)
+        if self.narrow:
+            rounded = total.astype(FP16.numpy).astype(np.float32)
         else:
             rounded = self._towards_zero(total, largest)
         return rounded if self.negative_zero else rounded + np.float32(0.0)

@@ -42,11 +42,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from intrinsics.dtypes import BF16, FP16, FP32, ElementType
 from intrinsics.numerics.aligned_sum import AlignedSum
 from intrinsics.numerics.exact_sum import exact_sum, to_float
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+
+#: Operand types whose arithmetic is known.
+OPERANDS = (FP16, BF16)
 
 #: Kernels have a product computed so by ``PRODUCT(numerics, X, Weight, Conv)``, which writes Conv
 #: (g, m, k) of X (g, o, m, i) and Weight (g, o, i/16, k/16, 16, 16), all of them padded; letters
@@ -56,7 +60,7 @@ PRODUCT = "tvmconv.simulated_product"
 PIECE = 32768
 #: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X]. The other
 #: arithmetics have the same one, since NumPy's depend on the processor.
-NAN = {"float32": np.uint32(0x7FFFFFFF), "float16": np.uint16(0x7FFF)}
+NAN = {FP32.name: np.uint32(0x7FFFFFFF), FP16.name: np.uint16(0x7FFF)}
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,10 @@ class Numerics:
     extra_bits: int = 0
     #: Terms are never aligned to less than 2 to this, by the accumulator's dtype. Only sums near
     #: the subnormal numbers can tell.
-    least_exponent: tuple[tuple[str, int], ...] = (("float32", -126), ("float16", -24))
+    least_exponent: tuple[tuple[str, int], ...] = ((FP32.name, -126), (FP16.name, -24))
     #: Exponents of an fp16 accumulator below the normal ones are its own (False), or count as the
     #: least normal one, 2**-14 (True). An fp32 accumulator's always do, 2**-126.
-    clamps_half: bool = False
+    clamps_fp16: bool = False
     #: The accumulator is one of the terms of each block's sum; else it is added to the rounded sum
     #: of the products, as a sum of two terms.
     joined: bool = True
@@ -105,16 +109,16 @@ V100 = Numerics(
     block=4,  # [F] four products and the accumulator; [K], [L] the same
     extra_bits=0,  # [F] none; [K], [L] the same; [X] 23 bits after the point
     # [K] none for fp32 (nothing that fp16 operands give is smaller), -19 for fp16.
-    least_exponent=(("float32", -126), ("float16", -19)),
-    provisional="clamps_half ([K] and [X] differ); negative_zero (not published)",
+    least_exponent=((FP32.name, -126), (FP16.name, -19)),
+    provisional="clamps_fp16 ([K] and [X] differ); negative_zero (not published)",
 )
 A100 = Numerics(
     "a100",
     "aligned",
     block=8,  # [F] eight for fp16 and bf16; [K], [L], [X] the same: m16n8k16 is two halves in order
     extra_bits=1,  # [F] at least one; [K], [L] one; [X] 24 bits after the point
-    least_exponent=(("float32", -132), ("float16", -20)),  # [K]; [X] has -126 and none
-    provisional="least_exponent, clamps_half ([K] and [X] differ); negative_zero (not published)",
+    least_exponent=((FP32.name, -132), (FP16.name, -20)),  # [K]; [X] has -126 and none
+    provisional="least_exponent, clamps_fp16 ([K] and [X] differ); negative_zero (not published)",
 )
 H100 = Numerics(
     "h100",
@@ -122,8 +126,8 @@ H100 = Numerics(
     block=16,  # [K], [X]: all of an m16n8k16 at once; [L] at least 16; [T]
     extra_bits=2,  # [K] two; [L] at least two; [X] 25 bits after the point; [T] two
     # [K], [T]. Nothing that fp16 operands give is as small as the first; bf16 operands tell it.
-    least_exponent=(("float32", -133), ("float16", -21)),
-    clamps_half=True,  # [T], as [X]
+    least_exponent=((FP32.name, -133), (FP16.name, -21)),
+    clamps_fp16=True,  # [T], as [X]
     negative_zero=False,  # [T]
 )
 NUMERICS = {numerics.name: numerics for numerics in (EXACT, IEEE, V100, A100, H100)}
@@ -145,13 +149,13 @@ def fused(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
     """``sum(a * b, axis=-1) + c`` as `numerics` has it, blocks in ascending order of the last axis.
 
     a and b are (..., n), c (...); the leading axes broadcast, and the result has all of them. Both
-    operands are float16, or both float32 that hold bfloat16 values. c is float32 or float16, and
-    so is the result. A sum that is exactly zero is +0, but for ``ieee``. Raises ``ValueError`` for
-    other dtypes, for float32 operands that are no bfloat16, and for lengths that differ.
+    operands are of one dtype of `OPERANDS`. c is of one of its accumulators, and so is the result.
+    A sum that is exactly zero is +0, but for ``ieee``. Raises ``ValueError`` for other dtypes, and
+    for lengths that differ.
     """
-    least = _least_operand(a, b)
-    if c.dtype.name not in ("float32", "float16"):
-        raise ValueError(f"accumulators are float32 or float16, not {c.dtype}")
+    least = _operand(a, b).least_exponent
+    if c.dtype.name not in FP16.accumulators:
+        raise ValueError(f"accumulators are {' or '.join(FP16.accumulators)}, not {c.dtype}")
     if a.shape[-1] != b.shape[-1]:
         raise ValueError(f"{a.shape[-1]} elements of a do not meet {b.shape[-1]} of b")
     shape = np.broadcast_shapes(a.shape[:-1], b.shape[:-1], c.shape)
@@ -172,27 +176,24 @@ def fused(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
     return out
 
 
-def _least_operand(a: Array, b: Array) -> int:
-    """Least normal exponent of the operands' format."""
-    if a.dtype == b.dtype == np.float16:
-        return -14
-    if not a.dtype == b.dtype == np.float32:
-        raise ValueError(f"operands are float16, or bfloat16 in float32, not {a.dtype}, {b.dtype}")
-    for x in (a, b):
-        if np.any(np.ascontiguousarray(x).view(np.uint32) & 0xFFFF):
-            raise ValueError("float32 operands hold bfloat16 values: 16 low bits are zero")
-    return -126
+def _operand(a: Array, b: Array) -> ElementType:
+    for one in OPERANDS:
+        if a.dtype == b.dtype == one.numpy:
+            return one
+    names = " or ".join(one.name for one in OPERANDS)
+    raise ValueError(f"operands are {names}, not {a.dtype}, {b.dtype}")
 
 
 def _aligned(numerics: Numerics, planes: list[Array], out: Array, dtype: str, least: int) -> None:
     # Subnormal numbers of fp16 are normal ones of fp32, which is what they are computed in.
-    clamp = -14 if dtype == "float16" and numerics.clamps_half else -126
+    narrow = dtype == FP16.name
+    clamp = (FP16 if narrow and numerics.clamps_fp16 else FP32).least_exponent
     adder = AlignedSum(
         block=numerics.block,
         bits=23 + numerics.extra_bits,
         least=dict(numerics.least_exponent)[dtype],
         least_accumulator=clamp,
-        half=dtype == "float16",
+        narrow=narrow,
         joined=numerics.joined,
         negative_zero=numerics.negative_zero,
     )

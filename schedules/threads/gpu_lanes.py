@@ -14,15 +14,8 @@ from tvm import tirx
 from tvm.script import tirx as script
 from tvm.tirx.script import builder as T
 
-#: D(16 x 8, fp32) = A(16 x 16, fp16) B(16 x 8, fp16) + C; PTX ISA, "Matrix Fragments for
-#: mma.m16n8k16". The lane and register of each element are in
-#: `schedules.threads.lanes.CpuLanes.mma`.
-MMA = "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"
-#: Four 8 x 8 matrices of halves out of shared memory; PTX ISA, "ldmatrix". Lane 8 i + j says where
-#: row j of matrix i is; lane l gets of each the elements 2 (l % 4) and the next of row l // 4.
-LOAD_MATRICES = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
-#: Turns round one that a warp holds so: PTX ISA, "movmatrix".
-TRANSPOSE = "movmatrix.sync.aligned.m8n8.trans.b16"
+from intrinsics.mma_sync import LDMATRIX, M16N8K16, MOVMATRIX_TRANSPOSED
+
 WARP = 32
 ZERO = tirx.const(0, "float16")
 Index = tuple[Any, ...]
@@ -171,12 +164,12 @@ class GpuLanes:
         memory, a multiple of 8, where the row starts that a thread names; of its registers."""
         words = [target[at(i)] for i in range(4)]
         place = script.cuda.cvta_generic_to_shared(T.address_of(source.halves[row()]))
-        ptx(LOAD_MATRICES, *words, place)
+        ptx(LDMATRIX, *words, place)
 
     def transpose(self, target: Registers, at: Index, source: Registers, of: Index) -> None:
         """The 8 x 8 matrix of one register, turned round, to another: as `load_matrices` has them,
         two adjacent elements of a row in each lane."""
-        ptx(TRANSPOSE, target[at], source[of])
+        ptx(MOVMATRIX_TRANSPOSED, target[at], source[of])
 
     def mma(
         self, sums: Registers, a: Registers, b: Registers, *at: Where, first: bool = False
@@ -188,4 +181,4 @@ class GpuLanes:
             for registers, where, count in zip((sums, a, b), at, (4, 4, 2), strict=True)
         )
         before = [T.float32(0)] * 4 if first else total
-        ptx(MMA, *total, *rows, *columns, *before)
+        ptx(M16N8K16.ptx, *total, *rows, *columns, *before)

@@ -90,7 +90,7 @@ def test_tiles_are_of_the_kind(kind: str, form: TensorIntrinsic) -> None:
     finite = np.isfinite(a).all() and np.isfinite(b).all()
     assert finite == (kind != "special")
     if kind == "subnormal":
-        least = 2.0**-14 if form.operand_dtype == "float16" else 2.0**-126
+        least = 2.0**-14 if form.a_dtype == "float16" else 2.0**-126
         assert ((np.abs(a) < least) & (a != 0)).mean() > 0.2
     if kind == "cancellation":
         wide = [x.astype(np.float64) for x in (a, b, c)]

@@ -69,14 +69,14 @@ def test_bound_tells_a_wrong_result_from_a_rounded_one(intrinsic: TensorIntrinsi
 
 def test_bound_is_small_beside_the_terms() -> None:
     for accumulator, most in (("float32", 1e-5), ("float16", 1e-3)):
-        intrinsic = intrinsics.get(16, 16, 16, accumulator)
+        intrinsic = intrinsics.get(16, 16, 16, accumulator=accumulator)
         ones = np.ones((16, 16), np.float16)
         bound = emulate.error_bound(intrinsic, ones, ones, ones.astype(accumulator))
         assert (bound < most * 17).all()
 
 
 def test_fp16_accumulator_is_rounded_once_and_not_per_term() -> None:
-    intrinsic = intrinsics.get(16, 16, 16, "float16")
+    intrinsic = intrinsics.get(16, 16, 16, accumulator="float16")
     a, b, c = (np.zeros((16, 16), np.float16) for _ in range(3))
     # 2048 + 1 is a tie that fp16 rounds down: term by term nothing would ever be added.
     a[0], b[:, 0], c[0, 0] = 1, 1, 2048

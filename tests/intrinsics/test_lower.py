@@ -124,8 +124,8 @@ def product(intrinsic: TensorIntrinsic, kind: str) -> Any:
     """``d = a @ b`` of several tiles by one warp, every step of it through the instruction."""
     m, n, k = TILES_M * intrinsic.m, TILES_N * intrinsic.n, TILES_K * intrinsic.k
     dtype = intrinsic.accumulator_dtype
-    a = te.placeholder((m, k), intrinsic.operand_dtype, name="a")
-    b = te.placeholder((k, n), intrinsic.operand_dtype, name="b")
+    a = te.placeholder((m, k), intrinsic.a_dtype, name="a")
+    b = te.placeholder((k, n), intrinsic.a_dtype, name="b")
     r = te.reduce_axis((0, k), "r")
     d = te.compute(
         (m, n), lambda i, j: te.sum(a[i, r].astype(dtype) * b[r, j].astype(dtype), r), name="d"

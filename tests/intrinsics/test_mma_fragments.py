@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from intrinsics import mma_fragments
-from intrinsics.mma_fragments import mma, pack, registers, shape, unpack
-from intrinsics.mma_sync import INSTRUCTIONS, M16N8K16, a_element, b_element, c_element
+from intrinsics import dtypes
+from intrinsics.mma_fragments import mma, pack, unpack
+from intrinsics.mma_sync import INSTRUCTIONS, M16N8K16, Fragment
 from intrinsics.numerics import arithmetic as numerics
 from intrinsics.record import TensorIntrinsic
 
@@ -30,17 +30,13 @@ def ptx(operand: str, lane: int, element: int) -> tuple[int, int]:
 
 
 def matrix(operand: str, instruction: TensorIntrinsic, values: Array) -> Array:
-    kind = mma_fragments.dtype(operand, instruction)
-    values = np.asarray(values, dtype=np.float32)
-    if kind == "bfloat16":
-        return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-    return values.astype(kind)
+    return np.asarray(values).astype(dtypes.get(instruction.dtype(operand)).numpy)
 
 
 def tiles(instruction: TensorIntrinsic, leading: tuple[int, ...], seed: int = 0) -> list[Array]:
     draw = np.random.default_rng(seed).normal
     return [
-        matrix(operand, instruction, draw(size=(*leading, *shape(operand, instruction))))
+        matrix(operand, instruction, draw(size=(*leading, *instruction.shape(operand))))
         for operand in "abc"
     ]
 
@@ -50,13 +46,13 @@ def tiles(instruction: TensorIntrinsic, leading: tuple[int, ...], seed: int = 0)
 def test_every_element_lies_where_the_ptx_isa_says(
     operand: str, instruction: TensorIntrinsic
 ) -> None:
-    rows, columns = shape(operand, instruction)
+    rows, columns = instruction.shape(operand)
     held = pack(
         matrix(operand, instruction, np.arange(rows * columns).reshape(rows, columns)),
         operand,
         instruction,
     )
-    wide = mma_fragments.dtype(operand, instruction) == "float32"
+    wide = instruction.dtype(operand) == "float32"
     assert held.shape == (32, rows * columns // (32 if wide else 64))
     for lane in range(32):
         for element in range(rows * columns // 32):
@@ -66,31 +62,47 @@ def test_every_element_lies_where_the_ptx_isa_says(
             else:
                 bits = held[lane, element // 2] >> (16 * (element % 2)) & 0xFFFF
             number = matrix(operand, instruction, np.float32(row * columns + column))
-            expected = number.view(f"u{number.itemsize}")
-            if mma_fragments.dtype(operand, instruction) == "bfloat16":
-                expected = expected >> 16
-            assert bits == expected
+            assert bits == number.view(f"u{number.itemsize}")
 
 
-@pytest.mark.parametrize(
-    ("place", "element", "count"),
-    [
-        (mma_fragments.a_place, a_element, 8),
-        (mma_fragments.b_place, b_element, 4),
-        (mma_fragments.c_place, c_element, 4),
-    ],
-)
-def test_the_compilers_map_is_the_inverse(place: Any, element: Any, count: int) -> None:
+#: PTX ISA, "Matrix Fragments for mma.m16n8k32" (8 bits) and "for mma.m16n8k8" (tf32): rows and
+#: columns of the elements of A and B that lane 4 g + t holds, by their numbers.
+OTHER_WIDTHS = {
+    ("a", "int8", (16, 32)): lambda g, t, i: (
+        g if i < 4 or 8 <= i < 12 else g + 8, t * 4 + (i & 3) + (0 if i < 8 else 16)
+    ),
+    ("b", "int8", (32, 8)): lambda g, t, i: (t * 4 + (i & 3) + (0 if i < 4 else 16), g),
+    ("a", "tfloat32", (16, 8)): lambda g, t, i: (
+        g if i in (0, 2) else g + 8, t if i in (0, 1) else t + 4
+    ),
+    ("b", "tfloat32", (8, 8)): lambda g, t, i: (t if i == 0 else t + 4, g),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", OTHER_WIDTHS, ids=str)
+def test_one_formula_serves_every_width(key: Any) -> None:
+    operand, dtype, shape = key
+    fragment = Fragment(operand, *shape, dtype)
     for lane in range(32):
-        for number in range(count):
-            assert place(*element(lane, number)) == (lane, number // 2, number % 2)
+        for number in range(fragment.elements):
+            expected = OTHER_WIDTHS[key](lane >> 2, lane % 4, number)
+            assert fragment.element(lane, number) == expected
+
+
+@each_instruction
+@pytest.mark.parametrize("operand", "abc")
+def test_places_are_the_inverse_of_elements(operand: str, instruction: TensorIntrinsic) -> None:
+    fragment = Fragment.of(operand, instruction)
+    lanes, numbers = fragment.places()
+    for row, column in np.ndindex(lanes.shape):
+        assert fragment.element(lanes[row, column], numbers[row, column]) == (row, column)
 
 
 @each_instruction
 def test_unpacking_gives_back_what_was_packed(instruction: TensorIntrinsic) -> None:
     for operand, value in zip("abc", tiles(instruction, (2, 3)), strict=True):
         held = pack(value, operand, instruction)
-        assert held.shape == (2, 3, 32, registers(operand, instruction))
+        assert held.shape == (2, 3, 32, instruction.registers(operand))
         assert unpack(held, operand, instruction).tobytes() == value.tobytes()
 
 
@@ -116,12 +128,12 @@ def test_a_deep_instruction_is_two_shallow_ones_but_on_hopper(name: str, same: b
 
 def test_what_is_not_the_instructions_is_refused() -> None:
     a, b, c = tiles(M16N8K16, (2,))
-    bf16 = next(i for i in INSTRUCTIONS if i.operand_dtype == "bfloat16")
+    bf16 = next(i for i in INSTRUCTIONS if i.a_dtype == "bfloat16")
     with pytest.raises(ValueError, match=r"is float16\(16, 16\), not float16\(2, 16, 8\)"):
         pack(b, "a", M16N8K16)
     with pytest.raises(ValueError, match="is float32"):
         pack(c.astype(np.float64), "c", M16N8K16)
-    with pytest.raises(ValueError, match="no bfloat16"):
+    with pytest.raises(ValueError, match="is bfloat16"):
         pack(np.full((16, 16), 1.001, np.float32), "a", bf16)
     held = [pack(x, operand, M16N8K16) for x, operand in zip((a, b, c), "abc", strict=True)]
     with pytest.raises(ValueError, match=r"uint32 \(..., 32, 2\), not uint32\(2, 32, 4\)"):

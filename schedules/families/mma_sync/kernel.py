@@ -12,7 +12,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from intrinsics.mma_sync import LOAD_A, LOAD_B, MMA
+from intrinsics.mma_sync import LDMATRIX, LDMATRIX_TRANSPOSED, M16N8K16
 from schedules.conv.workload import ConvWorkload
 from schedules.families.mma_sync.build import (
     SHARED,
@@ -109,7 +109,7 @@ class Fragments:
         self.m, self.k = config.fragments_m, config.fragments_k
         self.a = local("a", (2, self.m, 4), "uint32")
         self.b = local("b", (2, self.k, 4), "uint32")
-        #: Of each 16 x 8 of the warp's tile, what `intrinsics.mma_sync.c_element` says.
+        #: Of each 16 x 8 of the warp's tile, what `intrinsics.mma_sync.Fragment` says.
         self.sums = local("sums", (self.m, 2 * self.k, 4), "float32")
         self.stage = Ring("read", config, 0)
         self.advance = self.stage.advance
@@ -139,10 +139,10 @@ class Fragments:
         tile = self.config.tile
         for m in range(self.m):
             address = T.ptx.addr(self.from_a[i] + self.stage.offset, m * 16 * tile.i * 2)
-            ptx(LOAD_A, *[self.a[turn, m, r] for r in range(4)], address)
+            ptx(LDMATRIX, *[self.a[turn, m, r] for r in range(4)], address)
         for k in range(self.k):
             address = T.ptx.addr(self.from_b + self.stage.offset, (i * tile.k // 16 + k) * 512)
-            ptx(LOAD_B, *[self.b[turn, k, r] for r in range(4)], address)
+            ptx(LDMATRIX_TRANSPOSED, *[self.b[turn, k, r] for r in range(4)], address)
 
     def products(self, turn: int) -> list[Action]:
         """The multiplications of a set of fragments, to and fro along the columns."""
@@ -151,7 +151,7 @@ class Fragments:
             sums = [self.sums[m, k, i] for i in range(4)]
             a = [self.a[turn, m, r] for r in range(4)]
             b = [self.b[turn, k // 2, k % 2 * 2 + r] for r in range(2)]
-            ptx(MMA, *sums, *a, *b, *sums)
+            ptx(M16N8K16.ptx, *sums, *a, *b, *sums)
 
         columns = range(2 * self.k)
         return [

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from intrinsics import wgmma
+from intrinsics.dtypes import FP16, FP32
+from intrinsics.record import TensorIntrinsic
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import ConfigError, passes, require_none
 from schedules.machine.gpus import H200
@@ -92,6 +94,11 @@ class Plan:
 
     w: ConvWorkload
     config: WgmmaConfig
+
+    @property
+    def instruction(self) -> TensorIntrinsic:
+        """The wgmma instruction that multiplies."""
+        return wgmma.get(self.config.columns, FP16.name, FP32.name)
 
     @property
     def depth(self) -> int:

@@ -169,15 +169,15 @@ def multiply(plan, shared, group, stage, sums, i):
     each = T.meta_var(config.columns // 2)
     base: T.uint32 = T.cuda.cvta_generic_to_shared(shared.ptr_to([0]))
     T.ptx.wgmma.fence.sync.aligned()
-    for inner in T.unroll(plan.depth // wgmma.K):
+    for inner in T.unroll(plan.row_bytes // wgmma.K_BYTES):
         for fragment in T.unroll(config.fragments):
             a = T.meta_var(
                 stage * plan.a_bytes
                 + (group * config.fragments + fragment) * wgmma.M * plan.row_bytes
-                + inner * wgmma.K * 2
+                + inner * wgmma.K_BYTES
             )
-            b = T.meta_var(plan.b_at + stage * plan.b_bytes + inner * wgmma.K * 2)
-            T.ptx[wgmma.instruction(config.columns)](
+            b = T.meta_var(plan.b_at + stage * plan.b_bytes + inner * wgmma.K_BYTES)
+            T.ptx[plan.instruction.ptx](
                 *[sums[fragment * each + j] for j in range(each)],
                 described(plan, base, a),
                 described(plan, base, b),

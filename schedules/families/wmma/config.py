@@ -88,7 +88,7 @@ def check(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
     if min(*sizes, config.chunk, config.stages, config.swizzle) < 1 or config.pad < 0:
         raise ConfigError(f"{config}: every knob is at least 1, pad at least 0")
     try:
-        intrinsic = intrinsics.get(*config.instruction, w.accumulator_dtype)
+        intrinsic = intrinsics.get(*config.instruction, accumulator=w.accumulator_dtype)
     except LookupError as error:
         raise ConfigError(str(error)) from None
     tile, threads = config.tile, config.warps * intrinsic.threads

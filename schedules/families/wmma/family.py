@@ -90,7 +90,7 @@ class WmmaFamily:
 def _schedule(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
     sch = Schedule(implicit_gemm(w, config.tile))
     target = backend(hardware)
-    intrinsic = intrinsics.get(*config.instruction, w.accumulator_dtype)
+    intrinsic = intrinsics.get(*config.instruction, accumulator=w.accumulator_dtype)
     lowered = lower(intrinsic, hardware.kind, SHARED)
     _flatten_output(sch, w)
     warp, step, inner = _tile(sch, config, target)

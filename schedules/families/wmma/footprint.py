@@ -49,7 +49,7 @@ def vector(w: ConvWorkload, config: WmmaConfig) -> int:
 
 def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
     gemm, tile = Gemm.of(w, config.tile), config.tile
-    intrinsic = intrinsics.get(*config.instruction, w.accumulator_dtype)
+    intrinsic = intrinsics.get(*config.instruction, accumulator=w.accumulator_dtype)
     steps = gemm.reduction.outer * (gemm.i_pad // tile.i)
     macs = tile.m * tile.k * tile.i
     wide = vector(w, config)

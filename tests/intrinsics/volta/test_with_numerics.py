@@ -16,7 +16,7 @@ from intrinsics.volta import gemm
 from intrinsics.volta.hmma import F16, F32, Form, program
 
 #: With 16 k and fp16 operands, by accumulator.
-OF_16 = {i.accumulator_dtype: i for i in INSTRUCTIONS if i.k == 16 and i.operand_dtype == "float16"}
+OF_16 = {i.accumulator_dtype: i for i in INSTRUCTIONS if i.k == 16 and i.a_dtype == "float16"}
 each_form = pytest.mark.parametrize("form", [F32, F16], ids=lambda form: form.name)
 
 

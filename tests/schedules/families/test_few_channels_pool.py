@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.schedules.families.test_few_channels import RELU, STEM, THREE
 
 from schedules.choose import FAMILIES, choose, family
 from schedules.conv.max_pool import MaxPool
@@ -25,6 +24,7 @@ from schedules.families.few_channels.config import FewChannelsConfig, default, p
 from schedules.families.few_channels.geometry import PooledGeometry
 from schedules.family import ONE_CONVOLUTION, Reject, alone
 from schedules.machine.hardware import CPU, Hardware
+from tests.schedules.families.test_few_channels import RELU, STEM, THREE
 from tests.support import kernels, sass
 from tests.support.workloads import SAME
 from tvmconv.runtime import toolchain

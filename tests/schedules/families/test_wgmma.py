@@ -67,10 +67,10 @@ def test_swizzle_permutes_rows_and_spreads_banks(row_bytes: int) -> None:
 
 
 def test_instruction_names_what_there_is() -> None:
-    assert wgmma.instruction(256).endswith("m64n256k16.f32.f16.f16")
+    assert wgmma.get(256, "float16", "float32").ptx.endswith("m64n256k16.f32.f16.f16")
     for n in (0, 12, 264):
-        with pytest.raises(ValueError, match=f"not {n}"):
-            wgmma.instruction(n)
+        with pytest.raises(LookupError, match=f"not {n}"):
+            wgmma.get(n, "float16", "float32")
 
 
 @given(

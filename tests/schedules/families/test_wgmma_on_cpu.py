@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.schedules.families.test_wgmma import FAMILY, FUSED, HOPPER, SAME, TRIED, W
 
 from intrinsics import wgmma
 from schedules.choose import kernel_cost
@@ -18,6 +17,7 @@ from schedules.conv.activations import Activation
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.families.wgmma.config import Plan, WgmmaConfig
 from schedules.family import Match
+from tests.schedules.families.test_wgmma import FAMILY, FUSED, HOPPER, SAME, TRIED, W
 from tests.support import cuda_on_cpu, kernels
 from tests.support.workloads import WORKLOADS
 
