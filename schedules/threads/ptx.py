@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
+from intrinsics import dtypes
+from intrinsics.mma_sync import LDMATRIX, LDMATRIX_TRANSPOSED, MOVMATRIX_TRANSPOSED, STMATRIX
+from intrinsics.record import TensorIntrinsic
 from schedules.threads.control import Index
 from schedules.threads.launch import WARP, WARPGROUP
 
@@ -35,29 +38,29 @@ def ldmatrix(registers: Sequence[Expr], shared: Expr, transposed: bool = False) 
     Lane 8 i + j names the 16 bytes of row j of matrix i. Lane l gets of each matrix the elements
     2 (l % 4) and the next of row l // 4, or of column l // 4 where it is transposed.
     """
-    kind = "trans.shared" if transposed else "shared"
-    emit(f"ldmatrix.sync.aligned.m8n8.x4.{kind}.b16", *registers, shared)
+    emit(LDMATRIX_TRANSPOSED if transposed else LDMATRIX, *registers, shared)
 
 
 def stmatrix(shared: Expr, registers: Sequence[Expr]) -> None:
     """Stores four 8 x 8 matrices of 16-bit elements, as `ldmatrix` loads them; "stmatrix"."""
-    emit("stmatrix.sync.aligned.m8n8.x4.shared.b16", shared, *registers)
+    emit(STMATRIX, shared, *registers)
 
 
 def movmatrix(target: Expr, source: Expr) -> None:
     """Transposes an 8 x 8 matrix of 16-bit elements, one register of each lane; "movmatrix"."""
-    emit("movmatrix.sync.aligned.m8n8.trans.b16", target, source)
+    emit(MOVMATRIX_TRANSPOSED, target, source)
 
 
 def mma(
-    instruction: str,
+    instruction: TensorIntrinsic,
     accumulators: Sequence[Expr],
     a: Sequence[Expr],
     b: Sequence[Expr],
     before: Sequence[Expr] | None = None,
 ) -> None:
-    """accumulators = a b + before, which is the accumulators where none is given; "mma"."""
-    emit(instruction, *accumulators, *a, *b, *(accumulators if before is None else before))
+    """accumulators = a b + before, which is the accumulators where none is given; "mma". In each,
+    the registers of the operand's `intrinsics.mma_sync.Fragment`, in order."""
+    emit(instruction.ptx, *accumulators, *a, *b, *(accumulators if before is None else before))
 
 
 def shuffle(target: Expr, source: Expr, lane: Expr) -> None:
@@ -77,9 +80,10 @@ def warp_sync() -> None:
     T.evaluate(T.cuda.warp_sync())
 
 
-def maximum_of_pairs(target: Expr, other: Expr, ptx_type: str = "f16x2") -> None:
-    """The larger elements of two packed pairs, into `target`; NaN where one is; "max"."""
-    emit(f"max.NaN.{ptx_type}", target, target, other)
+def maximum_of_pairs(target: Expr, other: Expr, dtype: str) -> None:
+    """The larger elements of two packed pairs, into `target`; NaN where one is; "max". dtype: of
+    the elements, of 16 bits."""
+    emit(f"max.NaN.{dtypes.get(dtype).ptx}x2", target, target, other)
 
 
 def store_shared(pointer: Expr, registers: Sequence[Expr]) -> None:
@@ -209,11 +213,19 @@ def mbarrier_wait(barrier: Expr, parity: Expr) -> None:
 
 # ------------------------------------------------------------------ warpgroups, blocks, clusters
 
+#: Keeps the compiler from reading an accumulator before the instruction that waits for it.
+_SETTLED = """__forceinline__ __device__ void settled(float& sum) {
+  asm volatile("" : "+f"(sum) :: "memory");
+}
+"""
 
-def wgmma(instruction: str, accumulators: Sequence[Expr], a: Expr, b: Expr, add: Expr) -> None:
+
+def wgmma(
+    instruction: TensorIntrinsic, accumulators: Sequence[Expr], a: Expr, b: Expr, add: Expr
+) -> None:
     """accumulators = a b, to which where `add` holds they are added; operands by descriptor, both
     K-major; "wgmma.mma_async"."""
-    emit(instruction, *accumulators, a, b, add, 1, 1, 0, 0)
+    emit(instruction.ptx, *accumulators, a, b, add, 1, 1, 0, 0)
 
 
 def wgmma_fence() -> None:
@@ -230,6 +242,11 @@ def wgmma_commit() -> None:
 def wgmma_wait(pending: int) -> None:
     """Waits until at most `pending` groups of products are under way; "wgmma.wait_group"."""
     emit("wgmma.wait_group.sync.aligned", pending)
+
+
+def wgmma_settle(accumulator: Expr) -> None:
+    """After `wgmma_wait`, for each fp32 accumulator: the compiler reads it no earlier."""
+    T.evaluate(T.cuda.func_call("settled", accumulator, source_code=_SETTLED))
 
 
 def set_registers(count: int, more: bool) -> None:
@@ -265,9 +282,9 @@ def shared_address(pointer: Expr) -> Expr:
     return T.cuda.cvta_generic_to_shared(pointer)
 
 
-def map_to_rank(target: Expr, address: Expr, rank: int) -> None:
+def map_to_rank(target: Expr, address: Expr, rank: Expr) -> None:
     """The address in the shared memory of another block of the cluster; "mapa"."""
-    emit("mapa.shared::cluster.u32", target, address, T.uint32(rank))
+    emit("mapa.shared::cluster.u32", target, address, rank)
 
 
 def load_shared(registers: Sequence[Expr], address: Expr, cluster: bool = False) -> None:

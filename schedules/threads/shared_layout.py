@@ -4,7 +4,7 @@ layout = SharedLayout(
     Part("pixels", "float16", (stages, rows, depth), align=1024),
     Part("weights", "float16", (stages, columns, depth), align=1024),
     Part("accumulators", "float32", (rows, columns + 4), over="pixels"),
-    Part("full", "uint64", (stages,)),
+    Part("full", BARRIER, (stages,)),
 )
 layout.bytes                        what the configuration's check asks
 layout["weights"].at(stage)         byte where a stage of the weights begins
@@ -17,6 +17,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
+from intrinsics import dtypes
+
+#: The dtype of an mbarrier, which is no element type.
+BARRIER = "uint64"
+
+
+def _bytes(dtype: str) -> int:
+    return np.dtype(BARRIER).itemsize if dtype == BARRIER else dtypes.get(dtype).bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +50,7 @@ class Part:
 
     def stride(self, indices: int) -> int:
         """Bytes of the sub-array that the first so many indices select."""
-        return math.prod(self.shape[indices:]) * np.dtype(self.dtype).itemsize
+        return math.prod(self.shape[indices:]) * _bytes(self.dtype)
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,10 @@ class SharedMemory:
 
     def pointer(self, part: str, *index: Index, byte: Index = 0) -> Expr:
         """The generic pointer to byte `byte` of the sub-array of a part."""
-        at = self.layout[part].at(*index) + byte
+        return self.pointer_to(self.layout[part].at(*index) + byte)
+
+    def pointer_to(self, at: Index) -> Expr:
+        """The generic pointer to a byte of all shared memory, as `SharedLayout` numbers them."""
         return T.address_of(self.buffer[at if self._bytes == 1 else at // self._bytes])
 
     def array(self, part: str, dtype: str = "") -> SharedArray:
@@ -65,8 +68,7 @@ class SharedMemory:
             shape = (placed.part.bytes * 8 // DataType(dtype).bits,)
         dtype = dtype or placed.part.dtype
         offset = placed.offset * 8 // DataType(dtype).bits
-        return SharedArray(
-            T.decl_buffer(
-                shape, dtype, data=self.buffer.data, elem_offset=offset or None, scope=SCOPE
-            )
+        buffer = T.decl_buffer(
+            shape, dtype, data=self.buffer.data, elem_offset=offset or None, scope=SCOPE
         )
+        return SharedArray(IRBuilder.name(part, buffer))

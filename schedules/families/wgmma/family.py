@@ -15,10 +15,12 @@ from tvm import tirx
 
 from intrinsics import wgmma
 from schedules.conv.workload import ConvWorkload
-from schedules.families.wgmma import config as wgmma_config
-from schedules.families.wgmma import kernel as wgmma_kernel
-from schedules.families.wgmma.config import Plan, WgmmaConfig, check, corners
+from schedules.families.wgmma import space as wgmma_space
+from schedules.families.wgmma.config import WgmmaConfig
 from schedules.families.wgmma.footprint import footprint
+from schedules.families.wgmma.kernel import kernel
+from schedules.families.wgmma.plan import Plan, corners
+from schedules.families.wgmma.space import check
 from schedules.family import Match, Reject, alone, fitting
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
@@ -68,7 +70,7 @@ class WgmmaFamily:
         return ""
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
-        return wgmma_config.space(w, hardware)
+        return wgmma_space.space(w, hardware)
 
     def check(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
         check(w, config, hardware)
@@ -78,7 +80,7 @@ class WgmmaFamily:
 
     def schedule(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
         check(w, config, hardware)
-        return wgmma_kernel.kernel(w, config)
+        return kernel(w, config)
 
     def padded_macs(self, w: ConvWorkload, config: WgmmaConfig) -> int:
         plan = Plan(w, config)

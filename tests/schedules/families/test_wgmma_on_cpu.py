@@ -15,7 +15,8 @@ from intrinsics import wgmma
 from schedules.choose import kernel_cost
 from schedules.conv.activations import Activation
 from schedules.conv.workload import ConvWorkload, Epilogue
-from schedules.families.wgmma.config import Plan, WgmmaConfig
+from schedules.families.wgmma.config import WgmmaConfig
+from schedules.families.wgmma.plan import Plan
 from schedules.family import Match
 from tests.schedules.families.test_wgmma import FAMILY, FUSED, HOPPER, SAME, TRIED, W
 from tests.support import cuda_on_cpu, kernels
