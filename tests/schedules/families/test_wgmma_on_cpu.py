@@ -152,7 +152,7 @@ BROKEN = {
     "warpgroup does not wait": (PIECES, r"\w+bar_sync_count_sync\(.*;", ";",
         "finite|no fence has shown"),
     "residual not waited for": (RESIDUAL, r"\w+_mbarrier_wait\(.*arrived.*\n", ";\n",
-        "finite|more arrive"),
+        "finite|more arrive|has started"),
     "cluster does not wait": (SPLIT, r"\w+_cluster_(arrive|wait)_aligned\(\);", ";",
         "finite|has ended"),
     "too many registers": (MORE_REGISTERS, "aligned_u32_240", "aligned_u32_248",
