@@ -7,7 +7,7 @@ Such a kernel runs on GPUs alone; on a CPU its CUDA text is run, thread by threa
     kernel         `Kernel`: operands by name, the launch, the TIR function
     launch         `Launch`, and the `Thread` that code is about
     control        `when`, `either`, `repeat`, `serial`, `unrolled`, `vectorized`, `grid`
-    registers      `bind` a value; `Variable`, `Registers`
+    registers      `bind` or `keep` a value; `Variable`, `Registers`
     shared_layout  `SharedLayout`: named parts of shared memory in numbers, for configurations too
     shared_memory  `SharedMemory`: the same parts in a kernel
     pipeline       acquire, commit; wait, release: on cp.async, and on mbarriers

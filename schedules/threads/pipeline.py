@@ -29,7 +29,7 @@ class Ring:
 
     def __init__(self, name: str, stages: int, stage_bytes: int) -> None:
         self._bytes, self._last = stage_bytes, (stages - 1) * stage_bytes
-        self._variable = Variable(name, T.uint32(0), "uint32")
+        self._variable = Variable(name, T.uint32(0))
 
     @property
     def offset(self) -> Expr:

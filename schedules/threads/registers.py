@@ -17,10 +17,18 @@ def bind(name: str, value: Index) -> Index:
     return value if isinstance(value, int) else IRBuilder.name(name, T.bind(value))
 
 
-class Variable:
-    """A variable of the thread, of one register."""
+def keep(name: str, value: Expr) -> Expr:
+    """Computes a value here and keeps it in a register. Unlike what `bind` names, TVM does not
+    simplify it together with its uses, nor compute it again there."""
+    return Variable(name, value).value
 
-    def __init__(self, name: str, value: Index, dtype: str = "int32") -> None:
+
+class Variable:
+    """A variable of the thread, of one register and of its first value's dtype; ``int32`` for a
+    Python number."""
+
+    def __init__(self, name: str, value: Index) -> None:
+        dtype = "int32" if isinstance(value, int) else str(value.ty.dtype)
         self.buffer = IRBuilder.name(name, T.alloc_buffer((1,), dtype, scope="local"))
         self.set(value)
 

@@ -9,13 +9,12 @@ from typing import Any
 
 from tvm.ir import Expr
 
-from intrinsics.dtypes import FP32
 from schedules.families.wgmma.plan import Plan
 from schedules.threads.control import repeat
 from schedules.threads.kernel import Kernel
 from schedules.threads.launch import Thread
 from schedules.threads.pipeline import BarrierPipeline
-from schedules.threads.registers import Variable
+from schedules.threads.registers import Variable, keep
 from schedules.threads.shared_memory import SharedMemory
 
 
@@ -60,4 +59,4 @@ class Block:
     def channel(self, name: str, k: Expr) -> Expr | None:
         """Channel k of operand bias or slope, loaded; None where the kernel has no such operand."""
         buffer = self.operands.get(name)
-        return None if buffer is None else Variable(name, buffer[k], FP32.name).value
+        return None if buffer is None else keep(name, buffer[k])

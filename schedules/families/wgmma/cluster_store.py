@@ -26,7 +26,7 @@ from schedules.expressions.compute import finished
 from schedules.families.wgmma.block import Block
 from schedules.threads import ptx
 from schedules.threads.control import grid, serial, unrolled, vectorized, when
-from schedules.threads.registers import Registers, Variable
+from schedules.threads.registers import Registers, keep
 from schedules.threads.shared_memory import SharedArray
 
 #: The barrier by which all consumers of a block wait for each other.
@@ -60,7 +60,7 @@ class ClusterStore:
         workers = config.warpgroups * wgmma.WARPGROUP
         with serial(ceil_div(share, workers), "turn") as turn:
             item = turn * workers + block.group * wgmma.WARPGROUP + block.lane
-            item = Variable("item", item).value
+            item = keep("item", item)
             with when(item < share):
                 first_row = m - block.group * config.group_rows
                 self._store_run(staged, first_row, k, block.thread.rank * share + item)
@@ -97,13 +97,13 @@ class ClusterStore:
         """Finishes the `item`-th run of adjacent channels of the tile at (m, k)."""
         w, width = self.plan.w, self.width
         across = self.config.columns // width
-        row = Variable("row", item // across).value
-        column = Variable("column", item % across * width).value
+        row = keep("row", item // across)
+        column = keep("column", item % across * width)
         with when(tirx.all(m + row < self.plan.m, k + column < w.k)):
             sums = self._add_up(staged, row, column)
-            n = Variable("n", (m + row) // (w.p * w.q)).value
-            p = Variable("p", (m + row) // w.q % w.p).value
-            q = Variable("q", (m + row) % w.q).value
+            n = keep("n", (m + row) // (w.p * w.q))
+            p = keep("p", (m + row) // w.q % w.p)
+            q = keep("q", (m + row) % w.q)
             self._finish(sums, (n, p, q), k + column)
 
     def _add_up(self, staged: SharedArray, row: Expr, column: Expr) -> Registers:
@@ -112,9 +112,9 @@ class ClusterStore:
         split, width = self.config.split, self.width
         vector = min(width, 4)
         sums = Registers.array("sums", (split * width,), FP32.name)
-        local = Variable("local", ptx.shared_address(staged.pointer(row, column)), "uint32").value
+        local = keep("local", ptx.shared_address(staged.pointer(row, column)))
         with unrolled(split) as rank:
-            remote = Variable("remote", local, "uint32").value
+            remote = keep("remote", local)
             if split > 1:
                 ptx.map_to_rank(remote, local, T.uint32(rank))
             with unrolled(width // vector) as i:

@@ -42,7 +42,7 @@ from schedules.threads.control import Index, either, grid, serial, unrolled, whe
 from schedules.threads.kernel import Kernel, Operand
 from schedules.threads.launch import Launch
 from schedules.threads.pipeline import BarrierPipeline, Consumer
-from schedules.threads.registers import Registers, Variable
+from schedules.threads.registers import Registers, Variable, keep
 from schedules.threads.shared_memory import SharedMemory
 from schedules.threads.tensor_map import tensor_map
 
@@ -58,7 +58,7 @@ def kernel(w: ConvWorkload, config: WgmmaConfig) -> tirx.PrimFunc:
             # Named for its kind: in one module, kernels that name it alike must type it alike.
             shared = SharedMemory(plan.memory, "wgmma_shared")
             pipeline = BarrierPipeline(shared, config.stages, config.warpgroups)
-            group = Variable("group", thread.warpgroup).value
+            group = keep("group", thread.warpgroup)
             block = Block(plan, function, maps, shared, pipeline, thread, group)
             _initialise(block)
             with either(group == config.warpgroups) as (producer, consumers):
@@ -120,12 +120,12 @@ def _produce(block: Block) -> None:
     plan, w = block.plan, block.plan.w
     producer = block.pipeline.producer()
     with block.tiles(block.first_tile()) as (first_row, first_column):
-        m, k = Variable("m", first_row).value, Variable("k", first_column).value
-        image = Variable("image", m // (w.p * w.q)).value
-        row = Variable("row", m // w.q % w.p * w.stride[0] - w.padding[0]).value
-        column = Variable("column", m % w.q * w.stride[1] - w.padding[1]).value
-        columns = Variable("columns", T.min(plan.config.columns, plan.k_packed - k)).value
-        first = Variable("first", block.first_step(block.thread.rank)).value
+        m, k = keep("m", first_row), keep("k", first_column)
+        image = keep("image", m // (w.p * w.q))
+        row = keep("row", m // w.q % w.p * w.stride[0] - w.padding[0])
+        column = keep("column", m % w.q * w.stride[1] - w.padding[1])
+        columns = keep("columns", T.min(plan.config.columns, plan.k_packed - k))
+        first = keep("first", block.first_step(block.thread.rank))
         tap = _Tap(plan, first)
         with serial(block.first_step(block.thread.rank + 1) - first) as i:
             producer.acquire(plan.pixel_bytes + columns * plan.row_bytes)
@@ -189,10 +189,10 @@ def _consume(block: Block) -> None:
     tile = block.first_tile()
     store = ClusterStore(block) if plan.clustered else TensorStore(block)
     with block.tiles(tile) as (first_row, first_column):
-        m = Variable("m", first_row + block.group * config.group_rows).value
-        k = Variable("k", first_column).value
+        m = keep("m", first_row + block.group * config.group_rows)
+        k = keep("k", first_column)
         store.begin(m, k)
-        first = Variable("first", block.first_step(block.thread.rank)).value
+        first = keep("first", block.first_step(block.thread.rank))
         with serial(block.first_step(block.thread.rank + 1) - first) as i:
             consumer.wait()
             _multiply(block, consumer, accumulators, i)
@@ -213,7 +213,7 @@ def _multiply(block: Block, consumer: Consumer, accumulators: Registers, i: Expr
     plan, config = block.plan, block.plan.config
     pixels, weights = plan.memory["pixels"], plan.memory["weights"]
     each = config.columns // 2
-    base = Variable("base", ptx.shared_address(block.shared.pointer("pixels", 0)), "uint32").value
+    base = keep("base", ptx.shared_address(block.shared.pointer("pixels", 0)))
     ptx.wgmma_fence()
     with grid(plan.row_bytes // wgmma.K_BYTES, config.fragments) as (inner, fragment):
         row = (block.group * config.fragments + fragment) * wgmma.M

@@ -29,7 +29,7 @@ from schedules.families.wgmma.block import Block
 from schedules.families.wgmma.tensor_maps import output_place
 from schedules.threads import ptx
 from schedules.threads.control import Index, unrolled, when
-from schedules.threads.registers import Registers, Variable
+from schedules.threads.registers import Registers, Variable, keep
 
 #: The first of the barriers by which the threads of one warpgroup wait for each other.
 WARPGROUP_BARRIER = 1
@@ -60,7 +60,7 @@ class TensorStore:
         plan, lane = self.plan, self.block.lane
         with unrolled(plan.pieces) as piece:
             self._await_buffer()
-            column = Variable("column", k + piece % self.across * self.config.piece).value
+            column = keep("column", k + piece % self.across * self.config.piece)
             with unrolled(self.config.piece // 16) as pair:
                 first = piece * self.config.piece // 2 + pair * 8
                 self._finish(accumulators, first, pair, column + pair * 16)
@@ -111,14 +111,14 @@ class TensorStore:
         """Eight accumulators from the `first` on, of 16 columns from `column` on, through the
         epilogue to shared memory."""
         plan, epilogue = self.plan, self.plan.w.epilogue
-        pointer = self.block.shared.pointer_to(Variable("at", self._byte(pair)).value)
+        pointer = self.block.shared.pointer_to(keep("at", self._byte(pair)))
         elements = Registers.array("elements", (8,), plan.operand.name)
         packed = elements.view("uint32")
         if self.has_residual:
             ptx.ldmatrix([packed[i] for i in range(4)], pointer)
         with unrolled(2) as right, unrolled(2) as odd:
             inside = column + right * 8 + self.block.lane % 4 * 2 + odd
-            c = Variable("c", T.min(inside, plan.w.k - 1)).value
+            c = keep("c", T.min(inside, plan.w.k - 1))
             bias, slope = (self.block.channel(name, c) for name in ("bias", "slope"))
             with unrolled(2) as low:
                 i = right * 4 + low * 2 + odd
