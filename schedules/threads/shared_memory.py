@@ -63,6 +63,7 @@ class SharedMemory:
         """A part as an array of its shape. With `dtype`, the same bytes in elements of another
         size, along one axis."""
         placed = self.layout[part]
+        assert not placed.outer, f"other parts lie between the stages of {part}"
         shape = placed.part.shape
         if dtype:
             shape = (placed.part.bytes * 8 // DataType(dtype).bits,)
