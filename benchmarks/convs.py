@@ -32,11 +32,11 @@ from schedules.choose import choose, family, options
 from schedules.conv.activations import Activation
 from schedules.conv.gemm import pack_channels
 from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.lowering import KERNELS, LOWERING
 from tvmconv import knobs
 from tvmconv.cli.inputs import run_or_tell, tell
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.passes import pipeline
-from tvmconv.passes.kernels.lower_kernels import KERNELS
 from tvmconv.reports.latency import Effort, cuda_time
 from tvmconv.reports.tables import table
 from tvmconv.runtime import toolchain
@@ -123,7 +123,7 @@ def library(job: Job) -> bytes:
     toolchain.prepare_cuda(job.arch)
     target = pipeline.tvm_target("cuda", job.arch)
     func = family(job.family).schedule(job.workload, job.config, toolchain.cuda_arch(job.arch))
-    with target, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
+    with target, tvm.transform.PassContext(opt_level=3, config=LOWERING):
         built = tvm.compile(func, target=target, tir_pipeline=KERNELS)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         path = Path(folder) / "kernel.so"

@@ -114,6 +114,7 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
     tvm = importlib.import_module("tvm")
     registry = importlib.import_module("schedules.choose")
     toolchain = importlib.import_module("tvmconv.runtime.toolchain")
+    lowering = importlib.import_module("schedules.lowering")
     pipeline = importlib.import_module("tvmconv.passes.pipeline")
     toolchain.prepare_cuda(arch)
     hardware, entries = toolchain.cuda_arch(arch), []
@@ -132,7 +133,7 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
             default = config == match.config
             rows.append({"symbol": symbol, "config": fields, "tile": tile, "default": default})
         target = pipeline.tvm_target("cuda", arch)
-        with target, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
+        with target, tvm.transform.PassContext(opt_level=3, config=lowering.LOWERING):
             library = tvm.compile(tvm.IRModule(functions), target=target)
         path = folder / f"{name}{family.name}.so"
         library.export_library(str(path))

@@ -29,3 +29,11 @@ def passes(check: Callable[..., None], *arguments: Any) -> bool:
     except ConfigError:
         return False
     return True
+
+
+class EmulatorError(TvmconvError):
+    """The emulator cannot run a kernel: no compiler, or an instruction that it does not know."""
+
+
+class KernelFault(TvmconvError):
+    """A mistake that the emulator finds in a kernel: a deadlock, a write out of bounds."""

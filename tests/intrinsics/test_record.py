@@ -61,9 +61,7 @@ def test_catalogue_has_every_shape_with_every_accumulator() -> None:
 
 
 def test_unknown_instruction_lists_the_known_ones() -> None:
-    with pytest.raises(
-        LookupError, match="m16n8k8 of float16 into float32"
-    ) as caught:
+    with pytest.raises(LookupError, match="m16n8k8 of float16 into float32") as caught:
         intrinsics.get(16, 8, 8)
     assert all(intrinsic.name in str(caught.value) for intrinsic in INTRINSICS)
 

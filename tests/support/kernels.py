@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import tvm
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tvm.target.codegen import llvm_get_system_cpu
 
@@ -26,12 +25,10 @@ from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import ConvWorkload, Layout
 from schedules.families.depthwise_projection.family import pack_prologue
 from schedules.family import Family
+from schedules.lowering import KERNELS, LOWERING
 from schedules.machine.hardware import Hardware
-from tvmconv.passes.kernels.lower_kernels import KERNELS
-from tvmconv.passes.pipeline import LOWERING
+from schedules.threads.emulator.guarded import Array, Guarded
 from tvmconv.runtime import toolchain
-
-Array = NDArray[Any]
 
 #: Activations that are one operator of ONNX.
 ONNX_NAMES = {
@@ -268,28 +265,6 @@ def call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
     function(*[tvm.runtime.from_dlpack(operand.inner) for operand in guarded])
     assert all(operand.intact() for operand in guarded), "something was written out of bounds"
     return guarded[-1].inner
-
-
-@dataclass(frozen=True)
-class Guarded:
-    """A copy of an array with NaN before and after it, as much as the array is long."""
-
-    before: Array
-    inner: Array
-    after: Array
-
-    @classmethod
-    def of(cls, array: Array) -> Guarded:
-        guard = -(-array.nbytes // 64) * 64  # keeps `inner` where TVM wants it, at 64 bytes
-        whole = np.full((3 * guard + 64) // array.itemsize, np.nan, array.dtype)
-        skip = -whole.ctypes.data % 64 // array.itemsize
-        start = skip + guard // array.itemsize
-        inner = whole[start : start + array.size].reshape(array.shape)
-        inner[...] = array
-        return cls(whole[:start], inner, whole[start + array.size :])
-
-    def intact(self) -> bool:
-        return bool(np.isnan(self.before).all() and np.isnan(self.after).all())
 
 
 def to_layout(array: Array, layout: Layout) -> Array:

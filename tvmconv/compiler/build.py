@@ -18,6 +18,7 @@ from tvm import relax
 
 from schedules.choose import Lookup
 from schedules.families.simulated.family import Simulation
+from schedules.lowering import LOWERING
 from schedules.machine.hardware import Hardware
 from tvmconv.compiler.targets import code_features, find_hardware, find_simulation
 from tvmconv.errors import accepted
@@ -247,7 +248,7 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
     """
     target = hardware.kind
     tvm_target = pipeline.tvm_target(target, arch)
-    options = {**pipeline.LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
+    options = {**LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
     # TVM's CUDA compiler callback asks the target's scope for the architecture.
     with (
         accepted(f"compile this network for {target}"),

@@ -16,6 +16,7 @@ from tvm.s_tir import Schedule
 from schedules.choose import family
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.direct.family import DirectFamily
+from schedules.lowering import LOWERING
 from schedules.machine.hardware import CPU, Hardware
 from tvmconv.passes import pipeline
 from tvmconv.runtime import toolchain
@@ -151,7 +152,7 @@ def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
         _prepared(target.arch)
     machine = pipeline.tvm_target(target.kind, target.arch)
     lowering = pipeline.kernel_pipeline(target.kind, target.hardware.sm)  # as in a build
-    with machine, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
+    with machine, tvm.transform.PassContext(opt_level=3, config=LOWERING):
         built = tvm.compile(function, target=machine, tir_pipeline=lowering)
     # Under another name until it is whole: who finds it may load it.
     part = path.with_suffix(".part.so")

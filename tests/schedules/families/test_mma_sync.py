@@ -15,14 +15,15 @@ from schedules.families.mma_sync.config import MmaSyncConfig, fits, shared_bytes
 from schedules.families.mma_sync.family import MmaSyncFamily
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CPU, Hardware
-from tests.support import cuda_on_cpu, kernels
+from schedules.threads import emulator
+from tests.support import kernels
 from tests.support.workloads import WORKLOADS
 from tvmconv.runtime import toolchain
 
 FAMILY = MmaSyncFamily()
 SM_80, SM_90A = (toolchain.cuda_arch(name) for name in ("sm_80", "sm_90a"))
 TAKEN = {name: w for name, w in WORKLOADS.items() if isinstance(FAMILY.match(w, SM_90A), Match)}
-on_cpu = pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
+on_cpu = pytest.mark.skipif(not emulator.available(), reason="no g++")
 
 
 def check(w: ConvWorkload, config: MmaSyncConfig, hardware: Any, execute: Any = None) -> None:
@@ -38,7 +39,7 @@ def check(w: ConvWorkload, config: MmaSyncConfig, hardware: Any, execute: Any = 
 @pytest.mark.parametrize("name", TAKEN)
 def test_default_gives_what_onnxruntime_gives(name: str) -> None:
     w = TAKEN[name]
-    check(w, FAMILY.match(w, SM_90A).config, SM_90A, cuda_on_cpu.run)
+    check(w, FAMILY.match(w, SM_90A).config, SM_90A, emulator.run)
 
 
 def configs() -> Iterator[Any]:
@@ -64,7 +65,7 @@ def configs() -> Iterator[Any]:
 @on_cpu
 @pytest.mark.parametrize(("w", "config"), list(configs()))
 def test_knobs(w: ConvWorkload, config: MmaSyncConfig) -> None:
-    check(w, config, SM_90A, cuda_on_cpu.run)
+    check(w, config, SM_90A, emulator.run)
 
 
 @on_cpu
@@ -73,7 +74,7 @@ def test_sums_are_added_in_one_order() -> None:
     w, config = TAKEN["not square"], MmaSyncConfig(1, 1, 2, 2, 4, 3, 2, 4)
     operands = kernels.Operands.random(w)
     first, second = (
-        kernels.run(FAMILY, w, config, SM_90A, operands, cuda_on_cpu.run) for _ in range(2)
+        kernels.run(FAMILY, w, config, SM_90A, operands, emulator.run) for _ in range(2)
     )
     assert (first == second).all()
 
@@ -85,7 +86,7 @@ def test_a_wrong_kernel_would_be_noticed() -> None:
     weight = operands.weight.copy()
     weight[:, 0, 0, 0] = 0
     config = FAMILY.match(w, SM_90A).config
-    got = kernels.run(FAMILY, w, config, SM_90A, replace(operands, weight=weight), cuda_on_cpu.run)
+    got = kernels.run(FAMILY, w, config, SM_90A, replace(operands, weight=weight), emulator.run)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) > 1e-2
 
 

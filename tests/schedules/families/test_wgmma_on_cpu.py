@@ -15,14 +15,16 @@ from intrinsics import wgmma
 from schedules.choose import kernel_cost
 from schedules.conv.activations import Activation
 from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.errors import KernelFault
 from schedules.families.wgmma.config import WgmmaConfig
 from schedules.families.wgmma.plan import Plan
 from schedules.family import Match
+from schedules.threads import emulator
 from tests.schedules.families.test_wgmma import FAMILY, FUSED, HOPPER, SAME, TRIED, W
-from tests.support import cuda_on_cpu, kernels
+from tests.support import kernels
 from tests.support.workloads import WORKLOADS
 
-pytestmark = pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
+pytestmark = pytest.mark.skipif(not emulator.available(), reason="no g++")
 
 SMALL = ConvWorkload(1, 9, 8, 64, 128, 3, 3, padding=SAME, epilogue=FUSED)
 PRELU = Epilogue(bias=True, activation=Activation("prelu"))
@@ -84,7 +86,7 @@ def run(w: ConvWorkload, config: Any, operands: kernels.Operands, execute: Any) 
 
 def check(w: ConvWorkload, config: WgmmaConfig) -> None:
     FAMILY.check(w, config, HOPPER)
-    error = run(w, config, kernels.Operands.random(w), cuda_on_cpu.run)
+    error = run(w, config, kernels.Operands.random(w), emulator.run)
     # As in test_families: fp16 outputs round by 2**-11 at most, fp32 sums by far less.
     bound = 1e-3 if w.epilogue.out_dtype == "float16" else 2e-5
     assert error <= bound, f"{config}: {w} is {error:.2e} off"
@@ -175,11 +177,11 @@ def test_a_broken_kernel_is_noticed(name: str) -> None:
         return text[:at] + body
 
     def compared() -> None:
-        execute = functools.partial(cuda_on_cpu.run, change=broken)
+        execute = functools.partial(emulator.run, change=broken)
         error = run(w, config, kernels.Operands.random(w), execute)
         assert error <= 1e-3, f"{error} off"
 
-    with pytest.raises(AssertionError, match=complaint):
+    with pytest.raises((AssertionError, KernelFault), match=complaint):
         compared()
 
 
@@ -187,8 +189,8 @@ def test_a_wrong_swizzle_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     w, config = PIECES
     operands = kernels.Operands.random(w)
     monkeypatch.setattr(wgmma, "swizzled", lambda row, chunk, row_bytes: chunk)
-    assert run(w, config, operands, cuda_on_cpu.run) > 0.1
+    assert run(w, config, operands, emulator.run) > 0.1
     monkeypatch.undo()
     monkeypatch.setitem(wgmma.LAYOUT_TYPE, 128, wgmma.LAYOUT_TYPE[64])
-    with pytest.raises(AssertionError, match="begins within a swizzle"):
-        run(w, config, operands, cuda_on_cpu.run)
+    with pytest.raises(KernelFault, match="begins within a swizzle"):
+        run(w, config, operands, emulator.run)
