@@ -16,23 +16,24 @@ Such a kernel runs on GPUs alone; on a CPU its CUDA text is run, thread by threa
 
 Example, out of a matrix product with three stages of cp.async::
 
-    layout = SharedLayout(Part("a", "float16", (3, 64, 32)), Part("b", "float16", (3, 32, 64)))
+    layout = SharedLayout(
+        Stages(3, Part("a", "float16", (64, 32)), Part("b", "float16", (32, 64)))
+    )
 
-    with Kernel(operands) as kernel:
-        with kernel.launch(Launch(blocks, threads=128)) as thread:
-            shared = SharedMemory(layout)
-            pipeline = AsyncCopyPipeline(stages=3, stage_bytes=layout["a"].stride(1))
-            sums = Registers.array("sums", (8, 4), "float32")
-            for step in range(pipeline.ahead):
-                copy(step, pipeline.stage(step))
-                pipeline.commit()
-            with serial(steps) as step:
-                pipeline.wait()                     # the stage of `step` has arrived
-                following = step + pipeline.ahead
-                with when(following < steps):
-                    copy(following, pipeline.stage(following))
-                pipeline.commit()
-                multiply(shared.pointer("a", pipeline.stage(step)), ...)
+    with Kernel(operands) as kernel, kernel.launch(Launch(blocks, threads=128)) as thread:
+        shared = SharedMemory(layout)
+        pipeline = AsyncCopyPipeline(stages=3, stage_bytes=layout["a"].stride(1))
+        sums = Registers.array("sums", (8, 4), "float32")
+        for step in range(pipeline.ahead):
+            copy(step, pipeline.stage(step))
+            pipeline.commit()
+        with serial(steps) as step:
+            pipeline.wait()                     # the stage of `step` has arrived
+            stage, following = pipeline.stage(step), step + pipeline.ahead
+            with when(following < steps):
+                copy(following, pipeline.stage(following))
+            pipeline.commit()
+            multiply(shared.pointer("a", stage), shared.pointer("b", stage))
     return kernel.function
 
 The formula of an epilogue is `schedules.expressions.compute.finished`, on fp32 values.

@@ -41,23 +41,24 @@ class SharedMemory:
 
     def __init__(self, layout: SharedLayout, name: str = "shared", dtype: str = "uint8") -> None:
         self.layout = layout
-        self._bytes = DataType(dtype).bits // 8
-        size = -(-layout.bytes // self._bytes)
-        self.buffer = IRBuilder.name(name, T.alloc_buffer((size,), dtype, scope=SCOPE))
+        size = -(-layout.bytes * 8 // DataType(dtype).bits)
+        buffer = IRBuilder.name(name, T.alloc_buffer((size,), dtype, scope=SCOPE))
+        self._data = buffer.data
+        # Seen through other buffers only: TVM keeps no more of this one than it sees used.
+        self._bytes = T.decl_buffer((layout.bytes,), "uint8", data=self._data, scope=SCOPE)
 
     @property
     def address(self) -> Expr:
         """The 32-bit address of its first byte in the shared window."""
-        # Of the buffer, not of an element: TVM would keep no more of the buffer than that.
-        return T.cuda.cvta_generic_to_shared(self.buffer.data)
+        return T.cuda.cvta_generic_to_shared(self._data)
 
-    def pointer(self, part: str, *index: Index, byte: Index = 0) -> Expr:
-        """The generic pointer to byte `byte` of the sub-array of a part."""
-        return self.pointer_to(self.layout[part].at(*index) + byte)
+    def pointer(self, part: str, *index: Index) -> Expr:
+        """The generic pointer to the sub-array of a part with these first indices."""
+        return self.pointer_to(self.layout[part].at(*index))
 
-    def pointer_to(self, at: Index) -> Expr:
+    def pointer_to(self, byte: Index) -> Expr:
         """The generic pointer to a byte of all shared memory, as `SharedLayout` numbers them."""
-        return T.address_of(self.buffer[at if self._bytes == 1 else at // self._bytes])
+        return T.address_of(self._bytes[byte])
 
     def array(self, part: str, dtype: str = "") -> SharedArray:
         """A part as an array of its shape. With `dtype`, the same bytes in elements of another
@@ -70,6 +71,6 @@ class SharedMemory:
         dtype = dtype or placed.part.dtype
         offset = placed.offset * 8 // DataType(dtype).bits
         buffer = T.decl_buffer(
-            shape, dtype, data=self.buffer.data, elem_offset=offset or None, scope=SCOPE
+            shape, dtype, data=self._data, elem_offset=offset or None, scope=SCOPE
         )
         return SharedArray(IRBuilder.name(part, buffer))
