@@ -2,8 +2,8 @@
 
 Both have `stages` buffers, each filled while the ones before it are read:
 
-    writer   acquire a stage, copy into it, commit
-    reader   wait for a stage, read it, release it
+    who writes   acquire a stage, copy into it, commit
+    who reads    wait for a stage, read it, release it
 
 `AsyncCopyPipeline` is on cp.async: all threads of the block copy, and all read. `BarrierPipeline`
 is on mbarriers: one thread tells the copy engine what to copy, and consumers read. Compare CuTe's
@@ -24,46 +24,24 @@ from schedules.threads.shared_memory import SharedArray, SharedMemory
 # ------------------------------------------------------------------ on cp.async
 
 
-class Ring:
-    """The stage in turn, kept in a register as its offset in bytes from the first stage."""
-
-    def __init__(self, name: str, stages: int, stage_bytes: int) -> None:
-        self._bytes, self._last = stage_bytes, (stages - 1) * stage_bytes
-        self._variable = Variable(name, T.uint32(0))
-
-    @property
-    def offset(self) -> Expr:
-        """Bytes from the first stage to the stage in turn, as ``uint32``."""
-        return self._variable.value
-
-    def advance(self) -> None:
-        """On to the next stage, from the last to the first."""
-        following = self.offset + T.uint32(self._bytes)
-        last = tirx.EQ(self.offset, T.uint32(self._last))
-        self._variable.set(T.Select(last, T.uint32(0), following))
-
-
 class AsyncCopyPipeline:
     """Stages that all threads of the block fill by cp.async, a group of copies for each.
 
-    A stage is free once all threads have waited for the one after it; so `stages` - 1 groups are
-    under way at most. Every thread commits a group for every stage, an empty one past the end.
+    `stages` - 1 groups are under way at most. Every thread commits a group for every stage, an
+    empty one past the end. A kernel that counts steps takes the stage from the step; one that does
+    not keeps it in a register, by a `writer` and a `reader`.
     """
 
     def __init__(self, stages: int, stage_bytes: int) -> None:
-        self.stages, self._stage_bytes = stages, stage_bytes
+        self.stages, self.stage_bytes = stages, stage_bytes
 
     @property
     def ahead(self) -> int:
         """Stages that are committed before the first is waited for."""
         return max(self.stages - 1, 1)
 
-    def ring(self, name: str) -> Ring:
-        """The stage in turn for a writer or a reader that keeps it in a register."""
-        return Ring(name, self.stages, self._stage_bytes)
-
     def stage(self, step: Index) -> Index:
-        """The stage of a step, for one that counts steps."""
+        """The stage of a step."""
         return step % self.stages
 
     def commit(self) -> None:
@@ -71,7 +49,7 @@ class AsyncCopyPipeline:
         ptx.cp_async_commit()
 
     def wait(self) -> None:
-        """Waits until all threads' copies into the next stage have arrived; then nobody reads the
+        """Waits until all threads' copies into the next stage have arrived. Then all have read the
         stage before it, which may be written."""
         ptx.cp_async_wait(max(self.stages - 2, 0))
         T.evaluate(T.tvm_storage_sync("shared.dyn"))
@@ -79,6 +57,53 @@ class AsyncCopyPipeline:
     def drain(self) -> None:
         """Waits until none of the thread's copies are under way."""
         ptx.cp_async_wait(0)
+
+    def writer(self, name: str) -> AsyncWriter:
+        """The writing end, with its stage in a register of that name, declared here."""
+        return AsyncWriter(name, self)
+
+    def reader(self, name: str) -> AsyncReader:
+        """The reading end, with its stage in a register of that name, declared here."""
+        return AsyncReader(name, self)
+
+
+class _End:
+    """A stage in a register, as its offset in bytes from the first stage."""
+
+    def __init__(self, name: str, pipeline: AsyncCopyPipeline) -> None:
+        self._pipeline = pipeline
+        self._offset = Variable(name, T.uint32(0))
+
+    @property
+    def offset(self) -> Expr:
+        """Bytes from the first stage to the one in turn, as ``uint32``."""
+        return self._offset.value
+
+    def _advance(self) -> None:
+        stages, size = self._pipeline.stages, self._pipeline.stage_bytes
+        last = tirx.EQ(self.offset, T.uint32((stages - 1) * size))
+        self._offset.set(T.Select(last, T.uint32(0), self.offset + T.uint32(size)))
+
+
+class AsyncWriter(_End):
+    """Fills stages. There is nothing to acquire: the reader's `wait` says that a stage is free."""
+
+    def commit(self) -> None:
+        """Closes the group of copies into the stage, and goes on to the next."""
+        self._advance()
+        self._pipeline.commit()
+
+
+class AsyncReader(_End):
+    """Reads stages."""
+
+    def wait(self) -> None:
+        """Waits for the next stage, the first time for the first (`AsyncCopyPipeline.wait`)."""
+        self._pipeline.wait()
+
+    def release(self) -> None:
+        """Leaves the stage, and goes on to the next."""
+        self._advance()
 
 
 # ------------------------------------------------------------------ on mbarriers
@@ -128,9 +153,10 @@ class BarrierPipeline:
         """The writing end, for one thread; declares its variables."""
         return Producer(self)
 
-    def consumer(self) -> Consumer:
-        """The reading end, for the threads of a warpgroup; declares its variables."""
-        return Consumer(self)
+    def consumer(self, lane: Expr) -> Consumer:
+        """The reading end, for the threads of a warpgroup; declares its variables. lane: number
+        of the thread in its warpgroup."""
+        return Consumer(self, lane)
 
 
 class Producer:
@@ -169,8 +195,8 @@ class Consumer:
     `advance`.
     """
 
-    def __init__(self, pipeline: BarrierPipeline) -> None:
-        self._pipeline = pipeline
+    def __init__(self, pipeline: BarrierPipeline, lane: Expr) -> None:
+        self._pipeline, self._lane = pipeline, lane
         stage, self._before = Variable("stage", 0), Variable("before", 0)
         self._turn = _Turn(pipeline.stages, stage, Variable("phase", 0))
 
@@ -188,8 +214,7 @@ class Consumer:
         self._before.set(self.stage)
         self._turn.advance()
 
-    def release(self, thread: Expr) -> None:
-        """Calls the stage before this one empty, in the name of all threads of the warpgroup, by
-        the first. thread: number in the warpgroup."""
-        with when(thread == 0):
+    def release(self) -> None:
+        """Calls the stage before this one empty, for all threads of the warpgroup."""
+        with when(self._lane == 0):
             ptx.mbarrier_arrive(self._pipeline.empty.pointer(self._before.value))

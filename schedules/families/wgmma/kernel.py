@@ -185,7 +185,7 @@ def _consume(block: Block) -> None:
     """A warpgroup: multiplies step after step into registers, then stores."""
     plan, config = block.plan, block.plan.config
     accumulators = Registers.array("accumulators", (config.accumulators,), FP32.name)
-    consumer = block.pipeline.consumer()
+    consumer = block.pipeline.consumer(block.lane)
     tile = block.first_tile()
     store = ClusterStore(block) if plan.clustered else TensorStore(block)
     with block.tiles(tile) as (first_row, first_column):
@@ -198,12 +198,12 @@ def _consume(block: Block) -> None:
             _multiply(block, consumer, accumulators, i)
             ptx.wgmma_wait(1)
             with when(i > 0):
-                consumer.release(block.lane)
+                consumer.release()
             consumer.advance()
         ptx.wgmma_wait(0)
         with unrolled(config.accumulators) as i:
             ptx.wgmma_settle(accumulators[i])
-        consumer.release(block.lane)
+        consumer.release()
         store.store(accumulators, m, k)
     store.end()
 
