@@ -30,7 +30,7 @@ from benchmarks import machine
 from benchmarks.launches import LAUNCHES, captured
 from schedules.choose import choose, family, options
 from schedules.conv.activations import Activation
-from schedules.conv.gemm import pack_channels
+from schedules.conv.signature import BIAS, WEIGHT
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.lowering import KERNELS, LOWERING
 from tvmconv import knobs
@@ -177,11 +177,11 @@ def measure(problem: Problem, job: Job, code: bytes, chosen: bool, effort: Effor
         path = Path(folder) / "kernel.so"
         path.write_bytes(code)
         function = tvm.runtime.load_module(str(path))["main"]
-    packed = family(job.family).pack(w, job.config, problem.weight.cpu().numpy())
-    bias = pack_channels(w, problem.bias.cpu().numpy())
+    given = {WEIGHT: problem.weight.cpu().numpy(), BIAS: problem.bias.cpu().numpy()}
+    packed = family(job.family).pack(w, job.config, given)
     # Poisoned, so that what is not written shows.
     y = torch.full(w.out_shape, math.nan, device="cuda", dtype=torch.half)
-    gpu = [tvm.runtime.tensor(np.asarray(array), tvm.cuda(0)) for array in (packed, bias)]
+    gpu = [tvm.runtime.tensor(np.asarray(array), tvm.cuda(0)) for array in packed.values()]
     x, out = (tvm.runtime.from_dlpack(tensor) for tensor in (problem.x, y))
 
     def call() -> object:

@@ -180,7 +180,7 @@ def _best(
         return Option(family, match.config, estimate(w, family, match.config, hardware))
     if estimate is kernel_cost:
         # No footprint depends on these, so that what differs in them alone is searched for once.
-        epilogue = Epilogue(residual=w.epilogue.residual, out_dtype=w.epilogue.out_dtype)
+        epilogue = Epilogue(residual=w.epilogue.residual)
         w = replace(w, epilogue=epilogue)
     config, cost = _least(w, family.name, match.config, hardware, estimate)
     return Option(family, config, cost)

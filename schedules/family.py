@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 from tvm import tirx
 
+from intrinsics import dtypes
+from schedules.conv.precision import Precision
+from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
+#: The constant tensors of a convolution by the names of `schedules.conv.signature`: weight
+#: (K, C/groups, R, S), bias (K,), slope (K,); and with a prologue its own, as `PROLOGUE_WEIGHT`
+#: (C, 1, R, S) and `PROLOGUE_BIAS` (C,).
+Given = Mapping[str, NDArray[Any]]
+PROLOGUE_WEIGHT, PROLOGUE_BIAS = "prologue.weight", "prologue.bias"
 #: Why one of pairs declines a workload without.
 ONE_CONVOLUTION = "no depthwise convolution is computed with it"
 
@@ -43,6 +51,28 @@ def alone(w: ConvWorkload) -> str:
         return "computes one convolution, not two"
     if w.epilogue.pool is not None:
         return "pools nothing: a pool is a kernel of its own"
+    return ""
+
+
+def other_precision(w: ConvWorkload, *known: Precision) -> str:
+    """Returns why a family declines that computes `known` precisions; empty if it takes `w`.
+
+    The result's dtype is left to the family.
+    """
+    for workload in w.apart:
+        own = workload.precision
+        if not any(own == replace(one, result=own.result) for one in known):
+            return f"{own}: not its precision"
+    return ""
+
+
+def other_than_floats(w: ConvWorkload) -> str:
+    """Returns why a family declines that multiplies floating-point numbers of any width in fp32,
+    unsplit and unscaled; empty if it takes `w`."""
+    own = w.precision
+    types = [dtypes.get(one) for one in (own.x, *own.operands, own.result)]
+    if any(one.integer for one in types) or own.split > 1 or own.scales:
+        return f"{own}: not its precision"
     return ""
 
 
@@ -87,5 +117,8 @@ class Family(Protocol):
     def padded_macs(self, w: ConvWorkload, config: Any) -> int:
         """Multiply-adds that `schedule` carries out, padding included."""
 
-    def pack(self, w: ConvWorkload, config: Any, weight: NDArray[Any]) -> NDArray[Any]:
-        """weight (K, C/groups, R, S) as the scheduled function reads it, fp16."""
+    def signature(self, w: ConvWorkload, config: Any) -> Signature:
+        """Returns the operands of the scheduled function, in order."""
+
+    def pack(self, w: ConvWorkload, config: Any, given: Given) -> dict[str, NDArray[Any]]:
+        """Returns the constant operands by name, as the scheduled function reads them."""

@@ -105,12 +105,15 @@ class Activation:
         listed = ", ".join(f"{value:g}" for value in self.parameters)
         return f"{self.kind}({listed})" if listed else self.kind
 
+    @property
+    def has_slopes(self) -> bool:
+        """True where it has a slope for each channel, as a "prelu"."""
+        return self.kind == "prelu"
+
     def apply(self, m: Any, x: Any, slope: Any = None) -> Any:
         """The function of x over the operations `m`; slope: of x's channel, for a "prelu"."""
         parameters = [m.real(value) for value in self.parameters]
-        return FORMULAS[self.kind].apply(
-            m, x, *parameters, *([slope] if self.kind == "prelu" else [])
-        )
+        return FORMULAS[self.kind].apply(m, x, *parameters, *([slope] if self.has_slopes else []))
 
     def numpy(self, x: Any) -> Any:
         """The function of a float64 array."""

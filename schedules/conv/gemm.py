@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intrinsics import dtypes
 from schedules.conv.workload import ConvWorkload, round_up
 
 
@@ -146,22 +147,16 @@ def gemm_index(w: ConvWorkload, *index: Any) -> tuple[Any, ...]:
     return m, k_block * w.out_layout.c + k_in
 
 
-def pack_weight(w: ConvWorkload, tile: Tile, weight: NDArray[Any]) -> NDArray[np.float16]:
-    """(K, C/groups, R, S) to fp16 (g, o, i/16, k/16, 16, 16), padded with zeros: one tile is one
-    operand."""
+def pack_weight(w: ConvWorkload, tile: Tile, weight: NDArray[Any]) -> NDArray[Any]:
+    """Returns a weight (K, C/groups, R, S) as (g, o, i/16, k/16, 16, 16), padded with zeros, in the
+    dtype that is multiplied: one tile is one operand of the instruction."""
+    dtype = dtypes.get(w.precision.operands[1]).numpy
     gemm = Gemm.of(w, tile)
     outer, inner = gemm.reduction.outer, gemm.reduction.inner
     grouped = weight.reshape(w.groups, w.group_k, w.group_c, w.r, w.s)
     taps = grouped.transpose(0, 3, 4, 2, 1).reshape(w.groups, outer, inner, w.group_k)
-    padded = np.zeros((w.groups, outer, gemm.i_pad, gemm.weight_columns), np.float16)
-    padded[:, :, :inner, : w.group_k] = taps.astype(np.float16)
+    padded = np.zeros((w.groups, outer, gemm.i_pad, gemm.weight_columns), dtype)
+    padded[:, :, :inner, : w.group_k] = taps.astype(dtype)
     fi, fk = tile.fragment_i, tile.fragment_k
     tiles = padded.reshape(w.groups, outer, gemm.i_pad // fi, fi, gemm.weight_columns // fk, fk)
     return np.ascontiguousarray(tiles.transpose(0, 1, 2, 4, 3, 5))
-
-
-def pack_channels(w: ConvWorkload, values: NDArray[Any]) -> NDArray[np.float32]:
-    """A bias or slopes, (K,), to fp32, padded with zeros to what the output has room for."""
-    padded = np.zeros(w.k_stored, np.float32)
-    padded[: w.k] = values
-    return padded

@@ -20,24 +20,24 @@ from schedules.conv.layout import Window as Window
 from schedules.conv.layout import ceil_div as ceil_div
 from schedules.conv.layout import round_up as round_up
 from schedules.conv.max_pool import MaxPool
+from schedules.conv.precision import Precision
 
 Pair = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Epilogue:
-    """``y = activation(conv + bias + residual)`` in fp32, then cast to ``out_dtype``.
+    """``y = activation(conv + bias + residual)`` in fp32, then cast to the result's dtype.
 
     Or, with ``residual_last``, ``activation(conv + bias) + residual``. bias: fp32 (K,). residual:
-    fp16, the output's shape, in ``residual_layout``. A "prelu" has its slopes, fp32 (K,). A
-    ``pool`` then reads y, and the output is the pool's.
+    the output's shape, in ``residual_layout``. A "prelu" has its slopes, fp32 (K,). A ``pool`` then
+    reads y, and the output is the pool's.
     """
 
     bias: bool = False
     residual: bool = False
     residual_layout: Layout = NHWC
     activation: Activation = IDENTITY
-    out_dtype: str = "float16"
     residual_last: bool = False
     pool: MaxPool | None = None
 
@@ -52,12 +52,12 @@ class Epilogue:
 @dataclass(frozen=True)
 class ConvWorkload:
     """One convolution. ``padding`` is (top, left, bottom, right), negative where the image is
-    cropped; operands are fp16. With a ``window`` the output is a part of a larger NHWC tensor.
+    cropped. With a ``window`` the output is a part of a larger NHWC tensor.
 
     A matrix product of (M, C) and (C, K) is the case n = M of one pixel and a 1x1 filter.
 
-    With a ``prologue``, a depthwise convolution, it reads what that gives, rounded to fp16; one
-    kernel computes both, and x is the prologue's input.
+    With a ``prologue``, a depthwise convolution, it reads that one's result; one kernel computes
+    both, and x is the prologue's input.
 
     Raises ``ValueError`` where the numbers describe no convolution.
     """
@@ -75,7 +75,7 @@ class ConvWorkload:
     groups: int = 1
     in_layout: Layout = NHWC
     out_layout: Layout = NHWC
-    accumulator_dtype: str = "float32"
+    precision: Precision = field(default_factory=Precision)
     epilogue: Epilogue = field(default_factory=Epilogue)
     window: Window | None = None
     prologue: ConvWorkload | None = None
@@ -98,8 +98,9 @@ class ConvWorkload:
 
     def _check_prologue(self, first: ConvWorkload) -> None:
         given = (first.n, first.p, first.q, first.k)
-        if given != (self.n, self.h, self.w, self.c) or first.epilogue.out_dtype != "float16":
-            raise ValueError(f"{self!r}: the prologue gives what the convolution reads, in fp16")
+        read = (self.n, self.h, self.w, self.c)
+        if given != read or first.precision.result != self.precision.x:
+            raise ValueError(f"{self!r}: the prologue gives what the convolution reads")
         if not first.depthwise or first.k != first.c or first.epilogue.residual:
             raise ValueError(f"{self!r}: a prologue has one filter a channel, and no residual")
         more = first.window or first.prologue or first.epilogue.pool
@@ -204,6 +205,7 @@ class ConvWorkload:
         fields["epilogue"] = dataclasses.asdict(self.epilogue)
         fields["epilogue"]["residual_layout"] = str(self.epilogue.residual_layout)
         fields["window"] = None if self.window is None else dataclasses.asdict(self.window)
+        fields["precision"] = self.precision.to_json()
         # Not there where there is none, as in what was written before there were any.
         prologue = fields.pop("prologue")
         if prologue is not None:
@@ -219,6 +221,15 @@ class ConvWorkload:
     @classmethod
     def _of(cls, fields: dict[str, Any]) -> ConvWorkload:
         epilogue = fields.pop("epilogue")
+        # Written before precisions were: fp16 operands.
+        accumulator = fields.pop("accumulator_dtype", Precision.accumulator)
+        result = epilogue.pop("out_dtype", Precision.result)
+        given = fields.get("precision")
+        fields["precision"] = (
+            Precision(accumulator=accumulator, result=result)
+            if given is None
+            else Precision.from_json(given)
+        )
         epilogue["residual_layout"] = Layout.parse(epilogue["residual_layout"])
         activation = epilogue["activation"]
         epilogue["activation"] = Activation(activation["kind"], tuple(activation["parameters"]))

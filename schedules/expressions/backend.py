@@ -11,13 +11,21 @@ from typing import Any
 
 from tvm.s_tir import Schedule
 
+from intrinsics import dtypes
 from intrinsics.record import WARP_SIZE
 from schedules.machine.hardware import Hardware
 
-#: Halves in the widest GPU access (16 bytes) and fp32 lanes of GPU arithmetic on vectors.
+#: Bytes of the widest GPU access.
+ACCESS_BYTES = 16
+#: Elements that a thread finishes and stores at a time, and fp32 lanes of GPU arithmetic.
 GPU_VECTOR, GPU_ARITHMETIC = 8, 4
 #: fp32 lanes of one CPU vector.
 CPU_VECTOR = 16
+
+
+def access_elements(dtype: str) -> int:
+    """Returns the elements of a dtype in the widest GPU access."""
+    return ACCESS_BYTES // dtypes.get(dtype).bytes
 
 
 def vector_width(extent: int, widest: int) -> int:

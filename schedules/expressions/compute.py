@@ -14,14 +14,15 @@ multiple of a tile is padded: with zeros in the gather and in the packed weight.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tvm import te, tirx
 
+from intrinsics.dtypes import FP32
 from schedules.conv.gemm import Gemm, Tile, gemm_index, pixel
-from schedules.conv.workload import ConvWorkload, Epilogue, ceil_div, round_up
+from schedules.conv.signature import BIAS, RESIDUAL, SLOPE, WEIGHT, Signature, X
+from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.expressions.window import in_window
 
 #: Block names that the schedules look for.
@@ -36,68 +37,51 @@ class TvmMath:
 
     @staticmethod
     def real(value: float) -> Any:
-        return tirx.const(value, "float32")
+        return tirx.const(value, FP32.name)
 
 
-@dataclass(frozen=True)
-class Operands:
-    """The placeholders of a convolution, in the order of its parameters; None where not there."""
-
-    x: Any
-    weight: Any
-    bias: Any
-    slope: Any
-    residual: Any
-
-    @classmethod
-    def of(
-        cls, w: ConvWorkload, weight_shape: tuple[int, ...], activations: str = "float16"
-    ) -> Operands:
-        """x in ``in_layout``; weight fp16 as the family packs it; bias and slope fp32 as
-        `gemm.pack_channels` gives them; residual in its layout. `activations` is the dtype of x
-        and residual."""
-        epilogue = w.epilogue
-        assert epilogue.pool is None, "not in tensor expressions"
-        slopes = epilogue.activation.kind == "prelu"
-        return cls(
-            te.placeholder(w.in_shape, activations, name="x"),
-            te.placeholder(weight_shape, "float16", name="weight"),
-            te.placeholder((w.k_stored,), "float32", name="bias") if epilogue.bias else None,
-            te.placeholder((w.k_stored,), "float32", name="slope") if slopes else None,
-            te.placeholder(w.residual_shape, activations, name="residual")
-            if epilogue.residual
-            else None,
-        )
-
-    def function(self, w: ConvWorkload, y: Any) -> tirx.PrimFunc:
-        """``(x, weight[, bias][, slope][, residual]) -> y``, y in the workload's window."""
-        given = (self.x, self.weight, self.bias, self.slope, self.residual)
-        inputs = [one for one in given if one is not None]
-        return in_window(w, te.create_prim_func([*inputs, y]))
+#: The placeholders of a kernel's operands but the result, by name.
+Placeholders = Mapping[str, Any]
 
 
-def finish(w: ConvWorkload, operands: Operands, total: Any, at: Any) -> Any:
-    """The epilogue of one output: the sum `total` at element `at` = (n, p, q, k)."""
-    value = total if w.accumulator_dtype == "float32" else total.astype("float32")
-    k = at[3]
-    slope = None if operands.slope is None else operands.slope[k]
-    bias = None if operands.bias is None else operands.bias[k]
-    residual = None
-    if operands.residual is not None:
-        residual = _residual(w, operands.residual, *at).astype("float32")
-    return finished(w.epilogue, value, bias, slope, residual)
+def placeholders(signature: Signature) -> Placeholders:
+    """Declares all operands but the result."""
+    *inputs, _ = signature
+    return {one.name: te.placeholder(one.shape, one.dtype, name=one.name) for one in inputs}
 
 
-def finished(epilogue: Epilogue, total: Any, bias: Any, slope: Any, residual: Any) -> Any:
-    """The epilogue's formula: fp32 expressions in, those that it has; `out_dtype` out."""
-    value = total if bias is None else total + bias
+def function(w: ConvWorkload, operands: Placeholders, y: Any) -> tirx.PrimFunc:
+    """Returns the unscheduled function of all operands; y is written to the workload's window."""
+    return in_window(w, te.create_prim_func([*operands.values(), y]))
+
+
+def finish(w: ConvWorkload, operands: Placeholders, total: Any, at: Any) -> Any:
+    """Returns one output: `total` is its accumulator, `at` its (n, p, q, k)."""
+    bias, slope = (operands[name][at[3]] if name in operands else None for name in (BIAS, SLOPE))
+    residual = _residual(w, operands[RESIDUAL], *at) if RESIDUAL in operands else None
+    return finished(w, total, bias, slope, residual)
+
+
+def finished(w: ConvWorkload, total: Any, bias: Any, slope: Any, residual: Any) -> Any:
+    """Returns the epilogue's formula, in fp32, cast to the result's dtype.
+
+    total in the accumulator's dtype, residual in its own, bias and slope fp32; None where the
+    epilogue has none.
+    """
+    epilogue = w.epilogue
+    value = _wide(total, w.precision.accumulator)
+    value = value if bias is None else value + bias
     if epilogue.residual_last:
         value = epilogue.activation.apply(TvmMath, value, slope)
     if residual is not None:
-        value = value + residual
+        value = value + _wide(residual, w.precision.x)
     if not epilogue.residual_last:
         value = epilogue.activation.apply(TvmMath, value, slope)
-    return value.astype(epilogue.out_dtype)
+    return value.astype(w.precision.result)
+
+
+def _wide(value: Any, dtype: str) -> Any:
+    return value if dtype == FP32.name else value.astype(FP32.name)
 
 
 def _residual(w: ConvWorkload, residual: Any, n: Any, p: Any, q: Any, k: Any) -> Any:
@@ -123,7 +107,7 @@ def _where(conditions: list[Any], value: Any) -> Any:
     return tirx.if_then_else(tirx.all(*conditions), value, tirx.const(0, value.ty.dtype))
 
 
-#: ``product(gemm, X, Weight, accumulator_dtype)`` is the tensor Conv[g, m, k] of padded extents.
+#: ``product(gemm, X, Weight, accumulator)`` is the tensor Conv[g, m, k] of padded extents.
 Product = Callable[[Gemm, Any, Any, str], Any]
 
 
@@ -143,29 +127,27 @@ def summed(gemm: Gemm, x: Any, weight: Any, dtype: str) -> Any:
     )
 
 
-def implicit_gemm(
-    w: ConvWorkload, tile: Tile, product: Product = summed, activations: str = "float16"
-) -> tirx.PrimFunc:
-    """The convolution as ``(x, weight[, bias][, slope][, residual]) -> y``.
+def implicit_gemm(w: ConvWorkload, tile: Tile, product: Product = summed) -> tirx.PrimFunc:
+    """Returns the convolution as a function of its operands.
 
-    Operands as `Operands.of` says, weight as `gemm.pack_weight` gives it; y ``out_dtype`` in
-    ``out_layout``. The gather is fp16 whatever `activations` are.
+    The weight is as `gemm.pack_weight` gives it. The gather casts x to what is multiplied.
     """
     gemm = Gemm.of(w, tile)
-    operands = Operands.of(w, gemm.weight_shape, activations)
+    operands = placeholders(Signature.of(w, gemm.weight_shape))
+    multiplied = w.precision.operands[0]
     gather = te.compute(
         (w.groups, gemm.reduction.outer, gemm.m_pad, gemm.i_pad),
-        lambda g, o, m, i: _gathered(w, gemm, operands.x, g, o, m, i).astype("float16"),
+        lambda g, o, m, i: _gathered(w, gemm, operands[X], g, o, m, i).astype(multiplied),
         name=GATHER,
     )
-    conv = product(gemm, gather, operands.weight, w.accumulator_dtype)
+    conv = product(gemm, gather, operands[WEIGHT], w.precision.accumulator)
 
-    def finished(g: Any, m: Any, k: Any) -> Any:
+    def finishing(g: Any, m: Any, k: Any) -> Any:
         return finish(w, operands, conv[g, m, k], (*pixel(w, m), g * w.group_k + k))
 
     # Exactly the output's rows and columns: what it reads of the bias exists.
     columns = w.k_stored if w.groups == 1 else w.group_k
-    epilogue = te.compute((w.groups, gemm.m, columns), finished, name=EPILOGUE)
+    epilogue = te.compute((w.groups, gemm.m, columns), finishing, name=EPILOGUE)
 
     def out(*index: Any) -> Any:
         at = gemm_index(w, *index)
@@ -175,17 +157,22 @@ def implicit_gemm(
     # TVM would not see what a tile of the output reads.
     split = (*w.out_shape[:-1], w.groups, w.group_k)
     y = te.compute(w.out_shape if w.groups == 1 else split, out, name=OUT)
-    return operands.function(w, y)
+    return function(w, operands, y)
 
 
-def direct(w: ConvWorkload, activations: str = "float16") -> tirx.PrimFunc:
-    """The convolution as its definition: ``(x, weight[, bias][, slope][, residual]) -> y``.
+def direct_weight_shape(w: ConvWorkload) -> tuple[int, ...]:
+    """Returns (R, S, C/groups, K), K rounded up to the output's block of channels."""
+    return (w.r, w.s, w.group_c, w.k_stored)
 
-    weight fp16 (R, S, C/groups, K) with K rounded up to the output's channel block; the rest as
-    in `implicit_gemm`. Sums in fp32.
+
+def direct(w: ConvWorkload) -> tirx.PrimFunc:
+    """Returns the convolution as its definition, a function of its operands.
+
+    The weight has `direct_weight_shape`. Accumulates in fp32.
     """
     k_out = w.k_stored
-    operands = Operands.of(w, (w.r, w.s, w.group_c, k_out), activations)
+    operands = placeholders(Signature.of(w, direct_weight_shape(w)))
+    multiplied = w.precision.operands[0]
     r, s = te.reduce_axis((0, w.r), "r"), te.reduce_axis((0, w.s), "s")
     c = te.reduce_axis((0, w.group_c), "c")
 
@@ -194,16 +181,16 @@ def direct(w: ConvWorkload, activations: str = "float16") -> tirx.PrimFunc:
         channel = k // w.group_k * w.group_c + c
         inside = [k < w.k] * (k_out > w.k) + [channel < w.c] * (k_out > w.k)
         batches = round_up(w.n, w.out_layout.n)
-        value = _input(w, operands.x, n, p, q, r, s, channel, inside, batches)
-        weight = operands.weight[r, s, c, k].astype("float32")
-        return te.sum(value.astype("float16").astype("float32") * weight, [r, s, c])
+        value = _input(w, operands[X], n, p, q, r, s, channel, inside, batches)
+        weight = operands[WEIGHT][r, s, c, k].astype(FP32.name)
+        return te.sum(value.astype(multiplied).astype(FP32.name) * weight, [r, s, c])
 
     sums = te.compute(w.out_shape, conv, name=CONV)
 
     def out(*index: Any) -> Any:
         return finish(w, operands, sums(*index), w.out_layout.element(*index))
 
-    return operands.function(w, te.compute(w.out_shape, out, name=OUT))
+    return function(w, operands, te.compute(w.out_shape, out, name=OUT))
 
 
 def _gathered(w: ConvWorkload, gemm: Gemm, x: Any, g: Any, o: Any, m: Any, i: Any) -> Any:

@@ -21,7 +21,7 @@ def in_window(w: ConvWorkload, function: tirx.PrimFunc) -> tirx.PrimFunc:
     *inputs, old = function.params
     if tuple(int(size) for size in old.shape) == w.buffer_shape and w.window is None:
         return function
-    new = tirx.decl_buffer(w.buffer_shape, w.epilogue.out_dtype, "out")
+    new = tirx.decl_buffer(w.buffer_shape, w.precision.result, "out")
     body = _Window(w, old, new).visit(function.body)
     return tirx.PrimFunc([*inputs, new], body, function.ret_type, function.attrs)
 

@@ -13,15 +13,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
+from intrinsics import dtypes
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Family
 from schedules.machine.hardware import Hardware
 
 #: What the least of kernels takes in a CUDA graph: small ones do not differ.
 LATENCY_US = 2.0
-BYTES = {"float16": 2, "float32": 4}
 
 
 @dataclass(frozen=True)
@@ -53,20 +51,20 @@ def floor(macs: int, moved: int, hardware: Hardware) -> Cost:
     return _slowest(macs, hardware.chip_tflops, moved, hardware)
 
 
-def copy_bytes(elements: int, dtype: str = "float16", written: str = "") -> int:
+def copy_bytes(elements: int, dtype: str, written: str = "") -> int:
     """Read, in `dtype`, and written, in the same or another."""
-    return elements * (np.dtype(dtype).itemsize + np.dtype(written or dtype).itemsize)
+    return elements * (dtypes.get(dtype).bytes + dtypes.get(written or dtype).bytes)
 
 
-def copy_cost(elements: int, hardware: Hardware, dtype: str = "float16", written: str = "") -> Cost:
+def copy_cost(elements: int, hardware: Hardware, dtype: str, written: str = "") -> Cost:
     """Of reading and writing a tensor once, as a conversion between layouts does."""
     moved = copy_bytes(elements, dtype, written)
     return _least(Cost(moved / (hardware.memory_gbps * 1e3), "memory"))
 
 
-def pool_cost(elements: int, hardware: Hardware, dtype: str = "float16") -> Cost:
+def pool_cost(elements: int, hardware: Hardware, dtype: str) -> Cost:
     """Of a pool that reads and writes so many elements, together."""
-    moved = elements * np.dtype(dtype).itemsize
+    moved = elements * dtypes.get(dtype).bytes
     return _least(Cost(moved / (hardware.memory_gbps * 1e3), "memory"))
 
 
@@ -74,15 +72,17 @@ def moved_bytes(w: ConvWorkload) -> int:
     """What a convolution has to read and write at least: every operand once."""
     if w.prologue is not None:
         first, then = w.apart
-        between = math.prod(then.in_shape) * 2
+        between = math.prod(then.in_shape) * dtypes.get(then.precision.x).bytes
         return moved_bytes(first) + moved_bytes(then) - 2 * between
-    out = math.prod(w.out_shape) * BYTES[w.epilogue.out_dtype]
-    weight = w.k * w.group_c * w.r * w.s * 2
-    residual = math.prod(w.out_shape) * 2 if w.epilogue.residual else 0
+    own = w.precision
+    x, multiplied, result = (dtypes.get(one).bytes for one in (own.x, own.operands[1], own.result))
+    out = math.prod(w.out_shape) * result
+    weight = w.k * w.group_c * w.r * w.s * multiplied
+    residual = math.prod(w.out_shape) * x if w.epilogue.residual else 0
     # A stride larger than the filter skips rows and columns.
     rows = min(w.h, w.p * w.r)
     columns = min(w.w, w.q * w.s)
-    read = math.prod(w.in_layout.shape(w.n, rows, columns, w.c)) * 2
+    read = math.prod(w.in_layout.shape(w.n, rows, columns, w.c)) * x
     return read + weight + residual + out
 
 

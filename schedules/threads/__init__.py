@@ -20,7 +20,7 @@ Example, out of a matrix product with three stages of cp.async::
         Stages(3, Part("a", "float16", (64, 32)), Part("b", "float16", (32, 64)))
     )
 
-    with Kernel(operands) as kernel, kernel.launch(Launch(blocks, threads=128)) as thread:
+    with Kernel(signature) as kernel, kernel.launch(Launch(blocks, threads=128)) as thread:
         shared = SharedMemory(layout)
         pipeline = AsyncCopyPipeline(stages=3, stage_bytes=layout["a"].stride(1))
         sums = Registers.array("sums", (8, 4), "float32")

@@ -13,18 +13,15 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from schedules.conv.signature import Operand
 from schedules.threads.launch import Launch, Thread
-
-#: Name, shape and dtype.
-Operand = tuple[str, tuple[int, ...], str]
 
 
 class Kernel:
     """Emits one function::
 
-        with Kernel(operands) as kernel:
-            with kernel.launch(Launch(blocks, threads)) as thread:
-                ...                      # what one thread does
+        with Kernel(signature) as kernel, kernel.launch(Launch(blocks, threads)) as thread:
+            ...                          # what one thread does
         return kernel.function
 
     What is emitted before the launch runs on the host. `plans_barriers`: TVM puts a block barrier
@@ -43,9 +40,9 @@ class Kernel:
         # TVM has two lowerings; only the one of scheduled functions (s_tir) plans barriers.
         self._scopes.enter_context(T.prim_func(s_tir=self._plans_barriers))
         T.func_name("main")
-        for name, shape, dtype in self._operands:
-            buffer = T.buffer(shape, dtype, buffer_name=name)
-            self._buffers[name] = T.arg(name, buffer)
+        for one in self._operands:
+            buffer = T.buffer(one.shape, one.dtype, buffer_name=one.name)
+            self._buffers[one.name] = T.arg(one.name, buffer)
         return self
 
     def __exit__(

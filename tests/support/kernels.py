@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,14 +19,14 @@ from onnx import TensorProto, helper
 from tvm.target.codegen import llvm_get_system_cpu
 
 import tvmconv.runtime.tensor_map  # noqa: F401 - kernels of the wgmma family call what it registers
+from intrinsics import dtypes
 from schedules.conv.activations import FORMULAS
-from schedules.conv.gemm import pack_channels
 from schedules.conv.max_pool import MaxPool
-from schedules.conv.workload import ConvWorkload, Layout
-from schedules.families.depthwise_projection.family import pack_prologue
+from schedules.conv.workload import ConvWorkload
 from schedules.family import Family
 from schedules.lowering import KERNELS, LOWERING
 from schedules.machine.hardware import Hardware
+from schedules.tensors import Tensors, from_layout, inputs
 from schedules.threads.emulator.guarded import Array, Guarded
 from tvmconv.runtime import toolchain
 
@@ -46,45 +46,13 @@ ONNX_NAMES = {
 PADDING = 3.0
 
 
-@dataclass(frozen=True)
-class Operands:
-    """x (N, H, W, C), weight (K, C/groups, R, S), bias (K,), residual (N, P, Q, K).
-
-    x, weight and residual are fp16. The values are of order one at every stage, so that errors
-    relative to the output mean something. `first`: of a prologue, whose x is read.
-    """
-
-    x: Array
-    weight: Array
-    bias: Array | None
-    slope: Array | None
-    residual: Array | None
-    first: Operands | None = None
-
-    @classmethod
-    def random(cls, w: ConvWorkload, seed: int = 0) -> Operands:
-        draw = np.random.default_rng(seed).standard_normal
-        fan_in = w.c // w.groups * w.r * w.s
-        weight = draw((w.k, w.c // w.groups, w.r, w.s)) / np.sqrt(fan_in)
-        pixels = (w.window.rows, w.window.columns) if w.window else (w.p, w.q)
-        residual = (w.n, *pixels, w.k)
-        return cls(
-            draw((w.n, w.h, w.w, w.c)).astype(np.float16),
-            weight.astype(np.float16),
-            draw(w.k).astype(np.float32) if w.epilogue.bias else None,
-            draw(w.k).astype(np.float32) if w.epilogue.activation.kind == "prelu" else None,
-            draw(residual).astype(np.float16) if w.epilogue.residual else None,
-            None if w.prologue is None else cls.random(w.prologue, seed + 1),
-        )
-
-
-def reference(w: ConvWorkload, operands: Operands) -> Array:
-    """(N, P, Q, K), or pooled, in fp32, as onnxruntime computes it from the same fp16 operands;
-    what is between a prologue and it rounded to fp16."""
+def reference(w: ConvWorkload, operands: Tensors) -> Array:
+    """(N, P, Q, K), or pooled, in fp32, as onnxruntime computes it from the same operands; what is
+    between a prologue and it rounded as they are."""
     if w.prologue is not None:
         assert operands.first is not None
         first, then = w.apart
-        between = reference(first, operands.first).astype(np.float16)
+        between = reference(first, operands.first).astype(operands.x.dtype)
         return reference(then, replace(operands, x=between, first=None))
     feeds = {"x": _cropped(w, operands.x).transpose(0, 3, 1, 2), "w": operands.weight}
     if operands.bias is not None:
@@ -182,7 +150,7 @@ def run(
     w: ConvWorkload,
     config: Any,
     hardware: Hardware,
-    operands: Operands,
+    operands: Tensors,
     execute: Callable[[Any, list[Array], Hardware], Array] | None = None,
 ) -> Array:
     """(N, P, Q, K) as the family computes it with `config`, on this CPU or GPU.
@@ -192,16 +160,8 @@ def run(
 
     Asserts that no element of the output, padding included, is left or made NaN or infinite.
     """
-    first, x = operands.first, operands.x if operands.first is None else operands.first.x
-    arrays = [
-        to_layout(x, w.apart[0].in_layout),
-        *([] if first is None else [pack_prologue(w.apart[0], first.weight, first.bias)]),
-        family.pack(w, config, operands.weight),
-        *(pack_channels(w, one) for one in (operands.bias, operands.slope) if one is not None),
-    ]
-    if operands.residual is not None:
-        arrays.append(to_layout(operands.residual, w.epilogue.residual_layout))
-    arrays.append(np.full(w.buffer_shape, np.nan, w.epilogue.out_dtype))
+    arrays = inputs(family, w, config, operands, PADDING)
+    arrays.append(np.full(w.buffer_shape, np.nan, dtypes.get(w.precision.result).numpy))
     y = (execute or build_and_call)(family.schedule(w, config, hardware), arrays, hardware)
     if w.window is not None:
         index = window_index(w)
@@ -231,7 +191,8 @@ class Threadless:
     def __init__(self, family: Family, gpu: Hardware) -> None:
         self.name, self.family, self.gpu = family.name, family, gpu
         self.match, self.space = family.match, family.space
-        self.pack, self.padded_macs = family.pack, family.padded_macs
+        self.pack, self.signature = family.pack, family.signature
+        self.padded_macs = family.padded_macs
 
     def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Any:
         script = self.family.schedule(w, config, self.gpu).script()
@@ -267,21 +228,9 @@ def call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
     return guarded[-1].inner
 
 
-def to_layout(array: Array, layout: Layout) -> Array:
-    """The (N, H, W, C) array laid out so, with `PADDING` where it has no element."""
-    laid = np.full(layout.shape(*array.shape), PADDING, array.dtype)
-    laid[layout.index(*np.indices(array.shape, sparse=True))] = array
-    return laid
-
-
-def from_layout(laid: Array, layout: Layout, shape: tuple[int, ...]) -> Array:
-    """The inverse of `to_layout`: the (N, H, W, C) array of that shape."""
-    return np.asarray(laid[layout.index(*np.indices(shape, sparse=True))])
-
-
 def check(family: Family, w: ConvWorkload, config: Any, hardware: Hardware, seed: int = 0) -> None:
     """The family's kernel gives what onnxruntime gives, but for the rounding of its outputs."""
-    operands = Operands.random(w, seed)
+    operands = Tensors.random(w, seed)
     got = run(family, w, config, hardware, operands)
     # fp16 outputs are rounded by 2**-11 of themselves at most: see test_families.bound.
     error = relative_l2(got, reference(w, operands), 1.0)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from schedules.conv.activations import FORMULAS, Activation
+from schedules.conv.precision import Precision
 from schedules.conv.workload import (
     NHWC,
     PACKED,
@@ -18,6 +19,8 @@ from schedules.conv.workload import (
 )
 
 SAME = (1, 1, 1, 1)
+FP32_OUT = Precision(result="float32")
+FP16_SUMS = Precision(accumulator="float16")
 RELU = Activation("relu")
 ALL = Epilogue(bias=True, residual=True, activation=RELU)
 ALL_PACKED = replace(ALL, residual_layout=PACKED)
@@ -47,7 +50,7 @@ WORKLOADS = {
         1, 8, 8, 16, 16, 3, 3, epilogue=Epilogue(True, activation=Activation("clip", (-0.5, 0.7)))
     ),
     "fp32 out": ConvWorkload(
-        1, 8, 9, 24, 20, 3, 3, padding=SAME, epilogue=Epilogue(True, out_dtype="float32")
+        1, 8, 9, 24, 20, 3, 3, padding=SAME, epilogue=Epilogue(True), precision=FP32_OUT
     ),
     "batch 5, packed": ConvWorkload(
         5, 9, 7, 48, 40, 3, 3, padding=SAME, in_layout=PACKED, out_layout=PACKED,
@@ -76,7 +79,7 @@ WORKLOADS = {
     ),
     "groups of 8": ConvWorkload(1, 9, 8, 32, 48, 3, 3, (2, 1), SAME, groups=4, epilogue=ALL),
     "groups, fp32 out": ConvWorkload(
-        2, 7, 9, 40, 20, 1, 1, groups=2, epilogue=Epilogue(True, out_dtype="float32")
+        2, 7, 9, 40, 20, 1, 1, groups=2, epilogue=Epilogue(True), precision=FP32_OUT
     ),
     # A second tile of each group ends past its last channel.
     "groups past a tile": ConvWorkload(
@@ -125,7 +128,7 @@ WORKLOADS = {
     ),
     "depthwise, fp32 out": ConvWorkload(
         1, 7, 7, 40, 40, 3, 3, padding=SAME, groups=40,
-        epilogue=Epilogue(True, out_dtype="float32"),
+        epilogue=Epilogue(True), precision=FP32_OUT,
     ),
     "depthwise, 7 channels": ConvWorkload(3, 6, 5, 7, 7, 2, 3, (1, 2), groups=7, epilogue=ALL),
     "depthwise, large filter": ConvWorkload(
@@ -243,7 +246,7 @@ def workloads(draw: st.DrawFn, largest: int = 9, channels: int = 20) -> ConvWork
         dilation=dilation,
         groups=groups,
         in_layout=draw(LAYOUTS),
-        accumulator_dtype=draw(st.sampled_from(("float32", "float32", "float16"))),
+        precision=draw(st.sampled_from((Precision(), FP32_OUT, FP16_SUMS))),
         epilogue=epilogue,
     )
     if draw(st.integers(0, 2)) == 0:

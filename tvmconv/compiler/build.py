@@ -17,10 +17,11 @@ import tvm
 from tvm import relax
 
 from schedules.choose import Lookup
-from schedules.families.simulated.family import Simulation
+from schedules.conv.precision import Precision
+from schedules.families.simulated.family import ACTIVATIONS, Simulation
 from schedules.lowering import LOWERING
 from schedules.machine.hardware import Hardware
-from tvmconv.compiler.targets import code_features, find_hardware, find_simulation
+from tvmconv.compiler.targets import code_features, find_hardware, find_precision, find_simulation
 from tvmconv.errors import accepted
 from tvmconv.onnx import frontend, supported
 from tvmconv.onnx import model as onnx_model
@@ -57,7 +58,7 @@ def build(
     io_layout: str | None = None,
     records: bool | str | Path = True,
     numerics: str | None = None,
-    activations: str = "float16",
+    activations: str = ACTIVATIONS[0],
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
@@ -94,7 +95,8 @@ def build(
     proto = onnx_model.read(model)
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     supported.check_supported(graphs[-1].original)
-    hardware, arch = find_hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch)
+    multiplied = find_precision(precision)
     simulation = find_simulation(target, numerics, activations)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
@@ -106,7 +108,7 @@ def build(
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(graphs):
-        entry, report = _build(graph, target, arch, hardware, store, known, simulation)
+        entry, report = _build(graph, target, arch, hardware, multiplied, store, known, simulation)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -127,6 +129,7 @@ def _build(
     target: str,
     arch: str,
     hardware: Hardware,
+    precision: Precision,
     store: WeightStore,
     known: Lookup | None,
     simulation: Simulation | None,
@@ -134,13 +137,12 @@ def _build(
     """The network of one batch, its weights in `store`."""
     graph = _simplified(graph)
     supported.check_supported(graph.simple, folded=True)
-    mod, planned = _plan(graph, hardware, known, pairs=simulation is None)
+    mod, planned = _plan(graph, hardware, precision, known, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
-    read = "float16" if simulation is None else simulation.activations
     report = _report(graph, mod, planned, target, arch, hardware)
     with accepted("schedule this network's convolutions"):
-        mod = pipeline.run(mod, [lower_convs(planned, read)], "2_lower")
+        mod = pipeline.run(mod, [lower_convs(planned, precision)], "2_lower")
     mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, arch, hardware)
     report = replace(
@@ -176,7 +178,8 @@ def inspect(
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90a"
-    hardware, arch = find_hardware(target, arch, precision)
+    hardware, arch = find_hardware(target, arch)
+    multiplied = find_precision(precision)
     missing = supported.unsupported(graphs[-1].original)
     if not missing:
         graphs = [_simplified(graph) for graph in graphs]
@@ -190,7 +193,7 @@ def inspect(
         known = tuned.lookup(arch, records)
         reports = []
         for graph in graphs:
-            mod, planned = _plan(graph, hardware, known)
+            mod, planned = _plan(graph, hardware, multiplied, known)
             reports.append(_report(graph, mod, planned, target, arch, hardware))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
@@ -225,7 +228,11 @@ def _simplified(graph: _Graph) -> _Graph:
 
 
 def _plan(
-    graph: _Graph, hardware: Hardware, known: Lookup | None, pairs: bool = True
+    graph: _Graph,
+    hardware: Hardware,
+    precision: Precision,
+    known: Lookup | None,
+    pairs: bool = True,
 ) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
@@ -235,7 +242,7 @@ def _plan(
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware, records=known, pairs=pairs)
+    return mod, plan(mod, regions, hardware, precision, records=known, pairs=pairs)
 
 
 # ---------------------------------------------------------------- compiling

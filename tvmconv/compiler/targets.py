@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tvm.target import codegen
 
+from schedules.conv.precision import PRECISIONS, Precision
 from schedules.families.simulated.family import ACTIVATIONS, Simulation
 from schedules.machine.hardware import CPU, Hardware
 from tvmconv.errors import TargetError, TvmconvError
@@ -15,21 +16,16 @@ from tvmconv.simulation import simulator
 #: The network as on llvm, but for the products of its tensorized convolutions.
 SIMULATED = "hmma-sim"
 TARGETS = ("cuda", "llvm", SIMULATED)
-PRECISIONS = ("fp16",)
 
 
-def find_hardware(target: str, arch: str | None, precision: str) -> tuple[Hardware, str]:
+def find_hardware(target: str, arch: str | None) -> tuple[Hardware, str]:
     """The limits to schedule for, and the architecture's full name.
 
     As `build` takes them. Raises `TargetError` for a target or architecture that can't be built
-    for, `TvmconvError` for another precision.
+    for.
     """
     if target not in TARGETS:
         raise TargetError(f"there is no target {target!r}", hint=f"one of {', '.join(TARGETS)}")
-    if precision not in PRECISIONS:
-        raise TvmconvError(
-            f"there is no precision {precision!r}", hint=f"one of {', '.join(PRECISIONS)}"
-        )
     if target != "cuda":
         cpu = arch or codegen.llvm_get_system_cpu()
         if not codegen.llvm_is_valid_cpu(cpu, codegen.llvm_get_system_triple()):
@@ -42,6 +38,15 @@ def find_hardware(target: str, arch: str | None, precision: str) -> tuple[Hardwa
             hint='name what to build for, such as arch="sm_90", or build with target="llvm"',
         )
     return toolchain.cuda_arch(arch), arch
+
+
+def find_precision(name: str) -> Precision:
+    """Returns the precision of that name. Raises `TvmconvError` that lists those there are."""
+    if name not in PRECISIONS:
+        raise TvmconvError(
+            f"there is no precision {name!r}", hint=f"one of {', '.join(PRECISIONS)}"
+        )
+    return PRECISIONS[name]
 
 
 def find_simulation(target: str, numerics: str | None, activations: str) -> Simulation | None:

@@ -134,7 +134,7 @@ class _Graph:
             return self._is_half(self.flow.values[x].args[0])
         if x in self.kernels:
             workload = self.kernels[x][0].kernels[0].choice.workload
-            return workload.epilogue.out_dtype == "float16"
+            return workload.precision.result == workload.precision.x
         if self.flow.op(x) not in FOLLOWS_INPUT:
             return False
         tensors = relax.analysis.free_vars(self.flow.values[x])

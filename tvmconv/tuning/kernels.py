@@ -13,6 +13,7 @@ import tvm_ffi
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
+from intrinsics.dtypes import FP32
 from schedules.choose import family
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.direct.family import DirectFamily
@@ -76,8 +77,8 @@ def references(w: ConvWorkload) -> tuple[ConvWorkload, ...]:
     """What all candidates are compared with: the same, a kernel for each convolution, the last of
     which gives its result as the fp32 that it is before it is rounded, or pooled."""
     *first, last = w.apart
-    exact = replace(last.epilogue, out_dtype="float32", pool=None)
-    return *first, replace(last, epilogue=exact)
+    precision = replace(last.precision, result=FP32.name)
+    return *first, replace(last, epilogue=replace(last.epilogue, pool=None), precision=precision)
 
 
 def compile_difference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
@@ -88,8 +89,8 @@ def compile_difference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
 
 def _difference(w: ConvWorkload, kind: str) -> tirx.PrimFunc:
     shape = w.buffer_shape
-    y = te.placeholder(shape, w.epilogue.out_dtype, "y")
-    expected = te.placeholder(shape, "float32", "expected")
+    y = te.placeholder(shape, w.precision.result, "y")
+    expected = te.placeholder(shape, FP32.name, "expected")
     elements = 1
     for size in shape:
         elements *= size
@@ -105,7 +106,7 @@ def _difference(w: ConvWorkload, kind: str) -> tirx.PrimFunc:
         return te.compute((SUMS,), body, name)
 
     def squared_difference(index: list[Any]) -> Any:
-        one = y(*index).astype("float32") - expected(*index)
+        one = y(*index).astype(FP32.name) - expected(*index)
         return one * one
 
     def squared(index: list[Any]) -> Any:

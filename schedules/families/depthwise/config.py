@@ -6,9 +6,10 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from intrinsics import dtypes
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import ConfigError, require_none
-from schedules.expressions.backend import CPU_VECTOR, GPU_VECTOR, vector_width
+from schedules.expressions.backend import CPU_VECTOR, access_elements, vector_width
 from schedules.machine.hardware import Hardware
 
 #: Filter rows and columns up to so many are unrolled; a row up to so wide is loaded at once.
@@ -98,7 +99,8 @@ def _cpu_problems(w: ConvWorkload, config: DepthwiseConfig) -> Iterator[str]:
     if config.threads > 1:
         yield f"{config.threads} threads, a CPU has blocks of one"
     sums = 4 * config.rows * config.columns * config.vector
-    for name, size in (("sums", sums), ("patch", 2 * patch_vectors(w, config) * config.vector)):
+    patch = dtypes.get(w.precision.x).bytes * patch_vectors(w, config) * config.vector
+    for name, size in (("sums", sums), ("patch", patch)):
         if size >= STACK_BYTES:
             yield f"{size} bytes of {name}, TVM's stack takes less than {STACK_BYTES}"
 
@@ -109,7 +111,7 @@ def check(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> None:
     if min(knobs) < 1:
         require_none(["every knob is at least 1"], config, w, hardware.name)
     problems = []
-    widest = GPU_VECTOR if hardware.kind == "cuda" else CPU_VECTOR
+    widest = access_elements(w.precision.x) if hardware.kind == "cuda" else CPU_VECTOR
     if vector_width(config.vector, widest) != config.vector:
         problems.append(f"a vector of {config.vector} is no power of two up to {widest}")
     if adjacent(w) % config.vector:
@@ -150,7 +152,7 @@ def _block(w: ConvWorkload, config: DepthwiseConfig, threads: int) -> DepthwiseC
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseConfig]:
     """Every configuration worth trying, each already checked; wide vectors first."""
     on_gpu = hardware.kind == "cuda"
-    vector = vector_width(adjacent(w), GPU_VECTOR if on_gpu else CPU_VECTOR)
+    vector = vector_width(adjacent(w), access_elements(w.precision.x) if on_gpu else CPU_VECTOR)
     seen = set()
     for width in (vector, vector // 2, vector // 4):
         for rows, columns in ((1, 8), (1, 4), (1, 2), (1, 1), (2, 2), (2, 4)):

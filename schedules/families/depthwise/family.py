@@ -18,9 +18,12 @@ from numpy.typing import NDArray
 from tvm import te, tirx
 from tvm.s_tir import Schedule
 
+from intrinsics import dtypes
+from intrinsics.dtypes import FP32
+from schedules.conv.signature import BIAS, RESIDUAL, SLOPE, WEIGHT, Signature, X
 from schedules.conv.workload import ConvWorkload
 from schedules.expressions.backend import GPU_ARITHMETIC
-from schedules.expressions.compute import CONV, EPILOGUE, OUT, Operands, finish
+from schedules.expressions.compute import CONV, EPILOGUE, OUT, finish, function, placeholders
 from schedules.families.depthwise.config import (
     UNROLLED,
     DepthwiseConfig,
@@ -31,7 +34,7 @@ from schedules.families.depthwise.config import (
     space,
 )
 from schedules.families.depthwise.footprint import footprint
-from schedules.family import Match, Reject, alone
+from schedules.family import Given, Match, Reject, alone, other_than_floats
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -50,6 +53,8 @@ class DepthwiseFamily:
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
         if reason := alone(w):
+            return Reject(self.name, reason)
+        if reason := other_than_floats(w):
             return Reject(self.name, reason)
         if not w.depthwise:
             return Reject(self.name, f"not depthwise: {w.groups} groups of {w.group_c} channels")
@@ -80,35 +85,50 @@ class DepthwiseFamily:
         p_pad, q_pad = padded_pixels(w, config)
         return w.useful_macs // (w.p * w.q) * p_pad * q_pad
 
-    def pack(self, w: ConvWorkload, config: DepthwiseConfig, weight: NDArray[Any]) -> NDArray[Any]:
-        """weight as fp16 (R, S, C)."""
-        return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0), np.float16)
+    def signature(self, w: ConvWorkload, config: DepthwiseConfig) -> Signature:
+        """Returns the operands; the weight is (R, S, C)."""
+        return signature(w)
+
+    def pack(
+        self, w: ConvWorkload, config: DepthwiseConfig, given: Given
+    ) -> dict[str, NDArray[Any]]:
+        """Packs the weight (C, 1, R, S) as (R, S, C)."""
+        dtype = dtypes.get(w.precision.operands[1]).numpy
+        taps = np.ascontiguousarray(given[WEIGHT][:, 0].transpose(1, 2, 0), dtype)
+        return signature(w).pack(given, weight=taps)
+
+
+def signature(w: ConvWorkload) -> Signature:
+    """Returns the operands of a depthwise kernel; the weight is (R, S, C)."""
+    return Signature.of(w, (w.r, w.s, w.c))
 
 
 # ---------------------------------------------------------------- the tensor expression
 
 
 def depthwise(w: ConvWorkload, config: DepthwiseConfig) -> tirx.PrimFunc:
-    """The convolution as ``(x, weight[, bias][, slope][, residual]) -> y``, summed in fp32.
+    """Returns the convolution as a function of its operands, accumulated in fp32.
 
-    x and residual fp16 NHWC, weight fp16 (R, S, C), y ``out_dtype`` NHWC. Sums
-    exist for whole blocks, so that no thread has to ask whether it is needed; y is exact.
+    Accumulators exist for whole blocks, so that no thread has to ask whether it is needed; y has
+    its own pixels only.
     """
     p_pad, q_pad = padded_pixels(w, config)
     height = (p_pad - 1) * w.stride[0] + (w.r - 1) * w.dilation[0] + 1
     width = (q_pad - 1) * w.stride[1] + (w.s - 1) * w.dilation[1] + 1
-    operands = Operands.of(w, (w.r, w.s, w.c))
+    operands = placeholders(signature(w))
     patch = te.compute(
         (w.n, height, width, w.c),
-        lambda n, h, v, c: _input(w, operands.x, n, h, v, c, height, width),
+        lambda n, h, v, c: _input(w, operands[X], n, h, v, c, height, width),
         name=PATCH,
     )
     r, s = te.reduce_axis((0, w.r), "r"), te.reduce_axis((0, w.s), "s")
 
     def conv(n: Any, p: Any, q: Any, k: Any) -> Any:
         h, v = p * w.stride[0] + r * w.dilation[0], q * w.stride[1] + s * w.dilation[1]
-        tap = operands.weight[r, s, k].astype("float32")
-        return te.sum(patch[n, h, v, k].astype("float32") * tap, [r, s])
+        tap = operands[WEIGHT][r, s, k].astype(FP32.name)
+        return te.sum(
+            patch[n, h, v, k].astype(w.precision.operands[0]).astype(FP32.name) * tap, [r, s]
+        )
 
     sums = te.compute((w.n, p_pad, q_pad, w.c), conv, name=CONV)
     epilogue = te.compute(
@@ -117,7 +137,7 @@ def depthwise(w: ConvWorkload, config: DepthwiseConfig) -> tirx.PrimFunc:
         name=EPILOGUE,
     )
     y = te.compute(w.out_shape, lambda *at: epilogue(*at), name=OUT)
-    return operands.function(w, y)
+    return function(w, operands, y)
 
 
 def _input(w: ConvWorkload, x: Any, n: Any, h: Any, v: Any, c: Any, height: int, width: int) -> Any:
@@ -140,7 +160,7 @@ def _input(w: ConvWorkload, x: Any, n: Any, h: Any, v: Any, c: Any, height: int,
     if not inside:
         return value
     condition = reduce(tirx.bitwise_and, inside)
-    return tirx.if_then_else(condition, value, tirx.const(0, "float16"))
+    return tirx.if_then_else(condition, value, tirx.const(0, w.precision.x))
 
 
 # ---------------------------------------------------------------- the schedule, step by step
@@ -195,17 +215,17 @@ def _write_gpu(sch: Schedule, w: ConvWorkload, thread: Any) -> None:
     sch.set_scope(epilogue, 0, "local")
     sch.reverse_compute_at(epilogue, thread, preserve_unit_loops=True)
     sch.reverse_compute_at(out, thread, preserve_unit_loops=True)
-    operands = [region.source.name for region in sch.get(epilogue).reads]
-    vectors = [(out, w.epilogue.out_dtype)]
-    for name, dtype in (("residual", "float16"), ("bias", "float32"), ("slope", "float32")):
-        if name in operands:
-            block = sch.cache_read(epilogue, operands.index(name), "local")
+    reads = [region.source.name for region in sch.get(epilogue).reads]
+    vectors = [(out, w.precision.result)]
+    for name in (RESIDUAL, BIAS, SLOPE):
+        if name in reads:
+            block = sch.cache_read(epilogue, reads.index(name), "local")
             pixel = sch.get_loops(epilogue)[-2]
-            sch.compute_at(block, pixel if name == "residual" else thread, preserve_unit_loops=True)
-            vectors.append((block, dtype))
+            sch.compute_at(block, pixel if name == RESIDUAL else thread, preserve_unit_loops=True)
+            vectors.append((block, signature(w)[name].dtype))
     for block, dtype in vectors:
         *_, lane = sch.get_loops(block)
-        if dtype == "float32":
+        if dtype == FP32.name:
             _, lane = sch.split(lane, [None, min(sch.get(lane).extent, GPU_ARITHMETIC)])
         sch.vectorize(lane)
         _unroll(sch, block, thread)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from intrinsics import dtypes
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.depthwise.config import (
     DepthwiseConfig,
@@ -10,7 +11,7 @@ from schedules.families.depthwise.config import (
     patch_vectors,
     registers,
 )
-from schedules.machine.cost import BYTES, moved_bytes
+from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import FP32, Footprint
 
 #: Instructions of a thread: to find its place; for a load, its address and bounds; for a vector
@@ -23,6 +24,8 @@ SECTOR = 32
 
 
 def footprint(w: ConvWorkload, config: DepthwiseConfig) -> Footprint:
+    """Returns what the kernel of a workload and configuration asks of a GPU."""
+    x, result = (dtypes.get(one).bytes for one in (w.precision.x, w.precision.result))
     vector, pixels = config.vector, config.rows * config.columns
     p_pad, q_pad = padded_pixels(w, config)
     tall, wide = config.rows * config.down, config.columns * config.across
@@ -33,10 +36,10 @@ def footprint(w: ConvWorkload, config: DepthwiseConfig) -> Footprint:
     thread = PLACE + rounds * step + pixels * (STORE + 3 * vector)
     height = (tall - 1) * w.stride[0] + (w.r - 1) * w.dilation[0] + 1
     width = (wide - 1) * w.stride[1] + (w.s - 1) * w.dilation[1] + 1
-    channels = max(SECTOR, 2 * vector * config.lanes)
+    channels = max(SECTOR, x * vector * config.lanes)
     warps = ceil_div(config.threads, 32)
-    written = tall * wide * vector * config.lanes * BYTES[w.epilogue.out_dtype]
-    residual = tall * wide * vector * config.lanes * 2 if w.epilogue.residual else 0
+    written = tall * wide * vector * config.lanes * result
+    residual = tall * wide * vector * config.lanes * x if w.epilogue.residual else 0
     return Footprint(
         blocks=blocks,
         threads=config.threads,
@@ -45,7 +48,7 @@ def footprint(w: ConvWorkload, config: DepthwiseConfig) -> Footprint:
         unit=FP32,
         macs=config.threads * pixels * w.r * w.s * vector,
         instructions=warps * thread,
-        shared_traffic=config.threads * rounds * loads * 2 * vector + written + residual,
+        shared_traffic=config.threads * rounds * loads * x * vector + written + residual,
         read_bytes=(min(height, w.h) * min(width, w.w) + w.r * w.s) * channels + residual,
         written_bytes=written,
         dram_bytes=moved_bytes(w),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import require_none
 from schedules.machine.hardware import Hardware
@@ -231,13 +232,18 @@ class Geometry:
         return prologue_shape(self.first)
 
     @property
+    def signature(self) -> Signature:
+        """The operands of the kernel."""
+        return Signature.of(self.w, self.weight_shape, prologue_shape(self.first))
+
+    @property
     def weight_shape(self) -> tuple[int, int]:
         """(step, halves): what lanes multiply, one after another, for each instruction."""
         return self.steps, self.w.k * DEPTH
 
 
 def prologue_shape(first: ConvWorkload) -> tuple[int, int]:
-    """Of what `pack_prologue` gives."""
+    """Returns the shape of the packed prologue: for each channel its filter and bias."""
     words = round_up(first.r * first.s + 1, 4)
     return round_up(first.c, DEPTH), 2 * words
 

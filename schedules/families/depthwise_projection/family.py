@@ -31,6 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from intrinsics import dtypes
+from schedules.conv.precision import Precision
+from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.depthwise_projection import config as depthwise_projection_config
 from schedules.families.depthwise_projection.config import (
@@ -44,7 +47,16 @@ from schedules.families.depthwise_projection.config import (
 )
 from schedules.families.depthwise_projection.footprint import footprint
 from schedules.families.depthwise_projection.kernel import Kernel
-from schedules.family import ONE_CONVOLUTION, Match, Reject, fitting
+from schedules.family import (
+    ONE_CONVOLUTION,
+    PROLOGUE_BIAS,
+    PROLOGUE_WEIGHT,
+    Given,
+    Match,
+    Reject,
+    fitting,
+    other_precision,
+)
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -83,8 +95,7 @@ class DepthwiseProjectionFamily:
     def schedule(
         self, w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware
     ) -> tirx.PrimFunc:
-        """``(x, prologue, weight[, bias][, residual]) -> y``, the second as `pack_prologue` gives
-        it."""
+        """Returns the kernel, a function of the operands of `signature`."""
         check(w, config, hardware)
         return Kernel(Geometry(w, config), hardware.kind).function()
 
@@ -96,30 +107,39 @@ class DepthwiseProjectionFamily:
         depthwise = g.spans * g.first.s * DEPTH
         return pixels * channels * (depthwise + g.columns * COLUMNS)
 
+    def signature(self, w: ConvWorkload, config: DepthwiseProjectionConfig) -> Signature:
+        """Returns the operands; `Geometry` says how the weight and the prologue are packed."""
+        return Geometry(w, config).signature
+
     def pack(
-        self, w: ConvWorkload, config: DepthwiseProjectionConfig, weight: NDArray[Any]
-    ) -> NDArray[Any]:
-        """weight (K, C, 1, 1) as fp16 ``Geometry.weight_shape``: the second operand of each
-        instruction, lane by lane."""
+        self, w: ConvWorkload, config: DepthwiseProjectionConfig, given: Given
+    ) -> dict[str, NDArray[Any]]:
+        """Packs the weight (K, C, 1, 1) as the second operand of each instruction, lane by lane,
+        and the prologue's filters and bias as one operand."""
         g = Geometry(w, config)
-        matrix = np.zeros((g.steps * DEPTH, w.k), np.float16)
-        matrix[: w.c] = weight[:, :, 0, 0].T
+        matrix = np.zeros((g.steps * DEPTH, w.k), dtypes.get(w.precision.operands[1]).numpy)
+        matrix[: w.c] = given[WEIGHT][:, :, 0, 0].T
         # step, upper half of it, pair, element; run, pair of columns, instruction, column
         split = matrix.reshape(g.steps, 2, 4, 2, -1, 4, g.run, 2)
         # step, run, instruction, lane = (pair of columns, column, pair), upper half, element
         turned = split.transpose(0, 4, 6, 5, 7, 2, 1, 3)
         # Of the instructions, as many side by side as a lane loads at a time.
         together = turned.reshape(g.steps, -1, g.pair, 32, 4).transpose(0, 1, 3, 2, 4)
-        return together.reshape(g.weight_shape).copy()
+        return g.signature.pack(
+            given,
+            weight=together.reshape(g.weight_shape).copy(),
+            prologue=_pack_prologue(g.first, given[PROLOGUE_WEIGHT], given.get(PROLOGUE_BIAS)),
+        )
 
 
-def pack_prologue(
+def _pack_prologue(
     first: ConvWorkload, weight: NDArray[Any], bias: NDArray[Any] | None
-) -> NDArray[np.float16]:
-    """Filters (C, 1, R, S) and bias (C,) as one operand, fp16 `prologue_shape`: of each channel
-    every tap twice, zeros, and in the last two halves the bits of its fp32 bias."""
-    packed = np.zeros(prologue_shape(first), np.float16)
-    taps = weight.reshape(first.c, first.r * first.s).astype(np.float16)
+) -> NDArray[Any]:
+    """Returns filters (C, 1, R, S) and bias (C,) as one operand of `prologue_shape`: of each
+    channel every tap twice, zeros, and in the last 32 bits its fp32 bias."""
+    dtype = dtypes.get(first.precision.operands[1]).numpy
+    packed = np.zeros(prologue_shape(first), dtype)
+    taps = weight.reshape(first.c, first.r * first.s).astype(dtype)
     packed[: first.c, : 2 * taps.shape[1]] = np.repeat(taps, 2, axis=1)
     if bias is not None:
         packed.view(np.float32)[: first.c, -1] = bias
@@ -141,10 +161,10 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     for layout in layouts:
         if layout.packed:
             return f"everything has to be NHWC, and something is {layout}"
-    if w.c % VECTOR or w.k % COLUMNS or w.epilogue.out_dtype != "float16":
-        return f"{w.c} channels to {w.k} of {w.epilogue.out_dtype}: it takes eight fp16 at a time"
-    if w.accumulator_dtype != "float32" or first.accumulator_dtype != "float32":
-        return "sums in fp32"
+    if w.c % VECTOR or w.k % COLUMNS or w.precision.result != w.precision.x:
+        return f"{w.c} channels to {w.k} of {w.precision.result}: it takes eight at a time"
+    if reason := other_precision(w, Precision()):
+        return reason
     if "prelu" in (w.epilogue.activation.kind, first.epilogue.activation.kind):
         return "a prelu's slopes are an operand that it does not have"
     if w.window is not None or w.epilogue.pool is not None:

@@ -11,13 +11,13 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
+from schedules.conv.signature import BIAS, PROLOGUE, RESIDUAL, WEIGHT, X, Y
 from schedules.conv.workload import Epilogue
-from schedules.expressions.compute import Operands, finish
+from schedules.expressions.compute import finished
 from schedules.families.depthwise_projection.config import DEPTH, Geometry
 from schedules.families.depthwise_projection.copies import Copies, Lane, grid
 from schedules.threads.lanes import lanes
 
-NOTHING = Operands(None, None, None, None, None)
 #: fp32's smallest number, which fp16 rounds to zero. A GPU has one instruction for the larger of it
 #: and another number, and two for that of zero, because of zero's sign.
 LEAST = 2.0**-149
@@ -51,18 +51,12 @@ class Kernel:
 
     def _parameters(self) -> tuple[Any, Any, Any]:
         """Declares them; gives those that are copied to shared memory."""
-        w, epilogue = self.w, self.w.epilogue
-        copied = (
-            T.arg("x", T.buffer(w.in_shape, "float16")),
-            T.arg("taps", T.buffer(self.g.filter_shape, "float16")),
-            T.arg("weight", T.buffer(self.g.weight_shape, "float16")),
-        )
-        self.bias = T.arg("bias", T.buffer((w.k,), "float32")) if epilogue.bias else None
-        self.residual = (
-            T.arg("residual", T.buffer(w.residual_shape, "float16")) if epilogue.residual else None
-        )
-        self.y = T.arg("y", T.buffer(w.out_shape, "float16"))
-        return copied
+        found = {
+            one.name: T.arg(one.name, T.buffer(one.shape, one.dtype)) for one in self.g.signature
+        }
+        self.bias, self.residual = (found.get(name) for name in (BIAS, RESIDUAL))
+        self.y = found[Y]
+        return found[X], found[PROLOGUE], found[WEIGHT]
 
     def _allocate(self) -> None:
         g, new = self.g, self.lanes.registers
@@ -210,7 +204,7 @@ class Kernel:
         g = self.g
         first = replace(self.first, epilogue=between(self.first.epilogue))
         with self._each(), grid(self.lanes, g.fragments, 4) as (fragment, i):
-            value = finish(first, NOTHING, self.products[fragment, i], (0, 0, 0, 0))
+            value = finished(first, self.products[fragment, i], None, None, None)
             self.turned.set_halves(value, fragment, i)
         with grid(self.lanes, g.fragments, 2) as (fragment, i):
             self.lanes.transpose(self.between, (fragment, half * 2 + i), self.turned, (fragment, i))
@@ -284,10 +278,9 @@ class Kernel:
             with T.vectorized(width) as v:
                 self.others.set(self.residual[(*pixel, k + v)], v)
         with self.lanes.loop(width) as i:
-            bias = None if self.bias is None else self.last_bias
-            residual = None if self.residual is None else lambda *_: self.others[i]
-            operands = Operands(None, None, bias, None, residual)
+            bias = None if self.bias is None else self.last_bias[run * width + i]
+            residual = None if self.residual is None else self.others[i]
             total = self.sums[fragment, run * g.run + i // 2, eight * 2 + i % 2]
-            self.result.set(finish(w, operands, total, (0, 0, 0, run * width + i)), i)
+            self.result.set(finished(w, total, bias, None, residual), i)
         with T.vectorized(width) as v:
             T.buffer_store(self.y, self.result[v], [*pixel, k + v])

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 from tvm import tirx
 from tvm.s_tir import Schedule
 
+from intrinsics import dtypes
+from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import require_none
 from schedules.expressions.backend import CPU_VECTOR, GPU_ARITHMETIC, vector_width
-from schedules.expressions.compute import CONV, OUT, direct
-from schedules.family import Match, Reject, alone
-from schedules.machine.cost import BYTES, moved_bytes
+from schedules.expressions.compute import CONV, OUT, direct, direct_weight_shape
+from schedules.family import Given, Match, Reject, alone, other_than_floats
+from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import FP32, Footprint
 from schedules.machine.hardware import Hardware
 
@@ -59,8 +61,9 @@ def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
     vectors = math.prod(w.out_shape) // config.vector
     steps = w.r * w.s * w.group_c
     warps = ceil_div(config.threads, 32)
-    written = config.threads * config.vector * BYTES[w.epilogue.out_dtype]
-    residual = config.threads * config.vector * 2 if w.epilogue.residual else 0
+    x, result = (dtypes.get(one).bytes for one in (w.precision.x, w.precision.result))
+    written = config.threads * config.vector * result
+    residual = config.threads * config.vector * x if w.epilogue.residual else 0
     # Of a block's pixels, and of its channels' filters, each value once.
     pixels = ceil_div(config.threads * config.vector, w.k_stored)
     filters = min(config.threads * config.vector, w.k_stored)
@@ -72,8 +75,8 @@ def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
         unit=FP32,
         macs=config.threads * config.vector * steps,
         instructions=warps * (PLACE + steps * (TAP + 2 * config.vector)),
-        shared_traffic=config.threads * steps * (2 + 2 * config.vector) + written + residual,
-        read_bytes=2 * steps * (pixels + filters) + residual,
+        shared_traffic=config.threads * steps * (x + x * config.vector) + written + residual,
+        read_bytes=x * steps * (pixels + filters) + residual,
         written_bytes=written,
         dram_bytes=moved_bytes(w),
         steps=steps,
@@ -92,6 +95,8 @@ class DirectFamily:
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
         if reason := alone(w):
+            return Reject(self.name, reason)
+        if reason := other_than_floats(w):
             return Reject(self.name, reason)
         return Match(self.name, next(self.space(w, hardware)))
 
@@ -141,7 +146,12 @@ class DirectFamily:
         images = round_up(w.n, w.out_layout.n)
         return w.useful_macs // (w.n * w.k) * images * w.k_stored
 
-    def pack(self, w: ConvWorkload, config: DirectConfig, weight: NDArray[Any]) -> NDArray[Any]:
-        packed = np.zeros((w.r, w.s, w.group_c, w.k_stored), np.float16)
-        packed[..., : w.k] = weight.transpose(2, 3, 1, 0)
-        return packed
+    def signature(self, w: ConvWorkload, config: DirectConfig) -> Signature:
+        """Returns the operands; the weight has `direct_weight_shape`."""
+        return Signature.of(w, direct_weight_shape(w))
+
+    def pack(self, w: ConvWorkload, config: DirectConfig, given: Given) -> dict[str, NDArray[Any]]:
+        """Packs the weight as (R, S, C/groups, K)."""
+        packed = np.zeros(direct_weight_shape(w), dtypes.get(w.precision.operands[1]).numpy)
+        packed[..., : w.k] = given[WEIGHT].transpose(2, 3, 1, 0)
+        return self.signature(w, config).pack(given, weight=packed)

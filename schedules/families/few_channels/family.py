@@ -20,6 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
+from intrinsics import dtypes
+from schedules.conv.precision import Precision
+from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.few_channels import config as few_channels_config
 from schedules.families.few_channels.config import FewChannelsConfig, check, default
@@ -36,7 +39,7 @@ from schedules.families.few_channels.geometry import (
 )
 from schedules.families.few_channels.kernel import Kernel
 from schedules.families.few_channels.pool import PooledKernel
-from schedules.family import Match, Reject, alone, fitting
+from schedules.family import Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -87,20 +90,26 @@ class FewChannelsFamily:
         pixels = g.computed * config.rows * config.across * ROWS
         return pixels * g.groups * GROUP * g.steps * PAIRS * 2
 
+    def signature(self, w: ConvWorkload, config: FewChannelsConfig) -> Signature:
+        """Returns the operands; the weight has ``Geometry.weight_shape``."""
+        return Geometry(w, config).signature
+
     def pack(
-        self, w: ConvWorkload, config: FewChannelsConfig, weight: NDArray[Any]
-    ) -> NDArray[Any]:
-        """weight as fp16 ``Geometry.weight_shape``: the second operand, lane by lane."""
+        self, w: ConvWorkload, config: FewChannelsConfig, given: Given
+    ) -> dict[str, NDArray[Any]]:
+        """Packs the weight as the instruction's second operand, lane by lane."""
         g = Geometry(w, config)
-        rows = np.zeros((w.r, 2 * g.row_pairs, g.groups * GROUP), np.float16)
-        taps = weight.transpose(2, 3, 1, 0).reshape(w.r, w.s * w.c, w.k)
+        dtype = dtypes.get(w.precision.operands[1]).numpy
+        rows = np.zeros((w.r, 2 * g.row_pairs, g.groups * GROUP), dtype)
+        taps = given[WEIGHT].transpose(2, 3, 1, 0).reshape(w.r, w.s * w.c, w.k)
         rows[:, g.lead : g.lead + w.s * w.c, : w.k] = taps
-        pairs = np.zeros((g.steps * PAIRS, 2, g.groups * GROUP), np.float16)
+        pairs = np.zeros((g.steps * PAIRS, 2, g.groups * GROUP), dtype)
         pairs[: w.r * g.row_pairs] = rows.reshape(w.r * g.row_pairs, 2, -1)
         # pair (step, upper, t), element; channel (group, n / 2, tile / 2, tile % 2, n % 2)
         split = pairs.reshape(g.steps, 2, 4, 2, g.groups, 4, 2, 2, 2)
         # group, step, tile / 2, lane = (n / 2, n % 2, t), tile % 2, upper, element
-        return split.transpose(4, 0, 6, 5, 8, 2, 7, 1, 3).reshape(g.weight_shape).copy()
+        packed = split.transpose(4, 0, 6, 5, 8, 2, 7, 1, 3).reshape(g.weight_shape).copy()
+        return g.signature.pack(given, weight=packed)
 
 
 def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
@@ -121,10 +130,10 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
         return f"{w.q} columns, an instruction takes {ROWS} pixels of a row"
     if w.dilation != (1, 1):
         return f"dilation {w.dilation}: columns of the filter are not adjacent"
-    if w.k % 8 or w.epilogue.out_dtype != "float16":
-        return f"writes eight fp16 channels at a time, not {w.k} {w.epilogue.out_dtype}"
-    if w.accumulator_dtype != "float32":
-        return f"sums in fp32, not {w.accumulator_dtype}"
+    if w.k % 8 or w.precision.result != w.precision.x:
+        return f"writes eight channels at a time, not {w.k} {w.precision.result}"
+    if reason := other_precision(w, Precision()):
+        return reason
     if w.epilogue.residual or w.window is not None:
         return "adds no residual and writes a tensor of its own"
     pool = w.epilogue.pool

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tvm import tirx
 
 from schedules.conv.max_pool import MaxPool
+from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 
 if TYPE_CHECKING:
@@ -160,6 +161,11 @@ class Geometry:
     def weight_shape(self) -> tuple[int, ...]:
         """(group, step, half, lane, 8): what one lane multiplies, 16 bytes at a time."""
         return (self.groups, self.steps, 2, 32, 8)
+
+    @property
+    def signature(self) -> Signature:
+        """The operands of the kernel."""
+        return Signature.of(self.w, self.weight_shape)
 
     @property
     def weight_words(self) -> int:

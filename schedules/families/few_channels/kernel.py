@@ -14,8 +14,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from schedules.conv.activations import IDENTITY
+from schedules.conv.signature import BIAS, SLOPE, WEIGHT, X, Y
 from schedules.conv.workload import ceil_div
-from schedules.expressions.compute import Operands, finish
+from schedules.expressions.compute import finished
 from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.families.few_channels.geometry import GROUP, ROWS, Geometry
 from schedules.threads.lanes import lanes
@@ -63,13 +64,11 @@ class Kernel:
         return builder.get()
 
     def _parameters(self) -> None:
-        w, epilogue = self.w, self.w.epilogue
-        self.x = T.arg("x", T.buffer(w.in_shape, "float16"))
-        self.weight = T.arg("weight", T.buffer(self.g.weight_shape, "float16"))
-        slopes = epilogue.activation.kind == "prelu"
-        self.bias = T.arg("bias", T.buffer((w.k,), "float32")) if epilogue.bias else None
-        self.slope = T.arg("slope", T.buffer((w.k,), "float32")) if slopes else None
-        self.y = T.arg("y", T.buffer(w.out_shape, "float16"))
+        found = {
+            one.name: T.arg(one.name, T.buffer(one.shape, one.dtype)) for one in self.g.signature
+        }
+        self.x, self.weight, self.y = (found[name] for name in (X, WEIGHT, Y))
+        self.bias, self.slope = (found.get(name) for name in (BIAS, SLOPE))
 
     def _allocate(self) -> None:
         g, down, new = self.g, self.config.down, self.lanes.registers
@@ -286,9 +285,8 @@ class Kernel:
 
     def _finish(self, row: Any, eight: Any, group: Any) -> None:
         """The results of eight channels of a pixel, but for `relu`."""
-        bias, slope = self.channels
-        operands = Operands(None, None, bias, slope, None)
         with self._grid(8) as (i,):
             total = self.sums[row, group, i // 2, eight * 2 + i % 2]
-            value = finish(self.bare, operands, total, (0, 0, 0, group * 8 + i))
+            bias, slope = (None if one is None else one[group * 8 + i] for one in self.channels)
+            value = finished(self.bare, total, bias, slope, None)
             self.result.set_halves(value, i)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from schedules.conv.gemm import Gemm
-from schedules.conv.workload import ConvWorkload
+from schedules.conv.signature import Signature
 from schedules.families.mma_sync.config import MmaSyncConfig
 
 #: Halves of one copy.
@@ -53,22 +53,13 @@ class Parameters:
     y: Any
 
     @classmethod
-    def declare(cls, w: ConvWorkload, gemm: Gemm) -> Parameters:
-        epilogue = w.epilogue
-        slopes = epilogue.activation.kind == "prelu"
-        shapes: dict[str, Any] = {
-            "x": (w.in_shape, "float16"),
-            "weight": (gemm.weight_shape, "float16"),
-            "bias": ((w.k_stored,), "float32") if epilogue.bias else None,
-            "slope": ((w.k_stored,), "float32") if slopes else None,
-            "residual": (w.residual_shape, "float16") if epilogue.residual else None,
-            "y": (w.buffer_shape, epilogue.out_dtype),
+    def declare(cls, signature: Signature) -> Parameters:
+        """Declares the kernel's parameters in order."""
+        found = {
+            one.name: T.arg(one.name, T.buffer(one.shape, one.dtype, buffer_name=one.name))
+            for one in signature
         }
-        buffers = {
-            name: T.arg(name, T.buffer(*shape, buffer_name=name)) if shape else None
-            for name, shape in shapes.items()
-        }
-        return cls(**{name: _flat(name, buffer) for name, buffer in buffers.items()})
+        return cls(**{f.name: _flat(f.name, found.get(f.name)) for f in fields(cls)})
 
 
 def _flat(name: str, buffer: Any) -> Any:

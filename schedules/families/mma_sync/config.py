@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from intrinsics.mma_sync import M16N8K16
 from schedules.conv.gemm import Gemm, Reduction, Tile, stored_columns
+from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.errors import ConfigError, passes, require_none
 from schedules.machine.gpus import H200
@@ -91,6 +92,11 @@ def gemm_of(w: ConvWorkload, config: MmaSyncConfig) -> Gemm:
     """The implicit GEMM. Its taps are padded to 16 channels each, whatever the stages hold: these
     are filled without regard to where a tap ends."""
     return Gemm.of(w, replace(config.tile, i=16))
+
+
+def signature(w: ConvWorkload, config: MmaSyncConfig) -> Signature:
+    """Returns the operands of the kernel."""
+    return Signature.of(w, gemm_of(w, config).weight_shape)
 
 
 def fragments_i(gemm: Gemm) -> int:

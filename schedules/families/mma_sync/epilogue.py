@@ -15,9 +15,10 @@ from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from schedules.conv.gemm import Gemm, pixel
+from schedules.conv.signature import BIAS, RESIDUAL, SLOPE
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.expressions.backend import GPU_ARITHMETIC, vector_width
-from schedules.expressions.compute import Operands, finish
+from schedules.expressions.compute import finished
 from schedules.families.mma_sync.build import Parameters, Thread, bind, local, ptx, when
 from schedules.families.mma_sync.config import SUMS_STRIDE, MmaSyncConfig
 
@@ -34,7 +35,7 @@ class Epilogue:
     ) -> None:
         self.w, self.gemm, self.config, self.thread, self.to = w, gemm, config, thread, to
         self.value = local("value", (WIDTH,), "float32")
-        self.done = local("done", (WIDTH,), w.epilogue.out_dtype)
+        self.done = local("done", (WIDTH,), w.precision.result)
         self.vectors = {
             name: local(f"{name}_vector", (WIDTH,), buffer.dtype)
             for name in ("bias", "slope", "residual")
@@ -191,12 +192,10 @@ class Epilogue:
         to, from_residual = self._places(m, k)
         if residual is not None:
             _copy(residual, e, self.to.residual, from_residual, width)
-        loaded = Operands(
-            None, None, self.vectors.get("bias"), self.vectors.get("slope"),
-            None if residual is None else lambda n, p, q, k: residual[k],
-        )  # fmt: skip
+        loaded = [self.vectors.get(name) for name in (BIAS, SLOPE, RESIDUAL)]
         for i in range(e, e + width):
-            T.buffer_store(self.done, finish(w, loaded, self.value[i], (0, 0, 0, i)), [i])
+            elements = [None if one is None else one[i] for one in loaded]
+            T.buffer_store(self.done, finished(w, self.value[i], *elements), [i])
         _copy(self.to.y, to, self.done, e, width)
 
     def _places(self, m: Any, k: Any) -> tuple[Any, Any]:

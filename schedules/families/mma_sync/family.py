@@ -33,12 +33,21 @@ from tvm import tirx
 
 from intrinsics.mma_sync import M16N8K16
 from schedules.conv.gemm import Reduction, pack_weight
+from schedules.conv.precision import Precision
+from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.mma_sync import config as mma_sync_config
-from schedules.families.mma_sync.config import MOST_TAPS, MmaSyncConfig, check, gemm_of, steps
+from schedules.families.mma_sync.config import (
+    MOST_TAPS,
+    MmaSyncConfig,
+    check,
+    gemm_of,
+    signature,
+    steps,
+)
 from schedules.families.mma_sync.footprint import footprint
 from schedules.families.mma_sync.kernel import kernel
-from schedules.family import Match, Reject, alone, fitting
+from schedules.family import Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -75,9 +84,14 @@ class MmaSyncFamily:
         gemm = gemm_of(w, config)
         return w.groups * gemm.m_pad * gemm.k_pad * steps(w, config) * config.tile.i
 
-    def pack(self, w: ConvWorkload, config: MmaSyncConfig, weight: NDArray[Any]) -> NDArray[Any]:
-        """As the WMMA families pack it, so that buckets can share it."""
-        return pack_weight(w, gemm_of(w, config).tile, weight)
+    def signature(self, w: ConvWorkload, config: MmaSyncConfig) -> Signature:
+        """Returns the operands; the weight as `gemm.pack_weight` gives it."""
+        return signature(w, config)
+
+    def pack(self, w: ConvWorkload, config: MmaSyncConfig, given: Given) -> dict[str, NDArray[Any]]:
+        """Packs the weight as the WMMA families do, so that buckets can share it."""
+        weight = pack_weight(w, gemm_of(w, config).tile, given[WEIGHT])
+        return signature(w, config).pack(given, weight=weight)
 
 
 def _unsuited(w: ConvWorkload, hardware: Hardware) -> str:
@@ -98,6 +112,4 @@ def _unsuited(w: ConvWorkload, hardware: Hardware) -> str:
         return f"{w.r * w.s} filter taps, and the mask of valid ones has {MOST_TAPS} bits"
     if max(math.prod(shape) for shape in (w.in_shape, w.buffer_shape, w.residual_shape)) >= 2**31:
         return "elements are numbered in 32 bits, and a tensor has more"
-    if w.accumulator_dtype != "float32":
-        return f"sums are kept in fp32, not {w.accumulator_dtype}"
-    return ""
+    return other_precision(w, Precision())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from intrinsics import dtypes
 from schedules.conv.gemm import Reduction
 from schedules.conv.workload import ConvWorkload, ceil_div
-from schedules.expressions.backend import GPU_VECTOR
+from schedules.expressions.backend import GPU_VECTOR, access_elements
 from schedules.families.mma_sync.config import (
     REGISTERS_BESIDE_FRAGMENTS,
     MmaSyncConfig,
@@ -13,7 +14,7 @@ from schedules.families.mma_sync.config import (
     shared_bytes,
     steps,
 )
-from schedules.machine.cost import BYTES, moved_bytes
+from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint, exchange
 
 #: Multiply-adds of one instruction, and bytes of one fragment, which one ldmatrix loads.
@@ -24,16 +25,22 @@ STEP, COPY, STORE = 30, 6, 40
 
 def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
     gemm, tile = gemm_of(w, config), config.tile
+    x, result = (dtypes.get(one).bytes for one in (w.precision.x, w.precision.result))
     count = ceil_div(steps(w, config), config.split)
     macs = tile.m * tile.k * tile.i
     copied = (tile.m + tile.k) * tile.i
     loads = config.warps_m * config.warps_k * (config.fragments_m + config.fragments_k)
     loads *= config.chunk
-    step = config.warps * STEP + COPY * copied // GPU_VECTOR // 32 + loads + macs // MMA_MACS
+    step = (
+        config.warps * STEP
+        + COPY * copied // access_elements(w.precision.x) // 32
+        + loads
+        + macs // MMA_MACS
+    )
     outputs = tile.m * min(tile.k, gemm.k)
     reduction = Reduction.of(w)
     useful = min(1.0, reduction.inner / gemm.i_pad)
-    residual = 2 * outputs if w.epilogue.residual else 0
+    residual = x * outputs if w.epilogue.residual else 0
     parts = config.warps_i * config.split
     return Footprint(
         blocks=gemm.blocks * config.split,
@@ -43,9 +50,9 @@ def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
         unit=MMA,
         macs=macs * count,
         instructions=step * count + STORE * outputs // GPU_VECTOR // 32,
-        shared_traffic=count * (loads * FRAGMENT_BYTES + 2 * copied) + 8 * outputs * (parts > 1),
-        read_bytes=int(2 * count * copied * useful) + residual // config.split,
-        written_bytes=outputs * BYTES[w.epilogue.out_dtype] // config.split,
+        shared_traffic=count * (loads * FRAGMENT_BYTES + x * copied) + 8 * outputs * (parts > 1),
+        read_bytes=int(x * count * copied * useful) + residual // config.split,
+        written_bytes=outputs * result // config.split,
         dram_bytes=moved_bytes(w),
         steps=count,
         rounds=config.chunk // config.warps_i,

@@ -24,7 +24,13 @@ from schedules.families.mma_sync.build import (
     ptx,
     when,
 )
-from schedules.families.mma_sync.config import MmaSyncConfig, gemm_of, shared_bytes, steps
+from schedules.families.mma_sync.config import (
+    MmaSyncConfig,
+    gemm_of,
+    shared_bytes,
+    signature,
+    steps,
+)
 from schedules.families.mma_sync.copies import Copies, Ring, turned
 from schedules.families.mma_sync.epilogue import Epilogue
 
@@ -32,12 +38,12 @@ Action = Callable[[], None]
 
 
 def kernel(w: ConvWorkload, config: MmaSyncConfig) -> tirx.PrimFunc:
-    """``(x, weight[, bias][, slope][, residual]) -> y``, as `compute.implicit_gemm` says."""
+    """Returns the kernel, a function of the operands of `config.signature`."""
     gemm = gemm_of(w, config)
     with IRBuilder() as builder, T.prim_func(s_tir=True), ExitStack() as scopes:
         T.func_name("main")
         T.func_attr({"tirx.noalias": True})
-        parameters = Parameters.declare(w, gemm)
+        parameters = Parameters.declare(signature(w, config))
         thread = Thread.launch(gemm, config, scopes)
         shared = IRBuilder.name(
             "shared", T.alloc_buffer((shared_bytes(config) // 2,), "float16", scope=SHARED)

@@ -15,38 +15,40 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import te, tirx
 
+from intrinsics.dtypes import FP16, FP32
 from intrinsics.numerics.arithmetic import PRODUCT
 from schedules.conv.gemm import Gemm, Tile, pack_weight
+from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.errors import require_none
-from schedules.expressions.compute import CONV, direct, implicit_gemm
-from schedules.families.direct.family import DirectConfig, DirectFamily
-from schedules.family import Match, Reject
+from schedules.expressions.compute import CONV, implicit_gemm
+from schedules.family import Given, Match, Reject
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
 #: Of one WMMA: no tile of a block, so that nothing more is padded than what instructions ask for.
 TILE = Tile(16, 16, 16)
-ACTIVATIONS = ("float16", "float32")
+#: Element types of activations between layers; the first is the default.
+ACTIVATIONS = (FP16.name, FP32.name)
 
 
 @dataclass(frozen=True)
 class Simulation:
     """``numerics``: how products are added, by its name in `intrinsics.numerics.arithmetic`.
 
-    ``activations``: the dtype of activations between layers. With ``"float32"`` they are rounded
-    to fp16 as operands of a convolution, and nowhere else.
+    ``activations``: the dtype of activations between layers. In fp32 they are rounded as operands
+    of a convolution, and nowhere else.
     """
 
     numerics: str
-    activations: str = "float16"
+    activations: str = ACTIVATIONS[0]
 
     def __str__(self) -> str:
         return self.numerics + (", fp32 activations" if self.wide else "")
 
     @property
     def wide(self) -> bool:
-        return self.activations == "float32"
+        return self.activations == FP32.name
 
 
 class HmmaSimFamily:
@@ -90,19 +92,15 @@ class HmmaSimFamily:
                 in_buffers=[tirx.decl_buffer(one.shape, one.dtype) for one in (x, weight)],
             )
 
-        return implicit_gemm(w, TILE, product, config.activations)
+        return implicit_gemm(w, TILE, product)
 
     def padded_macs(self, w: ConvWorkload, config: Simulation) -> int:
         return Gemm.of(w, TILE).padded_macs
 
-    def pack(self, w: ConvWorkload, config: Simulation, weight: NDArray[Any]) -> NDArray[Any]:
-        return pack_weight(w, TILE, weight)
+    def signature(self, w: ConvWorkload, config: Simulation) -> Signature:
+        """Returns the operands; the weight as `gemm.pack_weight` gives it."""
+        return Signature.of(w, Gemm.of(w, TILE).weight_shape)
 
-
-class WideDirectFamily(DirectFamily):
-    """`direct` where activations are fp32: what is not on tensor cores, as its definition says."""
-
-    name = "direct_fp32"
-
-    def schedule(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> tirx.PrimFunc:
-        return direct(w, "float32")
+    def pack(self, w: ConvWorkload, config: Simulation, given: Given) -> dict[str, NDArray[Any]]:
+        """Packs the weight tile by tile."""
+        return self.signature(w, config).pack(given, weight=pack_weight(w, TILE, given[WEIGHT]))

@@ -18,10 +18,9 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
-from intrinsics import dtypes, wgmma
-from intrinsics.dtypes import FP32
+from intrinsics import wgmma
 from schedules.conv.workload import ceil_div
-from schedules.expressions.backend import vector_width
+from schedules.expressions.backend import access_elements, vector_width
 from schedules.expressions.compute import finished
 from schedules.families.wgmma.block import Block
 from schedules.threads import ptx
@@ -31,8 +30,6 @@ from schedules.threads.shared_memory import SharedArray
 
 #: The barrier by which all consumers of a block wait for each other.
 CONSUMERS_BARRIER = 1
-#: Bytes that a thread loads or stores at once, at most.
-WIDEST = 16
 
 
 class ClusterStore:
@@ -42,9 +39,8 @@ class ClusterStore:
         self.block, self.plan, self.config = block, block.plan, block.plan.config
         w = block.plan.w
         adjacent = w.window.adjacent if w.window else 0
-        widest = WIDEST // dtypes.get(w.epilogue.out_dtype).bytes
         #: Adjacent channels that one thread finishes and stores at once.
-        self.width = vector_width(math.gcd(w.k, adjacent), widest)
+        self.width = vector_width(math.gcd(w.k, adjacent), access_elements(w.precision.result))
 
     def begin(self, m: Expr, k: Expr) -> None:
         """Nothing is loaded ahead."""
@@ -111,7 +107,7 @@ class ClusterStore:
         loaded before any is added: each takes as long as a load from the L2 cache."""
         split, width = self.config.split, self.width
         vector = min(width, 4)
-        sums = Registers.array("sums", (split * width,), FP32.name)
+        sums = Registers.array("sums", (split * width,), self.plan.w.precision.accumulator)
         local = keep("local", ptx.shared_address(staged.pointer(row, column)))
         with unrolled(split) as rank:
             remote = keep("remote", local)
@@ -130,7 +126,7 @@ class ClusterStore:
         w, width, operands = self.plan.w, self.width, self.block.operands
         n, p, q = pixel
         at = (n, *(w.window.pixel(p, q) if w.window else (p, q)))
-        elements = Registers.array("elements", (width,), w.epilogue.out_dtype)
+        elements = Registers.array("elements", (width,), w.precision.result)
         residual = None
         if w.epilogue.residual:
             residual = Registers.array("residual", (width,), self.plan.operand.name)
@@ -139,8 +135,8 @@ class ClusterStore:
                 residual[e] = operands["residual"][(*at, k // width * width + e)]
         with unrolled(width) as e:
             bias, slope = (self.block.channel(name, k + e) for name in ("bias", "slope"))
-            before = None if residual is None else T.Cast(FP32.name, residual[e])
-            elements[e] = finished(w.epilogue, sums[e], bias, slope, before)
+            before = None if residual is None else residual[e]
+            elements[e] = finished(w, sums[e], bias, slope, before)
         with vectorized(width) as e:
             to = k + e if w.window is None else w.window.position(k + e)
             T.buffer_store(operands["y"], elements[e], [*at, to])

@@ -1,7 +1,11 @@
 """Convolution as an implicit GEMM on the warpgroup instruction of sm_90a, fed by the copy engine.
 
-What the instruction needs is in `intrinsics.wgmma`, the knobs in `wgmma_config`, the kernel in
-`wgmma_kernel`, and how its tiles are written in `wgmma_epilogue`.
+config         the knobs; space: which of them fit, and are worth trying
+plan           a workload and a configuration in numbers, and the layout of shared memory
+kernel         the kernel: producer and consumers, in a `block`
+tensor_store   its epilogue through the copy engine; cluster_store where blocks share a tile
+tensor_maps    how the copy engine sees the operands
+footprint      what the kernel takes of a GPU
 """
 
 from __future__ import annotations
@@ -13,7 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
-from intrinsics import wgmma
+from intrinsics import dtypes, wgmma
+from schedules.conv.precision import Precision
+from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.wgmma import space as wgmma_space
 from schedules.families.wgmma.config import WgmmaConfig
@@ -21,7 +27,7 @@ from schedules.families.wgmma.footprint import footprint
 from schedules.families.wgmma.kernel import kernel
 from schedules.families.wgmma.plan import Plan, corners
 from schedules.families.wgmma.space import check
-from schedules.family import Match, Reject, alone, fitting
+from schedules.family import Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -59,8 +65,8 @@ class WgmmaFamily:
             return f"reads and writes NHWC, not {w.in_layout} and {w.out_layout}"
         if w.epilogue.residual_layout.packed:
             return f"the residual is laid out as {w.epilogue.residual_layout}"
-        if w.accumulator_dtype != "float32":
-            return f"sums are fp32, not {w.accumulator_dtype}"
+        if reason := other_precision(w, Precision()):
+            return reason
         if w.c % 8:
             return f"the copy engine moves 8 channels at least, of {w.c}"
         if max(w.stride) > MOST_STRIDE or max(offsets) > MOST_OFFSET:
@@ -86,16 +92,21 @@ class WgmmaFamily:
         plan = Plan(w, config)
         return plan.tiles * config.rows * config.columns * plan.steps * plan.depth
 
-    def pack(self, w: ConvWorkload, config: WgmmaConfig, weight: NDArray[Any]) -> NDArray[Any]:
-        """(K, C, R, S) to fp16 (taps, chunks, K, depth): swizzled rows as shared memory has them,
-        C and K padded with zeros."""
+    def signature(self, w: ConvWorkload, config: WgmmaConfig) -> Signature:
+        """Returns the operands; the weight is (taps, chunks, K, depth)."""
+        return Plan(w, config).signature
+
+    def pack(self, w: ConvWorkload, config: WgmmaConfig, given: Given) -> dict[str, NDArray[Any]]:
+        """Packs the weight (K, C, R, S) as (taps, chunks, K, depth): swizzled rows as shared memory
+        has them, C and K padded with zeros."""
         plan = Plan(w, config)
         taps, chunks, k, depth = plan.weight_shape
-        padded = np.zeros((taps, k, chunks * depth), np.float16)
-        padded[:, : w.k, : w.c] = weight.transpose(2, 3, 0, 1).reshape(taps, w.k, w.c)
+        padded = np.zeros((taps, k, chunks * depth), dtypes.get(w.precision.operands[1]).numpy)
+        padded[:, : w.k, : w.c] = given[WEIGHT].transpose(2, 3, 0, 1).reshape(taps, w.k, w.c)
         rows = padded.reshape(taps, k, chunks, depth // 8, 8).transpose(0, 2, 1, 3, 4)
         row, chunk = np.indices((k, depth // 8))
         # The permutation is its own inverse: chunk j of a row lies at swizzled(j), and there too
         # lies what is to be found at j.
         swizzled = rows[:, :, row, wgmma.swizzled(row, chunk, plan.row_bytes)]
-        return np.ascontiguousarray(swizzled.reshape(plan.weight_shape))
+        packed = np.ascontiguousarray(swizzled.reshape(plan.weight_shape))
+        return plan.signature.pack(given, weight=packed)

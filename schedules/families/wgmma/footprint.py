@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from intrinsics import wgmma
+from intrinsics import dtypes, wgmma
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.wgmma.config import WgmmaConfig
 from schedules.families.wgmma.plan import Plan
-from schedules.machine.cost import BYTES, moved_bytes
+from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import WGMMA, Footprint, exchange
 from schedules.machine.hardware import Hardware
 
@@ -40,7 +40,7 @@ def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footp
         instructions=consumers * (steps * STEP + config.accumulators * ACCUMULATOR),
         shared_traffic=shared,
         read_bytes=steps * (plan.pixel_bytes + columns * plan.row_bytes) + residual // config.split,
-        written_bytes=outputs * BYTES[w.epilogue.out_dtype] // config.split,
+        written_bytes=outputs * dtypes.get(w.precision.result).bytes // config.split,
         dram_bytes=moved_bytes(w),
         steps=steps,
         pause=BEGIN + (exchange(config.split) if config.split > 1 else 0),

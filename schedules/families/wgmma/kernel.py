@@ -29,7 +29,6 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from intrinsics import wgmma
-from intrinsics.dtypes import FP32
 from schedules.conv.workload import ConvWorkload
 from schedules.families.wgmma import tensor_maps
 from schedules.families.wgmma.block import Block
@@ -39,7 +38,7 @@ from schedules.families.wgmma.plan import Plan
 from schedules.families.wgmma.tensor_store import TensorStore
 from schedules.threads import ptx
 from schedules.threads.control import Index, either, grid, serial, unrolled, when
-from schedules.threads.kernel import Kernel, Operand
+from schedules.threads.kernel import Kernel
 from schedules.threads.launch import Launch
 from schedules.threads.pipeline import BarrierPipeline, Consumer
 from schedules.threads.registers import Registers, Variable, keep
@@ -51,7 +50,7 @@ def kernel(w: ConvWorkload, config: WgmmaConfig) -> tirx.PrimFunc:
     """``(x, weight[, bias][, slope][, residual]) -> y``; weight as the family packs it, the rest
     as in `compute.Operands`."""
     plan = Plan(w, config)
-    with Kernel(operands(plan)) as function:
+    with Kernel(plan.signature) as function:
         maps = encode(plan, function)
         launch = Launch(plan.grid, config.threads, config.split, config.resident)
         with function.launch(launch) as thread:
@@ -72,20 +71,6 @@ def kernel(w: ConvWorkload, config: WgmmaConfig) -> tirx.PrimFunc:
                         ptx.set_registers(config.registers, more=True)
                     _consume(block)
     return function.function
-
-
-def operands(plan: Plan) -> list[Operand]:
-    """Operands of the kernel, in order."""
-    w, dtype, epilogue = plan.w, plan.operand.name, plan.w.epilogue
-    every: list[tuple[bool, Operand]] = [
-        (True, ("x", w.in_shape, dtype)),
-        (True, ("weight", plan.weight_shape, dtype)),
-        (epilogue.bias, ("bias", (w.k,), FP32.name)),
-        (epilogue.activation.kind == "prelu", ("slope", (w.k,), FP32.name)),
-        (epilogue.residual, ("residual", w.residual_shape, dtype)),
-        (True, ("y", w.buffer_shape, epilogue.out_dtype)),
-    ]
-    return [operand for needed, operand in every if needed]
 
 
 def encode(plan: Plan, operands: Kernel) -> dict[str, Expr]:
@@ -184,7 +169,9 @@ class _Tap:
 def _consume(block: Block) -> None:
     """A warpgroup: multiplies step after step into registers, then stores."""
     plan, config = block.plan, block.plan.config
-    accumulators = Registers.array("accumulators", (config.accumulators,), FP32.name)
+    accumulators = Registers.array(
+        "accumulators", (config.accumulators,), plan.w.precision.accumulator
+    )
     consumer = block.pipeline.consumer(block.lane)
     tile = block.first_tile()
     store = ClusterStore(block) if plan.clustered else TensorStore(block)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from intrinsics import wgmma
-from intrinsics.dtypes import FP16, FP32, ElementType
+from intrinsics import dtypes, wgmma
+from intrinsics.dtypes import ElementType
 from intrinsics.record import TensorIntrinsic
+from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.families.wgmma.config import WgmmaConfig
 from schedules.machine.gpus import H200
@@ -53,13 +54,19 @@ class Plan:
 
     @property
     def operand(self) -> ElementType:
-        """The element type of x, the weight and the residual."""
-        return FP16
+        """The element type of x and the residual, and of what is multiplied."""
+        return dtypes.get(self.w.precision.x)
 
     @property
     def instruction(self) -> TensorIntrinsic:
         """The wgmma instruction that multiplies."""
-        return wgmma.get(self.config.columns, self.operand.name, FP32.name)
+        precision = self.w.precision
+        return wgmma.get(self.config.columns, precision.operands[0], precision.accumulator)
+
+    @property
+    def signature(self) -> Signature:
+        """The operands of the kernel."""
+        return Signature.of(self.w, self.weight_shape)
 
     # ---------------------------------------------------------------- extents
 
@@ -122,8 +129,8 @@ class Plan:
         """Why the copy engine can't store the output (or load the residual); empty if it can."""
         w, window = self.w, self.w.window
         problems = []
-        if w.epilogue.out_dtype != self.operand.name:
-            problems.append(f"{w.epilogue.out_dtype} output")
+        if w.precision.result != w.precision.x:
+            problems.append(f"{w.precision.result} output")
         if w.k % 8:
             problems.append("output channels no multiple of 8")
         if window is not None:
@@ -164,7 +171,7 @@ class Plan:
         tile = (config.rows, config.columns + ACCUMULATORS_PAD)
         buffers = (config.warpgroups, 2, wgmma.M, config.piece)
         leaves = (
-            Part("accumulators", FP32.name, tile, over="pixels")
+            Part("accumulators", self.w.precision.accumulator, tile, over="pixels")
             if self.clustered
             else Part("pieces", dtype, buffers, align=SWIZZLE_ALIGNMENT)
         )

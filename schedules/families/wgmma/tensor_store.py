@@ -23,7 +23,6 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from intrinsics import wgmma
-from intrinsics.dtypes import FP32
 from schedules.expressions.compute import finished
 from schedules.families.wgmma.block import Block
 from schedules.families.wgmma.tensor_maps import output_place
@@ -110,7 +109,7 @@ class TensorStore:
     def _finish(self, accumulators: Registers, first: Expr, pair: Expr, column: Expr) -> None:
         """Eight accumulators from the `first` on, of 16 columns from `column` on, through the
         epilogue to shared memory."""
-        plan, epilogue = self.plan, self.plan.w.epilogue
+        plan = self.plan
         pointer = self.block.shared.pointer_to(keep("at", self._byte(pair)))
         elements = Registers.array("elements", (8,), plan.operand.name)
         packed = elements.view("uint32")
@@ -122,8 +121,8 @@ class TensorStore:
             bias, slope = (self.block.channel(name, c) for name in ("bias", "slope"))
             with unrolled(2) as low:
                 i = right * 4 + low * 2 + odd
-                residual = T.Cast(FP32.name, elements[i]) if self.has_residual else None
-                elements[i] = finished(epilogue, accumulators[first + i], bias, slope, residual)
+                residual = elements[i] if self.has_residual else None
+                elements[i] = finished(plan.w, accumulators[first + i], bias, slope, residual)
         ptx.stmatrix(pointer, [packed[i] for i in range(4)])
 
     def _byte(self, pair: Expr) -> Expr:

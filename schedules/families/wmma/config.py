@@ -8,12 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-import intrinsics
+from intrinsics import dtypes, wmma
 from intrinsics.record import TensorIntrinsic
 from schedules.conv.gemm import Gemm, Reduction, Tile, suits_columns
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import ConfigError, passes, require_none
-from schedules.expressions.backend import GPU_VECTOR, vector_width
+from schedules.expressions.backend import access_elements, vector_width
 from schedules.machine.hardware import Hardware
 
 #: Registers that addresses and loop counters took in compiled kernels, beside the fragments.
@@ -35,7 +35,7 @@ class WmmaConfig:
     stages: int = 1
     #: Copies are cp.async and wait for no one. Needs sm_80 and 16-byte gathers.
     asynchronous: bool = False
-    #: Halves that pad each row of the gathered tile, against bank conflicts.
+    #: Elements that pad each row of the gathered tile, against bank conflicts.
     pad: int = 0
     #: Blocks of rows that share a column of weights before the next column is begun, for L2.
     swizzle: int = 1
@@ -70,16 +70,21 @@ def shared_bytes(w: ConvWorkload, config: WmmaConfig) -> int:
     """Shared memory of a block: the stages of both operands, or the epilogue laid over them."""
     tile = config.tile
     gathered, weights = tile.m * (tile.i + config.pad), tile.i * tile.k
-    accumulated = tile.m * tile.k * (4 if w.accumulator_dtype == "float32" else 2)
-    return max(config.stages * (gathered + weights) * 2, accumulated)
+    x, weight = (dtypes.get(one).bytes for one in w.precision.operands)
+    accumulated = tile.m * tile.k * dtypes.get(w.precision.accumulator).bytes
+    return max(config.stages * (gathered * x + weights * weight), accumulated)
 
 
 def fragment_registers(intrinsic: TensorIntrinsic, config: WmmaConfig) -> int:
-    """32-bit registers per thread that hold a warp's accumulators and operands."""
+    """Returns the 32-bit registers per thread of a warp's accumulators and operands."""
     m, k = config.fragments_m, config.fragments_k
-    a = intrinsic.m * intrinsic.k // 2 // intrinsic.threads
-    b = intrinsic.n * intrinsic.k // 2 // intrinsic.threads
-    return m * k * intrinsic.accumulator_registers() + m * a + k * b
+    a, b, c = (intrinsic.registers(operand) for operand in "abc")
+    return m * k * c + m * a + k * b
+
+
+def instruction(w: ConvWorkload, config: WmmaConfig) -> TensorIntrinsic:
+    """Returns the WMMA that multiplies. Raises ``LookupError`` where there is none."""
+    return wmma.get(*config.instruction, w.precision.operands[0], w.precision.accumulator)
 
 
 def check(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
@@ -88,7 +93,7 @@ def check(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
     if min(*sizes, config.chunk, config.stages, config.swizzle) < 1 or config.pad < 0:
         raise ConfigError(f"{config}: every knob is at least 1, pad at least 0")
     try:
-        intrinsic = intrinsics.get(*config.instruction, accumulator=w.accumulator_dtype)
+        intrinsic = instruction(w, config)
     except LookupError as error:
         raise ConfigError(str(error)) from None
     tile, threads = config.tile, config.warps * intrinsic.threads
@@ -122,26 +127,33 @@ def _gpu_problems(
         problems.append(f"{registers} registers, each of {threads} threads has {available}")
     if config.asynchronous and not hardware.has_cp_async:
         problems.append("cp.async needs sm_80")
-    if config.asynchronous and gather_vector(w, tile) != GPU_VECTOR:
+    if config.asynchronous and not gathers_whole(w, tile):
         problems.append("cp.async gathers 16 bytes, which takes channels divisible by 8")
     if config.asynchronous and config.stages == 1:
         problems.append("one stage has nothing to run ahead of")
     for name, elements, vector in (
         ("gathered", tile.m * tile.i, gather_vector(w, tile)),
-        ("weight", tile.i * tile.k, GPU_VECTOR),
+        ("weight", tile.i * tile.k, access_elements(w.precision.operands[1])),
     ):
         if elements % (threads * vector):
             problems.append(f"{threads} threads do not share the {name} tile evenly")
-    if config.pad % GPU_VECTOR or (tile.i + config.pad) % GPU_VECTOR:
+    access = access_elements(w.precision.operands[0])
+    if config.pad % access or (tile.i + config.pad) % access:
         problems.append(f"pad {config.pad} breaks 16-byte alignment")
     return problems
 
 
 def gather_vector(w: ConvWorkload, tile: Tile) -> int:
-    """Halves that one access of the gather moves: adjacent channels, if i numbers channels."""
+    """Returns the elements that one access of the gather moves: adjacent channels, if i numbers
+    channels."""
     if Reduction.of(w, tile.fragment_i).by_rows:
         return 1
-    return vector_width(math.gcd(w.in_layout.c or w.c, w.group_c), GPU_VECTOR)
+    return vector_width(math.gcd(w.in_layout.c or w.c, w.group_c), access_elements(w.precision.x))
+
+
+def gathers_whole(w: ConvWorkload, tile: Tile) -> bool:
+    """True where the gather moves 16 bytes at a time, so that cp.async can."""
+    return gather_vector(w, tile) == access_elements(w.precision.x)
 
 
 def fits(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> bool:
@@ -176,7 +188,7 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
             cuda and not _few_rows(w, tile.tile)
         ):
             continue
-        asynchronous = ahead and gather_vector(w, tile.tile) == GPU_VECTOR
+        asynchronous = ahead and gathers_whole(w, tile.tile)
         # 3 first: where the model sees no difference, the first is taken.
         for stages in (3, 2, 4) if asynchronous else (1, 2) if cuda else (1,):
             config = replace(tile, chunk=chunk, stages=stages, asynchronous=asynchronous)
@@ -251,7 +263,7 @@ def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
         if config.tile.m == 32 and Reduction.of(w).inner % 128 == 0:
             # Few warps a block: longer steps, to have as much in flight.
             config = replace(config, chunk=8)
-        asynchronous = hardware.has_cp_async and gather_vector(w, config.tile) == GPU_VECTOR
+        asynchronous = hardware.has_cp_async and gathers_whole(w, config.tile)
         # Two long stages of the largest tile leave room for a third block on a multiprocessor of
         # an H200: the convolution of 256 images of 14 x 14, 256 to 512 channels, reached 377
         # TFLOP/s with them and 349 with three, in one run.
@@ -269,7 +281,7 @@ def _suits(w: ConvWorkload, tile: Tile) -> bool:
 
 
 def _few_rows(w: ConvWorkload, tile: Tile) -> bool:
-    return tile.m <= 64 or gather_vector(w, tile) == GPU_VECTOR
+    return tile.m <= 64 or gathers_whole(w, tile)
 
 
 def _blocks(w: ConvWorkload, tile: tuple[int, int, int, int]) -> int:

@@ -18,17 +18,18 @@ from numpy.typing import NDArray
 from tvm import tirx
 from tvm.s_tir import Schedule
 
-import intrinsics
 from intrinsics.lower import LoweredIntrinsic, lower
 from intrinsics.record import TensorIntrinsic
+from intrinsics.wmma import min_sm
 from schedules.conv.gemm import Gemm, gemm_index, pack_weight
+from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
-from schedules.expressions.backend import GPU_VECTOR, Backend, backend
+from schedules.expressions.backend import Backend, access_elements, backend
 from schedules.expressions.compute import CONV, EPILOGUE, GATHER, OUT, implicit_gemm
 from schedules.families.wmma import config as wmma_config
-from schedules.families.wmma.config import WmmaConfig, check, gather_vector, guesses
+from schedules.families.wmma.config import WmmaConfig, check, gather_vector, guesses, instruction
 from schedules.families.wmma.footprint import footprint
-from schedules.family import Match, Reject, alone, fitting
+from schedules.family import Given, Match, Reject, alone, fitting
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -60,8 +61,8 @@ class WmmaFamily:
             return Reject(self.name, f"the output is laid out as {w.out_layout}")
         if w.groups != 1 and w.out_layout.packed:
             return Reject(self.name, f"groups are written as NHWC, not as {w.out_layout}")
-        if hardware.kind == "cuda" and hardware.sm < intrinsics.get(16, 16, 16).min_sm:
-            return Reject(self.name, f"{hardware.name} has no tensor cores")
+        if reason := _no_instruction(w, hardware):
+            return Reject(self.name, reason)
         return fitting(self.name, next(guesses(w, hardware), None), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
@@ -80,8 +81,25 @@ class WmmaFamily:
     def padded_macs(self, w: ConvWorkload, config: WmmaConfig) -> int:
         return Gemm.of(w, config.tile).padded_macs
 
-    def pack(self, w: ConvWorkload, config: WmmaConfig, weight: NDArray[Any]) -> NDArray[Any]:
-        return pack_weight(w, config.tile, weight)
+    def signature(self, w: ConvWorkload, config: WmmaConfig) -> Signature:
+        """Returns the operands; the weight as `gemm.pack_weight` gives it."""
+        return Signature.of(w, Gemm.of(w, config.tile).weight_shape)
+
+    def pack(self, w: ConvWorkload, config: WmmaConfig, given: Given) -> dict[str, NDArray[Any]]:
+        """Packs the weight tile by tile."""
+        weight = pack_weight(w, config.tile, given[WEIGHT])
+        return self.signature(w, config).pack(given, weight=weight)
+
+
+def _no_instruction(w: ConvWorkload, hardware: Hardware) -> str:
+    """Returns why no WMMA multiplies `w` there; empty if one does."""
+    own = w.precision
+    first = min_sm(own.operands[0], own.accumulator)
+    if first is None or own.operands[0] != own.operands[1] or own.split > 1 or own.scales:
+        return f"no WMMA multiplies {own}"
+    if hardware.kind == "cuda" and hardware.sm < first:
+        return f"{hardware.name} has no WMMA that multiplies {own}"
+    return ""
 
 
 # ---------------------------------------------------------------- the schedule, step by step
@@ -90,7 +108,7 @@ class WmmaFamily:
 def _schedule(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
     sch = Schedule(implicit_gemm(w, config.tile))
     target = backend(hardware)
-    intrinsic = intrinsics.get(*config.instruction, accumulator=w.accumulator_dtype)
+    intrinsic = instruction(w, config)
     lowered = lower(intrinsic, hardware.kind, SHARED)
     _flatten_output(sch, w)
     warp, step, inner = _tile(sch, config, target)
@@ -147,7 +165,7 @@ def _stage(sch: Schedule, w: ConvWorkload, config: WmmaConfig, target: Backend, 
     sch.compute_at(gather, step, preserve_unit_loops=True)
     sch.compute_at(weight, step, preserve_unit_loops=True)
     target.copy(sch, gather, 2, config.warps, gather_vector(w, config.tile))
-    target.copy(sch, weight, 4, config.warps, GPU_VECTOR)
+    target.copy(sch, weight, 4, config.warps, access_elements(w.precision.operands[1]))
     if config.pad:
         sch.storage_align(gather, 0, 2, config.tile.i, config.pad)
 

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 
-import intrinsics
+from intrinsics import dtypes
 from intrinsics.record import WARP_SIZE
 from schedules.conv.gemm import Gemm
 from schedules.conv.workload import ConvWorkload
-from schedules.expressions.backend import GPU_VECTOR
+from schedules.expressions.backend import GPU_VECTOR, access_elements
 from schedules.families.wmma.config import (
     REGISTERS_BESIDE_FRAGMENTS,
     WmmaConfig,
     fragment_registers,
     gather_vector,
+    instruction,
     shared_bytes,
 )
-from schedules.machine.cost import BYTES, moved_bytes
+from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint
 
 #: Multiply-adds of one mma.sync, and bytes of one fragment, which one ldmatrix loads.
@@ -40,8 +41,11 @@ def conflicts(stride: int) -> int:
 
 
 def vector(w: ConvWorkload, config: WmmaConfig) -> int:
-    """Halves that one access of the gather moves. TVM gathers element by element where rows have
-    to be told apart by a division that is no shift, and looked at one by one."""
+    """Returns the elements that one access of the gather moves.
+
+    TVM gathers element by element where rows have to be told apart by a division that is no shift,
+    and looked at one by one.
+    """
     inside = not any(w.padding) and w.r == w.s == 1
     odd = config.chunk & (config.chunk - 1) != 0
     return 1 if odd and not inside else gather_vector(w, config.tile)
@@ -49,31 +53,37 @@ def vector(w: ConvWorkload, config: WmmaConfig) -> int:
 
 def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
     gemm, tile = Gemm.of(w, config.tile), config.tile
-    intrinsic = intrinsics.get(*config.instruction, accumulator=w.accumulator_dtype)
+    intrinsic = instruction(w, config)
+    x, weight = (dtypes.get(one).bytes for one in w.precision.operands)
+    result = dtypes.get(w.precision.result).bytes
+    full = access_elements(w.precision.x)
     steps = gemm.reduction.outer * (gemm.i_pad // tile.i)
     macs = tile.m * tile.k * tile.i
     wide = vector(w, config)
-    gathers, weights = tile.m * tile.i // wide, tile.i * tile.k // GPU_VECTOR
+    gathers, weights = (
+        tile.m * tile.i // wide,
+        tile.i * tile.k // access_elements(w.precision.operands[1]),
+    )
     loads = config.warps * (config.fragments_m + config.fragments_k) * config.chunk
-    simple = wide == GPU_VECTOR and not any(w.padding)
+    simple = wide == full and not any(w.padding)
     each = GATHER_INSIDE if simple else GATHER if wide > 1 else ELEMENT
-    if wide < GPU_VECTOR:
-        full = gathers > MOST_ELEMENTS * config.warps * WARP_SIZE
-        each = int(each * (1 + STAGE * (config.stages - 1)) * (2 if full else 1))
+    if wide < full:
+        many = gathers > MOST_ELEMENTS * config.warps * WARP_SIZE
+        each = int(each * (1 + STAGE * (config.stages - 1)) * (2 if many else 1))
     copies = (each * gathers + WEIGHT * weights) // WARP_SIZE
     step = config.warps * STEP + copies + loads + macs // MMA_MACS
     outputs = tile.m * min(tile.k, gemm.k)
     stores = STORE * outputs // GPU_VECTOR // WARP_SIZE
     # A 16x16 tile of weights is one block of memory: its rows are 32 bytes apart.
-    a = config.fragments_m * conflicts(2 * (tile.i + config.pad))
-    b = config.fragments_k * conflicts(2 * tile.fragment_k)
+    a = config.fragments_m * conflicts(x * (tile.i + config.pad))
+    b = config.fragments_k * conflicts(weight * tile.fragment_k)
     fragments = config.warps * config.chunk * (a + b) * FRAGMENT_BYTES
-    copied = 2 * (tile.m * tile.i * max(1, 6 // wide) + tile.i * tile.k)
+    copied = x * tile.m * tile.i * max(1, 6 // wide) + weight * tile.i * tile.k
     # Staged through shared memory: a row of sums is a multiple of 64 bytes from the next.
     staged = 4 * tile.m * tile.k * (1 + min(4, tile.k // 8))
-    residual = 2 * outputs if w.epilogue.residual else 0
+    residual = x * outputs if w.epilogue.residual else 0
     useful = min(1.0, gemm.reduction.inner / gemm.i_pad)
-    hides = config.asynchronous and wide == GPU_VECTOR
+    hides = config.asynchronous and wide == full
     return Footprint(
         blocks=gemm.blocks,
         threads=config.warps * intrinsic.threads,
@@ -83,8 +93,9 @@ def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
         macs=macs * steps,
         instructions=step * steps + stores,
         shared_traffic=(fragments + copied) * steps + staged,
-        read_bytes=int(2 * steps * (tile.m * tile.i * useful + tile.i * tile.k)) + residual,
-        written_bytes=outputs * BYTES[w.epilogue.out_dtype],
+        read_bytes=int(steps * (x * tile.m * tile.i * useful + weight * tile.i * tile.k))
+        + residual,
+        written_bytes=outputs * result,
         dram_bytes=moved_bytes(w),
         steps=steps,
         rounds=config.chunk,

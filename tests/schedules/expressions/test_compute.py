@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schedules.choose import FAMILIES
-from schedules.conv.gemm import Gemm, Reduction, Tile, gemm_index, pack_channels, pack_weight, pixel
-from schedules.conv.workload import NHWC, PACKED, ConvWorkload, Layout
+from schedules.conv.gemm import Gemm, Reduction, Tile, gemm_index, pack_weight, pixel
+from schedules.conv.signature import Signature
+from schedules.conv.workload import NHWC, PACKED, ConvWorkload, Epilogue, Layout
 from schedules.family import Match
 from schedules.machine.hardware import CPU
 from tests.support.workloads import workloads
@@ -108,7 +109,8 @@ def test_packed_weight_of_a_wider_dtype_is_rounded() -> None:
 
 def test_packed_bias_is_padded_with_zeros() -> None:
     w = ConvWorkload(1, 4, 4, 16, 20, 1, 1, out_layout=PACKED)
-    packed = pack_channels(w, np.arange(1, 21))
+    signature = Signature.of(replace(w, epilogue=Epilogue(bias=True)), (1,))
+    packed = signature.pack({"bias": np.arange(1, 21)}, weight=np.ones(1, np.float16))["bias"]
     assert packed.dtype == np.float32
     np.testing.assert_array_equal(packed, [*range(1, 21), *[0] * 12])
 

@@ -249,7 +249,7 @@ def test_operands_are_packed_alike_for_every_batch(k: int, c: int, side: int) ->
             w = ConvWorkload(n, side, side, c, k, 1, 1)
             for one in options(w, hardware)[0]:
                 arrays = packed.setdefault(one.family.name, [])
-                arrays.append(one.family.pack(w, one.config, weight))
+                arrays.append(one.family.pack(w, one.config, {"weight": weight})["weight"])
         for arrays in packed.values():
             for other in arrays[1:]:
                 np.testing.assert_array_equal(other, arrays[0])

@@ -24,13 +24,13 @@ from schedules.families.depthwise_projection.config import (
     Geometry,
     problems,
 )
-from schedules.families.depthwise_projection.family import pack_prologue
-from schedules.family import ONE_CONVOLUTION, Match, Reject, alone
+from schedules.family import ONE_CONVOLUTION, PROLOGUE_BIAS, PROLOGUE_WEIGHT, Match, Reject, alone
 from schedules.machine.cost import conv_floor, moved_bytes
 from schedules.machine.hardware import CPU, Hardware
 from schedules.machine.model import LIMITS
+from schedules.tensors import Tensors
 from tests.support import kernels, sass
-from tests.support.workloads import ALL, BIAS, PAIRS, RELU6, SAME, pair
+from tests.support.workloads import ALL, BIAS, FP16_SUMS, FP32_OUT, PAIRS, RELU6, SAME, pair
 from tvmconv.runtime import toolchain
 
 FAMILY = family("depthwise_projection")
@@ -128,7 +128,7 @@ def test_random_kernels(case: tuple[ConvWorkload, DepthwiseProjectionConfig], se
 @pytest.mark.parametrize("part", ["filter", "bias", "weight"])
 def test_a_wrong_operand_would_be_noticed(part: str) -> None:
     """One tap, bias or weight of one channel left out is far outside the bound."""
-    operands = kernels.Operands.random(W)
+    operands = Tensors.random(W)
     assert operands.first is not None
     assert operands.first.bias is not None
     first, weight = operands.first, operands.weight.copy()
@@ -146,7 +146,7 @@ def test_a_wrong_operand_would_be_noticed(part: str) -> None:
 
 def test_what_is_between_is_rounded_as_in_memory() -> None:
     """The result is that of two kernels, within the order of sums: a coarser one is not taken."""
-    operands = kernels.Operands.random(W)
+    operands = Tensors.random(W)
     config = C(4, 2, 1, chunk=1)
     got = kernels.run(FAMILY, W, config, CPU, operands)
     assert kernels.relative_l2(got, kernels.reference(W, operands)) < 4e-4
@@ -154,14 +154,21 @@ def test_what_is_between_is_rounded_as_in_memory() -> None:
 
 def test_the_prologue_as_one_operand() -> None:
     first = PAIRS["pair, 72 channels"].apart[0]
-    operands = kernels.Operands.random(first)
-    packed = pack_prologue(first, operands.weight, operands.bias)
+    operands = Tensors.random(first)
+
+    def prologue(given: Any) -> Any:
+        w = PAIRS["pair, 72 channels"]
+        config = next(FAMILY.space(w, SM_90A))
+        return FAMILY.pack(w, config, Tensors.random(w).given | given)["prologue"]
+
+    packed = prologue({PROLOGUE_WEIGHT: operands.weight, PROLOGUE_BIAS: operands.bias})
     assert packed.shape == (80, 24)
     np.testing.assert_array_equal(packed[:72, :18:2], operands.weight.reshape(72, 9))
     np.testing.assert_array_equal(packed[:72, 1:18:2], operands.weight.reshape(72, 9))
     np.testing.assert_array_equal(packed.view(np.float32)[:72, -1], operands.bias)
     assert not packed[72:].any()
-    assert not pack_prologue(first, operands.weight, None)[:, 18:].any()
+    without = {PROLOGUE_WEIGHT: operands.weight, PROLOGUE_BIAS: np.zeros(72, np.float32)}
+    assert not prologue(without)[:, 18:].any()
 
 
 # ---------------------------------------------------------------- the choice
@@ -225,8 +232,8 @@ def test_every_configuration_of_the_space_fits(arch: str) -> None:
         ({"groups": 2}, SM_90A, "second convolution is not 1x1"),
         ({"out_layout": PACKED}, SM_90A, "everything has to be NHWC"),
         ({"k": 20}, SM_90A, "32 channels to 20 of float16: it takes eight"),
-        ({"epilogue": Epilogue(out_dtype="float32")}, SM_90A, "to 16 of float32"),
-        ({"accumulator_dtype": "float16"}, SM_90A, "sums in fp32"),
+        ({"precision": FP32_OUT}, SM_90A, "to 16 of float32"),
+        ({"precision": FP16_SUMS}, SM_90A, "sums in fp32"),
         ({"epilogue": Epilogue(activation=Activation("prelu"))}, SM_90A, "a prelu's slopes"),
         ({"window": Window(9, 11, 24)}, SM_90A, "writes a tensor of its own"),
         ({}, Hardware("tiny", 90, 1024), "no configuration fits tiny"),
@@ -315,5 +322,5 @@ def test_kernel_on_a_gpu(name: str) -> None:
     for one in dict.fromkeys((config, *list(FAMILY.space(w, hardware))[::9])):
         check(w, one, hardware)
     np.testing.assert_array_equal(*(
-        kernels.run(FAMILY, w, config, hardware, kernels.Operands.random(w)) for _ in range(2)
+        kernels.run(FAMILY, w, config, hardware, Tensors.random(w)) for _ in range(2)
     ))  # fmt: skip

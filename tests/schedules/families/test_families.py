@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from intrinsics import INTRINSICS
 from schedules.choose import FAMILIES
 from schedules.conv.gemm import Gemm
+from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.families.wmma.config import WmmaConfig
 from schedules.families.wmma.family import WmmaFamily
 from schedules.family import Family, Reject
 from schedules.machine.hardware import CPU, Hardware
+from schedules.tensors import Tensors
 from tests.support import kernels
 from tests.support.workloads import PAIRS, WORKLOADS, workloads
 from tvmconv.runtime import toolchain
@@ -39,8 +41,8 @@ def bound(family: Family, w: ConvWorkload) -> float:
     the steps along the reduction; partial sums of independent terms are on average no larger
     than the last, and independent roundings grow with the root of their number.
     """
-    sums = 1e-3 if w.epilogue.out_dtype == "float16" else 2e-5
-    if family.tensorized and w.accumulator_dtype == "float16":
+    sums = 1e-3 if w.precision.result == "float16" else 2e-5
+    if family.tensorized and w.precision.accumulator == "float16":
         # A step has 16 channels at most; rounded up here, never less than by the families.
         steps = w.r * w.s * (w.c // 16 + 1)
         sums += 2.0**-11 * np.sqrt(steps)
@@ -60,7 +62,7 @@ def check(
 
     Relative to the output, or to outputs of `least` on average where they are smaller.
     """
-    operands = kernels.Operands.random(w, seed)
+    operands = Tensors.random(w, seed)
     got = kernels.run(family, w, config, hardware, operands)
     error = kernels.relative_l2(got, kernels.reference(w, operands), least)
     assert error <= bound(family, w), f"{family.name} with {config}: {w} is {error:.2e} off"
@@ -93,10 +95,11 @@ def test_family_gives_what_onnxruntime_gives(family: Family, w: ConvWorkload, co
 def wmma_cases() -> Iterator[Any]:
     """Every instruction; fp16 accumulators where the sum has many steps or fragments are packed."""
     for name in ("not square", "batch 5, packed", "20 to 10 channels", "stem"):
-        for m, n, k, dtype in ((i.m, i.n, i.k, i.accumulator_dtype) for i in INTRINSICS):
-            if dtype == "float32" or name in ("not square", "batch 5, packed"):
-                w = replace(WORKLOADS[name], accumulator_dtype=dtype)
-                yield pytest.param(w, (m, n, k), id=f"{name}-m{m}n{n}k{k}-{dtype}")
+        for i in INTRINSICS:
+            if i.accumulator_dtype == "float32" or name in ("not square", "batch 5, packed"):
+                precision = Precision(i.a_dtype, (i.a_dtype, i.b_dtype), i.accumulator_dtype)
+                w = replace(WORKLOADS[name], precision=replace(precision, result=i.a_dtype))
+                yield pytest.param(w, (i.m, i.n, i.k), id=f"{name}-{i.name}")
 
 
 @pytest.mark.parametrize(("w", "instruction"), list(wmma_cases()))
@@ -123,7 +126,7 @@ def test_weight_may_have_more_columns_than_the_tiles_read(k: int) -> None:
 def test_knobs_change_no_result(knobs: dict[str, int]) -> None:
     w = WORKLOADS["1x1"]
     family = matching(w, CPU)[0]
-    operands = kernels.Operands.random(w)
+    operands = Tensors.random(w)
     plain, tuned = (
         kernels.run(family, w, config, CPU, operands)
         for config in (WmmaConfig(1, 2, 1, 1, 1), replace(WmmaConfig(1, 2, 1, 1, 1), **knobs))
@@ -136,7 +139,7 @@ def test_knobs_change_no_result(knobs: dict[str, int]) -> None:
 def test_a_wrong_kernel_would_be_noticed(name: str) -> None:
     """One filter tap of one input channel left out is far outside `bound`."""
     w = WORKLOADS[name]
-    operands = kernels.Operands.random(w)
+    operands = Tensors.random(w)
     weight = operands.weight.copy()
     weight[:, 0, 0, 0] = 0
     off = kernels.reference(w, replace(operands, weight=weight))

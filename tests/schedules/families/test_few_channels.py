@@ -23,8 +23,9 @@ from schedules.families.few_channels.config import FewChannelsConfig, default, p
 from schedules.families.few_channels.geometry import Geometry
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CPU, Hardware
+from schedules.tensors import Tensors
 from tests.support import kernels, sass
-from tests.support.workloads import SAME
+from tests.support.workloads import FP16_SUMS, FP32_OUT, SAME
 from tvmconv.runtime import toolchain
 
 FAMILY = family("few_channels")
@@ -109,7 +110,7 @@ def test_random_kernels(case: tuple[ConvWorkload, FewChannelsConfig], seed: int)
 def test_a_wrong_pair_would_be_noticed() -> None:
     """A tap left out is far outside the bound: the zero weights are where none belong."""
     w, _ = CASES["stem"]
-    operands = kernels.Operands.random(w)
+    operands = Tensors.random(w)
     weight = operands.weight.copy()
     weight[:, 2, 6, 6] = 0
     off = kernels.reference(w, replace(operands, weight=weight))
@@ -157,8 +158,8 @@ def test_every_configuration_of_the_space_fits(arch: str) -> None:
         ({"w": 10}, SM_90, "5 columns, an instruction takes 16 pixels of a row"),
         ({"dilation": (1, 2)}, SM_90, "dilation"),
         ({"k": 12}, SM_90, "eight fp16 channels at a time, not 12 float16"),
-        ({"epilogue": Epilogue(out_dtype="float32")}, SM_90, "not 64 float32"),
-        ({"accumulator_dtype": "float16"}, SM_90, "sums in fp32, not float16"),
+        ({"precision": FP32_OUT}, SM_90, "not 64 float32"),
+        ({"precision": FP16_SUMS}, SM_90, "sums in fp32, not float16"),
         ({"epilogue": Epilogue(residual=True)}, SM_90, "adds no residual"),
         ({"window": Window(112, 112, 96)}, SM_90, "writes a tensor of its own"),
         ({}, Hardware("tiny", 90, 1024), "no configuration fits tiny"),
@@ -224,5 +225,5 @@ def test_kernel_on_a_gpu(name: str) -> None:
     for one in dict.fromkeys((config, default(w, hardware), *list(FAMILY.space(w, hardware))[::9])):
         check(w, one, hardware)
     np.testing.assert_array_equal(*(
-        kernels.run(FAMILY, w, config, hardware, kernels.Operands.random(w)) for _ in range(2)
+        kernels.run(FAMILY, w, config, hardware, Tensors.random(w)) for _ in range(2)
     ))  # fmt: skip

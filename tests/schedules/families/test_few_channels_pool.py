@@ -24,6 +24,7 @@ from schedules.families.few_channels.config import FewChannelsConfig, default, p
 from schedules.families.few_channels.geometry import PooledGeometry
 from schedules.family import ONE_CONVOLUTION, Reject, alone
 from schedules.machine.hardware import CPU, Hardware
+from schedules.tensors import Tensors
 from tests.schedules.families.test_few_channels import RELU, STEM, THREE
 from tests.support import kernels, sass
 from tests.support.workloads import SAME
@@ -81,7 +82,7 @@ CASES = {
 
 
 def check(w: ConvWorkload, config: Any, hardware: Hardware = CPU, seed: int = 0) -> None:
-    operands = kernels.Operands.random(w, seed)
+    operands = Tensors.random(w, seed)
     got = kernels.run(FAMILY, w, config, hardware, operands)
     error = kernels.relative_l2(got, kernels.reference(w, operands), 1.0)
     assert error < 1e-3, f"{config}: {w} is {error:.2e} off"
@@ -126,9 +127,7 @@ def test_random_kernels(case: tuple[ConvWorkload, FewChannelsConfig], seed: int)
 def test_the_pool_by_definition() -> None:
     """What kernels are held to is held to onnxruntime, by a convolution that changes nothing."""
     w = ConvWorkload(2, 11, 14, 4, 4, 1, 1)
-    operands = replace(
-        kernels.Operands.random(w), weight=np.eye(4, dtype=np.float16).reshape(4, 4, 1, 1)
-    )
+    operands = replace(Tensors.random(w), weight=np.eye(4, dtype=np.float16).reshape(4, 4, 1, 1))
     for pool in (
         MaxPool((3, 3), (2, 2), (1, 1), (6, 7)),
         MaxPool((3, 3), (2, 2), (0, 1), (5, 8)),

@@ -15,9 +15,10 @@ from schedules.families.mma_sync.config import MmaSyncConfig, fits, shared_bytes
 from schedules.families.mma_sync.family import MmaSyncFamily
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CPU, Hardware
+from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels
-from tests.support.workloads import WORKLOADS
+from tests.support.workloads import FP16_SUMS, WORKLOADS
 from tvmconv.runtime import toolchain
 
 FAMILY = MmaSyncFamily()
@@ -27,11 +28,11 @@ on_cpu = pytest.mark.skipif(not emulator.available(), reason="no g++")
 
 
 def check(w: ConvWorkload, config: MmaSyncConfig, hardware: Any, execute: Any = None) -> None:
-    operands = kernels.Operands.random(w)
+    operands = Tensors.random(w)
     got = kernels.run(FAMILY, w, config, hardware, operands, execute)
     error = kernels.relative_l2(got, kernels.reference(w, operands))
     # As in test_families: fp16 outputs round by 2**-11 at most, fp32 sums by far less.
-    bound = 1e-3 if w.epilogue.out_dtype == "float16" else 2e-5
+    bound = 1e-3 if w.precision.result == "float16" else 2e-5
     assert error <= bound, f"{config}: {w} is {error:.2e} off"
 
 
@@ -72,7 +73,7 @@ def test_knobs(w: ConvWorkload, config: MmaSyncConfig) -> None:
 def test_sums_are_added_in_one_order() -> None:
     """Split or not, a result is the same in every run, bit for bit."""
     w, config = TAKEN["not square"], MmaSyncConfig(1, 1, 2, 2, 4, 3, 2, 4)
-    operands = kernels.Operands.random(w)
+    operands = Tensors.random(w)
     first, second = (
         kernels.run(FAMILY, w, config, SM_90A, operands, emulator.run) for _ in range(2)
     )
@@ -82,7 +83,7 @@ def test_sums_are_added_in_one_order() -> None:
 @on_cpu
 def test_a_wrong_kernel_would_be_noticed() -> None:
     w = TAKEN["not square"]
-    operands = kernels.Operands.random(w)
+    operands = Tensors.random(w)
     weight = operands.weight.copy()
     weight[:, 0, 0, 0] = 0
     config = FAMILY.match(w, SM_90A).config
@@ -137,7 +138,7 @@ def test_sums_may_need_more_shared_memory_than_the_stages() -> None:
         ({"groups": 16}, SM_80, "a group has 4"),
         ({"in_layout": PACKED}, SM_80, "has to be NHWC, and something is NHWC16n16c"),
         ({"r": 7, "s": 7}, SM_80, "49 filter taps"),
-        ({"accumulator_dtype": "float16"}, SM_80, "kept in fp32, not float16"),
+        ({"precision": FP16_SUMS}, SM_80, "kept in fp32, not float16"),
         ({"n": 60000}, SM_80, "32 bits"),
     ],
 )

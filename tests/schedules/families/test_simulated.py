@@ -13,13 +13,16 @@ import tvmconv.simulation.simulator  # noqa: F401 - simulated kernels call what 
 from intrinsics.numerics import arithmetic as numerics
 from schedules.choose import choose
 from schedules.conv.gemm import Reduction
+from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC, ConvWorkload, Epilogue
 from schedules.errors import ConfigError
-from schedules.families.simulated.family import HmmaSimFamily, Simulation, WideDirectFamily
+from schedules.families.direct.family import DirectFamily
+from schedules.families.simulated.family import HmmaSimFamily, Simulation
 from schedules.family import Reject
 from schedules.machine.hardware import CPU, CUDA_ARCHS
+from schedules.tensors import Tensors
 from tests.support import kernels
-from tests.support.workloads import WORKLOADS, workloads
+from tests.support.workloads import FP32_OUT, WORKLOADS, workloads
 
 SIMULATED = HmmaSimFamily()
 TENSORIZED = [name for name, w in WORKLOADS.items() if choose(w, CPU).family.tensorized]
@@ -27,12 +30,12 @@ TENSORIZED = [name for name, w in WORKLOADS.items() if choose(w, CPU).family.ten
 
 def both(w: ConvWorkload, name: str) -> tuple[Any, Any]:
     """As llvm's kernel gives it, and simulated."""
-    operands, choice = kernels.Operands.random(w), choose(w, CPU)
+    operands, choice = Tensors.random(w), choose(w, CPU)
     emulated = kernels.run(choice.family, w, choice.config, CPU, operands)
     return emulated, kernels.run(SIMULATED, w, Simulation(name), CPU, operands)
 
 
-def in_numpy(w: ConvWorkload, operands: kernels.Operands, name: str) -> Any:
+def in_numpy(w: ConvWorkload, operands: Tensors, name: str) -> Any:
     """(N, P, Q, K) fp32: each sum in the order of the schedules, by the definition alone."""
     top, left, bottom, right = w.padding
     x = np.zeros((w.n, top + w.h + bottom, left + w.w + right, w.c))
@@ -76,7 +79,7 @@ def test_ieee_is_the_emulation_bit_for_bit(name: str) -> None:
 @settings(max_examples=8, deadline=None)
 @given(workloads())
 def test_ieee_is_the_emulation_of_any_convolution(w: ConvWorkload) -> None:
-    w = replace(w, accumulator_dtype="float32")
+    w = replace(w, precision=replace(w.precision, accumulator="float32"))
     if choose(w, CPU).family.tensorized:
         emulated, simulated = both(w, "ieee")
         assert np.array_equal(emulated, simulated)
@@ -90,17 +93,16 @@ SUMS = [*((name, chip) for name in SHAPES for chip in ("v100", "a100", "h100")),
 
 @pytest.mark.parametrize(("name", "chip"), SUMS)
 def test_sums_are_those_of_the_chip_in_the_order_of_the_schedule(name: str, chip: str) -> None:
-    w = replace(WORKLOADS[name], epilogue=Epilogue(out_dtype="float32"))
-    operands = kernels.Operands.random(w)
+    w = replace(WORKLOADS[name], epilogue=Epilogue(), precision=FP32_OUT)
+    operands = Tensors.random(w)
     found = kernels.run(SIMULATED, w, Simulation(chip), CPU, operands)
     assert np.array_equal(found, in_numpy(w, operands, chip))
 
 
 def test_fp16_accumulators() -> None:
-    w = replace(
-        WORKLOADS["1x1"], accumulator_dtype="float16", epilogue=Epilogue(out_dtype="float32")
-    )
-    operands = kernels.Operands.random(w)
+    precision = Precision(accumulator="float16", result="float32")
+    w = replace(WORKLOADS["1x1"], epilogue=Epilogue(), precision=precision)
+    operands = Tensors.random(w)
     a, b = operands.x.reshape(-1, w.c), operands.weight.reshape(w.k, w.c).T
     zeros = np.zeros((len(a), w.k), np.float16)
     expected = numerics.matmul(a, b, zeros, numerics.V100)
@@ -114,8 +116,9 @@ def test_fp16_accumulators() -> None:
 def test_fp32_activations_are_rounded_as_operands_alone(name: str) -> None:
     """x is rounded to fp16, the residual and the result are not."""
     w = WORKLOADS[name]
-    w = replace(w, epilogue=replace(w.epilogue, out_dtype="float32", residual_layout=NHWC))
-    half = kernels.Operands.random(w)
+    w = replace(w, epilogue=replace(w.epilogue, residual_layout=NHWC))
+    half = Tensors.random(w)
+    w = replace(w, precision=Precision(x="float32", result="float32"))
     fine = np.random.default_rng(1).uniform(-1, 1, half.x.shape) * 2.0**-14
     residual = None
     if half.residual is not None:
@@ -124,7 +127,7 @@ def test_fp32_activations_are_rounded_as_operands_alone(name: str) -> None:
     if choose(w, CPU).family.tensorized:
         found = kernels.run(SIMULATED, w, Simulation("ieee", "float32"), CPU, wide)
     else:
-        family = WideDirectFamily()
+        family = DirectFamily()
         found = kernels.run(family, w, family.match(w, CPU).config, CPU, wide)
     assert not np.array_equal(wide.x, half.x)
     expected = kernels.reference(w, replace(wide, x=wide.x.astype(np.float16)))

@@ -25,6 +25,7 @@ from schedules.family import Match, Reject
 from schedules.machine.hardware import CUDA_ARCHS
 from schedules.threads.tensor_map import Im2col
 from tests.support import kernels, sass
+from tests.support.workloads import FP16_SUMS, FP32_OUT
 from tvmconv.runtime import toolchain
 
 FAMILY: Any = family("wgmma")
@@ -77,11 +78,12 @@ def test_packed_weights_can_be_read_back(k: int, c: int, taps: tuple[int, int]) 
     weight = np.random.default_rng(k).standard_normal((k, c, *taps)).astype(np.float16)
     config = WgmmaConfig(columns=16)
     plan = Plan(w, config)
-    packed = FAMILY.pack(w, config, weight)
+    packed = FAMILY.pack(w, config, {"weight": weight})["weight"]
     assert packed.shape == plan.weight_shape
     assert packed.dtype == np.float16
     # The same whatever the tile and the batch, so that buckets share it.
-    assert np.array_equal(packed, FAMILY.pack(replace(w, n=1), WgmmaConfig(columns=64), weight))
+    other = FAMILY.pack(replace(w, n=1), WgmmaConfig(columns=64), {"weight": weight})
+    assert np.array_equal(packed, other["weight"])
     d = depth(w)
     row, channel = np.indices((k, c))
     chunk = wgmma.swizzled(row % wgmma.SWIZZLE_ROWS, channel % d // 8, 2 * d)
@@ -99,7 +101,7 @@ def test_packed_weights_can_be_read_back(k: int, c: int, taps: tuple[int, int]) 
         ({"in_layout": PACKED}, "reads and writes NHWC"),
         ({"out_layout": PACKED}, "reads and writes NHWC"),
         ({"stride": (9, 9)}, "stride"),
-        ({"accumulator_dtype": "float16"}, "sums are fp32"),
+        ({"precision": FP16_SUMS}, "not its precision"),
         ({"epilogue": Epilogue(residual=True, residual_layout=PACKED)}, "the residual"),
         ({"h": 400, "w": 400, "dilation": (130, 130)}, "taps"),
         ({"padding": (130, 0, 0, 0)}, "padding"),
@@ -160,7 +162,7 @@ TRIED = {
     "two blocks": (W, WgmmaConfig(1, 1, 64, 4, 1, 2)),
     "rows of 64 bytes": (replace(W, c=96, k=96), WgmmaConfig(2, 1, 96, 4)),
     "rows of 32 bytes": (replace(W, c=40, k=80), WgmmaConfig(1, 1, 80, 4)),
-    "fp32 out": (replace(W, epilogue=Epilogue(True, out_dtype="float32")), WgmmaConfig(1, 1, 64)),
+    "fp32 out": (replace(W, epilogue=Epilogue(True), precision=FP32_OUT), WgmmaConfig(1, 1, 64)),
     "window": (
         replace(W, k=24, window=Window(28, 28, 72, 1, 0, 24, 2, 2, 3)), WgmmaConfig(1, 1, 32),
     ),

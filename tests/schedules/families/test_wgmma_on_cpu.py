@@ -19,10 +19,11 @@ from schedules.errors import KernelFault
 from schedules.families.wgmma.config import WgmmaConfig
 from schedules.families.wgmma.plan import Plan
 from schedules.family import Match
+from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.schedules.families.test_wgmma import FAMILY, FUSED, HOPPER, SAME, TRIED, W
 from tests.support import kernels
-from tests.support.workloads import WORKLOADS
+from tests.support.workloads import FP32_OUT, WORKLOADS
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason="no g++")
 
@@ -65,7 +66,7 @@ ODD = {
         ConvWorkload(1, 7, 6, 40, 24, 2, 3, epilogue=SILU_LAST), WgmmaConfig(1, 1, 32, 3, 2),
     ),
     "split, fp32 out": (
-        ConvWorkload(1, 6, 7, 144, 20, 1, 1, epilogue=Epilogue(True, out_dtype="float32")),
+        ConvWorkload(1, 6, 7, 144, 20, 1, 1, epilogue=Epilogue(True), precision=FP32_OUT),
         WgmmaConfig(1, 2, 32, 4, 2),
     ),
 }  # fmt: skip
@@ -79,16 +80,16 @@ def some_slow(names: Iterable[str], slow: set[str]) -> list[Any]:
     return [pytest.param(name, marks=[pytest.mark.slow] * (name in slow)) for name in names]
 
 
-def run(w: ConvWorkload, config: Any, operands: kernels.Operands, execute: Any) -> float:
+def run(w: ConvWorkload, config: Any, operands: Tensors, execute: Any) -> float:
     got = kernels.run(FAMILY, w, config, HOPPER, operands, execute)
     return kernels.relative_l2(got, kernels.reference(w, operands))
 
 
 def check(w: ConvWorkload, config: WgmmaConfig) -> None:
     FAMILY.check(w, config, HOPPER)
-    error = run(w, config, kernels.Operands.random(w), emulator.run)
+    error = run(w, config, Tensors.random(w), emulator.run)
     # As in test_families: fp16 outputs round by 2**-11 at most, fp32 sums by far less.
-    bound = 1e-3 if w.epilogue.out_dtype == "float16" else 2e-5
+    bound = 1e-3 if w.precision.result == "float16" else 2e-5
     assert error <= bound, f"{config}: {w} is {error:.2e} off"
 
 
@@ -178,7 +179,7 @@ def test_a_broken_kernel_is_noticed(name: str) -> None:
 
     def compared() -> None:
         execute = functools.partial(emulator.run, change=broken)
-        error = run(w, config, kernels.Operands.random(w), execute)
+        error = run(w, config, Tensors.random(w), execute)
         assert error <= 1e-3, f"{error} off"
 
     with pytest.raises((AssertionError, KernelFault), match=complaint):
@@ -187,7 +188,7 @@ def test_a_broken_kernel_is_noticed(name: str) -> None:
 
 def test_a_wrong_swizzle_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     w, config = PIECES
-    operands = kernels.Operands.random(w)
+    operands = Tensors.random(w)
     monkeypatch.setattr(wgmma, "swizzled", lambda row, chunk, row_bytes: chunk)
     assert run(w, config, operands, emulator.run) > 0.1
     monkeypatch.undo()

@@ -14,7 +14,7 @@ from schedules.conv.workload import PACKED, ConvWorkload, Epilogue
 from schedules.family import Match
 from schedules.machine.cost import LATENCY_US, Cost, conv_cost, conv_floor, copy_cost, moved_bytes
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
-from tests.support.workloads import workloads
+from tests.support.workloads import FP32_OUT, workloads
 
 LARGE = ConvWorkload(32, 56, 56, 64, 64, 3, 3, padding=(1, 1, 1, 1))
 hardware = st.sampled_from((CPU, *CUDA_ARCHS))
@@ -93,7 +93,7 @@ def test_bytes_moved() -> None:
     assert moved_bytes(LARGE) == 2 * (out + weight + out)
     residual = replace(LARGE, epilogue=Epilogue(residual=True))
     assert moved_bytes(residual) == 2 * (3 * out + weight)
-    single = replace(LARGE, epilogue=Epilogue(out_dtype="float32"))
+    single = replace(LARGE, precision=FP32_OUT)
     assert moved_bytes(single) == 2 * (out + weight) + 4 * out
     # Packed, a batch of 17 is stored as 32.
     packed = replace(LARGE, n=17, in_layout=PACKED, out_layout=PACKED)

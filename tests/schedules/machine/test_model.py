@@ -212,7 +212,7 @@ def test_footprints_are_of_kernels_that_do_the_work(w: ConvWorkload, machine_: H
             continue
         f = family.footprint(w, match.config, machine_)
         assert f.blocks * f.macs >= family.padded_macs(w, match.config)
-        stored = math.prod(w.out_shape) * (2 if w.epilogue.out_dtype == "float16" else 4)
+        stored = math.prod(w.out_shape) * (2 if w.precision.result == "float16" else 4)
         assert f.blocks * f.written_bytes >= min(stored, w.n * w.p * w.q * w.k * 2)
         assert min(f.blocks, f.threads, f.registers, f.instructions, f.read_bytes, f.steps) > 0
         assert (f.unit == FP32) == (not family.tensorized)

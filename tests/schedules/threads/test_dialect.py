@@ -11,6 +11,7 @@ from tvm.script.ir_builder import tirx as T
 
 from intrinsics.dtypes import FP16, FP32
 from intrinsics.mma_sync import M16N8K16
+from schedules.conv.signature import Operand
 from schedules.machine.hardware import CUDA_ARCHS
 from schedules.threads import emulator, ptx
 from schedules.threads.control import Index, grid, serial, vectorized, when
@@ -29,13 +30,16 @@ M, N, DEPTH, STEPS = M16N8K16.m, 2 * M16N8K16.n, M16N8K16.k, 5
 
 def product(stages: int, plans_barriers: bool) -> tirx.PrimFunc:
     """y (16, 16) = a (16, 80) b^T, b (16, 80), by one warp; a stage is 16 columns of each."""
-    operands = [("a", (M, STEPS * DEPTH), FP16.name), ("b", (N, STEPS * DEPTH), FP16.name)]
+    operands = [
+        Operand("a", FP16.name, (M, STEPS * DEPTH), ""),
+        Operand("b", FP16.name, (N, STEPS * DEPTH), ""),
+        Operand("y", FP32.name, (M, N), ""),
+    ]
     layout = SharedLayout(
         Stages(stages, *(Part(name, FP16.name, (16, DEPTH)) for name in ("a", "b")))
     )
     launch = Launch(blocks=1, threads=WARP)
-    every = [*operands, ("y", (M, N), FP32.name)]
-    with Kernel(every, plans_barriers) as kernel, kernel.launch(launch) as thread:
+    with Kernel(operands, plans_barriers) as kernel, kernel.launch(launch) as thread:
         shared = SharedMemory(layout)
         pipeline = AsyncCopyPipeline(stages, layout["a"].stride(1))
         lane = bind("lane", thread.lane)

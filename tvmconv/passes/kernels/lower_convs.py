@@ -1,26 +1,28 @@
-"""Replace each region by its kernels, and settle who computes in fp16.
+"""Replace each region by its kernels, and settle who computes in the kernels' dtype.
 
 Before:  y = conv2d(x, weight); y = add(y, bias); y = relu(y)       # fp32
-After:   h = call_tir(conv, (x16, weight16, bias, residual16)); y = astype(h, float32)
+After:   h = call_tir(conv, (x, weight, bias, residual)); y = astype(h, float32)   # h: fp16, say
          and where several kernels write one tensor, each after the first is call_tir_inplace
 Requires: a plan for every region
-Formula: convolutions take fp16 and give fp16 (fp32 to readers that compute in fp32); operators
-         that only move or compare values follow their input; everything else computes in fp32,
-         its casts fused into it by FuseOps. A cast up and down again is never emitted.
+Formula: convolutions take and give the dtype of their precision (fp32 to readers that compute in
+         fp32); operators that only move or compare values follow their input; everything else
+         computes in fp32, its casts fused into it by FuseOps. A cast up and down again is never
+         emitted.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from schedules.conv.gemm import pack_channels
+from schedules.conv.precision import Precision
+from schedules.conv.signature import RESIDUAL, Operand, X
 from schedules.conv.workload import ConvWorkload
-from schedules.families.depthwise_projection.family import pack_prologue
 from schedules.machine.hardware import Hardware
 from tvmconv.passes.graph import op_name, shape
 from tvmconv.passes.plan.plan import Plan, PlannedConv, PlannedKernel, kernel_names
@@ -32,10 +34,11 @@ OPAQUE = 8
 
 @mutator
 class _Lower(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, plan: Plan, activations: str) -> None:
+    def __init__(self, mod: tvm.IRModule, plan: Plan, narrow: str) -> None:
         super().__init__(mod)
         self.plan = plan
-        self.activations = activations
+        #: The dtype that convolutions read.
+        self.narrow = narrow
         self.names = kernel_names(plan.values())
         self.kernels: dict[tuple[ConvWorkload, Any, Hardware], tvm.ir.GlobalVar] = {}
         #: The tensor of each variable that kernels write, as far as it is written; and how many
@@ -67,13 +70,13 @@ class _Lower(PyExprMutator):
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         op = op_name(call)
         if op in FOLLOWS_INPUT:
-            halves = [self._existing_half(arg) for arg in call.args]
-            if all(half is not None for half in halves):
-                return self._widened(relax.Call(call.op, halves, call.attrs), call)
-        if op == "relax.astype" and call.attrs.dtype == "float16":
-            half = self._existing_half(call.args[0])
-            if half is not None:
-                return half
+            narrow = [self._existing_narrow(arg) for arg in call.args]
+            if all(one is not None for one in narrow):
+                return self._widened(relax.Call(call.op, narrow, call.attrs), call)
+        if op == "relax.astype" and call.attrs.dtype == self.narrow:
+            existing = self._existing_narrow(call.args[0])
+            if existing is not None:
+                return existing
         if op == "relax.nn.conv2d_transpose":
             return self._transposed(super().visit_call_(call))
         return super().visit_call_(call)
@@ -95,25 +98,25 @@ class _Lower(PyExprMutator):
 
     def _conv(self, planned: PlannedConv) -> None:
         """Emits the kernels of a region."""
-        region = planned.region
-        w = planned.kernels[0].choice.workload
-        x, residual = self._operand(region.x, w.in_shape), None
-        if region.residual is not None:
-            residual = self._operand(region.residual, w.residual_shape)
+        region, read = planned.region, {}
+        signature = planned.kernels[0].signature
+        for name, arg in ((X, region.x), (RESIDUAL, region.residual)):
+            if arg is not None:
+                read[name] = self._operand(arg, signature[name])
         for kernel in planned.kernels:
-            self._write(planned, kernel, x, residual)
+            self._write(planned, kernel, read)
 
-    def _operand(self, arg: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
+    def _operand(self, arg: relax.Expr, expected: Operand) -> relax.Expr:
         """What `arg` is, in the dtype and shape that a kernel reads."""
         written = self.buffers.get(arg) if isinstance(arg, relax.Var) else None
-        wanted = expected, self.activations
+        wanted = expected.shape, expected.dtype
         if written is not None and (shape(written), written.ty.dtype) == wanted:
             return written
-        value = self._half(arg) if self.activations == "float16" else self.visit_expr(arg)
-        if shape(value) == expected:
+        value = self._narrowed(arg) if expected.dtype == self.narrow else self.visit_expr(arg)
+        if shape(value) == expected.shape:
             return value
-        assert len(expected) == 4, "a reshape would cross layouts"
-        return self._reshaped(value, expected)
+        assert len(expected.shape) == 4, "a reshape would cross layouts"
+        return self._reshaped(value, expected.shape)
 
     def _reshaped(self, value: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
         """Of the same elements; several reshapes are one, and one that changes nothing is none."""
@@ -131,22 +134,20 @@ class _Lower(PyExprMutator):
         return bound.args[0]
 
     def _write(
-        self, planned: PlannedConv, kernel: PlannedKernel, x: relax.Expr, residual: Any
+        self, planned: PlannedConv, kernel: PlannedKernel, read: Mapping[str, relax.Expr]
     ) -> None:
-        """Emits one kernel, which writes all of its buffer or one part more of it."""
-        region, choice = planned.region, kernel.choice
-        w = choice.workload
-        args = [x]
-        if (first := region.prologue) is not None:
-            packed = pack_prologue(w.apart[0], first.weight, first.bias)
-            args.append(relax.const(packed))
-        args.append(relax.const(choice.family.pack(w, choice.config, kernel.weight)))
-        for values in (region.bias, region.slope):
-            if values is not None:
-                args.append(relax.const(pack_channels(w, values)))
-        if residual is not None:
-            args.append(residual)
-        out = relax.TensorType(w.buffer_shape, w.epilogue.out_dtype)
+        """Emits one kernel, which writes all of its buffer or one part more of it.
+
+        read: the operands that are no constants, by name.
+        """
+        choice = kernel.choice
+        packed = choice.family.pack(choice.workload, choice.config, kernel.given)
+        *inputs, y = kernel.signature
+        args = [
+            relax.const(packed[one.name]) if one.name in packed else read[one.name]
+            for one in inputs
+        ]
+        out = relax.TensorType(y.shape, y.dtype)
         function, buffer = self._kernel(kernel), planned.place.buffer
         if buffer in self.buffers:
             args.append(self.buffers[buffer])
@@ -168,45 +169,45 @@ class _Lower(PyExprMutator):
 
     def _widened(self, value: relax.Expr, like: relax.Call) -> relax.Expr:
         """`value`, as the dtype that readers of `like` expect."""
-        half = self.builder_.emit(value)
-        if half.ty.dtype == like.ty.dtype:
-            return half
-        return relax.op.astype(half, like.ty.dtype)
+        narrow = self.builder_.emit(value)
+        if narrow.ty.dtype == like.ty.dtype:
+            return narrow
+        return relax.op.astype(narrow, like.ty.dtype)
 
-    def _half(self, arg: relax.Expr) -> relax.Expr:
-        half = self._existing_half(arg)
-        if half is not None:
-            return half
+    def _narrowed(self, arg: relax.Expr) -> relax.Expr:
+        existing = self._existing_narrow(arg)
+        if existing is not None:
+            return existing
         value = self.visit_expr(arg)
         inner = self._reshape_of(value)
         if inner is None:
-            return self.builder_.emit(relax.op.astype(value, "float16"))
+            return self.builder_.emit(relax.op.astype(value, self.narrow))
         # The cast first: it is fused into what is reshaped, and a reshape alone costs nothing.
-        half = self.builder_.emit(relax.op.astype(inner, "float16"))
-        return self._reshaped(half, shape(value))
+        narrow = self.builder_.emit(relax.op.astype(inner, self.narrow))
+        return self._reshaped(narrow, shape(value))
 
-    def _existing_half(self, arg: relax.Expr) -> relax.Expr | None:
-        """The fp16 value of which `arg` is a widened copy; `arg` itself if it is no tensor."""
+    def _existing_narrow(self, arg: relax.Expr) -> relax.Expr | None:
+        """The narrow value of which `arg` is a widened copy; `arg` itself if it is no tensor."""
         if isinstance(arg, relax.Tuple):
-            halves = [self._existing_half(field) for field in arg.fields]
-            return None if any(half is None for half in halves) else relax.Tuple(halves)
+            fields = [self._existing_narrow(field) for field in arg.fields]
+            return None if any(one is None for one in fields) else relax.Tuple(fields)
         if not isinstance(arg.ty, relax.TensorType):
             return arg
         value = self.visit_expr(arg)
-        if value.ty.dtype == "float16":
+        if value.ty.dtype == self.narrow:
             return value
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
         if bound is None or op_name(bound) != "relax.astype":
             return None
-        return bound.args[0] if bound.args[0].ty.dtype == "float16" else None
+        return bound.args[0] if bound.args[0].ty.dtype == self.narrow else None
 
 
-def lower_convs(plan: Plan, activations: str = "float16") -> tvm.transform.Pass:
-    """activations: what the kernels of `plan` read; of a simulation that may be ``"float32"``."""
+def lower_convs(plan: Plan, precision: Precision) -> tvm.transform.Pass:
+    """Returns the pass. precision: what the network's convolutions multiply."""
 
     @tvm.transform.module_pass(opt_level=0, name="lower_convs")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
-        lower = _Lower(mod, plan, activations)
+        lower = _Lower(mod, plan, precision.x)
         main = lower.visit_expr(mod["main"])
         lower.builder_.update_func(mod.get_global_var("main"), main)
         return lower.builder_.get()

@@ -17,6 +17,7 @@ from tvm import relax
 
 from schedules.choose import Estimate, choose, options
 from schedules.conv.max_pool import MaxPool
+from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC
 from schedules.machine.cost import pool_cost
 from schedules.machine.hardware import Hardware
@@ -32,6 +33,7 @@ def absorb_pools(
     regions: Mapping[relax.Var, Region],
     places: Mapping[relax.Var, Place],
     flow: Dataflow,
+    precision: Precision,
     hardware: Hardware,
     estimate: Estimate,
 ) -> tuple[dict[relax.Var, Region], dict[relax.Var, Place]]:
@@ -40,7 +42,7 @@ def absorb_pools(
     for var, region in regions.items():
         place = places[var]
         larger = pool_after(region, flow) if place == Place(var, 0, region.k) else None
-        if larger is not None and _pays(region, larger, place, hardware, estimate):
+        if larger is not None and _pays(region, larger, place, precision, hardware, estimate):
             region, place = larger, Place(larger.output, 0, region.k)
         absorbed[region.output], moved[region.output] = region, place
     return absorbed, moved
@@ -66,13 +68,18 @@ def pool_after(region: Region, flow: Dataflow) -> Region | None:
 
 
 def _pays(
-    region: Region, pooled: Region, place: Place, hardware: Hardware, estimate: Estimate
+    region: Region,
+    pooled: Region,
+    place: Place,
+    precision: Precision,
+    hardware: Hardware,
+    estimate: Estimate,
 ) -> bool:
-    ((w, _),) = workloads(region, place, NHWC, NHWC, NHWC, "float16")
-    ((both, _),) = workloads(pooled, place, NHWC, NHWC, NHWC, "float16")
+    ((w, _),) = workloads(region, place, NHWC, NHWC, NHWC, precision)
+    ((both, _),) = workloads(pooled, place, NHWC, NHWC, NHWC, precision)
     found, _ = options(both, hardware, estimate)
     if not found:
         return False
     elements = math.prod(w.out_shape) + math.prod(both.out_shape)
-    apart = choose(w, hardware, estimate).cost.us + pool_cost(elements, hardware).us
+    apart = choose(w, hardware, estimate).cost.us + pool_cost(elements, hardware, precision.x).us
     return found[0].cost.us < apart

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from tvm import relax
 
 from schedules.choose import Estimate, choose
+from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC, PACKED, Layout
 from schedules.machine.cost import copy_cost
 from schedules.machine.hardware import Hardware
@@ -27,7 +28,7 @@ from tvmconv import knobs
 from tvmconv.passes.graph import Dataflow, shape
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.minimise import Factor, minimise
-from tvmconv.passes.plan.readers import out_dtype, readers
+from tvmconv.passes.plan.readers import readers, written
 from tvmconv.passes.plan.workloads import workloads
 from tvmconv.passes.regions.regions import Region
 
@@ -49,6 +50,7 @@ def choose_layouts(
     regions: Mapping[relax.Var, Region],
     places: Mapping[relax.Var, Place],
     flow: Dataflow,
+    precision: Precision,
     hardware: Hardware,
     estimate: Estimate,
 ) -> dict[relax.Var, Chosen]:
@@ -70,10 +72,10 @@ def choose_layouts(
         domains = {
             var: domain[-1:] if not others[var] else (NHWC,) for var, domain in domains.items()
         }
-    factors = [_copies(var, domains[var], others[var], hardware) for var in regions]
+    factors = [_copies(var, domains[var], others[var], precision, hardware) for var in regions]
     for var, region in regions.items():
-        dtype = out_dtype(places[var].buffer, regions, flow)
-        factors.append(_computed(region, places[var], dtype, domains, hardware, estimate))
+        own = written(places[var].buffer, regions, flow, precision)
+        factors.append(_computed(region, places[var], own, domains, hardware, estimate))
     found = minimise(domains, factors)
     return {var: _chosen(found[var], barred[var], others[var]) for var in regions}
 
@@ -107,17 +109,21 @@ def _only_nhwc(region: Region, place: Place) -> str:
 
 
 def _copies(
-    var: relax.Var, domain: tuple[Layout, ...], others: list[str], hardware: Hardware
+    var: relax.Var,
+    domain: tuple[Layout, ...],
+    others: list[str],
+    precision: Precision,
+    hardware: Hardware,
 ) -> Factor[relax.Var, Layout]:
     """What it costs to give `var` to those who read NHWC alone."""
-    copy = copy_cost(math.prod(shape(var)), hardware).us if others else 0.0
+    copy = copy_cost(math.prod(shape(var)), hardware, precision.x).us if others else 0.0
     return Factor((var,), {(layout,): copy if layout == PACKED else 0.0 for layout in domain})
 
 
 def _computed(
     region: Region,
     place: Place,
-    dtype: str,
+    precision: Precision,
     domains: Mapping[relax.Var, tuple[Layout, ...]],
     hardware: Hardware,
     estimate: Estimate,
@@ -131,6 +137,6 @@ def _computed(
         out, x, residual = (known.get(one, NHWC) for one in tensors)
         costs[layouts] = sum(
             choose(w, hardware, estimate).cost.us
-            for w, _ in workloads(region, place, x, residual, out, dtype)
+            for w, _ in workloads(region, place, x, residual, out, precision)
         )
     return Factor(variables, costs)

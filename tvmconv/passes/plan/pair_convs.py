@@ -6,7 +6,7 @@ Requires: t is read by the 1x1 convolution alone, and written as a tensor of its
           takes the two, and they are estimated to cost less together than apart. Measured times
           decide where there are records of all three. On a CPU never, unless TVMCONV_PAIR is 1:
           the kernel is there emulated, element by element.
-Formula: the identity; t is rounded to fp16 as it would be in memory
+Formula: the identity; t is rounded as it would be in memory
 """
 
 from __future__ import annotations
@@ -17,12 +17,13 @@ from dataclasses import replace
 from tvm import relax
 
 from schedules.choose import Estimate, Lookup, choose, options
+from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC, ConvWorkload
 from schedules.machine.hardware import Hardware
 from tvmconv import knobs
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.concat_in_place import Place
-from tvmconv.passes.plan.readers import out_dtype, readers
+from tvmconv.passes.plan.readers import readers, written
 from tvmconv.passes.plan.workloads import workloads
 from tvmconv.passes.regions.regions import Region
 
@@ -33,6 +34,7 @@ def pair_convs(
     regions: Mapping[relax.Var, Region],
     places: Mapping[relax.Var, Place],
     flow: Dataflow,
+    precision: Precision,
     hardware: Hardware,
     estimate: Estimate,
     records: Lookup | None = None,
@@ -47,8 +49,8 @@ def pair_convs(
         if first is None or not _joined(first, region, places, regions, flow):
             continue
         both = replace(region, x=first.x, prologue=first)
-        dtype = out_dtype(places[var].buffer, regions, flow)
-        ((w, _),) = workloads(both, places[var], NHWC, NHWC, NHWC, dtype)
+        own = written(places[var].buffer, regions, flow, precision)
+        ((w, _),) = workloads(both, places[var], NHWC, NHWC, NHWC, own)
         matched, _ = options(w, hardware, estimate)
         if matched and (wanted or _faster(w, hardware, estimate, records)):
             paired[var] = both

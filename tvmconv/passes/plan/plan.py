@@ -12,8 +12,12 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
+from intrinsics import dtypes
 from schedules.choose import Choice, Estimate, Lookup, choose, kernel_cost
+from schedules.conv.precision import Precision
+from schedules.conv.signature import BIAS, SLOPE, WEIGHT, Signature
 from schedules.conv.workload import NHWC, ConvWorkload
+from schedules.family import PROLOGUE_BIAS, PROLOGUE_WEIGHT, Given
 from schedules.machine.hardware import Hardware
 from tvmconv.errors import ModelError
 from tvmconv.passes.graph import Dataflow
@@ -23,17 +27,32 @@ from tvmconv.passes.plan.channel_shuffle import shuffled
 from tvmconv.passes.plan.concat_in_place import Place, concat_places
 from tvmconv.passes.plan.layouts import PLAIN, Chosen, choose_layouts
 from tvmconv.passes.plan.pair_convs import pair_convs
-from tvmconv.passes.plan.readers import out_dtype
+from tvmconv.passes.plan.readers import written
 from tvmconv.passes.plan.workloads import workloads
 from tvmconv.passes.regions.regions import Region
 
 
 @dataclass(frozen=True)
 class PlannedKernel:
-    """One kernel: how it computes, and its weight (K, C/groups, R, S)."""
+    """One kernel of a region: how it computes, and its weight (K, C/groups, R, S)."""
 
+    region: Region
     choice: Choice
     weight: NDArray[Any]
+
+    @property
+    def signature(self) -> Signature:
+        """The kernel's operands in order."""
+        return self.choice.family.signature(self.choice.workload, self.choice.config)
+
+    @property
+    def given(self) -> Given:
+        """The constant tensors that the family packs."""
+        region = self.region
+        found = {WEIGHT: self.weight, BIAS: region.bias, SLOPE: region.slope}
+        if (first := region.prologue) is not None:
+            found |= {PROLOGUE_WEIGHT: first.weight, PROLOGUE_BIAS: first.bias}
+        return {name: array for name, array in found.items() if array is not None}
 
     @property
     def key(self) -> tuple[ConvWorkload, Any, Hardware]:
@@ -83,6 +102,7 @@ def plan(
     mod: tvm.IRModule,
     regions: Mapping[relax.Var, Region],
     hardware: Hardware,
+    precision: Precision,
     estimate: Estimate = kernel_cost,
     records: Lookup | None = None,
     pairs: bool = True,
@@ -92,6 +112,7 @@ def plan(
     `records` then say which family and configuration, but nothing about layouts: times measured
     do not compare with times estimated, and there are records for the layouts so chosen.
 
+    precision: what convolutions multiply and give; a result that nobody reads so stays fp32.
     pairs: whether two convolutions may become one kernel.
 
     Raises `ModelError` for a region that is no convolution.
@@ -102,21 +123,21 @@ def plan(
     places |= concat_places(regions, flow)
     places = {var: shuffled(place, flow) for var, place in places.items()}
     for var, region in regions.items():
-        _check(region, places[var])
-    regions, places = absorb_pools(regions, places, flow, hardware, estimate)
+        _check(region, places[var], precision)
+    regions, places = absorb_pools(regions, places, flow, precision, hardware, estimate)
     if pairs:
-        regions = pair_convs(regions, places, flow, hardware, estimate, records)
-    layouts = choose_layouts(regions, places, flow, hardware, estimate)
+        regions = pair_convs(regions, places, flow, precision, hardware, estimate, records)
+    layouts = choose_layouts(regions, places, flow, precision, hardware, estimate)
     decided: Plan = {}
     for var, region in regions.items():
         x, residual = (
             layouts.get(one, PLAIN).layout if isinstance(one, relax.Var) else NHWC
             for one in (region.x, region.residual)
         )
-        dtype = out_dtype(places[var].buffer, regions, flow)
+        own = written(places[var].buffer, regions, flow, precision)
         kernels = tuple(
-            PlannedKernel(choose(w, hardware, estimate, records), weight)
-            for w, weight in workloads(region, places[var], x, residual, layouts[var].layout, dtype)
+            PlannedKernel(region, choose(w, hardware, estimate, records), weight)
+            for w, weight in workloads(region, places[var], x, residual, layouts[var].layout, own)
         )
         for kernel in kernels:
             _check_range(region, kernel)
@@ -124,10 +145,10 @@ def plan(
     return decided
 
 
-def _check(region: Region, place: Place) -> None:
+def _check(region: Region, place: Place, precision: Precision) -> None:
     """Raises `ModelError` for a region whose numbers are no convolution's."""
     try:
-        workloads(region, place, NHWC, NHWC, NHWC, "float16")
+        workloads(region, place, NHWC, NHWC, NHWC, precision)
     except ValueError as error:
         raise ModelError(
             f"conv {region.name!r} can't be computed",
@@ -137,17 +158,19 @@ def _check(region: Region, place: Place) -> None:
 
 
 def _check_range(region: Region, kernel: PlannedKernel) -> None:
-    """Raises `ModelError` for weights that fp16, or indices that 32 bits can't hold."""
+    """Raises `ModelError` for weights that their dtype, or indices that 32 bits can't hold."""
     largest = float(np.abs(kernel.weight).max())
     if region.prologue is not None:
         largest = max(largest, float(np.abs(region.prologue.weight).max()))
-    if not largest <= np.finfo(np.float16).max:
-        raise ModelError(
-            f"conv {region.name!r} has a weight of magnitude {largest:g}, too large for fp16",
-            note="batch norms and scales are folded into weights first",
-            hint="there is no other precision yet",
-        )
     w = kernel.choice.workload
+    multiplied = dtypes.get(w.precision.operands[1])
+    if not largest <= multiplied.largest:
+        raise ModelError(
+            f"conv {region.name!r} has a weight of magnitude {largest:g}, "
+            f"too large for {multiplied.name}",
+            note="batch norms and scales are folded into weights first",
+            hint="a precision of larger range holds it",
+        )
     elements = max(math.prod(w.in_shape), math.prod(w.buffer_shape))
     if elements >= 2**31:
         raise ModelError(

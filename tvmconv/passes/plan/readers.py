@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tvm import relax
 
+from intrinsics.dtypes import FP32
+from schedules.conv.precision import Precision
 from tvmconv.passes.graph import Dataflow, dtype
 from tvmconv.passes.regions.regions import Region
 
@@ -28,9 +31,12 @@ def readers(
 
 def _named(reader: relax.Var, flow: Dataflow) -> str:
     op = flow.op(reader).rpartition(".")[2]
-    if op == "astype" and dtype(reader) == "float16":
-        return TO_HALF
-    return op or "a tuple"
+    return cast_to(dtype(reader)) if op == "astype" else op or "a tuple"
+
+
+def cast_to(name: str) -> str:
+    """Returns how a reader is named that casts to a dtype."""
+    return f"a cast to {name}"
 
 
 def _covered(region: Region, flow: Dataflow) -> set[relax.Var]:
@@ -49,8 +55,7 @@ def _covered(region: Region, flow: Dataflow) -> set[relax.Var]:
     return covered
 
 
-TO_HALF = "a cast to fp16"
-#: Operators that only move or compare values, and so give in fp16 just what they give in fp32.
+#: Operators that only move or compare values, and so give in a narrow dtype what they give in fp32.
 FOLLOWS_INPUT = (
     "relax.nn.max_pool2d",
     "relax.nn.relu",
@@ -62,14 +67,19 @@ FOLLOWS_INPUT = (
 )
 
 
-def out_dtype(var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow) -> str:
-    """fp16 where somebody reads the result so; fp32, unrounded, where nobody does. A pool reads
-    what the convolution gives so."""
+def written(
+    var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow, precision: Precision
+) -> Precision:
+    """Returns the precision in which a tensor is computed that regions write.
+
+    It is `precision` where somebody reads the result as convolutions do; unrounded, in fp32, where
+    nobody does. A pool reads what the convolution gives as convolutions do.
+    """
     if var in regions and regions[var].pool is not None:
-        return "float16"
+        return precision
     for reader in readers(var, regions, flow):
-        if isinstance(reader, Region) or reader == TO_HALF or f"relax.{reader}" in FOLLOWS_INPUT:
-            return "float16"
-        if f"relax.nn.{reader}" in FOLLOWS_INPUT:
-            return "float16"
-    return "float32"
+        if isinstance(reader, Region) or reader == cast_to(precision.x):
+            return precision
+        if {f"relax.{reader}", f"relax.nn.{reader}"} & set(FOLLOWS_INPUT):
+            return precision
+    return replace(precision, result=FP32.name)

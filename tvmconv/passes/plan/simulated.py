@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from schedules.choose import Choice
-from schedules.conv.workload import ConvWorkload
-from schedules.families.simulated.family import HmmaSimFamily, Simulation, WideDirectFamily
-from schedules.machine.hardware import Hardware
+from schedules.families.direct.family import DirectFamily
+from schedules.families.simulated.family import HmmaSimFamily, Simulation
 from tvmconv.passes.plan.plan import Plan, PlannedConv
 
-HMMA_SIM, WIDE_DIRECT = HmmaSimFamily(), WideDirectFamily()
+HMMA_SIM, DIRECT = HmmaSimFamily(), DirectFamily()
 
 
 def simulated(planned: Plan, simulation: Simulation) -> Plan:
@@ -27,16 +26,13 @@ def _conv(planned: PlannedConv, simulation: Simulation) -> PlannedConv:
 
 
 def _choice(choice: Choice, simulation: Simulation) -> Choice:
-    w, hardware = choice.workload, choice.hardware
+    w = choice.workload
     if simulation.wide:
-        w = replace(w, epilogue=replace(w.epilogue, out_dtype="float32"))
+        dtype = simulation.activations
+        w = replace(w, precision=replace(w.precision, x=dtype, result=dtype))
     if choice.family.tensorized:
         return replace(choice, workload=w, family=HMMA_SIM, config=simulation, runner_up=None)
     if simulation.wide:
-        return _wide(replace(choice, workload=w), w, hardware)
+        config = next(DIRECT.space(w, choice.hardware))
+        return replace(choice, workload=w, family=DIRECT, config=config, runner_up=None)
     return choice
-
-
-def _wide(choice: Choice, w: ConvWorkload, hardware: Hardware) -> Choice:
-    config = next(WIDE_DIRECT.space(w, hardware))
-    return replace(choice, family=WIDE_DIRECT, config=config, runner_up=None)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
+from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC, ConvWorkload, Epilogue, Layout, Window
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.stride_phases import Phase, phases
@@ -13,38 +15,45 @@ from tvmconv.passes.regions.regions import Region
 
 
 def workloads(
-    region: Region, place: Place, x: Layout, residual: Layout, out: Layout, dtype: str
+    region: Region,
+    place: Place,
+    x: Layout,
+    residual: Layout,
+    out: Layout,
+    precision: Precision,
 ) -> list[tuple[ConvWorkload, NDArray[Any]]]:
     """What each kernel of the region computes, and its weight (K, C/groups, R, S).
 
-    x, residual, out: the layouts of those. dtype: of the output. Raises ``ValueError`` where the
-    region is no convolution.
+    x, residual, out: the layouts of those. Raises ``ValueError`` where the region is no
+    convolution.
     """
     epilogue = Epilogue(
         bias=region.bias is not None,
         residual=region.residual is not None,
         residual_layout=residual,
         activation=region.activation,
-        out_dtype=dtype,
         residual_last=region.residual_last,
         pool=region.pool,
     )
     n, h, w, c = region.x_shape
     if region.transposed:
         return [
-            (_phase(region, place, phase, epilogue, x), phase.weight) for phase in phases(region)
+            (_phase(region, place, phase, epilogue, x, precision), phase.weight)
+            for phase in phases(region)
         ]
     k, _, r, s = region.weight.shape
     prologue = None
     if region.prologue is not None:
         own = Place(region.prologue.output, 0, c)
-        ((prologue, _),) = workloads(region.prologue, own, x, x, NHWC, "float16")
+        ((prologue, _),) = workloads(
+            region.prologue, own, x, x, NHWC, replace(precision, result=precision.x)
+        )
         x = NHWC
     whole = place.channels == k and place.shuffle == 1
     window = None if whole else _window(region, place)
     workload = ConvWorkload(
         n, h, w, c, k, r, s, region.stride, region.padding, region.dilation, region.groups,
-        x, out, epilogue=epilogue, window=window, prologue=prologue,
+        x, out, epilogue=epilogue, precision=precision, window=window, prologue=prologue,
     )  # fmt: skip
     return [(workload, region.weight)]
 
@@ -59,7 +68,12 @@ def _window(region: Region, place: Place, phase: Phase | None = None) -> Window:
 
 
 def _phase(
-    region: Region, place: Place, phase: Phase, epilogue: Epilogue, in_layout: Layout
+    region: Region,
+    place: Place,
+    phase: Phase,
+    epilogue: Epilogue,
+    in_layout: Layout,
+    precision: Precision,
 ) -> ConvWorkload:
     """The dense convolution of one phase of a transposed one."""
     n, h, w, c = region.x_shape
@@ -75,5 +89,6 @@ def _phase(
         groups=region.groups,
         in_layout=in_layout,
         epilogue=epilogue,
+        precision=precision,
         window=_window(region, place, phase),
     )  # fmt: skip

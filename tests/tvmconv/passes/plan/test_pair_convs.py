@@ -14,6 +14,7 @@ import pytest
 import tvmconv
 from benchmarks.zoo.generated import mobilenet_v2
 from schedules.choose import Tuned, choose, kernel_cost
+from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload, Window
 from schedules.family import Family
 from schedules.machine.cost import Cost
@@ -277,7 +278,7 @@ def test_what_is_no_pair_is_refused() -> None:
         replace(first, n=2),
         replace(first, k=64),
         replace(first, groups=1),
-        replace(first, epilogue=replace(first.epilogue, out_dtype="float32")),
+        replace(first, precision=Precision(result="float32")),
         replace(first, epilogue=replace(first.epilogue, residual=True)),
         replace(first, window=Window(9, 11, 64)),
     ):

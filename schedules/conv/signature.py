@@ -1,0 +1,106 @@
+"""The operands of a kernel: one list, that schedules, kernels, graph, tuner and tests read.
+
+In order: x, [prologue], weight, [bias], [slope], [scales...], [residual], then the result y.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from intrinsics import dtypes
+from schedules.conv.workload import ConvWorkload
+
+Shape = tuple[int, ...]
+
+#: The dtype of what there is one of for each output channel: bias, slopes and scales.
+CHANNEL = dtypes.FP32.name
+#: Names of operands.
+X, PROLOGUE, WEIGHT, BIAS, SLOPE, RESIDUAL, Y = (
+    "x", "prologue", "weight", "bias", "slope", "residual", "y",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One operand of a kernel, as it lies in memory.
+
+    layout: a `Layout` as text, ``"K"`` for one number an output channel, or ``"packed"`` for an
+    order that the family defines.
+    """
+
+    name: str
+    dtype: str
+    shape: Shape
+    layout: str
+
+    @property
+    def bytes(self) -> int:
+        """Size in memory."""
+        return math.prod(self.shape) * dtypes.get(self.dtype).bytes
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The operands of a kernel in order; the last is the result."""
+
+    operands: tuple[Operand, ...]
+
+    @classmethod
+    def of(cls, w: ConvWorkload, weight: Shape, prologue: Shape | None = None) -> Signature:
+        """Returns the signature of a kernel whose weight, and prologue, are packed so."""
+        precision, epilogue = w.precision, w.epilogue
+        first, multiplied = w.apart[0], dtypes.get(precision.operands[1]).stored
+        channels = [BIAS] * epilogue.bias + [SLOPE] * epilogue.activation.has_slopes
+        channels += precision.scales
+        found = [Operand(X, precision.x, w.in_shape, str(first.in_layout))]
+        if prologue is not None:
+            found.append(Operand(PROLOGUE, multiplied, prologue, "packed"))
+        found.append(Operand(WEIGHT, multiplied, weight, "packed"))
+        found += [Operand(name, CHANNEL, (w.k_stored,), "K") for name in channels]
+        if epilogue.residual:
+            layout = str(epilogue.residual_layout)
+            found.append(Operand(RESIDUAL, precision.x, w.residual_shape, layout))
+        found.append(Operand(Y, precision.result, w.buffer_shape, str(w.out_layout)))
+        return cls(tuple(found))
+
+    def __iter__(self) -> Iterator[Operand]:
+        return iter(self.operands)
+
+    def __contains__(self, name: str) -> bool:
+        return any(operand.name == name for operand in self.operands)
+
+    def __getitem__(self, name: str) -> Operand:
+        for operand in self.operands:
+            if operand.name == name:
+                return operand
+        raise LookupError(f"no operand {name!r}: {', '.join(one.name for one in self.operands)}")
+
+    @property
+    def constants(self) -> tuple[Operand, ...]:
+        """Operands that a build knows: all but x, residual and y."""
+        return tuple(one for one in self.operands if one.name not in (X, RESIDUAL, Y))
+
+    def pack(
+        self, given: Mapping[str, NDArray[Any]], **packed: NDArray[Any]
+    ) -> dict[str, NDArray[Any]]:
+        """Returns all constants by name, in the order of the kernel.
+
+        packed: what the family packed itself. The others, one number an output channel, are taken
+        from `given` and padded with zeros. Raises ``KeyError`` where one is missing.
+        """
+        found = {}
+        for operand in self.constants:
+            array = packed.get(operand.name)
+            if array is None:
+                array = np.zeros(operand.shape, dtypes.get(operand.dtype).numpy)
+                array[: len(given[operand.name])] = given[operand.name]
+            assert array.shape == operand.shape, f"{operand.name} is packed as {array.shape}"
+            assert array.dtype == dtypes.get(operand.dtype).numpy
+            found[operand.name] = array
+        return found
