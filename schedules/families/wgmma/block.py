@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from tvm.ir import Expr
 
 from schedules.families.wgmma.plan import Plan
-from schedules.threads.control import repeat
+from schedules.threads.control import Index, repeat
 from schedules.threads.kernel import Kernel
 from schedules.threads.launch import Thread
 from schedules.threads.pipeline import BarrierPipeline
@@ -20,7 +19,8 @@ from schedules.threads.shared_memory import SharedMemory
 
 @dataclass(frozen=True)
 class Block:
-    """maps: tensor maps of the operands that the copy engine loads or stores, by name."""
+    """maps: tensor maps of the operands that the copy engine loads or stores, by name. group:
+    number of the thread's warpgroup."""
 
     plan: Plan
     operands: Kernel
@@ -28,7 +28,6 @@ class Block:
     shared: SharedMemory
     pipeline: BarrierPipeline
     thread: Thread
-    #: Number of the thread's warpgroup.
     group: Expr
 
     @property
@@ -36,14 +35,11 @@ class Block:
         """Number of the thread in its warpgroup."""
         return self.thread.in_warpgroup
 
-    def first_tile(self) -> Variable:
-        """The number of the block's first tile, in a variable to go on with."""
-        return Variable("tile", self.thread.block // self.plan.config.split)
-
     @contextmanager
-    def tiles(self, tile: Variable) -> Iterator[tuple[Expr, Expr]]:
+    def tiles(self) -> Iterator[tuple[Expr, Expr]]:
         """A loop over the block's tiles; gives the tile's first row and column."""
         plan, config = self.plan, self.plan.config
+        tile = Variable("tile", self.thread.block // config.split)
         with repeat(tile.value < plan.tiles):
             yield (
                 tile.value // plan.tiles_k * config.rows,
@@ -51,9 +47,15 @@ class Block:
             )
             tile.set(tile.value + plan.grid // config.split)
 
-    def first_step(self, rank: Any) -> Any:
-        """The step of the reduction where the block of that rank in its cluster begins, and the
-        one before it ends."""
+    def first_step(self) -> Expr:
+        """The step of the reduction with which the block begins."""
+        return keep("first", self._first_step(self.thread.rank))
+
+    def steps(self, first: Expr) -> Expr:
+        """How many steps the block does from its first one on: up to those of the next rank."""
+        return self._first_step(self.thread.rank + 1) - first
+
+    def _first_step(self, rank: Index) -> Expr:
         return rank * self.plan.steps // self.plan.config.split
 
     def channel(self, name: str, k: Expr) -> Expr | None:

@@ -47,11 +47,10 @@ from schedules.threads.tensor_map import tensor_map
 
 
 def kernel(w: ConvWorkload, config: WgmmaConfig) -> tirx.PrimFunc:
-    """``(x, weight[, bias][, slope][, residual]) -> y``; weight as the family packs it, the rest
-    as in `compute.Operands`."""
+    """Returns the kernel, with the operands of `Plan.signature`."""
     plan = Plan(w, config)
     with Kernel(plan.signature) as function:
-        maps = encode(plan, function)
+        maps = _encode(plan, function)
         launch = Launch(plan.grid, config.threads, config.split, config.resident)
         with function.launch(launch) as thread:
             # Named for its kind: in one module, kernels that name it alike must type it alike.
@@ -73,7 +72,7 @@ def kernel(w: ConvWorkload, config: WgmmaConfig) -> tirx.PrimFunc:
     return function.function
 
 
-def encode(plan: Plan, operands: Kernel) -> dict[str, Expr]:
+def _encode(plan: Plan, operands: Kernel) -> dict[str, Expr]:
     """On the host: the tensor maps of those operands that the copy engine loads or stores."""
     views = {"x": tensor_maps.pixels(plan)}
     if not plan.clustered:
@@ -104,15 +103,15 @@ def _produce(block: Block) -> None:
     """One thread: keeps the stages full."""
     plan, w = block.plan, block.plan.w
     producer = block.pipeline.producer()
-    with block.tiles(block.first_tile()) as (first_row, first_column):
+    with block.tiles() as (first_row, first_column):
         m, k = keep("m", first_row), keep("k", first_column)
         image = keep("image", m // (w.p * w.q))
         row = keep("row", m // w.q % w.p * w.stride[0] - w.padding[0])
         column = keep("column", m % w.q * w.stride[1] - w.padding[1])
         columns = keep("columns", T.min(plan.config.columns, plan.k_packed - k))
-        first = keep("first", block.first_step(block.thread.rank))
+        first = block.first_step()
         tap = _Tap(plan, first)
-        with serial(block.first_step(block.thread.rank + 1) - first) as i:
+        with serial(block.steps(first)) as i:
             producer.acquire(plan.pixel_bytes + columns * plan.row_bytes)
             pixels = block.shared.pointer("pixels", producer.stage)
             if plan.flat:
@@ -173,14 +172,12 @@ def _consume(block: Block) -> None:
         "accumulators", (config.accumulators,), plan.w.precision.accumulator
     )
     consumer = block.pipeline.consumer(block.lane)
-    tile = block.first_tile()
     store = ClusterStore(block) if plan.clustered else TensorStore(block)
-    with block.tiles(tile) as (first_row, first_column):
+    with block.tiles() as (first_row, first_column):
         m = keep("m", first_row + block.group * config.group_rows)
         k = keep("k", first_column)
         store.begin(m, k)
-        first = keep("first", block.first_step(block.thread.rank))
-        with serial(block.first_step(block.thread.rank + 1) - first) as i:
+        with serial(block.steps(block.first_step())) as i:
             consumer.wait()
             _multiply(block, consumer, accumulators, i)
             ptx.wgmma_wait(1)
