@@ -2,17 +2,19 @@
 
 A Python value is known while the kernel is written; a TVM expression (`Expr`) only while it runs.
 So a Python ``if`` or ``for`` chooses what is emitted, and `control` emits conditions and loops.
-Such a kernel runs on GPUs alone; on a CPU its CUDA text is run, thread by thread.
+Such a kernel is for GPUs; on a CPU `emulator` runs its CUDA text.
 
-    kernel         `Kernel`: operands by name, the launch, the TIR function
-    launch         `Launch`, and the `Thread` that code is about
-    control        `when`, `either`, `repeat`, `serial`, `unrolled`, `vectorized`, `grid`
-    registers      `bind` or `keep` a value; `Variable`, `Registers`
-    shared_layout  `SharedLayout`: named parts of shared memory in numbers, for configurations too
-    shared_memory  `SharedMemory`: the same parts in a kernel
-    pipeline       acquire, commit; wait, release: on cp.async, and on mbarriers
-    ptx            the PTX instructions, as functions
-    tensor_map     what the copy engine has to know of a tensor
+    kernel            `Kernel`: operands by name, the launch, the TIR function
+    launch            `Launch`, and the `Thread` that code is about
+    control           `when`, `either`, `repeat`, `serial`, `unrolled`, `vectorized`, `grid`
+    registers         `bind` or `keep` a value; `Variable`, `Registers`
+    shared_layout     `SharedLayout`: named parts of shared memory, in plain numbers
+    shared_memory     `SharedMemory`: the same parts in a kernel
+    async_pipeline    `AsyncCopyPipeline`: commit, wait, release, on cp.async
+    barrier_pipeline  `BarrierPipeline`: acquire, commit, wait, release, on mbarriers
+    ptx               the PTX instructions, as functions
+    tensor_map        what the copy engine has to know of a tensor
+    emulator          runs a kernel on this CPU, thread by thread, and finds its mistakes
 
 Example, out of a matrix product with three stages of cp.async::
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from tvm.ir import Expr
 
 from schedules.families.wgmma.plan import Plan
+from schedules.threads.barrier_pipeline import BarrierPipeline
 from schedules.threads.control import Index, repeat
 from schedules.threads.kernel import Kernel
 from schedules.threads.launch import Thread
-from schedules.threads.pipeline import BarrierPipeline
 from schedules.threads.registers import Variable, keep
 from schedules.threads.shared_memory import SharedMemory
 

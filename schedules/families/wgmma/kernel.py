@@ -37,10 +37,10 @@ from schedules.families.wgmma.config import PRODUCER_REGISTERS, WgmmaConfig
 from schedules.families.wgmma.plan import Plan
 from schedules.families.wgmma.tensor_store import TensorStore
 from schedules.threads import ptx
+from schedules.threads.barrier_pipeline import BarrierPipeline, Consumer
 from schedules.threads.control import Index, either, grid, serial, unrolled, when
 from schedules.threads.kernel import Kernel
 from schedules.threads.launch import Launch
-from schedules.threads.pipeline import BarrierPipeline, Consumer
 from schedules.threads.registers import Registers, Variable, keep
 from schedules.threads.shared_memory import SharedMemory
 from schedules.threads.tensor_map import tensor_map

@@ -14,10 +14,10 @@ from intrinsics.mma_sync import M16N8K16
 from schedules.conv.signature import Operand
 from schedules.machine.hardware import CUDA_ARCHS
 from schedules.threads import emulator, ptx
+from schedules.threads.async_pipeline import AsyncCopyPipeline
 from schedules.threads.control import Index, grid, serial, vectorized, when
 from schedules.threads.kernel import Kernel
 from schedules.threads.launch import WARP, Launch
-from schedules.threads.pipeline import AsyncCopyPipeline
 from schedules.threads.registers import Registers, bind
 from schedules.threads.shared_layout import Part, SharedLayout, Stages
 from schedules.threads.shared_memory import SharedMemory

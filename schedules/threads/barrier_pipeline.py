@@ -1,112 +1,22 @@
-"""The two pipelines between copies to shared memory and the products that read it.
+"""The pipeline on mbarriers: one thread has the copy engine fill its stages, warpgroups read them.
 
-Both have `stages` buffers, each filled while the ones before it are read:
+It has `stages` buffers, each filled while the ones before it are read:
 
-    who writes   acquire a stage, copy into it, commit
-    who reads    wait for a stage, read it, release it
+    producer    acquire a stage, copy into it, commit
+    consumers   wait for a stage, read it, release it
 
-`AsyncCopyPipeline` is on cp.async: all threads of the block copy, and all read. `BarrierPipeline`
-is on mbarriers: one thread tells the copy engine what to copy, and consumers read. Compare CuTe's
-``PipelineAsync`` and ``PipelineTmaAsync``.
+Compare CuTe's ``PipelineTmaAsync``.
 """
 
 from __future__ import annotations
 
-from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from schedules.threads import ptx
-from schedules.threads.control import Index, unrolled, when
+from schedules.threads.control import unrolled, when
 from schedules.threads.registers import Variable
 from schedules.threads.shared_memory import SharedArray, SharedMemory
-
-# ------------------------------------------------------------------ on cp.async
-
-
-class AsyncCopyPipeline:
-    """Stages that all threads of the block fill by cp.async, a group of copies for each.
-
-    `stages` - 1 groups are under way at most. Every thread commits a group for every stage, an
-    empty one past the end. A kernel that counts steps takes the stage from the step; one that does
-    not keeps it in a register, by a `writer` and a `reader`.
-    """
-
-    def __init__(self, stages: int, stage_bytes: int) -> None:
-        self.stages, self.stage_bytes = stages, stage_bytes
-
-    @property
-    def ahead(self) -> int:
-        """Stages that are committed before the first is waited for."""
-        return max(self.stages - 1, 1)
-
-    def stage(self, step: Index) -> Index:
-        """The stage of a step."""
-        return step % self.stages
-
-    def commit(self) -> None:
-        """Closes the group of copies into a stage."""
-        ptx.cp_async_commit()
-
-    def wait(self) -> None:
-        """Waits until all threads' copies into the next stage have arrived. Then all have read the
-        stage before it, which may be written."""
-        ptx.cp_async_wait(max(self.stages - 2, 0))
-        T.evaluate(T.tvm_storage_sync("shared.dyn"))
-
-    def drain(self) -> None:
-        """Waits until none of the thread's copies are under way."""
-        ptx.cp_async_wait(0)
-
-    def writer(self, name: str) -> AsyncWriter:
-        """The writing end, with its stage in a register of that name, declared here."""
-        return AsyncWriter(name, self)
-
-    def reader(self, name: str) -> AsyncReader:
-        """The reading end, with its stage in a register of that name, declared here."""
-        return AsyncReader(name, self)
-
-
-class _End:
-    """A stage in a register, as its offset in bytes from the first stage."""
-
-    def __init__(self, name: str, pipeline: AsyncCopyPipeline) -> None:
-        self._pipeline = pipeline
-        self._offset = Variable(name, T.uint32(0))
-
-    @property
-    def offset(self) -> Expr:
-        """Bytes from the first stage to the one in turn, as ``uint32``."""
-        return self._offset.value
-
-    def _advance(self) -> None:
-        stages, size = self._pipeline.stages, self._pipeline.stage_bytes
-        last = tirx.EQ(self.offset, T.uint32((stages - 1) * size))
-        self._offset.set(T.Select(last, T.uint32(0), self.offset + T.uint32(size)))
-
-
-class AsyncWriter(_End):
-    """Fills stages. There is nothing to acquire: the reader's `wait` says that a stage is free."""
-
-    def commit(self) -> None:
-        """Closes the group of copies into the stage, and goes on to the next."""
-        self._advance()
-        self._pipeline.commit()
-
-
-class AsyncReader(_End):
-    """Reads stages."""
-
-    def wait(self) -> None:
-        """Waits for the next stage, the first time for the first (`AsyncCopyPipeline.wait`)."""
-        self._pipeline.wait()
-
-    def release(self) -> None:
-        """Leaves the stage, and goes on to the next."""
-        self._advance()
-
-
-# ------------------------------------------------------------------ on mbarriers
 
 
 class _Turn:
