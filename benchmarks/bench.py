@@ -31,8 +31,9 @@ from benchmarks.prebuild import AS_MODEL, AS_PEERS, Build, file_name, prebuild
 from benchmarks.zoo import zoo
 from tvmconv.cli.inputs import run_or_tell, step, tell
 from tvmconv.errors import TvmconvError
-from tvmconv.reports.comparison import BOUND, CompareReport
-from tvmconv.reports.latency import Effort, Timing
+from tvmconv.reports.collect.latency import Effort
+from tvmconv.reports.data.comparison import BOUND, CompareReport
+from tvmconv.reports.data.latency import Timing
 from tvmconv.runtime.io_form import feeds_from_model
 from tvmconv.runtime.toolchain import detect_arch
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from tvmconv.reports.comparison import CompareReport
-from tvmconv.reports.latency import LatencyReport, Timing
-from tvmconv.reports.tables import table
+from tvmconv.reports.data.comparison import CompareReport
+from tvmconv.reports.data.latency import LatencyReport, Timing
+from tvmconv.reports.render.tables import table
 
 ONNXRUNTIME = "onnxruntime, CPU"
 #: Beyond this share of the processors taken by other programs, the report warns.
@@ -47,7 +47,7 @@ class Cell:
 
     @property
     def floor_share(self) -> float | None:
-        """Of our median, 0 to 1; None on a CPU, whose floors are a GPU's."""
+        """Share of our median that the floor is, 0 to 1; None on a CPU, whose floors are rough."""
         if self.latency is None or self.latency.target != "cuda":
             return None
         return self.floor_us / 1e3 / self.latency.compute.median_ms

@@ -37,8 +37,8 @@ from tvmconv import knobs
 from tvmconv.cli.inputs import run_or_tell, tell
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.passes import pipeline
-from tvmconv.reports.latency import Effort, cuda_time
-from tvmconv.reports.tables import table
+from tvmconv.reports.collect.latency import Effort, cuda_time
+from tvmconv.reports.render.tables import table
 from tvmconv.runtime import toolchain
 from tvmconv.tuning import records
 

@@ -30,7 +30,7 @@ from benchmarks.zoo import zoo
 from benchmarks.zoo.drawings import drawings
 from schedules import choose
 from tvmconv.cli.inputs import run_or_tell
-from tvmconv.reports.tables import table
+from tvmconv.reports.render.tables import table
 
 Array = NDArray[Any]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

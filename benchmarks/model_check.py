@@ -26,7 +26,7 @@ from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import CUDA_ARCHS, Hardware
 from schedules.machine.model import FITTED, Fitted, time_of
 from tvmconv.cli.inputs import run_or_tell
-from tvmconv.reports.tables import figures
+from tvmconv.reports.render.tables import figures
 
 SAMPLES = Path(__file__).parent / "results" / "h200" / "model-samples.json"
 #: How many of the model's first are looked at.

@@ -17,7 +17,8 @@ import onnxruntime
 import tvm
 from numpy.typing import NDArray
 
-from tvmconv.reports.latency import Effort, Timing, cuda_time, host_time, warm_up
+from tvmconv.reports.collect.latency import Effort, cuda_time, host_time, warm_up
+from tvmconv.reports.data.latency import Timing
 
 #: Networks of the zoo that torchvision has under the same name.
 TORCHVISION = ("resnet18", "resnet50", "mobilenet_v2")

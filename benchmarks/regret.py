@@ -30,8 +30,8 @@ from benchmarks.zoo import zoo
 from tvmconv.cli.inputs import run_or_tell, tell
 from tvmconv.cli.tune import parse_budget
 from tvmconv.errors import DownloadError, TvmconvError
+from tvmconv.reports.data.tuning import TunedLayer
 from tvmconv.tuning.candidates import MOST
-from tvmconv.tuning.report import TunedLayer
 from tvmconv.tuning.tune import workloads_of
 from tvmconv.tuning.workloads import measure_workloads
 

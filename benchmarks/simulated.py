@@ -29,7 +29,7 @@ from onnx import TensorProto, helper
 import tvmconv
 from benchmarks.zoo import zoo
 from tvmconv.cli.inputs import run_or_tell
-from tvmconv.simulation.report import SimulationReport
+from tvmconv.reports.data.simulation import SimulationReport
 
 MODELS = "resnet18,opennsfw"
 

@@ -21,7 +21,7 @@ from schedules.conv.activations import Activation
 from schedules.conv.workload import ConvWorkload, Epilogue
 from tvmconv.cli.inputs import tell
 from tvmconv.errors import TuningError, TvmconvError
-from tvmconv.reports.tables import table
+from tvmconv.reports.render.tables import table
 from tvmconv.runtime import toolchain
 from tvmconv.tuning.candidates import MOST, sample, space
 from tvmconv.tuning.kernels import Target

@@ -17,7 +17,7 @@ from schedules.families.wgmma.family import WgmmaFamily
 from schedules.families.wmma.family import WmmaFamily
 from schedules.family import Family, Match, Reject
 from schedules.machine import model
-from schedules.machine.cost import Cost, conv_cost
+from schedules.machine.cost import Cost, Machine, conv_cost
 from schedules.machine.hardware import Hardware
 
 #: In order of preference, where they cost the same. The last one matches everything but a pool.
@@ -37,8 +37,10 @@ Estimate = Callable[[ConvWorkload, Family, Any, Hardware], Cost]
 
 
 def predict(w: ConvWorkload, config: Any, hardware: Hardware) -> model.Prediction:
-    """What `w` takes on a GPU with a configuration of any family, in microseconds, and what limits
-    it. Raises ``LookupError`` for a configuration of none, ``ValueError`` for a CPU."""
+    """Predicts the time of `w` on a GPU with a configuration of any family.
+
+    Raises ``LookupError`` for a configuration of no family, ``ValueError`` for a CPU.
+    """
     if hardware.kind != "cuda":
         raise ValueError(f"the model is of GPUs, not of {hardware.name}")
     for candidate in FAMILIES:
@@ -48,11 +50,22 @@ def predict(w: ConvWorkload, config: Any, hardware: Hardware) -> model.Predictio
 
 
 def kernel_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
-    """On a GPU what the model predicts, on a CPU the roofline."""
+    """Returns the cost by which choices are ranked: for a GPU what the model predicts, for a CPU
+    the roofline of the card that is emulated."""
     if hardware.kind != "cuda":
-        return conv_cost(w, family, config, hardware)
+        return conv_cost(w, family, config, hardware.card)
     predicted = model.time_of(family.footprint(w, config, hardware), hardware)
     return Cost(predicted.us, predicted.limit)
+
+
+def cost_on(
+    machine: Machine, w: ConvWorkload, family: Family, config: Any, hardware: Hardware
+) -> Cost:
+    """Returns the cost of a choice for `hardware` on the machine that runs it. For a CPU it is the
+    roofline of `machine`, which may also be a card whose costs are asked for."""
+    if hardware.kind == "cuda":
+        return kernel_cost(w, family, config, hardware)
+    return conv_cost(w, family, config, machine)
 
 
 @dataclass(frozen=True)

@@ -87,8 +87,8 @@ class Family(Protocol):
     """One way to compute convolutions; a file of its own, registered in `schedules.choose`."""
 
     name: str
-    #: Whether the default was found by measuring on an H200, so that it is used untuned; else the
-    #: cost model takes the best of the space.
+    #: True where the default was found by measuring on an H200, so that it is used untuned; else
+    #: the cost model takes the best of the space.
     default_measured: bool
     #: Counts up whenever the same configuration becomes another kernel: what was measured before
     #: does not hold any more.

@@ -14,14 +14,19 @@ ROOT = Path(__file__).parents[1]
 ORDER = ("intrinsics", "schedules", "tvmconv", "benchmarks")
 FILES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.py"))
 
-#: Plain Python and NumPy: files that a machine with TVM's runtime alone can import, or none.
+#: Plain Python, NumPy and its dtypes: files that a machine with TVM's runtime alone can import, or none.
 PLAIN = {
-    *(f"intrinsics/{name}.py" for name in ("__init__", "emulate", "errors", "record", "wmma")),
+    *(
+        f"intrinsics/{name}.py"
+        for name in ("__init__", "dtypes", "emulate", "errors", "record", "wmma")
+    ),
     *(
         f"schedules/{name}.py"
         for name in (
             *("__init__", "errors", "conv/__init__", "conv/activations", "conv/layout"),
-            *("conv/max_pool", "conv/workload", "machine/__init__", "machine/hardware"),
+            "conv/precision",
+            *("conv/max_pool", "conv/workload", "machine/__init__", "machine/footprint"),
+            *("machine/gpus", "machine/hardware", "machine/processor"),
         )
     ),
 }
@@ -70,7 +75,7 @@ def test_nothing_imports_to_its_right(path: Path) -> None:
 def test_plain_files_import_no_tvm(path: Path) -> None:
     for node, module in imports(parse(path)):
         top = module.partition(".")[0]
-        plain = top in sys.stdlib_module_names or top in ("numpy", *ORDER[:2])
+        plain = top in sys.stdlib_module_names or top in ("ml_dtypes", "numpy", *ORDER[:2])
         assert plain, f"line {node.lineno}: imports {module}"
         if top in ORDER[:2] and "." in module:
             assert module.replace(".", "/") + ".py" in PLAIN, f"line {node.lineno}: {module}"

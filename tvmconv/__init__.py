@@ -45,19 +45,21 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from tvmconv.compiler.build import build, inspect
-    from tvmconv.reports.build import BuildReport
-    from tvmconv.reports.capability import CapabilityReport
-    from tvmconv.reports.comparison import CompareReport, compare
-    from tvmconv.reports.latency import LatencyReport, bench
+    from tvmconv.reports.collect.comparison import compare
+    from tvmconv.reports.collect.latency import bench
+    from tvmconv.reports.data.build import BuildReport
+    from tvmconv.reports.data.capability import CapabilityReport
+    from tvmconv.reports.data.comparison import CompareReport
+    from tvmconv.reports.data.latency import LatencyReport
+    from tvmconv.reports.data.simulation import SimulationReport
+    from tvmconv.reports.data.tuning import TuningReport
     from tvmconv.runtime.binding import Binding
     from tvmconv.runtime.executable import Executable
     from tvmconv.runtime.loading import load
     from tvmconv.simulation.pictures import read_images
-    from tvmconv.simulation.report import SimulationReport
     from tvmconv.simulation.simulate import simulate
     from tvmconv.simulation.tracing import Trace, trace_example, trace_layer
     from tvmconv.tuning.records import merge_records
-    from tvmconv.tuning.report import TuningReport
     from tvmconv.tuning.stopwatch import Tracker
     from tvmconv.tuning.tune import tune
 
@@ -65,18 +67,18 @@ if TYPE_CHECKING:
 #: compiler is not installed, and `compare` alone needs onnxruntime.
 _HOMES = {
     "Binding": "runtime.binding",
-    "BuildReport": "reports.build",
-    "CapabilityReport": "reports.capability",
-    "CompareReport": "reports.comparison",
+    "BuildReport": "reports.data.build",
+    "CapabilityReport": "reports.data.capability",
+    "CompareReport": "reports.data.comparison",
     "Executable": "runtime.executable",
-    "LatencyReport": "reports.latency",
-    "SimulationReport": "simulation.report",
+    "LatencyReport": "reports.data.latency",
+    "SimulationReport": "reports.data.simulation",
     "Trace": "simulation.tracing",
     "Tracker": "tuning.stopwatch",
-    "TuningReport": "tuning.report",
-    "bench": "reports.latency",
+    "TuningReport": "reports.data.tuning",
+    "bench": "reports.collect.latency",
     "build": "compiler.build",
-    "compare": "reports.comparison",
+    "compare": "reports.collect.comparison",
     "inspect": "compiler.build",
     "load": "runtime.loading",
     "merge_records": "tuning.records",

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from intrinsics import dtypes
-from intrinsics.dtypes import FP16, FP32
 
 
 @dataclass(frozen=True)
@@ -18,13 +17,13 @@ class Precision:
     """
 
     #: x and the residual in memory.
-    x: str = FP16.name
+    x: str = dtypes.FP16.name
     #: What is multiplied: of x, which is rounded to it, and of the weight.
-    operands: tuple[str, str] = (FP16.name, FP16.name)
+    operands: tuple[str, str] = (dtypes.FP16.name, dtypes.FP16.name)
     #: The sum of the products.
-    accumulator: str = FP32.name
+    accumulator: str = dtypes.FP32.name
     #: y in memory.
-    result: str = FP16.name
+    result: str = dtypes.FP16.name
     #: Terms that each operand is a sum of; 1: it is not split.
     split: int = 1
     #: Scales that the epilogue multiplies with, by name: one operand of the kernel each.
@@ -53,4 +52,6 @@ class Precision:
 
 
 #: What `tvmconv.build` calls them.
-PRECISIONS: dict[str, Precision] = {"fp16": Precision()}
+FP16 = Precision()
+BF16 = Precision(dtypes.BF16.name, (dtypes.BF16.name, dtypes.BF16.name), result=dtypes.BF16.name)
+PRECISIONS: dict[str, Precision] = {"fp16": FP16, "bf16": BF16}

@@ -1,31 +1,56 @@
 """What an operation costs on a machine: the larger of its arithmetic and its memory traffic.
 
-    us = max(operations / rate of the unit that does them, bytes / memory bandwidth, LATENCY_US)
+    us = max(operations / rate of the unit that does them, bytes / memory bandwidth, least)
 
 A floor, after the roofline model (Williams, Waterman and Patterson 2009), but for the padding that
-a schedule carries out, which counts. It ranks choices on a CPU, and copies; kernels of a GPU are
-ranked by `schedules.machine.model`, which predicts more than the floor.
+a schedule carries out, which counts, and for the least that any kernel takes. It ranks choices on
+a CPU, and copies; kernels of a GPU are ranked by `schedules.machine.model`, which predicts more
+than the floor.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from intrinsics import dtypes
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Family
-from schedules.machine.hardware import Hardware
+from schedules.machine.footprint import FP32, MMA
 
-#: What the least of kernels takes in a CUDA graph: small ones do not differ.
-LATENCY_US = 2.0
+
+class Machine(Protocol):
+    """A machine by its rates: a `schedules.machine.gpus.Card`, or a
+    `schedules.machine.processor.Processor`."""
+
+    @property
+    def name(self) -> str:
+        """Such as ``H200``."""
+
+    @property
+    def source(self) -> str:
+        """How its rates are known."""
+
+    @property
+    def memory_gbps(self) -> float:
+        """1e9 bytes a second, read and written."""
+
+    @property
+    def least_us(self) -> float:
+        """Microseconds of the shortest kernel that reads and writes memory."""
+
+    def tflops(self, unit: str, operand: str) -> float:
+        """What a unit reaches with operands of an element type, in 1e12 operations a second."""
+
+    def peak_tflops(self, operand: str) -> float:
+        """The same of the fastest unit, which no kernel passes."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds, and what limits: ``arithmetic``, ``memory`` or ``latency``, or of a kernel for
-    a GPU one of `schedules.machine.model.LIMITS`."""
+    """Microseconds, and what limits: ``arithmetic``, ``memory`` or ``latency``, or for a GPU's
+    kernel one of `schedules.machine.model.LIMITS`."""
 
     us: float
     limit: str
@@ -34,42 +59,47 @@ class Cost:
         return f"{self.us:.3g} us ({self.limit})"
 
 
-def conv_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
-    """Of a convolution by a family's schedule, its padding included."""
-    rate = hardware.tensor_tflops if family.tensorized else hardware.fp32_tflops
-    return _least(_roofline(family.padded_macs(w, config), rate, w, hardware))
+def conv_cost(w: ConvWorkload, family: Family, config: Any, machine: Machine) -> Cost:
+    """Returns the cost of a convolution by a family's schedule, its padding included."""
+    unit = MMA if family.tensorized else FP32
+    rate = machine.tflops(unit, w.precision.operands[0])
+    return _least(_slowest(family.padded_macs(w, config), rate, moved_bytes(w), machine), machine)
 
 
-def conv_floor(w: ConvWorkload, hardware: Hardware) -> Cost:
-    """Of a convolution on tensor cores if nothing were padded, latency left out: no schedule is
-    faster."""
-    return _roofline(w.useful_macs, hardware.chip_tflops, w, hardware)
+def conv_floor(w: ConvWorkload, machine: Machine) -> Cost:
+    """Returns the cost of a convolution on the fastest unit if nothing were padded, without the
+    latency: no schedule is faster."""
+    return floor(w.useful_macs, moved_bytes(w), machine, w.precision.operands[0])
 
 
-def floor(macs: int, moved: int, hardware: Hardware) -> Cost:
-    """Of so many multiply-adds on tensor cores and so many bytes moved, latency left out."""
-    return _slowest(macs, hardware.chip_tflops, moved, hardware)
+def floor(macs: int, moved: int, machine: Machine, operand: str) -> Cost:
+    """Returns the cost of so many multiply-adds of an element type on the fastest unit and so many
+    bytes moved, without the latency."""
+    return _slowest(macs, machine.peak_tflops(operand), moved, machine)
 
 
 def copy_bytes(elements: int, dtype: str, written: str = "") -> int:
-    """Read, in `dtype`, and written, in the same or another."""
+    """Returns the bytes of a copy: read as `dtype`, and written as that or another."""
     return elements * (dtypes.get(dtype).bytes + dtypes.get(written or dtype).bytes)
 
 
-def copy_cost(elements: int, hardware: Hardware, dtype: str, written: str = "") -> Cost:
-    """Of reading and writing a tensor once, as a conversion between layouts does."""
-    moved = copy_bytes(elements, dtype, written)
-    return _least(Cost(moved / (hardware.memory_gbps * 1e3), "memory"))
+def copy_cost(elements: int, machine: Machine, dtype: str, written: str = "") -> Cost:
+    """Returns the cost of reading and writing a tensor once, as a conversion of layouts does."""
+    return memory_cost(copy_bytes(elements, dtype, written), machine)
 
 
-def pool_cost(elements: int, hardware: Hardware, dtype: str) -> Cost:
-    """Of a pool that reads and writes so many elements, together."""
-    moved = elements * dtypes.get(dtype).bytes
-    return _least(Cost(moved / (hardware.memory_gbps * 1e3), "memory"))
+def pool_cost(elements: int, machine: Machine, dtype: str) -> Cost:
+    """Returns the cost of a pool that reads and writes so many elements, together."""
+    return memory_cost(elements * dtypes.get(dtype).bytes, machine)
+
+
+def memory_cost(moved: int, machine: Machine) -> Cost:
+    """Returns the cost of a kernel that moves so many bytes and computes next to nothing."""
+    return _least(Cost(moved / (machine.memory_gbps * 1e3), "memory"), machine)
 
 
 def moved_bytes(w: ConvWorkload) -> int:
-    """What a convolution has to read and write at least: every operand once."""
+    """Returns the bytes that a convolution has to read and write: every operand once."""
     if w.prologue is not None:
         first, then = w.apart
         between = math.prod(then.in_shape) * dtypes.get(then.precision.x).bytes
@@ -86,15 +116,11 @@ def moved_bytes(w: ConvWorkload) -> int:
     return read + weight + residual + out
 
 
-def _least(cost: Cost) -> Cost:
-    return max(cost, Cost(LATENCY_US, "latency"), key=lambda one: one.us)
+def _least(cost: Cost, machine: Machine) -> Cost:
+    return max(cost, Cost(machine.least_us, "latency"), key=lambda one: one.us)
 
 
-def _roofline(macs: int, tflops: float, w: ConvWorkload, hardware: Hardware) -> Cost:
-    return _slowest(macs, tflops, moved_bytes(w), hardware)
-
-
-def _slowest(macs: int, tflops: float, moved: int, hardware: Hardware) -> Cost:
+def _slowest(macs: int, tflops: float, moved: int, machine: Machine) -> Cost:
     arithmetic = 2 * macs / (tflops * 1e6)
-    memory = moved / (hardware.memory_gbps * 1e3)
+    memory = moved / (machine.memory_gbps * 1e3)
     return max(Cost(memory, "memory"), Cost(arithmetic, "arithmetic"), key=lambda cost: cost.us)

@@ -1,7 +1,6 @@
-"""What a kernel asks of a machine, in numbers: what `schedules.machine.model` predicts its time
-from.
+"""What a kernel asks of a GPU, in numbers, from which `schedules.machine.model` predicts its time.
 
-Each family says it of its own schedule, by `Family.footprint`; what machines give is in
+Each family gives the footprint of its own schedule by `Family.footprint`; what a GPU offers is in
 `schedules.machine.gpus`. Plain Python.
 """
 
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Who does the multiply-adds: mma.sync (and WMMA, which becomes it), wgmma, or fp32 arithmetic.
+#: Units that multiply: mma.sync (and WMMA, which becomes it), wgmma, or fp32 arithmetic.
 MMA, WGMMA, FP32 = "mma", "wgmma", "fp32"
 
 
@@ -29,6 +28,8 @@ class Footprint:
     #: Of shared memory that a block has.
     shared_bytes: int
     unit: str
+    #: Element type that it multiplies.
+    operand: str
     #: Multiply-adds of a block, by ``unit``.
     macs: int
     #: Warp instructions that a block issues, multiply-adds included.

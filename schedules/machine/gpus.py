@@ -1,41 +1,92 @@
-"""What each GPU gives a kernel: rates of its parts, and how long one waits for what.
+"""GPUs as data: the one table of what an architecture allows a kernel, and what a card gives it.
 
-Rates of arithmetic and of memory are `Hardware`'s. Those of sm_90 were measured on an H200, by
-single-purpose kernels (clocks of a pointer chase, of dependent and independent mma.sync, of
-barriers; bytes a second out of L2), or, where the list says so, fitted to times of whole kernels.
-Of other GPUs the units are the documented ones, the times to wait those of sm_90: not validated.
+Three kinds of facts, each with its source:
+
+- `Limits` of an architecture, documented by NVIDIA;
+- a `Card`: its size, and the `Rate` of each unit by element type, documented or measured;
+- `Clocks`, waits inside a multiprocessor: measured on an H200, and assumed for every other card.
+
+Plain Python.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from schedules.machine.hardware import Hardware
+from intrinsics import dtypes
+from schedules.machine.footprint import FP32, MMA, WGMMA
 
 
 @dataclass(frozen=True)
-class Machine:
-    """Of one card. Clocks are the multiprocessor's; bytes and multiply-adds a clock are of one."""
+class Limits:
+    """What an architecture allows a block, and what a multiprocessor has for all its blocks.
 
-    multiprocessors: int
-    #: In 1e9 a second, boosted.
-    clock_ghz: float
-    #: Of a multiprocessor, for all its blocks.
-    shared_bytes: int
-    threads: int
-    blocks: int = 32
+    Source: CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability".
+    """
+
+    #: Shared memory in bytes: of a block, and of a multiprocessor.
+    block_shared: int
+    sm_shared: int
+    #: Resident threads and blocks of a multiprocessor.
+    sm_threads: int = 2048
+    sm_blocks: int = 32
+    #: Shared memory that the system takes for each resident block, in bytes.
+    reserved: int = 1024
+    #: Blocks of a cluster of a portable size; 1 where there are no clusters.
+    cluster: int = 8
+    #: Threads of a block, and of its third dimension.
+    threads: int = 1024
+    depth: int = 64
+    #: 32-bit registers: of a thread; of a block, and of a multiprocessor.
+    thread_registers: int = 255
     registers: int = 65536
+
+
+def _limits(block_kib: int, sm_kib: int, threads: int, blocks: int, cluster: int = 1) -> Limits:
+    reserved = (sm_kib - block_kib) << 10
+    return Limits(block_kib << 10, sm_kib << 10, threads, blocks, reserved, cluster)
+
+
+VOLTA = _limits(96, 96, 2048, 32)
+TURING = _limits(64, 64, 1024, 16)
+#: GA100, GA10x, and the GPU of Orin.
+AMPERE = _limits(163, 164, 2048, 32)
+AMPERE_RTX = _limits(99, 100, 1536, 16)
+ORIN = _limits(163, 164, 1536, 16)
+ADA = _limits(99, 100, 1536, 24)
+HOPPER = _limits(227, 228, 2048, 32, cluster=8)
+BLACKWELL = _limits(227, 228, 2048, 32, cluster=8)
+BLACKWELL_RTX = _limits(99, 100, 1536, 24, cluster=8)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Dense operations of a unit with operands of one element type, in 1e12 a second. A
+    multiply-add counts as two. Accumulators have 32 bits."""
+
+    unit: str
+    operand: str
+    tera: float
+    source: str
+
+
+def _rates(unit: str, source: str, **tera: float) -> tuple[Rate, ...]:
+    return tuple(Rate(unit, operand, value, source) for operand, value in tera.items())
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """Rates and waits inside a multiprocessor, by its clock, and times of a launch.
+
+    Measured on an H200 by single-purpose kernels: a pointer chase, dependent and independent
+    mma.sync, barriers, an empty kernel in a CUDA graph.
+    """
+
     #: Instructions a clock.
     issue: float = 4.0
-    #: To and from shared memory and first-level cache, bytes a clock.
+    #: To and from shared memory and first-level cache, and out of L2, in bytes a clock.
     shared_rate: float = 128.0
-    #: Out of L2: bytes a clock into one multiprocessor, and 1e9 bytes a second into all, which is
-    #: the most that a kernel was seen to take; plain loads reached 8400.
     l2_rate: float = 64.0
-    l2_gbps: float = 9500.0
-    l2_bytes: int = 50 << 20
-    #: A kernel that does nothing, in a CUDA graph.
-    launch_us: float = 0.75
     #: Clocks until a load from L2, memory, or shared memory is there; until the next of two
     #: dependent mma.sync starts; until a barrier lets a block of 128 threads go.
     l2_latency: float = 330.0
@@ -43,54 +94,159 @@ class Machine:
     shared_latency: float = 35.0
     mma_latency: float = 25.0
     barrier: float = 21.0
-    #: What wgmma reaches, 1e12 operations a second; 0 where there is none.
-    wgmma_tflops: float = 0.0
-    #: Whether predictions were held to measured times on this card.
+    #: Microseconds of an empty kernel in a CUDA graph.
+    launch_us: float = 0.75
+    #: Microseconds of the shortest kernel there that reads and writes memory.
+    least_us: float = 2.0
+
+
+CLOCKS = Clocks()
+
+
+@dataclass(frozen=True)
+class Card:
+    """One GPU. A `schedules.machine.cost.Machine`."""
+
+    name: str
+    multiprocessors: int
+    #: In 1e9 a second, boosted.
+    clock_ghz: float
+    #: 1e9 bytes a second, of memory and out of L2; bytes of L2.
+    memory_gbps: float
+    l2_gbps: float
+    l2_bytes: int
+    rates: tuple[Rate, ...]
+    #: How its figures are known.
+    source: str
+    #: True where predicted times were held to times measured on the card.
     validated: bool = False
-    source: str = ""
+    clocks: Clocks = CLOCKS
+
+    @property
+    def least_us(self) -> float:
+        """Microseconds of the shortest kernel."""
+        return self.clocks.least_us
+
+    def tflops(self, unit: str, operand: str) -> float:
+        """What a unit reaches with operands of an element type, in 1e12 operations a second. Fp32
+        arithmetic converts its operands first.
+
+        Raises ``LookupError`` where the card has no such unit, or no rate is known.
+        """
+        multiplied = dtypes.FP32.name if unit == FP32 else operand
+        for rate in self.rates:
+            if rate.unit == unit and rate.operand == multiplied:
+                return rate.tera
+        raise LookupError(f"no rate of {unit} with {operand} operands is known for {self.name}")
+
+    def peak_tflops(self, operand: str) -> float:
+        """The same of the fastest unit: no kernel with these operands is faster. Operands that no
+        tensor core takes are multiplied in fp32."""
+        found = [rate.tera for rate in self.rates if rate.operand == operand]
+        return max(found) if found else self.tflops(FP32, operand)
+
+    def scaled(self, count: int) -> int:
+        """A number of threads or blocks that was found on an H200, for as many
+        multiprocessors as this card has."""
+        return -(-count * self.multiprocessors // H200.multiprocessors)
 
 
-H200 = Machine(
-    132, 1.83, 228 << 10, 2048, wgmma_tflops=800.0, validated=True, source="H200, measured"
-)
-
-
-def _documented(card: str, *facts: float, blocks: int = 32) -> Machine:
-    """Multiprocessors, GHz, KiB of shared memory, threads; L2's GB/s and MiB."""
-    count, clock, shared, threads, l2_gbps, l2_mib = facts
-    return replace(
-        H200,
-        multiprocessors=int(count),
-        clock_ghz=clock,
-        shared_bytes=int(shared) << 10,
-        threads=int(threads),
-        l2_gbps=l2_gbps,
-        l2_bytes=int(l2_mib * 2**20),
-        wgmma_tflops=0.0,
-        validated=False,
-        source=f"{card}, documented, not validated",
-        blocks=blocks,
-    )
-
-
-#: NVIDIA's architecture white papers and data sheets; L2 of the V100 and the T4 as measured by
-#: Jia et al. (2018, 2019). Where nobody says, out of L2 comes the share of 64 bytes a clock and
-#: multiprocessor that it is on an H200.
+#: L2 of the V100 and the T4 as measured by Jia et al. (2018, 2019), of the A100 its share of the
+#: documented rate. Of other cards nobody says: as on an H200, 0.6 of 64 bytes a clock and
+#: multiprocessor.
 L2_SHARE = 0.6
-MACHINES: dict[int, Machine] = {
-    70: _documented("V100 SXM2", 80, 1.53, 96, 2048, 2155.0, 6),
-    75: _documented("T4", 40, 1.59, 64, 1024, 1270.0, 4, blocks=16),
-    80: _documented("A100 SXM", 108, 1.41, 164, 2048, 7219.0 * L2_SHARE, 40),
-    86: _documented("A10", 72, 1.695, 100, 1536, 72 * 64 * 1.695 * L2_SHARE, 6, blocks=16),
-    87: _documented("Jetson AGX Orin", 16, 1.3, 164, 1536, 16 * 64 * 1.3 * L2_SHARE, 4, blocks=16),
-    89: _documented("L4", 58, 2.04, 100, 1536, 58 * 64 * 2.04 * L2_SHARE, 48, blocks=24),
-    90: H200,
-    100: _documented("B200", 148, 1.85, 228, 2048, 148 * 64 * 1.85 * L2_SHARE, 126),
-    120: _documented("RTX 5090", 170, 2.41, 100, 1536, 170 * 64 * 2.41 * L2_SHARE, 96, blocks=24),
+
+
+def _l2_gbps(multiprocessors: int, clock_ghz: float) -> float:
+    return multiprocessors * CLOCKS.l2_rate * clock_ghz * L2_SHARE
+
+
+MEASURED, DATA_SHEET = "measured", "data sheet, dense"
+#: Of a card with documented figures.
+DOCUMENTED = "documented, predictions not validated"
+
+V100 = Card(
+    "V100 SXM2", 80, 1.53, 900.0, 2155.0, 6 << 20,
+    _rates(MMA, DATA_SHEET, float16=125.0) + _rates(FP32, DATA_SHEET, float32=15.7),
+    DOCUMENTED,
+)  # fmt: skip
+T4 = Card(
+    "T4", 40, 1.59, 320.0, 1270.0, 4 << 20,
+    _rates(MMA, DATA_SHEET, float16=65.0, int8=130.0) + _rates(FP32, DATA_SHEET, float32=8.1),
+    DOCUMENTED,
+)  # fmt: skip
+A100 = Card(
+    "A100 SXM 40 GB", 108, 1.41, 1555.0, 7219.0 * L2_SHARE, 40 << 20,
+    _rates(MMA, DATA_SHEET, float16=312.0, bfloat16=312.0, tfloat32=156.0, int8=624.0)
+    + _rates(FP32, DATA_SHEET, float32=19.5),
+    DOCUMENTED,
+)  # fmt: skip
+A10 = Card(
+    "A10", 72, 1.695, 600.0, _l2_gbps(72, 1.695), 6 << 20,
+    _rates(MMA, DATA_SHEET, float16=125.0, bfloat16=125.0, tfloat32=62.5, int8=250.0)
+    + _rates(FP32, DATA_SHEET, float32=31.2),
+    DOCUMENTED,
+)  # fmt: skip
+AGX_ORIN = Card(
+    "Jetson AGX Orin", 16, 1.3, 205.0, _l2_gbps(16, 1.3), 4 << 20,
+    _rates(MMA, "technical brief, dense, without the DLAs", float16=43.0, int8=85.0)
+    + _rates(MMA, "of float16 by the Ampere white paper", bfloat16=43.0, tfloat32=21.5)
+    + _rates(FP32, "technical brief", float32=5.3),
+    DOCUMENTED,
+)  # fmt: skip
+L4 = Card(
+    "L4", 58, 2.04, 300.0, _l2_gbps(58, 2.04), 48 << 20,
+    _rates(
+        MMA, DATA_SHEET,
+        float16=121.0, bfloat16=121.0, tfloat32=60.0,
+        float8_e4m3fn=242.0, float8_e5m2=242.0, int8=242.0,
+    )
+    + _rates(FP32, DATA_SHEET, float32=30.3),
+    DOCUMENTED,
+)  # fmt: skip
+H200 = Card(
+    "H200", 132, 1.83, 4300.0, 9500.0, 50 << 20,
+    _rates(MMA, MEASURED, float16=635.0, int8=1285.0)
+    + _rates(MMA, "as float16, by the data sheet", bfloat16=635.0)
+    + _rates(WGMMA, "measured, the best of matrix products", float16=790.0, bfloat16=790.0)
+    + _rates(
+        WGMMA, DATA_SHEET, tfloat32=494.5, float8_e4m3fn=1979.0, float8_e5m2=1979.0, int8=1979.0
+    )
+    + _rates(FP32, DATA_SHEET, float32=67.0),
+    "tensor cores, memory and waits measured, fp32 documented", validated=True,
+)  # fmt: skip
+B200 = Card(
+    "B200", 148, 1.85, 8000.0, _l2_gbps(148, 1.85), 126 << 20,
+    # mma.sync is slower by an amount that NVIDIA does not say.
+    _rates(
+        MMA, "data sheet, dense, through tcgen05",
+        float16=2250.0, bfloat16=2250.0, tfloat32=1125.0,
+        float8_e4m3fn=4500.0, float8_e5m2=4500.0, int8=4500.0,
+    )
+    + _rates(FP32, DATA_SHEET, float32=75.0),
+    DOCUMENTED,
+)  # fmt: skip
+RTX_5090 = Card(
+    "RTX 5090", 170, 2.41, 1792.0, _l2_gbps(170, 2.41), 96 << 20,
+    _rates(
+        MMA, "RTX Blackwell white paper, dense",
+        float16=209.0, bfloat16=209.0, tfloat32=105.0,
+        float8_e4m3fn=419.0, float8_e5m2=419.0, int8=838.0,
+    )
+    + _rates(FP32, "RTX Blackwell white paper", float32=105.0),
+    DOCUMENTED,
+)  # fmt: skip
+
+#: Each architecture by its compiler's name: its limits, and the card whose costs stand for it.
+ARCHITECTURES: dict[str, tuple[Limits, Card]] = {
+    "sm_70": (VOLTA, V100),
+    "sm_75": (TURING, T4),
+    "sm_80": (AMPERE, A100),
+    "sm_86": (AMPERE_RTX, A10),
+    "sm_87": (ORIN, AGX_ORIN),
+    "sm_89": (ADA, L4),
+    "sm_90": (HOPPER, H200),
+    "sm_90a": (HOPPER, H200),
+    "sm_100": (BLACKWELL, B200),
+    "sm_120": (BLACKWELL_RTX, RTX_5090),
 }
-
-
-def machine(hardware: Hardware) -> Machine:
-    """That of `hardware`'s compute capability, or else of the next older one there is."""
-    older = [sm for sm in MACHINES if sm <= hardware.sm]
-    return MACHINES[max(older, default=min(MACHINES))]

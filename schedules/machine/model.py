@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from schedules.machine.footprint import FP32, MMA, WGMMA, Footprint
-from schedules.machine.gpus import Machine, machine
+from schedules.machine.footprint import FP32, Footprint
+from schedules.machine.gpus import Card, Limits
 from schedules.machine.hardware import Hardware
 
 ISSUE, TENSOR, SHARED, L2 = "instruction issue", "tensor pipe", "shared memory", "L2"
@@ -31,9 +31,9 @@ LIMITS = (ISSUE, TENSOR, SHARED, L2, DRAM, LATENCY, WAVES)
 #: Parts of a multiprocessor; and the share of its busiest part's time from which on it is to
 #: blame that the others have no work left.
 PARTS, LOST = (ISSUE, TENSOR, SHARED, L2), 1 / 3
-#: Shared memory that the system takes for each block, from sm_80 on; registers go by the eight.
-RESERVED_BYTES, REGISTER_STEP = 1024, 8
-#: Parts of a multiprocessor, each of which issues for its own warps.
+#: Registers of a thread are given by the eight.
+REGISTER_STEP = 8
+#: Partitions of a multiprocessor, each of which issues for its own warps.
 SCHEDULERS = 4
 
 
@@ -72,28 +72,29 @@ class Prediction:
     validated: bool
 
 
-def resident(f: Footprint, m: Machine) -> int:
+def resident(f: Footprint, limits: Limits) -> int:
     """Blocks that a multiprocessor has room for at a time, at least one."""
     threads = f.warps * 32
     registers = -(-f.registers // REGISTER_STEP) * REGISTER_STEP * threads
-    room = (m.threads // threads, m.registers // registers)
-    shared = m.shared_bytes // (f.shared_bytes + RESERVED_BYTES) if f.shared_bytes else m.blocks
-    return max(1, min(m.blocks, *room, shared))
+    room = [limits.sm_blocks, limits.sm_threads // threads, limits.registers // registers]
+    if f.shared_bytes:
+        room.append(limits.sm_shared // (f.shared_bytes + limits.reserved))
+    return max(1, min(room))
 
 
 def time_of(f: Footprint, hardware: Hardware, fitted: Fitted = FITTED) -> Prediction:
-    """Of the kernel, and of those that are launched after it."""
-    m = machine(hardware)
-    terms = _terms(f, m, hardware, fitted)
+    """Predicts the time of a kernel on a GPU, and of those that are launched after it."""
+    card = hardware.card
+    terms = _terms(f, hardware, fitted)
     hard = {name: us for name, us in terms.items() if name != WAVES}
     sharp = fitted.sharp_apart if f.apart else fitted.sharp
     slowest = sum(us**sharp for us in hard.values()) ** (1 / sharp)
-    us = m.launch_us + fitted.begin_us + slowest
+    us = card.clocks.launch_us + fitted.begin_us + slowest
     if f.then is not None:
         after = time_of(f.then, hardware, fitted)
         us += after.us
         terms = {name: terms[name] + after.terms[name] for name in LIMITS}
-    return Prediction(us, _limit(terms), terms, m.validated)
+    return Prediction(us, _limit(terms), terms, card.validated)
 
 
 def _limit(terms: Mapping[str, float]) -> str:
@@ -102,44 +103,45 @@ def _limit(terms: Mapping[str, float]) -> str:
     return WAVES if lost else largest
 
 
-def _terms(f: Footprint, m: Machine, hardware: Hardware, fitted: Fitted) -> dict[str, float]:
-    clocks_us = m.clock_ghz * 1e3
-    most = -(-f.blocks // m.multiprocessors)
+def _terms(f: Footprint, hardware: Hardware, fitted: Fitted) -> dict[str, float]:
+    """Returns each term in microseconds, by the names of `LIMITS`."""
+    card, clocks = hardware.card, hardware.card.clocks
+    clocks_us = card.clock_ghz * 1e3
+    most = -(-f.blocks // card.multiprocessors)
     moved = f.read_bytes + f.written_bytes
-    macs = unit_tflops(f.unit, hardware) * 1e3 / 2 / m.multiprocessors / m.clock_ghz
+    macs = _macs_a_clock(f, card)
     parts = {
-        ISSUE: f.instructions / (m.issue * fitted.issue),
+        ISSUE: f.instructions / (clocks.issue * fitted.issue),
         TENSOR: f.macs / macs if f.unit != FP32 else 0.0,
-        SHARED: f.shared_traffic / m.shared_rate,
-        L2: moved / m.l2_rate,
+        SHARED: f.shared_traffic / clocks.shared_rate,
+        L2: moved / clocks.l2_rate,
     }
-    terms = {name: most * clocks / clocks_us for name, clocks in parts.items()}
+    terms = {name: most * count / clocks_us for name, count in parts.items()}
     busiest = max(terms.values())
-    terms[L2] = max(terms[L2], f.blocks * moved / (m.l2_gbps * 1e3))
-    terms[DRAM] = f.dram_bytes / (hardware.memory_gbps * fitted.dram * 1e3)
-    waits = -(-most // resident(f, m))
-    terms[LATENCY] = waits * _alone(f, m, macs, fitted) / clocks_us
-    terms[WAVES] = busiest * (1 - f.blocks / m.multiprocessors / most)
+    terms[L2] = max(terms[L2], f.blocks * moved / (card.l2_gbps * 1e3))
+    terms[DRAM] = f.dram_bytes / (card.memory_gbps * fitted.dram * 1e3)
+    waits = -(-most // resident(f, hardware.limits))
+    terms[LATENCY] = waits * _alone(f, card, macs, fitted) / clocks_us
+    terms[WAVES] = busiest * (1 - f.blocks / card.multiprocessors / most)
     return terms
 
 
-def unit_tflops(unit: str, hardware: Hardware) -> float:
-    """What a unit of `schedules.machine.footprint` reaches, in 1e12 operations a second."""
-    wgmma = machine(hardware).wgmma_tflops
-    rates = {FP32: hardware.fp32_tflops, MMA: hardware.tensor_tflops, WGMMA: wgmma}
-    assert rates[unit] > 0, f"{hardware.name} has no {unit}"
-    return rates[unit]
+def _macs_a_clock(f: Footprint, card: Card) -> float:
+    """Multiply-adds of one multiprocessor a clock, by the footprint's unit."""
+    tflops = card.tflops(f.unit, f.operand)
+    return tflops * 1e3 / 2 / card.multiprocessors / card.clock_ghz
 
 
-def _alone(f: Footprint, m: Machine, macs: float, fitted: Fitted) -> float:
+def _alone(f: Footprint, card: Card, macs: float, fitted: Fitted) -> float:
     """Clocks of a block that nothing is in the way of."""
+    clocks = card.clocks
     moved = f.blocks * (f.read_bytes + f.written_bytes)
     first = min(1.0, f.dram_bytes / moved)
-    fetch = max(f.fetch, m.l2_latency + first * (m.dram_latency - m.l2_latency))
+    fetch = max(f.fetch, clocks.l2_latency + first * (clocks.dram_latency - clocks.l2_latency))
     busy = min(1.0, f.warps / SCHEDULERS)
     multiply = f.macs / f.steps / (macs * busy) if f.unit != FP32 else 0.0
     others = f.instructions / f.steps / f.warps * fitted.pace
-    rounds = f.rounds * (m.shared_latency + m.mma_latency) * fitted.seen
-    chain = m.barrier + rounds + multiply + others
+    rounds = f.rounds * (clocks.shared_latency + clocks.mma_latency) * fitted.seen
+    chain = clocks.barrier + rounds + multiply + others
     step = max(chain, fetch / f.ahead) if f.ahead else chain + fetch
-    return fitted.start + f.pause + m.dram_latency + f.steps * step
+    return fitted.start + f.pause + clocks.dram_latency + f.steps * step

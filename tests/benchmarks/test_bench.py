@@ -19,8 +19,9 @@ from benchmarks import bench, machine, peers, prebuild
 from benchmarks.zoo import zoo
 from tests.support.models import Graph
 from tvmconv.errors import ArtifactError, TvmconvError
-from tvmconv.reports.comparison import CompareReport, OutputDifference
-from tvmconv.reports.latency import Effort, LatencyReport, Timing
+from tvmconv.reports.collect.latency import Effort
+from tvmconv.reports.data.comparison import CompareReport, OutputDifference
+from tvmconv.reports.data.latency import LatencyReport, Timing
 
 QUICK = Effort(warmup_ms=1, min_runs=3, min_seconds=0.01)
 app = Typer(pretty_exceptions_enable=False)

@@ -70,7 +70,9 @@ def test_correlation_is_of_ranks() -> None:
 
 def fake(*us: float) -> Sample:
     """Of which the model takes the first to be the fastest, and so on."""
-    f = Footprint(132, 128, 64, 0, MMA, 1 << 20, 1 << 12, 1 << 10, 1 << 10, 1 << 10, 1 << 20, 4)
+    f = Footprint(
+        132, 128, 64, 0, MMA, "float16", 1 << 20, 1 << 12, 1 << 10, 1 << 10, 1 << 10, 1 << 20, 4
+    )
     footprints = tuple(replace(f, steps=4 * (at + 1)) for at in range(len(us)))
     return Sample("fake", "wmma_nhwc", False, footprints, us)
 

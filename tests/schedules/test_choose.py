@@ -30,7 +30,7 @@ def test_the_cheapest_of_those_that_match(w: ConvWorkload) -> None:
     choice = choose(w, CPU)
     answers = [one.match(w, CPU) for one in FAMILIES]
     options = [
-        conv_cost(w, one, answer.config, CPU).us
+        conv_cost(w, one, answer.config, CPU.card).us
         for one, answer in zip(FAMILIES, answers, strict=True)
         if isinstance(answer, Match)
     ]

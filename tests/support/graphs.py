@@ -23,7 +23,7 @@ from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 
 Array = NDArray[Any]
 

@@ -11,7 +11,7 @@ import pytest
 
 import tvmconv
 from tests.support.models import Graph, random_feed
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 
 #: Relative l2 error that rounding to fp16 may cost: operands and the result each by at most
 #: 2**-11 of themselves, and sums over few terms may cancel.

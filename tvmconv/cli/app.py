@@ -29,6 +29,7 @@ from tvmconv.cli.inputs import (
 )
 from tvmconv.cli.options import (
     Arch,
+    As,
     AsJson,
     Batch,
     Bound,
@@ -44,7 +45,7 @@ from tvmconv.cli.options import (
     build_options,
 )
 from tvmconv.errors import TvmconvError
-from tvmconv.reports.tables import table
+from tvmconv.reports.render.tables import table
 
 if TYPE_CHECKING:
     from tvmconv.runtime.executable import Executable
@@ -75,12 +76,14 @@ def build(
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
     records: Records = None,
+    as_arch: As = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile MODEL into one file, and report what became of every convolution."""
-    exe = _built(
-        model, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
+    options = build_options(
+        target, arch, batch, shape, precision, io_dtype, io_layout, records, as_arch
     )
+    exe = _built(model, options)
     exe.save(output)
     show(exe.report, as_json)
     tell(f"wrote {output}, {output.stat().st_size / 1e6:.1f} MB")
@@ -96,10 +99,11 @@ def inspect(
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
     records: Records = None,
+    as_arch: As = None,
     as_json: AsJson = False,
 ) -> None:
     """Report what would become of MODEL, without building it."""
-    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout, records)
+    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout, records, as_arch)
     with step(f"inspecting {model.name}"):
         report = tvmconv.inspect(model, **options)
     show(report, as_json)

@@ -34,6 +34,10 @@ Records = Annotated[
     str | None,
     typer.Option(metavar="FILE|off", help="what `tune` wrote; default your own and those shipped"),
 ]
+As = Annotated[
+    str | None,
+    typer.Option("--as", metavar="ARCH", help="on a CPU: show what this GPU would take, as sm_90a"),
+]
 Input = Annotated[
     list[str] | None, typer.Option("--input", metavar="NAME=FILE.npy", help="an input; repeatable")
 ]
@@ -50,6 +54,7 @@ def build_options(
     io_dtype: str | None,
     io_layout: str | None,
     records: str | None = None,
+    as_arch: str | None = None,
 ) -> dict[str, Any]:
     """What `tvmconv.build` is called with: only what was given, so that defaults are its own."""
     shapes = dict(parse_shape(text) for text in shape or [])
@@ -63,5 +68,6 @@ def build_options(
         "io_dtype": io_dtype,
         "io_layout": io_layout,
         "records": False if records == "off" else records,
+        "as_arch": as_arch,
     }
     return {key: value for key, value in options.items() if value is not None}

@@ -21,7 +21,14 @@ from schedules.conv.precision import Precision
 from schedules.families.simulated.family import ACTIVATIONS, Simulation
 from schedules.lowering import LOWERING
 from schedules.machine.hardware import Hardware
-from tvmconv.compiler.targets import code_features, find_hardware, find_precision, find_simulation
+from tvmconv.compiler.targets import (
+    Costs,
+    code_features,
+    find_costs,
+    find_hardware,
+    find_precision,
+    find_simulation,
+)
 from tvmconv.errors import accepted
 from tvmconv.onnx import frontend, supported
 from tvmconv.onnx import model as onnx_model
@@ -34,15 +41,16 @@ from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.plan.simulated import simulated
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.passes.simplify.io_form import io_form
-from tvmconv.reports.build import BuildReport
-from tvmconv.reports.capability import CapabilityReport, capability
-from tvmconv.reports.conversions import conversions
-from tvmconv.reports.fates import operator_fates
-from tvmconv.reports.layer_reports import layer_reports, unplanned_reports
+from tvmconv.reports.collect.capability import capability
+from tvmconv.reports.collect.conversions import conversions
+from tvmconv.reports.collect.fates import operator_fates
+from tvmconv.reports.collect.layers import layer_reports, unplanned_reports
+from tvmconv.reports.data.build import BuildReport
+from tvmconv.reports.data.capability import CapabilityReport
 from tvmconv.runtime import toolchain
 from tvmconv.runtime.executable import Entry, Executable
-from tvmconv.runtime.feeds import TensorSpec, batch_of
 from tvmconv.runtime.io_form import IoForm
+from tvmconv.specs import TensorSpec, batch_of
 from tvmconv.tuning import records as tuned
 
 
@@ -59,6 +67,7 @@ def build(
     records: bool | str | Path = True,
     numerics: str | None = None,
     activations: str = ACTIVATIONS[0],
+    as_arch: str | None = None,
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
@@ -86,6 +95,8 @@ def build(
         ``"exact"``, each sum rounded once. See `intrinsics.numerics.arithmetic`.
     activations: for hmma-sim the dtype of activations between layers: ``"float16"``, or
         ``"float32"`` to round them to fp16 as operands of convolutions alone.
+    as_arch: for a network on a CPU the GPU whose costs the report shows, such as ``"sm_90a"``; by
+        default those of the CPU.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
     `TargetError` or `ToolchainError` for the target, `RecordError` for the records, and of itself
@@ -96,6 +107,7 @@ def build(
     graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     supported.check_supported(graphs[-1].original)
     hardware, arch = find_hardware(target, arch)
+    costs = find_costs(target, hardware, arch, as_arch)
     multiplied = find_precision(precision)
     simulation = find_simulation(target, numerics, activations)
     if is_buckets(batch):
@@ -108,7 +120,9 @@ def build(
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(graphs):
-        entry, report = _build(graph, target, arch, hardware, multiplied, store, known, simulation)
+        entry, report = _build(
+            graph, target, arch, hardware, costs, multiplied, store, known, simulation
+        )
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -129,6 +143,7 @@ def _build(
     target: str,
     arch: str,
     hardware: Hardware,
+    costs: Costs,
     precision: Precision,
     store: WeightStore,
     known: Lookup | None,
@@ -140,7 +155,7 @@ def _build(
     mod, planned = _plan(graph, hardware, precision, known, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
-    report = _report(graph, mod, planned, target, arch, hardware)
+    report = _report(graph, mod, planned, target, arch, costs, precision)
     with accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned, precision)], "2_lower")
     mod, weights = lift_weights(mod, store)
@@ -166,6 +181,7 @@ def inspect(
     io_dtype: str | None = None,
     io_layout: str | None = None,
     records: bool | str | Path = True,
+    as_arch: str | None = None,
 ) -> CapabilityReport:
     """What `build` would make of the model, without compiling it. The same parameters; where
     there is no GPU and no arch, for sm_90a.
@@ -179,6 +195,7 @@ def inspect(
     if target == "cuda":
         arch = arch or toolchain.detect_arch() or "sm_90a"
     hardware, arch = find_hardware(target, arch)
+    costs = find_costs(target, hardware, arch, as_arch)
     multiplied = find_precision(precision)
     missing = supported.unsupported(graphs[-1].original)
     if not missing:
@@ -186,7 +203,7 @@ def inspect(
         missing = supported.unsupported(graphs[-1].simple, folded=True)
     largest = graphs[-1]
     if missing:
-        reports = [_unplanned(largest, missing, target, arch, hardware)]
+        reports = [_unplanned(largest, missing, target, arch, costs, multiplied)]
     else:
         if is_buckets(batch):
             require_apart(proto, batch, shapes)
@@ -194,7 +211,7 @@ def inspect(
         reports = []
         for graph in graphs:
             mod, planned = _plan(graph, hardware, multiplied, known)
-            reports.append(_report(graph, mod, planned, target, arch, hardware))
+            reports.append(_report(graph, mod, planned, target, arch, costs, multiplied))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
 
@@ -242,7 +259,7 @@ def _plan(
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware, precision, records=known, pairs=pairs)
+    return mod, plan(mod, regions, hardware, records=known, pairs=pairs, precision=precision)
 
 
 # ---------------------------------------------------------------- compiling
@@ -279,7 +296,13 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
 
 
 def _report(
-    graph: _Graph, mod: tvm.IRModule, planned: Plan, target: str, arch: str, hardware: Hardware
+    graph: _Graph,
+    mod: tvm.IRModule,
+    planned: Plan,
+    target: str,
+    arch: str,
+    costs: Costs,
+    precision: Precision,
 ) -> BuildReport:
     """mod: its regions planned, not yet lowered."""
     by_name = {one.name: one for one in planned.values()}
@@ -287,16 +310,21 @@ def _report(
         target,
         arch,
         operator_fates(graph.original, graph.simple, by_name),
-        layer_reports(graph.simple, by_name, hardware),
+        layer_reports(graph.simple, by_name, costs.machine, precision),
         {},
         batch=batch_of(graph.inputs),
-        conversions=conversions(mod, planned, hardware, graph.simple),
-        rates=hardware.rates,
+        conversions=conversions(mod, planned, costs.machine, graph.simple),
+        machine=costs.report,
     )
 
 
 def _unplanned(
-    graph: _Graph, missing: Mapping[str, int], target: str, arch: str, hardware: Hardware
+    graph: _Graph,
+    missing: Mapping[str, int],
+    target: str,
+    arch: str,
+    costs: Costs,
+    precision: Precision,
 ) -> BuildReport:
     """Of a network that can't be built. `graph.simple` is the original where even that has what
     nobody can simplify."""
@@ -304,8 +332,8 @@ def _unplanned(
         target,
         arch,
         (),
-        unplanned_reports(graph.simple, hardware),
+        unplanned_reports(graph.simple, costs.machine, precision),
         dict(missing),
         batch=batch_of(graph.inputs),
-        rates=hardware.rates,
+        machine=costs.report,
     )

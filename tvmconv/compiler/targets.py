@@ -1,14 +1,19 @@
-"""What a network is built for: the target, and the architecture by its name."""
+"""The target that a network is built for, and the machine whose costs its report shows."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from tvm.target import codegen
 
 from schedules.conv.precision import PRECISIONS, Precision
 from schedules.families.simulated.family import ACTIVATIONS, Simulation
+from schedules.machine.cost import Machine
 from schedules.machine.hardware import CPU, Hardware
+from schedules.machine.processor import Processor, processor
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.passes import pipeline
+from tvmconv.reports.data.build import MachineReport
 from tvmconv.runtime import toolchain
 from tvmconv.runtime.device import vector_features
 from tvmconv.simulation import simulator
@@ -19,7 +24,7 @@ TARGETS = ("cuda", "llvm", SIMULATED)
 
 
 def find_hardware(target: str, arch: str | None) -> tuple[Hardware, str]:
-    """The limits to schedule for, and the architecture's full name.
+    """Returns what to schedule for, and the architecture's full name.
 
     As `build` takes them. Raises `TargetError` for a target or architecture that can't be built
     for.
@@ -49,11 +54,51 @@ def find_precision(name: str) -> Precision:
     return PRECISIONS[name]
 
 
-def find_simulation(target: str, numerics: str | None, activations: str) -> Simulation | None:
-    """What a build for ``"hmma-sim"`` simulates; None for another target.
+@dataclass(frozen=True)
+class Costs:
+    """The machine whose microseconds a report shows."""
 
-    As `build` takes them. Raises `TvmconvError` for what there is none of, and where a target that
-    simulates nothing was given any.
+    #: None where there is no model of what runs the network.
+    machine: Machine | None
+    #: The GPU's architecture that was asked for instead of what runs the network; empty if none.
+    asked_for: str = ""
+
+    @property
+    def report(self) -> MachineReport:
+        """The same as a report keeps it."""
+        if self.machine is None:
+            return MachineReport()
+        return MachineReport(self.machine.name, self.machine.source, self.asked_for)
+
+
+def find_costs(target: str, hardware: Hardware, arch: str, as_arch: str | None) -> Costs:
+    """Returns the machine whose costs to report: the card, or the CPU that runs the network, or
+    for a network on a CPU the GPU that `as_arch` names.
+
+    Raises `TargetError` for an unknown GPU, and for any where the network runs on a GPU.
+    """
+    if target == "cuda":
+        if as_arch is not None:
+            raise TargetError(
+                f"costs of a network for {arch} are those of its GPU, not of {as_arch}",
+                hint=f'give arch="{as_arch}", or target="llvm"',
+            )
+        return Costs(hardware.card)
+    if as_arch is not None:
+        return Costs(toolchain.cuda_arch(as_arch).card, as_arch)
+    return Costs(None if target == SIMULATED else find_processor(arch))
+
+
+def find_processor(arch: str) -> Processor:
+    """Returns this machine's CPU, as it runs code for the CPU that LLVM calls `arch`."""
+    return processor(arch, code_features(arch))
+
+
+def find_simulation(target: str, numerics: str | None, activations: str) -> Simulation | None:
+    """Returns what a build for ``"hmma-sim"`` simulates; None for another target.
+
+    As `build` takes them. Raises `TvmconvError` for unknown numerics or activations, and where a
+    target that simulates nothing was given any.
     """
     if target != SIMULATED:
         if numerics is not None or activations != ACTIVATIONS[0]:
@@ -70,5 +115,5 @@ def find_simulation(target: str, numerics: str | None, activations: str) -> Simu
 
 
 def code_features(cpu: str) -> tuple[str, ...]:
-    """What code for a CPU, as LLVM calls it, relies on."""
+    """Returns the vector extensions that code for a CPU, as LLVM calls it, relies on."""
     return vector_features(codegen.llvm_get_cpu_features(pipeline.tvm_target("llvm", cpu)))

@@ -14,20 +14,10 @@ import onnx
 from onnx import helper
 
 from tvmconv.onnx.model import shapes_of
+from tvmconv.reports.data.capability import KINDS, TRAITS
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("Gemm", "MatMul")
-#: A layer is of one of these, and has any number of the traits.
-KINDS = ("dense", "grouped", "depthwise", "matrix product", "product of activations")
-TRAITS = (
-    "1x1",
-    "strided",
-    "dilated",
-    "transposed",
-    "1-D",
-    "3-D",
-    "few input channels",
-)
 #: Fewer input channels than this, in all, are few: a tensor core's tile is 16 wide.
 FEW_CHANNELS = 8
 

@@ -19,7 +19,7 @@ from onnx import helper, numpy_helper, shape_inference
 from tvmconv.errors import ModelError, ShapeError, first_line
 from tvmconv.onnx.file import check_size, content, load_external
 from tvmconv.onnx.forms import one_form
-from tvmconv.runtime.feeds import TensorSpec
+from tvmconv.specs import TensorSpec
 
 #: What a model may be given as.
 Model = str | Path | bytes | onnx.ModelProto

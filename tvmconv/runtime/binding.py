@@ -12,7 +12,7 @@ import numpy as np
 import tvm
 
 from tvmconv.runtime import cuda as cuda_runtime
-from tvmconv.runtime.feeds import TensorSpec
+from tvmconv.specs import TensorSpec
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,13 +20,14 @@ import tvmconv
 import tvmconv.runtime.tensor_map
 import tvmconv.simulation.simulator  # kernels call what these two register
 from tvmconv.errors import ArtifactError, FeedError, first_line
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 from tvmconv.runtime import artifact
 from tvmconv.runtime.binding import Binding, bind
 from tvmconv.runtime.buckets import plan_batches
 from tvmconv.runtime.device import find_device
-from tvmconv.runtime.feeds import TensorSpec, batch_of, images, join, place, read
+from tvmconv.runtime.feeds import images, join, place, read
 from tvmconv.runtime.streaming import stream_batches
+from tvmconv.specs import TensorSpec, batch_of
 
 
 @dataclass(frozen=True, eq=False)

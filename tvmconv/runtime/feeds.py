@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,26 +11,7 @@ import tvm
 from numpy.typing import NDArray
 
 from tvmconv.errors import FeedError
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """One input or output of a network."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    #: ``NHWC`` where the shape is that and the model's NCHW; empty where it is the model's own.
-    layout: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(self.shape)}"
-
-
-def batch_of(inputs: Iterable[TensorSpec]) -> int:
-    """Images a run: the first dimension of the first input that has any dimensions."""
-    return next((spec.shape[0] for spec in inputs if spec.shape), 1)
-
+from tvmconv.specs import TensorSpec
 
 #: What TVM wants of the memory it is lent, in bytes.
 ALIGNMENT = 64

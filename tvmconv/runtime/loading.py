@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tvmconv.errors import ArtifactError
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 from tvmconv.runtime import artifact
 from tvmconv.runtime.executable import Entry, Executable
-from tvmconv.runtime.feeds import TensorSpec
+from tvmconv.specs import TensorSpec
 
 
 def load(path: str | Path) -> Executable:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvmconv.errors import FeedError
-from tvmconv.runtime.feeds import TensorSpec
+from tvmconv.specs import TensorSpec
 
 Array = NDArray[Any]
 

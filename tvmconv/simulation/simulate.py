@@ -28,12 +28,12 @@ from tvmconv.compiler.targets import SIMULATED
 from tvmconv.errors import FeedError
 from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.batches import Shapes
-from tvmconv.reports.build import ConvReport
-from tvmconv.reports.comparison import reference_outputs
+from tvmconv.reports.collect.comparison import reference_outputs
+from tvmconv.reports.data.build import ConvReport
+from tvmconv.reports.data.simulation import OutputError, SimulatedLayer, SimulationReport
 from tvmconv.runtime.executable import Executable
 from tvmconv.simulation import simulator
 from tvmconv.simulation.pictures import read_images
-from tvmconv.simulation.report import OutputError, SimulatedLayer, SimulationReport
 
 Array = NDArray[Any]
 #: HMMA instructions of one WMMA, by numerics; two m16n8k16 from Ampere on. Others are no chip's.

@@ -25,7 +25,7 @@ from schedules.conv.gemm import Gemm, pixel
 from schedules.conv.workload import ConvWorkload
 from schedules.families.simulated.family import TILE
 from tvmconv.errors import TvmconvError
-from tvmconv.reports.build import ConvReport
+from tvmconv.reports.data.build import ConvReport
 from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.feeds import random_feeds
 from tvmconv.simulation import simulator

@@ -7,9 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from schedules.choose import FAMILIES, choose, kernel_cost
+from schedules.choose import FAMILIES, choose, cost_on
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Family, Reject
+from schedules.machine.cost import Machine
 from schedules.machine.hardware import Hardware
 
 #: As many are compiled and measured for a workload.
@@ -32,18 +33,23 @@ class Candidate:
 Rank = Callable[[ConvWorkload, Family, Any, Hardware], float]
 
 
-def rank(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> float:
-    """What the cost model estimates, as `choose` does."""
-    return kernel_cost(w, family, config, hardware).us
+def rank_on(machine: Machine) -> Rank:
+    """Returns the ranking by what kernels are estimated to take on a machine."""
+
+    def rank(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> float:
+        return cost_on(machine, w, family, config, hardware).us
+
+    return rank
 
 
-def space(w: ConvWorkload, hardware: Hardware, rank: Rank = rank) -> list[Candidate]:
+def space(w: ConvWorkload, hardware: Hardware, rank: Rank | None = None) -> list[Candidate]:
     """Every configuration of every family that matches, each once. The first is what is chosen
     without tuning; the others follow as the model ranks them, equal ones in a mixed order.
 
     Families enumerate their knobs in loops, so without mixing the first of equal ones would
-    differ in the innermost knob alone.
+    differ in the innermost knob alone. rank: by default the costs of `hardware.card`.
     """
+    rank = rank or rank_on(hardware.card)
     chosen = choose(w, hardware)
     first = Candidate(chosen.family, chosen.config, rank(w, chosen.family, chosen.config, hardware))
     others: dict[tuple[str, Any], Candidate] = {}

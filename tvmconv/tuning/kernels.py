@@ -18,7 +18,9 @@ from schedules.choose import family
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.direct.family import DirectFamily
 from schedules.lowering import LOWERING
+from schedules.machine.cost import Machine
 from schedules.machine.hardware import CPU, Hardware
+from tvmconv.compiler.targets import find_processor
 from tvmconv.passes import pipeline
 from tvmconv.runtime import toolchain
 
@@ -37,7 +39,13 @@ class Target:
 
     @property
     def hardware(self) -> Hardware:
+        """What to schedule for."""
         return CPU if self.kind == "llvm" else toolchain.cuda_arch(self.arch)
+
+    @property
+    def machine(self) -> Machine:
+        """What runs the kernels: this CPU, or a card of the architecture."""
+        return find_processor(self.arch) if self.kind == "llvm" else self.hardware.card
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from tvmconv.compiler.targets import SIMULATED
 from tvmconv.errors import TuningError, UnsupportedOperatorError
 from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.batches import Batch, Shapes
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
+from tvmconv.reports.data.tuning import TuningReport
 from tvmconv.tuning.candidates import MOST
-from tvmconv.tuning.report import TuningReport
 from tvmconv.tuning.stopwatch import Tracker
 from tvmconv.tuning.workloads import Watch, measure_workloads
 

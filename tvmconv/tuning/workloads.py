@@ -20,14 +20,14 @@ from schedules.choose import family
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import Hardware
 from tvmconv.errors import TargetError, TuningError
+from tvmconv.reports.data.tuning import TunedLayer, TuningReport
 from tvmconv.runtime import toolchain
 from tvmconv.tuning import records as book
 from tvmconv.tuning.budget import Budget, Pace, Want
-from tvmconv.tuning.candidates import MOST, Candidate, space
+from tvmconv.tuning.candidates import MOST, Candidate, rank_on, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.measure import Compiling, Measured, Workshop, default_jobs
 from tvmconv.tuning.records import Record, Records
-from tvmconv.tuning.report import TunedLayer, TuningReport
 from tvmconv.tuning.stopwatch import Tracker
 
 
@@ -72,7 +72,7 @@ def measure_workloads(
     place = Target(target, arch)
     path = Path(records) if records is not None else book.user_file(arch)
     known = Records(arch, [book.read(path)] if path.exists() else [])
-    todo = _todo(counts, place.hardware, known, most)
+    todo = _todo(counts, place, known, most)
     pace = Pace.guessed(target, jobs or default_jobs(place, tracker), place.kind == "llvm")
     budget = Budget(math.inf if budget_s is None else budget_s, pace)
     if dry_run:
@@ -95,12 +95,13 @@ class _Todo:
         return Want(self.layer.share, len(self.candidates))
 
 
-def _todo(counts: Mapping[str, int], hardware: Hardware, known: Records, most: int) -> list[_Todo]:
+def _todo(counts: Mapping[str, int], target: Target, known: Records, most: int) -> list[_Todo]:
     """Every workload of the network, the largest share of its time first."""
+    hardware, rank = target.hardware, rank_on(target.machine)
     found = []
     for text, count in counts.items():
         w = ConvWorkload.from_json(text)
-        whole = space(w, hardware)
+        whole = space(w, hardware, rank)
         us = whole[0].predicted_us * count
         shape = f"{w}, {w.epilogue}"
         layer = TunedLayer(text, shape, count, us, len(whole), 0, "planned")

@@ -18,9 +18,9 @@ UNROLLED = 7
 OTHER_REGISTERS = 40
 #: TVM keeps buffers smaller than this on a CPU's stack, and asks the heap for others every time.
 STACK_BYTES = 1024
-#: Threads that fill a GPU many times over, one for each pixel and 16 bytes of channels.
+#: Threads that fill an H200 many times over, one for each pixel and 16 bytes of channels.
 MANY_THREADS = 1 << 17
-#: A GPU with fewer threads than this waits for memory: tiles are made smaller first.
+#: With fewer threads than this an H200 waits for memory: tiles are made smaller first.
 ENOUGH_THREADS = 1 << 15
 #: Columns of an image of which rows are short, so that blocks have rows side by side.
 SMALL_IMAGE = 28
@@ -84,17 +84,6 @@ def registers(w: ConvWorkload, config: DepthwiseConfig) -> int:
     return sums + ceil_div(loaded * config.vector, 2) + OTHER_REGISTERS
 
 
-def _gpu_problems(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> Iterator[str]:
-    if config.threads > hardware.max_threads:
-        yield f"{config.threads} threads, a block has at most {hardware.max_threads}"
-    elif config.down > 64:
-        yield f"{config.down} tiles down, the third dimension of a block ends at 64"
-    else:
-        most = min(hardware.registers_per_thread, hardware.registers_per_block // config.threads)
-        if registers(w, config) > most:
-            yield f"{registers(w, config)} registers, each of {config.threads} threads has {most}"
-
-
 def _cpu_problems(w: ConvWorkload, config: DepthwiseConfig) -> Iterator[str]:
     if config.threads > 1:
         yield f"{config.threads} threads, a CPU has blocks of one"
@@ -118,8 +107,11 @@ def check(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> None:
         problems.append(f"a vector of {config.vector} channels is cut apart where it is written")
     if w.c % (config.vector * config.lanes):
         problems.append(f"{w.c} channels are no multiple of {config.vector} x {config.lanes}")
-    on_gpu = hardware.kind == "cuda"
-    problems += _gpu_problems(w, config, hardware) if on_gpu else _cpu_problems(w, config)
+    if hardware.kind == "cuda":
+        needed = registers(w, config)
+        problems += hardware.exceeded(config.threads, registers=needed, depth=config.down)
+    else:
+        problems += _cpu_problems(w, config)
     require_none(problems, config, w, hardware.name)
 
 
@@ -167,7 +159,8 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseConfig]:
 
 
 def default(w: ConvWorkload, hardware: Hardware) -> DepthwiseConfig:
-    """Tiles as wide as fit; on a GPU what a sweep over MobileNets' layers on an H200 found.
+    """Tiles as wide as fit; on a GPU what a sweep over MobileNets' layers on an H200 found, by the
+    threads that each multiprocessor has.
 
     With many pixels, wide vectors and 4 columns, 8 for small images. With few, where all threads
     together do not fill the GPU, narrow vectors, and columns only while threads are enough.
@@ -177,11 +170,12 @@ def default(w: ConvWorkload, hardware: Hardware) -> DepthwiseConfig:
     if hardware.kind != "cuda":
         return widest[0]
     vectors = w.n * w.p * w.c // widest[0].vector
-    if vectors * w.q >= MANY_THREADS:
+    if vectors * w.q >= hardware.card.scaled(MANY_THREADS):
         most = 8 if w.q <= SMALL_IMAGE else 4
         return next(config for config in widest if config.columns <= most)
     narrow = min(config.vector for config in one_row)
     found = [config for config in one_row if config.vector == narrow and config.columns <= 4]
     rows = w.n * w.p * w.c // narrow
-    filling = [c for c in found if rows * ceil_div(w.q, c.columns) >= ENOUGH_THREADS]
+    enough = hardware.card.scaled(ENOUGH_THREADS)
+    filling = [c for c in found if rows * ceil_div(w.q, c.columns) >= enough]
     return filling[0] if filling else next(c for c in found if c.columns == 1)

@@ -46,6 +46,7 @@ def footprint(w: ConvWorkload, config: DepthwiseConfig) -> Footprint:
         registers=registers(w, config) - UNUSED,
         shared_bytes=0,
         unit=FP32,
+        operand=dtypes.FP32.name,
         macs=config.threads * pixels * w.r * w.s * vector,
         instructions=warps * thread,
         shared_traffic=config.threads * rounds * loads * x * vector + written + residual,

@@ -260,14 +260,17 @@ def problems(w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardw
         return [f"{w.k // COLUMNS} instructions of {COLUMNS} channels do not split in that many"]
     g = Geometry(w, config)
     found = []
-    if config.threads > hardware.max_threads:
-        found.append(f"{config.threads} threads, a block has at most {hardware.max_threads}")
     if config.chunk % config.deep:
         found.append(f"{config.chunk} steps of a chunk are no multiple of {config.deep} warps")
     if config.stages == 1 and g.chunks > 1:
         found.append(f"{g.chunks} chunks need a second stage")
-    threads = config.threads * max(config.resident, 1)
-    return [*found, *hardware.exceeded(g.shared_bytes, g.registers, threads)]
+    found += hardware.exceeded(
+        config.threads,
+        shared_bytes=g.shared_bytes,
+        registers=g.registers,
+        resident=max(config.resident, 1),
+    )
+    return found
 
 
 def check(w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware) -> None:

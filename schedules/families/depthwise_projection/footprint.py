@@ -56,6 +56,7 @@ def footprint(w: ConvWorkload, config: DepthwiseProjectionConfig) -> Footprint:
         registers=g.registers,
         shared_bytes=g.shared_bytes,
         unit=MMA,
+        operand=w.precision.operands[0],
         macs=g.chunks * steps * (2 * products + seconds) * MMA_MACS,
         instructions=g.chunks * issue + STORE * outputs // (2 * g.run) // 32,
         shared_traffic=int(

@@ -46,8 +46,8 @@ def check(w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
         problems.append("knobs are at least 1")
     elif w.out_shape[-1] % config.vector:
         problems.append(f"{w.out_shape[-1]} channels are no multiple of {config.vector}")
-    if config.threads > hardware.max_threads:
-        problems.append(f"{config.threads} threads, a block has at most {hardware.max_threads}")
+    if config.threads > 0:
+        problems += hardware.exceeded(config.threads)
     require_none(problems, config, w, hardware.name)
 
 
@@ -73,6 +73,7 @@ def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
         registers=32 + 2 * config.vector,
         shared_bytes=0,
         unit=FP32,
+        operand=dtypes.FP32.name,
         macs=config.threads * config.vector * steps,
         instructions=warps * (PLACE + steps * (TAP + 2 * config.vector)),
         shared_traffic=config.threads * steps * (x + x * config.vector) + written + residual,

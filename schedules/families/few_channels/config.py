@@ -16,13 +16,10 @@ from schedules.families.few_channels.geometry import (
     PooledGeometry,
     geometry,
 )
-from schedules.machine.gpus import H200
 from schedules.machine.hardware import Hardware
 
 #: Where a filter can be kept.
 WEIGHTS = ("shared", "registers")
-#: Blocks of a grid whose blocks compute several tiles: two for each SM of an H200.
-BLOCKS = 2 * H200.multiprocessors
 #: Steps along the reduction up to which the arithmetic is no matter.
 FEW_STEPS = 4
 
@@ -73,12 +70,15 @@ def problems(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> 
         return found
     if config.weights not in WEIGHTS:
         found.append(f"the filter is in one of {WEIGHTS}, not in {config.weights!r}")
-    if config.threads > hardware.max_threads:
-        found.append(f"{config.threads} threads, a block has at most {hardware.max_threads}")
     if g.groups % config.parts:
         found.append(f"{g.groups} groups of {GROUP} channels are no multiple of {config.parts}")
-    threads = config.threads * max(config.resident, 1)
-    return [*found, *hardware.exceeded(g.shared_bytes, g.registers, threads)]
+    found += hardware.exceeded(
+        config.threads,
+        shared_bytes=g.shared_bytes,
+        registers=g.registers,
+        resident=max(config.resident, 1),
+    )
+    return found
 
 
 def _pool_problems(g: PooledGeometry) -> list[str]:
@@ -94,6 +94,11 @@ def check(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> Non
     require_none(problems(w, config, hardware), config, w, hardware.name)
 
 
+def persistent(hardware: Hardware) -> int:
+    """Blocks of a grid whose blocks compute several tiles: two for each multiprocessor."""
+    return 2 * hardware.card.multiprocessors
+
+
 def widest(w: ConvWorkload, most: int) -> int:
     """Warps side by side, at most so many, that leave the fewest columns idle."""
     columns = ceil_div(w.q, ROWS)
@@ -102,15 +107,16 @@ def widest(w: ConvWorkload, most: int) -> int:
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
     """Every configuration worth trying, each of which fits."""
-    for down, across, parts, tall, weights, (blocks, resident) in itertools.product(
+    blocks = persistent(hardware)
+    for down, across, parts, tall, weights, (grid, resident) in itertools.product(
         (2, 1, 4, 8),
         sorted({widest(w, most) for most in (8, 4, 2, 1)}, reverse=True),
         (1, 2, 3),
         (1, 2, 4),
         WEIGHTS,
-        ((0, 0), (BLOCKS, 2), (BLOCKS // 2, 1)),
+        ((0, 0), (blocks, 2), (blocks // 2, 1)),
     ):
-        config = FewChannelsConfig(down, across, parts, tall, weights, blocks, resident)
+        config = FewChannelsConfig(down, across, parts, tall, weights, grid, resident)
         if not problems(w, config, hardware):
             yield config
 
@@ -122,28 +128,28 @@ def default(w: ConvWorkload, hardware: Hardware) -> FewChannelsConfig | None:
     that fetch the next tile meanwhile, more of them where there is little to add up; where tiles
     are few they are small, and warps share the filter's columns, which they keep.
     """
-    across = widest(w, 8)
+    across, blocks = widest(w, 8), persistent(hardware)
     small = FewChannelsConfig(1, across)
     g = geometry(w, small)
     if w.epilogue.pool is not None:
-        wanted = _pooled_defaults(w, across)
-    elif math.prod(g.tiles) <= 2 * BLOCKS:
-        halves = FewChannelsConfig(2, widest(w, 2), 2, 1, "registers", BLOCKS // 2, 1)
+        wanted = _pooled_defaults(w, across, blocks)
+    elif math.prod(g.tiles) <= 2 * blocks:
+        halves = FewChannelsConfig(2, widest(w, 2), 2, 1, "registers", blocks // 2, 1)
         wanted = [*[halves] * (g.groups == 2 and g.steps > FEW_STEPS), small]
     elif g.steps <= FEW_STEPS and g.groups == 1:
-        wanted = [FewChannelsConfig(4, 1, tall=4, blocks=2 * BLOCKS), small]
+        wanted = [FewChannelsConfig(4, 1, tall=4, blocks=2 * blocks), small]
     else:
-        tall = FewChannelsConfig(4, 1, tall=4, blocks=BLOCKS, resident=2)
-        wanted = [tall, FewChannelsConfig(2, across, blocks=BLOCKS, resident=2), small]
+        tall = FewChannelsConfig(4, 1, tall=4, blocks=blocks, resident=2)
+        wanted = [tall, FewChannelsConfig(2, across, blocks=blocks, resident=2), small]
     fitting = (config for config in wanted if not problems(w, config, hardware))
     return next(fitting, None) or next(space(w, hardware), None)
 
 
-def _pooled_defaults(w: ConvWorkload, across: int) -> list[FewChannelsConfig]:
+def _pooled_defaults(w: ConvWorkload, across: int, blocks: int) -> list[FewChannelsConfig]:
     """The fewer blocks, the fewer tiles are computed only for their last row."""
-    tall = FewChannelsConfig(2 * POOL_STEP, across, blocks=BLOCKS, resident=2)
+    tall = FewChannelsConfig(2 * POOL_STEP, across, blocks=blocks, resident=2)
     low = replace(tall, down=POOL_STEP)
     g = geometry(w, tall)
-    many = g.groups == 1 and math.prod(g.tiles) > 2 * BLOCKS
-    alone = replace(low, blocks=BLOCKS // 2, resident=1)
+    many = g.groups == 1 and math.prod(g.tiles) > 2 * blocks
+    alone = replace(low, blocks=blocks // 2, resident=1)
     return [*[tall] * many, low, alone]

@@ -44,6 +44,7 @@ def _tile(g: Geometry) -> Footprint:
         registers=g.registers,
         shared_bytes=g.shared_bytes,
         unit=MMA,
+        operand=w.precision.operands[0],
         macs=warps * g.steps * products * ROWS * 8 * PAIRS * 2,
         instructions=warps * g.steps * issued + (COPY * copies + STORE * outputs // 8) // 32,
         shared_traffic=warps * g.steps * loaded + 2 * patch,

@@ -11,15 +11,13 @@ from schedules.conv.gemm import Gemm, Reduction, Tile, stored_columns
 from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.errors import ConfigError, passes, require_none
-from schedules.machine.gpus import H200
+from schedules.machine.gpus import H200, Card
 from schedules.machine.hardware import Hardware
 
 #: Registers that addresses and loop counters took in compiled kernels, beside the fragments.
 REGISTERS_BESIDE_FRAGMENTS = 40
 #: Floats between two rows of 32 partial sums in shared memory: 4 more, against bank conflicts.
 SUMS_STRIDE = 36
-#: A block cluster has at most so many blocks, unless it asks for a size that is not portable.
-LARGEST_CLUSTER = 8
 #: Filter taps that a row's mask of valid taps has bits for.
 MOST_TAPS = 32
 
@@ -114,7 +112,13 @@ def check(w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> None:
     sizes = (config.warps_m, config.warps_k, config.fragments_m, config.fragments_k)
     if min(*sizes, config.chunk, config.warps_i, config.split, config.swizzle) < 1:
         raise ConfigError(f"{config}: every knob is at least 1")
-    problems = [*_shape_problems(w, config), *_hardware_problems(config, hardware)]
+    problems = list(_shape_problems(w, config))
+    problems += hardware.exceeded(
+        config.threads,
+        shared_bytes=shared_bytes(config),
+        registers=fragment_registers(config) + REGISTERS_BESIDE_FRAGMENTS,
+        cluster=config.split,
+    )
     require_none(problems, config, w, hardware.name)
 
 
@@ -137,22 +141,6 @@ def _shape_problems(w: ConvWorkload, config: MmaSyncConfig) -> Iterator[str]:
             yield f"{config.threads} threads do not share the {name} tile evenly"
 
 
-def _hardware_problems(config: MmaSyncConfig, hardware: Hardware) -> Iterator[str]:
-    needed, threads = shared_bytes(config), config.threads
-    if needed > hardware.shared_bytes:
-        yield f"{needed} bytes of shared memory, a block has {hardware.shared_bytes}"
-    if threads > hardware.max_threads:
-        yield f"{threads} threads, a block has at most {hardware.max_threads}"
-    registers = fragment_registers(config) + REGISTERS_BESIDE_FRAGMENTS
-    available = min(hardware.registers_per_thread, hardware.registers_per_block // threads)
-    if registers > available:
-        yield f"{registers} registers, each of {threads} threads has {available}"
-    if config.split > 1 and hardware.sm < 90:
-        yield "clusters of blocks need sm_90"
-    if config.split > LARGEST_CLUSTER:
-        yield f"a cluster has at most {LARGEST_CLUSTER} blocks"
-
-
 def fits(w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> bool:
     return passes(check, w, config, hardware)
 
@@ -170,27 +158,27 @@ GPU_TILES = {
     (2, 1, 1, 2, 2): 140.0,  # 32 x 32
     (1, 1, 1, 2, 4): 90.0,  # 16 x 32
 }
-#: Of the same GPU: its multiprocessors; what a kernel takes with no steps; what 64 of the
-#: reduction take besides multiplications, where no other block fills the gap, and the TFLOP/s of
-#: these then; what a cluster takes to start together and to add up, and each of its blocks.
-MULTIPROCESSORS = H200.multiprocessors
-LAUNCH_US, STEP_US, ALONE_TFLOPS, CLUSTER_US, RANK_US = 2.4, 0.07, 3.0, 2.0, 0.15
-#: Blocks that splitting sums may make: past it, clusters were seen to wait for each other.
+#: On the same GPU: microseconds that 64 of the reduction take besides multiplications, where no
+#: other block fills the gap, and the TFLOP/s of these then; microseconds that a cluster takes to
+#: start together and to add up, and each of its blocks.
+STEP_US, ALONE_TFLOPS, CLUSTER_US, RANK_US = 0.07, 3.0, 2.0, 0.15
+#: Blocks that splitting the reduction may make on it: with more, clusters were seen to wait for
+#: each other.
 MOST_BLOCKS = 112
 
 
 def guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
     """Those to start from, the best guess first, that pass `check`."""
-    return (config for config in _ranked(w) if fits(w, config, hardware))
+    return (config for config in _ranked(w, hardware) if fits(w, config, hardware))
 
 
-def _ranked(w: ConvWorkload) -> Iterator[MmaSyncConfig]:
+def _ranked(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
     """By `estimate_us`, each with as many stages as fit; then what fits where nothing of that does.
 
     Weights are stored in as many columns as the widest tile of `gemm.TILES_K` reads, and tiles
     that read more are left out, so that buckets share them.
     """
-    chunk = _chunk(w)
+    chunk, most = _chunk(w), hardware.card.scaled(MOST_BLOCKS)
     tried: list[tuple[float, MmaSyncConfig]] = []
     for warps_m, warps_k, m, k, warps_i in GPU_TILES:
         if chunk == 4:
@@ -201,9 +189,9 @@ def _ranked(w: ConvWorkload) -> Iterator[MmaSyncConfig]:
         if gemm.k_pad > stored_columns(w.group_k):
             continue
         for split in (1, 2, 4, 8):
-            if split == 1 or gemm.blocks * split <= MOST_BLOCKS:
+            if split == 1 or gemm.blocks * split <= most:
                 one = replace(config, split=split)
-                tried.append((estimate_us(w, one), one))
+                tried.append((estimate_us(w, one, hardware.card), one))
     for _, config in sorted(tried, key=lambda one: one[0]):
         # Three stages of 128 x 128 leave room for a second block on the multiprocessor; of other
         # large tiles they were as fast as four.
@@ -218,24 +206,29 @@ def _chunk(w: ConvWorkload) -> int:
     return 4 if reduction.outer * ceil_div(reduction.inner, 16) % 4 in (0, 3) else 2
 
 
-def estimate_us(w: ConvWorkload, config: MmaSyncConfig) -> float:
-    """What the kernel would take on an H200, roughly: whichever is longer, all the steps of the
-    busiest multiprocessor at the tile's rate, or those of one block alone. It ranks tiles and
-    splits of one workload, and is not meant to be compared with anything else."""
+def estimate_us(w: ConvWorkload, config: MmaSyncConfig, card: Card) -> float:
+    """Returns roughly the microseconds of a kernel beside its launch: whichever is longer, all the
+    steps of the busiest multiprocessor at the tile's rate, or those of one block alone.
+
+    It ranks tiles and splits of one workload, and is not meant to be compared with anything else:
+    each multiprocessor is taken for one of an H200, whatever the card.
+    """
     shape = (config.warps_m, config.warps_k, config.fragments_m, config.fragments_k)
     rate = next(rate for known, rate in GPU_TILES.items() if known[:4] == shape)
     tile, blocks = config.tile, gemm_of(w, config).blocks * config.split
     megaflops = 2e-6 * tile.m * tile.k * tile.i
     count = ceil_div(steps(w, config), config.split)
-    busiest = ceil_div(blocks, MULTIPROCESSORS) * count * megaflops / (rate / MULTIPROCESSORS)
+    each = rate / H200.multiprocessors
+    busiest = ceil_div(blocks, card.multiprocessors) * count * megaflops / each
     alone = count * (STEP_US * config.chunk / 4 + megaflops / ALONE_TFLOPS)
     cluster = CLUSTER_US + RANK_US * config.split if config.split > 1 else 0.0
-    return LAUNCH_US + max(busiest, alone) + cluster
+    return max(busiest, alone) + cluster
 
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
     """Every configuration worth trying that passes `check`, the best guess first: sums are split
     among blocks only where these are few."""
+    most = hardware.card.scaled(MOST_BLOCKS)
     first = next(guesses(w, hardware), None)
     if first is not None:
         yield first
@@ -244,7 +237,7 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
     ):
         config = MmaSyncConfig(warps_m, warps_k, m, k, chunk, stages, warps_i, split, swizzle)
         blocks = gemm_of(w, config).blocks
-        if split > 1 and (blocks * split > MOST_BLOCKS or swizzle > 1):
+        if split > 1 and (blocks * split > most or swizzle > 1):
             continue
         if config != first and fits(w, config, hardware):
             yield config

@@ -48,6 +48,7 @@ def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
         registers=fragment_registers(config) + REGISTERS_BESIDE_FRAGMENTS,
         shared_bytes=shared_bytes(config),
         unit=MMA,
+        operand=w.precision.operands[0],
         macs=macs * count,
         instructions=step * count + STORE * outputs // GPU_VECTOR // 32,
         shared_traffic=count * (loads * FRAGMENT_BYTES + x * copied) + 8 * outputs * (parts > 1),

@@ -12,7 +12,7 @@ from schedules.families.wgmma.plan import Plan
 from schedules.threads.barrier_pipeline import BarrierPipeline
 from schedules.threads.control import Index, repeat
 from schedules.threads.kernel import Kernel
-from schedules.threads.launch import Thread
+from schedules.threads.launch import Launch, Thread
 from schedules.threads.registers import Variable, keep
 from schedules.threads.shared_memory import SharedMemory
 
@@ -23,6 +23,7 @@ class Block:
     number of the thread's warpgroup."""
 
     plan: Plan
+    launch: Launch
     operands: Kernel
     maps: dict[str, Expr]
     shared: SharedMemory
@@ -45,7 +46,7 @@ class Block:
                 tile.value // plan.tiles_k * config.rows,
                 tile.value % plan.tiles_k * config.columns,
             )
-            tile.set(tile.value + plan.grid // config.split)
+            tile.set(tile.value + self.launch.blocks // config.split)
 
     def first_step(self) -> Expr:
         """The step of the reduction with which the block begins."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from intrinsics import wgmma
+from schedules.machine.gpus import HOPPER
 
-#: Of a multiprocessor; what a producer keeps of them; and the most that a thread can have.
-REGISTERS, PRODUCER_REGISTERS, MOST_REGISTERS = 65536, 24, 240
+#: Registers that a producer's thread keeps, and the most that a consumer's can have.
+PRODUCER_REGISTERS, MOST_REGISTERS = 24, 240
 #: Columns of the pieces in which a tile leaves through shared memory.
 PIECES = (64, 32, 16)
 
@@ -55,7 +56,7 @@ class WgmmaConfig:
     @property
     def share(self) -> int:
         """Registers that each thread of a block starts with."""
-        return REGISTERS // self.resident // self.threads // 8 * 8
+        return HOPPER.registers // self.resident // self.threads // 8 * 8
 
     @property
     def exchanges_registers(self) -> bool:

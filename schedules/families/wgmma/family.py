@@ -86,7 +86,7 @@ class WgmmaFamily:
 
     def schedule(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
         check(w, config, hardware)
-        return kernel(w, config)
+        return kernel(w, config, hardware)
 
     def padded_macs(self, w: ConvWorkload, config: WgmmaConfig) -> int:
         plan = Plan(w, config)

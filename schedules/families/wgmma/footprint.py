@@ -33,9 +33,10 @@ def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footp
     return Footprint(
         blocks=plan.tiles * config.split,
         threads=config.threads,
-        registers=hardware.registers_per_block // config.resident // config.threads,
+        registers=hardware.limits.registers // config.resident // config.threads,
         shared_bytes=plan.memory.bytes,
         unit=WGMMA,
+        operand=w.precision.operands[0],
         macs=steps * config.rows * config.columns * plan.depth,
         instructions=consumers * (steps * STEP + config.accumulators * ACCUMULATOR),
         shared_traffic=shared,

@@ -36,6 +36,7 @@ from schedules.families.wgmma.cluster_store import ClusterStore
 from schedules.families.wgmma.config import PRODUCER_REGISTERS, WgmmaConfig
 from schedules.families.wgmma.plan import Plan
 from schedules.families.wgmma.tensor_store import TensorStore
+from schedules.machine.hardware import Hardware
 from schedules.threads import ptx
 from schedules.threads.barrier_pipeline import BarrierPipeline, Consumer
 from schedules.threads.control import Index, either, grid, serial, unrolled, when
@@ -46,18 +47,18 @@ from schedules.threads.shared_memory import SharedMemory
 from schedules.threads.tensor_map import tensor_map
 
 
-def kernel(w: ConvWorkload, config: WgmmaConfig) -> tirx.PrimFunc:
+def kernel(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
     """Returns the kernel, with the operands of `Plan.signature`."""
     plan = Plan(w, config)
+    launch = Launch(plan.grid(hardware), config.threads, config.split, config.resident)
     with Kernel(plan.signature) as function:
         maps = _encode(plan, function)
-        launch = Launch(plan.grid, config.threads, config.split, config.resident)
         with function.launch(launch) as thread:
             # Named for its kind: in one module, kernels that name it alike must type it alike.
             shared = SharedMemory(plan.memory, "wgmma_shared")
             pipeline = BarrierPipeline(shared, config.stages, config.warpgroups)
             group = keep("group", thread.warpgroup)
-            block = Block(plan, function, maps, shared, pipeline, thread, group)
+            block = Block(plan, launch, function, maps, shared, pipeline, thread, group)
             _initialise(block)
             with either(group == config.warpgroups) as (producer, consumers):
                 with producer:

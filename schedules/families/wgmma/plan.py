@@ -11,13 +11,11 @@ from intrinsics.record import TensorIntrinsic
 from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.families.wgmma.config import WgmmaConfig
-from schedules.machine.gpus import H200
+from schedules.machine.hardware import Hardware
 from schedules.threads.shared_layout import BARRIER, Part, SharedLayout
 
 #: Elements that pad a row of accumulators in shared memory, against bank conflicts.
 ACCUMULATORS_PAD = 4
-#: Of the card that the grid and the clusters are sized for; with others they are right, and slower.
-MULTIPROCESSORS = H200.multiprocessors
 #: A swizzle repeats after 8 rows of 128 bytes, and is computed from the address.
 SWIZZLE_ALIGNMENT = 1024
 
@@ -139,12 +137,12 @@ class Plan:
                 problems.append("the output is a scattered part of a tensor")
         return problems
 
-    @property
-    def grid(self) -> int:
-        """Blocks of the kernel."""
+    def grid(self, hardware: Hardware) -> int:
+        """Blocks of the launch: a cluster for each tile, or as many persistent blocks as all
+        multiprocessors hold at once."""
         if self.clustered:
             return self.tiles * self.config.split
-        return min(self.tiles, MULTIPROCESSORS * self.config.resident)
+        return min(self.tiles, hardware.card.multiprocessors * self.config.resident)
 
     @property
     def pieces(self) -> int:

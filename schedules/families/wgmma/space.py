@@ -9,7 +9,7 @@ from intrinsics import wgmma
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import ConfigError, passes, require_none
 from schedules.families.wgmma.config import WgmmaConfig
-from schedules.families.wgmma.plan import MULTIPROCESSORS, Plan
+from schedules.families.wgmma.plan import Plan
 from schedules.machine.hardware import Hardware
 
 #: Registers of a thread beside its accumulators: addresses, counters, one piece of the epilogue.
@@ -17,8 +17,6 @@ OTHER_REGISTERS = 56
 #: What ptxas wants beside one instruction's accumulators (its error C7602), of the share that a
 #: thread starts with, whatever it asks for later.
 REGISTERS_OF_ONE = 26
-#: Bytes that aligning shared memory to a swizzle, and the barriers, can take.
-SPARE_BYTES = 1024
 
 
 def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
@@ -37,11 +35,12 @@ def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
         problems.append(f"{plan.steps} steps can't be split among {config.split}")
     if plan.clustered and config.rows * config.columns // 8 % config.split:
         problems.append("the blocks of a cluster do not share the tile evenly")
-    needed = config.resident * (plan.memory.bytes + SPARE_BYTES)
-    if needed > hardware.shared_bytes + SPARE_BYTES:
-        problems.append(f"{needed} bytes of shared memory, there are {hardware.shared_bytes}")
-    if config.threads * config.resident > 2048 or config.threads > hardware.max_threads:
-        problems.append(f"{config.resident} blocks of {config.threads} threads")
+    problems += hardware.exceeded(
+        config.threads,
+        shared_bytes=plan.memory.bytes,
+        resident=config.resident,
+        cluster=config.split,
+    )
     if config.columns // 2 + REGISTERS_OF_ONE > config.share:
         problems.append(f"one instruction of {config.columns} columns takes more than a share")
     if config.accumulators + OTHER_REGISTERS > config.registers:
@@ -52,7 +51,9 @@ def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
 
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
-    """Every configuration worth trying that passes `check`."""
+    """Every configuration worth trying that passes `check`. The reduction is split where there are
+    at most two blocks for each multiprocessor then."""
+    most = 2 * hardware.card.multiprocessors
     for (groups, fragments), columns, stages, split, resident in itertools.product(
         ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2)),
         columns_worth(w.k),
@@ -61,7 +62,7 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
         (1, 2),
     ):
         config = WgmmaConfig(groups, fragments, columns, stages, split, resident)
-        if split > 1 and (resident > 1 or Plan(w, config).tiles * split > 2 * MULTIPROCESSORS):
+        if split > 1 and (resident > 1 or Plan(w, config).tiles * split > most):
             continue
         if fits(w, config, hardware):
             yield config

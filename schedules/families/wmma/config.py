@@ -115,16 +115,12 @@ def _gpu_problems(
     intrinsic: TensorIntrinsic,
     threads: int,
 ) -> list[str]:
-    tile, problems = config.tile, []
-    needed = shared_bytes(w, config)
-    registers = fragment_registers(intrinsic, config) + REGISTERS_BESIDE_FRAGMENTS
-    if needed > hardware.shared_bytes:
-        problems.append(f"{needed} bytes of shared memory, a block has {hardware.shared_bytes}")
-    if threads > hardware.max_threads:
-        problems.append(f"{threads} threads, a block has at most {hardware.max_threads}")
-    available = min(hardware.registers_per_thread, hardware.registers_per_block // threads)
-    if registers > available:
-        problems.append(f"{registers} registers, each of {threads} threads has {available}")
+    tile = config.tile
+    problems = hardware.exceeded(
+        threads,
+        shared_bytes=shared_bytes(w, config),
+        registers=fragment_registers(intrinsic, config) + REGISTERS_BESIDE_FRAGMENTS,
+    )
     if config.asynchronous and not hardware.has_cp_async:
         problems.append("cp.async needs sm_80")
     if config.asynchronous and not gathers_whole(w, tile):
@@ -243,15 +239,16 @@ GPU_TILES = (
 NARROW_TILES = ((2, 1, 1, 1), (1, 1, 1, 1))
 #: The last resort: a step of 16 channels is too little to be copied by more threads.
 ONE_WARP = (1, 1, 2, 2)
-#: As many blocks keep a GPU of 132 multiprocessors (an H200) busy enough: with fewer, the next
-#: smaller tile was faster in a sweep over ResNet-18's layers at batch 1, 8, 32 and 128.
+#: As many blocks keep an H200 busy enough: with fewer, the next smaller tile was faster in a sweep
+#: over ResNet-18's layers at batch 1, 8, 32 and 128.
 ENOUGH_BLOCKS = 96
 
 
 def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
     """The largest tile that makes enough blocks and pads few channels, as many stages as fit."""
     tiles = [t for t in GPU_TILES if _suits(w, WmmaConfig(*t).tile)]
-    filling = [t for t in tiles if _blocks(w, t) >= ENOUGH_BLOCKS]
+    enough = hardware.card.scaled(ENOUGH_BLOCKS)
+    filling = [t for t in tiles if _blocks(w, t) >= enough]
     instruction = _instruction(w)
     shapes = [
         (tile, (16, 16, 16)) for tile in (*filling, *reversed(tiles), GPU_TILES[-1], ONE_WARP)

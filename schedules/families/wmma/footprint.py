@@ -90,6 +90,7 @@ def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
         registers=fragment_registers(intrinsic, config) + REGISTERS_BESIDE_FRAGMENTS,
         shared_bytes=shared_bytes(w, config),
         unit=MMA,
+        operand=w.precision.operands[0],
         macs=macs * steps,
         instructions=step * steps + stores,
         shared_traffic=(fragments + copied) * steps + staged,

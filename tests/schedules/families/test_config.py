@@ -36,6 +36,7 @@ GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}
 W = ConvWorkload(8, 28, 28, 64, 128, 3, 3, padding=(1, 1, 1, 1))
 DEPTHWISE: dict[str, Any] = {"k": 64, "groups": 64}
 GOOD = WmmaConfig(2, 2, 4, 2, 2, 2)
+TINY = replace(GPUS["sm_75"], name="tiny", limits=replace(GPUS["sm_75"].limits, block_shared=1024))
 ALL_HARDWARE = (CPU, *CUDA_ARCHS)
 
 
@@ -140,7 +141,11 @@ def test_direct_config_that_does_not_fit(
         (DepthwiseConfig(32), "llvm", "a vector of 32 is no power of two up to 16"),
         (DepthwiseConfig(8, lanes=3), "sm_90", "64 channels are no multiple of 8 x 3"),
         (DepthwiseConfig(8, lanes=8, across=9, down=16), "sm_90", "1152 threads, .* at most 1024"),
-        (DepthwiseConfig(1, lanes=2, down=65), "sm_90", "65 tiles down, .* ends at 64"),
+        (
+            DepthwiseConfig(1, lanes=2, down=65),
+            "sm_90",
+            "65 threads in the third dim",
+        ),
         # 128 sums, (8 + 2) x 2 columns and 3 taps of 4 registers, and 40 beside.
         (DepthwiseConfig(8, 8, 2, 8, 4, 2), "sm_90", "260 registers, each of 64 threads has 255"),
         (DepthwiseConfig(8, 8, 1, 8, 4, 32), "sm_90", "156 registers, .* of 1024 threads has 64"),
@@ -280,8 +285,8 @@ def test_the_tiles_that_operands_are_packed_for_are_those_of_gpus() -> None:
             "has to be NHWC, .* is NHWC4n8c",
         ),
         ({"out_layout": PACKED}, CPU, "wmma_nhwc", "the output is laid out as NHWC16n16c"),
-        ({}, Hardware("sm_61", 61), "wmma_nhwc", "sm_61 has no tensor cores"),
-        ({}, Hardware("tiny", 75, 1024), "wmma_nhwc", "no configuration fits tiny"),
+        ({}, replace(GPUS["sm_70"], name="sm_61", sm=61), "wmma_nhwc", "sm_61 has no WMMA"),
+        ({}, TINY, "wmma_nhwc", "no configuration fits tiny"),
         ({"out_layout": Layout(1, 7)}, CPU, "wmma_packed", "no configuration fits llvm"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -301,7 +306,7 @@ def test_reject_says_why(
 
 def test_last_family_takes_everything() -> None:
     for w in WORKLOADS.values():
-        for hardware in (*ALL_HARDWARE, Hardware("sm_61", 61)):
+        for hardware in (*ALL_HARDWARE, replace(GPUS["sm_70"], name="sm_61", sm=61)):
             assert isinstance(FAMILIES[-1].match(w, hardware), Match)
 
 

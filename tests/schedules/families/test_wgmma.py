@@ -17,7 +17,7 @@ from intrinsics import wgmma
 from schedules.choose import family
 from schedules.conv.activations import Activation
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue, Window
-from schedules.families.wgmma.config import PRODUCER_REGISTERS, REGISTERS, WgmmaConfig
+from schedules.families.wgmma.config import PRODUCER_REGISTERS, WgmmaConfig
 from schedules.families.wgmma.plan import Plan, depth
 from schedules.families.wgmma.space import check, fits
 from schedules.families.wgmma.tensor_maps import pixels
@@ -208,7 +208,7 @@ def test_nobody_asks_for_registers_that_are_not_there(name: str) -> None:
     w = W if name == "W" else replace(W, n=1)
     asked = 0
     for config in FAMILY.space(w, HOPPER):
-        share = REGISTERS // config.resident // config.threads // 8 * 8
+        share = HOPPER.limits.registers // config.resident // config.threads // 8 * 8
         consumers = config.warpgroups * wgmma.WARPGROUP * config.registers
         producers = wgmma.WARPGROUP * PRODUCER_REGISTERS
         if config.exchanges_registers:

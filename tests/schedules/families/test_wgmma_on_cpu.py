@@ -101,7 +101,7 @@ def test_it_gives_what_onnxruntime_gives(name: str) -> None:
 def test_some_blocks_take_tile_after_tile() -> None:
     for name in ("tile after tile", "tile after tile, one stage too few"):
         plan = Plan(*ODD[name])
-        assert plan.tiles > plan.grid, name
+        assert plan.tiles > plan.grid(HOPPER), name
 
 
 @pytest.mark.slow

@@ -12,24 +12,36 @@ from hypothesis import strategies as st
 from schedules.choose import FAMILIES, choose, family
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue
 from schedules.family import Match
-from schedules.machine.cost import LATENCY_US, Cost, conv_cost, conv_floor, copy_cost, moved_bytes
+from schedules.machine.cost import (
+    Cost,
+    Machine,
+    conv_cost,
+    conv_floor,
+    copy_cost,
+    moved_bytes,
+)
+from schedules.machine.footprint import MMA
+from schedules.machine.gpus import H200, Card
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
+from schedules.machine.processor import Processor
 from tests.support.workloads import FP32_OUT, workloads
 
 LARGE = ConvWorkload(32, 56, 56, 64, 64, 3, 3, padding=(1, 1, 1, 1))
 hardware = st.sampled_from((CPU, *CUDA_ARCHS))
+PROCESSOR = Processor("some", 2, 2.5, 16)
+machines = st.sampled_from((PROCESSOR, *(one.card for one in CUDA_ARCHS)))
 
 
-@given(workloads(), hardware)
-def test_floor_is_never_above_a_cost(w: ConvWorkload, machine: Hardware) -> None:
+@given(workloads(), hardware, machines)
+def test_floor_is_never_above_a_cost(w: ConvWorkload, target: Hardware, machine: Machine) -> None:
     floor = conv_floor(w, machine)
     assert 0 < floor.us < math.inf
     for one in FAMILIES:
-        answer = one.match(w, machine)
+        answer = one.match(w, target)
         if isinstance(answer, Match):
             cost = conv_cost(w, one, answer.config, machine)
             assert cost.us >= floor.us
-            assert cost.us >= LATENCY_US
+            assert cost.us >= machine.least_us
 
 
 @pytest.mark.parametrize("letter", ["n", "h", "w", "k", "r", "s"])
@@ -44,19 +56,19 @@ def test_more_of_anything_does_not_cost_less(letter: str, w: ConvWorkload, more:
         changes["w"] = w.w + more * w.dilation[1]
     larger = replace(w, **changes)
     small = replace(w, window=None)
-    assert conv_floor(larger, CPU).us >= conv_floor(small, CPU).us
+    assert conv_floor(larger, H200).us >= conv_floor(small, H200).us
     direct = family("direct")
     config = direct.match(small, CPU)
     assert isinstance(config, Match)
-    costs = [conv_cost(one, direct, config.config, CPU).us for one in (small, larger)]
+    costs = [conv_cost(one, direct, config.config, H200).us for one in (small, larger)]
     assert costs[0] <= costs[1]
 
 
 def test_small_ones_cost_a_launch() -> None:
     tiny = ConvWorkload(1, 1, 1, 16, 16, 1, 1)
     cost = choose(tiny, CPU).cost
-    assert cost == Cost(LATENCY_US, "latency")
-    assert conv_floor(tiny, CPU).us < LATENCY_US
+    assert cost == Cost(H200.least_us, "latency")
+    assert conv_floor(tiny, H200).us < H200.least_us
 
 
 def test_what_limits() -> None:
@@ -66,7 +78,7 @@ def test_what_limits() -> None:
     thin = replace(LARGE, n=256, c=16, k=16, r=1, s=1, padding=(0, 0, 0, 0))
     assert choose(thin, CPU).cost.limit == "memory"
     arithmetic = choose(wide, CPU).cost.us
-    assert arithmetic == pytest.approx(2 * wide.useful_macs / (CPU.tensor_tflops * 1e6))
+    assert arithmetic == pytest.approx(2 * wide.useful_macs / (H200.tflops(MMA, "float16") * 1e6))
 
 
 def test_padding_is_paid_for() -> None:
@@ -75,16 +87,26 @@ def test_padding_is_paid_for() -> None:
     assert isinstance(config, Match)
     wide = replace(LARGE, n=256, c=1024, k=1024)
     one_more = replace(wide, k=1025)
-    costs = [conv_cost(w, wmma, config.config, CPU).us for w in (wide, one_more)]
-    floors = [conv_floor(w, CPU).us for w in (wide, one_more)]
+    costs = [conv_cost(w, wmma, config.config, H200).us for w in (wide, one_more)]
+    floors = [conv_floor(w, H200).us for w in (wide, one_more)]
     assert costs[1] - costs[0] > 10 * (floors[1] - floors[0])
 
 
-@pytest.mark.parametrize("rate", ["tensor_tflops", "memory_gbps"])
-def test_a_faster_machine_costs_less(rate: str) -> None:
-    w = replace(LARGE, c=1024, k=1024) if rate == "tensor_tflops" else replace(LARGE, r=1, s=1)
-    faster = replace(CPU, **{rate: 2 * getattr(CPU, rate)})
-    assert choose(w, faster).cost.us == pytest.approx(choose(w, CPU).cost.us / 2, rel=0.3)
+def faster(card: Card, unit: str = "") -> Card:
+    """With twice the rate of a unit, or else of memory."""
+    if not unit:
+        return replace(card, memory_gbps=2 * card.memory_gbps)
+    rates = tuple(
+        replace(one, tera=2 * one.tera) if one.unit == unit else one for one in card.rates
+    )
+    return replace(card, rates=rates)
+
+
+@pytest.mark.parametrize("unit", [MMA, ""])
+def test_a_faster_card_costs_less(unit: str) -> None:
+    w = replace(LARGE, c=1024, k=1024) if unit else replace(LARGE, r=1, s=1)
+    target = replace(CPU, card=faster(H200, unit))
+    assert choose(w, target).cost.us == pytest.approx(choose(w, CPU).cost.us / 2, rel=0.3)
 
 
 def test_bytes_moved() -> None:
@@ -103,10 +125,10 @@ def test_bytes_moved() -> None:
     assert moved_bytes(strided) == 2 * (out // 4 + 64 * 64 + out // 4)
 
 
-@given(st.integers(1, 10**9), hardware)
-def test_a_copy_is_read_and_written(elements: int, machine: Hardware) -> None:
-    cost = copy_cost(elements, machine)
-    assert cost.us == max(LATENCY_US, 4 * elements / (machine.memory_gbps * 1e3))
+@given(st.integers(1, 10**9), machines)
+def test_a_copy_is_read_and_written(elements: int, machine: Machine) -> None:
+    cost = copy_cost(elements, machine, "float16")
+    assert cost.us == max(machine.least_us, 4 * elements / (machine.memory_gbps * 1e3))
     assert copy_cost(elements, machine, "float32").us >= cost.us
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -14,10 +14,10 @@ from schedules.conv.workload import ConvWorkload
 from schedules.family import Reject
 from schedules.machine import model
 from schedules.machine.cost import conv_floor
-from schedules.machine.footprint import FP32, MMA, WGMMA, Footprint, exchange
-from schedules.machine.gpus import MACHINES, machine
+from schedules.machine.footprint import FP32, MMA, Footprint, exchange
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.machine.model import LIMITS, resident, time_of
+from tests.schedules.machine.test_cost import faster
 from tests.support.workloads import PAIRS, WORKLOADS, workloads
 
 GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}
@@ -38,6 +38,7 @@ def footprints(draw: st.DrawFn) -> Footprint:
         registers=draw(st.integers(16, min(255, 65536 // threads))),
         shared_bytes=draw(st.integers(0, 60 << 10)),
         unit=unit,
+        operand="float16",
         macs=multiplies,
         instructions=multiplies // 32 + draw(st.integers(1, 1 << 12)) * steps,
         shared_traffic=draw(st.integers(0, 1 << 22)),
@@ -95,11 +96,11 @@ def test_what_is_asked_for_ahead_of_time_is_not_waited_for(
     assert times == sorted(times, reverse=True)
 
 
-@pytest.mark.parametrize("rate", ["tensor_tflops", "fp32_tflops", "memory_gbps"])
+@pytest.mark.parametrize("unit", [MMA, FP32, ""])
 @given(f=footprints(), machine_=hardware)
-def test_a_faster_machine_takes_no_longer(rate: str, f: Footprint, machine_: Hardware) -> None:
-    faster = replace(machine_, **{rate: 2 * getattr(machine_, rate)})
-    assert time_of(f, faster).us <= time_of(f, machine_).us * (1 + 1e-9)
+def test_a_faster_card_takes_no_longer(unit: str, f: Footprint, machine_: Hardware) -> None:
+    other = replace(machine_, card=faster(machine_.card, unit))
+    assert time_of(f, other).us <= time_of(f, machine_).us * (1 + 1e-9)
 
 
 @given(footprints(), hardware)
@@ -124,7 +125,7 @@ def test_what_is_launched_after_it_adds(f: Footprint, after: Footprint, machine_
 
 
 #: A block that does next to nothing, to be given one thing to do.
-IDLE = Footprint(132, 128, 64, 0, MMA, 0, 1, 0, 1, 1, 1, 1)
+IDLE = Footprint(132, 128, 64, 0, MMA, "float16", 0, 1, 0, 1, 1, 1, 1)
 
 
 @pytest.mark.parametrize(
@@ -149,17 +150,19 @@ def test_a_kernel_that_does_nothing_takes_a_launch() -> None:
     assert time_of(IDLE, H200).us == pytest.approx(1.6, abs=0.4)
 
 
-def test_the_rate_of_an_instruction_is_its_ceiling() -> None:
+@pytest.mark.parametrize(
+    ("unit", "operand"), [(one.unit, one.operand) for one in H200.card.rates if one.unit != FP32]
+)
+def test_the_rate_of_an_instruction_is_its_ceiling(unit: str, operand: str) -> None:
     """Well filled, 1e12 operations take what the instruction's rate says, and little more."""
-    macs, rates = 1 << 22, {MMA: 635.0, WGMMA: 800.0}
-    for unit, tflops in rates.items():
-        f = replace(IDLE, unit=unit, macs=macs, blocks=132 * 400, threads=256)
-        us = 2 * macs * f.blocks / (tflops * 1e6)
-        assert us < time_of(f, H200).us < 1.1 * us
+    tflops = H200.card.tflops(unit, operand)
+    f = replace(IDLE, unit=unit, operand=operand, macs=1 << 23, blocks=132 * 400, threads=256)
+    us = 2 * f.macs * f.blocks / (tflops * 1e6)
+    assert us < time_of(f, H200).us < 1.1 * us
 
 
 def test_blocks_that_a_multiprocessor_has_room_for() -> None:
-    m = machine(H200)
+    m = H200.limits
     assert resident(replace(IDLE, registers=200), m) == 2  # 65536 / (200 x 128)
     assert resident(replace(IDLE, registers=201), m) == 2  # as 208
     assert resident(replace(IDLE, shared_bytes=100 << 10), m) == 2  # 228 KiB, 1 of each taken
@@ -169,20 +172,6 @@ def test_blocks_that_a_multiprocessor_has_room_for() -> None:
     assert resident(replace(IDLE, threads=1024, registers=255), m) == 1
 
 
-def test_machines_of_all_architectures() -> None:
-    for one in CUDA_ARCHS:
-        assert machine(one) is MACHINES[one.sm]
-    assert machine(Hardware("sm_61", 61)) is MACHINES[70]
-    assert machine(Hardware("sm_88", 88)) is MACHINES[87]
-    assert machine(Hardware("sm_999", 999)) is MACHINES[120]
-    assert [sm for sm, one in MACHINES.items() if one.validated] == [90]
-    for sm, one in MACHINES.items():
-        numbers = [getattr(one, f.name) for f in fields(one) if f.name != "source"]
-        assert min(numbers[:-2]) > 0
-        assert ("not validated" in one.source) == (sm != 90)
-        assert (one.wgmma_tflops > 0) == (sm == 90)
-
-
 # ---------------------------------------------------------------- the families
 
 
@@ -190,7 +179,7 @@ def test_machines_of_all_architectures() -> None:
 @pytest.mark.parametrize("name", WORKLOADS | PAIRS)
 def test_every_family_and_workload(name: str, arch: str) -> None:
     w, machine_ = (WORKLOADS | PAIRS)[name], GPUS[arch]
-    floor = conv_floor(w, machine_).us
+    floor = conv_floor(w, machine_.card).us
     for family in FAMILIES:
         match = family.match(w, machine_)
         if isinstance(match, Reject):

@@ -18,7 +18,7 @@ import pytest
 import tvmconv
 from tests.support import networks
 from tvmconv.cli import app as cli
-from tvmconv.reports.comparison import BOUND
+from tvmconv.reports.data.comparison import BOUND
 
 LLVM = ("--target", "llvm", "--batch", "1")
 QUICK = ("--warmup-ms", "1", "--min-runs", "3", "--min-seconds", "0.01")
@@ -71,8 +71,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_build_writes_what_load_reads_and_reports(
     command: Command, folder: Path, tmp_path: Path
 ) -> None:
-    done = command("build", folder / "model.onnx", "-o", tmp_path / "out", *LLVM)
+    done = command("build", folder / "model.onnx", "-o", tmp_path / "out", *LLVM, "--as", "sm_80")
     assert done.code == 0, done.err
+    assert "as on an A100" in done.out
     assert "2 of 2 convolutions" in done.out
     assert f"wrote {tmp_path / 'out'}" in done.err
     assert tvmconv.load(tmp_path / "out").inputs[0].shape == (1, 3, 12, 12)
@@ -93,6 +94,9 @@ def test_inspect_reports_without_building(command: Command, folder: Path) -> Non
     assert done.code == 0, done.err
     assert "first" in done.out
     assert "built in" not in done.out
+    assert "as on" not in done.out
+    asked = command("inspect", folder / "model.onnx", *LLVM, "--as", "sm_90a")
+    assert "as on an H200 (sm_90a)" in asked.out
     found = command("inspect", folder / "model.onnx", *LLVM, "--json").json
     assert [conv["name"] for conv in found["plan"]["convs"]] == ["first", "wide/y"]
     assert found["buildable"] is True

@@ -10,7 +10,7 @@ import pytest
 
 import tvmconv
 from tests.support.models import Array, Graph, random_feed, residual_net
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 
 #: Relative l2 error that fp16 operands and activations may cost a few layers: each rounds by at
 #: most 2**-11, and the errors of layers add up.

@@ -12,8 +12,10 @@ from onnx import helper
 import tvmconv
 from benchmarks.zoo import zoo
 from tests.support.models import Graph, residual_net
-from tvmconv.reports.build import ConvReport
-from tvmconv.reports.capability import CapabilityReport, KindReport
+from tvmconv.compiler.targets import find_processor
+from tvmconv.errors import TargetError
+from tvmconv.reports.data.build import ConvReport, MachineReport
+from tvmconv.reports.data.capability import CapabilityReport, KindReport
 
 
 def by_kind(report: CapabilityReport) -> dict[str, KindReport]:
@@ -170,8 +172,53 @@ def test_floor_is_of_the_card_that_is_named(
     moved = 32 * 56 * 56 * 64 * (2 + 2) + 64 * 64 * 9 * 2
     assert conv.floor_us == pytest.approx(max(2 * macs / tflops / 1e6, moved / gbps / 1e3))
     assert conv.cost_us >= conv.floor_us
-    assert report.plan.rates.startswith(card)
-    assert f"\ncard: {card}" in str(report)
+    assert (report.plan.machine.name, report.plan.machine.asked_for) == (card, "")
+    assert f"\nmachine: {card}: " in str(report)
+
+
+def _relu() -> onnx.ModelProto:
+    g = Graph([32, 64, 56, 56])
+    return g.model(g.op("Relu", g.conv("input", 64, 64)))
+
+
+def test_a_cpu_has_costs_and_floors_of_its_own() -> None:
+    report = tvmconv.inspect(_relu(), target="llvm")
+    (conv,) = report.convs
+    cpu = find_processor(report.plan.arch)
+    macs = 32 * 56 * 56 * 64 * 64 * 9
+    assert conv.floor_us == pytest.approx(2 * macs / cpu.peak_tflops("float16") / 1e6)
+    assert conv.cost_us == pytest.approx(2 * macs / cpu.tflops("mma", "float16") / 1e6)
+    assert (report.plan.machine.name, report.plan.machine.source) == (cpu.name, cpu.source)
+    assert conv.instruction_tflops == 0
+    assert "H200" not in str(report)
+
+
+def test_costs_of_a_gpu_are_shown_if_they_are_asked_for_and_titled_so() -> None:
+    report = tvmconv.inspect(_relu(), target="llvm", as_arch="sm_90a")
+    (conv,), (own,) = report.convs, tvmconv.inspect(_relu(), target="llvm").convs
+    macs = 32 * 56 * 56 * 64 * 64 * 9
+    assert conv.cost_us == pytest.approx(2 * macs / 635 / 1e6)
+    assert (conv.family, conv.config) == (own.family, own.config), "nothing else is chosen"
+    assert "as on an H200 (sm_90a)" in str(report).splitlines()[0]
+    a100 = tvmconv.inspect(_relu(), target="llvm", as_arch="sm_80")
+    assert a100.convs[0].cost_us == pytest.approx(2 * macs / 312 / 1e6)
+    assert "as on an A100 SXM 40 GB (sm_80)" in str(a100)
+
+
+def test_of_a_simulation_no_time_is_told_but_a_gpus_if_asked_for() -> None:
+    report = tvmconv.inspect(_relu(), target="hmma-sim")
+    (conv,) = report.convs
+    assert conv.cost_us == conv.floor_us == report.plan.cost_us == 0
+    assert report.plan.machine == MachineReport()
+    (conv,) = tvmconv.inspect(_relu(), target="hmma-sim", as_arch="sm_70").convs
+    assert conv.cost_us >= conv.floor_us > 0
+
+
+def test_a_network_for_a_gpu_has_the_costs_of_that_gpu() -> None:
+    with pytest.raises(TargetError, match="for sm_80 are those of its GPU, not of sm_90a"):
+        tvmconv.inspect(_relu(), arch="sm_80", as_arch="sm_90a")
+    with pytest.raises(TargetError, match="no CUDA architecture 'sm_9'"):
+        tvmconv.inspect(_relu(), target="llvm", as_arch="sm_9")
 
 
 def test_padding_of_a_kernel_counts_as_waste() -> None:

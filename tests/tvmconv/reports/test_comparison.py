@@ -13,11 +13,12 @@ import pytest
 import tvmconv
 from tests.support import networks
 from tvmconv.errors import FeedError, ModelError
-from tvmconv.reports.comparison import CompareReport, OutputDifference
+from tvmconv.reports.collect.comparison import difference
+from tvmconv.reports.data.comparison import CompareReport, OutputDifference
 
 
-def difference(ours: Any, reference: Any) -> OutputDifference:
-    return OutputDifference.of("y", np.asarray(ours, "f4"), np.asarray(reference, "f4"))
+def errors(ours: Any, reference: Any) -> OutputDifference:
+    return difference("y", np.asarray(ours, "f4"), np.asarray(reference, "f4"))
 
 
 def report(*outputs: OutputDifference) -> CompareReport:
@@ -31,7 +32,7 @@ def exe() -> Any:
 
 # --- the measures ---------------------------------------------------------------------------
 def test_measures_of_a_pair_worked_out_by_hand() -> None:
-    found = difference([3, 5], [3, 4])
+    found = errors([3, 5], [3, 4])
     assert found.relative_l2 == pytest.approx(1 / 5)
     assert found.max_abs == 1
     assert found.cosine == pytest.approx((9 + 20) / (math.sqrt(34) * 5))
@@ -42,17 +43,17 @@ def test_measures_of_a_pair_worked_out_by_hand() -> None:
 
 
 def test_the_largest_difference_is_found_below_zero_too() -> None:
-    assert difference([1, -7], [1, 2]).max_abs == 9
+    assert errors([1, -7], [1, 2]).max_abs == 9
 
 
 def test_sums_do_not_overflow_in_the_outputs_dtype() -> None:
     ours, reference = np.full(1000, 6e4, "f2"), np.full(1000, 5.9e4, "f2")
     expected = float(ours[0]) / float(reference[0]) - 1
-    assert OutputDifference.of("y", ours, reference).relative_l2 == pytest.approx(expected)
+    assert difference("y", ours, reference).relative_l2 == pytest.approx(expected)
 
 
 def test_a_zero_reference_has_no_relative_error_and_says_so() -> None:
-    same, other = difference([0, 0], [0, 0]), difference([0, 1e-6], [0, 0])
+    same, other = errors([0, 0], [0, 0]), errors([0, 1e-6], [0, 0])
     assert same.relative_l2 is other.relative_l2 is None
     assert "all zeros" in same.note
     assert "all zeros" in str(report(other))
@@ -63,30 +64,30 @@ def test_a_zero_reference_has_no_relative_error_and_says_so() -> None:
 
 
 def test_a_reference_near_zero_is_noted() -> None:
-    assert "near zero" in difference([1e-6, 1e-6], [1e-6, 1.1e-6]).note
-    assert difference([1e-3, 0, 0], [1e-3, 0, 0]).note == ""
+    assert "near zero" in errors([1e-6, 1e-6], [1e-6, 1.1e-6]).note
+    assert errors([1e-3, 0, 0], [1e-3, 0, 0]).note == ""
 
 
 @pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_never_passes(wrong: float) -> None:
-    for found in (difference([1, wrong], [1, 2]), difference([1, wrong], [1, wrong])):
+    for found in (errors([1, wrong], [1, 2]), errors([1, wrong], [1, wrong])):
         assert not found.finite
         assert not found.passed(math.inf)
         assert report(found).relative_l2 == math.inf
         assert "NO" in str(report(found))
-    assert "not finite" in difference([1, 2], [1, wrong]).note
-    assert not difference([1, 2], [1, wrong]).passed(math.inf)
+    assert "not finite" in errors([1, 2], [1, wrong]).note
+    assert not errors([1, 2], [1, wrong]).passed(math.inf)
 
 
 def test_the_report_speaks_for_its_worst_output() -> None:
-    found = report(difference([1, 1], [1, 1]), difference([1, 1.1], [1, 1]))
+    found = report(errors([1, 1], [1, 1]), errors([1, 1.1], [1, 1]))
     assert found.relative_l2 == found.outputs[1].relative_l2
     assert found.passed(0.1)
     assert not found.passed(0.05)
 
 
 def test_json_has_no_nan() -> None:
-    found = report(difference([1, math.nan], [1, 2]), difference([1], [2]))
+    found = report(errors([1, math.nan], [1, 2]), errors([1], [2]))
     text = json.dumps(found.to_json(), allow_nan=False)
     assert json.loads(text)["outputs"][0]["relative_l2"] is None
     assert json.loads(text)["outputs"][1]["relative_l2"] == 0.5

@@ -16,9 +16,11 @@ import tvm
 import tvmconv
 from tests.support import networks
 from tvmconv.errors import FeedError
-from tvmconv.reports import latency
-from tvmconv.reports.latency import Effort, LatencyReport, Timing
-from tvmconv.runtime.feeds import TensorSpec, random_feeds
+from tvmconv.reports.collect import latency
+from tvmconv.reports.collect.latency import Effort
+from tvmconv.reports.data.latency import LatencyReport, Timing
+from tvmconv.runtime.feeds import random_feeds
+from tvmconv.specs import TensorSpec
 
 QUICK: dict[str, Any] = {
     "warmup_ms": 5.0,

@@ -14,10 +14,10 @@ import tvmconv
 from schedules.machine.hardware import CUDA_ARCHS
 from schedules.machine.model import LIMITS
 from tests.support.models import Graph, residual_net
-from tvmconv.reports import layer_times
-from tvmconv.reports.build import BuildReport, ConvReport
-from tvmconv.reports.layer_times import LayerTime
-from tvmconv.reports.layer_times_text import layer_table
+from tvmconv.reports.collect import layer_times
+from tvmconv.reports.data.build import BuildReport, ConvReport
+from tvmconv.reports.data.layer_times import LayerTime
+from tvmconv.reports.render.layer_times import layer_table
 from tvmconv.runtime.feeds import random_feeds
 
 
@@ -92,7 +92,7 @@ def test_on_a_gpu_shares_are_of_its_rates(monkeypatch: pytest.MonkeyPatch) -> No
     report = cuda_report(residual_net(64), "sm_90a")
     hardware = next(one for one in CUDA_ARCHS if one.name == "sm_90a")
     calls = [
-        (conv.kernels[0], 2 * conv.moved_bytes / hardware.memory_gbps / 1e3)
+        (conv.kernels[0], 2 * conv.moved_bytes / hardware.card.memory_gbps / 1e3)
         for conv in report.convs
     ]
 

@@ -18,7 +18,7 @@ import tvmconv
 from tests.support import networks
 from tests.support.models import Array, Graph, random_feed, residual_net
 from tvmconv.errors import FeedError
-from tvmconv.reports import comparison
+from tvmconv.reports.collect import comparison
 from tvmconv.runtime import artifact
 from tvmconv.runtime.buckets import Chunk, plan_batches
 from tvmconv.runtime.feeds import images, join

@@ -15,6 +15,7 @@ from tvm import relax
 
 import tvmconv
 from benchmarks.zoo import zoo
+from schedules.conv.precision import FP16
 from schedules.machine.hardware import CPU
 from tests.support.models import Array, Graph, residual_net
 from tvmconv.compiler import build as compiler
@@ -22,8 +23,8 @@ from tvmconv.errors import FeedError, TvmconvError
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import graph
 from tvmconv.passes.kernels.lower_convs import lower_convs
-from tvmconv.runtime.feeds import TensorSpec
 from tvmconv.runtime.io_form import IoForm, feeds_from_model
+from tvmconv.specs import TensorSpec
 
 FORMS = list(itertools.product((None, "float32", "float16"), (None, "NHWC")))
 #: fp16 operands, activations and results over a few layers.
@@ -166,7 +167,7 @@ def test_feeds_of_the_model_are_converted() -> None:
 def lowered(model: onnx.ModelProto, form: IoForm, batch: int | None = None) -> tvm.IRModule:
     """After the convolutions are lowered."""
     (given,) = compiler._graphs(onnx_model.read(model), batch, None, form)
-    mod, planned = compiler._plan(compiler._simplified(given), CPU, None)
+    mod, planned = compiler._plan(compiler._simplified(given), CPU, FP16, None)
     return lower_convs(planned)(mod)
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from tvmconv.errors import FeedError
-from tvmconv.runtime.feeds import TensorSpec
 from tvmconv.simulation.pictures import image_files, read_images
+from tvmconv.specs import TensorSpec
 
 SPEC = TensorSpec("x", (1, 3, 14, 28), "float32")
 

@@ -15,8 +15,8 @@ import tvmconv
 from intrinsics.numerics import arithmetic as numerics
 from tests.support.models import Graph, random_feed, residual_net
 from tvmconv.errors import FeedError, TuningError, TvmconvError
+from tvmconv.reports.data.simulation import OutputError, SimulationReport
 from tvmconv.simulation import simulate as simulation
-from tvmconv.simulation.report import OutputError, SimulationReport
 
 SIZE = (1, 3, 21, 21)
 FEED = random_feed(SIZE)

@@ -17,13 +17,14 @@ from schedules.choose import FAMILIES, choose, kernel_cost
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.family import Reject
 from schedules.machine.hardware import CPU, CUDA_ARCHS
+from schedules.machine.processor import Processor
 from tests.support import networks
 from tests.support.workloads import PAIRS, WORKLOADS
 from tvmconv.errors import TargetError, TuningError, UnsupportedOperatorError
 from tvmconv.tuning import records as book
 from tvmconv.tuning import workloads
 from tvmconv.tuning.budget import Budget, Pace, Want
-from tvmconv.tuning.candidates import sample, space
+from tvmconv.tuning.candidates import rank_on, sample, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.workloads import Progress
 
@@ -63,6 +64,16 @@ def test_another_ranking_changes_the_order_alone() -> None:
     warps = [getattr(one.config, "warps", 0) for one in ranked[1:]]
     assert warps == sorted(warps, reverse=True)
     assert warps[0] > warps[-1] == 0
+
+
+def test_a_cpu_is_tuned_by_its_own_costs() -> None:
+    """No candidate is predicted to be faster than the CPU can be."""
+    assert isinstance(TARGET.machine, Processor)
+    w = ConvWorkload(1, 56, 56, 64, 64, 3, 3, padding=(1, 1, 1, 1))
+    for one in space(w, CPU, rank_on(TARGET.machine)):
+        macs = one.family.padded_macs(w, one.config)
+        assert one.predicted_us >= 2 * macs / TARGET.machine.peak_tflops("float16") / 1e6
+    assert Target("cuda", "sm_90").machine is SM_90.card
 
 
 def test_a_sample_keeps_the_first_and_the_order() -> None:

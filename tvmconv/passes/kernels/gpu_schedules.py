@@ -18,11 +18,11 @@ from tvm.target import Target
 
 from schedules.expressions.backend import GPU_VECTOR
 from tvmconv.passes.kernels.gpu_steps import (
-    ENOUGH_BLOCKS,
     THREADS,
     bind_threads,
     block_size,
     compare_vectors,
+    enough_blocks,
     largest_divisor,
     loads,
     read_across,
@@ -59,12 +59,13 @@ class _Rule(GPUScheduleRule):
         if not all(isinstance(sch.get(one.block_rv).body, tirx.BufferStore) for one in blocks):
             return None
         try:
-            return sch if self.schedule(sch, blocks) else None
+            return sch if self.schedule(sch, blocks, enough_blocks(target)) else None
         except s_tir.ScheduleError:
             return None  # a step says that it does not apply: the next rule's turn
 
-    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo]) -> bool:
-        """Schedules the blocks; False where they are none of this rule's."""
+    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo], enough: int) -> bool:
+        """Schedules the blocks; False where they are none of this rule's. enough: blocks of
+        threads that fill the GPU."""
         raise NotImplementedError
 
 
@@ -75,7 +76,7 @@ class Windows(_Rule):
     cast) is loaded tap by tap, what follows is computed in registers.
     """
 
-    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo]) -> bool:
+    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo], enough: int) -> bool:
         kinds = ["R" in one.dom_kind() for one in blocks]
         if kinds.count(True) != 1:
             return False
@@ -89,7 +90,7 @@ class Windows(_Rule):
         read = [one for one in loads(sch.get(pool.block_rv).body) if not one.source.same_as(made)]
         if len(read) != 1 or not all(_in_place(sch, pool, one) for one in blocks[window + 1 :]):
             return False
-        _schedule_window(sch, blocks, window, len(spatial))
+        _schedule_window(sch, blocks, window, len(spatial), enough)
         return True
 
 
@@ -107,7 +108,7 @@ def _in_place(sch: s_tir.Schedule, pool: SBlockInfo, after: SBlockInfo) -> bool:
 
 
 def _schedule_window(
-    sch: s_tir.Schedule, blocks: list[SBlockInfo], window: int, spatial: int
+    sch: s_tir.Schedule, blocks: list[SBlockInfo], window: int, spatial: int, enough: int
 ) -> None:
     pool = blocks[window].block_rv
     for one in (*blocks[: max(window - 1, 0)], *blocks[window + 1 : -1]):
@@ -122,12 +123,12 @@ def _schedule_window(
         sch.compute_inline(source)
     *pixels, channels = loops[:spatial]
     inner = loops[spatial:]
-    if pixels and len(inner) > 1 and total // width > THREADS[0] * ENOUGH_BLOCKS:
+    if pixels and len(inner) > 1 and total // width > THREADS[0] * enough:
         pixels[-1], column = sch.split(
             pixels[-1], [None, largest_divisor(int(sch.get(pixels[-1]).extent), MOST_COLUMNS)]
         )
         inner.append(column)
-    thread = bind_threads(sch, [*pixels, channels], width, inner)
+    thread = bind_threads(sch, [*pixels, channels], width, inner, enough)
     out = pool
     if window + 1 < len(blocks):
         sch.set_scope(pool, 0, "local")
@@ -155,21 +156,21 @@ class Elementwise(_Rule):
     read in vectors.
     """
 
-    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo]) -> bool:
+    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo], enough: int) -> bool:
         if any(set(one.dom_kind()) - {"S"} for one in blocks):
             return False
         kept = [one.block_rv for one in blocks[:-1] if selects(sch, one.block_rv)]
         for one in blocks[:-1]:
             if one.block_rv not in kept[-1:]:
                 sch.compute_inline(one.block_rv)
-        _schedule_elementwise(sch, blocks[-1].block_rv, kept[-1:])
+        _schedule_elementwise(sch, blocks[-1].block_rv, kept[-1:], enough)
         return True
 
 
-def _schedule_elementwise(sch: s_tir.Schedule, out: Any, kept: list[Any]) -> None:
+def _schedule_elementwise(sch: s_tir.Schedule, out: Any, kept: list[Any], enough: int) -> None:
     """kept: the block, if there is one, that reads now one tensor and now another."""
     width = vector_width(sch, out, *kept)
-    thread = bind_threads(sch, sch.get_loops(out), width, [])
+    thread = bind_threads(sch, sch.get_loops(out), width, [], enough)
     if width == 1:
         for block in kept:
             sch.compute_inline(block)
@@ -198,7 +199,7 @@ class Transposition(_Rule):
     A block reads a tile along the one and writes it along the other, through shared memory.
     """
 
-    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo]) -> bool:
+    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo], enough: int) -> bool:
         if any(set(one.dom_kind()) - {"S"} or selects(sch, one.block_rv) for one in blocks):
             return False
         for one in blocks[:-1]:
@@ -207,29 +208,35 @@ class Transposition(_Rule):
         across = read_across(sch, out)
         if across is None:
             return False
-        _schedule_transposition(sch, out, across)
+        _schedule_transposition(sch, out, across, enough)
         return True
 
 
-def _schedule_transposition(sch: s_tir.Schedule, out: Any, across: int) -> None:
+def _schedule_transposition(sch: s_tir.Schedule, out: Any, across: int, enough: int) -> None:
     """across: which loop of the output is the innermost of the input."""
     loops = sch.get_loops(out)
     others = [loop for i, loop in enumerate(loops) if i not in (across, len(loops) - 1)]
     run = math.gcd(int(sch.get(loops[across]).extent), GPU_VECTOR)
     if int(sch.get(loops[-1]).extent) * run <= MOST_TAPS and run > 1:
-        _transpose_in_registers(sch, out, others, loops[across], loops[-1], run)
+        _transpose_in_registers(sch, out, others, loops[across], loops[-1], run, enough)
     else:
         _transpose_in_shared(sch, out, others, loops[across], loops[-1])
 
 
 def _transpose_in_registers(
-    sch: s_tir.Schedule, out: Any, others: list[Any], read: Any, written: Any, run: int
+    sch: s_tir.Schedule,
+    out: Any,
+    others: list[Any],
+    read: Any,
+    written: Any,
+    run: int,
+    enough: int,
 ) -> None:
     """A thread reads `run` elements of each of few rows: what it writes is one run."""
     read, part = sch.split(read, [None, run])
     sch.reorder(*others, read, part, written)
     rows = sch.fuse(*others, read)
-    block, thread = sch.split(rows, [None, block_size(int(sch.get(rows).extent))])
+    block, thread = sch.split(rows, [None, block_size(int(sch.get(rows).extent), enough)])
     sch.bind(block, "blockIdx.x")
     sch.bind(thread, "threadIdx.x")
     load = sch.cache_read(out, 0, "local")

@@ -11,14 +11,16 @@ from typing import Any
 import numpy as np
 import tvm_ffi
 from tvm import ir, s_tir, sym, tirx
+from tvm.target import Target
 
 from schedules.expressions.backend import GPU_VECTOR
+from schedules.machine.gpus import ARCHITECTURES
 
 VECTOR_BYTES = 16
 #: Threads of a block, the most and the least; small tensors take small blocks, to use every SM.
 THREADS = (256, 32)
-#: Blocks that fill a GPU.
-ENOUGH_BLOCKS = 264
+#: Blocks that fill a multiprocessor.
+ENOUGH_BLOCKS = 2
 IF_THEN_ELSE = "prim.if_then_else"
 
 
@@ -27,24 +29,34 @@ def largest_divisor(extent: int, most: int) -> int:
     return max(one for one in range(1, min(extent, most) + 1) if extent % one == 0)
 
 
-def block_size(total: int) -> int:
-    """How many of `total` threads are a block."""
+def enough_blocks(target: Target) -> int:
+    """Returns the blocks that fill a GPU of the target's architecture."""
+    _, card = ARCHITECTURES[str(target.attrs["arch"])]
+    return ENOUGH_BLOCKS * card.multiprocessors
+
+
+def block_size(total: int, enough: int) -> int:
+    """Returns how many of `total` threads are a block. enough: blocks that fill the GPU."""
     threads, least = THREADS
-    while threads > least and total < threads * ENOUGH_BLOCKS:
+    while threads > least and total < threads * enough:
         threads //= 2
     return threads
 
 
-def bind_threads(sch: s_tir.Schedule, loops: list[Any], width: int, reduced: list[Any]) -> Any:
+def bind_threads(
+    sch: s_tir.Schedule, loops: list[Any], width: int, reduced: list[Any], enough: int
+) -> Any:
     """Threads for spatial loops, of which the last is over adjacent elements: threadIdx.x for its
     vectors of `width`, threadIdx.y for the others, which are fused. The loops `reduced` come
-    between, then the vector. Gives the innermost loop of the threads.
+    between, then the vector. enough: blocks that fill the GPU. Returns the innermost loop of the
+    threads.
 
     The vector's axis is kept apart from the rest, or TVM would not see that a thread needs but a
     vector of each buffer in registers.
     """
     *others, last = loops
-    threads = block_size(math.prod(int(sch.get(loop).extent) for loop in loops) // width)
+    total = math.prod(int(sch.get(loop).extent) for loop in loops)
+    threads = block_size(total // width, enough)
     vectors, lane = sch.split(last, [None, width])
     count = int(sch.get(vectors).extent)
     wide = largest_divisor(count, threads)

@@ -20,7 +20,7 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
-from schedules.conv.precision import Precision
+from schedules.conv.precision import FP16, Precision
 from schedules.conv.signature import RESIDUAL, Operand, X
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import Hardware
@@ -202,7 +202,7 @@ class _Lower(PyExprMutator):
         return bound.args[0] if bound.args[0].ty.dtype == self.narrow else None
 
 
-def lower_convs(plan: Plan, precision: Precision) -> tvm.transform.Pass:
+def lower_convs(plan: Plan, precision: Precision = FP16) -> tvm.transform.Pass:
     """Returns the pass. precision: what the network's convolutions multiply."""
 
     @tvm.transform.module_pass(opt_level=0, name="lower_convs")

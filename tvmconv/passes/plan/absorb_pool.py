@@ -81,5 +81,6 @@ def _pays(
     if not found:
         return False
     elements = math.prod(w.out_shape) + math.prod(both.out_shape)
-    apart = choose(w, hardware, estimate).cost.us + pool_cost(elements, hardware, precision.x).us
+    apart = choose(w, hardware, estimate).cost.us
+    apart += pool_cost(elements, hardware.card, precision.x).us
     return found[0].cost.us < apart

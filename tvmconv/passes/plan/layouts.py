@@ -116,7 +116,7 @@ def _copies(
     hardware: Hardware,
 ) -> Factor[relax.Var, Layout]:
     """What it costs to give `var` to those who read NHWC alone."""
-    copy = copy_cost(math.prod(shape(var)), hardware, precision.x).us if others else 0.0
+    copy = copy_cost(math.prod(shape(var)), hardware.card, precision.x).us if others else 0.0
     return Factor((var,), {(layout,): copy if layout == PACKED else 0.0 for layout in domain})
 
 

@@ -14,7 +14,7 @@ from tvm import relax
 
 from intrinsics import dtypes
 from schedules.choose import Choice, Estimate, Lookup, choose, kernel_cost
-from schedules.conv.precision import Precision
+from schedules.conv.precision import FP16, Precision
 from schedules.conv.signature import BIAS, SLOPE, WEIGHT, Signature
 from schedules.conv.workload import NHWC, ConvWorkload
 from schedules.family import PROLOGUE_BIAS, PROLOGUE_WEIGHT, Given
@@ -102,10 +102,10 @@ def plan(
     mod: tvm.IRModule,
     regions: Mapping[relax.Var, Region],
     hardware: Hardware,
-    precision: Precision,
     estimate: Estimate = kernel_cost,
     records: Lookup | None = None,
     pairs: bool = True,
+    precision: Precision = FP16,
 ) -> Plan:
     """Decides for every region of `mod`, so that `estimate` gives the least sum.
 

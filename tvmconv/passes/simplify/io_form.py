@@ -18,8 +18,8 @@ import tvm
 from tvm import relax
 
 from tvmconv.passes import graph
-from tvmconv.runtime.feeds import TensorSpec
 from tvmconv.runtime.io_form import TO_NCHW, TO_NHWC
+from tvmconv.specs import TensorSpec
 
 
 def io_form(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tvm.transform.Pass:

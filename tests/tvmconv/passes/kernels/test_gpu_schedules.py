@@ -18,6 +18,7 @@ from schedules.machine.hardware import CPU
 from tests.support import kernels
 from tvmconv.passes.kernels.default_schedules import GPU_RULES
 from tvmconv.passes.kernels.gpu_schedules import Elementwise, Transposition, Windows
+from tvmconv.passes.kernels.gpu_steps import block_size, enough_blocks
 
 op, nn = relax.op, relax.op.nn
 SM_90 = tvm.target.Target({"kind": "cuda", "arch": "sm_90"})
@@ -59,6 +60,14 @@ def scheduled(func: tirx.PrimFunc) -> tuple[Any, str]:
 
 
 BINDING = r"T\.thread_binding\((T\.int64\(\d+\)|\d+), thread=\"%s\"\)"
+
+
+def test_small_tensors_take_small_blocks_on_a_large_gpu() -> None:
+    """Of a tensor that fills a small GPU with large blocks, but an H200 only with small ones."""
+    orin = tvm.target.Target({"kind": "cuda", "arch": "sm_87"})
+    blocks = [enough_blocks(one) for one in (SM_90, orin)]
+    assert blocks == [2 * 132, 2 * 16]
+    assert [block_size(1 << 13, enough) for enough in blocks] == [32, 256]
 
 
 def backwards(script: str) -> str:

@@ -18,7 +18,7 @@ from tests.support.models import Graph, residual_net
 from tvmconv.passes import pipeline
 from tvmconv.passes.memory.check import check_memory
 from tvmconv.passes.memory.plan_memory import MemoryUse, activations, measure, plan_memory
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 
 ROW = 256 * 4
 BOUND = 5e-3

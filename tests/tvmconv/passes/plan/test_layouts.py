@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 
 import tvmconv
+from schedules.choose import kernel_cost
 from schedules.conv.workload import NHWC, PACKED, ConvWorkload
 from schedules.family import Family
-from schedules.machine.cost import Cost, conv_cost
+from schedules.machine.cost import Cost
 from schedules.machine.hardware import Hardware
 from tests.support.models import Graph, residual_net
 from tvmconv.compiler import build as compiler
 from tvmconv.passes.plan.plan import plan
-from tvmconv.reports.build import BuildReport
+from tvmconv.reports.data.build import BuildReport
 
 
 def packed_is_cheap(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
@@ -70,7 +71,7 @@ def test_never_packed_where_it_costs_more(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_where_nothing_is_gained_it_is_nhwc(monkeypatch: pytest.MonkeyPatch) -> None:
-    report = built(monkeypatch, residual_net("batch"), conv_cost)
+    report = built(monkeypatch, residual_net("batch"), kernel_cost)
     for conv in report.convolutions:
         assert conv.out_layout == str(NHWC)
         assert conv.why_layout == f"costs no more than {PACKED}"

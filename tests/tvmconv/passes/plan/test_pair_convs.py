@@ -28,7 +28,7 @@ from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
 from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.regions.regions import anchors, find_regions
-from tvmconv.reports.layer_times import layer_times
+from tvmconv.reports.collect.layer_times import layer_times
 from tvmconv.runtime import toolchain
 from tvmconv.runtime.feeds import random_feeds
 from tvmconv.tuning.tune import workloads_of

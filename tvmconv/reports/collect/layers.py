@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import onnx
 
-from schedules.choose import Choice
+from schedules.choose import Choice, cost_on
+from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload
-from schedules.family import ONE_CONVOLUTION
-from schedules.machine.cost import conv_floor, floor, moved_bytes
+from schedules.family import ONE_CONVOLUTION, Family
+from schedules.machine.cost import Cost, Machine, conv_floor, floor, moved_bytes
+from schedules.machine.gpus import Card
 from schedules.machine.hardware import Hardware
-from schedules.machine.model import unit_tflops
 from tvmconv.onnx.frontend import convolutions
 from tvmconv.onnx.kinds import Layer, layers
 from tvmconv.passes.plan.plan import PlannedConv, kernel_names
-from tvmconv.reports.build import ConvReport
+from tvmconv.reports.data.build import ConvReport
 
 
 def layer_reports(
-    simple: onnx.ModelProto, planned: Mapping[str, PlannedConv], hardware: Hardware
+    simple: onnx.ModelProto,
+    planned: Mapping[str, PlannedConv],
+    machine: Machine | None,
+    precision: Precision,
 ) -> tuple[ConvReport, ...]:
     """Those planned, then those that no family was asked about. `simple` is the graph that was
-    compiled; what is merged with an equal one is left out."""
+    compiled; what is merged with an equal one is left out. Costs are those on `machine`, 0 where
+    there is none."""
     found = layers(simple)
     merged = merged_layers(simple, planned)
     names = kernel_names(planned.values())
@@ -31,24 +37,26 @@ def layer_reports(
         one.region.prologue.name: one for one in planned.values() if one.region.prologue is not None
     }
     kernels = [
-        _planned(planned[name], layer, names)
+        _planned(planned[name], layer, names, machine)
         if name in planned
         else _first_of_pair(firsts[name], layer)
         for name, layer in found.items()
         if name in planned or name in firsts
     ]
     others = [
-        _unplanned(layer, hardware, "TVM", _why_generic(layer))
+        _unplanned(layer, machine, precision, "TVM", _why_generic(layer))
         for name, layer in found.items()
         if name not in planned and name not in firsts and name not in merged
     ]
     return (*kernels, *others)
 
 
-def unplanned_reports(proto: onnx.ModelProto, hardware: Hardware) -> tuple[ConvReport, ...]:
+def unplanned_reports(
+    proto: onnx.ModelProto, machine: Machine | None, precision: Precision
+) -> tuple[ConvReport, ...]:
     """What can be said of a network that can't be built: no family, no cost, but the floor."""
     why = "not planned, as the network has operators that can't be built"
-    return tuple(_unplanned(layer, hardware, "", why) for layer in layers(proto).values())
+    return tuple(_unplanned(layer, machine, precision, "", why) for layer in layers(proto).values())
 
 
 def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -> set[str]:
@@ -59,9 +67,12 @@ def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -
 
 
 def _planned(
-    planned: PlannedConv, layer: Layer, names: Mapping[tuple[ConvWorkload, Any, Hardware], str]
+    planned: PlannedConv,
+    layer: Layer,
+    names: Mapping[tuple[ConvWorkload, Any, Hardware], str],
+    machine: Machine | None,
 ) -> ConvReport:
-    choices = [kernel.choice for kernel in planned.kernels]
+    choices = [_on(kernel.choice, machine) for kernel in planned.kernels]
     # Of a transposed convolution the first phase speaks for all; they differ by a tap or so.
     choice, w = choices[0], choices[0].workload
     # Families of one kind decline for one reason.
@@ -69,6 +80,7 @@ def _planned(
     rejects = "; ".join(reason for reason in reasons if reason != ONE_CONVOLUTION)
     margin = _margin(choices)
     tuned = f"measured, {margin:.2f} times as fast as the model's choice" if margin else ""
+    computed = [one.workload for one in choices]
     seconds = [one.runner_up for one in choices if one.runner_up is not None]
     return ConvReport(
         name=planned.name,
@@ -89,7 +101,7 @@ def _planned(
         - (w.apart[0].useful_macs if w.prologue else 0),
         cost_us=sum(one.cost.us for one in choices),
         limit=choice.cost.limit,
-        floor_us=sum(conv_floor(one.workload, one.hardware).us for one in choices),
+        floor_us=0.0 if machine is None else sum(conv_floor(w, machine).us for w in computed),
         # Of all phases or none.
         runner_up=seconds[0].family.name if len(seconds) == len(choices) else "",
         runner_up_us=sum(s.cost.us for s in seconds) if len(seconds) == len(choices) else 0.0,
@@ -101,6 +113,24 @@ def _planned(
         moved_bytes=sum(moved_bytes(one.workload) for one in choices),
         instruction_tflops=instruction_tflops(choice),
     )
+
+
+def _on(choice: Choice, machine: Machine | None) -> Choice:
+    """The choice with its costs on a machine. Measured times are kept, unless the network runs on
+    a CPU and the machine is a GPU."""
+    cuda = choice.hardware.kind == "cuda"
+    if cuda or (choice.tuned is not None and not isinstance(machine, Card)):
+        return choice
+
+    def cost(family: Family, config: Any) -> Cost:
+        if machine is None:
+            return Cost(0.0, "")
+        return cost_on(machine, choice.workload, family, config, choice.hardware)
+
+    second = choice.runner_up
+    if second is not None:
+        second = replace(second, cost=cost(second.family, second.config))
+    return replace(choice, cost=cost(choice.family, choice.config), runner_up=second)
 
 
 def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
@@ -138,12 +168,13 @@ def _margin(choices: Sequence[Choice]) -> float:
 
 
 def instruction_tflops(choice: Choice) -> float:
-    """What the instruction that multiplies reaches on the card, in 1e12 operations a second; 0 on
-    a CPU, whose rates are a GPU's."""
+    """Returns what the instruction that multiplies reaches on the card, in 1e12 operations a
+    second; 0 on a CPU."""
     w, config, hardware = choice.workload, choice.config, choice.hardware
     if hardware.kind != "cuda":
         return 0.0
-    return unit_tflops(choice.family.footprint(w, config, hardware).unit, hardware)
+    footprint = choice.family.footprint(w, config, hardware)
+    return hardware.card.tflops(footprint.unit, footprint.operand)
 
 
 def _why_generic(layer: Layer) -> str:
@@ -156,7 +187,9 @@ def _why_generic(layer: Layer) -> str:
     return "a convolution whose weights are computed, not constant"
 
 
-def _unplanned(layer: Layer, hardware: Hardware, family: str, why: str) -> ConvReport:
+def _unplanned(
+    layer: Layer, machine: Machine | None, precision: Precision, family: str, why: str
+) -> ConvReport:
     return ConvReport(
         name=layer.name,
         operator=layer.operator,
@@ -172,7 +205,9 @@ def _unplanned(layer: Layer, hardware: Hardware, family: str, why: str) -> ConvR
         why_layout="as in the model",
         useful_macs=layer.macs,
         padded_macs=layer.macs,
-        floor_us=floor(layer.macs, layer.moved_bytes, hardware).us,
+        floor_us=floor(layer.macs, layer.moved_bytes, machine, precision.operands[0]).us
+        if machine is not None
+        else 0.0,
         kind=layer.kind,
         traits=layer.traits,
         group_channels=layer.group_channels,

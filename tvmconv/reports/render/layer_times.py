@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from tvmconv.reports.tables import figures, microseconds, percent
-
-if TYPE_CHECKING:
-    from tvmconv.reports.layer_times import LayerTime
+from tvmconv.reports.data.layer_times import LayerTime
+from tvmconv.reports.render.tables import figures, microseconds, percent
 
 #: A header and whether its column is text. Those whose cells are all empty are left out.
 COLUMNS = {
@@ -59,7 +56,7 @@ def _row(group: Sequence[LayerTime], total: float) -> list[str]:
     one, us = group[0], sum(layer.us for layer in group)
     mean = us / len(group)
     shares = (one.instruction_share, one.chip_share, one.memory_share)
-    # On a CPU estimates are a GPU's (`Hardware.tensor_tflops`): they choose, and explain no time.
+    # Estimates of a CPU are too rough to explain a time.
     explained = one.chip_share > 0
     limit = one.limit.removeprefix("instruction ").removesuffix(" pipe").removesuffix(" memory")
     return [

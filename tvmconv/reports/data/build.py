@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from tvmconv.reports import build_text as report_text
+from tvmconv.reports.data.report import Report
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 #: Input channels of a group from which on tensor cores are worth it.
@@ -47,7 +47,7 @@ class ConvReport:
     padded_macs: int
     #: What the choice was estimated to take, and what limits it: of a GPU one of
     #: `schedules.machine.model.LIMITS`, else arithmetic, memory or latency. 0 where nothing is
-    #: known, as of TVM's kernels.
+    #: known, as of TVM's kernels, and of a simulated tensor core.
     cost_us: float = 0.0
     limit: str = ""
     #: What it would take at least, on tensor cores and with no padding.
@@ -94,7 +94,31 @@ class ConversionReport:
 
 
 @dataclass(frozen=True)
-class BuildReport:
+class MachineReport:
+    """The machine that a report's microseconds are of. Where it has no name they are all 0: there
+    is no model of what runs the network."""
+
+    #: Such as ``H200``, or LLVM's name for a CPU.
+    name: str = ""
+    #: How its rates are known.
+    source: str = ""
+    #: The GPU's architecture, where its costs were asked for though a CPU runs the network.
+    asked_for: str = ""
+
+    @property
+    def title(self) -> str:
+        """Such as ``as on an H200 (sm_90a)``, where that was asked for; else empty."""
+        if not self.asked_for:
+            return ""
+        article = "an" if self.name[0] in "AHLR" else "a"
+        return f"as on {article} {self.name} ({self.asked_for})"
+
+    def __str__(self) -> str:
+        return f"{self.title or self.name}: {self.source}" if self.name else ""
+
+
+@dataclass(frozen=True)
+class BuildReport(Report):
     """One build. ``str()`` is a table; `to_json` and `from_json` go both ways.
 
     Built for buckets, it is the report of the largest, with those of the others in `smaller`.
@@ -125,8 +149,8 @@ class BuildReport:
     smaller: tuple[BuildReport, ...] = ()
     #: Every conversion of layouts that is left.
     conversions: tuple[ConversionReport, ...] = ()
-    #: The card that costs and floors are of, and how its rates are known.
-    rates: str = ""
+    #: The machine that costs and floors are of.
+    machine: MachineReport = MachineReport()
 
     @property
     def convolutions(self) -> tuple[ConvReport, ...]:
@@ -191,11 +215,9 @@ class BuildReport:
         known["conversions"] = tuple(
             ConversionReport(**_tuples(item, "shape")) for item in data["conversions"]
         )
+        known["machine"] = MachineReport(**data["machine"])
         known["smaller"] = tuple(cls.from_json(item) for item in data["smaller"])
         return cls(**known)
-
-    def __str__(self) -> str:
-        return report_text.build_text(self)
 
 
 def _tuples(item: dict[str, Any], *names: str) -> dict[str, Any]:

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-from tvmconv.reports.tables import figures, mib, microseconds, percent, table
-
-if TYPE_CHECKING:
-    from tvmconv.reports.build import BuildReport, ConversionReport, ConvReport
-
+from tvmconv.reports.data.build import BuildReport, ConversionReport, ConvReport
+from tvmconv.reports.data.report import as_text
+from tvmconv.reports.render.tables import figures, mib, microseconds, percent, table
 
 #: How tensor cores are had on a target that has none.
 HOW = {"llvm": " (emulated)", "hmma-sim": " (simulated)"}
 
 
+@as_text.register
 def build_text(report: BuildReport) -> str:
     """All of it, the most important first."""
     parts = [_headline(report)]
@@ -59,6 +57,7 @@ def _headline(report: BuildReport) -> str:
 def target(report: BuildReport) -> str:
     """Such as ``cuda sm_90, bucket of 32``."""
     text = report.target + (f" {report.arch}" if report.arch else "")
+    text += f", costs {report.machine.title}" if report.machine.title else ""
     return text + (f", bucket of {report.batch}" if report.smaller else "")
 
 
@@ -184,7 +183,7 @@ def path(report: BuildReport) -> str:
     unknown = [conv for conv in report.convs if not conv.cost_us and not conv.part_of]
     if unknown:
         text += f"\nwithout {len(unknown)} that TVM computes, of which no cost is known"
-    return text + (f"\ncard: {report.rates}" if report.rates else "")
+    return text + (f"\nmachine: {report.machine}" if report.machine.name else "")
 
 
 def conversion_table(conversions: Sequence[ConversionReport]) -> str:

@@ -11,29 +11,21 @@ Needs TVM's runtime alone, not its compiler, so that it works wherever a saved n
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import tvm
 
-from tvmconv.reports.layer_times import LayerTime, layer_times
-from tvmconv.reports.layer_times_text import layer_table
-from tvmconv.reports.tables import table
+from tvmconv.reports.collect.layer_times import layer_times
+from tvmconv.reports.data.latency import LatencyReport, Timing
 from tvmconv.runtime import cuda as cuda_runtime
 from tvmconv.runtime.buckets import each_bucket
-from tvmconv.runtime.feeds import batch_of
+from tvmconv.specs import batch_of
 
 if TYPE_CHECKING:
     from tvmconv.runtime.executable import Executable
-
-#: Beyond this spread (deviation / mean) the median should not be quoted without saying so.
-UNSTABLE = 0.025
-#: An enqueue-bound GPU waits between the events too, so its compute time never falls below the
-#: time to enqueue; from this share on, the two count as one.
-ENQUEUE_BOUND = 0.8
 
 
 @dataclass(frozen=True)
@@ -53,116 +45,6 @@ class Effort:
         """Whether to stop after ``runs`` runs since ``began``, a reading of `perf_counter`."""
         waited = perf_counter() - began >= self.min_seconds
         return runs >= self.max_runs or (runs >= self.min_runs and waited)
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The distribution of one duration over the runs."""
-
-    runs: int
-    min_ms: float
-    mean_ms: float
-    median_ms: float
-    p90_ms: float
-    p95_ms: float
-    p99_ms: float
-    max_ms: float
-    #: Coefficient of variation: standard deviation / mean.
-    variation: float
-
-    @classmethod
-    def of(cls, samples_ms: Sequence[float]) -> Timing:
-        """The distribution of ``samples_ms``, of which there is at least one."""
-        ms = np.asarray(samples_ms, np.float64)
-        mean = float(ms.mean())
-        median, p90, p95, p99 = (float(p) for p in np.percentile(ms, [50, 90, 95, 99]))
-        variation = float(ms.std()) / mean
-        return cls(
-            len(ms), float(ms.min()), mean, median, p90, p95, p99, float(ms.max()), variation
-        )
-
-    def cells(self) -> list[str]:
-        """One row of the table, `HEADER` above it."""
-        columns = (self.min_ms, self.mean_ms, self.median_ms, self.p90_ms, self.p95_ms, self.p99_ms)
-        return [*(f"{ms:.4g}" for ms in columns), f"{self.variation:.1%}", str(self.runs)]
-
-
-HEADER = ["ms", "min", "mean", "median", "p90", "p95", "p99", "var.", "runs"]
-
-
-@dataclass(frozen=True)
-class LatencyReport:
-    """What `bench` measured, with buckets in the largest. ``print(report)`` has all as tables."""
-
-    target: str
-    arch: str | None
-    #: First dimension of the first input: images a run.
-    batch: int
-    #: CPU threads TVM uses; None on a GPU.
-    threads: int | None
-    compute: Timing
-    #: Until the call came back, the GPU still at work; None on a CPU, where that is the whole run.
-    enqueue: Timing | None
-    host_to_device: Timing
-    device_to_host: Timing
-    warmup_ms: float
-    warmup_runs: int
-    #: Of the outputs against the reference, as the caller found it; None if nobody looked.
-    relative_l2: float | None
-    #: Of the smaller buckets, the smallest first.
-    smaller: tuple[LatencyReport, ...] = ()
-    #: Every layer and every other kernel, in order, if that was asked for.
-    layers: tuple[LayerTime, ...] = ()
-
-    @property
-    def throughput(self) -> float:
-        """Images a second, by the median of the computation."""
-        return self.batch / self.compute.median_ms * 1e3
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a reader has to know before quoting the figures."""
-        found = []
-        if self.enqueue and self.enqueue.median_ms >= ENQUEUE_BOUND * self.compute.median_ms:
-            found.append(
-                "enqueue-bound: starting the kernels takes the CPU as long as the run, so the GPU "
-                "waits, and its compute time counts the waiting"
-            )
-        if self.compute.variation > UNSTABLE:
-            found.append(
-                f"unstable: the coefficient of variation is {self.compute.variation:.1%}, over "
-                f"{UNSTABLE:.1%}; is something else running, or a clock changing?"
-            )
-        if self.relative_l2 is None:
-            found.append("unchecked: nobody compared this executable's outputs; see `compare`")
-        return tuple(found)
-
-    def to_json(self) -> dict[str, Any]:
-        """The fields as they are called here, with throughput and warnings."""
-        derived = {"throughput_images_per_s": self.throughput, "warnings": list(self.warnings)}
-        return {**asdict(self), **derived, "smaller": [one.to_json() for one in self.smaller]}
-
-    def __str__(self) -> str:
-        return "\n\n".join(report._text() for report in (*self.smaller, self))
-
-    def _text(self) -> str:
-        place = f"{self.target} {self.arch or ''}".strip()
-        place += f", {self.threads} threads" if self.threads else ""
-        rows = [HEADER, ["compute", *self.compute.cells()]]
-        if self.enqueue:
-            rows.append(["enqueue", *self.enqueue.cells()])
-        rows.append(["host to device", *self.host_to_device.cells()])
-        rows.append(["device to host", *self.device_to_host.cells()])
-        lines = [
-            f"batch {self.batch} on {place}: {self.compute.median_ms:.4g} ms, "
-            f"{self.throughput:.4g} images/s (warm-up {self.warmup_ms:.0f} ms, "
-            f"{self.warmup_runs} runs)",
-            table(rows, right=range(1, len(HEADER))),
-        ]
-        if self.relative_l2 is not None:
-            lines.append(f"checked: relative l2 error {self.relative_l2:.2e}")
-        lines += [f"Warning: {warning}" for warning in self.warnings]
-        return "\n".join(lines + (["", layer_table(self.layers)] if self.layers else []))
 
 
 def bench(

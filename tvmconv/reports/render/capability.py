@@ -3,40 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from typing import TYPE_CHECKING
 
-from tvmconv.reports import build_text as report_text
-from tvmconv.reports.build import SUITED_CHANNELS
-from tvmconv.reports.tables import figures, microseconds, percent
-
-if TYPE_CHECKING:
-    from tvmconv.reports.capability import CapabilityReport, KindReport
+from tvmconv.reports.data.build import SUITED_CHANNELS
+from tvmconv.reports.data.capability import CapabilityReport, KindReport
+from tvmconv.reports.data.report import as_text
+from tvmconv.reports.render import build
+from tvmconv.reports.render.tables import figures, microseconds, percent
 
 
+@as_text.register
 def capability_text(report: CapabilityReport) -> str:
     """Whether it can be built, what it is made of, what it would take; then the details."""
     plan = report.plan
     parts = [_headline(report)]
     if plan.smaller:
-        parts.append(report_text.bucket_table(plan))
+        parts.append(build.bucket_table(plan))
     if report.convs:
         parts += [_kind_table(report), _shares(report)]
         if report.buildable:
-            parts.append(report_text.path(plan))
-        parts.append(report_text.layer_table(report.convs))
+            parts.append(build.path(plan))
+        parts.append(build.layer_table(report.convs))
     if plan.conversions:
-        parts.append(report_text.conversion_table(plan.conversions))
+        parts.append(build.conversion_table(plan.conversions))
     if report.buildable and any(not conv.tensor_core for conv in report.convs):
-        parts.append(report_text.reasons(report.convs))
+        parts.append(build.reasons(report.convs))
     parts.append(_operator_table(report))
     return "\n\n".join(parts)
 
 
 def _headline(report: CapabilityReport) -> str:
     plan = report.plan
-    lines = [f"{report_text.target(plan)}: "]
+    lines = [f"{build.target(plan)}: "]
     if report.buildable:
-        lines[0] += f"can be built; {report_text.tensorized(plan)}"
+        lines[0] += f"can be built; {build.tensorized(plan)}"
     else:
         listed = (f"{name} x{count}" for name, count in sorted(report.unsupported.items()))
         lines[0] += "can't be built: " + ", ".join(listed)
@@ -85,7 +84,7 @@ def _shares(report: CapabilityReport) -> str:
         )
         if unknown:
             text += f"\nwithout {unknown} whose shapes can't be inferred"
-        return text + f"\ncard: {report.plan.rates}"
+        return text + f"\nmachine: {report.plan.machine}"
     return (
         f"on tensor cores: {percent(every.tensor_core_macs, every.macs)} of all multiply-adds, "
         f"{percent(suited.tensor_core_macs, suited.macs)} of those of convolutions with "
@@ -98,7 +97,7 @@ def _operator_table(report: CapabilityReport) -> str:
     """Every operator, and what would become of it."""
     fates: dict[str, Counter[str]] = defaultdict(Counter)
     for one in report.plan.operators:
-        fates[one.operator][report_text.kind_of_fate(one.fate)] += 1
+        fates[one.operator][build.kind_of_fate(one.fate)] += 1
     rows = [("operator", "count", "supported", "why not, or what becomes of it")]
     for support in report.operators:
         told = support.reason or ("" if support.supported else "nobody has written it")

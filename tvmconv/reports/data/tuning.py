@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from tvmconv.reports.tables import figures, microseconds, percent
+from tvmconv.reports.data.report import Report
 
-HEADER = (
-    *("convolution", "x", "share", "space", "tried", "us", "model's us", "gain"),
-    *("status", "choice"),
-)
 Status = Literal["planned", "measured", "recorded", "left out", "failed"]
 
 
@@ -47,7 +43,7 @@ class TunedLayer:
 
 
 @dataclass(frozen=True)
-class TuningReport:
+class TuningReport(Report):
     """All workloads of a network, the largest share of its time first."""
 
     target: str
@@ -72,41 +68,3 @@ class TuningReport:
 
     def to_json(self) -> dict[str, Any]:
         return {**asdict(self), "us": self.us, "model_us": self.model_us}
-
-    def __str__(self) -> str:
-        text = ("convolution", "status", "choice")
-        parts = [figures([HEADER, *map(_row, self.layers)], text)]
-        parts += [f"{layer.shape}: {layer.note}" for layer in self.layers if layer.note]
-        return "\n".join([*parts, self._summary()])
-
-    def _summary(self) -> str:
-        counted = dict.fromkeys(("measured", "recorded", "planned", "left out", "failed"), 0)
-        for layer in self.layers:
-            counted[layer.status] += 1
-        said = ", ".join(f"{n} {status}" for status, n in counted.items() if n)
-        place = self.device or f"{self.target} {self.arch}"
-        took = "about " if counted["planned"] else ""
-        text = f"{len(self.layers)} workloads on {place}: {said}; {took}{self.seconds:.0f} s"
-        if counted["left out"]:
-            text += "\nleft out: the budget does not suffice, or there is one configuration alone"
-        if self.us:
-            text += (
-                f"\nmeasured and recorded ones in sum {microseconds(self.us)} us, as the model "
-                f"chooses {microseconds(self.model_us)} us: {self.model_us / self.us:.2f} times"
-            )
-        return text + f"\nrecords: {self.records}"
-
-
-def _row(layer: TunedLayer) -> tuple[str, ...]:
-    return (
-        layer.shape,
-        str(layer.count),
-        percent(layer.share, 1.0),
-        str(layer.space),
-        str(layer.candidates),
-        microseconds(layer.us),
-        microseconds(layer.model_us),
-        f"{layer.gain:.2f}" if layer.gain else "-",
-        layer.status,
-        layer.choice,
-    )

@@ -15,13 +15,12 @@ import onnx
 import tvm
 from tvm import relax
 
-from schedules.machine.cost import copy_bytes, copy_cost
-from schedules.machine.hardware import Hardware
+from schedules.machine.cost import Machine, copy_bytes, copy_cost
 from tvmconv.onnx.model import inputs, shapes_of
 from tvmconv.passes.graph import Dataflow, dtype, is_constant, shape
 from tvmconv.passes.plan.plan import Plan, PlannedConv
 from tvmconv.passes.plan.readers import FOLLOWS_INPUT
-from tvmconv.reports.build import ConversionReport
+from tvmconv.reports.data.build import ConversionReport
 
 #: Names of the axes of an image, channels first.
 LETTERS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
@@ -36,14 +35,14 @@ PERMUTE, TRANSPOSED = "relax.permute_dims", "relax.nn.conv2d_transpose"
 
 
 def conversions(
-    mod: tvm.IRModule, plan: Plan, hardware: Hardware, simple: onnx.ModelProto
+    mod: tvm.IRModule, plan: Plan, machine: Machine | None, simple: onnx.ModelProto
 ) -> tuple[ConversionReport, ...]:
     """In the order of the graph. mod: after all passes, its regions planned; simple: the ONNX
     graph that was compiled, for the names in it."""
     graph = _Graph.of(mod, plan, simple)
     found: list[ConversionReport] = []
     for var in graph.live():
-        found += graph.conversions(var, hardware)
+        found += graph.conversions(var, machine)
     return tuple(found)
 
 
@@ -92,23 +91,23 @@ class _Graph:
                 waiting += self.reads(var)
         return [var for var in self.flow.values if var in found]
 
-    def conversions(self, var: relax.Var, hardware: Hardware) -> Iterator[ConversionReport]:
+    def conversions(self, var: relax.Var, machine: Machine | None) -> Iterator[ConversionReport]:
         """Those that are needed to compute `var`."""
         if var in self.kernels:
             layout = self.kernels[var][0].layout
             if layout.copied_for:
                 what = f"{layout.layout} -> NHWC"
-                yield _report(what, shape(var), layout.copied_for, hardware, "float16")
+                yield _report(what, shape(var), layout.copied_for, machine, "float16")
         elif self.flow.op(var) == PERMUTE:
             x = self.flow.values[var].args[0]
-            yield self._permuted(var, x, hardware)
+            yield self._permuted(var, x, machine)
         elif self.flow.op(var) == TRANSPOSED:
             cause = "TVM computes transposed convolutions in NCHW"
             x = self.flow.values[var].args[0]
-            yield _report("NHWC -> NCHW", shape(x), cause, hardware, dtype(x))
-            yield _report("NCHW -> NHWC", shape(var), cause, hardware, dtype(var))
+            yield _report("NHWC -> NCHW", shape(x), cause, machine, dtype(x))
+            yield _report("NCHW -> NHWC", shape(var), cause, machine, dtype(var))
 
-    def _permuted(self, var: relax.Var, x: relax.Expr, hardware: Hardware) -> ConversionReport:
+    def _permuted(self, var: relax.Var, x: relax.Expr, machine: Machine | None) -> ConversionReport:
         axes = self.flow.values[var].attrs.axes
         rank = len(shape(x))
         order = tuple(map(int, axes)) if axes is not None else tuple(reversed(range(rank)))
@@ -119,7 +118,7 @@ class _Graph:
         half = for_kernels or (read == "float16" and not outputs)
         what = _named(order)
         cause = self._cause(var, x, order, what)
-        return _report(what, shape(x), cause, hardware, read, "float16" if half else dtype(var))
+        return _report(what, shape(x), cause, machine, read, "float16" if half else dtype(var))
 
     def _is_half(self, x: relax.Expr) -> bool:
         """Whether a tensor is in fp16 once the kernels are in place."""
@@ -271,11 +270,17 @@ def _named(order: tuple[int, ...]) -> str:
 
 
 def _report(
-    what: str, of: tuple[int, ...], cause: str, hardware: Hardware, read: str, written: str = ""
+    what: str,
+    of: tuple[int, ...],
+    cause: str,
+    machine: Machine | None,
+    read: str,
+    written: str = "",
 ) -> ConversionReport:
     elements = math.prod(of)
     moved = copy_bytes(elements, read, written)
-    return ConversionReport(what, of, cause, moved, copy_cost(elements, hardware, read, written).us)
+    us = copy_cost(elements, machine, read, written).us if machine is not None else 0.0
+    return ConversionReport(what, of, cause, moved, us)
 
 
 def _shape(value: relax.Expr) -> tuple[int, ...] | None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from schedules.machine.hardware import CUDA_ARCHS, Hardware
-from tvmconv.reports.build import ConvReport
+from schedules.conv.workload import ConvWorkload
+from schedules.machine.gpus import ARCHITECTURES, Card
+from tvmconv.reports.data.build import ConvReport
+from tvmconv.reports.data.layer_times import LayerTime
 from tvmconv.runtime import cuda as cuda_runtime
 
 if TYPE_CHECKING:
@@ -25,36 +26,6 @@ if TYPE_CHECKING:
 LAUNCHES, REPLAYS, RUNS = 20, 5, 4
 #: Before the names of what the virtual machine does itself.
 BUILTIN = "vm.builtin."
-
-
-@dataclass(frozen=True)
-class LayerTime:
-    """A layer, or another kernel, of which only the first three fields are known.
-
-    Rates count what the definition asks for, padding not; shares are of the time that would be
-    left if nothing else were in the way, 0 to 1, or 0 where that is not known, as on a CPU.
-    """
-
-    #: That of the layer, or of TVM's kernel.
-    name: str
-    us: float
-    #: How many kernels that takes.
-    kernels: int = 1
-    shape: str = ""
-    family: str = ""
-    config: str = ""
-    tflops: float = 0.0
-    gbps: float = 0.0
-    #: Of the rate of the instruction it uses, of the chip's fastest, and of the memory's.
-    instruction_share: float = 0.0
-    chip_share: float = 0.0
-    memory_share: float = 0.0
-    #: What the model says of it: what limits it, how long it takes; the next best family, and how
-    #: many times as long that takes by the model.
-    limit: str = ""
-    estimated_us: float = 0.0
-    runner_up: str = ""
-    margin: float = 0.0
 
 
 def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
@@ -71,23 +42,22 @@ def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
         macs[layer.part_of or layer.name] += layer.useful_macs
         for kernel in layer.kernels:
             waiting[kernel].append(layer)
-    hardware = next((one for one in CUDA_ARCHS if one.name == exe.arch), None)
+    card = ARCHITECTURES[exe.arch][1] if exe.target == "cuda" else None
     found: dict[str, tuple[ConvReport | None, list[float]]] = {}
     for at, (kernel, us) in enumerate(calls):
         conv = waiting[kernel].popleft() if waiting[kernel] else None
         key = conv.name if conv else f"{at} {kernel}"
         found.setdefault(key, (conv, []))[1].append(us)
     return tuple(
-        _layer(conv, macs[conv.name], sum(us), len(us), hardware if exe.target == "cuda" else None)
+        _layer(conv, macs[conv.name], sum(us), len(us), card)
         if conv
         else LayerTime(key.partition(" ")[2], sum(us))
         for key, (conv, us) in found.items()
     )
 
 
-def _layer(
-    conv: ConvReport, macs: int, us: float, kernels: int, hardware: Hardware | None
-) -> LayerTime:
+def _layer(conv: ConvReport, macs: int, us: float, kernels: int, card: Card | None) -> LayerTime:
+    operand = ConvWorkload.from_json(conv.workloads[0]).precision.operands[0]
     tflops, gbps = 2 * macs / us / 1e6, conv.moved_bytes / us / 1e3
     return LayerTime(
         name=conv.name,
@@ -98,9 +68,9 @@ def _layer(
         config=conv.config,
         tflops=tflops,
         gbps=gbps,
-        instruction_share=tflops / conv.instruction_tflops if hardware else 0.0,
-        chip_share=tflops / hardware.chip_tflops if hardware else 0.0,
-        memory_share=gbps / hardware.memory_gbps if hardware else 0.0,
+        instruction_share=tflops / conv.instruction_tflops if card else 0.0,
+        chip_share=tflops / card.peak_tflops(operand) if card else 0.0,
+        memory_share=gbps / card.memory_gbps if card else 0.0,
         limit=conv.limit,
         estimated_us=conv.cost_us,
         runner_up=conv.runner_up,

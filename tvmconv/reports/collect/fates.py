@@ -14,8 +14,8 @@ import onnx
 from tvmconv.onnx.model import shapes_of
 from tvmconv.passes.plan.plan import PlannedConv
 from tvmconv.passes.regions.regions import Region
-from tvmconv.reports.build import OperatorReport
-from tvmconv.reports.layer_reports import merged_layers
+from tvmconv.reports.collect.layers import merged_layers
+from tvmconv.reports.data.build import OperatorReport
 
 #: Operators that onnxruntime's simplification folds into the convolution before them.
 FOLDS = ("BatchNormalization", "Mul", "Add", "Div", "Sub")

@@ -1,0 +1,61 @@
+"""What would become of a model, told before any build: the `CapabilityReport` of `inspect`."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import onnx
+
+from tvmconv.onnx.model import inputs, opset, specs
+from tvmconv.onnx.supported import operator, verdicts
+from tvmconv.reports.data.build import BuildReport
+from tvmconv.reports.data.capability import CapabilityReport, OperatorSupport
+
+
+def capability(
+    original: onnx.ModelProto, simple: onnx.ModelProto, plan: BuildReport
+) -> CapabilityReport:
+    """original: the model as it was given, its shapes fixed; simple: in fewer nodes, or the same
+    where it can't be simplified; plan: what else is known."""
+    return CapabilityReport(
+        specs(inputs(original)),
+        # More shapes can be inferred where constants are folded.
+        specs(simple.graph.output),
+        opset(original),
+        _parameters(original),
+        _operators(original, simple),
+        plan,
+    )
+
+
+def _parameters(proto: onnx.ModelProto) -> int:
+    """What `CapabilityReport.parameters` counts."""
+    floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
+    statistics = set()
+    tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type == "BatchNormalization":
+            statistics.update(node.input[3:5])
+        elif node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            tensors[node.output[0]] = node.attribute[0].t
+    return sum(
+        math.prod(tensor.dims)
+        for name, tensor in tensors.items()
+        if tensor.data_type in floats and tensor.dims and name not in statistics
+    )
+
+
+def _operators(original: onnx.ModelProto, simple: onnx.ModelProto) -> tuple[OperatorSupport, ...]:
+    """Every node of the original counts once; what is found only in the simple one is said of the
+    node that has the same name there, which simplification keeps."""
+    found = {node.name: (operator(node), reason) for node, reason in verdicts(original)}
+    if simple is not original:
+        refused = ((n, why) for n, why in verdicts(simple, folded=True) if why is not None)
+        found |= {node.name: (operator(node), why) for node, why in refused}
+    counted = Counter(found.values())
+    supports = (
+        OperatorSupport(name, count, reason is None, reason or "")
+        for (name, reason), count in counted.items()
+    )
+    return tuple(sorted(supports, key=lambda one: (one.supported, -one.count, one.operator)))

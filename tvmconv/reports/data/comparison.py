@@ -1,0 +1,67 @@
+"""Errors of a network's outputs against a reference: `CompareReport`."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tvmconv.reports.data.report import Report, finite_or_none
+
+#: The relative l2 error that a network with fp16 operands and fp32 accumulators should stay below.
+BOUND = 5e-3
+
+
+@dataclass(frozen=True)
+class OutputDifference:
+    """The error of one output. Norms and inner products are computed in float64."""
+
+    name: str
+    shape: tuple[int, ...]
+    #: ||ours - reference|| / ||reference||; None where the reference is all zeros, NaN where
+    #: either is not finite.
+    relative_l2: float | None
+    #: The largest absolute difference.
+    max_abs: float
+    #: Cosine of the angle between the two; None where one is all zeros.
+    cosine: float | None
+    #: Whether every element of our output is finite.
+    finite: bool
+    #: A caution about the figures; empty if there is nothing to say.
+    note: str = ""
+
+    def passed(self, bound: float) -> bool:
+        """Whether the relative l2 error is at most `bound`; where the reference is all zeros,
+        whether there is no error at all."""
+        if self.relative_l2 is None:
+            return self.max_abs == 0
+        return self.finite and self.relative_l2 <= bound  # False for NaN
+
+
+@dataclass(frozen=True)
+class CompareReport(Report):
+    """The error of every output. ``print(report)`` is a table."""
+
+    target: str
+    reference: str
+    outputs: tuple[OutputDifference, ...]
+
+    @property
+    def relative_l2(self) -> float:
+        """The worst relative l2 error; infinite where one can't be computed and is not zero."""
+        errors = []
+        for output in self.outputs:
+            if output.relative_l2 is None:
+                errors.append(0.0 if output.max_abs == 0 else math.inf)
+            else:
+                errors.append(math.inf if math.isnan(output.relative_l2) else output.relative_l2)
+        return max(errors)
+
+    def passed(self, bound: float = BOUND) -> bool:
+        """Whether every output is finite and its relative l2 error at most `bound`."""
+        return all(output.passed(bound) for output in self.outputs)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by their names, NaN and infinity as None."""
+        plain = asdict(self)
+        return {**plain, "outputs": [finite_or_none(output) for output in plain["outputs"]]}
