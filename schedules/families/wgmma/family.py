@@ -1,11 +1,11 @@
 """Convolution as an implicit GEMM on the warpgroup instruction of sm_90a, fed by the copy engine.
 
-config         the knobs; space: which of them fit, and are worth trying
-plan           a workload and a configuration in numbers, and the layout of shared memory
-kernel         the kernel: producer and consumers, in a `block`
-tensor_store   its epilogue through the copy engine; cluster_store where blocks share a tile
-tensor_maps    how the copy engine sees the operands
-footprint      what the kernel takes of a GPU
+    config         the knobs; space: which of them fit, and are worth trying
+    plan           a workload and a configuration in numbers, and the layout of shared memory
+    kernel         the kernel: producer and consumers, in a `block`
+    tensor_store   its epilogue through the copy engine; cluster_store where blocks share a tile
+    tensor_maps    how the copy engine sees the operands
+    footprint      what the kernel takes of a GPU
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from schedules.families.wgmma.footprint import footprint
 from schedules.families.wgmma.kernel import kernel
 from schedules.families.wgmma.plan import Plan, corners
 from schedules.families.wgmma.space import check
-from schedules.family import Given, Match, Reject, alone, fitting, other_precision
+from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -36,7 +36,7 @@ from schedules.machine.hardware import Hardware
 MOST_STRIDE, MOST_OFFSET, CORNERS = 8, 255, range(-128, 128)
 
 
-class WgmmaFamily:
+class WgmmaFamily(Family):
     """WGMMA with NHWC in and out."""
 
     name = "wgmma"

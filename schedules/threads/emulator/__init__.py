@@ -38,7 +38,7 @@ from schedules.threads.emulator import build, tensor_maps
 from schedules.threads.emulator.build import available
 from schedules.threads.emulator.guarded import Array, Guarded
 from schedules.threads.emulator.lowered import lower
-from schedules.threads.emulator.translate import translate
+from schedules.threads.emulator.translate import translated
 
 __all__ = ["available", "run"]
 
@@ -69,9 +69,9 @@ def run(
     addresses = {name: array.ctypes.data for name, array in inner.items()}
     addresses |= {name: ctypes.addressof(tensor_map) for name, tensor_map in maps.items()}
     launch = build.Launch(
-        kernel.blocks, kernel.cluster, kernel.threads, kernel.resident, kernel.shared_bytes
+        kernel.blocks, kernel.threads, kernel.cluster, kernel.resident, kernel.shared_bytes
     )
-    fault = build.run(translate(kernel), launch, [addresses[name] for name in kernel.parameters])
+    fault = build.run(translated(kernel), launch, [addresses[name] for name in kernel.parameters])
     if fault is not None:
         raise KernelFault(fault)
     if not all(one.intact() for one in guarded):

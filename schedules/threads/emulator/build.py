@@ -32,9 +32,12 @@ def available() -> bool:
 class Launch(ctypes.Structure):
     """As `Launch` in `fibers.h`."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_int)
-        for name in ("blocks", "cluster", "threads", "resident", "shared_bytes")
+    _fields_ = (
+        ("blocks", ctypes.c_int * 3),
+        ("threads", ctypes.c_int * 3),
+        ("cluster", ctypes.c_int),
+        ("resident", ctypes.c_int),
+        ("shared_bytes", ctypes.c_int),
     )
 
 

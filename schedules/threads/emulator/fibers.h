@@ -90,9 +90,10 @@ struct Block {
   int free_registers = 0, freed = 0;
 };
 
-// As `launch.py` fills it in. `resident`: blocks that a multiprocessor holds at a time.
+// As `build.Launch`. `resident`: blocks that a multiprocessor holds at a time.
+// Blocks of a cluster lie side by side along x.
 struct Launch {
-  int blocks, cluster, threads, resident, shared_bytes;
+  int blocks[3], threads[3], cluster, resident, shared_bytes;
 };
 
 static jmp_buf scheduler, abandon;
@@ -101,6 +102,7 @@ static std::vector<Block> cluster;
 static Barrier cluster_barrier;
 static void (*kernel)(void**);
 static void** arguments;
+static const Launch* launch;
 static std::string failure;
 // What takes its time: it happens, in no order to rely on, when nothing else can.
 static std::vector<std::function<void()>> late;
@@ -142,6 +144,8 @@ static void leave(Barrier& barrier) {
 template <class Operands, class Meaning>
 static void together(const char* instruction, Operands& mine, Meaning meaning) {
   Warp& warp = *current->warp;
+  if (warp.barrier.expected != WARP)
+    fail(std::string(instruction) + " in a warp of fewer than 32 threads");
   if (!warp.barrier.arrived) {
     warp.instruction = instruction;
   } else if (strcmp(warp.instruction, instruction)) {
@@ -180,29 +184,30 @@ static char* shared(uint32_t address, int bytes = 16, Block* block = nullptr) {
   return block->shared.data() + offset;
 }
 
-static void prepare(int first, const Launch& launch) {
+static void prepare(int first) {
+  int threads = launch->threads[0] * launch->threads[1] * launch->threads[2];
   cluster.clear();
-  cluster.resize(launch.cluster);
-  cluster_barrier = {launch.cluster * launch.threads, 0, 0};
+  cluster.resize(launch->cluster);
+  cluster_barrier = {launch->cluster * threads, 0, 0};
   late.clear();
-  for (int rank = 0; rank < launch.cluster; rank++) {
+  for (int rank = 0; rank < launch->cluster; rank++) {
     Block& block = cluster[rank];
     block.index = first + rank;
     block.rank = rank;
-    block.alive = launch.threads;
-    block.bytes = launch.shared_bytes;
+    block.alive = threads;
+    block.bytes = launch->shared_bytes;
     block.shared.assign(BEGIN + block.bytes + GUARD, char(0xff));
-    block.barrier.expected = launch.threads;
-    block.warps.resize(launch.threads / WARP);
-    block.warpgroups.resize((launch.threads + WARPGROUP - 1) / WARPGROUP);
-    block.threads.resize(launch.threads);
-    for (Warp& warp : block.warps) warp.barrier.expected = WARP;
-    for (int i = 0; i < launch.threads; i++) {
+    block.barrier.expected = threads;
+    block.warps.resize((threads + WARP - 1) / WARP);
+    block.warpgroups.resize((threads + WARPGROUP - 1) / WARPGROUP);
+    block.threads.resize(threads);
+    for (int i = 0; i < threads; i++) {
       Thread& thread = block.threads[i];
       thread.index = i;
       thread.block = &block;
       thread.warp = &block.warps[i / WARP];
-      thread.registers = std::min(65536 / launch.resident / launch.threads / 8 * 8, 255);
+      thread.warp->barrier.expected++;
+      thread.registers = std::min(65536 / launch->resident / threads / 8 * 8, 255);
     }
   }
 }
@@ -226,11 +231,11 @@ static void resume(Thread& thread) {
   setcontext(&context);
 }
 // As long as a lane of the warp can go on. Gives whether any could.
-static bool run_warp(Thread* lanes) {
+static bool run_warp(Thread* lanes, int count) {
   bool any = false;
   for (bool more = true; more;) {
     more = false;
-    for (int i = 0; i < WARP; i++)
+    for (int i = 0; i < count; i++)
       if (!waits(lanes[i])) {
         resume(lanes[i]);
         any = more = true;
@@ -251,13 +256,17 @@ static bool run_warp(Thread* lanes) {
 }
 
 static void run_cluster() {
-  std::vector<Thread*> warps;
+  std::vector<std::pair<Thread*, int>> warps;
   for (Block& block : cluster)
-    for (size_t i = 0; i < block.threads.size(); i += WARP) warps.push_back(&block.threads[i]);
+    for (size_t i = 0; i < block.threads.size(); i += WARP)
+      warps.push_back({&block.threads[i], block.warps[i / WARP].barrier.expected});
   while (cluster_barrier.expected) {
     bool any = false;
     size_t first = draw() % warps.size();
-    for (size_t i = 0; i < warps.size(); i++) any |= run_warp(warps[(first + i) % warps.size()]);
+    for (size_t i = 0; i < warps.size(); i++) {
+      auto [lanes, count] = warps[(first + i) % warps.size()];
+      any |= run_warp(lanes, count);
+    }
     if (any || !cluster_barrier.expected) continue;
     if (late.empty()) deadlock();
     // Mostly what was begun last, so that what nobody waits for is late indeed.

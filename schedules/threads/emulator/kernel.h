@@ -25,6 +25,12 @@ inline uint4 make_uint4(uint x, uint y, uint z, uint w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline half __float2half_rn(float x) { return half(x); }
+inline uint __pack_half2(half x, half y) {
+  half2 pair{x, y};
+  uint bits;
+  __builtin_memcpy(&bits, &pair, 4);
+  return bits;
+}
 
 // NaN marks what has not arrived, so it must not be lost: CUDA's own give the other number.
 template <class T>
@@ -38,7 +44,7 @@ float fabsf(float), floorf(float), ceilf(float), roundf(float), fmaxf(float, flo
 
 namespace emulator {
 
-struct Index { int x; };
+struct Index { int x, y, z; };
 Index thread_index();
 Index block_index();
 char* shared_memory();
@@ -57,6 +63,7 @@ void bar_sync(uint32_t number, uint32_t threads);
 void cluster_arrive();
 void cluster_wait();
 uint32_t cluster_rank();
+int lane_index();
 uint32_t shuffle(uint32_t value, uint32_t lane);
 template <class Word>
 inline Word shuffled(Word value, int lane) {
@@ -150,5 +157,5 @@ inline Word __shfl_sync(uint, Word value, int lane, int = 32) {
 }
 template <class Word>
 inline Word __shfl_xor_sync(uint, Word value, int mask, int = 32) {
-  return emulator::shuffled(value, emulator::thread_index().x % 32 ^ mask);
+  return emulator::shuffled(value, emulator::lane_index() ^ mask);
 }

@@ -35,16 +35,17 @@ class Lowered:
     """CUDA text of one kernel and its launch.
 
     parameters: of the kernel, in order: names of the function's parameters, or of tensor maps.
-    cluster, blocks: blocks of a cluster, and of the grid. shared_bytes: dynamic shared memory.
-    resident: blocks that a multiprocessor is to hold at a time.
+    blocks, threads: of the grid and of a block, along x, y and z. cluster: blocks of a cluster.
+    resident: blocks that a multiprocessor is to hold at a time. shared_bytes: dynamic shared
+    memory.
     """
 
     text: str
     parameters: list[str]
     tensor_maps: dict[str, TensorMapCall]
-    blocks: int
+    blocks: tuple[int, int, int]
+    threads: tuple[int, int, int]
     cluster: int
-    threads: int
     resident: int
     shared_bytes: int
 
@@ -100,12 +101,16 @@ def _read(host: tvm.IRModule, kernel: tirx.PrimFunc, text: str) -> Lowered:
         text,
         parameters,
         dict(_tensor_map(call) for name in (IM2COL, TILED) for call in calls.get(name, ())),
-        blocks=sizes["blockIdx.x"],
+        blocks=_along(sizes, "blockIdx"),
+        threads=_along(sizes, "threadIdx"),
         cluster=sizes.get("clusterCtaIdx.x", 1),
-        threads=sizes["threadIdx.x"],
         resident=int(kernel.attrs.get("tirx.launch_bounds_min_blocks_per_sm", 1)),
         shared_bytes=sizes.get("tirx.use_dyn_shared_memory", 0),
     )
+
+
+def _along(sizes: dict[str, int], index: str) -> tuple[int, int, int]:
+    return sizes.get(f"{index}.x", 1), sizes.get(f"{index}.y", 1), sizes.get(f"{index}.z", 1)
 
 
 def _name(argument: Any) -> str:

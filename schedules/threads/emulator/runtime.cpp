@@ -10,10 +10,11 @@ extern "C" const char* run(
   if (_setjmp(abandon)) return failure.c_str();
   failure.clear();
   chance = 1;
-  emulator::kernel = kernel, emulator::arguments = arguments;
-  if (launch->threads % WARP) fail("a block is not made of whole warps");
-  for (int first = 0; first < launch->blocks; first += launch->cluster) {
-    prepare(first, *launch);
+  emulator::kernel = kernel, emulator::arguments = arguments, emulator::launch = launch;
+  int blocks = launch->blocks[0] * launch->blocks[1] * launch->blocks[2];
+  if (launch->blocks[0] % launch->cluster) fail("the grid is not made of whole clusters");
+  for (int first = 0; first < blocks; first += launch->cluster) {
+    prepare(first);
     run_cluster();
   }
   stacks.clear();

@@ -87,7 +87,7 @@ _OPERAND = re.compile(r'"[=+]?(\w)"\((\w+)\)')
 _PREDICATED = re.compile(r"\{ \.reg \.pred (\w+); setp\.ne\.b32 \1, (%\d+), 0; (.*;) \}")
 
 
-def translate(kernel: Lowered) -> str:
+def translated(kernel: Lowered) -> str:
     """C++ with a function ``kernel`` that takes pointers to the kernel's parameters, in order."""
     text = kernel.text
     helpers = re.findall(r"^__forceinline__ __device__ .*?^}", text, re.MULTILINE | re.DOTALL)

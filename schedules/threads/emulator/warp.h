@@ -5,8 +5,12 @@
 
 namespace emulator {
 
-Index thread_index() { return {current->index}; }
-Index block_index() { return {current->block->index}; }
+static Index place(int number, const int (&sizes)[3]) {
+  return {number % sizes[0], number / sizes[0] % sizes[1], number / sizes[0] / sizes[1]};
+}
+Index thread_index() { return place(current->index, launch->threads); }
+Index block_index() { return place(current->block->index, launch->blocks); }
+int lane_index() { return current->index % WARP; }
 char* shared_memory() { return current->block->shared.data() + BEGIN; }
 uint32_t shared_address(const void* pointer) {
   return static_cast<const char*>(pointer) - shared_memory() + BEGIN;

@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intrinsics import wgmma
-from schedules.choose import family
 from schedules.conv.activations import Activation
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue, Window
 from schedules.families.wgmma.config import PRODUCER_REGISTERS, WgmmaConfig
@@ -23,6 +22,7 @@ from schedules.families.wgmma.space import check, fits
 from schedules.families.wgmma.tensor_maps import pixels
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CUDA_ARCHS
+from schedules.registry import family
 from schedules.threads.tensor_map import Im2col
 from tests.support import kernels, sass
 from tests.support.workloads import FP16_SUMS, FP32_OUT

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -171,14 +169,8 @@ NOTICED_BY_DEFAULT = {
 def test_a_broken_kernel_is_noticed(name: str) -> None:
     (w, config), pattern, replacement, complaint = BROKEN[name]
 
-    def broken(text: str) -> str:
-        at = text.rindex('extern "C" __global__')
-        body, count = re.subn(pattern, replacement, text[at:])
-        assert count, f"no {pattern} in {body}"
-        return text[:at] + body
-
     def compared() -> None:
-        execute = functools.partial(emulator.run, change=broken)
+        execute = kernels.broken(pattern, replacement)
         error = run(w, config, Tensors.random(w), execute)
         assert error <= 1e-3, f"{error} off"
 

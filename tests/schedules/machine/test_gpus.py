@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from intrinsics import dtypes
-from schedules.choose import FAMILIES, choose, family
+from schedules.choose import choose
 from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.errors import ConfigError
@@ -24,8 +24,8 @@ from schedules.families.wmma.config import WmmaConfig
 from schedules.machine.footprint import FP32, MMA, WGMMA
 from schedules.machine.gpus import ARCHITECTURES, H200, MEASURED, Card
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
-from schedules.threads import emulator
-from tests.support import kernels
+from schedules.registry import FAMILIES, family
+from tests.support import cuda_on_cpu, kernels
 from tests.support.workloads import PAIRS, WORKLOADS
 
 GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}
@@ -177,7 +177,7 @@ def smaller(hardware: Hardware, multiprocessors: int) -> Hardware:
 TWO = smaller(HOPPER, 2)
 
 
-@pytest.mark.skipif(not emulator.available(), reason="no g++")
+@pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
 def test_persistent_blocks_of_wgmma_are_as_many_as_the_card_holds() -> None:
     w, config = ConvWorkload(1, 16, 20, 16, 16, 1, 1), WgmmaConfig(1, 1, 16, 2)
     plan = Plan(w, config)
@@ -186,7 +186,7 @@ def test_persistent_blocks_of_wgmma_are_as_many_as_the_card_holds() -> None:
     assert Plan(w, replace(config, split=2)).grid(TWO) == 10, "a cluster for each tile"
     # The CUDA text, on this CPU.
     operands = kernels.Tensors.random(w)
-    got = kernels.run(family("wgmma"), w, config, TWO, operands, emulator.run)
+    got = kernels.run(family("wgmma"), w, config, TWO, operands, cuda_on_cpu.run)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) <= 1e-3
 
 
