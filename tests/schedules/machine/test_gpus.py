@@ -25,7 +25,8 @@ from schedules.machine.footprint import FP32, MMA, WGMMA
 from schedules.machine.gpus import ARCHITECTURES, H200, MEASURED, Card
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.registry import FAMILIES, family
-from tests.support import cuda_on_cpu, kernels
+from schedules.threads import emulator
+from tests.support import kernels
 from tests.support.workloads import PAIRS, WORKLOADS
 
 GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}
@@ -177,7 +178,7 @@ def smaller(hardware: Hardware, multiprocessors: int) -> Hardware:
 TWO = smaller(HOPPER, 2)
 
 
-@pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
+@pytest.mark.skipif(not emulator.available(), reason="no g++")
 def test_persistent_blocks_of_wgmma_are_as_many_as_the_card_holds() -> None:
     w, config = ConvWorkload(1, 16, 20, 16, 16, 1, 1), WgmmaConfig(1, 1, 16, 2)
     plan = Plan(w, config)
@@ -186,7 +187,7 @@ def test_persistent_blocks_of_wgmma_are_as_many_as_the_card_holds() -> None:
     assert Plan(w, replace(config, split=2)).grid(TWO) == 10, "a cluster for each tile"
     # The CUDA text, on this CPU.
     operands = kernels.Tensors.random(w)
-    got = kernels.run(family("wgmma"), w, config, TWO, operands, cuda_on_cpu.run)
+    got = kernels.run(family("wgmma"), w, config, TWO, operands, emulator.run)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) <= 1e-3
 
 
