@@ -18,7 +18,8 @@ from schedules.families.depthwise_projection.config import DepthwiseProjectionCo
 from schedules.families.direct.family import DirectConfig
 from schedules.families.few_channels.config import FewChannelsConfig, persistent
 from schedules.families.mma_sync.config import MmaSyncConfig
-from schedules.families.wgmma.config import Plan, WgmmaConfig
+from schedules.families.wgmma.config import WgmmaConfig
+from schedules.families.wgmma.plan import Plan
 from schedules.families.wmma.config import WmmaConfig
 from schedules.machine.footprint import FP32, MMA, WGMMA
 from schedules.machine.gpus import ARCHITECTURES, H200, MEASURED, Card
