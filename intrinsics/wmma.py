@@ -6,7 +6,7 @@ keeps to itself. So a fragment is only ever filled, loaded, multiplied and store
 
 from __future__ import annotations
 
-from intrinsics.dtypes import FP16, FP32
+from intrinsics.dtypes import BF16, FP16, FP32
 from intrinsics.record import TensorIntrinsic
 
 #: "wmma.mma.sync": shapes, dtypes and the first target that has each.
@@ -15,7 +15,7 @@ PTX_ISA = (
     "#warp-level-matrix-instructions-wmma-mma"
 )
 #: Operand type, accumulator type, and the first target that has them.
-DTYPES = ((FP16, FP32, 70), (FP16, FP16, 70))
+DTYPES = ((FP16, FP32, 70), (FP16, FP16, 70), (BF16, FP32, 80))
 
 INTRINSICS: tuple[TensorIntrinsic, ...] = tuple(
     TensorIntrinsic(

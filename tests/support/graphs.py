@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from tvm import relax
 
 import tvmconv
-from schedules.choose import Estimate, kernel_cost
+from schedules.choose import Estimate, Policy, kernel_cost
 from schedules.machine.hardware import CPU, Hardware
 from tvmconv.onnx import frontend
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import graph, pipeline
 from tvmconv.passes.kernels.lower_convs import lower_convs
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
@@ -92,7 +93,7 @@ def lowered(
     mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "test")
     named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
-    planned = plan(mod, find_regions(mod, named), hardware, estimate=estimate)
+    planned = plan(mod, find_regions(mod, named), Chooser(hardware, Policy(estimate=estimate)))
     return pipeline.run(mod, [lower_convs(planned)], "test")
 
 

@@ -7,15 +7,41 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import onnx
+import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.onnx import resize
 from tvmconv.onnx.operators import OWN
+from tvmconv.passes.graph import bindings, op_name
+
+#: An attribute of ``main``: by the name of a variable the ONNX node that it is the result of, and
+#: the operator of Relax that gives it.
+NODES = "onnx_nodes"
 
 
 class Importer(onnx_frontend.ONNXGraphImporter):
-    """Builds a Relax module from a graph that `supported.unsupported` has nothing against."""
+    """Builds a Relax module from a graph that `supported.unsupported` has nothing against.
+
+    Its ``main`` says in the attribute `NODES` which variables are results of nodes.
+    """
+
+    def from_onnx(self, graph: onnx.GraphProto, opset: int) -> tvm.IRModule:
+        """The graph as a module with one function, ``main``."""
+        mod = super().from_onnx(graph, opset)
+        values = {binding.var: binding.value for binding in bindings(mod)}
+        bound = {value: var for var, value in values.items()}
+        nodes: dict[str, list[str]] = {}
+        for node in graph.node:
+            for output in node.output:
+                made = self._nodes.get(output)
+                var = made if isinstance(made, relax.Var) else bound.get(made)
+                if var is not None and var in values:
+                    # An Identity has the variable of the node before it.
+                    nodes.setdefault(var.name, [node.name, op_name(values[var])])
+        mod["main"] = mod["main"].with_attr(NODES, nodes)
+        return mod
 
     def _sanitize_name(self, name: str) -> str:
         """An identifier of its own, in C as well: kernels call what they read by this name."""

@@ -68,8 +68,9 @@ TIDY_PASSES: tuple[tvm.transform.Pass, ...] = (
 )
 
 
-def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
-    """After the convolutions are lowered, for target kind ``cuda`` or ``llvm``."""
+def fuse_passes() -> list[tvm.transform.Pass]:
+    """Groups what is left beside the convolutions: after them a function of Relax for each group,
+    and a call of a kernel for what is in none."""
     return [
         # Before they are legalised, when a pool can still be told by its operator.
         fuse_pool_casts(),
@@ -77,12 +78,26 @@ def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
         # Lets FuseOps know what each function is; those already scheduled are opaque to it.
         transform.AnnotateTIROpPattern(),
         transform.FuseOps(),
+    ]
+
+
+def kernel_passes() -> list[tvm.transform.Pass]:
+    """After `fuse_passes`, makes one kernel of each group."""
+    return [
         transform.FuseTIR(),
         # A reshape that only renames a buffer costs nothing, that of the output neither.
         tuple_output(),
         transform.RewriteDataflowReshape(),
         # The kernels that nobody calls now.
         transform.DeadCodeElimination(["main"]),
+    ]
+
+
+def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
+    """After the convolutions are lowered, for target kind ``cuda`` or ``llvm``."""
+    return [
+        *fuse_passes(),
+        *kernel_passes(),
         # After the reshapes are views: scheduled, TVM would not know them any more.
         default_schedules(kind),
         transform.ToNonDataflow(),

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intrinsics import dtypes
 from tvmconv.errors import ArtifactError
 
 FORMAT = 3
@@ -40,13 +41,21 @@ def write(artifact: Artifact, path: str | Path) -> None:
     try:
         with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as file:
             counts = {"codes": len(artifact.codes), "weights": len(artifact.weights)}
-            manifest = {"format": FORMAT, **counts, **artifact.manifest}
+            # NumPy's format knows no bfloat16 and the like: those are stored as plain bits.
+            named = {
+                i: array.dtype.name
+                for i, array in enumerate(artifact.weights)
+                if array.dtype.kind == "V"
+            }
+            kept = {"dtypes": named} if named else {}
+            manifest = {"format": FORMAT, **counts, **kept, **artifact.manifest}
             file.writestr("manifest.json", json.dumps(manifest, indent=1))
             for i, code in enumerate(artifact.codes):
                 file.writestr(f"code/{i:04d}.so", code)
             for i, array in enumerate(artifact.weights):
                 with file.open(f"weights/{i:04d}.npy", "w") as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
+                    bits = array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
+                    np.lib.format.write_array(member, bits, allow_pickle=False)
         unfinished.replace(path)
     except OSError as error:
         raise ArtifactError(
@@ -66,15 +75,17 @@ def read(path: str | Path) -> Artifact:
                     f"{path} has format {manifest['format']}, this version reads {FORMAT}",
                     hint="build the network again",
                 )
-            weights = tuple(
+            weights = [
                 np.lib.format.read_array(
                     io.BytesIO(file.read(f"weights/{i:04d}.npy")), allow_pickle=False
                 )
                 for i in range(manifest["weights"])
-            )
+            ]
+            for number, name in manifest.get("dtypes", {}).items():
+                weights[int(number)] = weights[int(number)].view(dtypes.get(name).numpy)
             codes = tuple(file.read(f"code/{i:04d}.so") for i in range(manifest["codes"]))
-            return Artifact(manifest, codes, weights)
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+            return Artifact(manifest, codes, tuple(weights))
+    except (OSError, zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path} is not a network that tvmconv saved, or is damaged",
             note=f"{type(error).__name__}: {error}",

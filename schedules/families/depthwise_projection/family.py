@@ -51,6 +51,7 @@ from schedules.family import (
     ONE_CONVOLUTION,
     PROLOGUE_BIAS,
     PROLOGUE_WEIGHT,
+    Family,
     Given,
     Match,
     Reject,
@@ -66,7 +67,7 @@ MIN_SM = 80
 MOST_TAPS = 25
 
 
-class DepthwiseProjectionFamily:
+class DepthwiseProjectionFamily(Family):
     """Workloads with a prologue: NHWC to NHWC, 1x1 after depthwise."""
 
     name = "depthwise_projection"

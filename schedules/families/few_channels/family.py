@@ -39,7 +39,7 @@ from schedules.families.few_channels.geometry import (
 )
 from schedules.families.few_channels.kernel import Kernel
 from schedules.families.few_channels.pool import PooledKernel
-from schedules.family import Given, Match, Reject, alone, fitting, other_precision
+from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -51,7 +51,7 @@ FEWEST_COLUMNS = 8
 MIN_SM = 80
 
 
-class FewChannelsFamily:
+class FewChannelsFamily(Family):
     """NHWC to NHWC, at most `MOST_CHANNELS` input channels."""
 
     name = "few_channels"

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, choose, family, options
+from schedules.choose import choose, options
 from schedules.conv.gemm import TILES_K
 from schedules.conv.workload import NHWC, PACKED, ConvWorkload, Epilogue, Layout
 from schedules.errors import ConfigError
@@ -30,6 +30,7 @@ from schedules.families.wmma.config import WmmaConfig
 from schedules.families.wmma.family import FEWEST_CHANNELS
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
+from schedules.registry import FAMILIES, family
 from tests.support.workloads import WORKLOADS
 
 GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}
@@ -273,7 +274,7 @@ def test_the_tiles_that_operands_are_packed_for_are_those_of_gpus() -> None:
     [
         ({"groups": 16}, CPU, "wmma_nhwc", "4 input channels a group"),
         ({"groups": 4, "out_layout": PACKED}, CPU, "wmma_packed", "groups are written as NHWC"),
-        ({"groups": 64}, CPU, "wmma_packed", "depthwise, one channel a sum"),
+        ({"groups": 64}, CPU, "wmma_packed", "depthwise"),
         ({}, CPU, "wmma_packed", "the output is laid out as NHWC"),
         ({}, CPU, "depthwise", "not depthwise: 1 groups of 64 channels"),
         ({"groups": 64}, CPU, "depthwise", "2 output channels for every input channel"),

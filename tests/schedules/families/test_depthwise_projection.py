@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, choose, family, predict
+from schedules.choose import choose, predict
 from schedules.conv.workload import PACKED, Activation, ConvWorkload, Epilogue, Window
 from schedules.errors import ConfigError
 from schedules.families.depthwise_projection.config import (
@@ -25,6 +25,7 @@ from schedules.family import ONE_CONVOLUTION, PROLOGUE_BIAS, PROLOGUE_WEIGHT, Ma
 from schedules.machine.cost import conv_floor, moved_bytes
 from schedules.machine.hardware import CPU, Hardware
 from schedules.machine.model import LIMITS
+from schedules.registry import FAMILIES, family
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels, sass

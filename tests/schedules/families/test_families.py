@@ -15,7 +15,6 @@ from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
 from intrinsics import INTRINSICS
-from schedules.choose import FAMILIES
 from schedules.conv.gemm import Gemm
 from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload, Epilogue
@@ -23,6 +22,7 @@ from schedules.families.wmma.config import WmmaConfig
 from schedules.families.wmma.family import WmmaFamily
 from schedules.family import Family, Reject
 from schedules.machine.hardware import CPU, Hardware
+from schedules.registry import FAMILIES
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels

@@ -13,13 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import choose, family
+from schedules.choose import choose
 from schedules.conv.workload import PACKED, Activation, ConvWorkload, Epilogue, Window
 from schedules.errors import ConfigError, KernelFault
 from schedules.families.few_channels.config import FewChannelsConfig, default, problems
 from schedules.families.few_channels.geometry import Geometry
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CPU, Hardware
+from schedules.registry import family
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels, sass

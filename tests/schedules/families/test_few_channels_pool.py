@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, choose, family
+from schedules.choose import choose
 from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import Activation, ConvWorkload, Epilogue, Window
 from schedules.errors import ConfigError, KernelFault
@@ -24,6 +24,7 @@ from schedules.families.few_channels.config import FewChannelsConfig, default, p
 from schedules.families.few_channels.geometry import PooledGeometry
 from schedules.family import ONE_CONVOLUTION, Reject, alone
 from schedules.machine.hardware import CPU, Hardware
+from schedules.registry import FAMILIES, family
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.schedules.families.test_few_channels import RELU, STEM, THREE

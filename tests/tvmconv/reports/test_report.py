@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import onnx
 import pytest
 
 import tvmconv
-from schedules.choose import Estimate, kernel_cost
+from schedules.choose import Estimate, Policy, kernel_cost
 from schedules.conv.workload import PACKED, ConvWorkload
 from schedules.family import Family
 from schedules.machine.cost import Cost
@@ -24,10 +25,11 @@ from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
 from tvmconv.passes.graph import bindings, op_name
 from tvmconv.passes.kernels.lower_convs import lower_convs
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.reports.collect.conversions import conversions
-from tvmconv.reports.data.build import BuildReport, ConversionReport
+from tvmconv.reports.data.build import BuildReport, ConversionReport, MachineReport
 from tvmconv.reports.render import build as render
 from tvmconv.reports.render import tables
 
@@ -38,7 +40,7 @@ def left(model: onnx.ModelProto, estimate: Estimate = kernel_cost) -> list[Conve
     mod = pipeline.run(frontend.to_relax(simple), pipeline.GRAPH_PASSES, "test")
     named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
-    planned = plan(mod, find_regions(mod, named), CPU, estimate)
+    planned = plan(mod, find_regions(mod, named), Chooser(CPU, Policy(estimate=estimate)))
     found = conversions(mod, planned, CPU.card, simple)
     lowered = lower_convs(planned)(mod)
     transposes = [b for b in bindings(lowered) if op_name(b.value) == "relax.permute_dims"]
@@ -171,7 +173,17 @@ def test_report_comes_back_from_json_and_from_a_file(
     assert tvmconv.load(tmp_path / "file").report == exe.report
 
 
-@pytest.mark.parametrize("key", ["conversions", "machine", "convs"])
+def test_a_report_from_before_kernels_were_told_is_read(exe: tvmconv.Executable) -> None:
+    data = exe.report.to_json()
+    del data["kernels"], data["machine"]
+    for conv in data["convs"]:
+        del conv["declined"], conv["chosen_by"]
+    again = BuildReport.from_json(data)
+    assert (again.kernels, again.machine) == ((), MachineReport())
+    assert again.convs[0] == replace(exe.report.convs[0], declined={}, chosen_by="default")
+
+
+@pytest.mark.parametrize("key", ["operators", "target", "convs"])
 def test_what_is_no_report_is_refused(exe: tvmconv.Executable, key: str) -> None:
     data = exe.report.to_json()
     del data[key]
@@ -184,7 +196,9 @@ def test_path_is_the_sum_of_its_costs(exe: tvmconv.Executable) -> None:
     assert all(conv.cost_us >= conv.floor_us > 0 for conv in report.convs)
     assert all(conv.limit in ("arithmetic", "memory", "latency") for conv in report.convs)
     assert report.conversion_us == LEAST_US
-    assert report.cost_us == sum(conv.cost_us for conv in report.convs) + LEAST_US
+    # The conversion, and the mean before the classifier.
+    assert [one.us for one in report.kernels] == [LEAST_US] * 2
+    assert report.cost_us == sum(conv.cost_us for conv in report.convs) + 2 * LEAST_US
     # `direct` matches everything, so whatever is on tensor cores has a runner-up.
     assert {conv.runner_up for conv in report.convs} == {"direct"}
     assert all(conv.runner_up_us >= conv.floor_us for conv in report.convs)
@@ -210,7 +224,9 @@ def test_alike_layers_are_one_row_and_all_are_in_the_sum(exe: tvmconv.Executable
 def test_a_network_without_convolutions_has_a_report() -> None:
     g = Graph([1, 4])
     report = tvmconv.build(g.model(g.op("Relu", "input")), target="llvm").report
-    assert (report.convs, report.conversions, report.cost_us) == ((), (), 0)
+    assert (report.convs, report.conversions) == ((), ())
+    assert [one.moved_bytes for one in report.kernels] == [2 * 4 * 4]
+    assert report.cost_us == LEAST_US
     assert "0 of 0" in str(report)
 
 

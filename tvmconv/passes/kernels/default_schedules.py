@@ -20,6 +20,7 @@ from tvm.s_tir.dlight.base import try_inline
 from tvm.s_tir.dlight.cpu.base import CPUScheduleRule
 from tvm.target import Target
 
+from intrinsics import dtypes
 from schedules.expressions.backend import CPU_VECTOR
 from tvmconv.passes.kernels.gpu_schedules import Elementwise, Transposition, Windows
 
@@ -53,12 +54,20 @@ def _parallelise(sch: s_tir.Schedule, block: Any, kinds: str) -> None:
         split, lane = sch.split(inner, [None, CPU_VECTOR])
         sch.reorder(*outer, split, *reduced, lane)
         sch.parallel(sch.fuse(*outer, split))
-        sch.vectorize(lane)
+        # TVM can't store a vector of one constant of such a dtype, as an initial value is.
+        if not (reduced and _kept_as_bits(sch, block)):
+            sch.vectorize(lane)
     else:
         sch.reorder(*spatial, *reduced)
         sch.parallel(sch.fuse(*spatial))
     if reduced:
         sch.decompose_reduction(block, reduced[0])
+
+
+def _kept_as_bits(sch: s_tir.Schedule, block: Any) -> bool:
+    """True where TVM keeps what the block writes as integers: bfloat16 and narrower floats."""
+    dtype = str(sch.get(block).writes[0].source.dtype)
+    return any(one.name == dtype and one.numpy.kind == "V" for one in dtypes.TYPES)
 
 
 #: In order; the first that does not decline schedules a function, and the last never declines.

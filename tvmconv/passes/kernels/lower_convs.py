@@ -34,11 +34,19 @@ OPAQUE = 8
 
 @mutator
 class _Lower(PyExprMutator):
-    def __init__(self, mod: tvm.IRModule, plan: Plan, narrow: str) -> None:
+    def __init__(
+        self, mod: tvm.IRModule, plan: Plan, narrow: str, *, outlined: bool = False
+    ) -> None:
         super().__init__(mod)
         self.plan = plan
         #: The dtype that convolutions read.
         self.narrow = narrow
+        #: Whether kernels are called by name, without constants, and nothing is scheduled.
+        self.outlined = outlined
+        #: The variable whose value a narrow one has, where an operator follows its input; and the
+        #: variable that is being bound.
+        self.stand_ins: dict[relax.Var, relax.Var] = {}
+        self.bound: relax.Var | None = None
         self.names = kernel_names(plan.values())
         self.kernels: dict[tuple[ConvWorkload, Any, Hardware], tvm.ir.GlobalVar] = {}
         #: The tensor of each variable that kernels write, as far as it is written; and how many
@@ -46,7 +54,14 @@ class _Lower(PyExprMutator):
         self.buffers: dict[relax.Var, relax.Expr] = {}
         self.waiting = Counter(planned.place.buffer for planned in plan.values())
 
+    def run(self, mod: tvm.IRModule) -> tvm.IRModule:
+        """The module with every region lowered."""
+        main = self.visit_expr(mod["main"])
+        self.builder_.update_func(mod.get_global_var("main"), main)
+        return self.builder_.get()
+
     def visit_var_binding_(self, binding: relax.VarBinding) -> None:
+        self.bound = binding.var
         planned = self.plan.get(binding.var)
         if planned is not None:
             self._conv(planned)
@@ -140,15 +155,20 @@ class _Lower(PyExprMutator):
 
         read: the operands that are no constants, by name.
         """
-        choice = kernel.choice
-        packed = choice.family.pack(choice.workload, choice.config, kernel.given)
+        choice, buffer = kernel.choice, planned.place.buffer
         *inputs, y = kernel.signature
+        out = relax.TensorType(y.shape, y.dtype)
+        if self.outlined:
+            args = [*read.values(), *([self.buffers[buffer]] if buffer in self.buffers else [])]
+            call = relax.call_dps_packed(self.names[kernel.key], args, out)
+            self.buffers[buffer] = self.builder_.emit(call)
+            return
+        packed = choice.family.pack(choice.workload, choice.config, kernel.given)
         args = [
             relax.const(packed[one.name]) if one.name in packed else read[one.name]
             for one in inputs
         ]
-        out = relax.TensorType(y.shape, y.dtype)
-        function, buffer = self._kernel(kernel), planned.place.buffer
+        function = self._kernel(kernel)
         if buffer in self.buffers:
             args.append(self.buffers[buffer])
             call = relax.op.call_tir_inplace(function, args, [len(args) - 1], out)
@@ -170,6 +190,8 @@ class _Lower(PyExprMutator):
     def _widened(self, value: relax.Expr, like: relax.Call) -> relax.Expr:
         """`value`, as the dtype that readers of `like` expect."""
         narrow = self.builder_.emit(value)
+        if self.bound is not None:
+            self.stand_ins[narrow] = self.bound
         if narrow.ty.dtype == like.ty.dtype:
             return narrow
         return relax.op.astype(narrow, like.ty.dtype)
@@ -207,10 +229,21 @@ def lower_convs(plan: Plan, precision: Precision = FP16) -> tvm.transform.Pass:
 
     @tvm.transform.module_pass(opt_level=0, name="lower_convs")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
-        lower = _Lower(mod, plan, precision.x)
-        main = lower.visit_expr(mod["main"])
-        lower.builder_.update_func(mod.get_global_var("main"), main)
-        return lower.builder_.get()
+        return _Lower(mod, plan, precision.x).run(mod)
 
     steps = [run, relax.transform.DeadCodeElimination(["main"])]
     return tvm.transform.Sequential(steps, name="lower_convs")
+
+
+def outline_convs(
+    mod: tvm.IRModule, plan: Plan, precision: Precision
+) -> tuple[tvm.IRModule, dict[relax.Var, relax.Var]]:
+    """The same with kernels called by name and without constants, so that nothing is scheduled or
+    packed: what becomes of everything else. Such a module can't be built.
+
+    Returns also the variable of `mod` whose value a variable of the new module has, where an
+    operator gives the dtype that convolutions read instead of its own.
+    """
+    lower = _Lower(mod, plan, precision.x, outlined=True)
+    lowered = lower.run(mod)
+    return relax.transform.DeadCodeElimination(["main"])(lowered), lower.stand_ins

@@ -1,175 +1,308 @@
-"""What became of every node of the ONNX graph, told from the graph and the plan.
+"""What became of every node of the ONNX graph.
 
-The walk follows the ONNX graph, which need not look like Relax's everywhere; where it finds no
-answer it says that TVM computes the node.
+Three steps lead from a node to a kernel, and each is told from what it kept: onnxruntime's
+simplification keeps names of nodes and tensors, the passes keep names of variables
+(`tvmconv.reports.collect.nodes`), and the plan and the outline say which kernel computes a
+variable.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import onnx
+import tvm
+from tvm import relax
 
-from tvmconv.onnx.model import shapes_of
-from tvmconv.passes.plan.plan import PlannedConv
-from tvmconv.passes.regions.regions import Region
-from tvmconv.reports.collect.layers import merged_layers
+from tvmconv.passes.graph import Dataflow, array
+from tvmconv.passes.plan.plan import Plan, PlannedConv
+from tvmconv.reports.collect.outline import OutlinedKernel
 from tvmconv.reports.data.build import OperatorReport
 
-#: Operators that onnxruntime's simplification folds into the convolution before them.
-FOLDS = ("BatchNormalization", "Mul", "Add", "Div", "Sub")
-#: In the longest way to write an activation.
-MOST_NODES = 8
-#: Of a channel shuffle, as everybody writes it: Reshape, Transpose, Reshape.
-SHUFFLE_NODES = 3
+#: Operators of Relax that a convolution's weights and bias can take in, by a constant.
+LINEAR = ("relax.add", "relax.subtract", "relax.multiply", "relax.divide")
+#: Operators of ONNX that only rename or move elements, or cast them.
+MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+#: Operators of ONNX that read shapes alone, which are numbers by now.
+SHAPES = ("Shape", "Size")
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+CONSTANT = "a constant, computed when built"
+NOTHING = "did nothing, removed"
+NO_KERNEL = "no kernel, its readers read the same elements"
+TVM, IN_TVM = "a kernel of TVM's", "in a kernel of TVM's"
 
 
 def operator_fates(
-    original: onnx.ModelProto, simple: onnx.ModelProto, convs: Mapping[str, PlannedConv]
+    original: onnx.ModelProto,
+    simple: onnx.ModelProto,
+    mod: tvm.IRModule,
+    plan: Plan,
+    nodes: Mapping[relax.Var, str],
+    kernels: Sequence[OutlinedKernel],
 ) -> tuple[OperatorReport, ...]:
-    """One report per node of `original`; `simple` is the graph that was compiled."""
-    fates: dict[str, str] = {}
-    readers, shapes = _readers(simple), shapes_of(simple)
-    order = {node.output[0]: at for at, node in enumerate(simple.graph.node)}
-    makers = {name: node for node in simple.graph.node for name in node.output}
-    nodes = {node.name: node for node in simple.graph.node}
-    for node in simple.graph.node:
-        if node.name in convs:
-            planned = convs[node.name]
-            fates[node.name] = f"{planned.kernels[0].choice.family.name} kernel"
-            absorbed = _absorbed(node, readers, order, planned.region)
-            inside = [*_pads_before(node, makers, shapes, planned.region), *absorbed]
-            inside += _first_of_pair(nodes, makers, shapes, readers, order, planned.region)
-            for one in inside:
-                fates[one.name] = f"in the kernel of a convolution: {node.name}"
-            for one in _places(absorbed[-1] if absorbed else node, readers, planned):
-                fates[one.name] = f"written in place by a convolution: {node.name}"
-    merged = merged_layers(simple, convs)
-    remaining = {node.name for node in simple.graph.node}
-    producers = {name: node for node in original.graph.node for name in node.output}
+    """Returns a report for each node of `original`.
+
+    simple: the graph that was compiled; mod: its regions planned; nodes: the results of which nodes
+    its variables are; kernels: TVM's.
+    """
+    fates = _compiled(_Nodes.of(simple), _variable_fates(mod, plan, nodes, kernels), nodes, plan)
+    before, after = _Nodes.of(original), _Nodes.of(simple)
+    folded = _folded_after(before, after)
     reports = []
     for node in original.graph.node:
-        if node.name in fates:
-            fate = fates[node.name]
-        elif node.name in merged:
-            fate = "merged with an equal one"
-        elif node.name in remaining:
-            fate = "a kernel of TVM's"
-        else:
-            fate = _folded(node, producers)
+        fate = fates.get(node.name) or _simplified_away(node, before, after, folded)
         reports.append(OperatorReport(node.name, node.op_type, fate))
     return tuple(reports)
 
 
-def _readers(proto: onnx.ModelProto) -> dict[str, list[onnx.NodeProto]]:
-    readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-    for node in proto.graph.node:
-        for name in node.input:
-            readers[name].append(node)
-    return readers
+# ---------------------------------------------------------------- variables
 
 
-def _absorbed(
-    conv: onnx.NodeProto,
-    readers: dict[str, list[onnx.NodeProto]],
-    order: Mapping[str, int],
-    region: Region,
-) -> list[onnx.NodeProto]:
-    """The nodes after `conv` that its kernel computes, in order.
-
-    Each step of the epilogue is the smallest set of nodes that only its last one leads out of.
-    """
-    absorbed: list[onnx.NodeProto] = []
-    at = conv.output[0]
-    # A bias that was no input of the node was an operator of its own.
-    steps = (region.bias is not None and not any(conv.input[2:])) + (region.residual is not None)
-    steps += (region.activation.kind != "none") + (region.pool is not None)
-    for _ in range(steps):
-        step = _closed(at, readers, order)
-        if not step:
-            break
-        absorbed += step
-        at = step[-1].output[0]
-    return absorbed
-
-
-def _pads_before(
-    conv: onnx.NodeProto,
-    makers: Mapping[str, onnx.NodeProto],
-    shapes: Mapping[str, list[int]],
-    region: Region,
-) -> list[onnx.NodeProto]:
-    """The Pad before `conv`, if its kernel reads what that reads."""
-    pad, read = makers.get(conv.input[0]), shapes.get(conv.input[0], [])
-    if pad is None or pad.op_type != "Pad" or len(read) != 4:
-        return []
-    return [pad] if tuple(read[2:]) != region.x_shape[1:3] else []
+def _variable_fates(
+    mod: tvm.IRModule,
+    plan: Plan,
+    nodes: Mapping[relax.Var, str],
+    kernels: Sequence[OutlinedKernel],
+) -> dict[relax.Var, str]:
+    """What became of each variable that a kernel computes."""
+    flow = Dataflow.of(mod)
+    fates: dict[relax.Var, str] = {}
+    ends = {planned.region.output for planned in plan.values()}
+    for planned in plan.values():
+        in_place = _between(flow, planned.place.buffer, ends)
+        fates |= dict.fromkeys(in_place, f"written in place by a convolution: {planned.name}")
+        fates |= _region_fates(flow, planned)
+    for kernel in kernels:
+        named = {nodes[var] for var in kernel.variables if var in nodes}
+        fate = TVM if len(named) < 2 else f"{IN_TVM}: {kernel.name}"
+        fates |= dict.fromkeys(kernel.variables, fate)
+    for var, value in flow.values.items():
+        if isinstance(value, relax.TupleGetItem) and value.tuple_value in fates:
+            fates[var] = fates[value.tuple_value]
+    return fates
 
 
-def _first_of_pair(
-    nodes: Mapping[str, onnx.NodeProto],
-    makers: Mapping[str, onnx.NodeProto],
-    shapes: Mapping[str, list[int]],
-    readers: dict[str, list[onnx.NodeProto]],
-    order: Mapping[str, int],
-    region: Region,
-) -> list[onnx.NodeProto]:
-    """The convolution that the kernel of `region` computes first, if any, and what is in it."""
-    first = region.prologue
-    if first is None:
-        return []
-    node = nodes[first.name]
-    return [
-        *_pads_before(node, makers, shapes, first),
-        node,
-        *_absorbed(node, readers, order, first),
-    ]
+def _region_fates(flow: Dataflow, planned: PlannedConv) -> dict[relax.Var, str]:
+    """What became of the variables that the kernel of a convolution computes."""
+    fates: dict[relax.Var, str] = {}
+    first = planned.region.prologue
+    for region in filter(None, (first, planned.region)):
+        read = [region.x, region.residual]
+        if first is not None and region is planned.region:
+            read.append(first.output)
+        found = _between(flow, region.output, {one for one in read if isinstance(one, relax.Var)})
+        fates |= dict.fromkeys(found, f"in the kernel of a convolution: {planned.name}")
+        weights = f"folded into the weights of a convolution: {region.name}"
+        for var in found:
+            if flow.op(var) == region.op:
+                fates |= dict.fromkeys(_scales(flow, var, found), weights)
+    return fates
 
 
-def _places(
-    last: onnx.NodeProto, readers: dict[str, list[onnx.NodeProto]], planned: PlannedConv
-) -> list[onnx.NodeProto]:
-    """The Concat after `last`, the end of a region, and the nodes of a channel shuffle, if the
-    region writes where they would move its output."""
-    place, region = planned.place, planned.region
-    kinds: list[tuple[str, ...]] = [("Concat",)] * (place.channels > region.k)
-    kinds += [("Reshape", "Transpose")] * SHUFFLE_NODES * (place.shuffle > 1)
-    found: list[onnx.NodeProto] = []
-    for kind in kinds:
-        after = readers[last.output[0]]
-        if len(after) != 1 or after[0].op_type not in kind:
-            break
-        last = after[0]
-        found.append(last)
+def _between(flow: Dataflow, last: relax.Var, before: Collection[relax.Var]) -> list[relax.Var]:
+    """The variables from which `last` is computed, and itself, but for `before` and what is
+    computed before that."""
+    found: list[relax.Var] = []
+    waiting = [last]
+    while waiting:
+        var = waiting.pop()
+        if var in found or var in before or var not in flow.values:
+            continue
+        found.append(var)
+        waiting.extend(relax.analysis.free_vars(flow.values[var]))
     return found
 
 
-def _closed(
-    start: str, readers: dict[str, list[onnx.NodeProto]], order: Mapping[str, int]
-) -> list[onnx.NodeProto]:
-    """The fewest nodes after tensor `start` of which only the last is read by others.
-
-    order: of the nodes, by their first outputs.
-    """
-    found: list[onnx.NodeProto] = []
-    known, waiting = {start}, list(readers[start])
-    while waiting and len(found) < MOST_NODES:
-        # In the order of the graph, so that the last reads what the others make.
-        node = min(waiting, key=lambda one: order[one.output[0]])
-        found.append(node)
-        if all(reader in found for name in known for reader in readers[name]):
-            return found
-        known.update(node.output)
-        waiting += readers[node.output[0]]
-        waiting = [one for one in waiting if one not in found]
-    return []
+def _scales(flow: Dataflow, conv: relax.Var, inside: Collection[relax.Var]) -> list[relax.Var]:
+    """The arithmetic with constants right after a convolution, as far as it lies inside."""
+    found: list[relax.Var] = []
+    var = flow.sole_reader(conv)
+    while var is not None and var in inside and flow.op(var) in LINEAR:
+        if all(array(arg) is None for arg in flow.values[var].args):
+            break
+        found.append(var)
+        var = flow.sole_reader(var)
+    return found
 
 
-def _folded(node: onnx.NodeProto, producers: Mapping[str, onnx.NodeProto]) -> str:
-    """Where a node went that the simplification took out."""
-    before = [producers[name] for name in node.input if name in producers]
-    if node.op_type in FOLDS and any(one.op_type == "Conv" for one in before):
-        conv = next(one for one in before if one.op_type == "Conv")
-        return f"folded into the weights of a convolution: {conv.name}"
-    return "folded away: constant, identity, or part of another node"
+# ---------------------------------------------------------------- nodes
+
+
+@dataclass(frozen=True)
+class _Nodes:
+    """The nodes of a graph, by name, by the tensors that they make, and by those that they read."""
+
+    by_name: dict[str, onnx.NodeProto]
+    makers: dict[str, onnx.NodeProto]
+    readers: dict[str, list[onnx.NodeProto]]
+    #: Nodes that read constants and shapes alone.
+    constant: set[str]
+    #: Tensors that are constants, and those that are computed from them and shapes.
+    constants: set[str]
+    #: The first node that computes the same, for each node after it.
+    equals: dict[str, str]
+
+    @classmethod
+    def of(cls, proto: onnx.ModelProto) -> _Nodes:
+        """Returns the nodes of a graph, each with a name of its own."""
+        by_name, makers, equals = {}, {}, {}
+        readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        known = {tensor.name for tensor in proto.graph.initializer}
+        constant: set[str] = set()
+        numbers: dict[str, Any] = {
+            tensor.name: _value(tensor) for tensor in proto.graph.initializer
+        }
+        first: dict[Any, str] = {}
+        for node in proto.graph.node:
+            by_name[node.name] = node
+            makers.update(dict.fromkeys(node.output, node))
+            for name in node.input:
+                readers[name].append(node)
+            if node.op_type in SHAPES or all(not name or name in known for name in node.input):
+                constant.add(node.name)
+                known.update(node.output)
+            key = _computation(node, numbers)
+            if (same := first.setdefault(key, node.name)) != node.name:
+                equals[node.name] = same
+            numbers.update({output: (key, at) for at, output in enumerate(node.output)})
+        return cls(by_name, makers, readers, constant, known, equals)
+
+    def alike(self, name: str) -> list[str]:
+        """Returns the other nodes that compute the same as one."""
+        first = self.equals.get(name, name)
+        found = [first, *(other for other, same in self.equals.items() if same == first)]
+        return [other for other in found if other != name]
+
+    def after(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
+        """Those that read what a node makes."""
+        return [reader for output in node.output for reader in self.readers[output]]
+
+
+def _value(tensor: onnx.TensorProto) -> Any:
+    """What tells a constant from others."""
+    return ("constant", hash(tensor.raw_data or tensor.SerializeToString()), tuple(tensor.dims))
+
+
+def _computation(node: onnx.NodeProto, numbers: Mapping[str, Any]) -> Any:
+    """What tells a computation from others: operator, attributes and operands."""
+    attributes = tuple(sorted(one.SerializeToString() for one in node.attribute))
+    operands = tuple(numbers.get(name, name) for name in node.input)
+    return hash((node.op_type, node.domain, attributes, operands))
+
+
+def _compiled(
+    graph: _Nodes,
+    variables: Mapping[relax.Var, str],
+    nodes: Mapping[relax.Var, str],
+    plan: Plan,
+) -> dict[str, str]:
+    """What became of each node of the graph that was compiled."""
+    fates: dict[str, str] = {}
+    for var, name in nodes.items():
+        if var in variables:
+            fates.setdefault(name, variables[var])
+    left = set(nodes.values()).difference(fates)
+    fates |= dict.fromkeys(left, NO_KERNEL)
+    for planned in plan.values():
+        if (first := planned.region.prologue) is not None:
+            fates[first.name] = f"in the kernel of a convolution: {planned.name}"
+        fates[planned.name] = f"{planned.kernels[0].choice.family.name} kernel"
+    # From the last to the first: a node without a result is part of what reads it.
+    for name, node in reversed(graph.by_name.items()):
+        if name in fates:
+            continue
+        if name in graph.constant:
+            fates[name] = CONSTANT
+        elif name in graph.equals:
+            fates[name] = f"merged with an equal one: {graph.equals[name]}"
+        else:
+            after = [fates[one.name] for one in graph.after(node) if one.op_type not in LAYERS]
+            if node.op_type in MOVES:
+                after = [fate for fate in after if not fate.startswith((TVM, IN_TVM))]
+            fates[name] = after[0] if after else NO_KERNEL
+    return fates
+
+
+def _folded_after(before: _Nodes, after: _Nodes) -> dict[str, str]:
+    """The node that gives the result of others now, by the names of those."""
+    folded: dict[str, str] = {}
+    for name, node in after.by_name.items():
+        old = before.by_name.get(name)
+        if old is None or not node.output or node.output[0] == old.output[0]:
+            continue
+        waiting = [node.output[0]]
+        while waiting:
+            maker = before.makers.get(waiting.pop())
+            if maker is not None and maker.name not in after.by_name:
+                folded[maker.name] = name
+                waiting += maker.input
+    return folded
+
+
+def _simplified_away(
+    node: onnx.NodeProto, before: _Nodes, after: _Nodes, folded: Mapping[str, str]
+) -> str:
+    """What became of a node that onnxruntime took out."""
+    if node.name in before.constant:
+        return CONSTANT
+    if node.op_type in ("Identity", "Dropout"):
+        return NOTHING
+    if node.name in folded:
+        into = folded[node.name]
+        if after.by_name[into].op_type in LAYERS and node.op_type not in MOVES:
+            return f"folded into the weights of a convolution: {into}"
+        return f"joined with another node: {into}"
+    for other in before.alike(node.name):
+        if other in after.by_name:
+            return f"merged with an equal one: {other}"
+    left = _first_left(before.after(node), before, after)
+    if left is None:
+        return "read by nobody"
+    if node.op_type != "Pad" and _reads_what_is_before(
+        before.by_name[left.name], left, before, after
+    ):
+        return NOTHING
+    return f"joined with another node: {left.name}"
+
+
+def _first_left(
+    readers: Iterable[onnx.NodeProto], before: _Nodes, after: _Nodes
+) -> onnx.NodeProto | None:
+    """Returns the first node in the order of reading that is left."""
+    waiting, seen = list(readers), set()
+    while waiting:
+        node = waiting.pop(0)
+        if node.name in after.by_name and node.name in before.by_name:
+            return after.by_name[node.name]
+        if node.name not in seen:
+            seen.add(node.name)
+            waiting += before.after(node)
+    return None
+
+
+def _reads_what_is_before(
+    old: onnx.NodeProto, new: onnx.NodeProto, before: _Nodes, after: _Nodes
+) -> bool:
+    """Whether a node changed in nothing but that it reads past nodes which are gone."""
+
+    def past(name: str) -> str:
+        maker = before.makers.get(name)
+        while maker is not None and maker.name not in after.by_name:
+            name = next((one for one in maker.input if one not in before.constants), "")
+            maker = before.makers.get(name)
+        return name
+
+    # onnxruntime writes out the defaults of attributes.
+    kept = [one for one in new.attribute if one.name in {was.name for was in old.attribute}]
+    if len(old.input) != len(new.input) or _by_name(old.attribute) != _by_name(kept):
+        return False
+    pairs = zip(old.input, new.input, strict=True)
+    return all(was in before.constants or past(was) == reads for was, reads in pairs)
+
+
+def _by_name(attributes: Iterable[onnx.AttributeProto]) -> list[onnx.AttributeProto]:
+    return sorted(attributes, key=lambda one: one.name)

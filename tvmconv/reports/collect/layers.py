@@ -15,6 +15,7 @@ from schedules.family import ONE_CONVOLUTION, Family
 from schedules.machine.cost import Cost, Machine, conv_floor, floor, moved_bytes
 from schedules.machine.gpus import Card
 from schedules.machine.hardware import Hardware
+from schedules.registry import family
 from tvmconv.onnx.frontend import convolutions
 from tvmconv.onnx.kinds import Layer, layers
 from tvmconv.passes.plan.plan import PlannedConv, kernel_names
@@ -75,12 +76,7 @@ def _planned(
     choices = [_on(kernel.choice, machine) for kernel in planned.kernels]
     # Of a transposed convolution the first phase speaks for all; they differ by a tap or so.
     choice, w = choices[0], choices[0].workload
-    # Families of one kind decline for one reason.
-    reasons = dict.fromkeys(reject.reason for reject in choice.rejects)
-    rejects = "; ".join(reason for reason in reasons if reason != ONE_CONVOLUTION)
     margin = _margin(choices)
-    tuned = f"measured, {margin:.2f} times as fast as the model's choice" if margin else ""
-    computed = [one.workload for one in choices]
     seconds = [one.runner_up for one in choices if one.runner_up is not None]
     return ConvReport(
         name=planned.name,
@@ -93,7 +89,7 @@ def _planned(
         out_layout=str(w.out_layout),
         epilogue=str(w.epilogue),
         tensor_core=all(one.family.tensorized for one in choices),
-        why_family="; ".join(filter(None, (tuned, rejects))) or "the first choice",
+        why_family=_why_family(choice, margin),
         why_layout=planned.layout.reason,
         # Of a pair without the first, which has a report of its own.
         useful_macs=sum(one.workload.apart[-1].useful_macs for one in choices),
@@ -101,7 +97,9 @@ def _planned(
         - (w.apart[0].useful_macs if w.prologue else 0),
         cost_us=sum(one.cost.us for one in choices),
         limit=choice.cost.limit,
-        floor_us=0.0 if machine is None else sum(conv_floor(w, machine).us for w in computed),
+        floor_us=0.0
+        if machine is None
+        else sum(conv_floor(one.workload, machine).us for one in choices),
         # Of all phases or none.
         runner_up=seconds[0].family.name if len(seconds) == len(choices) else "",
         runner_up_us=sum(s.cost.us for s in seconds) if len(seconds) == len(choices) else 0.0,
@@ -112,6 +110,8 @@ def _planned(
         kernels=tuple(names[kernel.key] for kernel in planned.kernels),
         moved_bytes=sum(moved_bytes(one.workload) for one in choices),
         instruction_tflops=instruction_tflops(choice),
+        chosen_by="tuned" if margin else "model",
+        declined={reject.family: reject.reason for reject in choice.rejects},
     )
 
 
@@ -159,6 +159,21 @@ def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
     )
 
 
+def _why_family(choice: Choice, margin: float) -> str:
+    """The reason that decided, in one clause."""
+    second = choice.runner_up.family if choice.runner_up is not None else None
+    if not choice.family.tensorized and not (second and second.tensorized):
+        # Of tensor-core families the last one takes most.
+        for reject in reversed(choice.rejects):
+            if family(reject.family).tensorized and reject.reason != ONE_CONVOLUTION:
+                return reject.reason
+    if margin:
+        return f"measured, {margin:.2f} times as fast as the model's choice"
+    if second is None:
+        return "the only family that takes it"
+    return f"estimated to take less than {second.name}"
+
+
 def _margin(choices: Sequence[Choice]) -> float:
     """Of the model's choices over those tuned, in time; 0 where not all of them are."""
     found = [one.tuned for one in choices if one.tuned is not None]
@@ -169,12 +184,12 @@ def _margin(choices: Sequence[Choice]) -> float:
 
 def instruction_tflops(choice: Choice) -> float:
     """Returns what the instruction that multiplies reaches on the card, in 1e12 operations a
-    second; 0 on a CPU."""
+    second; 0 on a CPU, and for a family that has no footprint."""
     w, config, hardware = choice.workload, choice.config, choice.hardware
     if hardware.kind != "cuda":
         return 0.0
     footprint = choice.family.footprint(w, config, hardware)
-    return hardware.card.tflops(footprint.unit, footprint.operand)
+    return 0.0 if footprint is None else hardware.card.tflops(footprint.unit, footprint.operand)
 
 
 def _why_generic(layer: Layer) -> str:

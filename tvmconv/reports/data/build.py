@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from collections.abc import Callable
+from dataclasses import MISSING, Field, asdict, dataclass, field, fields
+from typing import Any, Literal
 
 from tvmconv.reports.data.report import Report
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 #: Input channels of a group from which on tensor cores are worth it.
 SUITED_CHANNELS = 8
+#: By what a family and a configuration were chosen: the cost model's estimate, the times that
+#: `tune` measured, the caller of `build`, or nothing, where there was no choice.
+ChosenBy = Literal["model", "tuned", "pinned", "default"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ class ConvReport:
     epilogue: str
     #: Whether the multiply-adds run on tensor cores, on llvm as their emulation.
     tensor_core: bool
-    #: Why this family (what the ones before it said), and why this layout.
+    #: The reason that decided for this family, and for this layout.
     why_family: str
     why_layout: str
     useful_macs: int
@@ -71,6 +75,9 @@ class ConvReport:
     #: The convolution whose kernel computes this one as well, if it has none of its own. All but
     #: the multiply-adds of both is then said there.
     part_of: str = ""
+    chosen_by: ChosenBy = "default"
+    #: Why each family that does not take it declines, by family.
+    declined: dict[str, str] = field(default_factory=dict)
 
     @property
     def waste(self) -> float:
@@ -90,6 +97,20 @@ class ConversionReport:
     cause: str
     #: Read and written; and what that was estimated to take.
     moved_bytes: int
+    us: float
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """A kernel of TVM's: one of those that compute everything but the convolutions."""
+
+    #: In the code. Kernels that are alike share it.
+    name: str
+    #: The ONNX nodes that it computes, by name; none where it only converts a tensor.
+    nodes: tuple[str, ...]
+    #: Every operand and result once, in bytes.
+    moved_bytes: int
+    #: Time to move them, at least that of the shortest kernel; 0 where nothing is known.
     us: float
 
 
@@ -151,6 +172,8 @@ class BuildReport(Report):
     conversions: tuple[ConversionReport, ...] = ()
     #: The machine that costs and floors are of.
     machine: MachineReport = MachineReport()
+    #: Kernels of TVM's, in order. Conversions are among them.
+    kernels: tuple[KernelReport, ...] = ()
 
     @property
     def convolutions(self) -> tuple[ConvReport, ...]:
@@ -177,13 +200,17 @@ class BuildReport(Report):
 
     @property
     def cost_us(self) -> float:
-        """The length of the chosen path: what its kernels and conversions were estimated to take.
-        Without the kernels that are TVM's own."""
-        return sum(conv.cost_us for conv in self.convs) + self.conversion_us
+        """Estimated time of all kernels, TVM's too, one after the other."""
+        return sum(conv.cost_us for conv in self.convs) + self.kernel_us
+
+    @property
+    def kernel_us(self) -> float:
+        """The part of `cost_us` that TVM's kernels take."""
+        return sum(one.us for one in self.kernels)
 
     @property
     def conversion_us(self) -> float:
-        """What of `cost_us` goes into conversions."""
+        """The part of `kernel_us` that conversions take."""
         return sum(one.us for one in self.conversions)
 
     @property
@@ -206,18 +233,25 @@ class BuildReport(Report):
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BuildReport:
-        """Raises ``TypeError`` or ``KeyError`` where `data` is not what `to_json` gives."""
-        known = {f.name: data[f.name] for f in fields(cls)}
-        known["operators"] = tuple(OperatorReport(**item) for item in data["operators"])
-        known["convs"] = tuple(
-            ConvReport(**_tuples(item, "workloads", "traits", "kernels")) for item in data["convs"]
-        )
-        known["conversions"] = tuple(
-            ConversionReport(**_tuples(item, "shape")) for item in data["conversions"]
-        )
-        known["machine"] = MachineReport(**data["machine"])
-        known["smaller"] = tuple(cls.from_json(item) for item in data["smaller"])
+        """Returns the report that `to_json` gave as `data`, also where that was before some of the
+        fields existed. Raises ``TypeError`` or ``KeyError`` where it is no report."""
+        known = {f.name: data[f.name] for f in fields(cls) if f.name in data or _required(f)}
+        nested: dict[str, Callable[[Any], Any]] = {
+            "operators": lambda item: OperatorReport(**item),
+            "convs": lambda item: ConvReport(**_tuples(item, "workloads", "traits", "kernels")),
+            "conversions": lambda item: ConversionReport(**_tuples(item, "shape")),
+            "kernels": lambda item: KernelReport(**_tuples(item, "nodes")),
+            "smaller": cls.from_json,
+        }
+        for name in nested.keys() & known.keys():
+            known[name] = tuple(map(nested[name], known[name]))
+        if "machine" in known:
+            known["machine"] = MachineReport(**known["machine"])
         return cls(**known)
+
+
+def _required(one: Field[Any]) -> bool:
+    return one.default is MISSING and one.default_factory is MISSING
 
 
 def _tuples(item: dict[str, Any], *names: str) -> dict[str, Any]:

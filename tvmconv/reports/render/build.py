@@ -8,9 +8,16 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from tvmconv.reports.data.build import BuildReport, ConversionReport, ConvReport
+from tvmconv.reports.data.build import BuildReport, ConversionReport, ConvReport, KernelReport
 from tvmconv.reports.data.report import as_text
-from tvmconv.reports.render.tables import figures, mib, microseconds, percent, table
+from tvmconv.reports.render.tables import (
+    figures,
+    mib,
+    microseconds,
+    percent,
+    table,
+    without_unknown,
+)
 
 #: How tensor cores are had on a target that has none.
 HOW = {"llvm": " (emulated)", "hmma-sim": " (simulated)"}
@@ -23,9 +30,13 @@ def build_text(report: BuildReport) -> str:
     if report.smaller:
         parts.append(bucket_table(report))
     if report.convs:
-        parts += [layer_table(report.convs), path(report)]
+        parts.append(layer_table(report.convs))
+    if report.convs or report.kernels:
+        parts.append(path(report))
     if report.conversions:
         parts.append(conversion_table(report.conversions))
+    if report.kernels:
+        parts.append(kernel_table(report.kernels))
     if any(not conv.tensor_core for conv in report.convs):
         parts.append(reasons(report.convs))
     if report.convs:
@@ -84,6 +95,7 @@ def bucket_table(report: BuildReport) -> str:
         for row, one in zip(rows[1:], buckets, strict=True):
             sizes = (one.peak_activation_bytes, one.weight_bytes)
             row += [*map(mib, sizes), f"{one.build_seconds:.1f}"]
+    rows = without_unknown(rows, ["estimated us"])
     text = figures(rows, text=("bucket", "tensorized"))
     if report.stored_weight_bytes:
         text += f"\nweights of all buckets, equal ones once: {mib(report.stored_weight_bytes)} MiB"
@@ -103,11 +115,21 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "pad": ("",),
     "us": ("-",),
     "limit": ("",),
-    "floor us": (),
+    "floor us": ("-",),
     "runner-up": ("",),
-    "tuned": ("",),
+    "chosen": ("",),
 }
-WORDS = ("layer", "shape", "family", "config", "layouts", "epilogue", "limit", "runner-up")
+WORDS = (
+    "layer",
+    "shape",
+    "family",
+    "config",
+    "layouts",
+    "epilogue",
+    "limit",
+    "runner-up",
+    "chosen",
+)
 
 
 def layer_table(convs: Sequence[ConvReport]) -> str:
@@ -115,7 +137,7 @@ def layer_table(convs: Sequence[ConvReport]) -> str:
     alike: dict[tuple[str, ...], list[ConvReport]] = defaultdict(list)
     for conv in convs:
         alike[_row(conv)].append(conv)
-    rows = [(_name(group[0]), str(len(group)), *row) for row, group in alike.items()]
+    rows = [(_shortened(group[0].name), str(len(group)), *row) for row, group in alike.items()]
     kept = [
         at
         for at, nothing in enumerate(COLUMNS.values())
@@ -150,27 +172,37 @@ def _row(conv: ConvReport) -> tuple[str, ...]:
         conv.limit,
         microseconds(conv.floor_us),
         f"{conv.runner_up} {microseconds(conv.runner_up_us)}" if conv.runner_up else "",
-        f"x{conv.tuned:.2f}" if conv.tuned else "",
+        _chosen(conv),
     )
+
+
+def _chosen(conv: ConvReport) -> str:
+    """By what a layer's kernel was chosen, if not by the cost model."""
+    if conv.chosen_by == "tuned":
+        return f"tuned x{conv.tuned:.2f}"
+    return "pinned" if conv.chosen_by == "pinned" else ""
 
 
 #: Of a layer's name, in the table; names of some exporters are paths.
 MOST_NAME = 32
 
 
-def _name(conv: ConvReport) -> str:
+def _shortened(name: str, most: int = MOST_NAME) -> str:
     # The end of a path tells more than its beginning.
-    name = conv.name
-    return name if len(name) <= MOST_NAME else "..." + name[3 - MOST_NAME :]
+    return name if len(name) <= most else "..." + name[3 - most :]
 
 
 def path(report: BuildReport) -> str:
     """What was chosen, in sum."""
-    text = (
-        f"estimated: {microseconds(report.cost_us)} us, of which conversions of layouts "
-        f"{microseconds(report.conversion_us)}; no schedule of these layers takes less than "
-        f"{microseconds(report.floor_us)}"
-    )
+    if not report.machine.name:
+        return "not estimated: there is no model of what runs this network"
+    text = f"estimated: {microseconds(report.cost_us)} us"
+    if report.kernels:
+        text += f", of which TVM's kernels {microseconds(report.kernel_us)}"
+    if report.conversions:
+        text += f", of which conversions of layouts {microseconds(report.conversion_us)}"
+    if report.convs:
+        text += f"; no schedule of these layers takes less than {microseconds(report.floor_us)}"
     tuned = [conv for conv in report.convs if conv.tuned]
     if tuned:
         measured = sum(conv.cost_us for conv in tuned)
@@ -182,8 +214,8 @@ def path(report: BuildReport) -> str:
         )
     unknown = [conv for conv in report.convs if not conv.cost_us and not conv.part_of]
     if unknown:
-        text += f"\nwithout {len(unknown)} that TVM computes, of which no cost is known"
-    return text + (f"\nmachine: {report.machine}" if report.machine.name else "")
+        text += f"\n{len(unknown)} that TVM computes are counted by the bytes that they move alone"
+    return f"{text}\nmachine: {report.machine}"
 
 
 def conversion_table(conversions: Sequence[ConversionReport]) -> str:
@@ -201,7 +233,37 @@ def conversion_table(conversions: Sequence[ConversionReport]) -> str:
         )
         for one, count in counted.items()
     ]
-    return figures([header, *rows], text=("conversion left", "of", "cause"))
+    known = without_unknown([header, *rows], ["us"])
+    return figures(known, text=("conversion left", "of", "cause"))
+
+
+#: Kernels with a row of their own; the others have one together.
+MOST_KERNELS = 12
+#: Of the names of a kernel's nodes, in the table.
+MOST_NODES = 40
+
+
+def kernel_table(kernels: Sequence[KernelReport]) -> str:
+    """TVM's kernels, those that move most bytes first, alike ones as one row."""
+    alike: dict[str, list[KernelReport]] = defaultdict(list)
+    for one in kernels:
+        alike[one.name].append(one)
+    groups = sorted(alike.values(), key=lambda group: -sum(one.moved_bytes for one in group))
+    rows = [("TVM's kernel", "x", "nodes", "kB moved", "us")]
+    for group in groups[:MOST_KERNELS]:
+        nodes = ", ".join(group[0].nodes) + (", ..." if group[1:] and group[0].nodes else "")
+        rows.append(_kernel_row(_shortened(group[0].name), group, _shortened(nodes, MOST_NODES)))
+    if others := [one for group in groups[MOST_KERNELS:] for one in group]:
+        rows.append(_kernel_row("others", others))
+    rows.append(_kernel_row("all", kernels))
+    return figures(without_unknown(rows, ["us"]), text=("TVM's kernel", "nodes"))
+
+
+def _kernel_row(
+    name: str, kernels: Sequence[KernelReport], nodes: str = ""
+) -> tuple[str, str, str, str, str]:
+    moved, us = sum(one.moved_bytes for one in kernels), sum(one.us for one in kernels)
+    return name, str(len(kernels)), nodes, f"{moved / 1e3:.1f}", microseconds(us)
 
 
 def reasons(convs: Sequence[ConvReport]) -> str:

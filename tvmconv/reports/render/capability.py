@@ -8,7 +8,7 @@ from tvmconv.reports.data.build import SUITED_CHANNELS
 from tvmconv.reports.data.capability import CapabilityReport, KindReport
 from tvmconv.reports.data.report import as_text
 from tvmconv.reports.render import build
-from tvmconv.reports.render.tables import figures, microseconds, percent
+from tvmconv.reports.render.tables import figures, microseconds, percent, without_unknown
 
 
 @as_text.register
@@ -25,6 +25,8 @@ def capability_text(report: CapabilityReport) -> str:
         parts.append(build.layer_table(report.convs))
     if plan.conversions:
         parts.append(build.conversion_table(plan.conversions))
+    if plan.kernels:
+        parts.append(build.kernel_table(plan.kernels))
     if report.buildable and any(not conv.tensor_core for conv in report.convs):
         parts.append(build.reasons(report.convs))
     parts.append(_operator_table(report))
@@ -55,7 +57,7 @@ def _kind_table(report: CapabilityReport) -> str:
     if report.traits:
         rows.append(["of which, some in several", *[""] * (len(rows[0]) - 1)])
         rows += [_kind_row(one, report, "  ") for one in report.traits]
-    return figures(rows, text=("layers",))
+    return figures(without_unknown(rows, ["floor us", "us"]), text=("layers",))
 
 
 def _kind_row(one: KindReport, report: CapabilityReport, indent: str = "") -> list[str]:
@@ -84,7 +86,7 @@ def _shares(report: CapabilityReport) -> str:
         )
         if unknown:
             text += f"\nwithout {unknown} whose shapes can't be inferred"
-        return text + f"\nmachine: {report.plan.machine}"
+        return text + (f"\nmachine: {report.plan.machine}" if report.plan.machine.name else "")
     return (
         f"on tensor cores: {percent(every.tensor_core_macs, every.macs)} of all multiply-adds, "
         f"{percent(suited.tensor_core_macs, suited.macs)} of those of convolutions with "

@@ -24,6 +24,17 @@ def figures(rows: Sequence[Sequence[str]], text: Sequence[str]) -> str:
     return table(rows, [i for i, name in enumerate(rows[0]) if name not in text])
 
 
+def without_unknown(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> list[list[str]]:
+    """The rows without those of `columns`, by their headers, that have nothing but dashes."""
+    header, *others = rows
+    kept = [
+        at
+        for at, name in enumerate(header)
+        if name not in columns or any(row[at] not in ("", "-") for row in others)
+    ]
+    return [[row[at] for at in kept] for row in rows]
+
+
 def percent(part: float, whole: float) -> str:
     """A share; a dash where there is nothing to have a share of. Rounded neither up to all nor
     down to nothing."""

@@ -75,7 +75,7 @@ def test_the_inner_one_of_two() -> None:
     result = graphs.became(g.model(g.op("Exp", outer)))
     assert offsets(result) == {"a": (0, 11), "b": (5, 11)}
     assert result.left["concat"] == 1
-    assert result.fates[outer] == "a kernel of TVM's"
+    assert "a kernel of TVM's" in result.fates[outer]
 
 
 def declined(g: Graph, *outputs: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 import tvmconv
 from benchmarks.zoo.generated import mobilenet_v2
-from schedules.choose import Tuned, choose, kernel_cost
+from schedules.choose import Policy, Tuned, choose, kernel_cost
 from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload, Window
 from schedules.family import Family
@@ -27,6 +27,7 @@ from tvmconv.errors import ModelError
 from tvmconv.onnx import frontend
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
+from tvmconv.passes.plan.chooser import Chooser, LayoutName
 from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.reports.collect.layer_times import layer_times
@@ -59,13 +60,16 @@ def block(stride: int = 1, k: int = 16, batch: int | str = 2) -> onnx.ModelProto
 def planned(
     model: onnx.ModelProto,
     hardware: Hardware = SM_90A,
-    **options: Any,
+    pairs: bool = True,
+    layout: LayoutName | None = None,
+    **policy: Any,
 ) -> Plan:
     simple = frontend.simplify(frontend.widen(onnx_model.fix_shapes(onnx_model.read(model))))
     mod = pipeline.run(frontend.to_relax(simple), pipeline.GRAPH_PASSES, "test")
     named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
-    return plan(mod, find_regions(mod, named), hardware, **options)
+    chooser = Chooser(hardware, Policy(**policy), layout=layout)
+    return plan(mod, find_regions(mod, named), chooser, pairs)
 
 
 def families(model: onnx.ModelProto, **options: Any) -> dict[str, str]:
@@ -270,10 +274,9 @@ def test_what_is_planned_of_mobilenet_v2(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_packed_tensor_is_not_what_a_pair_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TVMCONV_PACK", "1")
     monkeypatch.setenv("TVMCONV_PAIR", "1")
     g = Graph([16, 16, 9, 7])
-    found = planned(g.model(bottleneck(g, "input", 16, 48, 16)))
+    found = planned(g.model(bottleneck(g, "input", 16, 48, 16)), CPU, layout="packed")
     reasons = {one.name: one.layout.reason for one in found.values()}
     assert reasons["expand"] == "read by a pair of convolutions"
     assert reasons["project"] == "written by a pair of convolutions"

@@ -164,7 +164,7 @@ def test_declined(name: str) -> None:
     result = graphs.became(g.model(y))
     assert result.epilogues["conv"] == left
     assert result.left
-    assert result.fates[y] == "a kernel of TVM's"
+    assert "a kernel of TVM's" in result.fates[y]
 
 
 def test_declined_where_something_inside_is_read_elsewhere() -> None:

@@ -69,7 +69,7 @@ def test_declined(name: str) -> None:
     c = 8 + widths[1] + widths[5]
     result = graphs.became(g.model(g.conv(x, c, 6, name="one"), g.conv(x, c, 8, 1, name="two")))
     assert padding(result, "two") == [0, 0, 0, 0]
-    assert result.fates[x] == "a kernel of TVM's"
+    assert "a kernel of TVM's" in result.fates[x]
 
 
 def test_declined_before_a_transposed_convolution() -> None:
@@ -78,4 +78,4 @@ def test_declined_before_a_transposed_convolution() -> None:
     weight = g.constant((g.rng.standard_normal((8, 6, 3, 3)) / 8).astype("f"))
     result = graphs.became(g.model(g.op("ConvTranspose", x, weight, strides=[2, 2])))
     assert result.left["nn.pad"] == 1
-    assert result.fates[x] == "a kernel of TVM's"
+    assert "a kernel of TVM's" in result.fates[x]

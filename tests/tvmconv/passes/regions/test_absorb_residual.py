@@ -32,7 +32,7 @@ def test_after_the_activation() -> None:
     result = graphs.became(g.model(g.op("Exp", x, name="end")))
     assert result.epilogues["conv"] == "bias + relu + residual"
     assert result.fates["sum"] == result.fates["middle"] == KERNEL + "conv"
-    assert result.fates["end"] == "a kernel of TVM's"
+    assert "a kernel of TVM's" in result.fates["end"]
 
 
 def test_between_two_convolutions_one_is_the_residual_of_the_other() -> None:
@@ -91,7 +91,7 @@ def test_declined_the_second_of_two() -> None:
     assert result.epilogues["conv"] == "bias + residual"
     assert result.left["add"] == 1
     assert result.fates["first"] == KERNEL + "conv"
-    assert result.fates["second"] == "a kernel of TVM's"
+    assert "a kernel of TVM's" in result.fates["second"]
 
 
 def test_declined_a_sum_that_the_network_gives() -> None:

@@ -1,0 +1,59 @@
+"""The ONNX nodes that variables of the planned graph are results of."""
+
+from __future__ import annotations
+
+import onnx
+import tvm
+from tvm import relax
+
+from tvmconv.onnx.importer import NODES
+from tvmconv.onnx.model import shapes_of
+from tvmconv.passes.graph import Dataflow, shape
+
+#: What passes write batch norms and arithmetic with constants as; also an item of a tuple, as
+#: which a batch norm is imported.
+ARITHMETIC = ("relax.add", "relax.subtract", "relax.multiply", "relax.divide", "")
+RESHAPE = "relax.reshape"
+COPIES = ("relax.astype", "relax.permute_dims", RESHAPE)
+#: Operators of ONNX that do no more than a reshape.
+RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+
+
+def node_names(mod: tvm.IRModule, simple: onnx.ModelProto) -> dict[relax.Var, str]:
+    """Returns the names of ONNX nodes by the variables that are their results, in any layout.
+
+    mod: as imported, after passes; simple: the graph that was imported. Passes keep the name of a
+    variable whose value they keep, but can also give it to a new one: so operator and dimensions
+    have to be alike, too. Nodes whose result is no variable any more are left out.
+    """
+    flow, sizes = Dataflow.of(mod), shapes_of(simple)
+    makers = {output: node for node in simple.graph.node for output in node.output}
+    nodes = {node.name: node for node in simple.graph.node}
+    imported = {name: tuple(node) for name, node in mod["main"].attrs[NODES].items()}
+    found: dict[relax.Var, str] = {}
+    for var, value in flow.values.items():
+        name, op = imported.get(var.name, ("", ""))
+        if not name or not isinstance(value.ty, relax.TensorType):
+            continue
+        node = nodes[name]
+        same = flow.op(var) == op or (op in ARITHMETIC and flow.op(var) in ARITHMETIC)
+        alike = [sorted(sizes.get(output, ())) == sorted(shape(value)) for output in node.output]
+        if same and any(alike):
+            found[var] = name
+            # A result that is only seen in another shape is computed as this.
+            if op == RESHAPE and node.op_type not in RESHAPES:
+                found.setdefault(value.args[0], name)
+    # An output is often a copy in another layout or dtype, and has the name of what it copies.
+    for var, output in zip(_outputs(mod, flow), simple.graph.output, strict=True):
+        while var not in found and flow.op(var) in COPIES:
+            var = flow.values[var].args[0]
+        if var in flow.values and output.name in makers:
+            found.setdefault(var, makers[output.name].name)
+    return found
+
+
+def _outputs(mod: tvm.IRModule, flow: Dataflow) -> list[relax.Expr]:
+    """Returns what the network gives, one by one."""
+    given = mod["main"].body.body
+    value = flow.values.get(given)
+    return list(value.fields) if isinstance(value, relax.Tuple) else [given]

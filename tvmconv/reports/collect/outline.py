@@ -1,0 +1,173 @@
+"""The kernels that a network has besides its convolutions', and the variables each computes.
+
+Told by the passes that fuse TVM's kernels, run on the graph with its convolutions outlined: names
+and tensors, nothing scheduled and no weights packed, in hundredths of a second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tvm
+from tvm import relax
+
+from schedules.conv.precision import Precision
+from schedules.machine.cost import Machine, memory_cost
+from tvmconv.passes import pipeline
+from tvmconv.passes.graph import bindings, op_name
+from tvmconv.passes.kernels.lower_convs import outline_convs
+from tvmconv.passes.plan.plan import Plan
+from tvmconv.reports.data.build import KernelReport
+
+
+@dataclass(frozen=True)
+class OutlinedKernel:
+    """One kernel of TVM's."""
+
+    #: In the code.
+    name: str
+    #: Variables of the planned graph whose values it computes; none where it only makes a copy
+    #: that `lower_convs` added.
+    variables: tuple[relax.Var, ...]
+    #: Every operand and result once.
+    moved_bytes: int
+
+
+def outline(
+    mod: tvm.IRModule, plan: Plan, target: tvm.target.Target, precision: Precision
+) -> list[OutlinedKernel]:
+    """Returns the kernels in the order in which they run.
+
+    mod: its regions planned. precision: as `lower_convs` takes it.
+    """
+    lowered, stand_ins = outline_convs(mod, plan, precision)
+    # What is bound to a variable is only a cast where a narrow variable has its value before.
+    written = {one.place.buffer for one in plan.values()}
+    itself = {binding.var for binding in bindings(mod)} - written - set(stand_ins.values())
+    pools, *others = pipeline.fuse_passes()
+    with target:
+        pooled = pools(lowered)
+        legal = others[0](pooled)
+        fused = pipeline.run(legal, others[1:], "outline")
+        final = pipeline.run(fused, pipeline.kernel_passes(), "outline")
+    inside_pools = _groups(bindings(lowered), pooled)
+    same = dict(zip((one.var for one in bindings(legal)), inside_pools.values(), strict=True))
+    members = {
+        var: [old for one in group for old in same.get(one, ())]
+        for var, group in _groups(bindings(legal), fused).items()
+    }
+    output = members.get(fused["main"].body.body, [])  # whose variable is another one by now
+    found = []
+    for binding in bindings(final):
+        if (name := _kernel(binding.value)) is not None:
+            group = members.get(binding.var, output)
+            computed = [stand_ins.get(var, var if var in itself else None) for var in group]
+            variables = tuple(var for var in computed if var is not None)
+            moved = sum(map(_bytes, (*binding.value.args[1].fields, binding.value)))
+            found.append(OutlinedKernel(name, variables, moved))
+    return found
+
+
+def kernel_reports(
+    kernels: Sequence[OutlinedKernel],
+    nodes: Mapping[relax.Var, str],
+    machine: Machine | None,
+) -> tuple[KernelReport, ...]:
+    """Returns a report for each kernel. nodes: the results of which ONNX nodes variables are."""
+    return tuple(
+        KernelReport(
+            kernel.name,
+            tuple(dict.fromkeys(nodes[var] for var in kernel.variables if var in nodes)),
+            kernel.moved_bytes,
+            memory_cost(kernel.moved_bytes, machine).us if machine is not None else 0.0,
+        )
+        for kernel in kernels
+    )
+
+
+def _groups(
+    before: Sequence[relax.VarBinding], after: tvm.IRModule
+) -> dict[relax.Var, list[relax.Var]]:
+    """The variables of `before` that each binding of `after` computes, which puts some of them
+    into functions of their own.
+
+    A variable is known by what computes it: the same operator of the same variables. Passes give
+    variables new names, and functions that are alike become one.
+    """
+    waiting: dict[Any, deque[relax.Var]] = defaultdict(deque)
+    for binding in before:
+        waiting[_key(binding.value, {})].append(binding.var)
+    was: dict[relax.Var, Any] = {}
+    groups: dict[relax.Var, list[relax.Var]] = {}
+
+    def bind(binding: relax.VarBinding, known: dict[relax.Var, Any]) -> list[relax.Var]:
+        """Notes what the variable was, and gives it; nothing where it has no match."""
+        value = binding.value
+        if isinstance(value, relax.TupleGetItem) and isinstance(known.get(value.tuple_value), list):
+            known[binding.var] = known[value.tuple_value][value.index]
+            return []
+        matches = waiting[_key(value, known)]
+        if not matches:
+            return []
+        known[binding.var] = matches.popleft()
+        return [known[binding.var]]
+
+    for binding in bindings(after):
+        function = _function(binding.value, after)
+        if function is None or waiting[_key(binding.value, was)]:
+            groups[binding.var] = bind(binding, was)
+            continue
+        inner = {
+            param: _key(arg, was)
+            for param, arg in zip(function.params, binding.value.args, strict=True)
+        }
+        group = [one for block in function.body.blocks for one in block.bindings]
+        groups[binding.var] = [old for one in group for old in bind(one, inner)]
+        result = function.body.body
+        was[binding.var] = (
+            [inner.get(field, field) for field in result.fields]
+            if isinstance(result, relax.Tuple)
+            else inner.get(result, result)
+        )
+    return groups
+
+
+def _key(value: relax.Expr, known: dict[relax.Var, Any]) -> Any:
+    """What tells one computation from another: operator, operands and type. known: what variables
+    among the operands were."""
+    if isinstance(value, relax.Var):
+        return known.get(value, value)
+    if isinstance(value, relax.Tuple):
+        return ("tuple", *(_key(field, known) for field in value.fields))
+    if isinstance(value, relax.TupleGetItem):
+        return ("item", _key(value.tuple_value, known), value.index)
+    if isinstance(value, relax.Call):
+        name = getattr(value.op, "name", "") or getattr(value.op, "name_hint", "")
+        return (name, *(_key(arg, known) for arg in value.args), str(value.ty))
+    # Constants by their type alone: they are large.
+    return str(value.ty) if isinstance(value, tvm.ir.GenericConst) else str(value)
+
+
+def _function(value: relax.Expr, mod: tvm.IRModule) -> relax.Function | None:
+    """The group that a binding calls; None where it calls none."""
+    called = value.op if isinstance(value, relax.Call) else None
+    function = mod[called] if isinstance(called, tvm.ir.GlobalVar) else None
+    return function if isinstance(function, relax.Function) else None
+
+
+def _kernel(value: relax.Expr) -> str | None:
+    """The kernel that a binding calls, by name; None where it calls none of TVM's."""
+    return value.args[0].name_hint if op_name(value) == "relax.call_tir" else None
+
+
+def _bytes(value: relax.Expr) -> int:
+    """Size of a tensor, or of all tensors of a tuple."""
+    types = value.ty.fields if isinstance(value.ty, relax.TupleType) else [value.ty]
+    return sum(
+        math.prod(int(size) for size in ty.shape) * -(-tvm.DataType(str(ty.dtype)).bits // 8)
+        for ty in types
+    )
