@@ -277,7 +277,7 @@ def test_what_is_planned_of_mobilenet_v2(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_packed_tensor_is_not_what_a_pair_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TVMCONV_PAIR", "1")
     g = Graph([16, 16, 9, 7])
-    found = planned(g.model(bottleneck(g, "input", 16, 48, 16)), CPU, layout="packed")
+    found = planned(g.model(bottleneck(g, "input", 16, 48, 16)), layout="packed")
     reasons = {one.name: one.layout.reason for one in found.values()}
     assert reasons["expand"] == "read by a pair of convolutions"
     assert reasons["project"] == "written by a pair of convolutions"
