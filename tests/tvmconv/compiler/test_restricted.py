@@ -156,6 +156,9 @@ def test_a_pinned_layer_has_that_configuration_and_the_others_their_own(given: A
     before = tvmconv.inspect(model, "llvm", batch=1, records=False).plan
     exe = tvmconv.build(model, "llvm", batch=1, configs={"first": given}, records=False)
     first, second = exe.report.convs
+    assert (first.chosen_by, second.chosen_by) == ("pinned", "model")
+    assert first.why_family == "set by hand"
+    assert "pinned" in str(exe.report)
     assert first.config == str(WmmaConfig(1, 1, 1, 1)) != before.convs[0].config
     assert second.config == before.convs[1].config
     assert tvmconv.compare(model, exe).passed(5e-3)

@@ -33,7 +33,14 @@ def _choice(choice: Choice, simulation: Simulation) -> Choice:
         dtype = simulation.activations
         w = replace(w, precision=replace(w.precision, x=dtype, result=dtype))
     if choice.family.tensorized:
-        return replace(choice, workload=w, family=HMMA_SIM, config=simulation, runner_up=None)
+        return replace(
+            choice,
+            workload=w,
+            family=HMMA_SIM,
+            config=simulation,
+            runner_up=None,
+            chosen_by="model",
+        )
     if simulation.wide:
         config = next(DIRECT.space(w, choice.hardware))
         return replace(choice, workload=w, family=DIRECT, config=config, runner_up=None)

@@ -18,7 +18,7 @@ from schedules.machine.hardware import Hardware
 from schedules.registry import family
 from tvmconv.onnx.kinds import Layer, convolutions, layers
 from tvmconv.passes.plan.plan import PlannedConv, kernel_names
-from tvmconv.reports.data.build import ConvReport
+from tvmconv.reports.data.build import ChosenBy, ConvReport
 
 
 def layer_reports(
@@ -109,7 +109,7 @@ def _planned(
         kernels=tuple(names[kernel.key] for kernel in planned.kernels),
         moved_bytes=sum(moved_bytes(one.workload) for one in choices),
         instruction_tflops=instruction_tflops(choice),
-        chosen_by="tuned" if margin else "model",
+        chosen_by=_chosen_by(choices, margin),
         declined={reject.family: reject.reason for reject in choice.rejects},
     )
 
@@ -158,9 +158,18 @@ def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
     )
 
 
+def _chosen_by(choices: Sequence[Choice], margin: float) -> ChosenBy:
+    """Pinned where any of a layer's kernels is."""
+    if any(one.chosen_by == "pinned" for one in choices):
+        return "pinned"
+    return "tuned" if margin else "model"
+
+
 def _why_family(choice: Choice, margin: float) -> str:
     """The reason that decided, in one clause."""
     second = choice.runner_up.family if choice.runner_up is not None else None
+    if choice.chosen_by == "pinned":
+        return "set by hand"
     if not choice.family.tensorized and not (second and second.tensorized):
         # Of tensor-core families the last one takes most.
         for reject in reversed(choice.rejects):
