@@ -28,15 +28,16 @@ import typer
 import tvmconv.runtime.tensor_map  # noqa: F401 - kernels of the wgmma family call what it registers
 from benchmarks import machine
 from benchmarks.launches import LAUNCHES, captured
-from schedules.choose import choose, family, options
+from schedules.choose import Policy, choose, options
 from schedules.conv.activations import Activation
 from schedules.conv.signature import BIAS, WEIGHT
 from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.lowering import KERNELS, LOWERING
+from schedules.registry import family
 from tvmconv import knobs
 from tvmconv.cli.inputs import run_or_tell, tell
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.passes import pipeline
-from tvmconv.passes.kernels.lower_kernels import KERNELS
 from tvmconv.reports.collect.latency import Effort, cuda_time
 from tvmconv.reports.render.tables import table
 from tvmconv.runtime import toolchain
@@ -109,7 +110,7 @@ def jobs(names: Sequence[str], batches: Sequence[int], arch: str) -> list[Job]:
         for batch in (TUTORIAL_BATCH,) if name == "tutorial" else batches:
             w = workload(name, batch)
             matching, _ = options(w, hardware)
-            taken = choose(w, hardware, records=known)
+            taken = choose(w, hardware, Policy(records=known))
             ways = [(taken.family, taken.config), *((one.family, one.config) for one in matching)]
             some = [
                 Job(name, batch, way.name, config, arch) for way, config in ways if way.tensorized
@@ -123,7 +124,7 @@ def library(job: Job) -> bytes:
     toolchain.prepare_cuda(job.arch)
     target = pipeline.tvm_target("cuda", job.arch)
     func = family(job.family).schedule(job.workload, job.config, toolchain.cuda_arch(job.arch))
-    with target, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
+    with target, tvm.transform.PassContext(opt_level=3, config=LOWERING):
         built = tvm.compile(func, target=target, tir_pipeline=KERNELS)
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         path = Path(folder) / "kernel.so"

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
-from unittest import mock
 
 import numpy as np
 import onnx
@@ -28,7 +27,6 @@ import tvmconv
 from benchmarks import machine
 from benchmarks.zoo import zoo
 from benchmarks.zoo.drawings import drawings
-from schedules import choose
 from tvmconv.cli.inputs import run_or_tell
 from tvmconv.reports.render.tables import table
 
@@ -113,10 +111,7 @@ def main(
 ) -> None:
     """Count the outputs of WMMA kernels that the simulated tensor core gives to the bit."""
     model, names = with_activations(zoo.load(name))
-    # No option of `build`: who wants speed wants all of them.
-    some = tuple(one for one in choose.FAMILIES if one.name in FAMILIES)
-    with mock.patch.object(choose, "FAMILIES", some):
-        card = tvmconv.build(model, target, batch=1, records=False)
+    card = tvmconv.build(model, target, batch=1, records=False, families=FAMILIES)
     simulated = tvmconv.build(model, "hmma-sim", batch=1, numerics=numerics)
     feeds = zoo.feeds(name, images, drawings)
     layers = compare(names, outputs(card, feeds), outputs(simulated, feeds))

@@ -20,11 +20,11 @@ from typing import Annotated, Any
 
 import typer
 
-from schedules.choose import family
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import CUDA_ARCHS, Hardware
 from schedules.machine.model import FITTED, Fitted, time_of
+from schedules.registry import family
 from tvmconv.cli.inputs import run_or_tell
 from tvmconv.reports.render.tables import figures
 
@@ -66,7 +66,8 @@ def read(path: Path = SAMPLES) -> list[Sample]:
     for entry in json.loads(path.read_text())["samples"]:
         w, one = ConvWorkload.from_json(entry["workload"]), family(entry["family"])
         configs = [config_of(one.config_type, row["config"]) for row in entry["rows"]]
-        footprints = tuple(one.footprint(w, config, hardware()) for config in configs)
+        found = (one.footprint(w, config, hardware()) for config in configs)
+        footprints = tuple(footprint for footprint in found if footprint is not None)
         us = tuple(row["us"] for row in entry["rows"])
         samples.append(Sample(entry["name"], one.name, entry["held_out"], footprints, us))
     return samples

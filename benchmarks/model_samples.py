@@ -112,8 +112,10 @@ def build(
 def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[str, Any]]:
     """Modules of TVM's compiler are loaded here, so that measuring needs none."""
     tvm = importlib.import_module("tvm")
-    registry = importlib.import_module("schedules.choose")
+    registry = importlib.import_module("schedules.registry")
+    choose = importlib.import_module("schedules.choose")
     toolchain = importlib.import_module("tvmconv.runtime.toolchain")
+    lowering = importlib.import_module("schedules.lowering")
     pipeline = importlib.import_module("tvmconv.passes.pipeline")
     toolchain.prepare_cuda(arch)
     hardware, entries = toolchain.cuda_arch(arch), []
@@ -123,7 +125,7 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
             continue
         rows: list[dict[str, Any]] = []
         functions = {}
-        for config in sampled(registry, w, family, match.config, hardware):
+        for config in sampled(choose, w, family, match.config, hardware):
             symbol = f"k{len(rows)}"
             function = family.schedule(w, config, hardware)
             functions[symbol] = function.with_attr("global_symbol", symbol)
@@ -132,7 +134,7 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
             default = config == match.config
             rows.append({"symbol": symbol, "config": fields, "tile": tile, "default": default})
         target = pipeline.tvm_target("cuda", arch)
-        with target, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
+        with target, tvm.transform.PassContext(opt_level=3, config=lowering.LOWERING):
             library = tvm.compile(tvm.IRModule(functions), target=target)
         path = folder / f"{name}{family.name}.so"
         library.export_library(str(path))
@@ -142,10 +144,10 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
     return entries
 
 
-def sampled(registry: Any, w: ConvWorkload, family: Any, default: Any, hardware: Any) -> list[Any]:
+def sampled(choose: Any, w: ConvWorkload, family: Any, default: Any, hardware: Any) -> list[Any]:
     """The default, then `RANKED` by the model, then `AT_RANDOM`; each once."""
     space = list(dict.fromkeys([default, *family.space(w, hardware)]))
-    ranked = sorted(space, key=lambda one: registry.predict(w, one, hardware).us)
+    ranked = sorted(space, key=lambda one: choose.predict(w, one, hardware).us)
     others = [one for one in ranked[RANKED:] if one != default]
     drawn = random.Random(0).sample(others, min(AT_RANDOM, len(others)))
     return list(dict.fromkeys([default, *ranked[:RANKED], *drawn]))

@@ -33,7 +33,7 @@ from tvmconv.errors import DownloadError, TvmconvError
 from tvmconv.reports.data.tuning import TunedLayer
 from tvmconv.tuning.candidates import MOST
 from tvmconv.tuning.tune import workloads_of
-from tvmconv.tuning.workloads import measure_workloads
+from tvmconv.tuning.workloads import TuningOptions, measure_workloads
 
 app = typer.Typer(
     help="What it costs to choose by the cost model: plan, then choice; or space. Then merge.",
@@ -162,11 +162,12 @@ def choice(
     for use in uses:
         counts[use.workload] += use.count
     out.mkdir(parents=True, exist_ok=True)
-    report = measure_workloads(
-        counts, target, place_of(target, arch).arch, most=most,
-        records=records or out / f"regret-{target}.jsonl",
+    options = TuningOptions(
         budget_s=None if budget is None else parse_budget(budget),
-    )  # fmt: skip
+        records=records or out / f"regret-{target}.jsonl",
+        most=most,
+    )
+    report = measure_workloads(counts, target, place_of(target, arch).arch, options)
     layers = {layer.workload: layer for layer in report.layers if layer.us}
     found = [ChoiceRow.of(use, layers[use.workload]) for use in uses if use.workload in layers]
     rows = [asdict(row) for row in found]

@@ -27,6 +27,7 @@ NOT_PASSES = (
     "arena",
     "axis_orders",
     "check",
+    "chooser",
     "gpu_schedules",
     "gpu_steps",
     "graph",

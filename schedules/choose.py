@@ -1,60 +1,47 @@
-"""The registry of families, and the choice among them: the one that costs least."""
+"""The choice of a family and its configuration for a workload: the pair that costs least."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from schedules.conv.workload import ConvWorkload, Epilogue
-from schedules.families.depthwise.family import DepthwiseFamily
-from schedules.families.depthwise_projection.family import DepthwiseProjectionFamily
-from schedules.families.direct.family import DirectFamily
-from schedules.families.few_channels.family import FewChannelsFamily
-from schedules.families.mma_sync.family import MmaSyncFamily
-from schedules.families.wgmma.family import WgmmaFamily
-from schedules.families.wmma.family import WmmaFamily
+from schedules.errors import FamilyError
 from schedules.family import Family, Match, Reject
 from schedules.machine import model
 from schedules.machine.cost import Cost, Machine, conv_cost
 from schedules.machine.hardware import Hardware
+from schedules.registry import registered
 
-#: In order of preference, where they cost the same. The last one matches everything but a pool.
-FAMILIES: tuple[Family, ...] = (
-    FewChannelsFamily(),
-    WgmmaFamily(),
-    MmaSyncFamily(),
-    WmmaFamily("wmma_packed", packed=True),
-    WmmaFamily("wmma_nhwc", packed=False),
-    DepthwiseFamily(),
-    DepthwiseProjectionFamily(),
-    DirectFamily(),
-)
-
-#: Estimates what a family's schedule of a workload takes, with a configuration, on a machine.
+#: Estimates the time of a family's schedule of a workload, with a configuration, on a machine.
 Estimate = Callable[[ConvWorkload, Family, Any, Hardware], Cost]
 
 
 def predict(w: ConvWorkload, config: Any, hardware: Hardware) -> model.Prediction:
     """Predicts the time of `w` on a GPU with a configuration of any family.
 
-    Raises ``LookupError`` for a configuration of no family, ``ValueError`` for a CPU.
+    Raises ``LookupError`` where no family with a footprint has such configurations, ``ValueError``
+    for a CPU.
     """
     if hardware.kind != "cuda":
         raise ValueError(f"the model is of GPUs, not of {hardware.name}")
-    for candidate in FAMILIES:
-        if isinstance(config, candidate.config_type):
-            return model.time_of(candidate.footprint(w, config, hardware), hardware)
+    for one in registered():
+        if isinstance(config, one.config_type):
+            footprint = one.footprint(w, config, hardware)
+            if footprint is not None:
+                return model.time_of(footprint, hardware)
     raise LookupError(f"no family has configurations like {config!r}")
 
 
 def kernel_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
-    """Returns the cost by which choices are ranked: for a GPU what the model predicts, for a CPU
-    the roofline of the card that is emulated."""
-    if hardware.kind != "cuda":
+    """Returns the cost by which choices are ranked: for a GPU what the model predicts, or the
+    roofline for a family with no footprint; for a CPU the roofline of the card that is emulated."""
+    footprint = family.footprint(w, config, hardware) if hardware.kind == "cuda" else None
+    if footprint is None:
         return conv_cost(w, family, config, hardware.card)
-    predicted = model.time_of(family.footprint(w, config, hardware), hardware)
+    predicted = model.time_of(footprint, hardware)
     return Cost(predicted.us, predicted.limit)
 
 
@@ -69,9 +56,17 @@ def cost_on(
 
 
 @dataclass(frozen=True)
+class Pinned:
+    """A family and configuration that a person set for a workload."""
+
+    family: Family
+    config: Any
+
+
+@dataclass(frozen=True)
 class Tuned:
-    """What was measured to be fastest for a workload; `us` and `model_us` are microseconds of it
-    and of what would have been chosen without."""
+    """The fastest configuration measured for a workload. `us` and `model_us`: microseconds of it
+    and of the choice that the model would have made."""
 
     family: Family
     config: Any
@@ -79,13 +74,23 @@ class Tuned:
     model_us: float
 
 
-#: What tuning found for a workload; None where nothing is known that holds.
-Lookup = Callable[[ConvWorkload, Hardware], Tuned | None]
+#: The record of a workload; None where none holds.
+Lookup = Callable[[ConvWorkload, Hardware], Tuned | Pinned | None]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules of a choice: among `families`, in order of preference, by `estimate`; `records`
+    decide where they have the workload."""
+
+    families: tuple[Family, ...] = field(default_factory=registered)
+    estimate: Estimate = kernel_cost
+    records: Lookup | None = None
 
 
 @dataclass(frozen=True)
 class Option:
-    """One way to compute a workload, and what it is estimated to cost."""
+    """One way to compute a workload, and its estimated cost."""
 
     family: Family
     config: Any
@@ -94,7 +99,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which family computes a workload, how, and what became of the others."""
+    """The family and configuration for a workload, and the others' costs or reasons to decline."""
 
     workload: ConvWorkload
     hardware: Hardware
@@ -103,84 +108,97 @@ class Choice:
     cost: Cost
     #: The next best; None where only one family matches.
     runner_up: Option | None
-    #: Those that do not match, and why.
+    #: The families that decline.
     rejects: tuple[Reject, ...]
-    #: Where it was measured, not estimated. Then `cost` is the time measured, and `runner_up` what
-    #: would have been chosen without, with its measured time; None where that is the same.
+    #: "record": `tune` measured it. "pinned": a person set it, in the build or in a record.
+    chosen_by: Literal["model", "record", "pinned"] = "model"
+    #: The measured times, if a record decided. Then `cost` is the measured time and `runner_up`
+    #: the model's choice with its measured time, None where that is the same.
     tuned: Tuned | None = None
 
 
-def family(name: str) -> Family:
-    """The family of that name. Raises ``LookupError`` that lists the names."""
-    for candidate in FAMILIES:
-        if candidate.name == name:
-            return candidate
-    raise LookupError(f"no family {name!r} among {', '.join(f.name for f in FAMILIES)}")
+def choose(w: ConvWorkload, hardware: Hardware, policy: Policy | None = None) -> Choice:
+    """The recorded choice for `w`; where none holds, the one that is estimated to cost least.
 
-
-def choose(
-    w: ConvWorkload,
-    hardware: Hardware,
-    estimate: Estimate = kernel_cost,
-    records: Lookup | None = None,
-) -> Choice:
-    """What `records` know to be fastest; where they know nothing, what is estimated to be."""
-    choice = estimated(w, hardware, estimate)
-    found = records(w, hardware) if records is not None else None
-    return choice if found is None else _tuned(choice, found, estimate)
+    policy: by default the registered families, by `kernel_cost`, without records. Raises
+    `FamilyError` where no family matches.
+    """
+    policy = policy or Policy()
+    choice = estimated(w, hardware, policy.estimate, policy.families)
+    found = policy.records(w, hardware) if policy.records is not None else None
+    if found is None or found.family not in policy.families:
+        return choice
+    if isinstance(found, Tuned):
+        return _tuned(choice, found, policy.estimate)
+    return pin(choice, found, policy.estimate)
 
 
 @lru_cache(maxsize=4096)
-def estimated(w: ConvWorkload, hardware: Hardware, estimate: Estimate) -> Choice:
-    """The family that costs least, each with its best configuration: on a GPU the one of its space
-    that costs least, on a CPU its default, and so where that was found by measuring. The family
-    that matches everything comes last on a GPU, whatever it is predicted to take: nothing else
-    would be on tensor cores for sure.
+def estimated(
+    w: ConvWorkload, hardware: Hardware, estimate: Estimate, families: tuple[Family, ...]
+) -> Choice:
+    """The family that costs least, each with its best configuration: on a GPU the cheapest of its
+    space, on a CPU, or where the default was found by measuring, its default. A family of last
+    resort comes last on a GPU, whatever it is predicted to take, as it leaves tensor cores unused.
 
-    Raises ``LookupError`` for what no family computes: a pool in a kernel that can't have one."""
-
-    found, rejects = options(w, hardware, estimate)
+    Raises `FamilyError` where no family matches.
+    """
+    found, rejects = options(w, hardware, Policy(families, estimate))
     if not found:
-        raise LookupError(f"{w}, {w.epilogue}: " + "; ".join(map(str, rejects)))
+        reasons = "; ".join(map(str, rejects))
+        raise FamilyError(f"no family computes {w}, epilogue {w.epilogue}", note=reasons)
     best, *others = found
     runner_up = others[0] if others else None
     return Choice(w, hardware, best.family, best.config, best.cost, runner_up, tuple(rejects))
 
 
 def options(
-    w: ConvWorkload, hardware: Hardware, estimate: Estimate = kernel_cost
+    w: ConvWorkload, hardware: Hardware, policy: Policy | None = None
 ) -> tuple[list[Option], list[Reject]]:
-    """Every family that matches, in the order in which `estimated` prefers them, each with its best
-    configuration; and why the others do not."""
+    """Every family that matches, best first, with its best configuration; and the rejections."""
+    policy = policy or Policy()
 
     def rank(option: Option) -> tuple[bool, float]:
-        last_resort = hardware.kind == "cuda" and option.family is FAMILIES[-1]
-        return last_resort, option.cost.us
+        return hardware.kind == "cuda" and option.family.last_resort, option.cost.us
 
     found: list[Option] = []
     rejects: list[Reject] = []
-    for candidate in FAMILIES:
-        answer = candidate.match(w, hardware)
+    for one in policy.families:
+        answer = one.match(w, hardware)
         if isinstance(answer, Reject):
             rejects.append(answer)
         else:
-            found.append(_best(w, candidate, answer, hardware, estimate))
+            found.append(_best(w, one, answer, hardware, policy.estimate))
     return sorted(found, key=rank), rejects  # stable: ties by order
 
 
+def pin(choice: Choice, pinned: Pinned, estimate: Estimate = kernel_cost) -> Choice:
+    """`choice` with the family and configuration that a person set, and its estimated cost."""
+    cost = estimate(choice.workload, pinned.family, pinned.config, choice.hardware)
+    same = (pinned.family, pinned.config) == (choice.family, choice.config)
+    return replace(
+        choice,
+        family=pinned.family,
+        config=pinned.config,
+        cost=cost,
+        runner_up=choice.runner_up if same else Option(choice.family, choice.config, choice.cost),
+        chosen_by="pinned",
+        tuned=None,
+    )
+
+
 def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
-    """The choice made by measurement, with the times measured instead of those estimated."""
+    """The choice by measurement, with measured times instead of estimates."""
     limit = estimate(choice.workload, found.family, found.config, choice.hardware).limit
-    cost = Cost(found.us, limit)
-    if (found.family, found.config) == (choice.family, choice.config):
-        return replace(choice, cost=cost, runner_up=None, tuned=found)
-    others = Option(choice.family, choice.config, Cost(found.model_us, choice.cost.limit))
+    same = (found.family, found.config) == (choice.family, choice.config)
+    model_cost = Cost(found.model_us, choice.cost.limit)
     return replace(
         choice,
         family=found.family,
         config=found.config,
-        cost=cost,
-        runner_up=others,
+        cost=Cost(found.us, limit),
+        runner_up=None if same else Option(choice.family, choice.config, model_cost),
+        chosen_by="record",
         tuned=found,
     )
 
@@ -188,25 +206,25 @@ def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
 def _best(
     w: ConvWorkload, family: Family, match: Match, hardware: Hardware, estimate: Estimate
 ) -> Option:
-    """Of equal ones the default, then the first."""
+    """A family with its cheapest configuration; of equal ones the default, then the first."""
     if hardware.kind != "cuda" or family.default_measured:
         return Option(family, match.config, estimate(w, family, match.config, hardware))
     if estimate is kernel_cost:
-        # No footprint depends on these, so that what differs in them alone is searched for once.
+        # No footprint depends on the rest of the epilogue: workloads that differ in it share a
+        # search.
         epilogue = Epilogue(residual=w.epilogue.residual)
         w = replace(w, epilogue=epilogue)
-    config, cost = _least(w, family.name, match.config, hardware, estimate)
+    config, cost = _least(w, family, match.config, hardware, estimate)
     return Option(family, config, cost)
 
 
 @lru_cache(maxsize=4096)
 def _least(
-    w: ConvWorkload, name: str, default: Any, hardware: Hardware, estimate: Estimate
+    w: ConvWorkload, family: Family, default: Any, hardware: Hardware, estimate: Estimate
 ) -> tuple[Any, Cost]:
-    """The configuration of a family that costs least, and what that is."""
-    one = family(name)
+    """The cheapest configuration of a family, and its cost."""
     costs = (
-        (config, estimate(w, one, config, hardware))
-        for config in (default, *one.space(w, hardware))
+        (config, estimate(w, family, config, hardware))
+        for config in (default, *family.space(w, hardware))
     )
     return min(costs, key=lambda item: item[1].us)

@@ -1,4 +1,4 @@
-"""What a schedule refuses."""
+"""Errors about families of schedules and their configurations."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class ConfigError(TvmconvError, ValueError):
     """A configuration that does not fit its workload or hardware; the note lists every reason."""
 
 
+class FamilyError(TvmconvError, LookupError):
+    """A family that is unknown or registered twice, or a convolution that no family computes."""
+
+
 def require_none(problems: list[str], config: object, workload: object, hardware: str) -> None:
     """Raises `ConfigError` that lists the problems, if there are any."""
     if problems:
@@ -23,9 +27,17 @@ def require_none(problems: list[str], config: object, workload: object, hardware
 
 
 def passes(check: Callable[..., None], *arguments: Any) -> bool:
-    """Whether a family's `check` raises no `ConfigError`."""
+    """Returns True if a family's `check` raises no `ConfigError`."""
     try:
         check(*arguments)
     except ConfigError:
         return False
     return True
+
+
+class EmulatorError(TvmconvError):
+    """The emulator cannot run a kernel: no compiler, or an instruction that it does not know."""
+
+
+class KernelFault(TvmconvError):
+    """A mistake that the emulator finds in a kernel: a deadlock, a write out of bounds."""

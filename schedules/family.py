@@ -1,10 +1,11 @@
-"""What a family of schedules is, and what it answers when it is asked about a convolution."""
+"""The interface of a family of schedules, and its answers when it is asked about a convolution."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 from tvm import tirx
@@ -21,13 +22,13 @@ from schedules.machine.hardware import Hardware
 #: (C, 1, R, S) and `PROLOGUE_BIAS` (C,).
 Given = Mapping[str, NDArray[Any]]
 PROLOGUE_WEIGHT, PROLOGUE_BIAS = "prologue.weight", "prologue.bias"
-#: Why one of pairs declines a workload without.
+#: Why a family for pairs declines a workload that has no prologue.
 ONE_CONVOLUTION = "no depthwise convolution is computed with it"
 
 
 @dataclass(frozen=True)
 class Match:
-    """The family can compute the workload; ``config`` is what it would use by default."""
+    """The family can compute the workload; ``config`` is its default."""
 
     family: str
     config: Any
@@ -35,7 +36,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Reject:
-    """The family can't or shouldn't, for a reason that a person can act on."""
+    """The family can't or shouldn't compute the workload; ``reason`` is one short clause."""
 
     family: str
     reason: str
@@ -45,8 +46,7 @@ class Reject:
 
 
 def alone(w: ConvWorkload) -> str:
-    """Why a family declines that computes a convolution and nothing before or after it; empty for
-    a workload that is no more."""
+    """The reason to decline a workload that is more than one convolution, else empty."""
     if w.prologue is not None:
         return "computes one convolution, not two"
     if w.epilogue.pool is not None:
@@ -77,48 +77,65 @@ def other_than_floats(w: ConvWorkload) -> str:
 
 
 def fitting(family: str, config: Any, hardware: Hardware) -> Match | Reject:
-    """The answer of a family that takes the workload, with its default, or None if nothing fits."""
+    """A match with this default, or a rejection where ``config`` is None: nothing fits."""
     if config is None:
         return Reject(family, f"no configuration fits {hardware.name}")
     return Match(family, config)
 
 
-class Family(Protocol):
-    """One way to compute convolutions; a file of its own, registered in `schedules.choose`."""
+class Family(ABC):
+    """One way to compute convolutions: subclass, then `schedules.registry.register` an instance.
 
+    A subclass has at least `name`, `config_type`, `match`, `schedule`, `signature` and `pack`. To
+    be measured by the tuner it must pickle: those of importable modules, scripts and notebooks do.
+    """
+
+    #: Unique among the registered families; records and reports name it.
     name: str
-    #: True where the default was found by measuring on an H200, so that it is used untuned; else
-    #: the cost model takes the best of the space.
-    default_measured: bool
-    #: Counts up whenever the same configuration becomes another kernel: what was measured before
-    #: does not hold any more.
-    version: int
-    #: Of its configurations, frozen and hashable; those of families that differ in layout alone
-    #: are of one type.
+    #: A frozen dataclass of plain values (int, bool, str, tuples of them): the configuration.
+    #: Families that differ in layout alone may share one.
     config_type: type
-    #: Whether the multiply-adds run on tensor cores (or their emulation).
-    tensorized: bool
+    #: Increased whenever an equal configuration becomes another kernel: older records expire.
+    version: int = 1
+    #: Whether the default was found by measuring, so that it is used untuned. Otherwise the cost
+    #: model takes the best of the space.
+    default_measured: bool = False
+    #: Whether the multiply-adds run on tensor cores, or on their emulation.
+    tensorized: bool = False
+    #: Whether it comes after all others on a GPU, whatever it is predicted to take.
+    last_resort: bool = False
 
+    @abstractmethod
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        """Whether this family takes `w`, and its default configuration if so."""
+        """A `Match` with the default configuration if this family takes `w`, else a `Reject`."""
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[Any]:
-        """Every configuration worth trying, each already checked."""
+        """Every configuration worth trying, each already checked; at least the default."""
+        answer = self.match(w, hardware)
+        if isinstance(answer, Match):
+            yield answer.config
 
     def check(self, w: ConvWorkload, config: Any, hardware: Hardware) -> None:
-        """Raises `ConfigError` if `config` does not fit."""
+        """Raises `ConfigError` if `config` does not fit; by default all do."""
+        return None
 
-    def footprint(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Footprint:
-        """What `schedule` asks of a GPU, from which `schedules.machine.model` predicts its time."""
+    def footprint(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Footprint | None:
+        """The resources that `schedule` asks of a GPU, from which `schedules.machine.model`
+        predicts its time. None: the roofline estimates it."""
+        return None
 
+    @abstractmethod
     def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> tirx.PrimFunc:
         """The scheduled function. Raises `ConfigError` if `config` does not fit."""
 
     def padded_macs(self, w: ConvWorkload, config: Any) -> int:
         """Multiply-adds that `schedule` carries out, padding included."""
+        return w.useful_macs
 
+    @abstractmethod
     def signature(self, w: ConvWorkload, config: Any) -> Signature:
         """Returns the operands of the scheduled function, in order."""
 
+    @abstractmethod
     def pack(self, w: ConvWorkload, config: Any, given: Given) -> dict[str, NDArray[Any]]:
         """Returns the constant operands by name, as the scheduled function reads them."""

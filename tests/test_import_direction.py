@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 ORDER = ("intrinsics", "schedules", "tvmconv", "benchmarks")
 FILES = sorted(path for package in ORDER for path in (ROOT / package).rglob("*.py"))
 
-#: Plain Python, NumPy and its dtypes: files that a machine with TVM's runtime alone can import, or none.
+#: Plain Python, NumPy and its dtypes: files that a machine with TVM's runtime alone can import.
 PLAIN = {
     *(
         f"intrinsics/{name}.py"
@@ -41,9 +41,19 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def imports(tree: ast.AST) -> Iterator[tuple[ast.stmt, str]]:
-    """Every import statement at any depth, with the module each imports from."""
+def imports(tree: ast.AST, typing: bool = True) -> Iterator[tuple[ast.stmt, str]]:
+    """Every import statement at any depth, with the module each imports from. typing: also those
+    for type checkers alone."""
+    blocks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    unread = {
+        inner
+        for block in blocks
+        if ast.unparse(block.test) == "TYPE_CHECKING"
+        for inner in ast.walk(block)
+    }
     for node in ast.walk(tree):
+        if node in unread and not typing:
+            continue
         if isinstance(node, ast.Import):
             yield from ((node, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -73,7 +83,7 @@ def test_nothing_imports_to_its_right(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in FILES if name_of(path) in PLAIN], ids=name_of)
 def test_plain_files_import_no_tvm(path: Path) -> None:
-    for node, module in imports(parse(path)):
+    for node, module in imports(parse(path), typing=False):
         top = module.partition(".")[0]
         plain = top in sys.stdlib_module_names or top in ("ml_dtypes", "numpy", *ORDER[:2])
         assert plain, f"line {node.lineno}: imports {module}"

@@ -22,6 +22,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ("intrinsics", "schedules", "tvmconv")
+EMULATOR = ROOT / "schedules" / "threads" / "emulator"
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT: dict[str, Any] = PYPROJECT["project"]
 
@@ -66,7 +67,8 @@ def test_the_wheel_holds_the_three_packages_and_nothing_else(tmp_path: Path) -> 
     folders = {name.split("/")[0] for name in shipped}
     assert folders == {*SHIPPED, about}
     sources = {str(p.relative_to(ROOT)) for d in SHIPPED for p in (ROOT / d).rglob("*.py")}
-    assert {name for name in shipped if name.endswith(".py")} == sources
+    sources |= {str(p.relative_to(ROOT)) for p in EMULATOR.glob("*.[ch]*")}
+    assert {name for name in shipped if name.endswith((".py", ".h", ".cpp"))} == sources
     assert f"{about}/licenses/LICENSE" in shipped
     assert "tvmconv/records/sm_90a.jsonl" in shipped
 

@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     from tvmconv.simulation.pictures import read_images
     from tvmconv.simulation.simulate import simulate
     from tvmconv.simulation.tracing import Trace, trace_example, trace_layer
-    from tvmconv.tuning.records import merge_records
+    from tvmconv.tuning.layers import layer_choices, set_record
+    from tvmconv.tuning.records import list_records, merge_records
     from tvmconv.tuning.stopwatch import Tracker
     from tvmconv.tuning.tune import tune
 
@@ -80,9 +81,12 @@ _HOMES = {
     "build": "compiler.build",
     "compare": "reports.collect.comparison",
     "inspect": "compiler.build",
+    "layer_choices": "tuning.layers",
+    "list_records": "tuning.records",
     "load": "runtime.loading",
     "merge_records": "tuning.records",
     "read_images": "simulation.pictures",
+    "set_record": "tuning.layers",
     "simulate": "simulation.simulate",
     "trace_example": "simulation.tracing",
     "trace_layer": "simulation.tracing",
@@ -106,9 +110,12 @@ __all__ = [
     "compare",
     "inspect",
     "knobs",
+    "layer_choices",
+    "list_records",
     "load",
     "merge_records",
     "read_images",
+    "set_record",
     "simulate",
     "trace_example",
     "trace_layer",

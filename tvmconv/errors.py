@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from intrinsics.errors import TvmconvError
-from schedules.errors import ConfigError
+from schedules.errors import ConfigError, FamilyError
 
 
 class ModelError(TvmconvError):
@@ -92,6 +92,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DownloadError",
+    "FamilyError",
     "FeedError",
     "ModelError",
     "RecordError",

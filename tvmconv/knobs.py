@@ -13,6 +13,8 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Knob:
+    """An environment variable, its default in words, and its effect."""
+
     name: str
     default: str
     meaning: str
@@ -28,12 +30,11 @@ KNOBS: tuple[Knob, ...] = (
     Knob("CUDA_PATH", "NVIDIA's wheels", "where NVRTC finds its headers"),
     Knob("TVM_CUDA_NVRTC_EXTRA_OPTS", "exact arithmetic", "further options for NVRTC"),
     Knob("CC", "gcc", "C compiler, to link libraries and to stand in for a missing GPU driver"),
-    Knob("TVMCONV_PACK", "0", "1 keeps activations between tensorized convolutions in NHWC16n16c"),
     Knob(
         "TVMCONV_PAIR",
         "what costs less",
         "1 computes a depthwise and the 1x1 convolution after it in one kernel wherever it can, "
-        "0 never; on llvm never, if nothing is said",
+        "0 never; on llvm never",
     ),
     Knob(
         "TVMCONV_RECORDS",
@@ -45,27 +46,22 @@ KNOBS: tuple[Knob, ...] = (
 
 
 def dump_folder() -> Path | None:
-    """Where a build writes its module after every pass, or None."""
+    """The folder where a build writes its module after every pass, or None."""
     folder = os.environ.get("TVMCONV_DUMP", "")
     return Path(folder) if folder else None
 
 
 def records_folder() -> Path:
-    """Where a user's own tuning records are, in the data folder of the XDG specification."""
+    """The folder of a user's own records, in the data folder of the XDG specification."""
     if folder := os.environ.get("TVMCONV_RECORDS", ""):
         return Path(folder)
     data = os.environ.get("XDG_DATA_HOME", "") or Path.home() / ".local" / "share"
     return Path(data) / "tvmconv" / "records"
 
 
-def pack() -> bool:
-    """Whether a build packs activations; see `tvmconv.passes.plan.plan`."""
-    return os.environ.get("TVMCONV_PACK", "0") == "1"
-
-
 def pair() -> bool | None:
-    """Whether pairs of convolutions become one kernel; None for what is estimated to cost less.
-    See `tvmconv.passes.plan.pair_convs`."""
+    """True or False if pairs of convolutions always or never become one kernel, None for what is
+    estimated to cost less. See `tvmconv.passes.plan.pair_convs`."""
     return {"1": True, "0": False}.get(os.environ.get("TVMCONV_PAIR", ""))
 
 

@@ -53,7 +53,5 @@ class Precision:
 
 #: What `tvmconv.build` calls them.
 FP16 = Precision()
-BF16 = Precision(
-    dtypes.BF16.name, (dtypes.BF16.name, dtypes.BF16.name), result=dtypes.BF16.name
-)
+BF16 = Precision(dtypes.BF16.name, (dtypes.BF16.name, dtypes.BF16.name), result=dtypes.BF16.name)
 PRECISIONS: dict[str, Precision] = {"fp16": FP16, "bf16": BF16}

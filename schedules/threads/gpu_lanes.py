@@ -1,6 +1,6 @@
 """What a kernel is made of that is written thread by thread: lanes, their registers, mma.sync.
 
-`GpuLanes` emits threads and PTX; `schedules.threads.lanes` the same steps for llvm.
+`schedules.threads.emulator` runs such kernels on a CPU.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import convs
 from benchmarks.convs import CUDNN, Row, jobs, speed_ups, workload
-from schedules.choose import choose
+from schedules.choose import Policy, choose
 from tvmconv.runtime import toolchain
 from tvmconv.tuning import records
 
@@ -18,7 +18,7 @@ from tvmconv.tuning import records
 def test_what_a_build_takes_comes_first(name: str) -> None:
     found = jobs([name], [1], "sm_90a")
     w = workload(name, found[0].batch)
-    choice = choose(w, toolchain.cuda_arch("sm_90a"), records=records.lookup("sm_90a"))
+    choice = choose(w, toolchain.cuda_arch("sm_90a"), Policy(records=records.lookup("sm_90a")))
     assert (found[0].family, found[0].config) == (choice.family.name, choice.config)
     assert len(found) == len(set(found))
     assert "wmma_nhwc" in {job.family for job in found}

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from benchmarks import hmma_network
 from benchmarks.hmma_network import Layer, compare, with_activations
-from schedules import choose
+from schedules.registry import registered
 from tests.support import networks
 
 
@@ -32,7 +32,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("numerics", "same"), [("ieee", True), ("v100", False)])
 def test_layers_are_compared(small: None, tmp_path: Path, numerics: str, same: bool) -> None:
-    families = choose.FAMILIES
+    families = registered()
     path = tmp_path / "a.json"
     arguments = ["small", "--target", "llvm", "--numerics", numerics, "--out", str(path)]
     done = CliRunner().invoke(hmma_network.app, arguments)
@@ -41,7 +41,7 @@ def test_layers_are_compared(small: None, tmp_path: Path, numerics: str, same: b
     assert layers
     assert all(layer["equal"] == layer["outputs"] for layer in layers) == same
     assert ("100.000 %" in done.output) == same
-    assert choose.FAMILIES is families
+    assert registered() is families
 
 
 def test_every_activation_becomes_an_output() -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from benchmarks import model_check, model_samples
 from benchmarks.model_check import FIRST, Sample, correlation, rank, summary
-from schedules.choose import family
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.footprint import MMA, Footprint
 from schedules.machine.model import FITTED, time_of
+from schedules.registry import family
 
 
 @pytest.fixture(scope="module")

@@ -8,21 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, Tuned, choose, family
+from schedules.choose import Policy, Tuned, choose
 from schedules.conv.workload import PACKED, ConvWorkload
+from schedules.errors import FamilyError
 from schedules.family import Family, Match, Reject
 from schedules.machine.cost import Cost, conv_cost
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
+from schedules.registry import FAMILIES, family
 from tests.support.workloads import WORKLOADS, workloads
 
 
-def fixed(**costs: float) -> Any:
-    """An estimate that gives each family what is named here, 100 otherwise."""
+def fixed(records: Any = None, **costs: float) -> Policy:
+    """A policy by an estimate that gives each family what is named here, 100 otherwise."""
 
     def estimate(w: ConvWorkload, one: Family, config: Any, hardware: Hardware) -> Cost:
         return Cost(costs.get(one.name, 100.0), "arithmetic")
 
-    return estimate
+    return Policy(estimate=estimate, records=records)
 
 
 @given(workloads())
@@ -100,8 +102,9 @@ def test_families_by_name() -> None:
     ]
     assert [one.name for one in FAMILIES] == names
     assert all(family(one.name) is one for one in FAMILIES)
-    with pytest.raises(LookupError, match="no family 'winograd' among few_channels, wgmma, mma_"):
+    with pytest.raises(FamilyError, match="there is no family 'winograd'") as told:
         family("winograd")
+    assert told.value.hint == f"one of {', '.join(names)}"
 
 
 @pytest.mark.parametrize("one", FAMILIES, ids=lambda one: one.name)
@@ -125,11 +128,11 @@ def test_records_decide_where_they_know() -> None:
         asked.append((workload, hardware))
         return tuned
 
-    choice = choose(w, CPU, fixed(), records)
+    choice = choose(w, CPU, fixed(records))
     model = choose(w, CPU, fixed())
     assert asked == [(w, CPU)]
     assert (choice.family, choice.config, choice.tuned) == (slow, config, tuned)
     assert choice.cost == Cost(7.0, "arithmetic")
     assert choice.runner_up is not None
     assert (choice.runner_up.family, choice.runner_up.cost.us) == (model.family, 9.0)
-    assert choose(w, CPU, fixed(), lambda workload, hardware: None) == model
+    assert choose(w, CPU, fixed(lambda workload, hardware: None)) == model

@@ -15,11 +15,13 @@ from numpy.typing import NDArray
 from tvm import relax
 
 import tvmconv
-from schedules.machine.hardware import CPU
+from schedules.choose import Estimate, Policy, kernel_cost
+from schedules.machine.hardware import CPU, Hardware
 from tvmconv.onnx import frontend
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import graph, pipeline
 from tvmconv.passes.kernels.lower_convs import lower_convs
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
@@ -82,14 +84,16 @@ def right(model: onnx.ModelProto, bound: float = 5e-3) -> None:
     assert tvmconv.compare(model, exe).relative_l2 <= bound
 
 
-def lowered(model: onnx.ModelProto) -> tvm.IRModule:
+def lowered(
+    model: onnx.ModelProto, hardware: Hardware = CPU, estimate: Estimate = kernel_cost
+) -> tvm.IRModule:
     """The module in which convolutions are kernels and nothing else is yet."""
     simple = frontend.simplify(frontend.widen(onnx_model.fix_shapes(onnx_model.read(model))))
     mod = frontend.to_relax(simple)
     mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "test")
     named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
-    planned = plan(mod, find_regions(mod, named), CPU)
+    planned = plan(mod, find_regions(mod, named), Chooser(hardware, Policy(estimate=estimate)))
     return pipeline.run(mod, [lower_convs(planned)], "test")
 
 

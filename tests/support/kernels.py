@@ -7,15 +7,15 @@ around every operand is NaN, and so is the output before the kernel runs.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnxruntime
 import tvm
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tvm.target.codegen import llvm_get_system_cpu
 
@@ -25,13 +25,15 @@ from schedules.conv.activations import FORMULAS
 from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Family
+from schedules.lowering import KERNELS, LOWERING
 from schedules.machine.hardware import Hardware
 from schedules.tensors import Tensors, from_layout, inputs
-from tvmconv.passes.kernels.lower_kernels import KERNELS
-from tvmconv.passes.pipeline import LOWERING
+from schedules.threads import emulator
+from schedules.threads.emulator.guarded import Array, Guarded
 from tvmconv.runtime import toolchain
 
-Array = NDArray[Any]
+#: Runs a scheduled function with arrays, the last of which is its output; gives that.
+Execute = Callable[[Any, list[Array], Hardware], Array]
 
 #: Activations that are one operator of ONNX.
 ONNX_NAMES = {
@@ -154,7 +156,7 @@ def run(
     config: Any,
     hardware: Hardware,
     operands: Tensors,
-    execute: Callable[[Any, list[Array], Hardware], Array] | None = None,
+    execute: Execute | None = None,
 ) -> Array:
     """(N, P, Q, K) as the family computes it with `config`, on this CPU or GPU.
 
@@ -176,32 +178,23 @@ def run(
     return from_layout(y, w.out_layout, (w.n, *w.out_pixels, w.k))
 
 
+def broken(pattern: str, replacement: str) -> Execute:
+    """The emulator, with a pattern replaced in the text of the kernel, once or more often."""
+
+    def change(text: str) -> str:
+        at = text.rindex('extern "C" __global__')
+        body, count = re.subn(pattern, replacement, text[at:])
+        assert count, f"no {pattern} in {body}"
+        return text[:at] + body
+
+    return functools.partial(emulator.run, change=change)
+
+
 def window_index(w: ConvWorkload) -> tuple[Array, ...]:
     """Where in the larger tensor each element (n, p, q, k) of the output lies."""
     assert w.window is not None
     n, p, q, k = np.indices(w.out_shape, sparse=True)
     return (n, *w.window.pixel(p, q), w.window.position(k))
-
-
-class Threadless:
-    """A family whose schedules for a GPU run on this CPU: loops where they have threads.
-
-    Right only for schedules whose threads share nothing.
-    """
-
-    tensorized = False
-
-    def __init__(self, family: Family, gpu: Hardware) -> None:
-        self.name, self.family, self.gpu = family.name, family, gpu
-        self.match, self.space = family.match, family.space
-        self.pack, self.signature = family.pack, family.signature
-        self.padded_macs = family.padded_macs
-
-    def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Any:
-        script = self.family.schedule(w, config, self.gpu).script()
-        loops, count = re.subn(r'T\.thread_binding\((\d+), thread="\S+"\)', r"range(\1)", script)
-        assert count, f"no threads in {script}"
-        return tvm.script.from_source(loops)
 
 
 def compiled(module: Any, hardware: Hardware) -> Any:
@@ -231,32 +224,17 @@ def call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
     return guarded[-1].inner
 
 
-@dataclass(frozen=True)
-class Guarded:
-    """A copy of an array with NaN before and after it, as much as the array is long."""
-
-    before: Array
-    inner: Array
-    after: Array
-
-    @classmethod
-    def of(cls, array: Array) -> Guarded:
-        guard = -(-array.nbytes // 64) * 64  # keeps `inner` where TVM wants it, at 64 bytes
-        whole = np.full((3 * guard + 64) // array.itemsize, np.nan, array.dtype)
-        skip = -whole.ctypes.data % 64 // array.itemsize
-        start = skip + guard // array.itemsize
-        inner = whole[start : start + array.size].reshape(array.shape)
-        inner[...] = array
-        return cls(whole[:start], inner, whole[start + array.size :])
-
-    def intact(self) -> bool:
-        return bool(np.isnan(self.before).all() and np.isnan(self.after).all())
-
-
-def check(family: Family, w: ConvWorkload, config: Any, hardware: Hardware, seed: int = 0) -> None:
+def check(
+    family: Family,
+    w: ConvWorkload,
+    config: Any,
+    hardware: Hardware,
+    seed: int = 0,
+    execute: Execute | None = None,
+) -> None:
     """The family's kernel gives what onnxruntime gives, but for the rounding of its outputs."""
     operands = Tensors.random(w, seed)
-    got = run(family, w, config, hardware, operands)
+    got = run(family, w, config, hardware, operands, execute)
     # fp16 outputs are rounded by 2**-11 of themselves at most: see test_families.bound.
     error = relative_l2(got, reference(w, operands), 1.0)
     assert error < 1e-3, f"{config}: {w} is {error:.2e} off"

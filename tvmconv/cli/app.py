@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tvmconv
+from tvmconv.cli import records as cli_records
 from tvmconv.cli import simulate as cli_simulate
 from tvmconv.cli import tune as cli_tune
 from tvmconv.cli.inputs import (
@@ -27,23 +28,7 @@ from tvmconv.cli.inputs import (
     tell,
     write_output,
 )
-from tvmconv.cli.options import (
-    Arch,
-    As,
-    AsJson,
-    Batch,
-    Bound,
-    Input,
-    IoDtype,
-    IoLayout,
-    Model,
-    Precision,
-    Records,
-    Shape,
-    Target,
-    What,
-    build_options,
-)
+from tvmconv.cli.options import AsJson, Bound, Input, Model, What, takes_build_options
 from tvmconv.errors import TvmconvError
 from tvmconv.reports.render.tables import table
 
@@ -61,28 +46,18 @@ app = typer.Typer(
 )
 app.command()(cli_tune.tune)
 app.command()(cli_simulate.simulate)
-app.add_typer(cli_tune.app, name="records")
+app.add_typer(cli_records.app, name="records")
 
 
 @app.command()
+@takes_build_options()
 def build(
     model: Model,
     output: Annotated[Path, typer.Option("--output", "-o", help="file to write")],
-    target: Target = None,
-    arch: Arch = None,
-    batch: Batch = None,
-    shape: Shape = None,
-    precision: Precision = None,
-    io_dtype: IoDtype = None,
-    io_layout: IoLayout = None,
-    records: Records = None,
-    as_arch: As = None,
+    options: Mapping[str, Any],
     as_json: AsJson = False,
 ) -> None:
     """Compile MODEL into one file, and report what became of every convolution."""
-    options = build_options(
-        target, arch, batch, shape, precision, io_dtype, io_layout, records, as_arch
-    )
     exe = _built(model, options)
     exe.save(output)
     show(exe.report, as_json)
@@ -90,47 +65,32 @@ def build(
 
 
 @app.command()
+@takes_build_options("precision")
 def inspect(
     model: Model,
-    target: Target = None,
-    arch: Arch = None,
-    batch: Batch = None,
-    shape: Shape = None,
-    io_dtype: IoDtype = None,
-    io_layout: IoLayout = None,
-    records: Records = None,
-    as_arch: As = None,
+    options: Mapping[str, Any],
     as_json: AsJson = False,
 ) -> None:
     """Report what would become of MODEL, without building it."""
-    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout, records, as_arch)
     with step(f"inspecting {model.name}"):
         report = tvmconv.inspect(model, **options)
     show(report, as_json)
 
 
 @app.command()
+@takes_build_options("as_arch")
 def run(
     what: What,
+    options: Mapping[str, Any],
     inputs: Input = None,
     output_dir: Annotated[
         Path | None, typer.Option("--output-dir", "-o", help="folder for the outputs, as *.npy")
     ] = None,
-    target: Target = None,
-    arch: Arch = None,
-    batch: Batch = None,
-    shape: Shape = None,
-    precision: Precision = None,
-    io_dtype: IoDtype = None,
-    io_layout: IoLayout = None,
-    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a network once, on arrays out of files."""
     feeds = read_feeds(inputs or ())
-    exe = _executable(
-        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
-    )
+    exe = _executable(what, options)
     with step("running"):
         outputs = exe.run(feeds)
     results = [write_output(name, array, output_dir) for name, array in outputs.items()]
@@ -142,29 +102,20 @@ def run(
 
 
 @app.command()
+@takes_build_options("as_arch")
 def compare(
     model: Model,
+    options: Mapping[str, Any],
     file: Annotated[
         Path | None, typer.Argument(metavar="[FILE]", help="what `build` made of MODEL")
     ] = None,
     inputs: Input = None,
     bound: Bound = BOUND,
-    target: Target = None,
-    arch: Arch = None,
-    batch: Batch = None,
-    shape: Shape = None,
-    precision: Precision = None,
-    io_dtype: IoDtype = None,
-    io_layout: IoLayout = None,
-    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare outputs with onnxruntime's; exit code 1 if they differ by more than --bound."""
     feeds = read_feeds(inputs or ())
-    exe = _executable(
-        file or model,
-        build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records),
-    )
+    exe = _executable(file or model, options)
     with step("comparing with onnxruntime"):
         report = tvmconv.compare(model, exe, feeds or None)
     passed = report.passed(bound)
@@ -175,8 +126,10 @@ def compare(
 
 
 @app.command()
+@takes_build_options("as_arch")
 def bench(
     what: What,
+    options: Mapping[str, Any],
     inputs: Input = None,
     check: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="for a FILE: the model to compare with")
@@ -186,14 +139,6 @@ def bench(
     warmup_ms: Annotated[float, typer.Option(help="warm-up, in milliseconds")] = 200.0,
     min_runs: Annotated[int, typer.Option(min=1, help="runs to time, at least")] = 10,
     min_seconds: Annotated[float, typer.Option(help="time to spend, at least")] = 1.0,
-    target: Target = None,
-    arch: Arch = None,
-    batch: Batch = None,
-    shape: Shape = None,
-    precision: Precision = None,
-    io_dtype: IoDtype = None,
-    io_layout: IoLayout = None,
-    records: Records = None,
     as_json: AsJson = False,
 ) -> None:
     """Time a network, after comparing it with onnxruntime; one that fails is not timed."""
@@ -204,9 +149,7 @@ def bench(
             hint="give the model it was built from, --check model.onnx, or say --unchecked",
         )
     feeds = read_feeds(inputs or ()) or None
-    exe = _executable(
-        what, build_options(target, arch, batch, shape, precision, io_dtype, io_layout, records)
-    )
+    exe = _executable(what, options)
     error = None
     if reference is not None:
         with step("comparing with onnxruntime"):

@@ -1,4 +1,4 @@
-"""What the commands of `tvmconv.cli.app` read and write: arguments, arrays, reports, progress."""
+"""Input and output of the commands of `tvmconv.cli.app`: arguments, arrays, reports, progress."""
 
 from __future__ import annotations
 

@@ -1,13 +1,18 @@
-"""The arguments that several commands of `tvmconv.cli.app` share, and what they say to `build`."""
+"""Arguments that several commands of `tvmconv.cli.app` share, and those of `build` among them."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tvmconv.cli.inputs import parse_batch, parse_shape
+
+Command = Callable[..., None]
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX file")]
 What = Annotated[
@@ -45,29 +50,71 @@ Bound = Annotated[float, typer.Option(help="relative l2 error that still passes"
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 
+Families = Annotated[
+    str | None,
+    typer.Option(metavar="NAME[,NAME...]", help="families of schedules to choose among"),
+]
+Layout = Annotated[
+    str | None, typer.Option(help="of activations between layers: packed; default what costs least")
+]
+
+
 def build_options(
-    target: str | None,
-    arch: str | None,
-    batch: str | None,
-    shape: list[str] | None,
-    precision: str | None,
-    io_dtype: str | None,
-    io_layout: str | None,
-    records: str | None = None,
-    as_arch: str | None = None,
+    target: Target = None,
+    arch: Arch = None,
+    batch: Batch = None,
+    shape: Shape = None,
+    precision: Precision = None,
+    io_dtype: IoDtype = None,
+    io_layout: IoLayout = None,
+    records: Records = None,
+    families: Families = None,
+    layout: Layout = None,
+    as_arch: As = None,
 ) -> dict[str, Any]:
-    """What `tvmconv.build` is called with: only what was given, so that defaults are its own."""
+    """Arguments for `tvmconv.build`: only those that were given, so that defaults are its own."""
     shapes = dict(parse_shape(text) for text in shape or [])
-    batches = None if batch is None else parse_batch(batch)
     options = {
         "target": target,
         "arch": arch,
-        "batch": batches,
+        "batch": None if batch is None else parse_batch(batch),
         "shapes": shapes or None,
         "precision": precision,
         "io_dtype": io_dtype,
         "io_layout": io_layout,
         "records": False if records == "off" else records,
+        "families": None if families is None else tuple(families.split(",")),
+        "layout": layout,
         "as_arch": as_arch,
     }
     return {key: value for key, value in options.items() if value is not None}
+
+
+def takes_build_options(*without: str) -> Callable[[Command], Command]:
+    """Gives a command the command-line options of `build_options`, but for those named here, in
+    the place of its parameter ``options``, which gets their values."""
+    shared = {
+        name: one
+        for name, one in inspect.signature(build_options, eval_str=True).parameters.items()
+        if name not in without
+    }
+
+    def decorate(command: Command) -> Command:
+        own = dict(inspect.signature(command, eval_str=True).parameters)
+        del own["options"]
+        parameters = {
+            name: one.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+            for name, one in {**own, **shared}.items()
+        }
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            options = build_options(**{name: given.pop(name) for name in shared})
+            command(**given, options=options)
+
+        # Typer reads the options from both.
+        run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {name: one.annotation for name, one in parameters.items()}
+        return run
+
+    return decorate

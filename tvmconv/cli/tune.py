@@ -1,11 +1,11 @@
-"""The commands about tuning: `tvmconv tune`, and `tvmconv records merge`."""
+"""The command that measures: `tvmconv tune`."""
 
 from __future__ import annotations
 
-import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,18 +20,8 @@ from rich.progress import (
 )
 
 import tvmconv
-from tvmconv.cli.inputs import show, step, tell
-from tvmconv.cli.options import (
-    Arch,
-    AsJson,
-    Batch,
-    IoDtype,
-    IoLayout,
-    Model,
-    Shape,
-    Target,
-    build_options,
-)
+from tvmconv.cli.inputs import show, tell
+from tvmconv.cli.options import AsJson, Model, takes_build_options
 from tvmconv.errors import TvmconvError
 
 if TYPE_CHECKING:
@@ -42,14 +32,10 @@ if TYPE_CHECKING:
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
+@takes_build_options("precision", "records", "as_arch")
 def tune(
     model: Model,
-    target: Target = None,
-    arch: Arch = None,
-    batch: Batch = None,
-    shape: Shape = None,
-    io_dtype: IoDtype = None,
-    io_layout: IoLayout = None,
+    options: Mapping[str, Any],
     budget: Annotated[
         str | None, typer.Option(metavar="TIME", help="such as 90s, 5m, 1h; default: no limit")
     ] = None,
@@ -73,7 +59,6 @@ def tune(
 
     Can be stopped at any time: what is recorded is kept, and the same command goes on from there.
     """
-    options = build_options(target, arch, batch, shape, None, io_dtype, io_layout)
     bar = _Bar()
     try:
         with bar.progress:
@@ -150,25 +135,3 @@ def _tracker(address: str | None, key: str | None) -> Tracker | None:
             hint="write --tracker HOST:PORT --key KEY, as the tracker knows them",
         )
     return tvmconv.Tracker(host, int(port), key)
-
-
-app = typer.Typer(help="Tuning records: what was measured to be fastest.", no_args_is_help=True)
-
-
-@app.callback()
-def _records() -> None:
-    """Makes `merge` a command with a name, though there is no other."""
-
-
-@app.command()
-def merge(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="records")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="file to write; may be a FILE")],
-    as_json: AsJson = False,
-) -> None:
-    """Merge records; of several for the same convolution and device the fastest is kept."""
-    with step("merging"):
-        read, kept = tvmconv.merge_records(files, output)
-    if as_json:
-        print(json.dumps({"path": str(output), "read": read, "kept": kept}))
-    tell(f"wrote {output}: {kept} of {read} records")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,10 +16,13 @@ import onnx
 import tvm
 from tvm import relax
 
-from schedules.choose import Lookup
+from schedules.choose import Policy
+from schedules.configuration import ConfigLike
 from schedules.conv.precision import Precision
 from schedules.families.simulated.family import ACTIVATIONS, Simulation
+from schedules.lowering import LOWERING
 from schedules.machine.hardware import Hardware
+from schedules.registry import registered
 from tvmconv.compiler.targets import (
     Costs,
     code_features,
@@ -28,7 +31,7 @@ from tvmconv.compiler.targets import (
     find_precision,
     find_simulation,
 )
-from tvmconv.errors import accepted
+from tvmconv.errors import TvmconvError, accepted
 from tvmconv.onnx import frontend, supported
 from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_apart
@@ -36,6 +39,7 @@ from tvmconv.passes import pipeline
 from tvmconv.passes.kernels.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.memory.plan_memory import MemoryUse, measure
+from tvmconv.passes.plan.chooser import LAYOUTS, Chooser, LayoutName
 from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.plan.simulated import simulated
 from tvmconv.passes.regions.regions import anchors, find_regions
@@ -66,6 +70,9 @@ def build(
     io_dtype: str | None = None,
     io_layout: str | None = None,
     records: bool | str | Path = True,
+    families: Iterable[str] | None = None,
+    layout: LayoutName | None = None,
+    configs: Mapping[str, ConfigLike] | None = None,
     numerics: str | None = None,
     activations: str = ACTIVATIONS[0],
     as_arch: str | None = None,
@@ -91,6 +98,15 @@ def build(
     records: of `tune`: where one is of a convolution at hand it decides how that is computed. True
         looks into your own, then into those that ship; a path into that file alone; False into
         none. Nothing is ever measured here.
+    families: names of the families of schedules to choose among, such as ``("wmma_packed",
+        "direct")``; by default all that are registered. `schedules.registered` lists them.
+    layout: ``"packed"`` keeps what convolutions write in NHWC16n16c wherever one of the families
+        can write it and those that read it can read it, whatever that costs. It takes a batch and
+        channels that are multiples of 16. By default each layout is the one that costs least.
+    configs: a layer's name, as reports have it, to the configuration of its kernel: an object
+        such as ``WmmaConfig(warps_m=2)``, its fields, or JSON of them; with the family's name
+        where several take it, ``{"family": "wmma_nhwc", "config": {...}}``. It comes before
+        records and estimates. With buckets it has to fit each of them.
     numerics: for hmma-sim how products are added: ``"v100"`` (the default, through the
         instructions of a WMMA on Volta), ``"a100"``, ``"h100"``; ``"ieee"`` as on llvm;
         ``"exact"``, each sum rounded once. See `intrinsics.numerics.arithmetic`.
@@ -100,8 +116,9 @@ def build(
         default those of the CPU.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
-    `TargetError` or `ToolchainError` for the target, `RecordError` for the records, and of itself
-    for an unknown option.
+    `TargetError` or `ToolchainError` for the target, `RecordError` for the records, `FamilyError`
+    for an unknown family or a convolution that none of `families` computes, `ConfigError` for a
+    configuration that does not fit or names no layer, and of itself for an unknown option.
     """
     started = time.perf_counter()
     proto = onnx_model.read(model)
@@ -109,21 +126,22 @@ def build(
     supported.check_supported(graphs[-1].original)
     hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
-    multiplied = find_precision(precision)
     simulation = find_simulation(target, numerics, activations)
     if is_buckets(batch):
         require_apart(proto, batch, shapes)
     if target == "cuda":
         toolchain.prepare_cuda(arch)
-    known = tuned.lookup(arch, records)
+    if simulation is not None and configs:
+        raise TvmconvError(
+            "a simulation's kernels have no configurations", hint="leave configs out"
+        )
+    chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
     store = WeightStore()
     entries: list[Entry] = []
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(graphs):
-        entry, report = _build(
-            graph, target, arch, hardware, costs, multiplied, store, known, simulation
-        )
+        entry, report = _build(graph, target, arch, chooser, costs, store, simulation)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -143,22 +161,21 @@ def _build(
     graph: _Graph,
     target: str,
     arch: str,
-    hardware: Hardware,
+    chooser: Chooser,
     costs: Costs,
-    precision: Precision,
     store: WeightStore,
-    known: Lookup | None,
     simulation: Simulation | None,
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
+    hardware = chooser.hardware
     graph = _simplified(graph)
     supported.check_supported(graph.simple, folded=True)
-    mod, planned = _plan(graph, hardware, precision, known, pairs=simulation is None)
+    mod, planned = _plan(graph, chooser, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
-    report = _report(graph, mod, planned, target, arch, costs, precision)
+    report = _report(graph, mod, planned, target, arch, costs, chooser.precision)
     with accepted("schedule this network's convolutions"):
-        mod = pipeline.run(mod, [lower_convs(planned, precision)], "2_lower")
+        mod = pipeline.run(mod, [lower_convs(planned, chooser.precision)], "2_lower")
     mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, arch, hardware)
     report = replace(
@@ -182,10 +199,13 @@ def inspect(
     io_dtype: str | None = None,
     io_layout: str | None = None,
     records: bool | str | Path = True,
+    families: Iterable[str] | None = None,
+    layout: LayoutName | None = None,
+    configs: Mapping[str, ConfigLike] | None = None,
     as_arch: str | None = None,
 ) -> CapabilityReport:
-    """What `build` would make of the model, without compiling it. The same parameters; where
-    there is no GPU and no arch, for sm_90a.
+    """Reports what `build` would make of the model, without compiling it. The same parameters;
+    where there is no GPU and no arch, for sm_90a.
 
     Operators that can't be built are listed in the report, not raised; with some of them no
     kernels are chosen, and the convolutions are told by kind and size alone, as far as shapes can
@@ -197,24 +217,39 @@ def inspect(
         arch = arch or toolchain.detect_arch() or "sm_90a"
     hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
-    multiplied = find_precision(precision)
+    chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
     missing = supported.unsupported(graphs[-1].original)
     if not missing:
         graphs = [_simplified(graph) for graph in graphs]
         missing = supported.unsupported(graphs[-1].simple, folded=True)
     largest = graphs[-1]
     if missing:
-        reports = [_unplanned(largest, missing, target, arch, costs, multiplied)]
+        reports = [_unplanned(largest, missing, target, arch, costs, chooser.precision)]
     else:
         if is_buckets(batch):
             require_apart(proto, batch, shapes)
-        known = tuned.lookup(arch, records)
         reports = []
         for graph in graphs:
-            mod, planned = _plan(graph, hardware, multiplied, known)
-            reports.append(_report(graph, mod, planned, target, arch, costs, multiplied))
+            mod, planned = _plan(graph, chooser)
+            reports.append(_report(graph, mod, planned, target, arch, costs, chooser.precision))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
+
+
+def _chooser(
+    hardware: Hardware,
+    arch: str,
+    precision: str,
+    records: bool | str | Path,
+    families: Iterable[str] | None,
+    layout: LayoutName | None,
+    configs: Mapping[str, ConfigLike] | None,
+) -> Chooser:
+    """The options of `build` that say how kernels are chosen. Raises as `build` does for them."""
+    if layout is not None and layout not in LAYOUTS:
+        raise TvmconvError(f"there is no layout {layout!r}", hint=f"one of {', '.join(LAYOUTS)}")
+    policy = Policy(registered(families), records=tuned.lookup(arch, records))
+    return Chooser(hardware, policy, find_precision(precision), configs or {}, layout)
 
 
 # ---------------------------------------------------------------- ONNX, then Relax
@@ -245,13 +280,7 @@ def _simplified(graph: _Graph) -> _Graph:
     return replace(graph, simple=frontend.simplify(frontend.widen(graph.original)))
 
 
-def _plan(
-    graph: _Graph,
-    hardware: Hardware,
-    precision: Precision,
-    known: Lookup | None,
-    pairs: bool = True,
-) -> tuple[tvm.IRModule, Plan]:
+def _plan(graph: _Graph, chooser: Chooser, pairs: bool = True) -> tuple[tvm.IRModule, Plan]:
     names = frontend.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with accepted("bring this network to its convolution kernels"):
@@ -260,7 +289,7 @@ def _plan(
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         regions = find_regions(mod, named)
-    return mod, plan(mod, regions, hardware, records=known, pairs=pairs, precision=precision)
+    return mod, plan(mod, regions, chooser, pairs)
 
 
 # ---------------------------------------------------------------- compiling
@@ -273,7 +302,7 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
     """
     target = hardware.kind
     tvm_target = pipeline.tvm_target(target, arch)
-    options = {**pipeline.LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
+    options = {**LOWERING, "relax.backend.use_cuda_graph": target == "cuda"}
     # TVM's CUDA compiler callback asks the target's scope for the architecture.
     with (
         accepted(f"compile this network for {target}"),
@@ -331,8 +360,8 @@ def _unplanned(
     costs: Costs,
     precision: Precision,
 ) -> BuildReport:
-    """Of a network that can't be built. `graph.simple` is the original where even that has what
-    nobody can simplify."""
+    """The report of a network that can't be built. `graph.simple` is the original where that has
+    operators that can't be simplified."""
     return BuildReport(
         target,
         arch,

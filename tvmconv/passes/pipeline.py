@@ -16,11 +16,11 @@ from typing import Any
 import tvm
 from tvm.relax import transform
 
+from schedules.lowering import KERNELS
 from tvmconv import knobs
 from tvmconv.passes.kernels.bindable import bindable
 from tvmconv.passes.kernels.default_schedules import default_schedules
 from tvmconv.passes.kernels.fuse_pool_casts import fuse_pool_casts
-from tvmconv.passes.kernels.lower_kernels import KERNELS
 from tvmconv.passes.kernels.overlap_launches import MIN_CAPABILITY, OVERLAPPED
 from tvmconv.passes.memory.plan_memory import plan_memory
 from tvmconv.passes.simplify.cancel_transposes import cancel_transposes
@@ -28,11 +28,6 @@ from tvmconv.passes.simplify.fold_layouts import fold_layouts
 from tvmconv.passes.simplify.merge_equal import merge_equal
 from tvmconv.passes.simplify.scale_and_shift import scale_and_shift
 from tvmconv.passes.simplify.tuple_output import tuple_output
-
-#: Options of TVM's lowering that our schedules rely on.
-#: use_async_copy: copies marked asynchronous become cp.async.
-#: disable_storage_rewrite: it would join fp16 and fp32 buffers, which the pipelined loop rejects.
-LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
 
 
 def tvm_target(kind: str, arch: str) -> tvm.target.Target:

@@ -47,8 +47,8 @@ def write(artifact: Artifact, path: str | Path) -> None:
                 for i, array in enumerate(artifact.weights)
                 if array.dtype.kind == "V"
             }
-            counts |= {"dtypes": named} if named else {}
-            manifest = {"format": FORMAT, **counts, **artifact.manifest}
+            kept = {"dtypes": named} if named else {}
+            manifest = {"format": FORMAT, **counts, **kept, **artifact.manifest}
             file.writestr("manifest.json", json.dumps(manifest, indent=1))
             for i, code in enumerate(artifact.codes):
                 file.writestr(f"code/{i:04d}.so", code)

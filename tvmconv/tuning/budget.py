@@ -1,4 +1,4 @@
-"""How many candidates of each workload there is time for."""
+"""Splits the time among workloads: how many candidates of each are measured."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 #: Seconds that one candidate was seen to take: to compile on one processor, and to check and time.
 COMPILE_S = {"cuda": 3.0, "llvm": 0.6}
 MEASURE_S = {"cuda": 0.1, "llvm": 0.2}
-#: The first guess weighs as much as so many candidates measured.
+#: The first guess weighs as much as this number of measured candidates.
 GUESSED = 8
-#: Fewer than this tell nothing: the first is what is chosen anyway.
+#: Fewer candidates tell nothing: the first is the choice without tuning.
 FEWEST = 2
 
 
@@ -31,17 +31,19 @@ class Pace:
         return cls(compiling + measuring if apart else max(compiling, measuring))
 
     def saw(self, candidates: int, seconds: float) -> None:
+        """Takes into account that so many candidates took so many seconds."""
         self.candidates += candidates
         self.seconds += seconds
 
     @property
     def each(self) -> float:
+        """Expected seconds of one candidate."""
         return (self.guess * GUESSED + self.seconds) / (GUESSED + self.candidates)
 
 
 @dataclass(frozen=True)
 class Want:
-    """A workload's share of the network's time, and as many candidates as it has at most."""
+    """A workload's share of the network's time, and the number of its candidates."""
 
     share: float
     most: int
@@ -58,7 +60,7 @@ class Budget:
 
     def allot(self, wants: Sequence[Want], spent: float) -> list[int]:
         """Candidates for each of `wants`, the largest share first; 0 where there is no time for
-        `FEWEST`. Who can't use all of a share leaves it to those that follow."""
+        `FEWEST`. A want leaves what it can't use of its share to those that follow."""
         left = self.seconds - spent - self.begun * self.pace.each
         shares = sum(want.share for want in wants)
         found = []

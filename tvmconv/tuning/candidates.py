@@ -1,35 +1,36 @@
-"""What is worth measuring: every family's configurations for a workload, the best ranked first."""
+"""Candidates to measure: every family's configurations for a workload, the best ranked first."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from schedules.choose import FAMILIES, choose, cost_on
+from schedules.choose import Policy, choose, cost_on
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Family, Reject
 from schedules.machine.cost import Machine
 from schedules.machine.hardware import Hardware
 
-#: As many are compiled and measured for a workload.
+#: Candidates of a workload that are compiled and measured by default.
 MOST = 32
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to compute a workload, and what the model says it takes, in microseconds."""
+    """A way to compute a workload, and its predicted time in microseconds."""
 
     family: Family
     config: Any
     predicted_us: float
 
     def __str__(self) -> str:
+        """The family's name and the configuration."""
         return f"{self.family.name}, {self.config}"
 
 
-#: What `candidates` sorts by, in microseconds; only the order counts.
+#: Sort key of `space`, in microseconds; only the order counts.
 Rank = Callable[[ConvWorkload, Family, Any, Hardware], float]
 
 
@@ -42,18 +43,26 @@ def rank_on(machine: Machine) -> Rank:
     return rank
 
 
-def space(w: ConvWorkload, hardware: Hardware, rank: Rank | None = None) -> list[Candidate]:
-    """Every configuration of every family that matches, each once. The first is what is chosen
+def space(
+    w: ConvWorkload,
+    hardware: Hardware,
+    rank: Rank | None = None,
+    families: Sequence[Family] | None = None,
+) -> list[Candidate]:
+    """Every configuration of every family that matches, each once. The first is the choice
     without tuning; the others follow as the model ranks them, equal ones in a mixed order.
+
+    families: by default all that are registered. Raises `FamilyError` where none matches.
 
     Families enumerate their knobs in loops, so without mixing the first of equal ones would
     differ in the innermost knob alone. rank: by default the costs of `hardware.card`.
     """
     rank = rank or rank_on(hardware.card)
-    chosen = choose(w, hardware)
+    policy = Policy() if families is None else Policy(tuple(families))
+    chosen = choose(w, hardware, policy)
     first = Candidate(chosen.family, chosen.config, rank(w, chosen.family, chosen.config, hardware))
     others: dict[tuple[str, Any], Candidate] = {}
-    for family in FAMILIES:
+    for family in policy.families:
         answer = family.match(w, hardware)
         if isinstance(answer, Reject):
             continue
@@ -67,7 +76,7 @@ def space(w: ConvWorkload, hardware: Hardware, rank: Rank | None = None) -> list
 
 
 def sample(whole: list[Candidate], most: int) -> list[Candidate]:
-    """Of a space the first, and others at random, in their order: `most` in all, or all."""
+    """The first of a space and others at random, in their order: `most` in all, or all."""
     if len(whole) <= most:
         return whole
     kept = {0, *random.Random(0).sample(range(1, len(whole)), most - 1)}

@@ -1,4 +1,4 @@
-"""Checks and times kernels: what runs in a process of its own, which a kernel may bring down.
+"""Checks and times kernels, in a process of its own, which a kernel may bring down.
 
 Each candidate is compared with the convolution's definition before anything times it.
 """
@@ -16,7 +16,6 @@ import tvm
 from numpy.typing import NDArray
 
 from intrinsics import dtypes
-from schedules.choose import family
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Family
 from schedules.tensors import Tensors, inputs
@@ -36,11 +35,11 @@ GLANCES = 3
 
 @dataclass(frozen=True)
 class Setup:
-    """What is measured, where, and the libraries it is checked with."""
+    """A workload to measure, the target, and the libraries that check its kernels."""
 
     workload: ConvWorkload
     target: Target
-    #: Of `kernels.references`, in order.
+    #: Paths of the kernels of `kernels.references`, in order.
     references: tuple[str, ...]
     difference: str
     tracker: Tracker | None = None
@@ -48,16 +47,16 @@ class Setup:
 
 @dataclass(frozen=True)
 class Entry:
-    """A candidate's kernel."""
+    """A candidate's kernel: its family and configuration, and the library's path."""
 
-    family: str
+    family: Family
     config: Any
     path: str
 
 
 @dataclass(frozen=True)
 class Checked:
-    """A kernel's relative l2 error, and about what a launch takes, in microseconds."""
+    """A kernel's relative l2 error, and the rough time of a launch in microseconds."""
 
     relative_l2: float
     us: float
@@ -81,7 +80,7 @@ class _Bench:
         self._expected = self._reference()
 
     def _reference(self) -> Any:
-        """What the kernels have to give, by definition: the convolutions of a pair one after
+        """The result that kernels are held to, by definition: the convolutions of a pair one after
         another, then a pool."""
         last, x = replace(self._tensors, first=None), None
         given = [last] if self._tensors.first is None else [self._tensors.first, last]
@@ -108,7 +107,7 @@ class _Bench:
     def checked(self, entry: Entry) -> tuple[float, Any, list[Any]]:
         """Relative l2 error of what the kernel writes; the kernel, and its arguments."""
         module = self.place.load(entry.path)
-        arguments = self.arguments(family(entry.family), entry.config, self.y)
+        arguments = self.arguments(entry.family, entry.config, self.y)
         self._blank.copyto(self.y)
         module["main"](*arguments)
         self._difference(self.y, self._expected, *self._sums)
@@ -136,7 +135,7 @@ def _bench(setup: Setup) -> _Bench:
 
 
 def describe(target: Target, tracker: Tracker | None) -> str:
-    """What the device there calls itself; a CPU what LLVM calls it."""
+    """The device's name by its driver; a CPU's name in LLVM."""
     if target.kind == "llvm":
         return target.arch
     if tracker is None:
@@ -168,7 +167,8 @@ def compete(
     for entry in entries:
         error, module, arguments = bench.checked(entry)
         if not error <= BOUND:
-            raise TuningError(f"{entry.family}, {entry.config}: right once, then wrong by {error}")
+            name = f"{entry.family.name}, {entry.config}"
+            raise TuningError(f"{name}: right once, then wrong by {error}")
         samplers.append(bench.place.sampler(module, arguments, launches_for(rough_us)))
     return race.run(samplers, rules, _after(seconds))
 

@@ -1,4 +1,4 @@
-"""Compiling one kernel into a library: a candidate, or what it is checked with."""
+"""Compiles one kernel into a library: a candidate, or a kernel that checks candidates."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from tvm import te, tirx
 from tvm.s_tir import Schedule
 
 from intrinsics.dtypes import FP32
-from schedules.choose import family
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.direct.family import DirectFamily
+from schedules.family import Family
+from schedules.lowering import LOWERING
 from schedules.machine.cost import Machine
 from schedules.machine.hardware import CPU, Hardware
 from tvmconv.compiler.targets import find_processor
 from tvmconv.passes import pipeline
 from tvmconv.runtime import toolchain
 
-#: What a kernel leaves of its output keeps this value: no result is ever equal to it.
+#: Elements that a kernel does not write keep this value, which no result equals.
 UNTOUCHED = -1234.0
 #: Partial sums of `difference`, and threads of one of its blocks.
 SUMS, THREADS = 1 << 15, 256
@@ -31,14 +32,14 @@ SUMS, THREADS = 1 << 15, 256
 
 @dataclass(frozen=True)
 class Target:
-    """What to compile for: ``cuda`` with an architecture, or ``llvm`` with LLVM's CPU."""
+    """The target to compile for: ``cuda`` with an architecture, or ``llvm`` with LLVM's CPU."""
 
     kind: str
     arch: str
 
     @property
     def hardware(self) -> Hardware:
-        """What to schedule for."""
+        """Its limits. Raises `TargetError` for an unknown architecture."""
         return CPU if self.kind == "llvm" else toolchain.cuda_arch(self.arch)
 
     @property
@@ -57,14 +58,14 @@ class Kernel:
 
 
 def compile_candidate(
-    w: ConvWorkload, family_name: str, config: Any, target: Target, folder: str
+    w: ConvWorkload, family: Family, config: Any, target: Target, folder: str
 ) -> Kernel:
     """The candidate's kernel: ``(x[, prologue], weight[, bias][, slope][, residual], y)``.
 
     Raises `ConfigError` for a configuration that does not fit, and whatever TVM or the CUDA
     compiler raise.
     """
-    function = family(family_name).schedule(w, config, target.hardware)
+    function = family.schedule(w, config, target.hardware)
     return _compile(function, target, folder)
 
 
@@ -75,14 +76,14 @@ def compile_reference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
 
 
 def by_definition(w: ConvWorkload, hardware: Hardware) -> tuple[DirectFamily, Any]:
-    """What computes a reference, and its configuration."""
+    """The family that computes a reference, and its configuration."""
     one = DirectFamily()
     return one, next(one.space(w, hardware))
 
 
 def references(w: ConvWorkload) -> tuple[ConvWorkload, ...]:
-    """What all candidates are compared with: the same, a kernel for each convolution, the last of
-    which gives its result as the fp32 that it is before it is rounded, or pooled."""
+    """The workloads whose results candidates are compared with: one for each convolution of `w`,
+    the last of which writes fp32, before rounding and pooling."""
     *first, last = w.apart
     precision = replace(last.precision, result=FP32.name)
     return *first, replace(last, epilogue=replace(last.epilogue, pool=None), precision=precision)
@@ -160,7 +161,7 @@ def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
         _prepared(target.arch)
     machine = pipeline.tvm_target(target.kind, target.arch)
     lowering = pipeline.kernel_pipeline(target.kind, target.hardware.sm)  # as in a build
-    with machine, tvm.transform.PassContext(opt_level=3, config=pipeline.LOWERING):
+    with machine, tvm.transform.PassContext(opt_level=3, config=LOWERING):
         built = tvm.compile(function, target=machine, tir_pipeline=lowering)
     # Under another name until it is whole: who finds it may load it.
     part = path.with_suffix(".part.so")

@@ -3,6 +3,9 @@
 The processes are those of MetaSchedule's builder and runner: started afresh, not forked, each call
 with a time limit, replaced when a kernel takes them down. Its runner itself times one kernel at a
 time and compares with nothing; here kernels are checked first and timed in turns.
+
+A process gets the family itself, by cloudpickle: a class of an importable module by its name, with
+this process's import path; a class of a script or notebook by value.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import importlib.util
 import math
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -23,6 +27,7 @@ from typing import Any
 from tvm.support.popen_pool import PopenPoolExecutor, PopenWorker
 
 from schedules.conv.workload import ConvWorkload
+from schedules.family import Family
 from tvmconv import knobs
 from tvmconv.errors import TuningError, last_line
 from tvmconv.tuning import evaluate, kernels, race
@@ -44,8 +49,8 @@ USES = 100
 
 @dataclass(frozen=True)
 class Timed:
-    """What became of a candidate. `us`: median time of a launch, infinite where `why` says why
-    there is none."""
+    """A candidate's median time of a launch, in microseconds; infinite where `why` says why there
+    is none."""
 
     candidate: Candidate
     us: float
@@ -66,13 +71,13 @@ class Measured:
 
     @property
     def failures(self) -> dict[str, int]:
-        """Why candidates have no time, and how many each."""
+        """Reasons why candidates have no time, and how many each."""
         return dict(Counter(one.why for one in self.timed if math.isinf(one.us)))
 
 
 @dataclass(frozen=True)
 class Compiling:
-    """Candidates on their way to kernels."""
+    """Candidates that are being compiled, and the kernels that check them."""
 
     workload: ConvWorkload
     candidates: tuple[Candidate, ...]
@@ -82,6 +87,7 @@ class Compiling:
     folder: Path
 
     def cancel(self) -> None:
+        """Cancels every compilation that has not begun."""
         for future in (*self.kernels, *self.references, self.difference):
             future.cancel()
 
@@ -121,10 +127,11 @@ class Workshop:
         self._folder = Path(tempfile.mkdtemp(prefix="tvmconv-tune-"))
         # What compilers print is no part of what a command prints.
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        began: dict[str, Any] = {"initializer": _import_from, "initargs": (list(sys.path),)}
         self._compilers = PopenPoolExecutor(
-            self.jobs, timeout_s, maximum_process_uses=USES, **quiet
+            self.jobs, timeout_s, maximum_process_uses=USES, **began, **quiet
         )
-        self._measurer = PopenWorker(**quiet)
+        self._measurer = PopenWorker(**began, **quiet)
         self._begun: list[Compiling] = []
 
     def __enter__(self) -> Workshop:
@@ -139,11 +146,16 @@ class Workshop:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def device(self) -> str:
-        """What is measured on, as it calls itself."""
+        """The name of the device that measures."""
         return self._call(evaluate.describe, self.target, self.tracker)
 
     def compile(self, w: ConvWorkload, candidates: Sequence[Candidate]) -> Compiling:
-        """Begins to compile all of them, and what they are checked with."""
+        """Begins to compile all of them, and the kernels that check them.
+
+        Raises `TuningError` for a family that can't be sent to another process.
+        """
+        for family in {one.family for one in candidates}:
+            require_portable(family)
         folder = self._folder / str(len(self._begun))
         candidates_folder, checks = folder / "candidates", folder / "checks"
         for path in (candidates_folder, checks):
@@ -157,7 +169,7 @@ class Workshop:
         futures = tuple(
             submit(
                 kernels.compile_candidate,
-                w, one.family.name, one.config, target, str(candidates_folder),
+                w, one.family, one.config, target, str(candidates_folder),
             )
             for one in candidates
         )  # fmt: skip
@@ -217,8 +229,8 @@ class Workshop:
         return Setup(compiling.workload, self.target, tuple(references), difference, self.tracker)
 
     def _check(self, setup: Setup, candidate: Candidate, path: str) -> Checked | str:
-        """Of a kernel that runs and is right; else why it does not count."""
-        entry = Entry(candidate.family.name, candidate.config, path)
+        """The check of a kernel that runs and is right; else the reason why it does not count."""
+        entry = Entry(candidate.family, candidate.config, path)
         try:
             checked = self._call(evaluate.check, setup, entry)
         except Exception as error:  # whatever a kernel, or the process that it took down, raises
@@ -248,8 +260,7 @@ class Workshop:
             and (path == paths[0] or glances[path] <= HOPELESS * fastest + GLANCE_US)
         }
         entries = [
-            Entry(candidates[at].family.name, candidates[at].config, path)
-            for path, at in runs.items()
+            Entry(candidates[at].family, candidates[at].config, path) for path, at in runs.items()
         ]
         arguments = (setup, entries, fastest, rules or race.Rules(), RACE_S)
         try:
@@ -277,6 +288,24 @@ class Workshop:
         except BaseException:
             self._measurer.kill()
             raise
+
+
+def require_portable(family: Family) -> None:
+    """Raises `TuningError` for a family that can't be sent to another process."""
+    try:
+        importlib.import_module("cloudpickle").dumps(family)
+    except Exception as error:  # pickling runs the family's own code
+        raise TuningError(
+            f"family {family.name!r} can't be sent to the processes that measure it",
+            note=last_line(error),
+            hint="keep files, locks, threads and TVM modules out of the family's attributes and "
+            "of the globals that it reads, or define it in a module of its own and import it",
+        ) from error
+
+
+def _import_from(paths: list[str]) -> None:
+    """Makes a new process find the modules that this one does."""
+    sys.path[:] = paths
 
 
 def _result(future: Future[Kernel]) -> Kernel | str:

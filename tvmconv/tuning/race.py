@@ -1,4 +1,4 @@
-"""Which of several is fastest, in as few measurements as it takes: successive elimination.
+"""Finds the fastest of several in few measurements: successive elimination.
 
 In every round each one that is left is timed once, in a new order, so that a drift of clocks or
 temperature meets all alike. After a few rounds whatever is slower than the best so far, by Welch's
@@ -43,6 +43,7 @@ class Result:
 
     @property
     def medians(self) -> tuple[float, ...]:
+        """The median sample of each contender."""
         return tuple(median(times) for times in self.samples)
 
 
@@ -89,8 +90,8 @@ def _left(order: list[int], samples: list[list[float]], rules: Rules, contenders
 
 
 def slower(times: Sequence[float], best: Sequence[float], level: float) -> bool:
-    """Whether the mean of `times` is above that of `best`, with confidence `level`: Welch's
-    one-sided test. Each has two samples or more."""
+    """Returns True if the mean of `times` is above that of `best`, with confidence `level`:
+    Welch's one-sided test. Each has two samples or more."""
     difference = fmean(times) - fmean(best)
     a, b = variance(times) / len(times), variance(best) / len(best)
     if a + b == 0:
@@ -100,7 +101,7 @@ def slower(times: Sequence[float], best: Sequence[float], level: float) -> bool:
 
 
 def quantile(level: float, freedom: float) -> float:
-    """Of Student's t: Abramowitz and Stegun 26.7.5, an expansion about the normal distribution.
+    """Quantile of Student's t: Abramowitz and Stegun 26.7.5, an expansion about the normal one.
 
     It falls short a little: where one error in 30,000 is asked for, there are 12 % more with 8
     degrees of freedom, as of two times 5 samples, and 80 % more with 4. Fewer count as 4.
@@ -115,8 +116,8 @@ def quantile(level: float, freedom: float) -> float:
 
 
 def _alike(left: list[list[float]], rules: Rules) -> bool:
-    """Whether the best is known so well, and the others are so close, that more rounds change
-    nothing that matters."""
+    """Returns True if the best is known so well, and the others are so close, that more rounds
+    change nothing that matters."""
     middles = [median(times) for times in left]
     best = min(middles)
     times = left[middles.index(best)]

@@ -1,7 +1,7 @@
-"""What tuning found, as JSON lines: which family and configuration was fastest, and by how much.
+"""Records as JSON lines: the family and configuration that a workload is computed with.
 
-A record holds for one workload on one architecture, with the version of the family and of TVM it
-was measured with. Where one of these is another now, the record is not used: `Records` warns once
+A record was measured by `tune`, or set by hand. It holds for one workload on one architecture, and
+for one version of the family and of TVM. With another version it is not used: `Records` warns once
 and the model's own choice stands.
 
 Records ship with the package in ``tvmconv/records/<arch>.jsonl``; a user's own come before them,
@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any
 
 import tvmconv
-from schedules.choose import FAMILIES, Tuned, family
+from schedules.choose import Pinned, Tuned
+from schedules.configuration import make_config
 from schedules.conv.workload import ConvWorkload
-from schedules.family import Family, Reject
 from schedules.machine.hardware import Hardware
+from schedules.registry import family, registered
 from tvmconv import knobs
 from tvmconv.errors import RecordError, RecordWarning
 
@@ -33,87 +34,87 @@ SHIPPED = Path(__file__).parents[1] / "records"
 
 
 def tvm_version() -> str:
-    """Of the package; empty where TVM lies on the path without being installed."""
+    """TVM's version; the one that tvmconv asks for where TVM is not installed as a package."""
     try:
         return metadata.version("apache-tvm")
     except metadata.PackageNotFoundError:
         return tvmconv.TVM_PAIR["apache-tvm"]
 
 
+def versions() -> dict[str, str]:
+    """The versions that a record holds for, but the compiler's."""
+    return {"tvm": tvm_version(), "tvmconv": tvmconv.__version__}
+
+
 @dataclass(frozen=True)
 class Record:
-    """The fastest that was measured for a workload, and the model's choice beside it."""
+    """The configuration of a workload: the fastest measured, or one that a person set."""
 
     #: `ConvWorkload.to_json`.
     workload: str
     arch: str
-    #: The card or processor, as its driver calls it.
-    device: str
     family: str
     family_version: int
     #: The fields of the family's configuration.
     config: Mapping[str, Any]
-    #: Median time of one launch, in microseconds.
-    us: float
-    #: The same of what would have been chosen without a record, from the same run.
-    model_us: float
-    model_family: str
-    model_config: Mapping[str, Any]
-    #: Configurations that ran, were right and were timed.
-    measured: int
     #: Of ``tvm``, ``tvmconv`` and the ``compiler``. The first has to be the same for a record to be
     #: used, the others are told to readers.
     versions: Mapping[str, str]
+    #: Whether a person set it. Then nothing was measured, and the fields below are empty.
+    set_by_hand: bool = False
+    #: The card or processor, as its driver calls it.
+    device: str = ""
+    #: Median time of one launch, in microseconds.
+    us: float = 0.0
+    #: The same of the choice without a record, from the same run.
+    model_us: float = 0.0
+    model_family: str = ""
+    model_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    #: Configurations that ran, were right and were timed.
+    measured: int = 0
 
     @property
     def key(self) -> tuple[str, str]:
+        """The workload and the architecture that it holds for."""
         return self.workload, self.arch
 
     def to_json(self) -> str:
         """One line. The workload is written as an object, to be readable."""
         fields = {**dataclasses.asdict(self), "workload": json.loads(self.workload)}
+        for name in MEASURED if self.set_by_hand else ("set_by_hand",):
+            del fields[name]
         return json.dumps(fields, sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """Raises ``ValueError``, ``TypeError`` or ``KeyError`` for another text."""
+        """The record of a line. Raises ``ValueError``, ``TypeError`` or ``KeyError`` for another
+        text."""
         fields = json.loads(line)
         fields["workload"] = ConvWorkload.from_json(json.dumps(fields["workload"])).to_json()
         record = cls(**fields)
         for name, kind in KINDS.items():
             if not isinstance(getattr(record, name), kind):
                 raise TypeError(f"{name} can't be {getattr(record, name)!r}")
-        if not (0 < record.us < math.inf and 0 < record.model_us < math.inf):
+        if record.set_by_hand == any(name in fields for name in MEASURED):
+            raise ValueError("either it was measured, or it was set by hand")
+        timed = 0 < record.us < math.inf and 0 < record.model_us < math.inf
+        if not (timed or record.set_by_hand):
             raise ValueError(f"a time of {record.us} or {record.model_us} us")
         if not isinstance(record.versions["tvm"], str):
             raise TypeError(f"the version of tvm can't be {record.versions['tvm']!r}")
         return record
 
 
-#: What the fields of a record have to be, where `Record.from_json` reads them.
+#: Fields of a record that was measured.
+MEASURED = ("device", "us", "model_us", "model_family", "model_config", "measured")
+#: Types of a record's fields, where `Record.from_json` reads them.
 KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("arch", "device", "family", "model_family"), str),
     **dict.fromkeys(("family_version", "measured"), int),
     **dict.fromkeys(("config", "model_config", "versions"), Mapping),
     **dict.fromkeys(("us", "model_us"), (int, float)),
+    "set_by_hand": bool,
 }
-
-
-def config_fields(config: Any) -> dict[str, Any]:
-    """A family's configuration as plain values, as JSON gives them back."""
-    return json.loads(json.dumps(dataclasses.asdict(config)))
-
-
-def make_config(one: Family, w: ConvWorkload, hardware: Hardware, fields: Mapping[str, Any]) -> Any:
-    """The configuration of those fields, checked. Raises ``TypeError`` for other fields than the
-    family's, `ConfigError` where it does not fit, ``ValueError`` where the family declines."""
-    answer = one.match(w, hardware)
-    if isinstance(answer, Reject):
-        raise ValueError(answer.reason)
-    plain = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
-    config = one.config_type(**plain)
-    one.check(w, config, hardware)
-    return config
 
 
 # ---------------------------------------------------------------- files
@@ -157,14 +158,18 @@ def merge(records: Iterable[Record]) -> list[Record]:
     """One for each workload, architecture and device, in an order that does not depend on theirs.
 
     The fastest wins, among those of the newest version of their family there is in `records`:
-    times of an older one are of a schedule that is no more. Times of different devices do not
-    compare, so each device keeps its own.
+    times of an older version are of a schedule that is gone. Times of different devices do not
+    compare, so each device keeps its own. Of those set by hand, which have no device and come
+    first, the last wins.
     """
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((*record.key, record.device, record.versions["tvm"]), []).append(record)
     best = []
     for _, group in sorted(groups.items()):
+        if group[-1].set_by_hand:
+            best.append(group[-1])
+            continue
         newest: dict[str, int] = {}
         for one in group:
             newest[one.family] = max(newest.get(one.family, 0), one.family_version)
@@ -174,11 +179,11 @@ def merge(records: Iterable[Record]) -> list[Record]:
 
 
 def merge_records(files: Iterable[Path | str], output: Path | str) -> tuple[int, int]:
-    """Writes what `merge` keeps of the records of all files, one of which may be `output`. Gives
-    how many there were, and are. Raises `RecordError` and OSError."""
+    """Writes what `merge` keeps of the records of all files, one of which may be `output`. Returns
+    how many records there were, and are kept. Raises `RecordError` and OSError."""
     everything = [record for file in files for record in read(file)]
     kept = merge(everything)
-    # Beside it and then in its place: whoever reads it meanwhile finds all or nothing.
+    # Beside it and then in its place: a reader meanwhile finds all or nothing.
     part = Path(output).with_suffix(".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_text("".join(record.to_json() + "\n" for record in kept))
@@ -187,19 +192,54 @@ def merge_records(files: Iterable[Path | str], output: Path | str) -> tuple[int,
 
 
 def user_file(arch: str) -> Path:
-    """Where `tune` writes by default."""
+    """The file that `tune` writes by default."""
     return knobs.records_folder() / f"{arch}.jsonl"
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A record in a list of them, its file, and why it is not used, empty where it can be."""
+
+    record: Record
+    file: str
+    stale: str
+
+    @property
+    def shape(self) -> str:
+        """The workload and its epilogue in words."""
+        w = ConvWorkload.from_json(self.record.workload)
+        return f"{w}, {w.epilogue}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The record's fields, with ``file`` and ``stale``."""
+        return {**json.loads(self.record.to_json()), "file": self.file, "stale": self.stale}
+
+
+def list_records(path: str | Path | None = None, arch: str | None = None) -> list[Listed]:
+    """Records by architecture and workload: of one file, or the user's own, then those that ship.
+
+    arch: only those for it. Raises `RecordError` for a file that can't be read.
+    """
+    folders = (knobs.records_folder(), SHIPPED)
+    shipped = (file for folder in folders for file in sorted(folder.glob("*.jsonl")))
+    files = shipped if path is None else [Path(path)]
+    found = [
+        Listed(record, str(file), _stale(record))
+        for file in files
+        for record in read(file)
+        if arch in (None, record.arch)
+    ]
+    return sorted(found, key=lambda one: (one.record.arch, one.shape))
 
 
 # ---------------------------------------------------------------- looking up
 
 
 class Records:
-    """What is known for one architecture. Called with a workload, as `choose` does, it gives the
+    """The records for one architecture. Called with a workload, as `choose` does, it returns the
     recorded choice if it can be used here, else None.
 
-    sources: of the records, those that come first win. Warns, once, about records that are there
-    and can't be used.
+    sources: records in order, the first wins. Warns, once, about records that can't be used.
     """
 
     def __init__(self, arch: str, sources: Iterable[Iterable[Record]], name: str = "") -> None:
@@ -228,10 +268,11 @@ class Records:
         return iter(self._known.values())
 
     def record(self, w: ConvWorkload) -> Record | None:
-        """What was measured for the workload, if it is still of use."""
+        """The record of the workload, if its versions are those of today."""
         return self._known.get(w.to_json())
 
-    def __call__(self, w: ConvWorkload, hardware: Hardware) -> Tuned | None:
+    def __call__(self, w: ConvWorkload, hardware: Hardware) -> Tuned | Pinned | None:
+        """The recorded choice for the workload, None where no record of it can be used."""
         key = w.to_json()
         record = self._known.get(key)
         if record is None:
@@ -244,6 +285,8 @@ class Records:
         except (TypeError, ValueError) as error:  # ConfigError is a ValueError
             self._warn(f"{record.family} does not take {dict(record.config)}: {error}")
             return None
+        if record.set_by_hand:
+            return Pinned(one, config)
         return Tuned(one, config, record.us, record.model_us)
 
     def _warn(self, why: str) -> None:
@@ -260,10 +303,10 @@ class Records:
 
 
 def _stale(record: Record) -> str:
-    """Why the record can't be used with the code as it is; empty if it can."""
-    versions = {one.name: one.version for one in FAMILIES}
+    """The reason why the record can't be used with today's code; empty if it can."""
+    versions = {one.name: one.version for one in registered()}
     if record.family not in versions:
-        return f"there is no family {record.family} any more"
+        return f"there is no family {record.family} here"
     if record.family_version != versions[record.family]:
         return (
             f"{record.family} was version {record.family_version} when it was measured and is "
@@ -275,7 +318,7 @@ def _stale(record: Record) -> str:
 
 
 def lookup(arch: str, choice: bool | str | Path = True) -> Records | None:
-    """What a build asks: with True the user's own records, then those that ship; of a path that
+    """The records for a build: with True the user's own, then those that ship; with a path that
     file's alone; with False none. Raises `RecordError` for a file that can't be read."""
     if choice is False:
         return None
@@ -292,5 +335,5 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _cached(path: Path, _stamp: tuple[int, int]) -> tuple[Record, ...]:
-    """A file that several builds of one process read."""
+    """The records of a file, read once for several builds of one process."""
     return tuple(read(path))

@@ -1,4 +1,4 @@
-"""How long one launch of a kernel takes: on a GPU here, on a CPU here, or behind a tracker.
+"""The time of one launch of a kernel: on a GPU here, on a CPU here, or behind a tracker.
 
 Launches follow each other on the same operands. So what fits the second-level cache (50 MB on an
 H200) is read from there, as activations are in a network, whose writer has just run; of weights
@@ -20,14 +20,14 @@ from tvm.s_tir.meta_schedule.runner import RPCConfig
 import tvmconv.runtime.tensor_map  # noqa: F401 - kernels call what it registers
 from tvmconv.runtime import cuda as cuda_runtime
 
-#: A sample lasts about so long, in microseconds, and has so many launches at most.
+#: Rough duration of a sample, in microseconds, and its most launches.
 SAMPLE_US, MOST_LAUNCHES = 500.0, 200
-#: After which a tracker gives a machine to someone else, in seconds.
+#: Seconds after which a tracker gives a machine to someone else.
 SESSION_S = 600
 
 
 def launches_for(us: float) -> int:
-    """Of a kernel that takes `us`, in one sample: what it takes to start them hardly counts."""
+    """Launches in a sample of a kernel that takes `us`, so that starting them hardly counts."""
     return max(1, min(MOST_LAUNCHES, math.ceil(SAMPLE_US / max(us, 1e-3))))
 
 
@@ -48,7 +48,7 @@ class Tracker:
 
 
 class Place(Protocol):
-    """Where kernels are measured."""
+    """A device that measures kernels."""
 
     device: Any
 
@@ -67,9 +67,11 @@ class HostPlace:
         self.device = tvm.cpu()
 
     def load(self, path: str) -> Any:
+        """As of `Place`."""
         return tvm.runtime.load_module(path)
 
     def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+        """As of `Place`."""
         function = module["main"]
 
         def sample() -> float:
@@ -89,9 +91,11 @@ class CudaPlace:
         self.device = tvm.cuda(0)
 
     def load(self, path: str) -> Any:
+        """As of `Place`."""
         return tvm.runtime.load_module(path)
 
     def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+        """As of `Place`, by a CUDA graph of all launches."""
         self.device.sync()
         return cuda_runtime.launch_sampler(self.device, module["main"], arguments, launches)
 
@@ -112,6 +116,7 @@ class RemotePlace:
         self.device = self._session.device(kind, 0)
 
     def load(self, path: str) -> Any:
+        """As of `Place`; uploads the library first."""
         # Once: a library that is loaded must not be written over.
         if path not in self._loaded:
             self._session.upload(path)
@@ -119,6 +124,7 @@ class RemotePlace:
         return self._loaded[path]
 
     def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+        """As of `Place`."""
         evaluator = module.time_evaluator("main", self.device, number=launches, repeat=1)
 
         def sample() -> float:
@@ -128,7 +134,7 @@ class RemotePlace:
 
 
 def place(kind: str, tracker: Tracker | None) -> Place:
-    """Where a kernel for target ``kind``, "cuda" or "llvm", is measured."""
+    """The device that measures kernels for target ``kind``, "cuda" or "llvm"."""
     if tracker is not None:
         return RemotePlace(tracker, {"cuda": "cuda", "llvm": "cpu"}[kind])
     return CudaPlace() if kind == "cuda" else HostPlace()

@@ -1,4 +1,4 @@
-"""`tune`: measures a network's convolutions, and records what was fastest.
+"""`tune`: measures a network's convolutions, and records the fastest configurations.
 
 model -> inspect -> workloads -> `measure_workloads`
 """
@@ -6,19 +6,22 @@ model -> inspect -> workloads -> `measure_workloads`
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from schedules.conv.workload import ConvWorkload
+from schedules.registry import registered
 from tvmconv.compiler import build as compiler
 from tvmconv.compiler.targets import SIMULATED
 from tvmconv.errors import TuningError, UnsupportedOperatorError
 from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.batches import Batch, Shapes
+from tvmconv.passes.plan.chooser import LayoutName
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.reports.data.tuning import TuningReport
 from tvmconv.tuning.candidates import MOST
 from tvmconv.tuning.stopwatch import Tracker
-from tvmconv.tuning.workloads import Watch, measure_workloads
+from tvmconv.tuning.workloads import TuningOptions, Watch, measure_workloads
 
 
 def tune(
@@ -30,6 +33,8 @@ def tune(
     shapes: Shapes = None,
     io_dtype: str | None = None,
     io_layout: str | None = None,
+    families: Iterable[str] | None = None,
+    layout: LayoutName | None = None,
     budget_s: float | None = None,
     records: str | Path | None = None,
     most: int = MOST,
@@ -39,41 +44,35 @@ def tune(
     dry_run: bool = False,
     watch: Watch = lambda progress: None,
 ) -> TuningReport:
-    """Measures the convolutions of a network and records what was fastest of each.
+    """Measures the convolutions of a network and records the fastest configuration of each.
 
-    model, target, arch, batch, shapes, io_dtype, io_layout: as of `build`.
-    budget_s: seconds for all, split by shares of the network's estimated time; who gets too few
-        has fewer candidates, or is left out. By default there is no limit.
-    records: the file to add to; by default the user's own, where `build` looks first. What is
-        recorded there is not measured again, so a run that was interrupted goes on.
-    most: candidates of a workload, the best by the cost model.
-    jobs: processes that compile. tracker: of the machines that measure; by default this one.
-    timeout_s: for one kernel to compile, or to be checked.
-    dry_run: measures nothing, and says what would be. watch: called with the progress.
+    model, target, arch, batch, shapes, io_dtype, io_layout, families, layout: as of `build`.
+    budget_s, records, most, jobs, tracker, timeout_s, dry_run, watch: as of `TuningOptions`. The
+        records' default is the file where `build` looks first; as a recorded workload is not
+        measured again, a run that was interrupted goes on.
 
     Raises as `inspect` does, `UnsupportedOperatorError` for a network that can't be built,
     `TargetError` without a GPU to measure on, `TuningError` where a package is missing, and
     `RecordError` for a file that holds other things.
     """
-    if most < 1 or (budget_s is not None and budget_s <= 0):
-        raise TuningError(f"nothing to do with {most} candidates in {budget_s} s")
+    options = TuningOptions(budget_s, records, most, jobs, tracker, timeout_s, dry_run, watch)
+    # Once, as it may be an iterator.
+    among = registered(families)
     if target == SIMULATED:
         raise TuningError("a simulation is not tuned", hint="tune for cuda or llvm")
     report = compiler.inspect(
         model, target, arch=arch, batch=batch, shapes=shapes,
         io_dtype=io_dtype, io_layout=io_layout, records=False,
+        families=[one.name for one in among], layout=layout,
     )  # fmt: skip
-    return measure_workloads(
-        workloads_of(report.plan), target, report.plan.arch,
-        budget_s=budget_s, records=records, most=most, jobs=jobs, tracker=tracker,
-        timeout_s=timeout_s, dry_run=dry_run, watch=watch,
-    )  # fmt: skip
+    counts = workloads_of(report.plan)
+    return measure_workloads(counts, target, report.plan.arch, options, among)
 
 
 def workloads_of(plan: BuildReport) -> Counter[str]:
     """Every kernel of the network, all buckets together: its workload, and how often it occurs.
 
-    Of a pair the two apart as well: with records of all three, measured times decide.
+    For a pair also its two convolutions: with records of all three, measured times decide.
 
     Raises `UnsupportedOperatorError` for a network that can't be built.
     """

@@ -1,4 +1,4 @@
-"""Workloads measured, and what was fastest recorded.
+"""Measures workloads and records the fastest configurations.
 
 workloads, the largest share of the time first -> candidates, by the model
       -> compiled, checked, timed (`measure`) -> a record each, written at once
@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
 from tvm.target import codegen
 
-import tvmconv
-from schedules.choose import family
+from schedules.configuration import config_fields, make_config
 from schedules.conv.workload import ConvWorkload
+from schedules.family import Family
 from schedules.machine.hardware import Hardware
+from schedules.registry import family, registered
 from tvmconv.errors import TargetError, TuningError
 from tvmconv.reports.data.tuning import TunedLayer, TuningReport
 from tvmconv.runtime import toolchain
@@ -33,7 +34,7 @@ from tvmconv.tuning.stopwatch import Tracker
 
 @dataclass(frozen=True)
 class Progress:
-    """Told after every kernel, and where a workload is done: `layer` with its new status."""
+    """The state of a run after a kernel, or after a workload: then `layer` has its new status."""
 
     layer: TunedLayer
     #: Kernels of this workload that are checked, of how many.
@@ -46,45 +47,70 @@ class Progress:
 Watch = Callable[[Progress], None]
 
 
+@dataclass(frozen=True)
+class TuningOptions:
+    """Options of measuring, as `tune` takes them.
+
+    Raises `TuningError` for fewer than one candidate and no time.
+    """
+
+    #: Seconds for all, split by shares of the network's estimated time; a workload that gets too
+    #: few has fewer candidates, or is left out. None: no limit.
+    budget_s: float | None = None
+    #: The file to add to; None: the user's own. A workload recorded there is not measured again.
+    records: str | Path | None = None
+    #: Candidates of a workload, the best by the cost model.
+    most: int = MOST
+    #: Processes that compile; None: as many as help.
+    jobs: int | None = None
+    #: Finds the machines that measure; None: this one.
+    tracker: Tracker | None = None
+    #: Seconds for one kernel to compile, or to be checked.
+    timeout_s: float = 60.0
+    #: Measures nothing, and reports what would be.
+    dry_run: bool = False
+    #: Called with the progress.
+    watch: Watch = lambda progress: None
+
+    def __post_init__(self) -> None:
+        if self.most < 1 or (self.budget_s is not None and self.budget_s <= 0):
+            raise TuningError(f"nothing to do with {self.most} candidates in {self.budget_s} s")
+
+
 def measure_workloads(
     counts: Mapping[str, int],
     target: str,
     arch: str,
-    *,
-    budget_s: float | None = None,
-    records: str | Path | None = None,
-    most: int = MOST,
-    jobs: int | None = None,
-    tracker: Tracker | None = None,
-    timeout_s: float = 60.0,
-    dry_run: bool = False,
-    watch: Watch = lambda progress: None,
+    options: TuningOptions | None = None,
+    families: Sequence[Family] | None = None,
 ) -> TuningReport:
-    """Measures convolutions and records what was fastest of each.
+    """Measures convolutions and records the fastest configuration of each.
 
     counts: workloads as JSON (`ConvWorkload.to_json`), and how often each occurs, which is its
-        weight. target, arch: "cuda" or "llvm", and its architecture.
-    The rest as of `tune`.
+        weight. target, arch: "cuda" or "llvm", and its architecture. families: those to measure;
+        by default all that are registered.
 
-    Raises `TargetError` without a GPU to measure on, `TuningError` where a package is
-    missing, and `RecordError` for a file that holds other things.
+    Raises `TargetError` without a GPU to measure on, `TuningError` where a package is missing or a
+    family can't be sent to another process, `FamilyError` for a workload that no family computes,
+    and `RecordError` for a file that holds other things.
     """
-    place = Target(target, arch)
-    path = Path(records) if records is not None else book.user_file(arch)
+    options = options or TuningOptions()
+    place, tracker = Target(target, arch), options.tracker
+    path = Path(options.records) if options.records is not None else book.user_file(arch)
     known = Records(arch, [book.read(path)] if path.exists() else [])
-    todo = _todo(counts, place, known, most)
-    pace = Pace.guessed(target, jobs or default_jobs(place, tracker), place.kind == "llvm")
-    budget = Budget(math.inf if budget_s is None else budget_s, pace)
-    if dry_run:
+    todo = _todo(counts, place, known, options.most, families or registered())
+    pace = Pace.guessed(target, options.jobs or default_jobs(place, tracker), place.kind == "llvm")
+    budget = Budget(math.inf if options.budget_s is None else options.budget_s, pace)
+    if options.dry_run:
         return _planned(todo, budget, place, path)
     _require_device(place, tracker)
-    with Workshop(place, jobs=jobs, tracker=tracker, timeout_s=timeout_s) as shop:
-        return _Run(shop, path, budget, watch).run(todo)
+    with Workshop(place, jobs=options.jobs, tracker=tracker, timeout_s=options.timeout_s) as shop:
+        return _Run(shop, path, budget, options.watch).run(todo)
 
 
 @dataclass(frozen=True)
 class _Todo:
-    """A workload, what is known of it so far, and its space, the candidates first."""
+    """A workload, its row in the report so far, and its candidates."""
 
     workload: ConvWorkload
     layer: TunedLayer
@@ -92,16 +118,23 @@ class _Todo:
 
     @property
     def want(self) -> Want:
+        """Its claim on the budget."""
         return Want(self.layer.share, len(self.candidates))
 
 
-def _todo(counts: Mapping[str, int], target: Target, known: Records, most: int) -> list[_Todo]:
+def _todo(
+    counts: Mapping[str, int],
+    target: Target,
+    known: Records,
+    most: int,
+    families: Sequence[Family],
+) -> list[_Todo]:
     """Every workload of the network, the largest share of its time first."""
     hardware, rank = target.hardware, rank_on(target.machine)
     found = []
     for text, count in counts.items():
         w = ConvWorkload.from_json(text)
-        whole = space(w, hardware, rank)
+        whole = space(w, hardware, rank, families)
         us = whole[0].predicted_us * count
         shape = f"{w}, {w.epilogue}"
         layer = TunedLayer(text, shape, count, us, len(whole), 0, "planned")
@@ -119,18 +152,19 @@ def _todo(counts: Mapping[str, int], target: Target, known: Records, most: int) 
 
 def _with_record(layer: TunedLayer, record: Record, hardware: Hardware) -> TunedLayer:
     one, w = family(record.family), ConvWorkload.from_json(record.workload)
-    config = book.make_config(one, w, hardware, record.config)
+    config = make_config(one, w, hardware, record.config)
     return replace(
         layer,
         candidates=record.measured,
         us=record.us,
         model_us=record.model_us,
         choice=f"{one.name}, {config}",
+        note="set by hand" if record.set_by_hand else layer.note,
     )
 
 
 def _planned(todo: list[_Todo], budget: Budget, target: Target, path: Path) -> TuningReport:
-    """What would be measured, and about how long it would take."""
+    """A report of what would be measured, and roughly how long it would take."""
     open_ones = [one for one in todo if one.layer.status == "planned"]
     counts = iter(budget.allot([one.want for one in open_ones], 0.0))
     layers = []
@@ -162,7 +196,7 @@ def _require_device(target: Target, tracker: Tracker | None) -> None:
 
 
 class _Run:
-    """One run of the workshop over all that is to do."""
+    """One run of the workshop over all workloads."""
 
     def __init__(self, shop: Workshop, path: Path, budget: Budget, watch: Watch) -> None:
         self._shop, self._path, self._budget, self._watch = shop, path, budget, watch
@@ -245,11 +279,11 @@ def _record(measured: Measured, target: Target, device: str, versions: dict[str,
         device=device,
         family=best.candidate.family.name,
         family_version=best.candidate.family.version,
-        config=book.config_fields(best.candidate.config),
+        config=config_fields(best.candidate.config),
         us=round(best.us, 3),
         model_us=round(model.us, 3),
         model_family=model.candidate.family.name,
-        model_config=book.config_fields(model.candidate.config),
+        model_config=config_fields(model.candidate.config),
         measured=sum(math.isfinite(one.us) for one in measured.timed),
         versions=versions,
     )
@@ -260,8 +294,4 @@ def _versions(target: Target) -> dict[str, str]:
         compiler_version = toolchain.compiler_version(toolchain.prepare_cuda(target.arch))
     else:
         compiler_version = f"LLVM {codegen.llvm_version_major()}"
-    return {
-        "tvm": book.tvm_version(),
-        "tvmconv": tvmconv.__version__,
-        "compiler": compiler_version,
-    }
+    return {**book.versions(), "compiler": compiler_version}

@@ -34,7 +34,7 @@ from schedules.families.depthwise.config import (
     space,
 )
 from schedules.families.depthwise.footprint import footprint
-from schedules.family import Given, Match, Reject, alone, other_than_floats
+from schedules.family import Family, Given, Match, Reject, alone, other_than_floats
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -42,7 +42,7 @@ from schedules.machine.hardware import Hardware
 PATCH = "patch"
 
 
-class DepthwiseFamily:
+class DepthwiseFamily(Family):
     """Convolutions of NHWC whose every channel has one filter of its own."""
 
     name = "depthwise"

@@ -51,6 +51,7 @@ from schedules.family import (
     ONE_CONVOLUTION,
     PROLOGUE_BIAS,
     PROLOGUE_WEIGHT,
+    Family,
     Given,
     Match,
     Reject,
@@ -66,7 +67,7 @@ MIN_SM = 80
 MOST_TAPS = 25
 
 
-class DepthwiseProjectionFamily:
+class DepthwiseProjectionFamily(Family):
     """Workloads with a prologue: NHWC to NHWC, 1x1 after depthwise."""
 
     name = "depthwise_projection"
@@ -97,7 +98,7 @@ class DepthwiseProjectionFamily:
     ) -> tirx.PrimFunc:
         """Returns the kernel, a function of the operands of `signature`."""
         check(w, config, hardware)
-        return Kernel(Geometry(w, config), hardware.kind).function()
+        return Kernel(Geometry(w, config)).function()
 
     def padded_macs(self, w: ConvWorkload, config: DepthwiseProjectionConfig) -> int:
         g = Geometry(w, config)
@@ -151,7 +152,9 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     first = w.prologue
     if first is None:
         return ONE_CONVOLUTION
-    if hardware.kind == "cuda" and hardware.sm < MIN_SM:
+    if hardware.kind != "cuda":
+        return "written in instructions of a GPU"
+    if hardware.sm < MIN_SM:
         return f"mma.sync m16n8k16 and cp.async need sm_{MIN_SM}, this is {hardware.name}"
     if (w.r, w.s, w.stride, w.padding, w.groups) != (1, 1, (1, 1), (0, 0, 0, 0), 1):
         return "the second convolution is not 1x1, or has strides, padding or groups"

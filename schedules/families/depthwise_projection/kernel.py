@@ -16,7 +16,7 @@ from schedules.conv.workload import Epilogue
 from schedules.expressions.compute import finished
 from schedules.families.depthwise_projection.config import DEPTH, Geometry
 from schedules.families.depthwise_projection.copies import Copies, Lane, grid
-from schedules.threads.lanes import lanes
+from schedules.threads.gpu_lanes import GpuLanes
 
 #: fp32's smallest number, which fp16 rounds to zero. A GPU has one instruction for the larger of it
 #: and another number, and two for that of zero, because of zero's sign.
@@ -34,10 +34,10 @@ def between(epilogue: Epilogue) -> Epilogue:
 class Kernel:
     """Writes the kernel of one geometry; each method emits one step of all threads."""
 
-    def __init__(self, geometry: Geometry, kind: str) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         self.g, self.w, self.config = geometry, geometry.w, geometry.config
         self.first = geometry.first
-        self.lanes = lanes(kind, self.config.threads, self.config.resident)
+        self.lanes = GpuLanes(self.config.threads, self.config.resident)
 
     def function(self) -> tirx.PrimFunc:
         with IRBuilder() as builder, T.prim_func(s_tir=True):

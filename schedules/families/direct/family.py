@@ -22,7 +22,7 @@ from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import require_none
 from schedules.expressions.backend import CPU_VECTOR, GPU_ARITHMETIC, vector_width
 from schedules.expressions.compute import CONV, OUT, direct, direct_weight_shape
-from schedules.family import Given, Match, Reject, alone, other_than_floats
+from schedules.family import Family, Given, Match, Reject, alone, other_than_floats
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import FP32, Footprint
 from schedules.machine.hardware import Hardware
@@ -85,7 +85,7 @@ def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
     )
 
 
-class DirectFamily:
+class DirectFamily(Family):
     """Matches every convolution, if nothing is pooled."""
 
     name = "direct"
@@ -93,6 +93,7 @@ class DirectFamily:
     default_measured = False
     config_type: type = DirectConfig
     tensorized = False
+    last_resort = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
         if reason := alone(w):

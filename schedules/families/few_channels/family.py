@@ -39,7 +39,7 @@ from schedules.families.few_channels.geometry import (
 )
 from schedules.families.few_channels.kernel import Kernel
 from schedules.families.few_channels.pool import PooledKernel
-from schedules.family import Given, Match, Reject, alone, fitting, other_precision
+from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -51,7 +51,7 @@ FEWEST_COLUMNS = 8
 MIN_SM = 80
 
 
-class FewChannelsFamily:
+class FewChannelsFamily(Family):
     """NHWC to NHWC, at most `MOST_CHANNELS` input channels."""
 
     name = "few_channels"
@@ -82,8 +82,7 @@ class FewChannelsFamily:
     ) -> tirx.PrimFunc:
         check(w, config, hardware)
         g = geometry(w, config)
-        pooled = isinstance(g, PooledGeometry)
-        return (PooledKernel(g, hardware.kind) if pooled else Kernel(g, hardware.kind)).function()
+        return (PooledKernel(g) if isinstance(g, PooledGeometry) else Kernel(g)).function()
 
     def padded_macs(self, w: ConvWorkload, config: FewChannelsConfig) -> int:
         g = geometry(w, config)
@@ -119,7 +118,7 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     if w.c > MOST_CHANNELS:
         return f"{w.c} input channels; it is for at most {MOST_CHANNELS}"
     if hardware.kind != "cuda":
-        return "its emulation, element by element, is slower than that of the others"
+        return "written in instructions of a GPU"
     if hardware.sm < MIN_SM:
         return f"mma.sync m16n8k16 and cp.async need sm_{MIN_SM}, this is {hardware.name}"
     if w.groups != 1:

@@ -19,7 +19,7 @@ from schedules.conv.workload import ceil_div
 from schedules.expressions.compute import finished
 from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.families.few_channels.geometry import GROUP, ROWS, Geometry
-from schedules.threads.lanes import lanes
+from schedules.threads.gpu_lanes import GpuLanes
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Lane:
 class Kernel:
     """Writes the kernel of one geometry; each method emits one step of all threads."""
 
-    def __init__(self, geometry: Geometry, kind: str) -> None:
+    def __init__(self, geometry: Geometry) -> None:
         self.g, self.w, self.config = geometry, geometry.w, geometry.config
-        self.lanes = lanes(kind, self.config.threads, self.config.resident)
+        self.lanes = GpuLanes(self.config.threads, self.config.resident)
         epilogue = self.w.epilogue
         #: Is left to the last, when two results are in a register: that rounds to the same.
         self.relu = epilogue.activation.kind == "relu"

@@ -47,12 +47,12 @@ from schedules.families.mma_sync.config import (
 )
 from schedules.families.mma_sync.footprint import footprint
 from schedules.families.mma_sync.kernel import kernel
-from schedules.family import Given, Match, Reject, alone, fitting, other_precision
+from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
 
-class MmaSyncFamily:
+class MmaSyncFamily(Family):
     """NHWC to NHWC, or to a window of NHWC, on GPUs from Ampere on."""
 
     name = "mma_sync"

@@ -22,7 +22,7 @@ from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.errors import require_none
 from schedules.expressions.compute import CONV, implicit_gemm
-from schedules.family import Given, Match, Reject
+from schedules.family import Family, Given, Match, Reject
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -51,7 +51,7 @@ class Simulation:
         return self.activations == FP32.name
 
 
-class HmmaSimFamily:
+class HmmaSimFamily(Family):
     """Computes what a WMMA family would; registered nowhere, as it is never the fastest."""
 
     name = "hmma_sim"

@@ -21,7 +21,7 @@ from schedules.families.wgmma import config as wgmma_config
 from schedules.families.wgmma import kernel as wgmma_kernel
 from schedules.families.wgmma.config import Plan, WgmmaConfig, check, corners
 from schedules.families.wgmma.footprint import footprint
-from schedules.family import Given, Match, Reject, alone, fitting, other_precision
+from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -30,7 +30,7 @@ from schedules.machine.hardware import Hardware
 MOST_STRIDE, MOST_OFFSET, CORNERS = 8, 255, range(-128, 128)
 
 
-class WgmmaFamily:
+class WgmmaFamily(Family):
     """WGMMA with NHWC in and out."""
 
     name = "wgmma"

@@ -29,7 +29,7 @@ from schedules.expressions.compute import CONV, EPILOGUE, GATHER, OUT, implicit_
 from schedules.families.wmma import config as wmma_config
 from schedules.families.wmma.config import WmmaConfig, check, gather_vector, guesses, instruction
 from schedules.families.wmma.footprint import footprint
-from schedules.family import Given, Match, Reject, alone, fitting
+from schedules.family import Family, Given, Match, Reject, alone, fitting
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -40,7 +40,7 @@ SHARED = "shared.dyn"
 FEWEST_CHANNELS = 8
 
 
-class WmmaFamily:
+class WmmaFamily(Family):
     """WMMA with outputs in one kind of layout."""
 
     config_type: type = WmmaConfig

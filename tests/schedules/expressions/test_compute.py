@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES
 from schedules.conv.gemm import Gemm, Reduction, Tile, gemm_index, pack_weight, pixel
 from schedules.conv.signature import Signature
 from schedules.conv.workload import NHWC, PACKED, ConvWorkload, Epilogue, Layout
 from schedules.family import Match
 from schedules.machine.hardware import CPU
+from schedules.registry import FAMILIES
 from tests.support.workloads import workloads
 
 tiles = st.builds(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, choose, family, options
+from schedules.choose import choose, options
 from schedules.conv.gemm import TILES_K
 from schedules.conv.workload import NHWC, PACKED, ConvWorkload, Epilogue, Layout
 from schedules.errors import ConfigError
@@ -30,6 +30,7 @@ from schedules.families.wmma.config import WmmaConfig
 from schedules.families.wmma.family import FEWEST_CHANNELS
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
+from schedules.registry import FAMILIES, family
 from tests.support.workloads import WORKLOADS
 
 GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}

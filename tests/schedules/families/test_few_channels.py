@@ -1,7 +1,4 @@
-"""`few_channels`: its kernel on this CPU, lane by lane, and on a GPU if there is one.
-
-On a CPU the other families are chosen, so the kernel is asked for here by name.
-"""
+"""`few_channels`: its kernel in the emulator, and on a GPU if there is one."""
 
 from __future__ import annotations
 
@@ -16,20 +13,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import choose, family
+from schedules.choose import choose
 from schedules.conv.workload import PACKED, Activation, ConvWorkload, Epilogue, Window
-from schedules.errors import ConfigError
+from schedules.errors import ConfigError, KernelFault
 from schedules.families.few_channels.config import FewChannelsConfig, default, problems
 from schedules.families.few_channels.geometry import Geometry
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CPU, Hardware
+from schedules.registry import family
 from schedules.tensors import Tensors
+from schedules.threads import emulator
 from tests.support import kernels, sass
 from tests.support.workloads import FP16_SUMS, FP32_OUT, SAME
 from tvmconv.runtime import toolchain
 
 FAMILY = family("few_channels")
-SM_90 = toolchain.cuda_arch("sm_90")
+SM_80, SM_90, SM_90A = (toolchain.cuda_arch(name) for name in ("sm_80", "sm_90", "sm_90a"))
+TINY = replace(SM_90, name="tiny", limits=replace(SM_90.limits, block_shared=1024))
 RELU = Epilogue(bias=True, activation=Activation("relu"))
 THREE = (3, 3, 3, 3)
 C = FewChannelsConfig
@@ -66,13 +66,45 @@ CASES = {
 }  # fmt: skip
 
 
-def check(w: ConvWorkload, config: Any, hardware: Hardware = CPU, seed: int = 0) -> None:
-    kernels.check(FAMILY, w, config, hardware, seed)
+emulated = pytest.mark.skipif(not emulator.available(), reason="no g++")
 
 
+@emulated
 @pytest.mark.parametrize("name", CASES)
 def test_kernel(name: str) -> None:
-    check(*CASES[name])
+    kernels.check(FAMILY, *CASES[name], SM_80, execute=emulator.run)
+
+
+@emulated
+def test_kernel_of_a_later_gpu() -> None:
+    kernels.check(FAMILY, *CASES["stride 1"], SM_90A, execute=emulator.run)
+
+
+#: What is replaced in the CUDA text and by what, and what is said of it then.
+BROKEN = {
+    "copies not waited for": (r"\w+cp_async_wait_group\w+\(\);", ";", "finite"),
+    "no barrier after the wait": (
+        r"(\w+cp_async_wait_group\w+\(\);)\s*__syncthreads\(\);", r"\1", "finite|off"),
+    "no barrier after the second copy": (
+        r"(?s)(>> \(uint\)16.*?)__syncthreads\(\);", r"\1", "finite|off"),
+    "other pixels copied": (r"(&\(x_ptr\[)", r"\1 16 + ", "finite|off"),
+    "padding not zeros": (r"\? \(uint\)16 : \(uint\)0", "? (uint)16 : (uint)16", "finite|off"),
+    "copies not aligned": (r"(&\(x_ptr\[)", r"\1 2 + ", "reads from where it is not aligned"),
+    "another filter read": (r"(\*\(uint4\*\)\(_ptr \+ )", r"\1 4 + ", "finite|off"),
+    "pixels past shared memory": (r"(\(half\*\)_ptr\)\[)", r"\1 65536 + ", "outside of shared"),
+    "stores past the end": (r"(y_ptr \+ \()", r"\1 32 + ", "out of bounds|finite"),
+}  # fmt: skip
+
+
+@emulated
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_kernel_is_noticed(name: str) -> None:
+    """One with two patches in flight, and a second copy of each."""
+    pattern, replacement, complaint = BROKEN[name]
+    w, config = CASES["stride 1"]
+    execute = kernels.broken(pattern, replacement)
+    with pytest.raises((AssertionError, KernelFault), match=complaint):
+        kernels.check(FAMILY, w, replace(config, blocks=2), SM_80, execute=execute)
 
 
 def test_copies_are_as_wide_as_rows_allow() -> None:
@@ -99,12 +131,13 @@ def drawn(draw: st.DrawFn) -> tuple[ConvWorkload, FewChannelsConfig]:
     return w, config
 
 
+@emulated
 @given(drawn(), st.integers(0, 99))
 @settings(max_examples=10, deadline=None, derandomize=True)
 def test_random_kernels(case: tuple[ConvWorkload, FewChannelsConfig], seed: int) -> None:
     w, config = case
     if not problems(w, config, SM_90):
-        check(w, config, seed=seed)
+        kernels.check(FAMILY, w, config, SM_80, seed, emulator.run)
 
 
 def test_a_wrong_pair_would_be_noticed() -> None:
@@ -151,18 +184,18 @@ def test_every_configuration_of_the_space_fits(arch: str) -> None:
     ("changes", "hardware", "reason"),
     [
         ({"c": 5}, SM_90, "5 input channels; it is for at most 4"),
-        ({}, CPU, "its emulation.* is slower"),
+        ({}, CPU, "instructions of a GPU"),
         ({}, toolchain.cuda_arch("sm_75"), "need sm_80, this is sm_75"),
         ({"c": 4, "groups": 2}, SM_90, "2 groups"),
         ({"out_layout": PACKED}, SM_90, "reads and writes NHWC, not NHWC and NHWC16n16c"),
         ({"w": 10}, SM_90, "5 columns, an instruction takes 16 pixels of a row"),
         ({"dilation": (1, 2)}, SM_90, "dilation"),
-        ({"k": 12}, SM_90, "eight fp16 channels at a time, not 12 float16"),
+        ({"k": 12}, SM_90, "eight channels at a time, not 12 float16"),
         ({"precision": FP32_OUT}, SM_90, "not 64 float32"),
-        ({"precision": FP16_SUMS}, SM_90, "sums in fp32, not float16"),
+        ({"precision": FP16_SUMS}, SM_90, "not its precision"),
         ({"epilogue": Epilogue(residual=True)}, SM_90, "adds no residual"),
         ({"window": Window(112, 112, 96)}, SM_90, "writes a tensor of its own"),
-        ({}, Hardware("tiny", 90, 1024), "no configuration fits tiny"),
+        ({}, TINY, "no configuration fits tiny"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -223,7 +256,7 @@ def test_kernel_on_a_gpu(name: str) -> None:
     hardware = toolchain.cuda_arch(arch)
     w, config = CASES[name]
     for one in dict.fromkeys((config, default(w, hardware), *list(FAMILY.space(w, hardware))[::9])):
-        check(w, one, hardware)
+        kernels.check(FAMILY, w, one, hardware)
     np.testing.assert_array_equal(*(
         kernels.run(FAMILY, w, config, hardware, Tensors.random(w)) for _ in range(2)
     ))  # fmt: skip

@@ -1,4 +1,4 @@
-"""`few_channels` with the max pool that follows, on this CPU, lane by lane, and on a GPU.
+"""`few_channels` with the max pool that follows, in the emulator, and on a GPU.
 
 What it gives is, bit by bit, what the pool gives of what the kernel without one gives.
 """
@@ -16,22 +16,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, choose, family
+from schedules.choose import choose
 from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import Activation, ConvWorkload, Epilogue, Window
-from schedules.errors import ConfigError
+from schedules.errors import ConfigError, KernelFault
 from schedules.families.few_channels.config import FewChannelsConfig, default, problems
 from schedules.families.few_channels.geometry import PooledGeometry
 from schedules.family import ONE_CONVOLUTION, Reject, alone
 from schedules.machine.hardware import CPU, Hardware
+from schedules.registry import FAMILIES, family
 from schedules.tensors import Tensors
+from schedules.threads import emulator
 from tests.schedules.families.test_few_channels import RELU, STEM, THREE
 from tests.support import kernels, sass
 from tests.support.workloads import SAME
 from tvmconv.runtime import toolchain
 
 FAMILY = family("few_channels")
-SM_90 = toolchain.cuda_arch("sm_90")
+SM_80, SM_90 = (toolchain.cuda_arch(name) for name in ("sm_80", "sm_90"))
 PRELU = Epilogue(True, activation=Activation("prelu"))
 C = FewChannelsConfig
 
@@ -81,21 +83,45 @@ CASES = {
 }  # fmt: skip
 
 
-def check(w: ConvWorkload, config: Any, hardware: Hardware = CPU, seed: int = 0) -> None:
+emulated = pytest.mark.skipif(not emulator.available(), reason="no g++")
+
+
+def check(
+    w: ConvWorkload, config: Any, hardware: Hardware, seed: int = 0, execute: Any = None
+) -> None:
     operands = Tensors.random(w, seed)
-    got = kernels.run(FAMILY, w, config, hardware, operands)
+    got = kernels.run(FAMILY, w, config, hardware, operands, execute)
     error = kernels.relative_l2(got, kernels.reference(w, operands), 1.0)
     assert error < 1e-3, f"{config}: {w} is {error:.2e} off"
-    whole = kernels.run(FAMILY, unpooled(w), C(1, config.across), hardware, operands)
+    whole = kernels.run(FAMILY, unpooled(w), C(1, config.across), hardware, operands, execute)
     assert w.epilogue.pool is not None
     np.testing.assert_array_equal(got, w.epilogue.pool.apply(whole))
 
 
+@emulated
 @pytest.mark.parametrize("name", CASES)
 def test_kernel(name: str) -> None:
     w, config = CASES[name]
     assert not problems(w, config, SM_90)
-    check(w, config)
+    check(w, config, SM_80, execute=emulator.run)
+
+
+#: What is replaced in the CUDA text and by what.
+BROKEN = {
+    "copies not waited for": (r"\w+cp_async_wait_group\w+\(\);", ";"),
+    "warps side by side do not wait": (r"(?s)(\w+st_vec_shared.*?)__syncthreads\(\);", r"\1"),
+    "another column left for the warp beside": (r"(st_vec_shared.*?&\(_ptr\[)", r"\1 16 + "),
+    "another lane asked": (r"\^ 4", "^ 8"),
+    "a window's maximum left out": (r"\w+max_NaN_f16x2\((\w+\[0\]), .*\);", ";"),
+}  # fmt: skip
+
+
+@emulated
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_kernel_is_noticed(name: str) -> None:
+    w, config = CASES["warps side by side, not padded"]
+    with pytest.raises((AssertionError, KernelFault), match=r"finite|off|outside"):
+        check(w, config, SM_80, execute=kernels.broken(*BROKEN[name]))
 
 
 @st.composite
@@ -116,12 +142,13 @@ def drawn(draw: st.DrawFn) -> tuple[ConvWorkload, FewChannelsConfig]:
     return w, config
 
 
+@emulated
 @given(drawn(), st.integers(0, 99))
 @settings(max_examples=10, deadline=None, derandomize=True)
 def test_random_kernels(case: tuple[ConvWorkload, FewChannelsConfig], seed: int) -> None:
     w, config = case
     if not problems(w, config, SM_90):
-        check(w, config, seed=seed)
+        check(w, config, SM_80, seed, emulator.run)
 
 
 def test_the_pool_by_definition() -> None:

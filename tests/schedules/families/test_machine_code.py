@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import tvm
 
-from schedules.choose import Choice, choose, family
+from schedules.choose import Choice, choose
 from schedules.conv.workload import PACKED, Activation, ConvWorkload, Epilogue
 from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.families.mma_sync import config as mma_sync_config
 from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.families.wmma.config import WmmaConfig, shared_bytes
 from schedules.family import Match
+from schedules.registry import family
 from tests.support import kernels, sass
 from tests.support.workloads import WORKLOADS
 from tvmconv.runtime import toolchain

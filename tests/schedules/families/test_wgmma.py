@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from intrinsics import wgmma
-from schedules.choose import family
 from schedules.conv.activations import Activation
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue, Window
 from schedules.families.wgmma.config import (
@@ -30,6 +29,7 @@ from schedules.families.wgmma.config import (
 from schedules.families.wgmma.kernel import im2col
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CUDA_ARCHS
+from schedules.registry import family
 from tests.support import kernels, sass
 from tests.support.workloads import FP16_SUMS, FP32_OUT
 from tvmconv.runtime import toolchain

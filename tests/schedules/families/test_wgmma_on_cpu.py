@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -15,14 +13,16 @@ from intrinsics import wgmma
 from schedules.choose import kernel_cost
 from schedules.conv.activations import Activation
 from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.errors import KernelFault
 from schedules.families.wgmma.config import Plan, WgmmaConfig
 from schedules.family import Match
 from schedules.tensors import Tensors
+from schedules.threads import emulator
 from tests.schedules.families.test_wgmma import FAMILY, FUSED, HOPPER, SAME, TRIED, W
-from tests.support import cuda_on_cpu, kernels
+from tests.support import kernels
 from tests.support.workloads import FP32_OUT, WORKLOADS
 
-pytestmark = pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
+pytestmark = pytest.mark.skipif(not emulator.available(), reason="no g++")
 
 SMALL = ConvWorkload(1, 9, 8, 64, 128, 3, 3, padding=SAME, epilogue=FUSED)
 PRELU = Epilogue(bias=True, activation=Activation("prelu"))
@@ -84,7 +84,7 @@ def run(w: ConvWorkload, config: Any, operands: Tensors, execute: Any) -> float:
 
 def check(w: ConvWorkload, config: WgmmaConfig) -> None:
     FAMILY.check(w, config, HOPPER)
-    error = run(w, config, Tensors.random(w), cuda_on_cpu.run)
+    error = run(w, config, Tensors.random(w), emulator.run)
     # As in test_families: fp16 outputs round by 2**-11 at most, fp32 sums by far less.
     bound = 1e-3 if w.precision.result == "float16" else 2e-5
     assert error <= bound, f"{config}: {w} is {error:.2e} off"
@@ -168,18 +168,12 @@ NOTICED_BY_DEFAULT = {
 def test_a_broken_kernel_is_noticed(name: str) -> None:
     (w, config), pattern, replacement, complaint = BROKEN[name]
 
-    def broken(text: str) -> str:
-        at = text.rindex('extern "C" __global__')
-        body, count = re.subn(pattern, replacement, text[at:])
-        assert count, f"no {pattern} in {body}"
-        return text[:at] + body
-
     def compared() -> None:
-        execute = functools.partial(cuda_on_cpu.run, change=broken)
+        execute = kernels.broken(pattern, replacement)
         error = run(w, config, Tensors.random(w), execute)
         assert error <= 1e-3, f"{error} off"
 
-    with pytest.raises(AssertionError, match=complaint):
+    with pytest.raises((AssertionError, KernelFault), match=complaint):
         compared()
 
 
@@ -187,8 +181,8 @@ def test_a_wrong_swizzle_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     w, config = PIECES
     operands = Tensors.random(w)
     monkeypatch.setattr(wgmma, "swizzled", lambda row, chunk, row_bytes: chunk)
-    assert run(w, config, operands, cuda_on_cpu.run) > 0.1
+    assert run(w, config, operands, emulator.run) > 0.1
     monkeypatch.undo()
     monkeypatch.setitem(wgmma.LAYOUT_TYPE, 128, wgmma.LAYOUT_TYPE[64])
-    with pytest.raises(AssertionError, match="begins within a swizzle"):
-        run(w, config, operands, cuda_on_cpu.run)
+    with pytest.raises(KernelFault, match="begins within a swizzle"):
+        run(w, config, operands, emulator.run)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, choose, family
+from schedules.choose import choose
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue
 from schedules.family import Match
 from schedules.machine.cost import (
@@ -24,6 +24,7 @@ from schedules.machine.footprint import MMA
 from schedules.machine.gpus import H200, Card
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.machine.processor import Processor
+from schedules.registry import FAMILIES, family
 from tests.support.workloads import FP32_OUT, workloads
 
 LARGE = ConvWorkload(32, 56, 56, 64, 64, 3, 3, padding=(1, 1, 1, 1))

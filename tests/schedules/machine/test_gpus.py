@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from intrinsics import dtypes
-from schedules.choose import FAMILIES, choose, family
+from schedules.choose import choose
 from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.errors import ConfigError
@@ -23,6 +23,7 @@ from schedules.families.wmma.config import WmmaConfig
 from schedules.machine.footprint import FP32, MMA, WGMMA
 from schedules.machine.gpus import ARCHITECTURES, H200, MEASURED, Card
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
+from schedules.registry import FAMILIES, family
 from tests.support import cuda_on_cpu, kernels
 from tests.support.workloads import PAIRS, WORKLOADS
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import FAMILIES, choose, kernel_cost, predict
+from schedules.choose import choose, kernel_cost, predict
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Reject
 from schedules.machine import model
@@ -17,6 +17,7 @@ from schedules.machine.cost import conv_floor
 from schedules.machine.footprint import FP32, MMA, Footprint, exchange
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.machine.model import LIMITS, resident, time_of
+from schedules.registry import FAMILIES
 from tests.schedules.machine.test_cost import faster
 from tests.support.workloads import PAIRS, WORKLOADS, workloads
 

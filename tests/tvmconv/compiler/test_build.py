@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import pytest
 
 import tvmconv
 from tests.support.models import Array, Graph, random_feed, residual_net
+from tvmconv.passes.plan.chooser import LayoutName
 from tvmconv.reports.data.build import BuildReport
 
 #: Relative l2 error that fp16 operands and activations may cost a few layers: each rounds by at
@@ -17,23 +19,24 @@ from tvmconv.reports.data.build import BuildReport
 BOUND = 2e-3
 
 
-def check(model: onnx.ModelProto, shape: tuple[int, ...], bound: float = BOUND) -> BuildReport:
+def check(
+    model: onnx.ModelProto, shape: tuple[int, ...], bound: float = BOUND, **options: Any
+) -> BuildReport:
     """Builds the model for llvm, compares it with onnxruntime, gives the report."""
-    exe = tvmconv.build(model, target="llvm", shapes={"input": shape})
+    exe = tvmconv.build(model, target="llvm", shapes={"input": shape}, **options)
     report = tvmconv.compare(model, exe, random_feed(shape))
     assert report.passed(bound), str(report)
     return exe.report
 
 
-@pytest.mark.parametrize("pack", ["0", "1"])
+@pytest.mark.parametrize("layout", [None, "packed"])
 @pytest.mark.parametrize("batch", [1, 3, 16, 17])
-def test_residual_net(batch: int, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TVMCONV_PACK", pack)
-    report = check(residual_net("batch"), (batch, 3, 12, 12))
+def test_residual_net(batch: int, layout: LayoutName | None) -> None:
+    report = check(residual_net("batch"), (batch, 3, 12, 12), layout=layout)
     assert report.tensorized == len(report.convolutions) == 5
     assert len(report.convs) == 6, "the classifier is a matrix product"
     packed = {conv.family for conv in report.convs if conv.out_layout == "NHWC16n16c"}
-    assert packed == ({"wmma_packed"} if batch == 16 and pack == "1" else set())
+    assert packed == ({"wmma_packed"} if batch == 16 and layout else set())
     assert report.peak_activation_bytes > 0
     assert report.weight_bytes > 0
 

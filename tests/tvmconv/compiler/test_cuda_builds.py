@@ -94,9 +94,8 @@ def test_every_network_of_the_zoo(name: str, tmp_path: Path) -> None:
 
 @needs_nvcc
 @needs_cuobjdump
-def test_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TVMCONV_PACK", "1")
-    exe = tvmconv.build(residual_net(16), target="cuda", arch="sm_90")
+def test_packed(tmp_path: Path) -> None:
+    exe = tvmconv.build(residual_net(16), target="cuda", arch="sm_90", layout="packed")
     assert "wmma_packed" in {conv.family for conv in exe.report.convs}
     check_kernels(exe, machine_code(exe, tmp_path), "sm_90")
 

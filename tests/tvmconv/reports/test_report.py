@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import tvmconv
-from schedules.choose import Estimate, kernel_cost
+from schedules.choose import Estimate, Policy, kernel_cost
 from schedules.conv.workload import PACKED, ConvWorkload
 from schedules.family import Family
 from schedules.machine.cost import Cost
@@ -25,6 +25,7 @@ from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
 from tvmconv.passes.graph import bindings, op_name
 from tvmconv.passes.kernels.lower_convs import lower_convs
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.regions import anchors, find_regions
 from tvmconv.reports.collect.conversions import conversions
@@ -39,7 +40,7 @@ def left(model: onnx.ModelProto, estimate: Estimate = kernel_cost) -> list[Conve
     mod = pipeline.run(frontend.to_relax(simple), pipeline.GRAPH_PASSES, "test")
     named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
-    planned = plan(mod, find_regions(mod, named), CPU, estimate)
+    planned = plan(mod, find_regions(mod, named), Chooser(CPU, Policy(estimate=estimate)))
     found = conversions(mod, planned, CPU.card, simple)
     lowered = lower_convs(planned)(mod)
     transposes = [b for b in bindings(lowered) if op_name(b.value) == "relax.permute_dims"]

@@ -13,16 +13,16 @@ import tvmconv
 from benchmarks.zoo import zoo
 from tests.support.models import Graph, random_feed, residual_net
 from tvmconv.errors import FeedError
+from tvmconv.passes.plan.chooser import LayoutName
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("pack", ["0", "1"])
+@pytest.mark.parametrize("layout", [None, "packed"])
 @pytest.mark.parametrize("batch", [1, 3, 16])
-def test_residual_net(batch: int, pack: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TVMCONV_PACK", pack)
+def test_residual_net(batch: int, layout: LayoutName | None) -> None:
     model, feeds = residual_net("batch"), random_feed((batch, 3, 12, 12))
-    exe = tvmconv.build(model, batch=batch)
+    exe = tvmconv.build(model, batch=batch, layout=layout)
     report = tvmconv.compare(model, exe, feeds)
     assert report.passed(2e-3), str(report)
     # The second run replays the captured CUDA graph.

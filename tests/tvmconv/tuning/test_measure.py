@@ -19,11 +19,11 @@ import tvm
 from tvm import te, tirx
 from tvm.target.codegen import llvm_get_system_cpu
 
-from schedules.choose import family
 from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.machine.hardware import CPU
+from schedules.registry import family
 from tests.support.workloads import PAIRS, RELU, WORKLOADS
 from tvmconv.errors import TuningError
 from tvmconv.runtime import cuda as cuda_runtime

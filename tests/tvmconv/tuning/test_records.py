@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 
 import tvmconv
-from schedules.choose import FAMILIES, choose, family
+from schedules.choose import Policy, choose
+from schedules.configuration import config_fields, make_config
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import CPU
+from schedules.registry import FAMILIES, family
 from tests.support import networks
 from tests.support.workloads import PAIRS, WORKLOADS
 from tvmconv.errors import RecordError, RecordWarning
@@ -35,11 +37,11 @@ def record(w: ConvWorkload = W, **changed: Any) -> Record:
         "device": "a card",
         "family": one.name,
         "family_version": one.version,
-        "config": book.config_fields(config),
+        "config": config_fields(config),
         "us": 10.0,
         "model_us": 12.5,
         "model_family": model.family.name,
-        "model_config": book.config_fields(model.config),
+        "model_config": config_fields(model.config),
         "measured": 32,
         "versions": {"tvm": book.tvm_version(), "tvmconv": "0.1.0", "compiler": "LLVM 22"},
     }
@@ -97,7 +99,7 @@ def test_configurations_come_back_out_of_json(one: Any, name: str) -> None:
     for _, config in zip(range(5), one.space(w, CPU), strict=False):
         answer = one.match(w, CPU)
         if type(answer).__name__ == "Match":
-            assert book.make_config(one, w, CPU, book.config_fields(config)) == config
+            assert make_config(one, w, CPU, config_fields(config)) == config
 
 
 # --- merging --------------------------------------------------------------------------------
@@ -128,9 +130,9 @@ def test_merging_files(tmp_path: Path) -> None:
 # --- looking up -----------------------------------------------------------------------------
 def test_what_is_recorded_is_chosen() -> None:
     known = record()
-    choice = choose(W, CPU, records=Records(ARCH, [[known]]))
+    choice = choose(W, CPU, Policy(records=Records(ARCH, [[known]])))
     without = choose(W, CPU)
-    assert book.config_fields(choice.config) == known.config != known.model_config
+    assert config_fields(choice.config) == known.config != known.model_config
     assert choice.cost.us == 10.0
     assert choice.tuned is not None
     assert choice.tuned.model_us / choice.tuned.us == 1.25
@@ -141,14 +143,14 @@ def test_what_is_recorded_is_chosen() -> None:
 
 def test_where_the_model_was_right_there_is_no_runner_up() -> None:
     model = choose(W, CPU)
-    known = record(config=book.config_fields(model.config), us=12.5)
-    choice = choose(W, CPU, records=Records(ARCH, [[known]]))
+    known = record(config=config_fields(model.config), us=12.5)
+    choice = choose(W, CPU, Policy(records=Records(ARCH, [[known]])))
     assert (choice.config, choice.runner_up, choice.cost.us) == (model.config, None, 12.5)
 
 
 def test_what_is_not_recorded_is_estimated() -> None:
     w = WORKLOADS["stride"]
-    assert choose(w, CPU, records=Records(ARCH, [[record()]])) == choose(w, CPU)
+    assert choose(w, CPU, Policy(records=Records(ARCH, [[record()]]))) == choose(w, CPU)
 
 
 def test_ones_own_come_first_though_slower() -> None:
@@ -172,7 +174,7 @@ def test_what_does_not_hold_any_more_is_left_out_with_one_warning(case: str) -> 
     known, why = STALE[case]
     records = Records(ARCH, [[known]])
     with pytest.warns(RecordWarning, match=why) as told:
-        choices = [choose(W, CPU, records=records) for _ in range(2)]
+        choices = [choose(W, CPU, Policy(records=records)) for _ in range(2)]
     assert choices == [choose(W, CPU)] * 2
     assert len(told) == 1
 

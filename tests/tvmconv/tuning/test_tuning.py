@@ -13,11 +13,12 @@ import pytest
 from tvm.target.codegen import llvm_get_system_cpu
 
 import tvmconv
-from schedules.choose import FAMILIES, choose, kernel_cost
+from schedules.choose import choose, kernel_cost
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.family import Reject
 from schedules.machine.hardware import CPU, CUDA_ARCHS
 from schedules.machine.processor import Processor
+from schedules.registry import FAMILIES
 from tests.support import networks
 from tests.support.workloads import PAIRS, WORKLOADS
 from tvmconv.errors import TargetError, TuningError, UnsupportedOperatorError
@@ -26,7 +27,7 @@ from tvmconv.tuning import workloads
 from tvmconv.tuning.budget import Budget, Pace, Want
 from tvmconv.tuning.candidates import rank_on, sample, space
 from tvmconv.tuning.kernels import Target
-from tvmconv.tuning.workloads import Progress
+from tvmconv.tuning.workloads import Progress, TuningOptions
 
 TARGET = Target("llvm", llvm_get_system_cpu())
 W = ConvWorkload(1, 9, 8, 24, 20, 3, 3, padding=(1, 1, 1, 1), epilogue=Epilogue(True, True))
@@ -139,9 +140,8 @@ def test_what_seemed_too_long_is_taken_up_once_others_were_quick(
     monkeypatch.setattr(workloads, "Workshop", SlowStart)
     monkeypatch.setattr(workloads, "perf_counter", lambda: SlowStart.now)
     counts = {replace(W, n=n).to_json(): 1 for n in range(1, 9)}
-    report = workloads.measure_workloads(
-        counts, "llvm", SlowStart.target.arch, jobs=1, records=tmp_path / "r", budget_s=40.0
-    )
+    options = TuningOptions(jobs=1, records=tmp_path / "r", budget_s=40.0)
+    report = workloads.measure_workloads(counts, "llvm", SlowStart.target.arch, options)
     assert [layer.status for layer in report.layers] == ["failed"] * 8
 
 

@@ -31,7 +31,7 @@ class WeightStore:
     def add(self, array: NDArray[Any]) -> int:
         """The number in `arrays` of the array that equals `array`."""
         array = np.ascontiguousarray(array)
-        key = (array.dtype.name, array.shape, hashlib.sha256(array.view(np.uint8)).digest())
+        key = (array.dtype.name, array.shape, hashlib.sha256(array.view(np.uint8).data).digest())
         if key not in self._numbers:
             self._numbers[key] = len(self.arrays)
             self.arrays.append(array)

@@ -28,7 +28,7 @@ from tvm import tirx
 from tvm.script import tirx as T
 from tvm.tirx import compilation_pipeline
 
-from tvmconv.passes.kernels.lower_kernels import KERNELS
+from schedules.lowering import KERNELS
 
 #: The pipeline's name.
 OVERLAPPED = "tvmconv.overlap_launches"

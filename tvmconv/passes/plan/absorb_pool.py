@@ -15,13 +15,11 @@ from dataclasses import replace
 
 from tvm import relax
 
-from schedules.choose import Estimate, choose, options
 from schedules.conv.max_pool import MaxPool
-from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC
 from schedules.machine.cost import pool_cost
-from schedules.machine.hardware import Hardware
 from tvmconv.passes.graph import Dataflow, shape
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.workloads import workloads
 from tvmconv.passes.regions.regions import Region
@@ -33,16 +31,14 @@ def absorb_pools(
     regions: Mapping[relax.Var, Region],
     places: Mapping[relax.Var, Place],
     flow: Dataflow,
-    precision: Precision,
-    hardware: Hardware,
-    estimate: Estimate,
+    chooser: Chooser,
 ) -> tuple[dict[relax.Var, Region], dict[relax.Var, Place]]:
     """The regions, some of them with a pool, by what they compute then; and where they write."""
     absorbed, moved = {}, {}
     for var, region in regions.items():
         place = places[var]
         larger = pool_after(region, flow) if place == Place(var, 0, region.k) else None
-        if larger is not None and _pays(region, larger, place, precision, hardware, estimate):
+        if larger is not None and _pays(region, larger, place, chooser):
             region, place = larger, Place(larger.output, 0, region.k)
         absorbed[region.output], moved[region.output] = region, place
     return absorbed, moved
@@ -67,20 +63,10 @@ def pool_after(region: Region, flow: Dataflow) -> Region | None:
     return replace(region, output=reader, pool=pool)
 
 
-def _pays(
-    region: Region,
-    pooled: Region,
-    place: Place,
-    precision: Precision,
-    hardware: Hardware,
-    estimate: Estimate,
-) -> bool:
-    ((w, _),) = workloads(region, place, NHWC, NHWC, NHWC, precision)
-    ((both, _),) = workloads(pooled, place, NHWC, NHWC, NHWC, precision)
-    found, _ = options(both, hardware, estimate)
-    if not found:
-        return False
+def _pays(region: Region, pooled: Region, place: Place, chooser: Chooser) -> bool:
+    """Whether the kernel that pools is estimated to take less than two kernels."""
+    ((w, _),) = workloads(region, place, NHWC, NHWC, NHWC, chooser.precision)
+    ((both, _),) = workloads(pooled, place, NHWC, NHWC, NHWC, chooser.precision)
     elements = math.prod(w.out_shape) + math.prod(both.out_shape)
-    apart = choose(w, hardware, estimate).cost.us
-    apart += pool_cost(elements, hardware.card, precision.x).us
-    return found[0].cost.us < apart
+    pool = pool_cost(elements, chooser.hardware.card, chooser.precision.x)
+    return chooser.cost(region.name, both) < chooser.cost(region.name, w) + pool.us

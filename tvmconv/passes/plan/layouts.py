@@ -7,7 +7,8 @@ Formula: the least sum of all costs, over every assignment of layouts: `minimise
          through (operator, layout, family). A convolution costs what its cheapest family does; the
          gather reads and the epilogue writes either layout, so between convolutions nothing is
          converted. A packed tensor (NHWC16n16c) that another operator reads is copied once.
-         Where the sums are equal, NHWC, which all operators read.
+         Where the sums are equal, NHWC, which all operators read. Asked for packed, a build keeps
+         NHWC only for tensors that no family at hand writes or reads packed.
 """
 
 from __future__ import annotations
@@ -19,13 +20,11 @@ from dataclasses import dataclass
 
 from tvm import relax
 
-from schedules.choose import Estimate, choose
 from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC, PACKED, Layout
 from schedules.machine.cost import copy_cost
-from schedules.machine.hardware import Hardware
-from tvmconv import knobs
 from tvmconv.passes.graph import Dataflow, shape
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.minimise import Factor, minimise
 from tvmconv.passes.plan.readers import readers, written
@@ -43,6 +42,10 @@ class Chosen:
 
 
 MATRIX = "relax.matmul"
+#: Added for a layout that is not the one asked for: more than any network takes.
+UNWANTED_US = 1e9
+#: A kernel that no family computes. Finite, so that the least sum has the fewest of them.
+IMPOSSIBLE_US = 1e15
 PLAIN = Chosen(NHWC, "what every operator reads")
 
 
@@ -50,11 +53,13 @@ def choose_layouts(
     regions: Mapping[relax.Var, Region],
     places: Mapping[relax.Var, Place],
     flow: Dataflow,
-    precision: Precision,
-    hardware: Hardware,
-    estimate: Estimate,
+    chooser: Chooser,
 ) -> dict[relax.Var, Chosen]:
-    """The layout of every tensor that a region writes, by the variable that region computes."""
+    """The layout of every tensor that a region writes, by the variable that region computes.
+
+    With `Chooser.layout` "packed", packed is what every tensor gets that some family can write and
+    its readers' families can read so, whatever that costs.
+    """
     plain: dict[relax.Expr | None, str] = {}
     for region in regions.values():
         reason = "read as a matrix" if region.op == MATRIX else "read by a pair of convolutions"
@@ -67,25 +72,23 @@ def choose_layouts(
         var: [one for one in readers(var, regions, flow) if isinstance(one, str)] for var in regions
     }
     domains = {var: (NHWC,) if barred[var] else (NHWC, PACKED) for var in regions}
-    if knobs.pack():
-        # Packed wherever that needs no copy, whatever it costs.
-        domains = {
-            var: domain[-1:] if not others[var] else (NHWC,) for var, domain in domains.items()
-        }
-    factors = [_copies(var, domains[var], others[var], precision, hardware) for var in regions]
+    packed = chooser.layout == "packed"
+    factors = [_kept(var, domains[var], others[var], packed, chooser) for var in regions]
     for var, region in regions.items():
-        own = written(places[var].buffer, regions, flow, precision)
-        factors.append(_computed(region, places[var], own, domains, hardware, estimate))
+        own = written(places[var].buffer, regions, flow, chooser.precision)
+        factors.append(_computed(region, places[var], own, domains, chooser))
     found = minimise(domains, factors)
-    return {var: _chosen(found[var], barred[var], others[var]) for var in regions}
+    return {var: _chosen(found[var], barred[var], others[var], packed) for var in regions}
 
 
-def _chosen(layout: Layout, barred: str, others: list[str]) -> Chosen:
+def _chosen(layout: Layout, barred: str, others: list[str], packed: bool) -> Chosen:
     if layout == PACKED:
-        return Chosen(PACKED, "costs least", f"read by {others[0]}" if others else "")
+        why = "asked for" if packed else "costs least"
+        return Chosen(PACKED, why, f"read by {others[0]}" if others else "")
     if barred:
         return Chosen(NHWC, barred)
-    return Chosen(NHWC, f"costs no more than {PACKED}")
+    no_family = f"no family here writes or reads {PACKED}"
+    return Chosen(NHWC, no_family if packed else f"costs no more than {PACKED}")
 
 
 def _only_nhwc(region: Region, place: Place) -> str:
@@ -108,16 +111,17 @@ def _only_nhwc(region: Region, place: Place) -> str:
     return ""
 
 
-def _copies(
+def _kept(
     var: relax.Var,
     domain: tuple[Layout, ...],
     others: list[str],
-    precision: Precision,
-    hardware: Hardware,
+    packed: bool,
+    chooser: Chooser,
 ) -> Factor[relax.Var, Layout]:
-    """What it costs to give `var` to those who read NHWC alone."""
-    copy = copy_cost(math.prod(shape(var)), hardware.card, precision.x).us if others else 0.0
-    return Factor((var,), {(layout,): copy if layout == PACKED else 0.0 for layout in domain})
+    """Microseconds to keep `var` in a layout: packed, a copy for operators that read only NHWC."""
+    copy = copy_cost(math.prod(shape(var)), chooser.hardware.card, chooser.precision.x)
+    costs = {NHWC: UNWANTED_US if packed else 0.0, PACKED: copy.us if others else 0.0}
+    return Factor((var,), {(layout,): costs[layout] for layout in domain})
 
 
 def _computed(
@@ -125,10 +129,9 @@ def _computed(
     place: Place,
     precision: Precision,
     domains: Mapping[relax.Var, tuple[Layout, ...]],
-    hardware: Hardware,
-    estimate: Estimate,
+    chooser: Chooser,
 ) -> Factor[relax.Var, Layout]:
-    """What a region costs, by the layouts of what it reads and writes."""
+    """Microseconds of a region's kernels, by the layouts of the tensors it reads and writes."""
     tensors = [region.output, region.x, region.residual]
     variables = tuple(dict.fromkeys(v for v in tensors if v is not None and v in domains))
     costs = {}
@@ -136,7 +139,7 @@ def _computed(
         known: dict[relax.Expr | None, Layout] = dict(zip(variables, layouts, strict=True))
         out, x, residual = (known.get(one, NHWC) for one in tensors)
         costs[layouts] = sum(
-            choose(w, hardware, estimate).cost.us
+            min(chooser.cost(region.name, w), IMPOSSIBLE_US)
             for w, _ in workloads(region, place, x, residual, out, precision)
         )
     return Factor(variables, costs)

@@ -4,24 +4,22 @@ Before:  t = clip(depthwise(x) + b); y = conv1x1(t) + c + residual; one kernel e
 After:   y by one kernel that has t in registers alone: a region with a `Region.prologue`
 Requires: t is read by the 1x1 convolution alone, and written as a tensor of its own; a family
           takes the two, and they are estimated to cost less together than apart. Measured times
-          decide where there are records of all three. On a CPU never, unless TVMCONV_PAIR is 1:
-          the kernel is there emulated, element by element.
+          decide where there are records of all three. On a CPU never: no family takes them.
 Formula: the identity; t is rounded as it would be in memory
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from tvm import relax
 
-from schedules.choose import Estimate, Lookup, choose, options
-from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC, ConvWorkload
-from schedules.machine.hardware import Hardware
 from tvmconv import knobs
 from tvmconv.passes.graph import Dataflow
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.readers import readers, written
 from tvmconv.passes.plan.workloads import workloads
@@ -34,25 +32,24 @@ def pair_convs(
     regions: Mapping[relax.Var, Region],
     places: Mapping[relax.Var, Place],
     flow: Dataflow,
-    precision: Precision,
-    hardware: Hardware,
-    estimate: Estimate,
-    records: Lookup | None = None,
+    chooser: Chooser,
 ) -> dict[relax.Var, Region]:
-    """The same regions, but one for each two that are computed together: that of the second."""
-    wanted = knobs.pair()
+    """The same regions, but one for each two that are computed together: that of the second.
+
+    A pin on the second decides: they are a pair if it is a pair's configuration. A convolution
+    with a pin of its own is not the first of a pair.
+    """
     paired = dict(regions)
-    if wanted is False or (wanted is None and hardware.kind != "cuda"):
-        return paired
     for var, region in regions.items():
         first = regions.get(region.x) if isinstance(region.x, relax.Var) else None
         if first is None or not _joined(first, region, places, regions, flow):
             continue
+        if first.name in chooser.pins:
+            continue
         both = replace(region, x=first.x, prologue=first)
-        own = written(places[var].buffer, regions, flow, precision)
+        own = written(places[var].buffer, regions, flow, chooser.precision)
         ((w, _),) = workloads(both, places[var], NHWC, NHWC, NHWC, own)
-        matched, _ = options(w, hardware, estimate)
-        if matched and (wanted or _faster(w, hardware, estimate, records)):
+        if math.isfinite(chooser.cost(region.name, w)) and _wanted(region.name, w, chooser):
             paired[var] = both
             del paired[first.output]
     return paired
@@ -80,13 +77,23 @@ def _joined(
     return [one is then for one in readers(first.output, regions, flow)] == [True]
 
 
-def _faster(
-    w: ConvWorkload, hardware: Hardware, estimate: Estimate, records: Lookup | None
-) -> bool:
+def _wanted(name: str, w: ConvWorkload, chooser: Chooser) -> bool:
+    """Whether to compute pair `w`, which some family can: pinned, by the knob, or faster."""
+    if name in chooser.pins:
+        return True
+    always = knobs.pair()
+    if always is not None:
+        return always
+    return chooser.hardware.kind == "cuda" and _faster(name, w, chooser)
+
+
+def _faster(name: str, w: ConvWorkload, chooser: Chooser) -> bool:
     """Whether `w` costs less than the two apart. Times measured do not compare with estimates."""
     wanted = (w, *w.apart)
-    choices = [choose(one, hardware, estimate, records) for one in wanted]
+    if not all(math.isfinite(chooser.cost(name, one)) for one in wanted):
+        return True  # one of the two apart is computed by no family
+    choices = [chooser.choose(name, one) for one in wanted]
     if not all(one.tuned for one in choices):
-        choices = [choose(one, hardware, estimate) for one in wanted]
+        choices = [chooser.estimated(name, one) for one in wanted]
     together, *apart = (one.cost.us for one in choices)
     return together < sum(apart)

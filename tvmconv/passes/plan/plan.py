@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from intrinsics import dtypes
-from schedules.choose import Choice, Estimate, Lookup, choose, kernel_cost
-from schedules.conv.precision import FP16, Precision
+from schedules.choose import Choice
+from schedules.conv.precision import Precision
 from schedules.conv.signature import BIAS, SLOPE, WEIGHT, Signature
 from schedules.conv.workload import NHWC, ConvWorkload
 from schedules.family import PROLOGUE_BIAS, PROLOGUE_WEIGHT, Given
@@ -24,6 +24,7 @@ from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.absorb_pool import absorb_pools
 from tvmconv.passes.plan.balance_ranges import balance_ranges
 from tvmconv.passes.plan.channel_shuffle import shuffled
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place, concat_places
 from tvmconv.passes.plan.layouts import PLAIN, Chosen, choose_layouts
 from tvmconv.passes.plan.pair_convs import pair_convs
@@ -101,47 +102,47 @@ Plan = dict[relax.Var, PlannedConv]
 def plan(
     mod: tvm.IRModule,
     regions: Mapping[relax.Var, Region],
-    hardware: Hardware,
-    estimate: Estimate = kernel_cost,
-    records: Lookup | None = None,
+    chooser: Chooser,
     pairs: bool = True,
-    precision: Precision = FP16,
 ) -> Plan:
-    """Decides for every region of `mod`, so that `estimate` gives the least sum.
+    """Decides for every region of `mod`, so that the sum of estimated times is least.
 
-    `records` then say which family and configuration, but nothing about layouts: times measured
-    do not compare with times estimated, and there are records for the layouts so chosen.
+    Records then decide on families and configurations, but not on layouts: measured times do not
+    compare with estimates, and there are records for the layouts so chosen.
 
-    precision: what convolutions multiply and give; a result that nobody reads so stays fp32.
     pairs: whether two convolutions may become one kernel.
 
-    Raises `ModelError` for a region that is no convolution.
+    Raises `ModelError` for a region that is no convolution, `FamilyError` for one that no family
+    computes, and `ConfigError` for a pin on no layer or one that does not fit.
     """
+    chooser.require_layers(region.name for region in regions.values())
     flow = Dataflow.of(mod)
     regions = balance_ranges(regions, flow)
     places = {var: Place(var, 0, region.k) for var, region in regions.items()}
     places |= concat_places(regions, flow)
     places = {var: shuffled(place, flow) for var, place in places.items()}
     for var, region in regions.items():
-        _check(region, places[var], precision)
-    regions, places = absorb_pools(regions, places, flow, precision, hardware, estimate)
+        _check(region, places[var], chooser.precision)
+    regions, places = absorb_pools(regions, places, flow, chooser)
     if pairs:
-        regions = pair_convs(regions, places, flow, precision, hardware, estimate, records)
-    layouts = choose_layouts(regions, places, flow, precision, hardware, estimate)
+        regions = pair_convs(regions, places, flow, chooser)
+    layouts = choose_layouts(regions, places, flow, chooser)
     decided: Plan = {}
     for var, region in regions.items():
         x, residual = (
             layouts.get(one, PLAIN).layout if isinstance(one, relax.Var) else NHWC
             for one in (region.x, region.residual)
         )
-        own = written(places[var].buffer, regions, flow, precision)
+        own = written(places[var].buffer, regions, flow, chooser.precision)
+        layout = layouts[var]
+        about = f"the output is {layout.layout}: {layout.reason}"
         kernels = tuple(
-            PlannedKernel(region, choose(w, hardware, estimate, records), weight)
-            for w, weight in workloads(region, places[var], x, residual, layouts[var].layout, own)
+            PlannedKernel(region, chooser.choose(region.name, w, about), weight)
+            for w, weight in workloads(region, places[var], x, residual, layout.layout, own)
         )
         for kernel in kernels:
             _check_range(region, kernel)
-        decided[var] = PlannedConv(region.name, region, places[var], kernels, layouts[var])
+        decided[var] = PlannedConv(region.name, region, places[var], kernels, layout)
     return decided
 
 

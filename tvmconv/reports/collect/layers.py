@@ -8,13 +8,14 @@ from typing import Any
 
 import onnx
 
-from schedules.choose import Choice, cost_on, family
+from schedules.choose import Choice, cost_on
 from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload
 from schedules.family import ONE_CONVOLUTION, Family
 from schedules.machine.cost import Cost, Machine, conv_floor, floor, moved_bytes
 from schedules.machine.gpus import Card
 from schedules.machine.hardware import Hardware
+from schedules.registry import family
 from tvmconv.onnx.frontend import convolutions
 from tvmconv.onnx.kinds import Layer, layers
 from tvmconv.passes.plan.plan import PlannedConv, kernel_names
@@ -183,12 +184,12 @@ def _margin(choices: Sequence[Choice]) -> float:
 
 def instruction_tflops(choice: Choice) -> float:
     """Returns what the instruction that multiplies reaches on the card, in 1e12 operations a
-    second; 0 on a CPU."""
+    second; 0 on a CPU, and for a family that has no footprint."""
     w, config, hardware = choice.workload, choice.config, choice.hardware
     if hardware.kind != "cuda":
         return 0.0
     footprint = choice.family.footprint(w, config, hardware)
-    return hardware.card.tflops(footprint.unit, footprint.operand)
+    return 0.0 if footprint is None else hardware.card.tflops(footprint.unit, footprint.operand)
 
 
 def _why_generic(layer: Layer) -> str:

@@ -15,8 +15,8 @@ import pytest
 
 import tvmconv
 from schedules import choose
+from schedules.choose import Policy
 from schedules.families.few_channels import family as few_channels
-from schedules.families.few_channels.family import FewChannelsFamily
 from schedules.machine.cost import Cost
 from schedules.machine.hardware import CUDA_ARCHS
 from tests.support import graphs
@@ -24,6 +24,7 @@ from tests.support.models import Graph
 from tvmconv.onnx import frontend
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.regions import anchors, find_regions
 
@@ -122,7 +123,8 @@ def test_declined_where_it_would_take_longer() -> None:
         def estimate(w: Any, *_: Any, us: float = us) -> Cost:
             return Cost(10.0 + us * (w.epilogue.pool is not None) - 9.0, "DRAM")
 
-        (planned,) = plan(mod, find_regions(mod, named), hardware, estimate).values()
+        chooser = Chooser(hardware, Policy(estimate=estimate))
+        (planned,) = plan(mod, find_regions(mod, named), chooser).values()
         assert (planned.region.pool is not None) is absorbed
 
 
@@ -161,7 +163,6 @@ def test_the_same_bits_as_two_kernels(activation: str, monkeypatch: pytest.Monke
     assert one.report.convs[0].epilogue.endswith("max pool 3x3/2")
     # The same kernel of the convolution, and the pool by itself.
     monkeypatch.setattr("tvmconv.passes.plan.plan.absorb_pools", lambda *found: found[:2])
-    monkeypatch.setattr(choose, "FAMILIES", (FewChannelsFamily(),))
-    two = tvmconv.build(model, target="llvm")
+    two = tvmconv.build(model, target="llvm", families=["few_channels"])
     assert two.report.convs[0].family == "few_channels"
     np.testing.assert_array_equal(*(exe(x) for exe in (one, two)))

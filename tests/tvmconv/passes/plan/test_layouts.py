@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,8 @@ from schedules.machine.cost import Cost
 from schedules.machine.hardware import Hardware
 from tests.support.models import Graph, residual_net
 from tvmconv.compiler import build as compiler
-from tvmconv.passes.plan.plan import plan
+from tvmconv.passes.plan.chooser import Chooser
+from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.reports.data.build import BuildReport
 
 
@@ -29,9 +31,15 @@ def packed_is_dear(w: ConvWorkload, family: Family, config: Any, hardware: Hardw
     return Cost(1000.0 if PACKED in (w.in_layout, w.out_layout) else 10.0, "arithmetic")
 
 
+def planned(estimate: Any, mod: Any, regions: Any, chooser: Chooser, pairs: bool = True) -> Plan:
+    """`plan` by that estimate."""
+    policy = replace(chooser.policy, estimate=estimate)
+    return plan(mod, regions, replace(chooser, policy=policy), pairs)
+
+
 def built(monkeypatch: pytest.MonkeyPatch, model: Any, estimate: Any) -> BuildReport:
     """The report of the model, planned with that estimate and held to onnxruntime."""
-    monkeypatch.setattr(compiler, "plan", partial(plan, estimate=estimate))
+    monkeypatch.setattr(compiler, "plan", partial(planned, estimate))
     exe = tvmconv.build(model, target="llvm", batch=16)
     shape = exe.inputs[0].shape
     x = np.random.default_rng(5).standard_normal(shape).astype("f")
@@ -116,7 +124,7 @@ def test_declined_what_can_not_be_packed(name: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_declined_a_batch_that_is_no_multiple(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiler, "plan", partial(plan, estimate=packed_is_cheap))
+    monkeypatch.setattr(compiler, "plan", partial(planned, packed_is_cheap))
     report = tvmconv.inspect(residual_net("batch"), target="llvm", batch=24)
     assert {conv.out_layout for conv in report.convs} == {str(NHWC)}
     assert "a batch of 24 is no multiple of 16" in {conv.why_layout for conv in report.convs}

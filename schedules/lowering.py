@@ -1,12 +1,8 @@
-"""Lower kernels, whichever way they are written.
+"""How TVM lowers kernels, whichever way they are written.
 
-Before:  functions that schedules made, and functions written out in TVM script
-After:   host functions, and device functions that machine code can be made of
-Requires: the target bound to every function; schedules mark theirs with ``s_tir``
-Formula: the identity. TVM has a pipeline for each kind: its schedules' loops become threads in one,
-         in the other PTX operations stay as they are.
-
-TVM builds with a pipeline by its name, so this is one.
+Schedules' loops become threads by one of TVM's pipelines; PTX operations in kernels written in TVM
+script stay as they are by another. TVM takes a pipeline by its name, so this registers one,
+`KERNELS`, that takes each function through its own.
 """
 
 from __future__ import annotations
@@ -19,9 +15,15 @@ from tvm.tirx import compilation_pipeline
 #: The pipeline's name.
 KERNELS = "tvmconv.kernels"
 
+#: Options of TVM's lowering that our schedules rely on.
+#: use_async_copy: copies marked asynchronous become cp.async.
+#: disable_storage_rewrite: it would join fp16 and fp32 buffers, which the pipelined loop rejects.
+LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
+
 
 def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) -> Any:
-    """By the first pipeline what schedules made, by the second what is written out."""
+    """A pass that takes functions marked ``s_tir`` (schedules mark theirs) through `scheduled`, and
+    the others, written out in TVM script, through `written`."""
 
     @tvm.transform.module_pass(opt_level=0, name="lower_kernels")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
