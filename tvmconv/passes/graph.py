@@ -98,6 +98,11 @@ def dtype(value: relax.Expr) -> str:
     return str(value.ty.dtype)
 
 
+def element_bytes(dtype: str) -> int:
+    """Size of an element of any dtype that TVM knows, bools too."""
+    return -(-tvm.DataType(dtype).bits // 8)
+
+
 def uses(mod: tvm.IRModule) -> Counter[relax.Var]:
     """Counts the reads of each variable, by bindings and by the network's output."""
     read: Counter[relax.Var] = Counter()

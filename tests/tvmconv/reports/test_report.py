@@ -197,9 +197,9 @@ def test_path_is_the_sum_of_its_costs(exe: tvmconv.Executable) -> None:
     assert all(conv.cost_us >= conv.floor_us > 0 for conv in report.convs)
     assert all(conv.limit in ("arithmetic", "memory", "latency") for conv in report.convs)
     assert report.conversion_us == LEAST_US
-    # The conversion, and the mean before the classifier.
-    assert [one.us for one in report.kernels] == [LEAST_US] * 2
-    assert report.cost_us == sum(conv.cost_us for conv in report.convs) + 2 * LEAST_US
+    # All of them small.
+    assert report.kernel_us == len(report.kernels) * LEAST_US > report.conversion_us
+    assert report.cost_us == sum(conv.cost_us for conv in report.convs) + report.kernel_us
     # `direct` matches everything, so whatever is on tensor cores has a runner-up.
     assert {conv.runner_up for conv in report.convs} == {"direct"}
     assert all(conv.runner_up_us >= conv.floor_us for conv in report.convs)

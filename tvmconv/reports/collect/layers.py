@@ -109,7 +109,7 @@ def _planned(
         kernels=tuple(names[kernel.key] for kernel in planned.kernels),
         moved_bytes=sum(moved_bytes(one.workload) for one in choices),
         instruction_tflops=instruction_tflops(choice),
-        chosen_by=_chosen_by(choices, margin),
+        chosen_by=_chosen_by(choices),
         declined={reject.family: reject.reason for reject in choice.rejects},
     )
 
@@ -158,13 +158,6 @@ def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
     )
 
 
-def _chosen_by(choices: Sequence[Choice], margin: float) -> ChosenBy:
-    """Pinned where any of a layer's kernels is."""
-    if any(one.chosen_by == "pinned" for one in choices):
-        return "pinned"
-    return "tuned" if margin else "model"
-
-
 def _why_family(choice: Choice, margin: float) -> str:
     """The reason that decided, in one clause."""
     second = choice.runner_up.family if choice.runner_up is not None else None
@@ -180,6 +173,14 @@ def _why_family(choice: Choice, margin: float) -> str:
     if second is None:
         return "the only family that takes it"
     return f"estimated to take less than {second.name}"
+
+
+def _chosen_by(choices: Sequence[Choice]) -> ChosenBy:
+    """By what the kernels of one layer were chosen: by records only where all of them were."""
+    found = {choice.chosen_by for choice in choices}
+    if "pinned" in found:
+        return "pinned"
+    return "tuned" if found == {"record"} else "model"
 
 
 def _margin(choices: Sequence[Choice]) -> float:
