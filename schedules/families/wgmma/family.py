@@ -6,6 +6,8 @@
     tensor_store   its epilogue through the copy engine; cluster_store where blocks share a tile
     tensor_maps    how the copy engine sees the operands
     footprint      what the kernel takes of a GPU
+
+The instruction itself is in `intrinsics.wgmma`.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ def test_persistent_blocks_of_few_channels_are_as_many_as_the_card_holds() -> No
     assert grids == {0, 4, 2}
     config = next(config for config in one.space(w, TWO) if config.blocks == 4)
     operands = kernels.Tensors.random(w)
-    got = kernels.run(one, w, config, CPU, operands)
+    got = kernels.run(one, w, config, TWO, operands, emulator.run)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) <= 1e-3
     pooled = Epilogue(pool=MaxPool((3, 3), (2, 2), (1, 1), (20, 20)))
     assert choose(replace(w, epilogue=pooled), TWO).config.blocks in (4, 2)
