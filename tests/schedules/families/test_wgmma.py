@@ -26,7 +26,7 @@ from schedules.registry import family
 from schedules.threads.tensor_map import Im2col
 from tests.support import kernels, sass
 from tests.support.workloads import FP16_SUMS, FP32_OUT
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import cubins
 
 FAMILY: Any = family("wgmma")
 HOPPER = next(hardware for hardware in CUDA_ARCHS if hardware.name == "sm_90a")
@@ -178,7 +178,7 @@ def test_machine_code(tmp_path: Path) -> None:
         functions[_symbol(name)] = function.with_attr("global_symbol", _symbol(name))
     library = tmp_path / "kernels.so"
     kernels.compiled(tvm.IRModule(functions), HOPPER).export_library(str(library))
-    toolchain.require_cubin(library, "sm_90a")
+    cubins.require_cubin(library, "sm_90a")
     listing = sass.kernels(library)
     for name, (w, config) in TRIED.items():
         code = listing[_symbol(name) + "_kernel"]

@@ -156,13 +156,9 @@ BROKEN = {
     "cluster does not wait": (SPLIT, r"\w+_cluster_(arrive|wait)_aligned\(\);", ";",
         "finite|has ended"),
 }  # fmt: skip
-NOTICED_BY_DEFAULT = {
-    "too few bytes expected", "stage released early", "products not waited for",
-    "cluster does not wait",
-}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", some_slow(BROKEN, BROKEN.keys() - NOTICED_BY_DEFAULT))
+@pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_kernel_is_noticed(name: str) -> None:
     (w, config), pattern, replacement, complaint = BROKEN[name]
 
