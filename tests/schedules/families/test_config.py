@@ -23,7 +23,7 @@ from schedules.families.few_channels import config as few_channels_config
 from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.families.mma_sync import config as mma_sync_config
 from schedules.families.mma_sync.config import MmaSyncConfig
-from schedules.families.wgmma import config as wgmma_config
+from schedules.families.wgmma import space as wgmma_space
 from schedules.families.wgmma.config import WgmmaConfig
 from schedules.families.wmma import config as wmma_config
 from schedules.families.wmma.config import WmmaConfig
@@ -181,7 +181,7 @@ def test_depthwise_tiles_shrink_where_threads_are_few() -> None:
 
 def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
     homes = {
-        WgmmaConfig: wgmma_config,
+        WgmmaConfig: wgmma_space,
         MmaSyncConfig: mma_sync_config,
         WmmaConfig: wmma_config,
         DepthwiseConfig: depthwise_config,

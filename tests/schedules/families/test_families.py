@@ -27,7 +27,8 @@ from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels
 from tests.support.workloads import PAIRS, WORKLOADS, workloads
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import toolchain
+from tvmconv.runtime.gpu import detect_arch
 
 
 def bound(family: Family, w: ConvWorkload) -> float:
@@ -202,7 +203,7 @@ def test_random_larger_convolutions_in_random_configurations(shard: int) -> None
 
 
 def gpu() -> Hardware:
-    arch = toolchain.detect_arch()
+    arch = detect_arch()
     assert arch is not None
     return toolchain.cuda_arch(arch)
 

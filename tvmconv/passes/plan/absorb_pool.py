@@ -22,7 +22,7 @@ from tvmconv.passes.graph import Dataflow, shape
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.workloads import workloads
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 POOL = "relax.nn.max_pool2d"
 

@@ -23,7 +23,7 @@ from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.readers import readers, written
 from tvmconv.passes.plan.workloads import workloads
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 CONV = "relax.nn.conv2d"
 
@@ -62,7 +62,7 @@ def _joined(
     regions: Mapping[relax.Var, Region],
     flow: Dataflow,
 ) -> bool:
-    """Whether `first` is a depthwise convolution that only `then` reads, as a convolution."""
+    """True if `first` is a depthwise convolution that only the 1x1 convolution `then` reads."""
     channels = first.x_shape[3]
     if first.op != CONV or then.op != CONV or first.residual is not None:
         return False

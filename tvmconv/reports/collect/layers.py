@@ -16,8 +16,7 @@ from schedules.machine.cost import Cost, Machine, conv_floor, floor, moved_bytes
 from schedules.machine.gpus import Card
 from schedules.machine.hardware import Hardware
 from schedules.registry import family
-from tvmconv.onnx.frontend import convolutions
-from tvmconv.onnx.kinds import Layer, layers
+from tvmconv.onnx.kinds import Layer, convolutions, layers
 from tvmconv.passes.plan.plan import PlannedConv, kernel_names
 from tvmconv.reports.data.build import ChosenBy, ConvReport
 
@@ -163,9 +162,9 @@ def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
 
 def _why_family(choice: Choice, margin: float) -> str:
     """The reason that decided, in one clause."""
-    if choice.chosen_by == "pinned":
-        return "pinned"
     second = choice.runner_up.family if choice.runner_up is not None else None
+    if choice.chosen_by == "pinned":
+        return "set by hand"
     if not choice.family.tensorized and not (second and second.tensorized):
         # Of tensor-core families the last one takes most.
         for reject in reversed(choice.rejects):

@@ -19,8 +19,8 @@ from schedules.registry import FAMILIES, family
 from tests.support import networks
 from tests.support.workloads import PAIRS, WORKLOADS
 from tvmconv.errors import RecordError, RecordWarning
-from tvmconv.tuning import records as book
-from tvmconv.tuning.records import Record, Records
+from tvmconv.records import store as book
+from tvmconv.records.store import Record, Records
 
 W = WORKLOADS["not square"]
 ARCH = "skylake"
