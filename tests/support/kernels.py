@@ -30,7 +30,7 @@ from schedules.machine.hardware import Hardware
 from schedules.tensors import Tensors, from_layout, inputs
 from schedules.threads import emulator
 from schedules.threads.emulator.guarded import Array, Guarded
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import toolchain
 
 #: Runs a scheduled function with arrays, the last of which is its output; gives that.
 Execute = Callable[[Any, list[Array], Hardware], Array]

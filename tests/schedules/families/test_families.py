@@ -27,7 +27,8 @@ from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels
 from tests.support.workloads import PAIRS, WORKLOADS, workloads
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import toolchain
+from tvmconv.runtime.gpu import detect_arch
 
 
 def bound(family: Family, w: ConvWorkload) -> float:
@@ -139,14 +140,15 @@ def test_knobs_change_no_result(knobs: dict[str, int]) -> None:
 
 @pytest.mark.parametrize("name", ["not square", "stem", "20 to 10 channels", "depthwise"])
 def test_a_wrong_kernel_would_be_noticed(name: str) -> None:
-    """One filter tap of one input channel left out is far outside `bound`."""
+    """A kernel that leaves one filter tap of one input channel out is far outside `bound`."""
     w = WORKLOADS[name]
     operands = Tensors.random(w)
     weight = operands.weight.copy()
     weight[:, 0, 0, 0] = 0
-    off = kernels.reference(w, replace(operands, weight=weight))
+    wrong = replace(operands, weight=weight)
     for family in matching(w, CPU):
-        error = kernels.relative_l2(off, kernels.reference(w, operands))
+        got = kernels.run(family, w, family.match(w, CPU).config, CPU, wrong)
+        error = kernels.relative_l2(got, kernels.reference(w, operands))
         assert error > 10 * bound(family, w)
 
 
@@ -202,7 +204,7 @@ def test_random_larger_convolutions_in_random_configurations(shard: int) -> None
 
 
 def gpu() -> Hardware:
-    arch = toolchain.detect_arch()
+    arch = detect_arch()
     assert arch is not None
     return toolchain.cuda_arch(arch)
 

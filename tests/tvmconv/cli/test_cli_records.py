@@ -14,7 +14,7 @@ import tvmconv
 from tests.support import networks
 from tests.support.models import residual_net
 from tvmconv.cli import app as cli
-from tvmconv.tuning import records as book
+from tvmconv.records import store as book
 
 LLVM = ("--target", "llvm", "--batch", "1")
 SMALLEST = {"warps_m": 1, "warps_k": 1, "fragments_m": 1, "fragments_k": 1}

@@ -16,8 +16,8 @@ from schedules.families.depthwise.config import DepthwiseConfig
 from schedules.families.wmma.config import WmmaConfig
 from tests.support import networks, sass
 from tests.support.models import Graph, random_feed, residual_net
+from tvmconv.compiler import cubins
 from tvmconv.errors import ConfigError, FamilyError, TvmconvError
-from tvmconv.runtime import toolchain
 
 #: Tensor expressions and WMMA alone; the second for products of matrices, which are not packed.
 WMMA = ("wmma_packed", "wmma_nhwc")
@@ -74,7 +74,7 @@ def test_a_network_packed_and_by_wmma_alone_for_a_gpu(name: str, arch: str, tmp_
     require_packed(name, exe.report)
     path = tmp_path / "code.so"
     path.write_bytes(exe.code)
-    toolchain.require_cubin(path, exe.arch)
+    cubins.require_cubin(path, exe.arch)
     code = {one: text for one, text in sass.kernels(path).items() if "conv_wmma" in one}
     assert len(code) == len(
         {workload for conv in exe.report.convs if conv.tensor_core for workload in conv.workloads}

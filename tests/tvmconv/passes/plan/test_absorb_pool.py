@@ -21,12 +21,13 @@ from schedules.machine.cost import Cost
 from schedules.machine.hardware import CUDA_ARCHS
 from tests.support import graphs
 from tests.support.models import Graph
-from tvmconv.onnx import frontend
+from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.plan import plan
-from tvmconv.passes.regions.regions import anchors, find_regions
+from tvmconv.passes.regions.anchors import anchors
+from tvmconv.passes.regions.regions import find_regions
 
 HALF: dict[str, Any] = {"kernel_shape": [3, 3], "strides": [2, 2]}
 FUSED = "bias + relu + max pool 3x3/2"
@@ -115,7 +116,7 @@ def test_declined_where_it_would_take_longer() -> None:
     """The estimate decides: here it takes a pool for the dearest thing there is, or for free."""
     simple = frontend.simplify(onnx_model.fix_shapes(onnx_model.read(stem()[0].model("pool"))))
     mod = pipeline.run(frontend.to_relax(simple), pipeline.GRAPH_PASSES, "test")
-    named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
+    named = list(zip(anchors(mod), kinds.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
     hardware = next(one for one in CUDA_ARCHS if one.name == "sm_90a")
     for us, absorbed in ((1000.0, False), (0.1, True)):
