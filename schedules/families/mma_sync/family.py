@@ -36,20 +36,18 @@ from schedules.conv.gemm import Reduction, pack_weight
 from schedules.conv.precision import Precision
 from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
-from schedules.families.mma_sync import config as mma_sync_config
-from schedules.families.mma_sync.config import (
-    MOST_TAPS,
-    MmaSyncConfig,
-    check,
-    gemm_of,
-    signature,
-    steps,
-)
+from schedules.families.mma_sync import space as mma_sync_space
+from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.families.mma_sync.footprint import footprint
 from schedules.families.mma_sync.kernel import kernel
+from schedules.families.mma_sync.plan import Plan
+from schedules.families.mma_sync.space import check
 from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
+
+#: Filter taps that a row's mask of valid taps has bits for.
+MOST_TAPS = 32
 
 
 class MmaSyncFamily(Family):
@@ -65,10 +63,10 @@ class MmaSyncFamily(Family):
         reason = _unsuited(w, hardware)
         if reason:
             return Reject(self.name, reason)
-        return fitting(self.name, next(mma_sync_config.guesses(w, hardware), None), hardware)
+        return fitting(self.name, next(mma_sync_space.guesses(w, hardware), None), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
-        return mma_sync_config.space(w, hardware)
+        return mma_sync_space.space(w, hardware)
 
     def check(self, w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> None:
         check(w, config, hardware)
@@ -81,17 +79,18 @@ class MmaSyncFamily(Family):
         return kernel(w, config)
 
     def padded_macs(self, w: ConvWorkload, config: MmaSyncConfig) -> int:
-        gemm = gemm_of(w, config)
-        return w.groups * gemm.m_pad * gemm.k_pad * steps(w, config) * config.tile.i
+        plan = Plan(w, config)
+        return w.groups * plan.gemm.m_pad * plan.gemm.k_pad * plan.steps * config.tile.i
 
     def signature(self, w: ConvWorkload, config: MmaSyncConfig) -> Signature:
         """Returns the operands; the weight as `gemm.pack_weight` gives it."""
-        return signature(w, config)
+        return Plan(w, config).signature
 
     def pack(self, w: ConvWorkload, config: MmaSyncConfig, given: Given) -> dict[str, NDArray[Any]]:
         """Packs the weight as the WMMA families do, so that buckets can share it."""
-        weight = pack_weight(w, gemm_of(w, config).tile, given[WEIGHT])
-        return signature(w, config).pack(given, weight=weight)
+        plan = Plan(w, config)
+        weight = pack_weight(w, plan.gemm.tile, given[WEIGHT])
+        return plan.signature.pack(given, weight=weight)
 
 
 def _unsuited(w: ConvWorkload, hardware: Hardware) -> str:

@@ -5,15 +5,10 @@ from __future__ import annotations
 from intrinsics import dtypes
 from schedules.conv.gemm import Reduction
 from schedules.conv.workload import ConvWorkload, ceil_div
-from schedules.expressions.backend import GPU_VECTOR, access_elements
-from schedules.families.mma_sync.config import (
-    REGISTERS_BESIDE_FRAGMENTS,
-    MmaSyncConfig,
-    fragment_registers,
-    gemm_of,
-    shared_bytes,
-    steps,
-)
+from schedules.expressions.backend import GPU_VECTOR
+from schedules.families.mma_sync.config import MmaSyncConfig
+from schedules.families.mma_sync.plan import Plan
+from schedules.families.mma_sync.space import OTHER_REGISTERS
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint, exchange
 
@@ -24,19 +19,16 @@ STEP, COPY, STORE = 30, 6, 40
 
 
 def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
-    gemm, tile = gemm_of(w, config), config.tile
+    """Returns the kernel's footprint."""
+    plan, tile = Plan(w, config), config.tile
+    gemm = plan.gemm
     x, result = (dtypes.get(one).bytes for one in (w.precision.x, w.precision.result))
-    count = ceil_div(steps(w, config), config.split)
+    count = ceil_div(plan.steps, config.split)
     macs = tile.m * tile.k * tile.i
     copied = (tile.m + tile.k) * tile.i
     loads = config.warps_m * config.warps_k * (config.fragments_m + config.fragments_k)
     loads *= config.chunk
-    step = (
-        config.warps * STEP
-        + COPY * copied // access_elements(w.precision.x) // 32
-        + loads
-        + macs // MMA_MACS
-    )
+    step = config.warps * STEP + COPY * copied // plan.vector // 32 + loads + macs // MMA_MACS
     outputs = tile.m * min(tile.k, gemm.k)
     reduction = Reduction.of(w)
     useful = min(1.0, reduction.inner / gemm.i_pad)
@@ -45,8 +37,8 @@ def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
     return Footprint(
         blocks=gemm.blocks * config.split,
         threads=config.threads,
-        registers=fragment_registers(config) + REGISTERS_BESIDE_FRAGMENTS,
-        shared_bytes=shared_bytes(config),
+        registers=config.fragment_registers + OTHER_REGISTERS,
+        shared_bytes=plan.memory.bytes,
         unit=MMA,
         operand=w.precision.operands[0],
         macs=macs * count,
@@ -56,7 +48,7 @@ def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
         written_bytes=outputs * result // config.split,
         dram_bytes=moved_bytes(w),
         steps=count,
-        rounds=config.chunk // config.warps_i,
+        rounds=plan.warp_fragments,
         ahead=config.stages - 1,
         pause=exchange(config.split) if config.split > 1 else 0,
     )

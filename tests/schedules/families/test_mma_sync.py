@@ -10,8 +10,10 @@ import pytest
 
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue
 from schedules.errors import ConfigError
-from schedules.families.mma_sync.config import MmaSyncConfig, fits, shared_bytes
+from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.families.mma_sync.family import MmaSyncFamily
+from schedules.families.mma_sync.plan import Plan
+from schedules.families.mma_sync.space import fits
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CPU, Hardware
 from schedules.tensors import Tensors
@@ -99,7 +101,7 @@ GOOD = MmaSyncConfig(2, 2, 2, 2, 4, 3)
 @pytest.mark.parametrize(
     ("config", "hardware", "complaint"),
     [
-        # 4 stages of (128 x 64 + 64 x 256) halves
+        # 4 stages of (128 x 64 + 64 x 256) elements
         (MmaSyncConfig(2, 4, 4, 4, 4, 4), SM_80, "196608 bytes of shared memory.* has 166912"),
         (replace(GOOD, split=2), SM_80, "a cluster of 2 blocks, sm_80 has 1"),
         (replace(GOOD, split=9), SM_90A, "a cluster of 9 blocks, sm_90a has 8"),
@@ -121,11 +123,12 @@ def test_config_that_does_not_fit_says_why(
         FAMILY.schedule(W, config, hardware)
 
 
-def test_sums_may_need_more_shared_memory_than_the_stages() -> None:
+def test_accumulators_may_need_more_shared_memory_than_the_stages() -> None:
     config = MmaSyncConfig(2, 2, 4, 4, 4, 3)
-    assert shared_bytes(config) == 3 * (128 + 128) * 64 * 2
-    # Of two warps that split a step: rows of 32 sums, four floats apart.
-    assert shared_bytes(replace(config, warps_i=2)) == 2 * 128 * 128 // 32 * 36 * 4
+    assert Plan(W, config).memory.bytes == 3 * (128 + 128) * 64 * 2
+    # Of two warps that share a k-block: rows of 32 accumulators, four more apart.
+    shared = replace(config, warps_i=2)
+    assert Plan(W, shared).memory.bytes == 2 * 128 * 128 // 32 * 36 * 4
 
 
 @pytest.mark.parametrize(
