@@ -225,11 +225,11 @@ class _Weights:
     def copies(self) -> list[Copy]:
         """The thread's copies of the step."""
         number, threads = self.block.thread.number, self.plan.config.threads
-        first = self._place(number)
-        # Whole rows of tiles, or whole parts of one: then all copies of a thread look alike.
         if threads % self.across and self.across % threads:
             places = [self._place(number + j * threads) for j in range(self.count)]
             return [partial(self._copy, place, 0, 0) for place in places]
+        # Whole rows of tiles, or whole parts of one: all copies of a thread look alike.
+        first = self._place(number)
         return [
             partial(self._copy, first, *divmod(j * threads, self.across)) for j in range(self.count)
         ]

@@ -141,8 +141,8 @@ class Epilogue:
     def _add_up(self, staged: SharedArray, unit: Expr) -> None:
         """The lane's channels of a unit: block by block and warp by warp, in ascending order."""
         config, value, lane = self.config, self.value, self.block.lane
-        loaded = Registers.array("part", (LOADED,), self.w.precision.accumulator)
-        remote = Registers.array("address", (1,), "uint32")
+        loaded = Registers.array("loaded", (LOADED,), self.w.precision.accumulator)
+        remote = Registers.array("remote", (1,), "uint32")
         for e in range(WIDTH):
             value[e] = tirx.const(0, self.w.precision.accumulator)
         for rank in range(config.split):

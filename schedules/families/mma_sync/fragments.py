@@ -46,7 +46,9 @@ class Fragments:
         self._a = Registers.array("a", (2, config.fragments_m, MATRICES), "uint32")
         self._b = Registers.array("b", (2, config.fragments_k, MATRICES), "uint32")
         self.accumulators = Registers.array(
-            "sums", (config.fragments_m, self.columns, each), self.instruction.accumulator_dtype
+            "accumulators",
+            (config.fragments_m, self.columns, each),
+            self.instruction.accumulator_dtype,
         )
         self.reader = pipeline.reader("read")
         self._locate(block)

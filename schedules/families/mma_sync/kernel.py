@@ -72,7 +72,7 @@ def _multiply(
             copy(T.int32(step), part)
     reader.wait()
     fragments.load(0, 0)
-    with serial(block.steps, "v") as step:
+    with serial(block.steps, "step") as step:
         for i in range(last):
             fragments.load((i + 1) % 2, i + 1)
             copy(step + pipeline.ahead, i)

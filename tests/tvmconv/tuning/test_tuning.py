@@ -22,7 +22,7 @@ from schedules.registry import FAMILIES
 from tests.support import networks
 from tests.support.workloads import PAIRS, WORKLOADS
 from tvmconv.errors import TargetError, TuningError, UnsupportedOperatorError
-from tvmconv.tuning import records as book
+from tvmconv.records import store as book
 from tvmconv.tuning import workloads
 from tvmconv.tuning.budget import Budget, Pace, Want
 from tvmconv.tuning.candidates import rank_on, sample, space
@@ -199,7 +199,7 @@ def test_a_dry_run_for_a_gpu_needs_none(tmp_path: Path) -> None:
 def test_without_a_gpu_nothing_is_measured_for_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tvmconv.runtime.toolchain.detect_arch", lambda: None)
+    monkeypatch.setattr("tvmconv.runtime.gpu.detect_arch", lambda: None)
     with pytest.raises(TargetError, match="nothing can be measured for sm_90 here"):
         tvmconv.tune(networks.small(), "cuda", arch="sm_90", batch=1, records=tmp_path / "r")
 
