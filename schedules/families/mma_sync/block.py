@@ -17,7 +17,7 @@ from schedules.threads.shared_memory import SharedMemory
 
 @dataclass(frozen=True)
 class Block:
-    """What the parts of the kernel share.
+    """The outputs and k-blocks of a block, and the place of a thread in it.
 
     operands: each as one row of elements. lane: number of the thread in its warp. warp_m, warp_k,
     warp_i: place of its warp in the block. group: group of channels. m, k: first row and output

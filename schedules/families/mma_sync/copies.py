@@ -82,7 +82,7 @@ class _Pixels:
         return self.chunk % self.plan.fragment_chunks * self.plan.vector
 
     def _prepare(self, j: int, row: Expr) -> None:
-        """Where the row begins in the image, which taps of it are inside, where it goes."""
+        """Works out where the row begins in the image, its valid taps, and where it goes."""
         w, plan = self.w, self.plan
         m = bind("m", self.block.m + row)
         n, p, q = pixel(w, m)

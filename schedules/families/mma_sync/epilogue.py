@@ -80,7 +80,7 @@ class Epilogue:
         then each warp of the cluster adds up some units and stores them."""
         config, block, plan = self.config, self.block, self.plan
         staged = block.shared.array("accumulators")
-        ptx.shared_sync()  # others may still read the stages that lie there
+        ptx.shared_sync()  # others may still load a fragment past the end, from a stage there
         self._stage(accumulators, staged)
         self._sync_cluster()
         across = config.tile.k // UNIT_COLUMNS

@@ -10,7 +10,7 @@ from intrinsics import dtypes, mma_sync
 from intrinsics.dtypes import ElementType
 from intrinsics.record import TensorIntrinsic
 from schedules.conv.gemm import Gemm
-from schedules.conv.signature import WEIGHT, Signature, X
+from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.threads.shared_layout import Part, SharedLayout, Stages
@@ -125,21 +125,17 @@ class Plan:
         A stage has for each row of the tile the channels of a k-block, swizzled, and the weights
         as they are packed: tiles of 16 channels by 16 output channels, swizzled.
         """
-        config, tile = self.config, self.config.tile
-        across = tile.k // FRAGMENT
+        config, tile, precision = self.config, self.config.tile, self.w.precision
+        weight, across = dtypes.get(precision.operands[1]).stored, tile.k // FRAGMENT
         stages = Stages(
             config.stages,
-            Part("pixels", self.signature[X].dtype, (tile.m, tile.i)),
-            Part(
-                "weights",
-                self.signature[WEIGHT].dtype,
-                (config.chunk, across, FRAGMENT, FRAGMENT),
-            ),
+            Part("pixels", precision.x, (tile.m, tile.i)),
+            Part("weights", weight, (config.chunk, across, FRAGMENT, FRAGMENT)),
         )
         if not config.splits_reduction:
             return SharedLayout(stages)
         units = (config.warps_i, self.units, UNIT_ROWS, UNIT_COLUMNS + UNIT_PAD)
-        accumulators = Part("accumulators", self.w.precision.accumulator, units, over="pixels")
+        accumulators = Part("accumulators", precision.accumulator, units, over="pixels")
         return SharedLayout(stages, accumulators)
 
     @property

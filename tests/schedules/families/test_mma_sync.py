@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue
-from schedules.errors import ConfigError
+from schedules.errors import ConfigError, KernelFault
+from schedules.families.mma_sync import copies
 from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.families.mma_sync.family import MmaSyncFamily
 from schedules.families.mma_sync.plan import Plan
@@ -91,6 +92,36 @@ def test_a_wrong_kernel_would_be_noticed() -> None:
     config = FAMILY.match(w, SM_90A).config
     got = kernels.run(FAMILY, w, config, SM_90A, replace(operands, weight=weight), emulator.run)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) > 1e-2
+
+
+WHOLE = MmaSyncConfig(2, 1, 1, 2, 4, 3)
+WARPS, BLOCKS = replace(WHOLE, warps_i=2), replace(WHOLE, split=4)
+#: Name: the configuration, what is replaced in its text and by what.
+BROKEN = {
+    "stage not waited for": (WHOLE, r"\w+_wait_group_1\(\);", ";"),
+    "block does not wait": (WHOLE, r"(_wait_group_1\(\);\s*)__syncthreads\(\);", r"\1"),
+    "stage not committed": (WHOLE, r"\w+_commit_group\(\);", ";"),
+    "stage read twice": (WHOLE, r"read_ptr\[0\] = condval\w*;", ";"),
+    "padding not masked": (WHOLE, r"\(taps_ptr\[\d\] & bit_ptr\[0\]\) == \(uint\)0", "0 != 0"),
+    "weights past the end": (WHOLE, r"(source\w*, )\(.*row_ptr\[0\].*\);", r"\1(0 != 0));"),
+    "warps do not wait": (WARPS, r"__syncthreads\(\);(\s*int worker)", r"\1"),
+    "cluster does not wait": (BLOCKS, r"\w+_cluster_(arrive|wait)_aligned\(\);", ";"),
+}
+
+
+@on_cpu
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_kernel_is_noticed(name: str) -> None:
+    config, pattern, replacement = BROKEN[name]
+    with pytest.raises((AssertionError, KernelFault), match=r"off|not finite|has ended"):
+        check(TAKEN["not square"], config, SM_90A, kernels.broken(pattern, replacement))
+
+
+@on_cpu
+def test_a_wrong_swizzle_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "swizzled", lambda row, chunk, chunks: chunk)
+    with pytest.raises(AssertionError, match="off"):
+        check(TAKEN["not square"], WHOLE, SM_90A, emulator.run)
 
 
 # ---------------------------------------------------------------- what it refuses
