@@ -27,7 +27,7 @@ from schedules.threads.async_pipeline import AsyncCopyPipeline
 from schedules.threads.registers import Registers, bind
 
 Product = Callable[[], None]
-#: Registers of a lane with one matrix from each ldmatrix.
+#: Registers of a lane that an ldmatrix fills, one from each matrix.
 MATRICES = 4
 
 

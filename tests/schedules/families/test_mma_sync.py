@@ -34,7 +34,7 @@ def check(w: ConvWorkload, config: MmaSyncConfig, hardware: Any, execute: Any = 
     operands = Tensors.random(w)
     got = kernels.run(FAMILY, w, config, hardware, operands, execute)
     error = kernels.relative_l2(got, kernels.reference(w, operands))
-    # As in test_families: fp16 outputs round by 2**-11 at most, fp32 sums by far less.
+    # As in test_families: fp16 outputs round by 2**-11 at most, fp32 accumulators by far less.
     bound = 1e-3 if w.precision.result == "float16" else 2e-5
     assert error <= bound, f"{config}: {w} is {error:.2e} off"
 
@@ -73,7 +73,7 @@ def test_knobs(w: ConvWorkload, config: MmaSyncConfig) -> None:
 
 
 @on_cpu
-def test_sums_are_added_in_one_order() -> None:
+def test_accumulators_are_added_in_one_order() -> None:
     """Split or not, a result is the same in every run, bit for bit."""
     w, config = TAKEN["not square"], MmaSyncConfig(1, 1, 2, 2, 4, 3, 2, 4)
     operands = Tensors.random(w)
