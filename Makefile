@@ -57,10 +57,11 @@ sanitize: $(READY) ## compute-sanitizer over every family; needs a GPU
 	compute-sanitizer --tool memcheck --error-exitcode 9 $(PY) -m pytest -m gpu $(SANITIZED) $(ARGS)
 	compute-sanitizer --tool racecheck --error-exitcode 9 $(PY) -m pytest -m gpu $(SANITIZED) $(ARGS)
 
-lint: $(READY) ## ruff and mypy
+lint: $(READY) ## ruff, mypy, and the direction of imports
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-cache
 
 format: $(READY) ## Formats all code, and mends what ruff can mend
 	$(PY) -m ruff format .

@@ -34,8 +34,8 @@ from tvmconv.errors import TvmconvError
 from tvmconv.reports.collect.latency import Effort
 from tvmconv.reports.data.comparison import BOUND, CompareReport
 from tvmconv.reports.data.latency import Timing
+from tvmconv.runtime.gpu import detect_arch
 from tvmconv.runtime.io_form import feeds_from_model
-from tvmconv.runtime.toolchain import detect_arch
 
 PICTURES = {"photos": zoo.photos, "drawings": zoo.drawings}
 PYTORCH = {

@@ -36,12 +36,13 @@ from schedules.lowering import KERNELS, LOWERING
 from schedules.registry import family
 from tvmconv import knobs
 from tvmconv.cli.inputs import run_or_tell, tell
+from tvmconv.compiler import cubins, toolchain
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.passes import pipeline
+from tvmconv.records import store as records
 from tvmconv.reports.collect.latency import Effort, cuda_time
 from tvmconv.reports.render.tables import table
-from tvmconv.runtime import toolchain
-from tvmconv.tuning import records
+from tvmconv.runtime import gpu
 
 #: name: C, H and W, K, R and S, stride, padding.
 SHAPES = {
@@ -129,7 +130,7 @@ def library(job: Job) -> bytes:
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         path = Path(folder) / "kernel.so"
         built.export_library(str(path))
-        toolchain.require_cubin(path, job.arch)
+        cubins.require_cubin(path, job.arch)
         return path.read_bytes()
 
 
@@ -229,7 +230,7 @@ def main(
     commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
 ) -> None:
     """Check and time single convolutions on this machine's GPU."""
-    arch = toolchain.detect_arch()
+    arch = gpu.detect_arch()
     if arch is None:
         raise TargetError("there is no NVIDIA GPU here", hint="run this on a machine with one")
     effort = Effort(min_seconds=min_seconds, warmup_ms=50)

@@ -114,7 +114,8 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
     tvm = importlib.import_module("tvm")
     registry = importlib.import_module("schedules.registry")
     choose = importlib.import_module("schedules.choose")
-    toolchain = importlib.import_module("tvmconv.runtime.toolchain")
+    toolchain = importlib.import_module("tvmconv.compiler.toolchain")
+    cubins = importlib.import_module("tvmconv.compiler.cubins")
     lowering = importlib.import_module("schedules.lowering")
     pipeline = importlib.import_module("tvmconv.passes.pipeline")
     toolchain.prepare_cuda(arch)
@@ -138,7 +139,7 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
             library = tvm.compile(tvm.IRModule(functions), target=target)
         path = folder / f"{name}{family.name}.so"
         library.export_library(str(path))
-        toolchain.require_cubin(path, arch)
+        cubins.require_cubin(path, arch)
         entry = {"family": family.name, "workload": w.to_json(), "library": path.name}
         entries.append({**entry, "rows": rows})
     return entries

@@ -22,7 +22,7 @@ from schedules.conv.workload import ConvWorkload, Epilogue
 from tvmconv.cli.inputs import tell
 from tvmconv.errors import TuningError, TvmconvError
 from tvmconv.reports.render.tables import table
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 from tvmconv.tuning.candidates import MOST, sample, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.measure import Measured, Workshop
@@ -166,7 +166,7 @@ def place_of(kind: str, arch: str | None) -> Target:
     """Also loads the CUDA runtime."""
     if kind == "llvm":
         return Target(kind, arch or llvm_get_system_cpu())
-    here = toolchain.detect_arch()
+    here = gpu.detect_arch()
     if here is None:
         raise TvmconvError("there is no NVIDIA GPU here", hint="run this on a machine with one")
     return Target(kind, arch or here)

@@ -5,11 +5,9 @@ from __future__ import annotations
 import ast
 import sys
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
-import tvm
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))  # so that it runs where tvmconv is not installed
@@ -21,40 +19,6 @@ from tvmconv.knobs import KNOBS  # noqa: E402
 from tvmconv.passes import pipeline  # noqa: E402
 
 PASSES = HERE.parent / "tvmconv" / "passes"
-#: In the folder of passes, and not a pass: what passes share, and what decides without rewriting.
-NOT_PASSES = (
-    "__init__",
-    "arena",
-    "axis_orders",
-    "check",
-    "chooser",
-    "gpu_schedules",
-    "gpu_steps",
-    "graph",
-    "minimise",
-    "pipeline",
-    "plan",
-    "readers",
-    "simulated",
-    "workloads",
-)
-#: Between the passes of `pipeline`, by `compiler`: functions that take or give more than a module.
-BY_COMPILER = (
-    "regions",
-    "absorb_pad",
-    "absorb_scale",
-    "absorb_residual",
-    "absorb_activation",
-    "balance_ranges",
-    "concat_in_place",
-    "channel_shuffle",
-    "absorb_pool",
-    "stride_phases",
-    "pair_convs",
-    "layouts",
-    "lower_convs",
-    "lift_weights",
-)
 HEADINGS = ("Before", "After", "Requires", "Formula")
 
 
@@ -74,27 +38,82 @@ def knobs() -> str:
 
 
 def pass_order() -> list[str]:
-    """The passes of a build for cuda in order, TVM's own among them, by name."""
+    """The passes of a build for cuda in the order in which they run, TVM's own among them.
 
-    def names(steps: Iterable[tvm.transform.Pass]) -> list[str]:
-        return [step.info.name.rpartition(".")[2] for step in steps]
+    Found by following the calls of `tvmconv.compiler.build`.
+    """
+    order: list[str] = []
+    _follow("tvmconv.compiler.build", "_build", order, set())
+    # TVM knows the last one by the name of a pipeline.
+    return [*order, pipeline.kernel_pipeline("cuda", 90).rpartition(".")[2]]
 
-    order = ["io_form", *names((*pipeline.GRAPH_PASSES, *pipeline.TIDY_PASSES)), *BY_COMPILER]
-    order += names(pipeline.plan_memory_passes("cuda") + pipeline.machine_passes("cuda"))
-    return [*order, "lower_kernels", "overlap_launches"]
+
+def _follow(module: str, function: str, order: list[str], seen: set[tuple[str, str]]) -> None:
+    """Appends to `order` the passes that a function calls, in the order of its text."""
+    if (module, function) in seen:
+        return
+    seen.add((module, function))
+    tree = ast.parse(_text(_file(module)))
+    functions = {one.name: one for one in tree.body if isinstance(one, ast.FunctionDef)}
+    imported = {
+        alias.asname or alias.name: one.module or ""
+        for one in tree.body
+        if isinstance(one, ast.ImportFrom)
+        for alias in one.names
+    }
+    for name in _used(functions[function]) if function in functions else ():
+        if name.startswith("pipeline."):
+            order += _listed(name.removeprefix("pipeline."))
+        elif name in functions:
+            _follow(module, name, order, seen)
+        elif (other := imported.get(name, "")).startswith("tvmconv.passes."):
+            stem = other.rpartition(".")[2]
+            if stem not in order and is_pass(_file(other)):
+                order.append(stem)
+            _follow(other, name, order, seen)
+
+
+def _used(function: ast.FunctionDef) -> list[str]:
+    """The functions that a function calls, and what it takes of `pipeline`, in order."""
+    found = []
+    for node in ast.walk(function):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            found.append((node.lineno, node.col_offset, node.func.id))
+        elif isinstance(node, ast.Attribute) and ast.unparse(node.value) == "pipeline":
+            found.append((node.lineno, node.col_offset, ast.unparse(node)))
+    return [name for *_, name in sorted(found)]
+
+
+def _listed(name: str) -> list[str]:
+    """The passes in a list of `pipeline`, or in one that a function of it gives."""
+    value = getattr(pipeline, name)
+    steps = value("cuda") if name.endswith("_passes") else value
+    return (
+        [step.info.name.rpartition(".")[2] for step in steps]
+        if isinstance(steps, list | tuple)
+        else []
+    )
+
+
+def _file(module: str) -> Path:
+    return HERE.parent / f"{module.replace('.', '/')}.py"
+
+
+def is_pass(path: Path) -> bool:
+    """True for a file that documents a pass: its docstring has the four headings."""
+    text = ast.get_docstring(ast.parse(_text(path))) or ""
+    return all(f"\n{heading}:" in text for heading in HEADINGS)
 
 
 def pass_docs() -> dict[str, str]:
-    """The docstring of every file that holds a pass, in the order of the pipeline.
+    """The docstring of every file that documents a pass, in the order of the pipeline.
 
-    Raises ValueError for a file that the pipeline does not name.
+    Raises ValueError for a file that no build uses.
     """
+    files = {path.stem: path for path in PASSES.rglob("*.py") if is_pass(path)}
     order = pass_order()
-    files = {path.stem: path for path in PASSES.rglob("*.py") if path.stem not in NOT_PASSES}
     if unknown := files.keys() - set(order):
-        raise ValueError(
-            f"no pass of the pipeline is called {sorted(unknown)}; is one of NOT_PASSES?"
-        )
+        raise ValueError(f"no build uses the passes {sorted(unknown)}")
     found = sorted(files, key=order.index)
     return {stem: ast.get_docstring(ast.parse(_text(files[stem]))) or "" for stem in found}
 

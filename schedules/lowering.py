@@ -1,8 +1,8 @@
-"""How TVM lowers kernels, whichever way they are written.
+"""Lowers kernels, both scheduled ones and ones written in TVM script.
 
-Schedules' loops become threads by one of TVM's pipelines; PTX operations in kernels written in TVM
-script stay as they are by another. TVM takes a pipeline by its name, so this registers one,
-`KERNELS`, that takes each function through its own.
+TVM has a pipeline for each kind: one turns loops of schedules into threads, the other keeps PTX
+operations as they are. TVM finds a pipeline by its name, so this registers one, `KERNELS`, which
+takes each function through its own.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
 
 
 def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) -> Any:
-    """A pass that takes functions marked ``s_tir`` (schedules mark theirs) through `scheduled`, and
-    the others, written out in TVM script, through `written`."""
+    """Returns the pass that lowers functions marked ``s_tir``, as schedules mark theirs, by
+    `scheduled`, and functions in TVM script by `written`."""
 
     @tvm.transform.module_pass(opt_level=0, name="lower_kernels")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:

@@ -17,9 +17,9 @@ os.environ["TVMCONV_RECORDS"] = os.devnull
 
 @functools.cache
 def gpu_arch() -> str | None:
-    from tvmconv.runtime import toolchain  # not before the variables above are set
+    from tvmconv.runtime import gpu  # not before the variables above are set
 
-    return toolchain.detect_arch()
+    return gpu.detect_arch()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

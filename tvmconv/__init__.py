@@ -11,9 +11,7 @@ import importlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-#: The only pair in which `Schedule.tensorize` was seen to work; with apache-tvm-ffi 0.1.15 the
-#: first call of it ends the process with a segmentation fault.
-TVM_PAIR = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
+from tvmconv.version import TVM_PAIR, __version__
 
 
 def _check_tvm() -> None:
@@ -41,10 +39,9 @@ _check_tvm()
 # Sets the environment variables that TVM reads as it is loaded.
 from tvmconv import knobs  # noqa: E402
 
-__version__ = "0.1.0"
-
 if TYPE_CHECKING:
     from tvmconv.compiler.build import build, inspect
+    from tvmconv.records.store import list_records, merge_records
     from tvmconv.reports.collect.comparison import compare
     from tvmconv.reports.collect.latency import bench
     from tvmconv.reports.data.build import BuildReport
@@ -60,7 +57,6 @@ if TYPE_CHECKING:
     from tvmconv.simulation.simulate import simulate
     from tvmconv.simulation.tracing import Trace, trace_example, trace_layer
     from tvmconv.tuning.layers import layer_choices, set_record
-    from tvmconv.tuning.records import list_records, merge_records
     from tvmconv.tuning.stopwatch import Tracker
     from tvmconv.tuning.tune import tune
 
@@ -82,9 +78,9 @@ _HOMES = {
     "compare": "reports.collect.comparison",
     "inspect": "compiler.build",
     "layer_choices": "tuning.layers",
-    "list_records": "tuning.records",
+    "list_records": "records.store",
     "load": "runtime.loading",
-    "merge_records": "tuning.records",
+    "merge_records": "records.store",
     "read_images": "simulation.pictures",
     "set_record": "tuning.layers",
     "simulate": "simulation.simulate",

@@ -1,7 +1,7 @@
-"""The errors a user can meet.
+"""Errors that input from outside can raise.
 
-Every one says what happened, then what else is known (``Note:``), then what to do (``Hint:``).
-An ``assert`` in this project is for our own bugs; input from outside raises one of these.
+Each says what happened, then what else is known (``Note:``), then what to do (``Hint:``). An
+``assert`` in this project is for our own bugs.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from schedules.errors import ConfigError, FamilyError
 
 
 class ModelError(TvmconvError):
-    """The bytes given are not an ONNX model that can be read, or the model is invalid."""
+    """A model is no ONNX model, is invalid, or can't be built."""
 
 
 class UnsupportedOperatorError(ModelError):
-    """The model uses operators, or forms of them, that cannot be built. Lists all of them."""
+    """A model uses operators, or forms of them, that can't be built. Lists all of them."""
 
 
 class ShapeError(ModelError):
-    """A dimension is left open, or a shape given does not fit the model."""
+    """A dimension is left open, or a given shape does not fit the model."""
 
 
 class FeedError(TvmconvError, ValueError):
@@ -34,11 +34,11 @@ class TargetError(TvmconvError, ValueError):
 
 
 class ToolchainError(TargetError):
-    """A compiler or library that the target needs is missing, or gave no machine code."""
+    """A compiler or library that the target needs is missing, or produced no machine code."""
 
 
 class ArtifactError(TvmconvError):
-    """A saved file is not one of ours, is damaged, or was written by another version."""
+    """A saved network is another kind of file, is damaged, or was written by another version."""
 
 
 class DownloadError(TvmconvError):
@@ -46,15 +46,15 @@ class DownloadError(TvmconvError):
 
 
 class RecordError(TvmconvError):
-    """A file of tuning records has a line that is none."""
+    """A file of tuning records has a line that is no record."""
 
 
 class RecordWarning(UserWarning):
-    """Tuning records are there, and can't be used: of another version or architecture."""
+    """Tuning records can't be used: they are for another version or architecture."""
 
 
 class TuningError(TvmconvError):
-    """Nothing can be measured: a package, a device or a reference result is missing."""
+    """Measuring is not possible: a package, a device or a reference result is missing."""
 
 
 class CheckpointError(TvmconvError):
@@ -62,19 +62,22 @@ class CheckpointError(TvmconvError):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of what an error says, for a note."""
+    """The first line of an error's text, for a note."""
     return next(iter(str(error).strip().splitlines()), repr(error))
 
 
 def last_line(error: Exception) -> str:
-    """The kind of an error and its last line, where TVM says what it means, for a note."""
+    """The type of an error and the last line of its text, which says most in TVM."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[-1]}"
 
 
 @contextmanager
 def accepted(what: str) -> Iterator[None]:
-    """Whatever TVM raises inside is no fault of the caller's: the model was accepted."""
+    """Turns any error of TVM inside into a `ModelError`: the model was accepted before.
+
+    what: names the step, after "TVM could not".
+    """
     try:
         yield
     except TvmconvError:

@@ -1,7 +1,7 @@
-"""Every environment variable that changes what tvmconv does.
+"""Environment variables that change the behaviour of tvmconv.
 
-Our own are read here; those of TVM and CUDA by them, and by `tvmconv.runtime.toolchain`, which
-completes them where it finds a compiler.
+Its own are read here. Those of TVM and CUDA are read by TVM and CUDA; `tvmconv.compiler.toolchain`
+sets some of them when it has found a compiler.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Knob:
-    """An environment variable, its default in words, and its effect."""
+    """An environment variable: its name, its default in words, and its meaning."""
 
     name: str
     default: str
@@ -46,13 +46,13 @@ KNOBS: tuple[Knob, ...] = (
 
 
 def dump_folder() -> Path | None:
-    """The folder where a build writes its module after every pass, or None."""
+    """The folder for a build's module after every pass, or None."""
     folder = os.environ.get("TVMCONV_DUMP", "")
     return Path(folder) if folder else None
 
 
 def records_folder() -> Path:
-    """The folder of a user's own records, in the data folder of the XDG specification."""
+    """The folder of the user's tuning records; by default in the XDG data folder."""
     if folder := os.environ.get("TVMCONV_RECORDS", ""):
         return Path(folder)
     data = os.environ.get("XDG_DATA_HOME", "") or Path.home() / ".local" / "share"
@@ -60,8 +60,10 @@ def records_folder() -> Path:
 
 
 def pair() -> bool | None:
-    """True or False if pairs of convolutions always or never become one kernel, None for what is
-    estimated to cost less. See `tvmconv.passes.plan.pair_convs`."""
+    """True if pairs of convolutions become one kernel, None to choose by estimated cost.
+
+    See `tvmconv.passes.plan.pair_convs`.
+    """
     return {"1": True, "0": False}.get(os.environ.get("TVMCONV_PAIR", ""))
 
 
@@ -72,7 +74,7 @@ def cores() -> int:
 
 
 def _set_defaults() -> None:
-    """TVM by itself takes half the cores it sees and pins the caller's thread to one of them."""
+    """Sets TVM's threads: by default it takes half of the cores and pins the caller's thread."""
     os.environ.setdefault("TVM_NUM_THREADS", str(cores()))
     os.environ.setdefault("TVM_BIND_THREADS", "0")
 

@@ -14,7 +14,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     #: NumPy's name of it, such as ``float32``.
     dtype: str
-    #: ``NHWC`` where the shape is that and the model's NCHW; empty where it is the model's own.
+    #: ``NHWC`` if the shape is NHWC and the model's NCHW; empty if the shape is the model's.
     layout: str = ""
 
     def __str__(self) -> str:
@@ -22,5 +22,5 @@ class TensorSpec:
 
 
 def batch_of(inputs: Iterable[TensorSpec]) -> int:
-    """Images a run: the first dimension of the first input that has any dimensions."""
+    """Images of one run: the first dimension of the first input that is no scalar, else 1."""
     return next((spec.shape[0] for spec in inputs if spec.shape), 1)

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 
 from intrinsics import dtypes
 from schedules.conv.workload import ConvWorkload
-from schedules.family import Family
 from schedules.machine.footprint import FP32, MMA
 
 
@@ -59,7 +58,18 @@ class Cost:
         return f"{self.us:.3g} us ({self.limit})"
 
 
-def conv_cost(w: ConvWorkload, family: Family, config: Any, machine: Machine) -> Cost:
+class Padded(Protocol):
+    """The part of a family of schedules that a cost depends on."""
+
+    @property
+    def tensorized(self) -> bool:
+        """True if it multiplies on tensor cores."""
+
+    def padded_macs(self, w: ConvWorkload, config: Any) -> int:
+        """Multiply-adds that it carries out, its padding included."""
+
+
+def conv_cost(w: ConvWorkload, family: Padded, config: Any, machine: Machine) -> Cost:
     """Returns the cost of a convolution by a family's schedule, its padding included."""
     unit = MMA if family.tensorized else FP32
     rate = machine.tflops(unit, w.precision.operands[0])

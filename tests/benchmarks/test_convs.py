@@ -10,8 +10,8 @@ import pytest
 from benchmarks import convs
 from benchmarks.convs import CUDNN, Row, jobs, speed_ups, workload
 from schedules.choose import Policy, choose
-from tvmconv.runtime import toolchain
-from tvmconv.tuning import records
+from tvmconv.compiler import toolchain
+from tvmconv.records import store as records
 
 
 @pytest.mark.parametrize("name", ["tutorial", "resnet18.stem", "resnet50.layer4.expand"])

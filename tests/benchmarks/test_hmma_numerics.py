@@ -18,7 +18,7 @@ from benchmarks.hmma_tiles import KINDS
 from intrinsics.numerics.arithmetic import H100, Numerics
 from intrinsics.record import TensorIntrinsic
 from tests.support import sass
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 
 
 @pytest.fixture
@@ -117,7 +117,7 @@ def test_a_form_compiles_to_its_one_instruction(
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc")
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_a_hopper_card_gives_every_bit(form: TensorIntrinsic, tmp_path: Path) -> None:
-    if not str(toolchain.detect_arch()).startswith("sm_90"):
+    if not str(gpu.detect_arch()).startswith("sm_90"):
         pytest.skip("no Hopper card")
     library = hmma_numerics.compile_form(form, tmp_path, "sm_90a")
     assert all_equal(hmma_numerics.check_form(library, form, 1, 3))

@@ -24,7 +24,8 @@ from intrinsics.record import WARP_SIZE
 from schedules.machine.hardware import CPU, Hardware
 from tests.support import kernels, sass
 from tests.support.tiles import KINDS, tiles
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import toolchain
+from tvmconv.runtime import gpu
 
 Array = NDArray[Any]
 each_intrinsic = pytest.mark.parametrize("intrinsic", INTRINSICS, ids=lambda i: i.name)
@@ -244,7 +245,7 @@ def test_product_runs_on_tensor_cores(arch: str, tmp_path: Path) -> None:
 @pytest.mark.gpu
 @each_intrinsic
 def test_product_on_a_gpu_is_within_the_bound(intrinsic: TensorIntrinsic) -> None:
-    arch = toolchain.detect_arch()
+    arch = gpu.detect_arch()
     assert arch is not None
     hardware = toolchain.cuda_arch(arch)
     function = kernels.compiled(product(intrinsic, "cuda"), hardware)[intrinsic.name]

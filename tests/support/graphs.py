@@ -17,13 +17,14 @@ from tvm import relax
 import tvmconv
 from schedules.choose import Estimate, Policy, kernel_cost
 from schedules.machine.hardware import CPU, Hardware
-from tvmconv.onnx import frontend
+from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import graph, pipeline
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.plan import plan
-from tvmconv.passes.regions.regions import anchors, find_regions
+from tvmconv.passes.regions.anchors import anchors
+from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
 from tvmconv.reports.data.build import BuildReport
 
@@ -91,7 +92,7 @@ def lowered(
     simple = frontend.simplify(frontend.widen(onnx_model.fix_shapes(onnx_model.read(model))))
     mod = frontend.to_relax(simple)
     mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "test")
-    named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
+    named = list(zip(anchors(mod), kinds.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
     planned = plan(mod, find_regions(mod, named), Chooser(hardware, Policy(estimate=estimate)))
     return pipeline.run(mod, [lower_convs(planned)], "test")

@@ -10,7 +10,7 @@ import tempfile
 from importlib import metadata
 from pathlib import Path
 
-from tvmconv.runtime.toolchain import cubins
+from tvmconv.compiler.cubins import find_cubins
 
 
 def available() -> bool:
@@ -24,7 +24,7 @@ def kernels(path: Path | str) -> dict[str, str]:
     A C++ kernel goes by its mangled name. The file must hold code for one architecture: cuobjdump
     itself finds none in TVM's libraries, so each cubin is taken out and shown to it.
     """
-    by_arch = cubins(path)
+    by_arch = find_cubins(path)
     assert len(by_arch) == 1, f"{path}: wanted code for one architecture, found {list(by_arch)}"
     texts: dict[str, str] = {}
     for cubin in next(iter(by_arch.values())):

@@ -65,7 +65,7 @@ def build(
 
 
 @app.command()
-@takes_build_options("precision")
+@takes_build_options()
 def inspect(
     model: Model,
     options: Mapping[str, Any],

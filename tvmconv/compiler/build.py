@@ -1,6 +1,6 @@
 """`build` and `inspect`: from a model to an executable, or to what would become of it.
 
-model -> frontend -> ONNX, fixed and simplified -> Relax -> graph_passes -> plan
+model -> prepare -> ONNX, fixed and simplified -> Relax -> graph passes -> plan
       -> lower_convs -> lift_weights -> _compile -> Executable
 """
 
@@ -9,10 +9,9 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-import onnx
 import tvm
 from tvm import relax
 
@@ -23,6 +22,7 @@ from schedules.families.simulated.family import ACTIVATIONS, Simulation
 from schedules.lowering import LOWERING
 from schedules.machine.hardware import Hardware
 from schedules.registry import registered
+from tvmconv.compiler import cubins, toolchain
 from tvmconv.compiler.targets import (
     Costs,
     code_features,
@@ -32,9 +32,10 @@ from tvmconv.compiler.targets import (
     find_simulation,
 )
 from tvmconv.errors import TvmconvError, accepted
-from tvmconv.onnx import frontend, supported
-from tvmconv.onnx import model as onnx_model
-from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_apart
+from tvmconv.onnx import frontend, kinds
+from tvmconv.onnx.batches import Batch, Shapes
+from tvmconv.onnx.model import Model
+from tvmconv.onnx.prepare import Graph, prepare
 from tvmconv.passes import pipeline
 from tvmconv.passes.kernels.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.kernels.lower_convs import lower_convs
@@ -42,8 +43,10 @@ from tvmconv.passes.memory.plan_memory import MemoryUse, measure
 from tvmconv.passes.plan.chooser import LAYOUTS, Chooser, LayoutName
 from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.plan.simulated import simulated
-from tvmconv.passes.regions.regions import anchors, find_regions
+from tvmconv.passes.regions.anchors import anchors
+from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.io_form import io_form
+from tvmconv.records import store as tuned
 from tvmconv.reports.collect.capability import capability
 from tvmconv.reports.collect.conversions import conversions
 from tvmconv.reports.collect.fates import operator_fates
@@ -52,15 +55,14 @@ from tvmconv.reports.collect.nodes import node_names
 from tvmconv.reports.collect.outline import kernel_reports, outline
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.reports.data.capability import CapabilityReport
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 from tvmconv.runtime.executable import Entry, Executable
 from tvmconv.runtime.io_form import IoForm
-from tvmconv.specs import TensorSpec, batch_of
-from tvmconv.tuning import records as tuned
+from tvmconv.specs import batch_of
 
 
 def build(
-    model: onnx_model.Model,
+    model: Model,
     target: str = "cuda",
     *,
     arch: str | None = None,
@@ -121,26 +123,23 @@ def build(
     configuration that does not fit or names no layer, and of itself for an unknown option.
     """
     started = time.perf_counter()
-    proto = onnx_model.read(model)
-    graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
-    supported.check_supported(graphs[-1].original)
     hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
     simulation = find_simulation(target, numerics, activations)
-    if is_buckets(batch):
-        require_apart(proto, batch, shapes)
-    if target == "cuda":
-        toolchain.prepare_cuda(arch)
     if simulation is not None and configs:
         raise TvmconvError(
             "a simulation's kernels have no configurations", hint="leave configs out"
         )
     chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
+    prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
+    prepared.require_supported()
+    if target == "cuda":
+        toolchain.prepare_cuda(arch)
     store = WeightStore()
     entries: list[Entry] = []
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
-    for graph in reversed(graphs):
+    for graph in reversed(prepared.graphs):
         entry, report = _build(graph, target, arch, chooser, costs, store, simulation)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
@@ -153,12 +152,12 @@ def build(
         replace(reports[-1], smaller=tuple(reports[:-1]), stored_weight_bytes=stored),
         tuple(store.arrays),
         () if target == "cuda" else code_features(arch),
-        is_buckets(batch),
+        prepared.any_batch,
     )
 
 
 def _build(
-    graph: _Graph,
+    graph: Graph,
     target: str,
     arch: str,
     chooser: Chooser,
@@ -168,8 +167,6 @@ def _build(
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
     hardware = chooser.hardware
-    graph = _simplified(graph)
-    supported.check_supported(graph.simple, folded=True)
     mod, planned = _plan(graph, chooser, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
@@ -189,7 +186,7 @@ def _build(
 
 
 def inspect(
-    model: onnx_model.Model,
+    model: Model,
     target: str = "cuda",
     *,
     arch: str | None = None,
@@ -204,32 +201,26 @@ def inspect(
     configs: Mapping[str, ConfigLike] | None = None,
     as_arch: str | None = None,
 ) -> CapabilityReport:
-    """Reports what `build` would make of the model, without compiling it. The same parameters;
-    where there is no GPU and no arch, for sm_90a.
+    """Reports the result of `build` without compiling. Takes the same parameters; without a GPU and
+    an `arch` it is for sm_90a.
 
     Operators that can't be built are listed in the report, not raised; with some of them no
     kernels are chosen, and the convolutions are told by kind and size alone, as far as shapes can
     be inferred. Raises as `build` does for everything else.
     """
-    proto = onnx_model.read(model)
-    graphs = _graphs(proto, batch, shapes, IoForm(io_dtype, io_layout))
     if target == "cuda":
-        arch = arch or toolchain.detect_arch() or "sm_90a"
+        arch = arch or gpu.detect_arch() or "sm_90a"
     hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
     chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
-    missing = supported.unsupported(graphs[-1].original)
-    if not missing:
-        graphs = [_simplified(graph) for graph in graphs]
-        missing = supported.unsupported(graphs[-1].simple, folded=True)
-    largest = graphs[-1]
-    if missing:
+    prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
+    largest = prepared.graphs[-1]
+    if prepared.unsupported:
+        missing = prepared.unsupported
         reports = [_unplanned(largest, missing, target, arch, costs, chooser.precision)]
     else:
-        if is_buckets(batch):
-            require_apart(proto, batch, shapes)
         reports = []
-        for graph in graphs:
+        for graph in prepared.graphs:
             mod, planned = _plan(graph, chooser)
             reports.append(_report(graph, mod, planned, target, arch, costs, chooser.precision))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
@@ -252,36 +243,11 @@ def _chooser(
     return Chooser(hardware, policy, find_precision(precision), configs or {}, layout)
 
 
-# ---------------------------------------------------------------- ONNX, then Relax
+# ---------------------------------------------------------------- planning
 
 
-@dataclass(frozen=True)
-class _Graph:
-    """The model as given, its shapes fixed and nodes named, and in fewer nodes."""
-
-    original: onnx.ModelProto
-    simple: onnx.ModelProto
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-
-
-def _graphs(proto: onnx.ModelProto, batch: Batch, shapes: Shapes, form: IoForm) -> list[_Graph]:
-    """The model at every batch to build for, the smallest first."""
-    graphs = []
-    for original in at_batches(proto, batch, shapes):
-        onnx_model.name_nodes(original)
-        inputs = form.of(onnx_model.specs(onnx_model.inputs(original)))
-        outputs = form.of(onnx_model.specs(original.graph.output))
-        graphs.append(_Graph(original, original, inputs, outputs))
-    return graphs
-
-
-def _simplified(graph: _Graph) -> _Graph:
-    return replace(graph, simple=frontend.simplify(frontend.widen(graph.original)))
-
-
-def _plan(graph: _Graph, chooser: Chooser, pairs: bool = True) -> tuple[tvm.IRModule, Plan]:
-    names = frontend.convolutions(graph.simple)
+def _plan(graph: Graph, chooser: Chooser, pairs: bool = True) -> tuple[tvm.IRModule, Plan]:
+    names = kinds.convolutions(graph.simple)
     mod = frontend.to_relax(graph.simple)
     with accepted("bring this network to its convolution kernels"):
         mod = pipeline.run(mod, [io_form(graph.inputs, graph.outputs)], "0_io")
@@ -318,7 +284,7 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
         library = Path(folder) / "code.so"
         built.export_library(str(library))
         if target == "cuda":
-            toolchain.require_cubin(library, arch)
+            cubins.require_cubin(library, arch)
         return library.read_bytes(), memory
 
 
@@ -326,7 +292,7 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
 
 
 def _report(
-    graph: _Graph,
+    graph: Graph,
     mod: tvm.IRModule,
     planned: Plan,
     target: str,
@@ -353,15 +319,14 @@ def _report(
 
 
 def _unplanned(
-    graph: _Graph,
+    graph: Graph,
     missing: Mapping[str, int],
     target: str,
     arch: str,
     costs: Costs,
     precision: Precision,
 ) -> BuildReport:
-    """The report of a network that can't be built. `graph.simple` is the original where that has
-    operators that can't be simplified."""
+    """The report of a network that can't be built."""
     return BuildReport(
         target,
         arch,

@@ -11,12 +11,12 @@ from schedules.families.simulated.family import ACTIVATIONS, Simulation
 from schedules.machine.cost import Machine
 from schedules.machine.hardware import CPU, Hardware
 from schedules.machine.processor import Processor, processor
+from tvmconv.compiler import toolchain
 from tvmconv.errors import TargetError, TvmconvError
 from tvmconv.passes import pipeline
 from tvmconv.reports.data.build import MachineReport
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu, simulator
 from tvmconv.runtime.device import vector_features
-from tvmconv.simulation import simulator
 
 #: The network as on llvm, but for the products of its tensorized convolutions.
 SIMULATED = "hmma-sim"
@@ -36,7 +36,7 @@ def find_hardware(target: str, arch: str | None) -> tuple[Hardware, str]:
         if not codegen.llvm_is_valid_cpu(cpu, codegen.llvm_get_system_triple()):
             raise TargetError(f"LLVM knows no CPU {cpu!r}", hint="leave arch out for this one")
         return CPU, cpu
-    arch = arch or toolchain.detect_arch()
+    arch = arch or gpu.detect_arch()
     if arch is None:
         raise TargetError(
             'target="cuda" was asked for and there is no NVIDIA GPU here',

@@ -1,7 +1,6 @@
 """tvmconv as a backend of ONNX, for onnx's own test suite.
 
-BackendTest(TvmconvBackend, __name__) has the tests; all that runs them is `tvmconv.build` for
-target ``llvm``.
+BackendTest(TvmconvBackend, __name__) makes the tests. They run by `tvmconv.build` for ``llvm``.
 """
 
 from __future__ import annotations
@@ -17,28 +16,28 @@ from onnx.backend.base import Backend, BackendRep
 
 from tvmconv.compiler.build import build
 from tvmconv.errors import FeedError, TargetError
-from tvmconv.onnx import model as onnx_model
-from tvmconv.onnx import supported
+from tvmconv.onnx.model import inputs, open_dimensions, read
+from tvmconv.onnx.supported import value_inputs
 from tvmconv.runtime.executable import Executable
 
 
 class TvmconvRep(BackendRep):
-    """A model that is prepared.
+    """A prepared model.
 
-    It is built at once where it says all that a build has to know. Else it is built at the first
-    run, which fixes dimensions that the model leaves open and freezes inputs whose values decide
-    shapes (`supported.VALUES`); a run with other ones builds anew. Inputs are not frozen where
-    none would be left, for then onnxruntime, which folds constants, would compute the result.
+    It is built at once if all shapes are known. Else the first run builds it: it fixes open
+    dimensions, and freezes inputs whose values decide shapes (`supported.VALUES`); a run with
+    others builds anew. If that would freeze every input, none is frozen, since constant folding by
+    onnxruntime would then compute the result.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
-        self._inputs = onnx_model.inputs(model)
-        decisive = supported.value_inputs(model)
+        self._inputs = inputs(model)
+        decisive = value_inputs(model)
         frozen = [value.name for value in self._inputs if value.name in decisive]
         self._frozen = frozen if len(frozen) < len(self._inputs) else []
         self._built: dict[tuple[Any, ...], Executable] = {}
-        if not self._frozen and not any(map(onnx_model.open_dimensions, self._inputs)):
+        if not self._frozen and not any(map(open_dimensions, self._inputs)):
             self._executable({}, {})
 
     def run(self, inputs: Sequence[NDArray[Any]], **_: Any) -> tuple[NDArray[Any], ...]:
@@ -51,7 +50,7 @@ class TvmconvRep(BackendRep):
         opened = {
             value.name: feeds[value.name].shape
             for value in self._inputs
-            if value.name in feeds and onnx_model.open_dimensions(value)
+            if value.name in feeds and open_dimensions(value)
         }
         outputs = self._executable(frozen, opened).run(feeds)
         return tuple(outputs[value.name] for value in self._model.graph.output)
@@ -72,19 +71,19 @@ class TvmconvBackend(Backend):
 
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **_: Any) -> TvmconvRep:
-        """The model, built if that can be done before its inputs come. Raises a `TvmconvError`."""
+        """Reads a model, and builds it if its inputs are not needed. Raises a `TvmconvError`."""
         if not cls.supports_device(device):
             raise TargetError(f"this backend runs on the CPU, not on {device!r}")
-        return TvmconvRep(onnx_model.read(model))
+        return TvmconvRep(read(model))
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
-        """Whether `device` is the CPU."""
+        """True for the CPU."""
         return device.partition(":")[0] == "CPU"
 
 
 def _with_values(model: onnx.ModelProto, values: dict[str, NDArray[Any]]) -> onnx.ModelProto:
-    """The model with some of its inputs as initializers."""
+    """Turns some inputs of a model into initializers."""
     frozen = onnx.ModelProto()
     frozen.CopyFrom(model)
     kept = [value for value in model.graph.input if value.name not in values]

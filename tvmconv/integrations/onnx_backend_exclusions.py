@@ -1,16 +1,14 @@
-"""Cases of onnx's backend test that `tvmconv.integrations.onnx_backend` refuses, each with the
-reason.
+"""Cases of onnx's backend test that `tvmconv.integrations.onnx_backend` refuses, with reasons.
 
-BackendTest(TvmconvBackend, __name__).exclude(...) takes the patterns. A reason is part of what the
-`TvmconvError` says that the case ends in; tests hold the two together.
+BackendTest(TvmconvBackend, __name__).exclude(...) takes the patterns. The error that a case raises
+contains the reason, which a test checks.
 """
 
 from __future__ import annotations
 
 import re
 
-#: Reason to the names of cases, as regular expressions. For the operators whose numbers
-#: docs/operators.md has.
+#: Names of cases, as regular expressions, by reason; for the operators of docs/operators.md.
 EXCLUSIONS: dict[str, tuple[str, ...]] = {
     # tvmconv compiles networks for inference.
     "BatchNormalization (in training mode)": ("test_batchnorm_.*_training_mode",),
@@ -45,7 +43,7 @@ EXCLUSIONS: dict[str, tuple[str, ...]] = {
 
 
 def exclusion(case: str) -> str | None:
-    """Why the case of this name, such as ``"test_cast_FLOAT_to_INT4"``, is refused, if it is."""
+    """The reason to refuse a case, such as ``"test_cast_FLOAT_to_INT4"``; None if it passes."""
     for reason, patterns in EXCLUSIONS.items():
         if any(re.fullmatch(pattern, case) for pattern in patterns):
             return reason

@@ -1,8 +1,8 @@
-"""The batches that a build is for, and what a network must be to be built for several.
+"""The batches of a build, and the conditions for building a network for several.
 
-Built for buckets, a network is run on any number of images by cutting them into batches and
-filling batches up (`tvmconv.runtime.buckets`). That is right only where every input and output has
-its images along the first dimension, and where what comes of an image depends on it alone. Both are
+A network built for several batches (buckets) runs any number of images: they are cut into batches,
+which are filled up (`tvmconv.runtime.buckets`). That is right only if images are the first
+dimension of every input and output, and if an image's output depends on that image alone. Both are
 checked before anything is compiled.
 """
 
@@ -18,64 +18,65 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from tvmconv.errors import ModelError, ShapeError, first_line
-from tvmconv.onnx import model as onnx_model
+from tvmconv.onnx.model import check_batch, fix_shapes, inputs, specs
 from tvmconv.runtime.feeds import random_feeds
 
-#: What is given as `batch`: one, or as a sequence the buckets.
+#: The parameter `batch` of a build: one batch, or a sequence of buckets.
 Batch = int | Sequence[int] | None
 Shapes = Mapping[str, Sequence[int]] | None
 
-#: Relative l2 difference that one image's output may have at another place of a batch, where
-#: onnxruntime may sum in another order.
+#: Relative l2 difference allowed between an image's outputs at two places of a batch, since
+#: onnxruntime may add in another order.
 SAME = 1e-3
 
 
 def is_buckets(batch: Batch) -> TypeGuard[Sequence[int]]:
-    """Whether `batch` is a list of them."""
+    """True for a sequence of batches."""
     return isinstance(batch, Sequence) and not isinstance(batch, str | bytes)
 
 
 def _sorted(batch: Sequence[int]) -> tuple[int, ...]:
-    """The buckets in ascending order. Raises `ShapeError` for what can be none."""
+    """The buckets in ascending order. Raises `ShapeError` for an empty list, and for repeated or
+    bad batches."""
     hint = "give batch=[1, 8, 32], in any order"
     if not batch:
         raise ShapeError("an empty list has no batch to build for", hint=hint)
     for one in batch:
-        onnx_model.check_batch(one)
+        check_batch(one)
     if len(set(batch)) < len(batch):
         raise ShapeError(f"batches are listed twice: {list(batch)}", hint=hint)
     return tuple(sorted(map(int, batch)))
 
 
 def at_batches(proto: onnx.ModelProto, batch: Batch, shapes: Shapes) -> tuple[onnx.ModelProto, ...]:
-    """The model with its shapes fixed for every batch to build for, the smallest first.
+    """Fixes the model's shapes at every batch to build for, the smallest first.
 
-    shapes: as `onnx_model.fix_shapes` takes them; with buckets for the largest. Raises
-    `ShapeError` where it can't have one of them.
+    shapes: as for `fix_shapes`; with buckets, those at the largest. Raises `ShapeError`
+    for shapes that do not fit the model.
     """
     if not is_buckets(batch):
-        return (onnx_model.fix_shapes(proto, cast("int | None", batch), shapes),)
+        return (fix_shapes(proto, cast("int | None", batch), shapes),)
     sizes = _sorted(batch)
     return tuple(_at_bucket(proto, size, sizes[-1], shapes) for size in sizes)
 
 
-def require_apart(proto: onnx.ModelProto, batch: Sequence[int], shapes: Shapes) -> None:
-    """Refuses a network whose images can't be cut into other batches than they are fed in.
+def require_independent(proto: onnx.ModelProto, batch: Sequence[int], shapes: Shapes) -> None:
+    """Checks that the images of a batch are independent of each other.
 
-    Raises `ShapeError` where the images are not the first dimension of an input or output, and
-    `ModelError` where an image's output depends on its place or on other images: in onnxruntime,
-    for a random image first before another, then behind a third, and alone.
+    Raises `ShapeError` if images are not the first dimension of an input or output, and
+    `ModelError` if an image's output depends on its place or on other images. For the latter,
+    onnxruntime runs a random image as the first of a batch, as the last of another, and alone.
     """
-    # At another size too, lest an output be that long by chance.
+    # At a second size too: one alone could equal the length of an output by chance.
     probe = next(size for size in count(2) if size not in batch)
     for size in (max(batch), probe):
         fixed = _at_bucket(proto, size, max(batch), shapes)
         _require_first(fixed, size)
-    specs = onnx_model.specs(onnx_model.inputs(fixed))
-    first, second = random_feeds(specs), random_feeds(specs, seed=1)
+    fed = specs(inputs(fixed))
+    first, second = random_feeds(fed), random_feeds(fed, seed=1)
     for name, array in first.items():
         second[name][-1] = array[0]
-    # Alone as well: a network may compute with the size of its batch.
+    # Alone as well: a network may use the size of its batch as a number.
     image = {name: array[:1] for name, array in first.items()}
     single = _run(_at_bucket(proto, 1, max(batch), shapes), image, image)
     for name, (one, other) in _run(fixed, first, second).items():
@@ -88,9 +89,9 @@ def require_apart(proto: onnx.ModelProto, batch: Sequence[int], shapes: Shapes) 
 
 
 def _require_first(fixed: onnx.ModelProto, size: int) -> None:
-    given, made = onnx_model.inputs(fixed), fixed.graph.output
+    given, made = inputs(fixed), fixed.graph.output
     for kind, values in (("input", given), ("output", made)):
-        for spec in onnx_model.specs(values):
+        for spec in specs(values):
             if spec.shape[:1] != (size,):
                 raise ShapeError(
                     f"{kind} {spec.name!r} does not have the images as its first dimension",
@@ -100,13 +101,13 @@ def _require_first(fixed: onnx.ModelProto, size: int) -> None:
 
 
 def _at_bucket(proto: onnx.ModelProto, size: int, largest: int, shapes: Shapes) -> onnx.ModelProto:
-    return onnx_model.fix_shapes(proto, size, _shapes_at(shapes, size, largest))
+    return fix_shapes(proto, size, _shapes_at(shapes, size, largest))
 
 
 def _shapes_at(shapes: Shapes, size: int, largest: int) -> Shapes:
-    """The shapes of a bucket, out of those of the largest."""
+    """Shapes at a bucket, from those at the largest. Raises `ShapeError`."""
     if not isinstance(shapes, Mapping):
-        return shapes  # which `fix_shapes` has an answer to
+        return shapes  # None, or refused by `fix_shapes`
     scaled = {}
     for name, shape in shapes.items():
         if not isinstance(shape, Sequence) or tuple(shape)[:1] != (largest,):
@@ -121,7 +122,7 @@ def _shapes_at(shapes: Shapes, size: int, largest: int) -> Shapes:
 def _run(
     proto: onnx.ModelProto, *feeds: Mapping[str, NDArray[Any]]
 ) -> dict[str, list[NDArray[Any]]]:
-    """onnxruntime's outputs by name, one for each of `feeds`."""
+    """Runs onnxruntime. Returns outputs by name, one for each of `feeds`. Raises `ModelError`."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     try:

@@ -1,4 +1,4 @@
-"""Where an ONNX model's bytes lie: in a file, in files beside it, or in memory."""
+"""Reads the bytes of an ONNX model: a file, the files beside it, or memory."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from onnx import external_data_helper, helper
 
 from tvmconv.errors import ModelError, first_line
 
-#: Bytes of a proto that can be serialized, as the checker and onnxruntime want it.
+#: The most bytes of a serialized proto, which the checker and onnxruntime take.
 MAX_BYTES = 2**31 - 1
 
 
 def content(model: str | Path | bytes) -> tuple[bytes, str]:
-    """The bytes of a model, and what to call it in an error."""
+    """Returns the bytes of a model and its name for errors. Raises `ModelError`."""
     if isinstance(model, bytes):
         if not model:
             raise ModelError("the ONNX model is empty: 0 bytes", hint="was it read to its end?")
@@ -36,7 +36,7 @@ def content(model: str | Path | bytes) -> tuple[bytes, str]:
 
 
 def load_external(proto: onnx.ModelProto, path: Path | None) -> None:
-    """Brings the tensors that lie in files beside the model into it."""
+    """Loads tensors that are in files beside the model into it. Raises `ModelError`."""
     external = [
         tensor
         for tensor in external_data_helper._get_all_tensors(proto)
@@ -71,7 +71,7 @@ def _location(tensor: onnx.TensorProto) -> str:
 def _item_bytes(data_type: int) -> int:
     try:
         return helper.tensor_dtype_to_np_dtype(data_type).itemsize
-    except KeyError:  # no such type: the checker's to say
+    except KeyError:  # an unknown type, which the checker reports
         return 0
 
 

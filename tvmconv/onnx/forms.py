@@ -1,7 +1,6 @@
-"""One way to write what ONNX lets be written in several: old opsets, new ones, functions.
+"""Brings models of any opset, with or without functions, to one form.
 
-ModelProto -> ModelProto of an opset that both TVM's importer and onnxruntime read, functions
-written out.
+ModelProto -> ModelProto of an opset that TVM's importer and onnxruntime read, without functions.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from onnx import defs, helper, inliner, shape_inference, version_converter
 
 from tvmconv.errors import ModelError, UnsupportedOperatorError, first_line
 
-#: The oldest and the newest opset that are left as they are. Before 7 operators broadcast by
-#: attributes, which onnxruntime has dropped; past 26 it reads nothing.
+#: The oldest and the newest opset that are kept. Before 7, operators broadcast by attributes, which
+#: onnxruntime no longer supports; after 26 it reads none.
 OPSETS = (7, 26)
-#: The newest IR that is left as it is. What came since is dtypes and notes on devices.
+#: The newest IR version that is kept. Later ones add dtypes and annotations of devices.
 IR_VERSION = 10
-#: Operators that ONNX defines by others and that TVM lacks or has wrong. Written out before
-#: shapes are inferred, which for MeanVarianceNormalization fails otherwise.
+#: Operators that ONNX defines by others and that TVM lacks or gets wrong. They are expanded before
+#: shape inference, which fails on MeanVarianceNormalization.
 WRITTEN_OUT = (
     "Celu",
     "CenterCropPad",
@@ -28,10 +27,10 @@ WRITTEN_OUT = (
 
 
 def one_form(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function, of an opset within `OPSETS` and with functions written out.
+    """Converts the model to an opset within `OPSETS` and expands its functions.
 
     Raises `UnsupportedOperatorError` for inputs and outputs that are not tensors, `ModelError`
-    for functions that can't be written out.
+    for functions that can't be expanded.
     """
     _only_tensors(proto)
     proto = _converted(proto)
@@ -68,10 +67,10 @@ def _only_tensors(proto: onnx.ModelProto) -> None:
 
 
 def _converted(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Of an opset within `OPSETS`, where onnx's converter knows how.
+    """Converts the model to an opset within `OPSETS`, by onnx's converter.
 
-    Where it does not, a newer model stays as it is: what is in it and can't be built is then
-    refused by name, which says more than the converter does.
+    If that fails, a newer model stays as it is: its operators that can't be built are then refused
+    by name, which says more than the converter's error. Raises `ModelError` for an older one.
     """
     version = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
     nearest = min(max(version, OPSETS[0]), OPSETS[1])
@@ -94,8 +93,10 @@ def _converted(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _only_inference(proto: onnx.ModelProto) -> None:
-    """Before opset 7 these operators train unless `is_test` says otherwise, and onnx's converter
-    forgets what it said."""
+    """Raises `UnsupportedOperatorError` for operators in training mode.
+
+    Before opset 7 that is the default of the attribute `is_test`, which onnx's converter drops.
+    """
     for node in proto.graph.node:
         tests = any(one.name == "is_test" and one.i for one in node.attribute)
         if node.op_type in ("BatchNormalization", "Dropout") and not tests:
@@ -106,10 +107,10 @@ def _only_inference(proto: onnx.ModelProto) -> None:
 
 
 def _align_operands(proto: onnx.ModelProto) -> None:
-    """Operands that are aligned by axis, in a form that broadcasts as since opset 7, in place.
+    """Rewrites operands that are aligned by `axis` to broadcast as since opset 7, in place.
 
-    onnx's converter gives up on an `axis`, and would let the slopes of a PRelu, one for each
-    channel, broadcast to the last dimension.
+    onnx's converter fails on an `axis`, and would broadcast a PRelu's slopes, one for each channel,
+    along the last dimension.
     """
     inferred = shape_inference.infer_shapes(proto).graph
     ranks = {tensor.name: len(tensor.dims) for tensor in inferred.initializer}
@@ -135,7 +136,7 @@ def _align_operands(proto: onnx.ModelProto) -> None:
 
 
 def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """With the type of every tensor said, initializers too: some functions depend on it."""
+    """Adds the type of every tensor, initializers included: expanding functions may need it."""
     typed = shape_inference.infer_shapes(proto)
     graph = typed.graph
     said = {value.name for value in (*graph.input, *graph.value_info)}
@@ -148,7 +149,7 @@ def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _spell_out_defaults(proto: onnx.ModelProto, operators: list[str]) -> None:
-    """Gives every node of these its default attributes, which onnx's inliner forgets."""
+    """Adds default attributes to nodes of these operators, which onnx's inliner would drop."""
     version = next(one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))
     for node in proto.graph.node:
         if node.op_type in operators and not node.domain:

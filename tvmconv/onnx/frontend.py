@@ -1,4 +1,4 @@
-"""From ONNX to Relax: operators checked, the graph simplified, then imported.
+"""From ONNX to Relax: the graph is widened to fp32, simplified, then imported.
 
 ModelProto -> ModelProto of fp32 (widen) -> fewer nodes (simplify) -> IRModule (to_relax)
 """
@@ -25,16 +25,16 @@ from tvmconv.errors import (
 )
 from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
-from tvmconv.onnx.model import infer_shapes, inputs, opset, shapes_of
+from tvmconv.onnx.model import infer_shapes, inputs, opset
 
 
 def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A model of fp16 as one of fp32, but for its inputs and outputs, which keep their dtype.
+    """Converts a model of fp16 to fp32, except its inputs and outputs.
 
-    What is computed in fp16 is the plan's to decide; and onnxruntime, which has few fp16
-    operators for a CPU, would put casts around each of them.
+    The plan decides which operators compute in fp16. And onnxruntime has few fp16 operators for a
+    CPU: it would put casts around each node.
     """
-    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    fp16, fp32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     wide = onnx.ModelProto()
     wide.CopyFrom(proto)
     graph = wide.graph
@@ -43,25 +43,25 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
         _widen_tensor(tensor)
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name in ("to", "dtype") and attribute.i == half:
-                attribute.i = single
+            if attribute.name in ("to", "dtype") and attribute.i == fp16:
+                attribute.i = fp32
             if attribute.HasField("t"):
                 _widen_tensor(attribute.t)
     for value in graph.input:
-        if value.type.tensor_type.elem_type != half:
+        if value.type.tensor_type.elem_type != fp16:
             continue
         if value not in fed:  # an initializer, listed as before ONNX IR 4
-            value.type.tensor_type.elem_type = single
+            value.type.tensor_type.elem_type = fp32
             continue
         for node in graph.node:
             node.input[:] = [_wide(x) if x == value.name else x for x in node.input]
         name = _wide(value.name)
-        graph.node.insert(0, helper.make_node("Cast", [value.name], [name], name, to=single))
-    # An output that is an input is as it should be; one that is listed twice needs one cast.
-    half_outputs = {v.name for v in graph.output if v.type.tensor_type.elem_type == half}
-    for output in sorted(half_outputs - {value.name for value in fed}):
+        graph.node.insert(0, helper.make_node("Cast", [value.name], [name], name, to=fp32))
+    # An output that is an input stays; one that is listed twice needs one cast.
+    narrow = {v.name for v in graph.output if v.type.tensor_type.elem_type == fp16}
+    for output in sorted(narrow - {value.name for value in fed}):
         _rename(graph, output, _wide(output))
-        cast = helper.make_node("Cast", [_wide(output)], [output], f"{output}.narrow", to=half)
+        cast = helper.make_node("Cast", [_wide(output)], [output], f"{output}.narrow", to=fp16)
         graph.node.append(cast)
     return infer_shapes(wide)
 
@@ -71,7 +71,7 @@ def _wide(name: str) -> str:
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
-    """Everywhere but in the list of outputs."""
+    """Renames a tensor everywhere except in the list of outputs."""
     for node in graph.node:
         node.output[:] = [new if x == old else x for x in node.output]
         node.input[:] = [new if x == old else x for x in node.input]
@@ -86,25 +86,25 @@ def _widen_tensor(tensor: onnx.TensorProto) -> None:
         tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
 
 
-#: Constants are folded up to this many times the bytes of the largest tensor of the model (twice
-#: what 8-bit weights grow by when they are cast) or up to FOLDED_BYTES, so that no small model,
-#: such as one that expands a number, becomes a large one. What is larger is computed at run time.
+#: A constant is folded if it has at most FOLDED_BYTES, or FOLDED_GROWTH times the bytes of the
+#: model's largest tensor (twice the growth of 8-bit weights cast to fp32), so that a small model
+#: that expands a number does not become large. Larger constants are computed at run time.
 FOLDED_GROWTH = 8
 FOLDED_BYTES = 64 << 20
 
 
 def _folded_limit(proto: onnx.ModelProto) -> int:
-    """Bytes of the largest constant that may come out of folding."""
+    """The most bytes of a constant that is folded."""
     largest = max((tensor.ByteSize() for tensor in proto.graph.initializer), default=0)
     return max(FOLDED_BYTES, FOLDED_GROWTH * largest)
 
 
 def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same function in fewer nodes, by onnxruntime's basic graph optimisations.
+    """Reduces the number of nodes by onnxruntime's basic graph optimisations.
 
-    Constants folded up to a size (shape arithmetic too), batch norms and scales folded into the
-    weights of convolutions, identities removed. Only standard operators come out, and those that
-    stay keep their names. Raises `ModelError`.
+    They fold constants up to a size (shape arithmetic included), fold batch norms and scales into
+    the weights of convolutions, and remove identities. The result has standard operators only;
+    nodes that stay keep their names. Raises `ModelError` if onnxruntime can't run the model.
     """
     check_size(proto)  # again: as fp32 it may have doubled
     options = onnxruntime.SessionOptions()
@@ -120,14 +120,14 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
                 proto.SerializeToString(),
                 options,
                 providers=["CPUExecutionProvider"],
-                # It renames the product, and puts reshapes around one of more than two dimensions.
+                # It renames the node, and adds reshapes to one of more than two dimensions.
                 disabled_optimizers=["MatMulAddFusion"],
             )
         except Exception as error:
             raise _not_taken(error) from error
         simple = onnx.load(options.optimized_model_filepath)
     _drop_unread(simple.graph)
-    # Before ONNX IR 4 initializers are listed as inputs too, also those that are folded by now.
+    # Before ONNX IR 4 initializers are listed as inputs too, even those that are folded now.
     named = {one.name for one in (*inputs(proto), *simple.graph.initializer)}
     kept = [value for value in simple.graph.input if value.name in named]
     del simple.graph.input[:]
@@ -152,7 +152,7 @@ def _not_taken(error: Exception) -> ModelError:
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Removes nodes that no output depends on, of which onnxruntime leaves some."""
+    """Removes nodes that no output depends on; onnxruntime leaves some."""
     needed = {output.name for output in graph.output}
     for node in reversed(graph.node):
         if needed.intersection(node.output):
@@ -162,41 +162,20 @@ def _drop_unread(graph: onnx.GraphProto) -> None:
     graph.node.extend(live)
 
 
-def convolutions(proto: onnx.ModelProto) -> list[str]:
-    """The nodes that become convolutions of Relax, in order: a Gemm or MatMul is one if it
-    multiplies by a constant matrix."""
-    shapes = shapes_of(proto)
-    single = onnx.TensorProto.FLOAT
-    constants = {one.name for one in proto.graph.initializer if one.data_type == single}
-
-    def is_one(node: onnx.NodeProto) -> bool:
-        if node.op_type == "Conv":
-            return True
-        if node.op_type == "ConvTranspose":
-            return len(shapes[node.input[0]]) < 5
-        if node.op_type not in ("Gemm", "MatMul"):
-            return False
-        rows, matrix = node.input[:2]
-        constant = matrix in constants and len(shapes[matrix]) == 2
-        return constant and rows not in constants and len(shapes[rows]) >= 2
-
-    return [node.name for node in proto.graph.node if is_one(node)]
-
-
 def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
-    """The model, its shapes fixed, as a Relax module with weights as constants.
+    """Imports a model of fixed shapes as a Relax module, with weights as constants.
 
-    Raises `ModelError` where TVM's importer gives up.
+    Raises `ModelError` if TVM's importer fails.
     """
     version = opset(proto)
-    # It warns of names that are no identifiers, but ours are matched by position; and what it
-    # prints before it raises would get between the lines of our output.
+    # The importer warns of names that are not identifiers, which does not matter here, and prints
+    # before it raises, which would mix with our output.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             return Importer({}, {}, keep_params_in_input=False).from_onnx(proto.graph, version)
         except TvmconvError:
-            raise  # what we refuse ourselves
+            raise  # our own refusals
         except Exception as error:
             raise ModelError(
                 "TVM's importer does not take this model",

@@ -1,10 +1,10 @@
-"""Convolutions of ONNX in any number of dimensions, as 2-D convolutions of Relax.
+"""Imports ONNX convolutions of 1, 2 and 3 dimensions as 2-D convolutions of Relax.
 
-Conv and ConvTranspose come out as one relax.nn.conv2d or conv2d_transpose each, in NCHW, with
-explicit padding. A 1-D image is 2-D and one row high. A 3-D filter of T planes is a 2-D one over
-T times the channels: the planes that it reads are put side by side as channels, and the planes of
-its output are images of their own. A Gemm is the matrix product that passes take for a convolution
-of one pixel.
+Each Conv or ConvTranspose becomes one relax.nn.conv2d or conv2d_transpose, in NCHW, with explicit
+padding. A 1-D image becomes a 2-D image of one row. A 3-D filter of T planes becomes a 2-D filter
+of T times the channels: the planes that it reads are concatenated along the channels, and every
+plane of the output is an image. A Gemm becomes a matrix product, which passes treat as a
+convolution of one pixel.
 
 Formulas of auto_pad and output_shape: https://onnx.ai/onnx/operators/onnx__Conv.html and
 onnx__ConvTranspose.html.
@@ -25,12 +25,15 @@ from tvmconv.errors import UnsupportedOperatorError
 
 @dataclass(frozen=True)
 class Attributes:
-    """What a Conv or ConvTranspose says of each spatial dimension; pads as (before, after)."""
+    """Attributes of a Conv or ConvTranspose, one for each spatial dimension.
+
+    Pads are pairs (before, after).
+    """
 
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
-    #: Of ConvTranspose negative after the last row where output_padding or output_shape ask for
-    #: more rows than there are: of output_padding Relax allows less than a stride.
+    #: A ConvTranspose has negative padding after the last row if output_padding or output_shape ask
+    #: for more rows, since Relax allows an output_padding of less than a stride only.
     pads: tuple[tuple[int, int], ...]
     groups: int
 
@@ -38,7 +41,11 @@ class Attributes:
     def read(
         cls, attrs: dict[str, Any], sizes: Sequence[int], taps: Sequence[int], transposed: bool
     ) -> Attributes:
-        """sizes: of the image; taps: of the filter; one for each spatial dimension."""
+        """Reads ONNX's attributes and resolves auto_pad and output_shape.
+
+        sizes, taps: of the image and the filter, one for each spatial dimension. Raises
+        `UnsupportedOperatorError`.
+        """
         ones = (1,) * len(sizes)
         strides = tuple(attrs.get("strides", ones))
         dilations = tuple(attrs.get("dilations", ones))
@@ -57,8 +64,8 @@ def _given_pads(attrs: dict[str, Any], count: int) -> tuple[tuple[int, int], ...
     return tuple(zip(flat[:count], flat[count:], strict=True))
 
 
-def _halves(total: int, upper: bool) -> tuple[int, int]:
-    """`total` shared between before and after; ``upper``: the odd one comes after."""
+def _split(total: int, upper: bool) -> tuple[int, int]:
+    """Splits `total` into (before, after). upper: an odd one goes after."""
     before = total // 2 if upper else total - total // 2
     return before, total - before
 
@@ -72,7 +79,7 @@ def _pads(
             max((math.ceil(size / stride) - 1) * stride + span - size, 0)
             for size, span, stride in zip(sizes, spans, strides, strict=True)
         ]
-        return tuple(_halves(total, auto == "SAME_UPPER") for total in totals)
+        return tuple(_split(total, auto == "SAME_UPPER") for total in totals)
     if auto == "VALID":
         return ((0, 0),) * len(sizes)
     return _given_pads(attrs, len(sizes))
@@ -104,19 +111,20 @@ def _transposed_pads(
                 f"where {asked} asks for {want}, can't be built",
                 hint="give it explicit pads and output_padding",
             )
-        before, after = _halves(max(total, 0), auto == "SAME_UPPER")
+        before, after = _split(max(total, 0), auto == "SAME_UPPER")
         pads.append((before, after - more - max(-total, 0)))
     return tuple(pads)
 
 
 def sizes_of(x: relax.Expr) -> list[int]:
+    """Dimensions of a tensor, all of them numbers."""
     return [int(size) for size in x.ty.shape]
 
 
 def conv(
     bb: relax.BlockBuilder, inputs: Sequence[Any], attrs: dict[str, Any], opset: int
 ) -> relax.Expr:
-    """Inputs: x (N, C, spatial...), weight (K, C/groups, taps...), bias (K,) or None."""
+    """Imports a Conv: x (N, C, spatial...), weight (K, C/groups, taps...), bias (K,) or None."""
     x, weight, bias = [*inputs, None][:3]
     shape, taps = sizes_of(x), sizes_of(weight)[2:]
     given = Attributes.read(attrs, shape[2:], taps, transposed=False)
@@ -133,8 +141,9 @@ def conv(
 def conv_transpose(
     bb: relax.BlockBuilder, inputs: Sequence[Any], attrs: dict[str, Any], opset: int
 ) -> relax.Expr | None:
-    """Inputs: x (N, C, spatial...), weight (C, K/groups, taps...), bias (K,) or None. TVM has 3-D
-    ones of its own."""
+    """Imports a ConvTranspose: x (N, C, spatial...), weight (C, K/groups, taps...), bias (K,) or
+    None. Returns None for a 3-D one, which TVM's converter handles.
+    """
     x, weight, bias = [*inputs, None][:3]
     shape, taps = sizes_of(x), sizes_of(weight)[2:]
     given = Attributes.read(attrs, shape[2:], taps, transposed=True)
@@ -149,7 +158,7 @@ def conv_transpose(
 
 
 def _rows(given: Attributes) -> Attributes:
-    """Of an image of one row."""
+    """Attributes of the 2-D convolution over an image of one row."""
     return Attributes(
         (1, *given.strides),
         (1, *given.dilations),
@@ -169,7 +178,7 @@ def _one_line(bb: relax.BlockBuilder, y: relax.Expr) -> relax.Expr:
 
 
 def _biased(bb: relax.BlockBuilder, y: relax.Expr, bias: Any) -> relax.Expr:
-    # Bound now and not where it is first used: `regions` knows nodes by their order.
+    # Bound here, not at its first use: nodes are matched to calls by their order.
     y = bb.emit(y)
     if bias is None:
         return y
@@ -184,7 +193,7 @@ def _in_2d(
     bias: Any,
     given: Attributes,
 ) -> relax.Expr:
-    """operator: relax.op.nn.conv2d or conv2d_transpose."""
+    """Emits a 1-D or 2-D convolution. operator: relax.op.nn.conv2d or conv2d_transpose."""
     (top, bottom), (left, right) = given.pads
     y = operator(
         x,
@@ -200,7 +209,7 @@ def _in_2d(
 def _conv3d(
     bb: relax.BlockBuilder, x: relax.Expr, weight: relax.Expr, bias: Any, given: Attributes
 ) -> relax.Expr:
-    """x (N, C, D, H, W): the planes that tap t reads become channels of their own."""
+    """Emits a 3-D convolution of x (N, C, D, H, W); the planes that tap t reads become channels."""
     n, c, depth, h, w = sizes_of(x)
     k, group_c, taps, r, s = sizes_of(weight)
     (before, after), *pads = given.pads
@@ -230,7 +239,7 @@ def _conv3d(
 def gemm(
     bb: relax.BlockBuilder, inputs: Sequence[Any], attrs: dict[str, Any], opset: int
 ) -> relax.Expr:
-    """Inputs: A, B, C or None. Beta times a constant C is one constant, which can be a bias."""
+    """Imports a Gemm of A, B, and C or None. Beta times a constant C is folded, to be a bias."""
     a, b, c = [*inputs, None][:3]
     dtype = str(a.ty.dtype)
 
@@ -243,7 +252,7 @@ def gemm(
 
     a = bb.emit(relax.op.permute_dims(a)) if attrs.get("transA") else a
     b = bb.emit(relax.op.permute_dims(b)) if attrs.get("transB") else b
-    # Bound now and not where it is first used: `regions` knows nodes by their order.
+    # Bound here, not at its first use: nodes are matched to calls by their order.
     y = times(bb.emit(relax.op.matmul(a, b)), attrs.get("alpha", 1.0))
     beta = attrs.get("beta", 1.0)
     return y if c is None or beta == 0 else relax.op.add(y, times(c, beta))

@@ -1,4 +1,6 @@
-"""TVM's ONNX importer, but for the operators that it gets wrong or no pass recognises."""
+"""TVM's ONNX importer, with converters of our own for operators that it gets wrong or imports in a
+form that no pass recognises.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,6 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.onnx import resize
 from tvmconv.onnx.operators import OWN
-from tvmconv.passes.graph import bindings, op_name
 
 #: An attribute of ``main``: by the name of a variable the ONNX node that it is the result of, and
 #: the operator of Relax that gives it.
@@ -22,7 +23,7 @@ NODES = "onnx_nodes"
 
 
 class Importer(onnx_frontend.ONNXGraphImporter):
-    """Builds a Relax module from a graph that `supported.unsupported` has nothing against.
+    """Builds a Relax module from a graph that has passed `supported.unsupported`.
 
     Its ``main`` says in the attribute `NODES` which variables are results of nodes.
     """
@@ -30,7 +31,11 @@ class Importer(onnx_frontend.ONNXGraphImporter):
     def from_onnx(self, graph: onnx.GraphProto, opset: int) -> tvm.IRModule:
         """The graph as a module with one function, ``main``."""
         mod = super().from_onnx(graph, opset)
-        values = {binding.var: binding.value for binding in bindings(mod)}
+        values = {
+            binding.var: binding.value
+            for block in mod["main"].body.blocks
+            for binding in block.bindings
+        }
         bound = {value: var for var, value in values.items()}
         nodes: dict[str, list[str]] = {}
         for node in graph.node:
@@ -39,12 +44,12 @@ class Importer(onnx_frontend.ONNXGraphImporter):
                 var = made if isinstance(made, relax.Var) else bound.get(made)
                 if var is not None and var in values:
                     # An Identity has the variable of the node before it.
-                    nodes.setdefault(var.name, [node.name, op_name(values[var])])
+                    nodes.setdefault(var.name, [node.name, _operator(values[var])])
         mod["main"] = mod["main"].with_attr(NODES, nodes)
         return mod
 
     def _sanitize_name(self, name: str) -> str:
-        """An identifier of its own, in C as well: kernels call what they read by this name."""
+        """A unique identifier that is valid in C: kernels name their arguments by it."""
         return str(self._name_supply.fresh_name("in_" + re.sub(r"\W", "_", name, flags=re.ASCII)))
 
     def _convert_operator(
@@ -56,19 +61,19 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         if own is not None:
             return self.bb.normalize(own)
         result = super()._convert_operator(op_name, inputs, attrs, opset)
-        # Bound now and not where it is first used: `regions` knows nodes by their order.
+        # Bound here, not at its first use: nodes are matched to calls by their order.
         return self.bb.emit(result) if op_name in ("Gemm", "MatMul") else result
 
     def _resize(
         self, op_name: str, inputs: Sequence[relax.Expr], attrs: dict[str, Any], opset: int
     ) -> relax.Expr:
-        """By `resize`, but for what TVM's operator does faster: repeating every pixel."""
+        """Imports by `resize`, except repetition of pixels, which TVM's operator does faster."""
         old = op_name == "Upsample" or opset < 11
         scales, sizes = ([*inputs[1:], None, None] if old else [*inputs[2:], None, None])[:2]
         if op_name == "Upsample" and "scales" in attrs:
             scales = relax.const(np.array(attrs["scales"], "float32"))
         if scales is not None and 0 in map(int, scales.ty.shape):
-            scales = None  # how opset 11 leaves it out
+            scales = None  # an empty tensor is how opset 11 omits it
         how = resize.attributes(attrs, old)
         x = inputs[0]
         shape = [int(size) for size in x.ty.shape]
@@ -76,8 +81,8 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         targets = None if factors else _by_axis(sizes, attrs, len(shape), shape)
         if not resize.repeats(shape, factors, targets, how):
             return self.bb.normalize(resize.resize(self.bb, x, factors, targets, how))
-        # TVM's converter is written for opset 18. Of the coordinates that say the same, these are
-        # the ones for which no rounding is near a tie.
+        # TVM's converter is written for opset 18. Among equivalent coordinate modes, this one never
+        # rounds near a tie.
         plain = {
             "mode": b"nearest",
             "coordinate_transformation_mode": b"half_pixel",
@@ -91,10 +96,15 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         return super()._convert_operator("Resize", [x, None, *given], plain, 18)
 
 
+def _operator(value: relax.Expr) -> str:
+    """Name of the operator of Relax that is called, such as ``relax.add``; else empty."""
+    return getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
+
+
 def _by_axis(
     given: relax.Expr | None, attrs: dict[str, Any], rank: int, default: Sequence[Any]
 ) -> list[Any] | None:
-    """The values of a constant, one for each axis; given for some `axes`, `default` for others."""
+    """Values of a constant, one for each axis: `default` for axes that are not in `axes`."""
     if given is None:
         return None
     values = list(default)

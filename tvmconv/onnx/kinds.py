@@ -1,6 +1,6 @@
-"""What kind of convolution or matrix product a node of the ONNX graph is, and how much work.
+"""Kind and work of the convolutions and matrix products of an ONNX graph.
 
-Told from inferred shapes alone, so that it can be said of networks that can't be built.
+Computed from inferred shapes alone, so also for networks that can't be built.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ class Layer:
     #: One of `KINDS`, and those of `TRAITS` that hold.
     kind: str
     traits: tuple[str, ...]
-    #: Input channels of a group; of a product the length of its sums.
+    #: Input channels of a group; for a product, the length of its reduction.
     group_channels: int
     x: tuple[int, ...]
     weight: tuple[int, ...]
     y: tuple[int, ...]
-    #: Whether the weight, of a product the matrix, is a constant.
+    #: True if the weight, or one operand of a product, is a constant.
     constant: bool
 
     @property
     def known(self) -> bool:
-        """Whether all shapes are; else there are no multiply-adds to be counted."""
+        """True if all shapes are known; else multiply-adds can't be counted."""
         return bool(self.x and self.weight and self.y)
 
     @property
     def macs(self) -> int:
-        """Multiply-adds by definition; 0 where shapes are not known."""
+        """Multiply-adds by definition; 0 if shapes are not known."""
         if not self.known:
             return 0
         if self.operator in PRODUCTS:
@@ -69,7 +69,7 @@ class Layer:
 
 
 def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
-    """By node, in the order of the graph, whose shapes are inferred and nodes named."""
+    """Layers by name of node, in order, of a graph with inferred shapes and named nodes."""
     shapes = {name: tuple(s) for name, s in shapes_of(proto).items() if s and 0 not in s}
     constants = {tensor.name for tensor in proto.graph.initializer}
     for node in proto.graph.node:
@@ -82,6 +82,30 @@ def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
     }
 
 
+def convolutions(proto: onnx.ModelProto) -> list[str]:
+    """Names of the nodes that become convolutions or matrix products of Relax, in order.
+
+    A Gemm or MatMul is one if it multiplies by a constant fp32 matrix. The calls of Relax in the
+    same order are `tvmconv.passes.regions.anchors`.
+    """
+    shapes = shapes_of(proto)
+    single = onnx.TensorProto.FLOAT
+    constants = {one.name for one in proto.graph.initializer if one.data_type == single}
+
+    def is_one(node: onnx.NodeProto) -> bool:
+        if node.op_type == "Conv":
+            return True
+        if node.op_type == "ConvTranspose":
+            return len(shapes[node.input[0]]) < 5
+        if node.op_type not in ("Gemm", "MatMul"):
+            return False
+        rows, matrix = node.input[:2]
+        constant = matrix in constants and len(shapes[matrix]) == 2
+        return constant and rows not in constants and len(shapes[rows]) >= 2
+
+    return [node.name for node in proto.graph.node if is_one(node)]
+
+
 def _layer(
     node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]], constants: Collection[str]
 ) -> Layer:
@@ -89,9 +113,9 @@ def _layer(
     x, weight, y = (shapes.get(name, ()) for name in (*node.input[:2], node.output[0]))
     constant = any(name in constants for name in node.input[:2])
     if node.op_type in PRODUCTS:
-        sums = x[0 if attributes.get("transA", 0) else -1] if x else 0
+        reduction = x[0 if attributes.get("transA", 0) else -1] if x else 0
         kind = KINDS[3] if constant else KINDS[4]
-        return Layer(node.name, node.op_type, kind, (), sums, x, weight, y, constant)
+        return Layer(node.name, node.op_type, kind, (), reduction, x, weight, y, constant)
     transposed = node.op_type == "ConvTranspose"
     groups = attributes.get("group", 1)
     channels = (weight[0] if transposed else weight[1] * groups) if weight else 0
@@ -109,7 +133,7 @@ def _layer(
 def _traits(
     transposed: bool, taps: tuple[int, ...], channels: int, attributes: Mapping[str, Any]
 ) -> tuple[str, ...]:
-    """In the order of `TRAITS`. taps: of the filter, by dimension; () if they are not known."""
+    """The traits that hold, in the order of `TRAITS`. taps: sizes of the filter; () if unknown."""
     held = {
         "1x1": bool(taps) and set(taps) == {1},
         "strided": max(attributes.get("strides", [1])) > 1,

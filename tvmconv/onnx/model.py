@@ -1,4 +1,4 @@
-"""The ONNX model as it is given: read, checked, its shapes fixed. Needs no TVM compiler.
+"""Reads and checks an ONNX model, and fixes its shapes. Needs no TVM compiler.
 
 path | bytes | ModelProto -> ModelProto (read) -> ModelProto, every dimension a number (fix_shapes)
 """
@@ -21,13 +21,16 @@ from tvmconv.onnx.file import check_size, content, load_external
 from tvmconv.onnx.forms import one_form
 from tvmconv.specs import TensorSpec
 
-#: What a model may be given as.
+#: A path, the bytes of a file, or a proto.
 Model = str | Path | bytes | onnx.ModelProto
 NO_ELEMENTS = "no network is built for tensors without elements"
 
 
 def read(model: Model) -> onnx.ModelProto:
-    """The model as a proto of its own, its tensors in it, checked. Raises `ModelError`."""
+    """Returns a checked copy of the model, in one form, with all tensors in it.
+
+    Raises `ModelError`.
+    """
     if isinstance(model, onnx.ModelProto):
         proto = onnx.ModelProto()
         proto.CopyFrom(model)
@@ -48,8 +51,8 @@ def read(model: Model) -> onnx.ModelProto:
     return proto
 
 
-#: A Range of constants longer than this is refused: inference of shapes keeps every number of it,
-#: some 150 bytes each, and a network that counts pixels or tokens needs fewer by far.
+#: A longer Range of constants is refused: shape inference stores each number in some 150 bytes, and
+#: a network that counts pixels or tokens needs far fewer.
 MAX_RANGE = 1 << 22
 
 
@@ -75,7 +78,7 @@ def _check(proto: onnx.ModelProto) -> None:
     opset(proto)
     _check_ranges(proto)
     if not all(output.type.tensor_type.HasField("shape") for output in proto.graph.output):
-        # Common in the wild, and all that the checker would complain of.
+        # Common, and the only complaint that the checker would have.
         _type_outputs(proto)
         try:
             proto.CopyFrom(shape_inference.infer_shapes(proto))
@@ -88,7 +91,7 @@ def _check(proto: onnx.ModelProto) -> None:
         _type_outputs(proto)
     untyped = [one for one in proto.graph.output if not one.type.tensor_type.HasField("shape")]
     for output in untyped:
-        output.type.tensor_type.shape.SetInParent()  # lest the checker say no more than that
+        output.type.tensor_type.shape.SetInParent()  # so that the checker looks at the rest
     try:
         onnx.checker.check_model(proto)
     except onnx.checker.ValidationError as error:
@@ -124,7 +127,7 @@ def opset(proto: onnx.ModelProto) -> int:
 
 
 def inputs(proto: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    """What has to be fed: inputs that are not initializers as well (as before ONNX IR 4)."""
+    """Inputs to feed: without initializers, which are listed as inputs too before ONNX IR 4."""
     initializers = {tensor.name for tensor in proto.graph.initializer}
     return [value for value in proto.graph.input if value.name not in initializers]
 
@@ -134,9 +137,10 @@ def fix_shapes(
     batch: int | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
 ) -> onnx.ModelProto:
-    """Every dimension a number. `batch` fills an input's open first one, `shapes` sets whole ones.
+    """Makes every dimension a number.
 
-    Raises `ShapeError` that names each dimension left open, or a shape that does not fit.
+    batch: fills the first dimension of every input, if it is open. shapes: whole shapes by input.
+    Raises `ShapeError` that lists the dimensions left open, or names a shape that does not fit.
     """
     given = _checked_arguments(batch, shapes)
     fixed = onnx.ModelProto()
@@ -163,7 +167,7 @@ def fix_shapes(
 
 
 def _checked_arguments(batch: Any, shapes: Any) -> dict[str, tuple[int, ...]]:
-    """The shapes by name, once both arguments are known to be what they should be."""
+    """Checks both arguments and returns the shapes by name. Raises `ShapeError`."""
     if batch is not None:
         check_batch(batch)
     hint = "give shapes={'input': (1, 3, 224, 224)}, with the input's name"
@@ -179,7 +183,7 @@ def _checked_arguments(batch: Any, shapes: Any) -> dict[str, tuple[int, ...]]:
 
 
 def check_batch(batch: Any) -> None:
-    """Raises `ShapeError` for what is no number of images."""
+    """Raises `ShapeError` unless `batch` is an integer of 1 or more."""
     if not _is_integer(batch):
         raise ShapeError(f"a batch is a number of elements, not {batch!r}", hint="give batch=1")
     if batch < 1:
@@ -193,7 +197,7 @@ def _is_integer(value: Any) -> bool:
 def _fix_input(
     value: onnx.ValueInfoProto, batch: int | None, shape: Sequence[int] | None
 ) -> list[str]:
-    """Sets what can be set; gives the dimensions left open, in words."""
+    """Sets the shape of an input. Returns descriptions of dimensions left open."""
     tensor = value.type.tensor_type
     if shape is not None:
         if tensor.HasField("shape") and len(shape) != len(tensor.shape.dim):
@@ -224,7 +228,7 @@ def _fix_input(
 
 
 def open_dimensions(value: onnx.ValueInfoProto) -> list[str]:
-    """The dimensions of an input that are no numbers, in words."""
+    """Describes the dimensions of an input that are not numbers."""
     tensor = value.type.tensor_type
     if not tensor.HasField("shape"):
         return [f"all of {value.name!r}"]
@@ -242,7 +246,10 @@ def _as_written(dim: onnx.TensorShapeProto.Dimension) -> str:
 
 
 def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Shapes of everything between, anew: those in the file may be of another batch."""
+    """Infers all shapes anew, since those in the file may be of another batch.
+
+    Raises `ShapeError`.
+    """
     del proto.graph.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
@@ -260,10 +267,10 @@ def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _type_outputs(proto: onnx.ModelProto) -> None:
-    """Gives outputs the types that inference leaves out, as it looks at what nodes give.
+    """Sets types of outputs that are not the result of a node, which inference leaves out.
 
-    Such an output is an initializer, an input, or one that is listed twice. The first two have to
-    be known before it too: it takes an output's want of a shape for the initializer's.
+    Such an output is an initializer, an input, or listed twice. Call it before inference as well,
+    which would otherwise apply an output's missing shape to the initializer.
     """
     graph = proto.graph
     known = {tensor.name: _type_of(tensor) for tensor in graph.initializer}
@@ -280,7 +287,7 @@ def _type_of(tensor: onnx.TensorProto) -> onnx.TypeProto:
 
 
 def shapes_of(proto: onnx.ModelProto) -> dict[str, list[int]]:
-    """Dimensions of every tensor, by name, once they are inferred; 0 for one that is not known."""
+    """Inferred dimensions of every tensor, by name; 0 for one that is not known."""
     graph = proto.graph
     shapes = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -290,7 +297,7 @@ def shapes_of(proto: onnx.ModelProto) -> dict[str, list[int]]:
 
 
 def specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
-    """Name, shape and NumPy dtype of each."""
+    """Name, shape and NumPy dtype of inputs or outputs."""
     return tuple(
         TensorSpec(
             value.name,
@@ -302,7 +309,7 @@ def specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
 
 
 def name_nodes(proto: onnx.ModelProto) -> None:
-    """Gives every node a name of its own, in place, so that the report can speak of it."""
+    """Gives every node a unique name, in place, for reports."""
     taken: Counter[str] = Counter()
     for i, node in enumerate(proto.graph.node):
         node.name = node.name or f"{node.op_type}_{i}"

@@ -1,8 +1,8 @@
-"""The operators that are lowered our own way: TVM's importer gets a form of them wrong, or makes
-of them what `ConvertLayout` can't carry a layout across.
+"""Converters of our own for operators that TVM's importer gets wrong, or imports in a form that
+`ConvertLayout` can't carry a layout across.
 
-Each function takes (builder, inputs, attributes, opset) and gives the expression, or None where
-TVM's own converter does. A missing input is None.
+Each takes (builder, inputs, attributes, opset) and returns an expression, or None to leave the node
+to TVM's converter. A missing input is None.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tvmconv.onnx import import_convs
 Inputs = Sequence[Any]
 Attributes = dict[str, Any]
 
-#: Of many inputs, and what joins two of them.
+#: Operators of any number of inputs, with the operator that joins two.
 JOINS: dict[str, Callable[[relax.Expr, relax.Expr], relax.Expr]] = {
     "Sum": relax.op.add,
     "Mean": relax.op.add,
@@ -33,14 +33,14 @@ JOINS: dict[str, Callable[[relax.Expr, relax.Expr], relax.Expr]] = {
 def clip(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
-    """Not relax.op.clip, across which ConvertLayout does not carry a layout."""
+    """Imports a Clip as comparisons; ConvertLayout carries no layout across relax.op.clip."""
     bounds = [attributes.get("min"), attributes.get("max")] if opset < 11 else list(inputs[1:3])
     low, high = [*bounds, None, None][:2]
     if any(isinstance(bound, relax.Expr) and not is_constant(bound) for bound in (low, high)):
         return None
     dtype = str(inputs[0].ty.dtype)
     result = inputs[0]
-    # Floats always get both, which is what an epilogue recognises; integers have no infinity.
+    # Floats always get both bounds, as an epilogue expects; integers have no infinity.
     if low is not None or "float" in dtype:
         bound = relax.const(_number(low, -math.inf), dtype)
         result = builder.emit(relax.op.maximum(result, bound))
@@ -50,7 +50,7 @@ def clip(
 
 
 def join(operator: str) -> Callable[..., relax.Expr | None]:
-    """Pairwise: TVM stacks the inputs along a new axis, which ConvertLayout can't follow."""
+    """Joins inputs pairwise; TVM stacks them along a new axis, which ConvertLayout can't follow."""
 
     def joined(
         builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
@@ -66,7 +66,7 @@ def join(operator: str) -> Callable[..., relax.Expr | None]:
 
 
 def hard(operator: str) -> Callable[..., relax.Expr]:
-    """HardSigmoid and HardSwish without relax.op.clip, for the same reason."""
+    """Imports HardSigmoid and HardSwish without relax.op.clip, for the reason of `clip`."""
 
     def bounded_line(
         builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
@@ -87,14 +87,14 @@ def hard(operator: str) -> Callable[..., relax.Expr]:
 def leaky_relu(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr:
-    """By comparisons, across which ConvertLayout carries a layout."""
+    """Imports a LeakyRelu as comparisons, across which ConvertLayout carries a layout."""
     return _leaky(builder, inputs[0], attributes.get("alpha", 0.01))
 
 
 def prelu(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
-    """Of one slope, a LeakyRelu."""
+    """Imports a PRelu of one slope as a LeakyRelu."""
     x, slope = inputs
     if not is_constant(slope) or slope.value.numpy().size != 1:
         return None
@@ -110,7 +110,7 @@ def _leaky(builder: relax.BlockBuilder, x: relax.Expr, alpha: float) -> relax.Ex
 def pad(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
-    """Zeros as one operator, which `absorb_pad` knows; TVM's is a function with no name."""
+    """Imports padding with zeros as one operator, which `absorb_pad` recognises."""
     x, pads, value, axes = [*inputs, None, None, None][:4]
     if opset < 11:
         pads, value = relax.const(np.array(attributes["pads"])), attributes.get("value", 0.0)
@@ -130,7 +130,8 @@ def pad(
 def dropout(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr:
-    """Its input, in inference. TVM gives a pair, which ConvertLayout can't take as an output."""
+    """Imports a Dropout of inference as its input; TVM returns a pair, which ConvertLayout can't
+    take as an output."""
     x = inputs[0]
     if attributes["tvm_custom"]["num_outputs"] == 1:
         return x
@@ -138,12 +139,12 @@ def dropout(
     return relax.Tuple([x, builder.emit(relax.op.ones(x.ty.shape, mask))])
 
 
-#: Larger whole exponents are left to the power function.
+#: The largest whole exponent that is computed by products.
 MOST_FACTORS = 8
 
 
 def _whole_exponent(exponent: relax.Expr) -> int:
-    """The one small whole number that a constant exponent is; 0 if it is none."""
+    """The value of a constant exponent that is one whole number up to MOST_FACTORS, else 0."""
     numbers = exponent.value.numpy() if is_constant(exponent) else np.empty(0)
     if numbers.size != 1:
         return 0
@@ -154,15 +155,15 @@ def _whole_exponent(exponent: relax.Expr) -> int:
 def power(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
-    """Of the base's dtype, whatever that of the exponent; TVM wants two floats of one dtype.
+    """Imports a Pow, whose result has the base's dtype; TVM needs two floats of one dtype.
 
-    Integers go through float64, as in onnxruntime: exact up to 2**53.
+    Integers are computed in float64, as in onnxruntime: exact up to 2**53.
     """
     base, exponent = inputs[:2]
     dtype = str(base.ty.dtype)
     times = _whole_exponent(exponent)
     if times and "float" in dtype and not is_constant(base):
-        # CUDA's fast math gives no number for a power of a negative one.
+        # CUDA's fast math returns NaN for a power of a negative number.
         return reduce(lambda x, _: builder.emit(relax.op.multiply(x, base)), range(times - 1), base)
     if "float" in dtype:
         if str(exponent.ty.dtype) == dtype:
@@ -175,7 +176,8 @@ def power(
 def squeeze(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
-    """Axes counted from the front: from the end they let ConvertLayout run out of memory."""
+    """Imports a Squeeze with axes counted from the front; negative ones exhaust ConvertLayout's
+    memory."""
     x = inputs[0]
     if not isinstance(x.ty, relax.TensorType):
         return None  # a shape
@@ -191,7 +193,7 @@ def squeeze(
 def slice_by_attributes(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
-    """As before opset 10; TVM's converter looks for inputs."""
+    """Imports a Slice from before opset 10, whose bounds are attributes; TVM reads inputs."""
     if opset >= 10:
         return None
     shape = [int(size) for size in inputs[0].ty.shape]
@@ -208,9 +210,9 @@ def slice_by_attributes(
 def softplus(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
-    """max(x, 0) + log1p(y), y = exp(-|x|); TVM's log(1 + y) is 0 for a small y.
+    """Imports a Softplus: max(x, 0) + log1p(y), y = exp(-|x|); TVM's log(1 + y) is 0 for a small y.
 
-    log1p(y) is 2 atanh(s), s = y / (y + 2) <= 1/3, as a series: past s**17 it adds no fp32 bit.
+    log1p(y) = 2 atanh(s), s = y / (y + 2) <= 1/3, as a series up to s**17, exact to fp32.
     """
     x = inputs[0]
     dtype = str(x.ty.dtype)
@@ -231,8 +233,10 @@ def softplus(
 
 
 def reduce_extreme(operator: str) -> Callable[..., relax.Expr | None]:
-    """TVM starts from the largest finite number, which is wrong where all are infinite: half of
-    everything is reduced, and doubled."""
+    """Imports ReduceMax or ReduceMin so that infinities come out right.
+
+    TVM starts from the largest finite number, so halves of the values are reduced, then doubled.
+    """
     reducer = {"ReduceMax": relax.op.max, "ReduceMin": relax.op.min}[operator]
 
     def reduced(
@@ -255,7 +259,7 @@ def reduce_extreme(operator: str) -> Callable[..., relax.Expr | None]:
     return reduced
 
 
-#: What lowers an operator in place of TVM's converter.
+#: Converters by operator, used in place of TVM's.
 OWN: dict[str, Callable[..., relax.Expr | None]] = {
     "Clip": clip,
     "Conv": import_convs.conv,
@@ -276,7 +280,7 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
 
 
 def is_constant(value: Any) -> bool:
-    """Whether an input of an operator is known when the network is built."""
+    """True for an input whose value is known when the network is built."""
     return isinstance(value, tvm.ir.GenericConst)
 
 

@@ -1,7 +1,7 @@
-"""Resize and Upsample, one axis after the other, as the ONNX specification has them.
+"""Resize and Upsample by the ONNX specification, one axis after the other.
 
-Which elements an output element is made of, and by what weights, depends on shapes alone: so both
-are constants, and an axis is a weighted sum of a few gathers. TVM's own operator repeats pixels
+The indices and weights of the inputs of an output element depend on shapes alone, so they are
+constants, and an axis is resized by a weighted sum of a few gathers. TVM's operator repeats pixels
 faster, and gets other forms wrong.
 """
 
@@ -18,14 +18,13 @@ from tvm import relax
 
 Array = NDArray[Any]
 
-#: Coordinates and roundings that, for scales of whole numbers, repeat every pixel.
+#: Coordinate modes and roundings that repeat every pixel if scales are whole numbers.
 REPEATS = {
     ("asymmetric", "floor"),
     ("tf_half_pixel_for_nn", "floor"),
     *product(("half_pixel", "pytorch_half_pixel"), ("round_prefer_floor", "round_prefer_ceil")),
 }
-#: Where an output element lies in the input: of its index i, the sizes n and m of the input and
-#: the output, and the scale s.
+#: Position in the input of output element i; n and m: sizes of input and output; s: the scale.
 COORDINATES: dict[str, Callable[[Array, int, int, Any], Array]] = {
     "half_pixel": lambda i, n, m, s: (i + 0.5) / s - 0.5,
     "half_pixel_symmetric": lambda i, n, m, s: n / 2 * (1 - m / (s * n)) + (i + 0.5) / s - 0.5,
@@ -44,7 +43,7 @@ MODES = ("nearest", "linear", "cubic")
 
 
 def attributes(given: Mapping[str, Any], old: bool = False) -> dict[str, Any]:
-    """ONNX's attributes, defaults filled in. old: of Upsample, or of Resize before opset 11."""
+    """Fills in defaults of ONNX's attributes. old: for Upsample, and Resize before opset 11."""
     coordinates, rounding = ("asymmetric", "floor") if old else ("half_pixel", "round_prefer_floor")
     defaults = {
         "mode": "nearest",
@@ -65,7 +64,7 @@ def repeats(
     sizes: Sequence[int] | None,
     how: Mapping[str, Any],
 ) -> bool:
-    """Whether this does no more than repeat every pixel."""
+    """True if the resize only repeats every pixel."""
     if scales is None:
         scales = [y / x for x, y in zip(shape, sizes or shape, strict=True)]
     return (
@@ -80,9 +79,12 @@ def repeats(
 def taps(
     size: int, resized: int, scale: float, how: Mapping[str, Any]
 ) -> list[tuple[Array, Array]]:
-    """What an axis of `size` elements resized is the sum of: indices and their weights, each of
-    `resized` elements. how: ONNX's attributes, all of them, names as str."""
-    # In fp32, as onnxruntime computes it: whether 3 / 0.6 is 5 or less decides what is read.
+    """Terms of the sum that resizes an axis of `size` elements: indices and weights, of `resized`
+    elements each.
+
+    how: all of ONNX's attributes, as `attributes` returns them.
+    """
+    # In fp32, like onnxruntime: whether 3 / 0.6 is 5 or less decides which element is read.
     x = COORDINATES[how["coordinate_transformation_mode"]](
         np.arange(resized, dtype="float32"), size, resized, np.float32(scale)
     )
@@ -109,7 +111,7 @@ def _within(positions: Array, size: int) -> Array:
 
 
 def _cubic(distance: Array, a: float) -> Array:
-    """The weight of an element `distance` (up to 2) away."""
+    """The weight of an element at a distance of up to 2."""
     near = (a + 2) * distance**3 - (a + 3) * distance**2 + 1
     far = a * distance**3 - 5 * a * distance**2 + 8 * a * distance - 4 * a
     return np.where(distance <= 1, near, far)
@@ -122,12 +124,12 @@ def resize(
     sizes: Sequence[int] | None,
     how: Mapping[str, Any],
 ) -> relax.Expr:
-    """`x` resized, by scales or to sizes, one for each of its axes."""
+    """Resizes `x`, by scales or to sizes, one for each of its axes."""
     shape = [int(size) for size in x.ty.shape]
     dtype = str(x.ty.dtype)
     for axis, size in enumerate(shape):
         if scales is not None:
-            # In fp32, as the specification's example is computed: 0.6 * 5 is 3.
+            # In fp32, like the specification's example: 0.6 * 5 is 3.
             scale, resized = float(scales[axis]), math.floor(np.float32(scales[axis]) * size)
         elif sizes is not None:
             scale, resized = sizes[axis] / size, int(sizes[axis])

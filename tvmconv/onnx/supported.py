@@ -1,6 +1,6 @@
-"""Which operators, and which forms of them, can be built; the rest is refused by name.
+"""Finds the operators, and forms of operators, that can't be built.
 
-A form is refused where TVM's importer accepts it and what comes out is wrong or does not build.
+Refused is also a form that TVM's importer accepts but that gives wrong results or does not build.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import onnx
 from onnx import helper, numpy_helper
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import resize
 from tvmconv.onnx.model import opset, shapes_of
 
-#: In TVM's importer, yet they do not build or come out wrong.
+#: Operators that TVM's importer has, but that do not build or give wrong results.
 NOT_LOWERED = {
     "Attention",
     "Compress",
@@ -30,13 +29,12 @@ NOT_LOWERED = {
     "TopK",
     "Unique",
 }
-#: Element types that networks are built for, as ONNX calls them.
+#: ONNX's names of element types that networks are built for.
 DTYPES = {
     *("FLOAT", "FLOAT16", "DOUBLE", "BOOL"),
     *("INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64"),
 }
-#: Inputs whose values have to be known when a network is built, by operator: they decide shapes,
-#: or which code there is.
+#: Inputs by operator whose values must be known at build time, since they decide shapes or code.
 VALUES: dict[str, tuple[int, ...]] = {
     "AffineGrid": (1,),
     "ConstantOfShape": (0,),
@@ -65,11 +63,10 @@ VALUES: dict[str, tuple[int, ...]] = {
 
 
 def unsupported(proto: onnx.ModelProto, folded: bool = False) -> Counter[str]:
-    """What can't be built and how often it is used, with the reason where it is not simply that
-    nobody has written it.
+    """Counts the operators that can't be built, by name, with the reason unless it is just missing.
 
-    The shapes of `proto` are inferred. folded: its constants are folded, so that a value which is
-    no constant now never will be.
+    proto: with inferred shapes. folded: after constant folding, so that a value that is no
+    constant now never will be.
     """
     found: Counter[str] = Counter()
     for node, reason in verdicts(proto, folded):
@@ -84,8 +81,10 @@ def unsupported(proto: onnx.ModelProto, folded: bool = False) -> Counter[str]:
 def verdicts(
     proto: onnx.ModelProto, folded: bool = False
 ) -> Iterator[tuple[onnx.NodeProto, str | None]]:
-    """Every node, in order, and why it can't be built: None where it can, empty where nobody has
-    written it."""
+    """Yields every node, in order, with the reason why it can't be built.
+
+    None: it can be built. Empty: nobody has written the operator.
+    """
     known = {*onnx_frontend._get_convert_map(), "Constant"}
     facts = _Facts.of(proto, folded)
     for node in proto.graph.node:
@@ -94,14 +93,14 @@ def verdicts(
 
 
 def operator(node: onnx.NodeProto) -> str:
-    """Its name, with its domain where that is not ONNX's own."""
+    """The operator's name, with its domain unless that is ONNX's own."""
     standard = node.domain in ("", "ai.onnx")
     return node.op_type if standard else f"{node.domain}.{node.op_type}"
 
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of a graph's tensors, by name, before anything runs."""
+    """Properties of a graph's tensors, by name, known before anything runs."""
 
     opset: int
     constants: Mapping[str, onnx.TensorProto]
@@ -134,7 +133,7 @@ class _Facts:
 
 
 def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
-    """Why a node that TVM's importer accepts would come out wrong; empty if it would not."""
+    """The reason to refuse a node that TVM's importer accepts; empty if there is none."""
     attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     outputs = [name for name in node.output if name]
     operator = node.op_type
@@ -173,13 +172,13 @@ def _from_the_end(node: onnx.NodeProto, facts: _Facts) -> bool:
 
 
 def _drops(node: onnx.NodeProto, facts: _Facts) -> bool:
-    """Whether a Dropout is known to be one of training; in inference it passes its input on."""
+    """True for a Dropout that is known to be in training mode."""
     training = facts.constants.get(node.input[2]) if len(node.input) > 2 else None
     return training is not None and bool(numpy_helper.to_array(training))
 
 
 def _resize_refusal(node: onnx.NodeProto, given: dict[str, Any], facts: _Facts) -> str:
-    """What `resize.resize` has not: filters that widen, crops, and dtypes that round."""
+    """The reason to refuse a Resize; empty if `resize.resize` can compute it."""
     how = resize.attributes(given)
     if how["mode"] not in resize.MODES:
         return f"mode {how['mode']}"
@@ -190,8 +189,8 @@ def _resize_refusal(node: onnx.NodeProto, given: dict[str, Any], facts: _Facts) 
     if how["coordinate_transformation_mode"] not in resize.COORDINATES:
         return how["coordinate_transformation_mode"]
     if how["coordinate_transformation_mode"] == "align_corners" and _between_sizes(node, facts):
-        # ONNX's own tests take the size before it is rounded for the last corner, onnxruntime
-        # the size after.
+        # For the last corner ONNX's tests use the size before rounding, onnxruntime the size
+        # after.
         return "align_corners by scales to no whole size"
     dtype = facts.dtypes.get(node.input[0], "FLOAT")
     if how["mode"] != "nearest" and dtype not in ("FLOAT", "FLOAT16", "DOUBLE"):
@@ -200,7 +199,7 @@ def _resize_refusal(node: onnx.NodeProto, given: dict[str, Any], facts: _Facts) 
 
 
 def _between_sizes(node: onnx.NodeProto, facts: _Facts) -> bool:
-    """Whether the scales of a Resize give a size that has to be rounded."""
+    """True if the scales of a Resize give a size that is not whole."""
     scales = facts.constants.get(node.input[2]) if len(node.input) > 2 else None
     if scales is None:
         return False
@@ -211,19 +210,8 @@ def _between_sizes(node: onnx.NodeProto, facts: _Facts) -> bool:
     return any(float(np.float32(scale) * sizes[axis]) % 1 for axis, scale in pairs)
 
 
-def check_supported(proto: onnx.ModelProto, folded: bool = False) -> None:
-    """Raises `UnsupportedOperatorError` that lists all that `unsupported` found."""
-    found = unsupported(proto, folded)
-    if found:
-        listed = ", ".join(f"{name} x{count}" for name, count in sorted(found.items()))
-        raise UnsupportedOperatorError(
-            f"the model uses operators that can't be built: {listed}",
-            hint="build the part without them: onnx.utils.extract_model cuts a model in two",
-        )
-
-
 def value_inputs(proto: onnx.ModelProto) -> set[str]:
-    """The inputs of a model on which `VALUES` depend, other than by their shapes."""
+    """Inputs of a model whose values, not only shapes, the inputs in `VALUES` depend on."""
     producers = {name: node for node in proto.graph.node for name in node.output}
     waiting = [
         node.input[at]

@@ -1,4 +1,4 @@
-"""What passes share that read a graph binding by binding. Not a pass itself."""
+"""Reading a Relax graph binding by binding, for passes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ class Dataflow:
     """The bindings of ``main``, in order. What they read are variables and constants."""
 
     values: dict[relax.Var, relax.Expr]
-    #: Who reads a variable: the variables bound to what does, in order, each once.
+    #: For a variable, the variables whose bindings read it, in order, each once.
     readers: dict[relax.Var, list[relax.Var]]
-    #: Variables that the network gives.
+    #: Variables that are outputs of the network.
     outputs: frozenset[relax.Var]
     _order: dict[relax.Var, int]
 
     @classmethod
     def of(cls, mod: tvm.IRModule) -> Dataflow:
+        """Reads the bindings of a module's ``main``."""
         values: dict[relax.Var, relax.Expr] = {}
         readers: dict[relax.Var, list[relax.Var]] = defaultdict(list)
         for binding in bindings(mod):
@@ -36,21 +37,21 @@ class Dataflow:
         return cls(values, readers, outputs, {var: i for i, var in enumerate(values)})
 
     def position(self, var: relax.Var) -> int:
-        """Where in the order of the bindings it is computed."""
+        """Index of the binding that computes a variable."""
         return self._order[var]
 
     def op(self, var: relax.Var) -> str:
-        """The operator that gives it, such as ``relax.add``; empty for what no call gives."""
+        """The operator that computes a variable, such as ``relax.add``; empty if no call does."""
         return op_name(self.values.get(var))
 
     def calls(self, op: str) -> Iterator[tuple[relax.Var, relax.Call]]:
+        """Every call of an operator, with the variable that it is bound to, in order."""
         for var, value in self.values.items():
             if self.op(var) == op:
                 yield var, value
 
     def sole_reader(self, var: relax.Var) -> relax.Var | None:
-        """The one variable computed from it, if there is just one and the network does not
-        give it."""
+        """The only variable computed from `var`; None if there are others or it is an output."""
         readers = self.readers[var]
         return readers[0] if len(readers) == 1 and var not in self.outputs else None
 
@@ -63,7 +64,7 @@ def bindings(mod: tvm.IRModule) -> list[relax.VarBinding]:
 def with_bindings(
     mod: tvm.IRModule, new: Sequence[relax.VarBinding], output: relax.Expr
 ) -> tvm.IRModule:
-    """`mod`, whose `main` has these bindings instead and gives `output`."""
+    """Replaces the bindings and the result of `main`."""
     main = mod["main"]
     body = relax.SeqExpr([relax.DataflowBlock(list(new))], output)
     function = relax.Function(main.params, body, main.ret_ty, main.is_pure, main.attrs, main.span)
@@ -73,31 +74,37 @@ def with_bindings(
 
 
 def op_name(value: relax.Expr | None) -> str:
-    """Of a call of an operator, such as ``relax.add``; else empty."""
+    """Name of the operator that is called, such as ``relax.add``; else empty."""
     return getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""
 
 
 def is_constant(value: relax.Expr) -> bool:
+    """True for a constant tensor."""
     return isinstance(value, tvm.ir.GenericConst)
 
 
 def array(value: relax.Expr) -> NDArray[Any] | None:
-    """A copy of the numbers of a constant tensor; None of anything else."""
+    """A copy of the values of a constant tensor; None for anything else."""
     return value.value.numpy() if is_constant(value) else None
 
 
 def shape(value: relax.Expr) -> tuple[int, ...]:
-    """Of a tensor, whose dimensions all are numbers."""
+    """Shape of a tensor whose dimensions are all numbers."""
     return tuple(int(size) for size in value.ty.shape)
 
 
 def dtype(value: relax.Expr) -> str:
-    """Of a tensor, such as ``float32``."""
+    """Element type of a tensor, such as ``float32``."""
     return str(value.ty.dtype)
 
 
+def element_bytes(dtype: str) -> int:
+    """Size of an element of any dtype that TVM knows, bools too."""
+    return -(-tvm.DataType(dtype).bits // 8)
+
+
 def uses(mod: tvm.IRModule) -> Counter[relax.Var]:
-    """How often each variable is read: by bindings, and by the network's output."""
+    """Counts the reads of each variable, by bindings and by the network's output."""
     read: Counter[relax.Var] = Counter()
     for value in (*(binding.value for binding in bindings(mod)), mod["main"].body.body):
         read.update(_variables(value))
@@ -105,7 +112,7 @@ def uses(mod: tvm.IRModule) -> Counter[relax.Var]:
 
 
 def _variables(value: relax.Expr) -> list[relax.Var]:
-    """The variables that one binding reads, as often as it does."""
+    """The variables that one binding reads, repeated if it reads them several times."""
     if isinstance(value, relax.Var):
         return [value]
     if isinstance(value, relax.Call):
@@ -116,5 +123,5 @@ def _variables(value: relax.Expr) -> list[relax.Var]:
 
 
 def along(values: NDArray[Any], axis: int, rank: int) -> NDArray[Any]:
-    """(C,) as (1, ..., C, ..., 1) of `rank` dimensions, C in the place of `axis`."""
+    """Reshapes (C,) to `rank` dimensions, all 1 except `axis`, which is C."""
     return np.reshape(values, [-1 if at == axis else 1 for at in range(rank)])

@@ -1,8 +1,8 @@
-"""From ONNX's graph in Relax to one that the virtual machine runs: every pass, in order.
+"""All passes in order, from the imported graph to one that the virtual machine runs.
 
-graph_passes         bring every convolution to NHWC, its constants folded
-tidy_passes          merge and remove what is written twice or undone
-                     (then `compiler` marks, plans and lowers convolutions and lifts the weights)
+GRAPH_PASSES         bring every convolution to NHWC, its constants folded
+TIDY_PASSES          merge equal bindings, cancel transposes
+                     (then `compiler` finds, plans and lowers convolutions and lifts the weights)
 plan_memory_passes   legalise, fuse and schedule the rest, plan memory
 machine_passes       capture the CUDA graph, lower to the virtual machine
 kernel_pipeline      lower the kernels
@@ -31,7 +31,7 @@ from tvmconv.passes.simplify.tuple_output import tuple_output
 
 
 def tvm_target(kind: str, arch: str) -> tvm.target.Target:
-    """What to compile for: kind ``cuda`` with an architecture, or ``llvm`` with LLVM's CPU."""
+    """TVM's target of kind ``cuda`` with an architecture, or ``llvm`` with LLVM's name of a CPU."""
     if kind == "cuda":
         return tvm.target.Target({"kind": "cuda", "arch": arch}, host="llvm")
     return tvm.target.Target({"kind": "llvm", "mcpu": arch})
@@ -42,10 +42,10 @@ GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
     transform.CanonicalizeBindings(),
     # The importer reshapes biases; `scale_and_shift` looks for bare constants.
     fold_layouts(),
-    # Before the conversion, which does not carry a layout across a batch norm or a constant of
-    # fewer dimensions than the activation.
+    # Before ConvertLayout, which carries no layout across a batch norm or a constant of fewer
+    # dimensions than the activation.
     scale_and_shift(),
-    # Channels innermost: what every family of schedules reads and writes.
+    # Channels innermost, as every family of schedules reads and writes.
     transform.ConvertLayout(
         {
             "relax.nn.conv2d": ["NHWC", "OHWI"],
@@ -53,16 +53,16 @@ GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
         }
     ),
     transform.CanonicalizeBindings(),
-    # After the conversion, which leaves its transposes on weights and biases.
+    # After ConvertLayout, which leaves transposes on weights and biases.
     fold_layouts(),
-    # Last: biases are bare constants now, as `find_regions` looks for them.
+    # Last: biases are bare constants now, as `find_regions` expects.
     transform.DeadCodeElimination(["main"]),
 )
 
 
-#: After GRAPH_PASSES, and once it is recorded which convolution is which: they may be merged.
+#: After GRAPH_PASSES, and after convolutions are named, since equal ones are merged here.
 TIDY_PASSES: tuple[tvm.transform.Pass, ...] = (
-    # First: the conversion transposes a value once for each of its readers.
+    # First: ConvertLayout transposes a value once for each of its readers.
     merge_equal(),
     cancel_transposes(),
 )
@@ -72,10 +72,10 @@ def fuse_passes() -> list[tvm.transform.Pass]:
     """Groups what is left beside the convolutions: after them a function of Relax for each group,
     and a call of a kernel for what is in none."""
     return [
-        # Before they are legalised, when a pool can still be told by its operator.
+        # Before legalisation, while a pool is still an operator.
         fuse_pool_casts(),
         transform.LegalizeOps(),
-        # Lets FuseOps know what each function is; those already scheduled are opaque to it.
+        # For FuseOps; functions that are already scheduled are opaque to it.
         transform.AnnotateTIROpPattern(),
         transform.FuseOps(),
     ]
@@ -85,34 +85,34 @@ def kernel_passes() -> list[tvm.transform.Pass]:
     """After `fuse_passes`, makes one kernel of each group."""
     return [
         transform.FuseTIR(),
-        # A reshape that only renames a buffer costs nothing, that of the output neither.
+        # Turns reshapes into views, that of the output too.
         tuple_output(),
         transform.RewriteDataflowReshape(),
-        # The kernels that nobody calls now.
+        # Kernels that are not called any more.
         transform.DeadCodeElimination(["main"]),
     ]
 
 
 def plan_memory_passes(kind: str) -> list[tvm.transform.Pass]:
-    """After the convolutions are lowered, for target kind ``cuda`` or ``llvm``."""
+    """Passes after convolutions are lowered, for target kind ``cuda`` or ``llvm``."""
     return [
         *fuse_passes(),
         *kernel_passes(),
-        # After the reshapes are views: scheduled, TVM would not know them any more.
+        # After reshapes are views: TVM does not recognise scheduled ones.
         default_schedules(kind),
         transform.ToNonDataflow(),
         transform.RemovePurityChecking(),
         transform.CallTIRRewrite(),
-        # Not StaticPlanBlockMemory, which hands on whole blocks within one dtype: it took 1.05 to
-        # 2.14 times the least possible over a dozen networks, where an arena takes 1.00.
+        # Not StaticPlanBlockMemory, which reuses whole blocks of one dtype: over a dozen networks
+        # it took 1.05 to 2.14 times the lower bound, an arena 1.00.
         plan_memory(kind),
     ]
 
 
 def machine_passes(kind: str) -> list[tvm.transform.Pass]:
-    """From planned memory to the virtual machine's instructions."""
+    """Passes from planned memory to the virtual machine's instructions."""
     return [
-        # After planning: what is captured must not move.
+        # After memory is planned: captured tensors must not move.
         *([bindable()] if kind == "cuda" else []),
         transform.LowerAllocTensor(),
         transform.KillAfterLastUse(),
@@ -124,7 +124,7 @@ def machine_passes(kind: str) -> list[tvm.transform.Pass]:
 
 
 def kernel_pipeline(kind: str, capability: int) -> str:
-    """The name of the pipeline that brings kernels to machine code, as `relax.build` takes it.
+    """Name of the pipeline that lowers kernels, for `relax.build`.
 
     capability: the GPU's compute capability, such as 90.
     """
@@ -132,7 +132,7 @@ def kernel_pipeline(kind: str, capability: int) -> str:
 
 
 def run(mod: tvm.IRModule, passes: Any, stage: str) -> tvm.IRModule:
-    """Applies `passes` in order; with the TVMCONV_DUMP knob, writes the module after each."""
+    """Applies `passes` in order. If TVMCONV_DUMP is set, writes the module after each."""
     folder = knobs.dump_folder()
     for i, one in enumerate(passes):
         mod = one(mod)

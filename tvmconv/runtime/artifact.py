@@ -1,10 +1,10 @@
-"""One file for one built network: a zip of a manifest, the code, and the weights, apart.
+"""The file of a built network: a zip with a manifest, code and weights.
 
-    manifest.json      format, versions, target, report; of each entry inputs, outputs, weights
-    code/0000.so       kernels and byte code of one entry each: one batch that it was built for
-    weights/0000.npy   one array each, which any entry may take
+    manifest.json      format, versions, target, report; inputs, outputs and weights of each entry
+    code/0000.so       kernels and byte code of one entry, that is, of one batch
+    weights/0000.npy   one array, which any entry may use
 
-Stored, not compressed. Reading runs nothing of the file: no pickles.
+The zip is not compressed. Reading it runs no code of the file: there are no pickles.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORMAT = 3
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a file holds."""
+    """Contents of a file."""
 
     manifest: dict[str, Any]
     codes: tuple[bytes, ...]
@@ -35,7 +35,7 @@ class Artifact:
 
 
 def write(artifact: Artifact, path: str | Path) -> None:
-    """Writes the file, or nothing at all: it appears under its name once it is whole."""
+    """Writes the file, which gets its name once it is complete. Raises `ArtifactError`."""
     path = Path(path)
     unfinished = path.with_name(path.name + ".partial")
     try:
@@ -66,7 +66,7 @@ def write(artifact: Artifact, path: str | Path) -> None:
 
 
 def read(path: str | Path) -> Artifact:
-    """Reads what `write` wrote. Raises `ArtifactError` where the file is not that, or not whole."""
+    """Reads a file of `write`. Raises `ArtifactError` for another file or a damaged one."""
     try:
         with zipfile.ZipFile(path) as file:
             manifest = json.loads(file.read("manifest.json"))

@@ -1,4 +1,4 @@
-"""A network with its inputs and outputs in fixed places: enqueued again at little cost."""
+"""A network whose inputs and outputs keep their memory, so that a run is cheap to start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import tvm
 
-from tvmconv.runtime import cuda as cuda_runtime
+from tvmconv.runtime.cuda import capture, current_stream
 from tvmconv.specs import TensorSpec
 
 
@@ -19,10 +19,10 @@ from tvmconv.specs import TensorSpec
 class Binding:
     """Made by `Executable.bind`.
 
-    `inputs` and `outputs` are tensors by name, as `Executable.inputs` and `outputs` say, which
-    speak DLPack: `torch.from_dlpack(binding.inputs["x"])` is the same memory, and `copyfrom`
-    takes a NumPy array. They stay where they are; every run reads the ones and overwrites the
-    others. Several threads may run a binding; who writes its inputs has to see to the order.
+    `inputs` and `outputs` are tensors by name, with the shapes and dtypes of `Executable.inputs`
+    and `outputs`. They support DLPack: `torch.from_dlpack(binding.inputs["x"])` is the same memory,
+    and `copyfrom` takes a NumPy array. They never move; every run reads the inputs and overwrites
+    the outputs. Several threads may run a binding; the caller orders writes to its inputs.
     """
 
     inputs: Mapping[str, Any]
@@ -31,12 +31,12 @@ class Binding:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def run(self, stream: int | None = None) -> None:
-        """Runs the network on what is in `inputs` now.
+        """Runs the network on the values that are in `inputs` now.
 
-        On a GPU it is enqueued, as one CUDA graph, and may still run when this returns. stream: a
+        On a GPU it is enqueued as one CUDA graph and may still run when this returns. stream: a
         raw handle, such as `torch.cuda.Stream.cuda_stream`; by default CUDA's default stream,
-        which is PyTorch's as well. An output's `numpy()` waits for that one. On a CPU it has run
-        when this returns.
+        which is PyTorch's as well and for which an output's `numpy()` waits. On a CPU the run is
+        over when this returns.
         """
         with self._lock:
             self._replay(stream)
@@ -49,10 +49,10 @@ def bind(
     device: Any,
     feeds: Sequence[Any] | None,
 ) -> Binding:
-    """A binding of what `run` makes of tensors on the device.
+    """Returns a binding of `run`, a function of tensors on the device.
 
-    run: gives a tensor or several, of which the first are the `outputs`. What it gives must be
-    all that it writes. feeds: arrays or tensors to begin with; without, the inputs are zeros.
+    run: returns all tensors that it writes, the `outputs` first. feeds: the first values of the
+    inputs, which are zeros by default.
     """
     tensors = [tvm.runtime.tensor(np.zeros(one.shape, one.dtype), device) for one in inputs]
     for tensor, feed in zip(tensors, feeds or (), strict=bool(feeds)):
@@ -84,13 +84,13 @@ def _captured(
     # work of a stream.
     run(tensors)
     device.sync()
-    graph, (_, made) = cuda_runtime.capture(device, lambda: (tensors, _as_list(run(tensors))))
+    graph, (_, made) = capture(device, lambda: (tensors, _as_list(run(tensors))))
     # TVM's pool hands on memory at once, which is safe on one stream; a replay may be on another.
     device.sync()
 
     def replay(stream: int | None) -> None:
         if stream is None:
-            graph.launch(cuda_runtime.current_stream(device))
+            graph.launch(current_stream(device))
         else:
             graph.launch(ctypes.c_void_p(stream))
 

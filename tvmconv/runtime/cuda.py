@@ -1,7 +1,7 @@
-"""Streams, events, graphs and pinned memory of CUDA's runtime library, for what TVM has no call.
+"""Streams, events, graphs and pinned memory of CUDA's runtime library, which TVM does not offer.
 
-It is the library that TVM's CUDA runtime links, so both share one context. Nothing here is loaded
-where there is no GPU. Device 0, as everywhere.
+TVM's CUDA runtime links the same library, so both share one context. It is loaded at the first
+call, so that importing this needs no GPU. Everything is on device 0.
 """
 
 from __future__ import annotations
@@ -33,7 +33,10 @@ def _library() -> ctypes.CDLL:
 
 
 def call(name: str, *arguments: Any) -> None:
-    """Raises `TargetError` where CUDA reports an error, which may be one of earlier work."""
+    """Calls a function of the library.
+
+    Raises `TargetError` if CUDA reports an error, which may come from work enqueued before.
+    """
     library = _library()
     code = getattr(library, name)(*arguments)
     if code:
@@ -42,7 +45,7 @@ def call(name: str, *arguments: Any) -> None:
 
 
 def _at_end(owner: Any, release: Callable[..., object], *arguments: Any) -> None:
-    """Releases once nobody has `owner` any more; not at exit, when CUDA may be gone already."""
+    """Calls `release` when `owner` is collected; not at exit, when CUDA may be unloaded already."""
     weakref.finalize(owner, release, *arguments).atexit = False
 
 
@@ -56,16 +59,16 @@ class Event:
         _at_end(self, _library().cudaEventDestroy, self.handle)
 
     def record(self, stream: ctypes.c_void_p) -> Event:
-        """Happens once the stream has done all that is enqueued so far."""
+        """Records the event after all work that is in the stream so far. Returns the event."""
         call("cudaEventRecord", self.handle, stream)
         return self
 
     def wait(self) -> None:
-        """Lets the calling thread wait for it."""
+        """Blocks the calling thread until the event has happened."""
         call("cudaEventSynchronize", self.handle)
 
     def ms_since(self, start: Event) -> float:
-        """Between two timed events, of which this one, the later, is waited for."""
+        """Milliseconds since an earlier event. Both are timed. Waits for this one."""
         self.wait()
         ms = ctypes.c_float()
         call("cudaEventElapsedTime", ctypes.byref(ms), start.handle, self.handle)
@@ -73,7 +76,7 @@ class Event:
 
 
 class Stream:
-    """Work that is done in order, and beside that of every other stream."""
+    """A queue of work, done in order and concurrently with other streams."""
 
     def __init__(self) -> None:
         self.handle = ctypes.c_void_p()
@@ -82,47 +85,50 @@ class Stream:
         _at_end(self, _library().cudaStreamDestroy, self.handle)
 
     def after(self, event: Event) -> None:
-        """What is enqueued from now on waits for the event."""
+        """Makes work that is enqueued from now on wait for an event."""
         call("cudaStreamWaitEvent", self.handle, event.handle, ctypes.c_uint(0))
 
     def copy(self, to: int, source: int, count: int) -> None:
-        """Enqueues a copy of so many bytes between two addresses, of which CUDA knows where they
-        are. Only memory of `pinned` is copied while the host goes on."""
+        """Enqueues a copy of `count` bytes between two addresses, each of the host or the device.
+
+        Only a copy from or to `pinned` memory runs while the host continues.
+        """
         default = ctypes.c_int(4)  # cudaMemcpyDefault
         size = ctypes.c_size_t(count)
         call("cudaMemcpyAsync", ctypes.c_void_p(to), ctypes.c_void_p(source), size, default,
              self.handle)  # fmt: skip
 
     def wait(self) -> None:
+        """Blocks the calling thread until the stream is empty."""
         call("cudaStreamSynchronize", self.handle)
 
 
 class Graph:
-    """All that was enqueued while it was captured, to be enqueued again by one call."""
+    """Captured work, enqueued again by one call."""
 
     def __init__(self, handle: ctypes.c_void_p, kept: Any) -> None:
-        """kept: whatever owns the memory that it reads and writes."""
+        """kept: the owners of the memory that it reads and writes, kept as long as the graph."""
         self.executable = ctypes.c_void_p()
         call("cudaGraphInstantiate", ctypes.byref(self.executable), handle, ctypes.c_ulonglong(0))
         _at_end(self, _destroy, self.executable, kept)
 
     def launch(self, stream: ctypes.c_void_p) -> None:
-        """Enqueues it. Returns at once."""
+        """Enqueues the work. Returns at once."""
         call("cudaGraphLaunch", self.executable, stream)
 
 
 def _destroy(executable: ctypes.c_void_p, kept: Any) -> None:
-    """`kept` goes once nothing can be running that uses it."""
+    """Destroys a graph after all work is done, since `kept` may be freed after this."""
     library = _library()
     library.cudaDeviceSynchronize()
     library.cudaGraphExecDestroy(executable)
 
 
 def capture(device: Any, enqueue: Callable[[], _Result]) -> tuple[Graph, _Result]:
-    """What `enqueue` starts on TVM's current stream of `device`, as a graph; nothing is run.
+    """Captures the work that `enqueue` puts on TVM's current stream of `device`; nothing runs.
 
-    The graph keeps what `enqueue` gives. Raises `TargetError` where it does what can't be
-    captured, such as waiting for the device.
+    Returns the graph and the result of `enqueue`, which the graph keeps. Raises `TargetError` if
+    `enqueue` does something that can't be captured, such as waiting for the device.
     """
     stream, handle = Stream(), ctypes.c_void_p()
     # Relaxed: allocating memory meanwhile, here or in another thread, is no error.
@@ -141,16 +147,18 @@ def capture(device: Any, enqueue: Callable[[], _Result]) -> tuple[Graph, _Result
 
 
 def current_stream(device: Any) -> ctypes.c_void_p:
-    """TVM's current stream: CUDA's default one, which is PyTorch's too, if nobody changed it."""
+    """TVM's current stream: by default CUDA's default stream, which PyTorch uses too."""
     return ctypes.c_void_p(tvm_ffi.get_raw_stream(device))
 
 
 def launch_sampler(
     device: Any, function: Callable[..., Any], arguments: Sequence[Any], launches: int
 ) -> Callable[[], float]:
-    """What gives, each time it is called, the microseconds of one launch: of a replay of a graph
-    of so many, between two events, so that no time goes into starting kernels. It keeps the
-    function and its arguments."""
+    """Returns a function that measures one launch of `function`, in microseconds.
+
+    Each call replays a graph of `launches` launches between two events and divides, so that the
+    host's cost of starting kernels does not count. It keeps the function and its arguments.
+    """
 
     def enqueue() -> tuple[Any, ...]:
         for _ in range(launches):
@@ -170,7 +178,7 @@ def launch_sampler(
 
 
 def pinned(shape: Sequence[int], dtype: str) -> NDArray[Any]:
-    """An array in memory of the host that the GPU copies to and from by itself."""
+    """An array in page-locked memory of the host, which the GPU copies from and to by itself."""
     size = max(1, int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize)
     address = ctypes.c_void_p()
     call("cudaHostAlloc", ctypes.byref(address), ctypes.c_size_t(size), ctypes.c_uint(0))

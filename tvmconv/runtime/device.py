@@ -1,4 +1,4 @@
-"""Where a network runs: the device that it was built for, if this machine has it."""
+"""The device that a network was built for, if this machine has it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import tvm
 
 from tvmconv.errors import TargetError
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 
 
 def find_device(target: str, arch: str, features: Sequence[str]) -> Any:
-    """The CPU or the first GPU, once it is known to run what was built for `target` and `arch`.
+    """Returns TVM's device for a network built for `target` and `arch`: the CPU or GPU 0.
 
-    features: what code for a CPU relies on. Raises `TargetError` where there is no such device.
+    features: vector extensions that the code for a CPU uses. Raises `TargetError` if this machine
+    has no device that runs the code.
     """
     if target != "cuda":
         missing = sorted(set(features) - set(cpu_features()))
@@ -27,13 +28,13 @@ def find_device(target: str, arch: str, features: Sequence[str]) -> Any:
             )
         return tvm.cpu()
     # Also loads TVM's CUDA runtime, where `import tvm` could not.
-    here = toolchain.detect_arch()
+    here = gpu.detect_arch()
     if here is None:
         raise TargetError(
             f"a network built for {arch} can't be run here: there is no NVIDIA GPU",
             hint='build it with target="llvm" to run it on the CPU by emulation',
         )
-    if not toolchain.runs_on(arch, here):
+    if not gpu.runs_on(arch, here):
         raise TargetError(
             f"a network built for {arch} can't be run on this GPU, which is {here}",
             note="machine code runs on its own generation, from its own revision on",
@@ -43,7 +44,7 @@ def find_device(target: str, arch: str, features: Sequence[str]) -> Any:
 
 
 def cpu_features() -> tuple[str, ...]:
-    """This CPU's vector extensions, spelled as `vector_features` does; none but on Linux."""
+    """Vector extensions of this CPU, named as by `vector_features`; empty except on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -53,6 +54,6 @@ def cpu_features() -> tuple[str, ...]:
 
 
 def vector_features(names: Iterable[str]) -> tuple[str, ...]:
-    """The vector extensions among Linux's or LLVM's names of CPU features, spelled alike."""
+    """Selects vector extensions among CPU features; Linux's and LLVM's names become alike."""
     plain = {name.replace("_", "").replace("-", "").replace(".", "") for name in names}
     return tuple(sorted(name for name in plain if name.startswith(("avx", "fma", "f16c", "amx"))))

@@ -1,4 +1,4 @@
-"""A network that can be run: compiled code, weights, and the report of how they were made."""
+"""A compiled network: code, weights and the report of its build."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ import tvm
 from numpy.typing import NDArray
 from tvm.runtime.vm import VirtualMachine
 
-import tvmconv
-import tvmconv.runtime.tensor_map
-import tvmconv.simulation.simulator  # kernels call what these two register
+# These two register functions that kernels call by name.
+import tvmconv.runtime.simulator
+import tvmconv.runtime.tensor_map  # noqa: F401
 from tvmconv.errors import ArtifactError, FeedError, first_line
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.runtime import artifact
 from tvmconv.runtime.binding import Binding, bind
 from tvmconv.runtime.buckets import plan_batches
 from tvmconv.runtime.device import find_device
-from tvmconv.runtime.feeds import images, join, place, read
+from tvmconv.runtime.feeds import images, join, place, random_feeds, read
 from tvmconv.runtime.streaming import stream_batches
 from tvmconv.specs import TensorSpec, batch_of
+from tvmconv.version import __version__
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,19 +39,20 @@ class Entry:
     outputs: tuple[TensorSpec, ...]
     #: A shared library: the kernels and the virtual machine's byte code.
     code: bytes
-    #: What the network takes after its inputs, in order: places in `Executable.weights`.
+    #: Arguments after the inputs, in order: indices into `Executable.weights`.
     weights: tuple[int, ...]
 
     @property
     def batch(self) -> int:
+        """Images of one run."""
         return batch_of(self.inputs)
 
 
 @dataclass
 class _Loaded:
-    """What lies on the device; an executable and its buckets have one between them."""
+    """Code and weights on the device, shared by an executable and its buckets."""
 
-    #: TVM's virtual machine is not safe for threads.
+    #: TVM's virtual machine is not thread-safe.
     lock: threading.RLock = field(default_factory=threading.RLock)
     machines: dict[Entry, VirtualMachine] = field(default_factory=dict)
     weights: dict[int, Any] = field(default_factory=dict)
@@ -60,9 +62,9 @@ class _Loaded:
 class Executable:
     """Made by `tvmconv.build` and `tvmconv.load`. Compiles nothing.
 
-    May be used by several threads; they run one after another. Built for buckets (a list of
-    batches), it has an entry for each; what it says of itself, `inputs`, `outputs` and `report`,
-    it says of the largest, and so do the steps of a run. `bucket` gives the others.
+    Several threads may use it; their runs take turns. Built for buckets (a list of batches), it
+    has an entry for each. `inputs`, `outputs`, `report` and the steps of a run are then those of
+    the largest batch; `bucket` gives the others.
     """
 
     target: str
@@ -70,24 +72,27 @@ class Executable:
     #: One for each batch, the smallest first.
     entries: tuple[Entry, ...]
     report: BuildReport
-    #: Of all entries, equal ones once, packed as the kernels read them.
+    #: Weights of all entries, equal ones once, packed as the kernels read them.
     weights: tuple[NDArray[Any], ...]
-    #: Vector extensions of a CPU that the code relies on, as `cpu_features` spells them.
+    #: Vector extensions of a CPU that the code uses, named as by `cpu_features`.
     features: tuple[str, ...] = ()
-    #: Whether `run` takes any batch and not the one of `inputs` alone.
+    #: True if `run` takes any number of images, not only the batch of `inputs`.
     any_batch: bool = False
     _loaded: _Loaded = field(default_factory=_Loaded, repr=False)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs at the largest batch, in order."""
         return self.entries[-1].inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs at the largest batch, in order."""
         return self.entries[-1].outputs
 
     @property
     def code(self) -> bytes:
+        """The shared library of the largest batch."""
         return self.entries[-1].code
 
     @property
@@ -102,9 +107,9 @@ class Executable:
         return f"Executable({self.target} {self.arch}{buckets}: {ins} -> {outs})"
 
     def bucket(self, batch: int) -> Executable:
-        """The network at one of its `batches` alone, with the same weights on the device.
+        """The network at one of its `batches`; weights on the device are shared.
 
-        Raises `FeedError` where it has no such bucket.
+        Raises `FeedError` if it has no such bucket.
         """
         if batch not in self.batches:
             raise FeedError(
@@ -116,17 +121,38 @@ class Executable:
         report = replace(report, smaller=(), stored_weight_bytes=report.weight_bytes)
         return replace(self, entries=(self.entries[at],), report=report, any_batch=False)
 
+    def each_bucket(
+        self, feeds: Mapping[str, Any] | None = None
+    ) -> Iterator[tuple[Executable, Mapping[str, Any]]]:
+        """Every batch of `batches` as an executable of its own, with what to feed it.
+
+        Without `feeds`, `random_feeds`. With them, for a network built for buckets, as many of the
+        images as the bucket holds, repeated if they are fewer. Raises `FeedError`.
+        """
+        if not self.any_batch:
+            yield self, random_feeds(self.inputs) if feeds is None else feeds
+            return
+        arrays = None if feeds is None else read(self.inputs, feeds, any_batch=True)
+        for batch in self.batches:
+            one = self.bucket(batch)
+            if arrays is None:
+                yield one, random_feeds(one.inputs)
+            else:
+                names = [spec.name for spec in self.inputs]
+                filled = (images(array, 0, batch) for array in arrays)
+                yield one, dict(zip(names, filled, strict=True))
+
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the network on the feeds and waits for it.
 
-        feeds: for every input an array of its shape and dtype, NumPy's or any that speaks
-        DLPack; one that lies on the device is not copied to the host. Built for buckets, it takes
-        1 image or more: the first dimension of every array, and of every output. How they run is
-        the rule of `buckets.plan_batches`.
+        feeds: for every input an array of its shape and dtype, from NumPy or anything that
+        supports DLPack; an array on the device is not copied to the host. Built for buckets, it
+        takes any number of images, the first dimension of every input and output, and cuts them
+        into batches by `buckets.plan_batches`.
 
-        Gives every output by name: NumPy arrays for NumPy arrays, torch tensors where a torch
-        tensor came in, else TVM tensors, on the device the network ran on. Raises `FeedError`,
-        and `TargetError` where there is no such device.
+        Returns every output by name: NumPy arrays if all feeds are, torch tensors if one of them
+        is, else TVM tensors; the latter two on the device the network ran on. Raises `FeedError`
+        for feeds that do not fit, `TargetError` if this machine lacks the device.
         """
         torch = sys.modules.get("torch")
         with self._loaded.lock:
@@ -134,7 +160,7 @@ class Executable:
             device = self.device()
             of_torch = [x for x in feeds.values() if torch and isinstance(x, torch.Tensor)]
             if torch and any(x.is_cuda for x in of_torch):
-                # What still writes the feeds was started on a stream that TVM does not wait for.
+                # Kernels that write the feeds may still run on a stream that TVM does not wait for.
                 torch.cuda.current_stream().synchronize()
             on_host = all(isinstance(feed, np.ndarray) for feed in feeds.values())
             if self.any_batch:
@@ -148,12 +174,11 @@ class Executable:
         return {spec.name: one for spec, one in zip(self.outputs, results, strict=True)}
 
     def bind(self, feeds: Mapping[str, Any] | None = None) -> Binding:
-        """The network with inputs and outputs that stay in place: on a GPU one CUDA graph.
+        """The network with inputs and outputs that stay in place; on a GPU one CUDA graph.
 
-        feeds: what the inputs are to begin with, as `run` takes it; zeros by default. Whatever is
-        fed is copied; write to `Binding.inputs` later. Of an executable with buckets the largest
-        is bound; `bucket` gives the others. Bindings have the weights in common, and else memory
-        of their own. Raises as `run` does.
+        feeds: first values of the inputs, as for `run`; zeros by default. They are copied; write
+        to `Binding.inputs` later. With buckets, the largest is bound; `bucket` gives the others.
+        Bindings share the weights and have activations of their own. Raises as `run` does.
         """
         with self._loaded.lock:
             arrays = None if feeds is None else read(self.inputs, feeds, False)
@@ -168,21 +193,20 @@ class Executable:
             return bind(self.inputs, self.outputs, run, self.device(), arrays)
 
     def map(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Runs every batch as `run` does, and gives the results in the same order.
+        """Runs every batch as `run` does and yields the results in the same order.
 
-        On a GPU a batch is copied in while the one before it computes and the one before that is
-        copied out; so up to 3 batches are taken before the first result is given, and an array
-        may be written again as soon as the next batch is asked for. It takes the memory of 3
-        bindings, for every bucket that is used, until the last result is given; to set them up,
-        some 100 ms for large batches. Raises as `run` does, and whatever `batches` raises, after
-        the results of all batches before; then it ends.
+        On a GPU a batch is copied in while the previous one computes and the one before that is
+        copied out. So up to 3 batches are taken before the first result, and an array may be
+        overwritten as soon as the next batch is requested. Until the last result it holds 3
+        bindings for every bucket in use, which takes some 100 ms to set up for large batches.
+        Errors of `run` and of `batches` are raised after the results of all earlier batches.
         """
         if self.target == "cuda":
             return stream_batches(self, batches)
         return map(self.run, batches)
 
     def __call__(self, array: Any) -> Any:
-        """`run` for a network of one input and one output. Raises `FeedError` for others."""
+        """Runs a network of one input and one output. Raises `FeedError` for another."""
         if len(self.inputs) != 1 or len(self.outputs) != 1:
             raise FeedError(
                 f"the network has {len(self.inputs)} inputs and {len(self.outputs)} outputs",
@@ -192,7 +216,7 @@ class Executable:
 
     def save(self, path: str | Path) -> None:
         """Writes one file that `tvmconv.load` reads. Raises `ArtifactError`."""
-        # All but those that only the buckets beside it take.
+        # Without weights that only other buckets use.
         kept = sorted({number for entry in self.entries for number in entry.weights})
         entries = [
             {
@@ -203,7 +227,7 @@ class Executable:
             for entry in self.entries
         ]
         manifest = {
-            "tvmconv": tvmconv.__version__,
+            "tvmconv": __version__,
             "target": self.target,
             "arch": self.arch,
             "features": list(self.features),
@@ -218,7 +242,7 @@ class Executable:
     # ------------------------------------------------------------ the steps of a run
 
     def _run_chunks(self, arrays: list[Any], on_host: bool) -> list[Any]:
-        """The outputs of all images, from the buckets that the rule says."""
+        """Outputs of all images, run in the buckets that `plan_batches` chooses."""
         chunks = plan_batches(arrays[0].shape[0], self.batches)
         parts = []
         for chunk in chunks:
@@ -233,7 +257,7 @@ class Executable:
         return [result.numpy() for result in results] if on_host else results
 
     def device(self) -> Any:
-        """Where the network runs. Raises `TargetError` where there is no such device."""
+        """TVM's device that the network runs on. Raises `TargetError` if this machine lacks it."""
         return self._device
 
     @cached_property
@@ -241,7 +265,7 @@ class Executable:
         return find_device(self.target, self.arch, self.features)
 
     def transfer_in(self, feeds: Mapping[str, Any]) -> list[Any]:
-        """The feeds, checked, as tensors on the device, in the network's order."""
+        """Checks feeds and returns them as tensors on the device, in the order of `inputs`."""
         return [place(array, self.device()) for array in read(self.inputs, feeds, False)]
 
     def enqueue(self, tensors: list[Any]) -> list[Any]:
@@ -255,8 +279,10 @@ class Executable:
         return [result] if isinstance(result, tvm.runtime.Tensor) else list(result)
 
     def traced(self, heard: Callable[..., int]) -> Callable[[list[Any]], None]:
-        """What runs the network on tensors of the device call by call, never as a CUDA graph, and
-        tells of each before and after: heard(function, name, before, result, *arguments) gives 0.
+        """Returns a function that runs the network on tensors of the device call by call.
+
+        It calls heard(function, name, before, result, *arguments), which returns 0, before and
+        after each, and uses no CUDA graph.
         """
         entry = self.entries[-1]
         _, weights = self._machine(entry)
@@ -266,14 +292,13 @@ class Executable:
         return lambda tensors: main(*tensors, *weights)
 
     def transfer_out(self, results: list[Any]) -> dict[str, NDArray[Any]]:
-        """The results on the host, by name. Waits until they are there."""
+        """Copies results to the host, by name, and waits for them."""
         return {
             spec.name: result.numpy() for spec, result in zip(self.outputs, results, strict=True)
         }
 
     def _machine(self, entry: Entry) -> tuple[VirtualMachine, list[Any]]:
-        """The entry's virtual machine and what it takes after the inputs; both are on the device
-        from the first run."""
+        """The entry's virtual machine and its weights, loaded to the device at the first call."""
         loaded, device = self._loaded, self.device()
         if entry not in loaded.machines:
             machine = _load_machine(entry.code, device)
@@ -284,8 +309,8 @@ class Executable:
 
 
 def _load_machine(code: bytes, device: Any) -> VirtualMachine:
-    # The loader knows libraries by path, so each gets one of its own; once loaded, the file
-    # is not needed any more.
+    """Loads the shared library of an entry. Raises `ArtifactError`."""
+    # The loader caches libraries by path, so each gets its own; the file is not needed after.
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         path = Path(folder) / "code.so"
         path.write_bytes(code)

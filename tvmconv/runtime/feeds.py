@@ -1,4 +1,4 @@
-"""What a network is fed: checked against its specs, and brought to where TVM can read it."""
+"""Feeds of a network: checked against its specs, cut, filled up, joined, moved to the device."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from tvmconv.errors import FeedError
 from tvmconv.specs import TensorSpec
 
-#: What TVM wants of the memory it is lent, in bytes.
+#: Alignment that TVM requires of memory that it borrows, in bytes.
 ALIGNMENT = 64
 
 
 def read(specs: Sequence[TensorSpec], feeds: Mapping[str, Any], any_batch: bool) -> list[Any]:
-    """The feeds in the order of `specs`: NumPy arrays as they are, all else as TVM tensors.
+    """Checks feeds and returns them in the order of `specs`: NumPy arrays, or TVM tensors.
 
-    any_batch: the first dimension may be any, if it is the same for all. Raises `FeedError`.
+    any_batch: allows any first dimension that is the same for all. Raises `FeedError`.
     """
     names = [spec.name for spec in specs]
     if not isinstance(feeds, Mapping):
@@ -63,7 +63,7 @@ def _check(spec: TensorSpec, feed: Any, any_batch: bool) -> None:
 
 
 def _readable(feed: Any) -> Any:
-    """A tensor over the feed's own memory; over a copy where that is not contiguous or aligned."""
+    """Borrows the feed's memory as a tensor; copies it if it is not contiguous and aligned."""
     if isinstance(feed, np.ndarray | tvm.runtime.Tensor):
         return feed
     torch = sys.modules.get("torch")
@@ -77,17 +77,17 @@ def _readable(feed: Any) -> Any:
 
 
 def place(feed: Any, device: Any) -> Any:
-    """What `read` gave, on the device; without a copy where it is there already."""
+    """A feed of `read` on the device, copied unless it is there already."""
     if isinstance(feed, np.ndarray):
         return tvm.runtime.tensor(np.asarray(feed, order="C"), device)
     return feed if feed.device == device else feed.copyto(device)
 
 
 def images(feed: Any, start: int, count: int) -> Any:
-    """`count` images of what `read` gave, from number `start` on, where the feed lies.
+    """Images `start` to `start + count` of a feed of `read`, on the feed's device.
 
-    Where it has fewer they are repeated in turn: they at least are what the network expects.
-    Nothing is copied of a NumPy array that has enough, nor of a tensor's first images.
+    If there are fewer, they are repeated in turn: values that the network expects. A NumPy array
+    that has enough is not copied, nor are the first images of a tensor.
     """
     has = min(count, feed.shape[0] - start)
     if isinstance(feed, np.ndarray):
@@ -95,7 +95,7 @@ def images(feed: Any, start: int, count: int) -> Any:
         return found if has == count else np.resize(found, (count, *feed.shape[1:]))
     if has == count and start == 0:
         return _window(feed, 0, count)
-    # Kernels take no tensor that begins inside another: its images are copied, on its device.
+    # Kernels accept no tensor that begins inside another, so the images are copied.
     result = tvm.runtime.empty((count, *feed.shape[1:]), feed.dtype, feed.device)
     for done in range(0, count, has):
         step = min(has, count - done)
@@ -104,9 +104,9 @@ def images(feed: Any, start: int, count: int) -> Any:
 
 
 def join(parts: Sequence[Any], counts: Sequence[int]) -> Any:
-    """One array of the first images of each part, as many as `counts` says of each.
+    """Concatenates the first `counts[i]` images of each part `i`.
 
-    The parts are NumPy arrays, or tensors of one device, where the result lies too.
+    The parts are NumPy arrays, or tensors of one device, which the result is on as well.
     """
     cut = [_window(part, 0, count) for part, count in zip(parts, counts, strict=True)]
     if len(cut) == 1:
@@ -122,7 +122,7 @@ def join(parts: Sequence[Any], counts: Sequence[int]) -> Any:
 
 
 def _window(array: Any, start: int, count: int) -> Any:
-    """Images of an array, in its own memory."""
+    """Images of an array as a view of its memory."""
     if (start, count) == (0, array.shape[0]):
         return array
     if isinstance(array, np.ndarray):
@@ -132,13 +132,13 @@ def _window(array: Any, start: int, count: int) -> Any:
 
 
 def random_feeds(specs: Iterable[TensorSpec], seed: int = 0) -> dict[str, NDArray[Any]]:
-    """An array for every spec: standard normal for floats, zeros and ones for other dtypes."""
+    """An array for every spec: standard normal if it is a float, else of zeros and ones."""
     rng = np.random.default_rng(seed)
     feeds = {}
     for spec in specs:
         dtype = np.dtype(spec.dtype)
         if np.issubdtype(dtype, np.floating):
             feeds[spec.name] = rng.standard_normal(spec.shape).astype(dtype)
-        else:  # may be indices or masks, of which these two are the safe ones
+        else:  # may be indices or masks, for which 0 and 1 are valid
             feeds[spec.name] = rng.integers(0, 2, spec.shape).astype(dtype)
     return feeds

@@ -1,4 +1,4 @@
-"""In which dtype and layout a network is fed and answers, where that is not the model's own."""
+"""Dtype and layout of a network's inputs and outputs, if they differ from the model's."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 
 @dataclass(frozen=True)
 class IoForm:
-    """What a build was asked for; None is as the model has it."""
+    """Dtype and layout that a build was asked for; None leaves them as in the model."""
 
-    #: Of every input and output of floating point, one of `DTYPES`; others keep theirs.
+    #: For every input and output of floating point, one of `DTYPES`; others keep theirs.
     dtype: str | None = None
-    #: Of every input and output of floating point with four dimensions, one of `LAYOUTS`. The
-    #: model's own is NCHW.
+    #: For every input and output of floating point with four dimensions, one of `LAYOUTS`; the
+    #: model has NCHW.
     layout: str | None = None
 
     def __post_init__(self) -> None:
@@ -40,7 +40,7 @@ class IoForm:
                 )
 
     def of(self, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-        """The model's specs in this form."""
+        """Converts specs of the model to this form."""
         return tuple(map(self._of, specs))
 
     def _of(self, spec: TensorSpec) -> TensorSpec:
@@ -53,23 +53,24 @@ class IoForm:
 
 
 def is_float(dtype: str) -> bool:
+    """True for a NumPy dtype of floating point, by name."""
     return dtype.startswith("float")
 
 
 def model_shape(spec: TensorSpec) -> tuple[int, ...]:
-    """The shape that the model has where the network has `spec`."""
+    """The shape of a network's input or output in the model's layout."""
     return tuple(spec.shape[axis] for axis in TO_NCHW) if spec.layout == "NHWC" else spec.shape
 
 
 def arranged(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
-    """An array of the model's in the layout of `spec`, its dtype kept."""
+    """Transposes an array of the model to the layout of `spec`; its dtype stays."""
     return array.transpose(TO_NHWC) if spec.layout == "NHWC" else array
 
 
 def feeds_from_model(
     specs: Iterable[TensorSpec], feeds: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
-    """The model's feeds as a network with the inputs `specs` takes them."""
+    """Converts feeds of the model to those of a network with the inputs `specs`."""
     return {
         spec.name: np.ascontiguousarray(arranged(spec, feeds[spec.name]), spec.dtype)
         for spec in specs
@@ -79,9 +80,9 @@ def feeds_from_model(
 def feeds_to_model(
     specs: Iterable[TensorSpec], feeds: Mapping[str, NDArray[Any]], model: Iterable[TensorSpec]
 ) -> dict[str, NDArray[Any]]:
-    """The feeds of a network with the inputs `specs` as the model takes them.
+    """Converts feeds of a network with the inputs `specs` to those of the model.
 
-    model: the model's own specs of the same inputs.
+    model: the model's specs of the same inputs.
     """
     dtypes = {spec.name: spec.dtype for spec in model}
     return {
@@ -91,5 +92,5 @@ def feeds_to_model(
 
 
 def _back(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
-    """What undoes `arranged`."""
+    """The inverse of `arranged`."""
     return array.transpose(TO_NCHW) if spec.layout == "NHWC" else array

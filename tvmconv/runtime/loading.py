@@ -1,4 +1,4 @@
-"""The network in a file that `Executable.save` wrote."""
+"""Loads a network from a file."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tvmconv.specs import TensorSpec
 
 
 def load(path: str | Path) -> Executable:
-    """The network that `Executable.save` wrote. Compiles nothing; TVM's runtime is enough.
+    """Loads a network that `Executable.save` wrote. Needs TVM's runtime, not its compiler.
 
-    Raises `ArtifactError` where the file is not one of ours or damaged. Whether this machine can
-    run it is seen when it is run.
+    Raises `ArtifactError` for another file or a damaged one. A network for another device loads,
+    and its `run` raises `TargetError`.
     """
     stored = artifact.read(path)
     manifest = stored.manifest

@@ -1,8 +1,8 @@
-"""`Executable.map`: batch after batch, one copied in while one computes and one is copied out.
+"""`Executable.map` on a GPU: one batch is copied in while one computes and one is copied out.
 
-Each batch goes through a slot: a binding, pinned memory for its arrays on the host, and an event
-after each of the three steps, which run on a stream each. A slot is used again once its results
-are out. With as many slots as steps, none of the three has to wait for another's batch.
+The three steps run on a stream each. A batch uses a slot: a binding, pinned memory for its arrays
+on the host, and an event after each step. A slot is reused when its results are copied out. With
+three slots no step waits for another batch.
 """
 
 from __future__ import annotations
@@ -12,28 +12,59 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tvmconv.runtime.binding import Binding
 from tvmconv.runtime.buckets import plan_batches
 from tvmconv.runtime.cuda import Event, Stream, pinned
 from tvmconv.runtime.feeds import images, join, read
-
-if TYPE_CHECKING:
-    from tvmconv.runtime.executable import Executable
+from tvmconv.specs import TensorSpec
 
 Results = dict[str, Any]
 SLOTS = 3
-#: Copies between arrays of the host are cut for so many threads, into pieces of so many bytes or
-#: more: one thread copies slower than the GPU fetches. Of a ResNet-18 at batch 128, fed fp16, an
-#: H200 took 5.6 ms a batch with one thread, 2.9 with 4 and 2.4, what it computes, with 8.
+#: Copies between arrays of the host are split among COPY_THREADS threads, in pieces of PIECE_BYTES
+#: or more, since one thread copies slower than the GPU reads. ResNet-18 at batch 128, fed fp16, on
+#: an H200: 5.6 ms a batch with one thread, 2.9 with 4, 2.4 (its computing time) with 8.
 PIECE_BYTES, COPY_THREADS = 1 << 20, min(8, os.cpu_count() or 1)
 
 
-def stream_batches(exe: Executable, batches: Iterable[Mapping[str, Any]]) -> Iterator[Results]:
-    """`Executable.map` on a GPU."""
+class Network(Protocol):
+    """The part of an `Executable` that streaming uses."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """Inputs at the largest batch."""
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """Outputs at the largest batch."""
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batches it is compiled for, ascending."""
+
+    @property
+    def any_batch(self) -> bool:
+        """True if `run` takes any number of images."""
+
+    def bucket(self, batch: int) -> Network:
+        """The network at one of its `batches`."""
+
+    def bind(self) -> Binding:
+        """The network at its largest batch, with inputs and outputs that stay in place."""
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """Outputs by name, from arrays by input name."""
+
+    def device(self) -> Any:
+        """TVM's device that the network runs on."""
+
+
+def stream_batches(exe: Network, batches: Iterable[Mapping[str, Any]]) -> Iterator[Results]:
+    """Runs batches through the slots and yields their outputs in order."""
     with ThreadPoolExecutor(COPY_THREADS) as pool:
         pipeline = _Pipeline(exe, pool)
         waiting: deque[_Ticket] = deque()
@@ -49,13 +80,13 @@ def stream_batches(exe: Executable, batches: Iterable[Mapping[str, Any]]) -> Ite
 
 
 class _Ticket(Protocol):
-    """Of a batch that is under way."""
+    """A batch that is being computed."""
 
     def result(self) -> Results: ...
 
 
 class _Done:
-    """A batch that was run at once."""
+    """A batch that ran at once, outside the slots."""
 
     def __init__(self, results: Results) -> None:
         self._results = results
@@ -65,7 +96,7 @@ class _Done:
 
 
 class _Failed:
-    """A batch that was not run, and ends the stream when its turn comes."""
+    """A batch that could not start: its error is raised when its turn comes."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -75,7 +106,7 @@ class _Failed:
 
 
 class _Pipeline:
-    def __init__(self, exe: Executable, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, exe: Network, pool: ThreadPoolExecutor) -> None:
         self._exe, self._pool = exe, pool
         exe.device()  # loads what streams need, or says that there is no GPU
         self._streams = Stream(), Stream(), Stream()
@@ -83,7 +114,7 @@ class _Pipeline:
         self._turns: dict[int, Iterator[int]] = {}
 
     def tickets(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[_Ticket]:
-        """One for each batch, which is started when its ticket is asked for."""
+        """Starts a batch for every ticket that is requested."""
         given = iter(batches)
         while True:
             ticket: _Ticket
@@ -91,13 +122,13 @@ class _Pipeline:
                 ticket = self._start(next(given))
             except StopIteration:
                 return
-            except Exception as error:  # whatever it is, the batches before it come first
+            except Exception as error:  # raised after the results of the batches before
                 yield _Failed(error)
                 return
             yield ticket
 
     def wait(self) -> None:
-        """Until nothing reads or writes pinned memory any more."""
+        """Blocks until no copy uses pinned memory."""
         for stream in self._streams:
             stream.wait()
 
@@ -117,7 +148,7 @@ class _Pipeline:
         return _Batch(exe, parts)
 
     def _slot(self, batch: int) -> _Slot:
-        """The next of those for a batch, in turn."""
+        """The next slot for a batch size, in turn."""
         slots = self._slots.setdefault(batch, [])
         turn = next(self._turns.setdefault(batch, itertools.count())) % SLOTS
         if turn == len(slots):
@@ -127,9 +158,9 @@ class _Pipeline:
 
 
 class _Batch:
-    """A batch in one slot, or in several one after another."""
+    """A batch that runs in one slot, or in parts in several."""
 
-    def __init__(self, exe: Executable, parts: Sequence[_Part]) -> None:
+    def __init__(self, exe: Network, parts: Sequence[_Part]) -> None:
         self._names = [spec.name for spec in exe.outputs]
         self._parts = parts
 
@@ -141,11 +172,9 @@ class _Batch:
 
 
 class _Slot:
-    """Where one batch at a time is copied in, computed and copied out."""
+    """A binding with pinned memory, through which one batch at a time passes."""
 
-    def __init__(
-        self, exe: Executable, streams: Sequence[Stream], pool: ThreadPoolExecutor
-    ) -> None:
+    def __init__(self, exe: Network, streams: Sequence[Stream], pool: ThreadPoolExecutor) -> None:
         self._streams, self._pool = streams, pool
         self._binding = exe.bind()
         self._given = [pinned(spec.shape, spec.dtype) for spec in exe.inputs]
@@ -156,7 +185,7 @@ class _Slot:
         self._part: _Part | None = None
 
     def start(self, arrays: Sequence[NDArray[Any]], count: int | None = None) -> _Part:
-        """Enqueues the three steps. count: only the first so many images are asked for."""
+        """Enqueues the three steps. count: images whose outputs are wanted; all by default."""
         if self._part is not None:
             self._part.arrays()
         into, compute, out = self._streams
@@ -173,7 +202,7 @@ class _Slot:
         return self._part
 
     def copy(self, to: NDArray[Any], source: NDArray[Any]) -> None:
-        """Between arrays of the host, in pieces by several threads."""
+        """Copies between arrays of the host, in pieces by several threads."""
         pieces = min(COPY_THREADS, to.nbytes // PIECE_BYTES, to.shape[0] if to.ndim else 1)
         if pieces < 2:
             np.copyto(to, source)
@@ -184,7 +213,7 @@ class _Slot:
 
 
 class _Part:
-    """What a slot is computing, and once it was taken out of there, the results."""
+    """The results of one pass through a slot, taken out of it before it is reused."""
 
     def __init__(self, slot: _Slot, count: int | None) -> None:
         self._slot: _Slot | None = slot
@@ -192,7 +221,7 @@ class _Part:
         self._arrays: list[NDArray[Any]] = []
 
     def arrays(self) -> list[NDArray[Any]]:
-        """Every output, in arrays that nothing overwrites."""
+        """Every output, copied out of pinned memory."""
         if self._slot is not None:
             slot, self._slot = self._slot, None
             slot.left.wait()

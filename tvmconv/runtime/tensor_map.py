@@ -1,6 +1,6 @@
-"""Tensor maps that TVM can't make: those by which the copy engine gathers a convolution's input.
+"""im2col tensor maps, by which the TMA copies a convolution's input; TVM can't make them.
 
-Kernels of the WGMMA family call `encode_im2col` from their host code, by name, wherever they run.
+The host code of WGMMA kernels calls `encode_im2col` by name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ FLOAT16 = 6
 
 @cache
 def _encode() -> Any:
-    """The driver's function."""
+    """The driver's cuTensorMapEncodeIm2col. Raises `TargetError` if the driver is older."""
     driver = ctypes.CDLL("libcuda.so.1")
     try:
         return driver.cuTensorMapEncodeIm2col

@@ -1,4 +1,4 @@
-"""A folder of images as feeds of a network: arrays as they are, pictures prepared for ImageNet."""
+"""Reads a folder of images as feeds: arrays unchanged, pictures preprocessed for ImageNet."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tvmconv.specs import TensorSpec
 Array = NDArray[Any]
 
 ARRAYS, PICTURES = (".npy",), (".jpg", ".jpeg", ".png")
-#: Of ImageNet's colours, as torchvision's networks are trained: RGB from 0 to 1.
+#: Mean and deviation of ImageNet's colours in torchvision: RGB from 0 to 1.
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-#: Of the shorter side to the part that is cut out, as in torchvision's evaluation.
+#: Ratio of the resized shorter side to the crop, as in torchvision's evaluation.
 SHRUNK = 256 / 224
 
 
 def image_files(folder: str | Path) -> tuple[Path, ...]:
-    """The images in a folder, by name. Raises `FeedError` where there is none."""
+    """Images in a folder, in the order of their names. Raises `FeedError` if there are none."""
     folder, suffixes = Path(folder), (*ARRAYS, *PICTURES)
     if not folder.is_dir():
         raise FeedError(f"{folder} is no folder", hint=f"one of {', '.join(suffixes)} files")
@@ -35,13 +35,14 @@ def image_files(folder: str | Path) -> tuple[Path, ...]:
 
 
 def read_images(folder: str | Path, inputs: Sequence[TensorSpec]) -> Iterator[dict[str, Array]]:
-    """The images of a folder, in the order of their names, each as feeds of a network with the one
-    input of `inputs`, a batch of 1.
+    """Yields the images of a folder, in the order of their names, as feeds of batch 1.
 
-    A ``.npy`` is what the network takes, with the batch or without. A picture is shrunk, its
-    centre cut to the input's size, and scaled to ImageNet's mean and deviation: another
-    preparation is the caller's, as arrays. Raises `FeedError`: at once for a folder without images
-    or a network of several inputs, else when an image can't be read or does not fit.
+    inputs: of the network, which must have one. A ``.npy`` holds the input, with or without the
+    batch dimension. A picture is resized, cropped at the centre to the input's size, and normalised
+    by ImageNet's mean and deviation; for other preprocessing, give arrays.
+
+    Raises `FeedError`: at once for a folder without images or a network of several inputs, and
+    when an image can't be read or does not fit.
     """
     files = image_files(folder)
     if len(inputs) != 1:
@@ -72,7 +73,7 @@ def _array(path: Path) -> Array:
 
 
 def _picture(path: Path, spec: TensorSpec) -> Array:
-    """(1, 3, H, W) float32."""
+    """Reads and preprocesses a picture. Returns (1, 3, H, W) float32."""
     try:
         from PIL import Image
     except ImportError as error:

@@ -1,10 +1,10 @@
-"""`simulate`: a network's tensor-core arithmetic bit for bit, beside onnxruntime's in fp32.
+"""`simulate`: runs a network on a simulated tensor core and compares it with onnxruntime in fp32.
 
-Relative errors are those of a published run of ResNet-18 on such a simulator: over all images,
+Relative errors are defined as in a published run of ResNet-18 on such a simulator: over all images,
 
     F_n = sum ||x - x'||_n / sum ||x||_n, in percent, n = 1 and 2,
 
-x an output of onnxruntime and x' the simulated one.
+where x is an output of onnxruntime and x' the simulated one.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ from intrinsics.volta.hmma import F32, PROGRAM_F32
 from schedules.conv.gemm import Gemm
 from schedules.conv.workload import ConvWorkload
 from schedules.families.simulated.family import TILE
-from tvmconv.compiler import build as compiler
+from tvmconv.compiler.build import build
 from tvmconv.compiler.targets import SIMULATED
 from tvmconv.errors import FeedError
-from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.batches import Shapes
+from tvmconv.onnx.model import Model, fix_shapes, inputs, read, specs
 from tvmconv.reports.collect.comparison import reference_outputs
 from tvmconv.reports.data.build import ConvReport
 from tvmconv.reports.data.simulation import OutputError, SimulatedLayer, SimulationReport
+from tvmconv.runtime import simulator
 from tvmconv.runtime.executable import Executable
-from tvmconv.simulation import simulator
 from tvmconv.simulation.pictures import read_images
 
 Array = NDArray[Any]
-#: HMMA instructions of one WMMA, by numerics; two m16n8k16 from Ampere on. Others are no chip's.
+#: HMMA instructions of one WMMA, by numerics; two m16n8k16 from Ampere on. Other numerics belong to
+#: no GPU.
 INSTRUCTIONS = {"v100": len(PROGRAM_F32.instructions), "a100": 2, "h100": 2}
 
-#: Told before each image: its number, from 1.
+#: Called before each image with its number, from 1.
 Watch = Callable[[int], None]
 
 
 def simulate(
-    model: onnx_model.Model,
+    model: Model,
     images: str | Path | Iterable[Mapping[str, Any]],
     *,
     numerics: str = simulator.DEFAULT,
@@ -57,17 +58,17 @@ def simulate(
     images: feeds, as `Executable.run` takes them, of one image each; or a folder of images, as
         `read_images` takes it. An open first dimension is 1.
     model, shapes, numerics, activations: as of `build`, whose target is ``"hmma-sim"``.
-    watch: told before each image.
+    watch: called before each image.
 
     On one core an image of ResNet-18 takes some 25 s.
 
-    Raises as `build` does, `FeedError` for feeds that do not fit or where there are none, and
+    Raises as `build` does, `FeedError` for feeds that do not fit or no feeds at all, and
     `ModelError` for a model that onnxruntime can't run.
     """
-    proto = onnx_model.read(model)
+    proto = read(model)
     one = _at_one(proto, shapes)
     feeds_of_all = _feeds(images, one)
-    exe = compiler.build(
+    exe = build(
         proto, SIMULATED, batch=1, shapes=shapes, numerics=numerics, activations=activations
     )
     reference = one.SerializeToString()
@@ -96,16 +97,16 @@ def _feeds(
     images: str | Path | Iterable[Mapping[str, Any]], model: onnx.ModelProto
 ) -> Iterable[Mapping[str, Any]]:
     if isinstance(images, str | Path):
-        return read_images(images, onnx_model.specs(onnx_model.inputs(model)))
+        return read_images(images, specs(inputs(model)))
     return images
 
 
 def _at_one(proto: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
-    return onnx_model.fix_shapes(proto, 1, shapes)
+    return fix_shapes(proto, 1, shapes)
 
 
 class _Sums:
-    """Of norms 1 and 2, over images: of the reference, of ours, of the difference."""
+    """Sums over images of the 1- and 2-norms of reference, simulated output and difference."""
 
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = ()
@@ -134,7 +135,7 @@ class _Sums:
 
 
 def simulated_layers(exe: Executable, numerics: str) -> tuple[SimulatedLayer, ...]:
-    """What the tensorized convolutions of a network, built for hmma-sim, ask of tensor cores."""
+    """Tensor-core work of the tensorized convolutions of a network built for hmma-sim."""
     return tuple(_layer(one, numerics) for one in exe.report.convs if one.tensor_core)
 
 

@@ -1,8 +1,8 @@
-"""From a convolution of a network to one of its tiles, and to the HMMA instructions of one WMMA.
+"""Traces one WMMA of a convolution: its operands and its HMMA instructions.
 
-Rows of the implicit GEMM are output pixels, columns output channels; tile (I, J) has rows 16 I and
-columns 16 J onwards, of the group J falls into. Its reduction is WMMAs of 16 steps each, tap after
-tap of the filter; the accumulators of one are those that the one before left.
+Rows of the implicit GEMM are output pixels, columns are output channels. Tile (I, J) begins at row
+16 I and column 16 J, in the group that J falls into. Its reduction is a sequence of WMMAs of 16
+steps each, tap by tap of the filter; each accumulates onto the result of the previous one.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from schedules.conv.workload import ConvWorkload
 from schedules.families.simulated.family import TILE
 from tvmconv.errors import TvmconvError
 from tvmconv.reports.data.build import ConvReport
+from tvmconv.runtime import simulator
 from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.feeds import random_feeds
-from tvmconv.simulation import simulator
 
 Array = NDArray[Any]
 PROGRAM = simulator.PROGRAMS["float32"]
-#: What tells TVM's virtual machine not to make the call: `tvm.runtime.vm.VMInstrumentReturnKind`.
+#: Return value that tells TVM's virtual machine to skip a call (`VMInstrumentReturnKind`).
 SKIP = 1
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One WMMA: whose, its operands, and its listing. ``str()`` is all of it, for a reader."""
+    """One WMMA: where it belongs, its operands and its listing. ``str()`` shows all of it."""
 
-    #: What is multiplied; empty lines of an example.
+    #: Lines that describe the operands; empty for an example.
     title: tuple[str, ...]
     numerics: str
     #: A (16, 16) and B (16, 16) float16; C and D (16, 16) float32.
@@ -52,8 +52,11 @@ class Trace:
 
     @staticmethod
     def check(numerics: str, lane: int) -> Numerics:
-        """The arithmetic of that name. Raises `TvmconvError` where there is none, for that of a
-        chip that has other instructions, and for a lane that no warp has."""
+        """Returns the arithmetic of that name.
+
+        Raises `TvmconvError` for an unknown one, for that of a GPU with other instructions, and
+        for a lane outside 0 to 31.
+        """
         if lane not in range(LANES):
             raise TvmconvError(f"there is no lane {lane}", hint=f"lanes are 0 to {LANES - 1}")
         chosen = simulator.arithmetic(numerics)
@@ -66,6 +69,7 @@ class Trace:
         return chosen
 
     def to_json(self) -> dict[str, Any]:
+        """The trace as JSON: operands as nested lists, the listing by line."""
         operands = {name: getattr(self, name).tolist() for name in "abcd"}
         return {
             "title": list(self.title),
@@ -79,8 +83,11 @@ class Trace:
 
 
 def trace_example(numerics: str = simulator.DEFAULT, lane: int = 0) -> Trace:
-    """One WMMA whose operands tell where they are from: A[m, k] = m + k / 16, B[k, n] = k - n / 16,
-    C = 0; all exact in fp16. Raises `TvmconvError` for numerics or a lane there are none of."""
+    """Traces a WMMA with operands that show their position, all exact in fp16.
+
+    A[m, k] = m + k / 16, B[k, n] = k - n / 16, C = 0. Raises `TvmconvError` for unknown numerics or
+    a bad lane.
+    """
     row, column = np.indices((SIDE, SIDE))
     a, b = ((row + sign * column / 16).astype(np.float16) for sign in (1, -1))
     title = ("example: A[m, k] = m + k/16, B[k, n] = k - n/16, C = 0",)
@@ -97,15 +104,13 @@ def trace_layer(
     lane: int = 0,
     wmma: int = 0,
 ) -> Trace:
-    """One WMMA of a convolution of a network, with the values that these feeds give it.
+    """Traces one WMMA of a convolution of a network, with its values for these feeds.
 
-    exe: built for ``"hmma-sim"`` with these numerics; feeds: as `Executable.run` takes them;
-    None for `random_feeds`.
-    layer: as the report names it. wmma: which of the tile's WMMAs. Of a transposed convolution it
-    is the first phase of the stride.
+    exe: built for ``"hmma-sim"`` with the same numerics. feeds: as for `Executable.run`; None for
+    `random_feeds`. layer: its name in the report. wmma: its index in the tile. A transposed
+    convolution is traced in the first phase of its stride.
 
-    Raises `TvmconvError` for a layer, tile, WMMA, lane or numerics there is none of, and as `run`
-    does for feeds.
+    Raises `TvmconvError` for an unknown layer, tile, WMMA, lane or numerics, and as `run` does.
     """
     chosen = Trace.check(numerics, lane)
     conv = _layer(exe, layer)
@@ -144,7 +149,7 @@ def _trace(title: tuple[str, ...], a: Array, b: Array, c: Array, numerics: str, 
 
 @dataclass(frozen=True)
 class _Part:
-    """A tile of the implicit GEMM, and one of its WMMAs."""
+    """One WMMA of a tile of the implicit GEMM."""
 
     w: ConvWorkload
     gemm: Gemm
@@ -174,7 +179,7 @@ class _Part:
 
     @property
     def column(self) -> int:
-        """First of the group's columns."""
+        """First column of the tile within its group."""
         return self.tile[1] * SIDE % self.gemm.k_pad
 
     @property
@@ -182,12 +187,12 @@ class _Part:
         return self.tile[0] * SIDE + np.arange(SIDE)
 
     def taps(self) -> tuple[Array, Array]:
-        """(o, i) of every step of the reduction."""
+        """Indices (o, i) of every step of the reduction."""
         k = np.arange(self.gemm.reduction.outer * self.gemm.i_pad)
         return k // self.gemm.i_pad, k % self.gemm.i_pad
 
     def gathered(self, x: Array) -> Array:
-        """A, (16, k) float16: what the tile's pixels read of x, zero where there is nothing."""
+        """A, (16, k) float16: elements of x for the tile's pixels, zero in the padding."""
         w, reduction = self.w, self.gemm.reduction
         o, i = self.taps()
         r, s, c = reduction.tap(w, o, i)
@@ -200,7 +205,7 @@ class _Part:
         return np.where(inside, x[at], 0).astype(np.float16)
 
     def weights(self, packed: Array) -> Array:
-        """B, (k, 16) float16, of weights as `gemm.pack_weight` gives them."""
+        """B, (k, 16) float16, from weights packed by `gemm.pack_weight`."""
         columns = packed[self.group, :, :, self.column // SIDE]
         return np.ascontiguousarray(columns.reshape(-1, SIDE))
 
@@ -225,7 +230,7 @@ class _Part:
         return f"({n}, {p}, {q})" if m < self.gemm.m and n < self.w.n else "(padding)"
 
     def _span(self) -> str:
-        """What of the filter the WMMA's steps are."""
+        """Describes the part of the filter that the WMMA multiplies."""
         o, i = (one[self.wmma * SIDE : (self.wmma + 1) * SIDE] for one in self.taps())
         ends = [self.gemm.reduction.tap(self.w, int(o[at]), int(i[at])) for at in (0, -1)]
         offset = self.group * self.w.group_c
@@ -246,7 +251,7 @@ def _layer(exe: Executable, name: str) -> ConvReport:
 
 
 def _operands(exe: Executable, feeds: Mapping[str, Any], conv: ConvReport) -> tuple[Array, Array]:
-    """What the layer's first kernel reads in a run: its input, and its packed weights."""
+    """Input and packed weights of the layer's first kernel, recorded in a run."""
     waiting: dict[str, deque[ConvReport]] = defaultdict(deque)
     for layer in exe.report.convs:
         for kernel in layer.kernels:
@@ -257,7 +262,7 @@ def _operands(exe: Executable, feeds: Mapping[str, Any], conv: ConvReport) -> tu
     def heard(_: Any, name: str, before: bool, __: Any, *arguments: Any) -> int:
         if not before or name not in kernels:
             return 0
-        # Layers that are alike share a kernel, and run in the order of the report.
+        # Equal layers share a kernel and run in the order of the report.
         if not found and waiting[name].popleft() is conv:
             found.append((arguments[0].numpy(), arguments[1].numpy()))
         return SKIP if found else 0

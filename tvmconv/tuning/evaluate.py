@@ -20,7 +20,7 @@ from schedules.conv.workload import ConvWorkload
 from schedules.family import Family
 from schedules.tensors import Tensors, inputs
 from tvmconv.errors import TuningError
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 from tvmconv.tuning import race
 from tvmconv.tuning.kernels import SUMS, UNTOUCHED, Target, by_definition, references
 from tvmconv.tuning.stopwatch import Place, Tracker, launches_for, place
@@ -69,7 +69,7 @@ class _Bench:
         self.setup, w = setup, setup.workload
         on_gpu = setup.target.kind == "cuda" and setup.tracker is None
         # Also loads TVM's CUDA runtime, where `import tvm` could not.
-        if on_gpu and toolchain.detect_arch() is None:
+        if on_gpu and gpu.detect_arch() is None:
             raise TuningError("no NVIDIA GPU can be used here any more")
         self.place: Place = place(setup.target.kind, setup.tracker)
         self._tensors = Tensors.random(w)
@@ -139,7 +139,7 @@ def describe(target: Target, tracker: Tracker | None) -> str:
     if target.kind == "llvm":
         return target.arch
     if tracker is None:
-        toolchain.detect_arch()
+        gpu.detect_arch()
     device = place(target.kind, tracker).device
     return str(device.device_name)
 

@@ -20,9 +20,9 @@ from schedules.family import Family
 from schedules.lowering import LOWERING
 from schedules.machine.cost import Machine
 from schedules.machine.hardware import CPU, Hardware
+from tvmconv.compiler import cubins, toolchain
 from tvmconv.compiler.targets import find_processor
 from tvmconv.passes import pipeline
-from tvmconv.runtime import toolchain
 
 #: Elements that a kernel does not write keep this value, which no result equals.
 UNTOUCHED = -1234.0
@@ -167,6 +167,6 @@ def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
     part = path.with_suffix(".part.so")
     built.export_library(str(part))
     if target.kind == "cuda":
-        toolchain.require_cubin(part, target.arch)
+        cubins.require_cubin(part, target.arch)
     part.rename(path)
     return Kernel(str(path), made=True)

@@ -21,9 +21,9 @@ from schedules.registry import registered
 from tvmconv.compiler import build as compiler
 from tvmconv.compiler.targets import find_costs, find_hardware
 from tvmconv.onnx import model as onnx_model
+from tvmconv.records import store as book
+from tvmconv.records.store import Record
 from tvmconv.reports.data.build import BuildReport
-from tvmconv.tuning import records as book
-from tvmconv.tuning.records import Record
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ def tune(
     arch: str | None = None,
     batch: Batch = None,
     shapes: Shapes = None,
+    precision: str = "fp16",
     io_dtype: str | None = None,
     io_layout: str | None = None,
     families: Iterable[str] | None = None,
@@ -46,7 +47,8 @@ def tune(
 ) -> TuningReport:
     """Measures the convolutions of a network and records the fastest configuration of each.
 
-    model, target, arch, batch, shapes, io_dtype, io_layout, families, layout: as of `build`.
+    model, target, arch, batch, shapes, precision, io_dtype, io_layout, families, layout: as of
+        `build`.
     budget_s, records, most, jobs, tracker, timeout_s, dry_run, watch: as of `TuningOptions`. The
         records' default is the file where `build` looks first; as a recorded workload is not
         measured again, a run that was interrupted goes on.
@@ -61,7 +63,7 @@ def tune(
     if target == SIMULATED:
         raise TuningError("a simulation is not tuned", hint="tune for cuda or llvm")
     report = compiler.inspect(
-        model, target, arch=arch, batch=batch, shapes=shapes,
+        model, target, arch=arch, batch=batch, shapes=shapes, precision=precision,
         io_dtype=io_dtype, io_layout=io_layout, records=False,
         families=[one.name for one in among], layout=layout,
     )  # fmt: skip

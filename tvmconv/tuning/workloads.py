@@ -20,15 +20,16 @@ from schedules.conv.workload import ConvWorkload
 from schedules.family import Family
 from schedules.machine.hardware import Hardware
 from schedules.registry import family, registered
+from tvmconv.compiler import toolchain
 from tvmconv.errors import TargetError, TuningError
+from tvmconv.records import store as book
+from tvmconv.records.store import Record, Records
 from tvmconv.reports.data.tuning import TunedLayer, TuningReport
-from tvmconv.runtime import toolchain
-from tvmconv.tuning import records as book
+from tvmconv.runtime import gpu
 from tvmconv.tuning.budget import Budget, Pace, Want
 from tvmconv.tuning.candidates import MOST, Candidate, rank_on, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.measure import Compiling, Measured, Workshop, default_jobs
-from tvmconv.tuning.records import Record, Records
 from tvmconv.tuning.stopwatch import Tracker
 
 
@@ -186,8 +187,8 @@ def _no_time(layer: TunedLayer) -> TunedLayer:
 def _require_device(target: Target, tracker: Tracker | None) -> None:
     if target.kind != "cuda" or tracker is not None:
         return
-    here = toolchain.detect_arch()
-    if here is None or not toolchain.runs_on(target.arch, here):
+    here = gpu.detect_arch()
+    if here is None or not gpu.runs_on(target.arch, here):
         raise TargetError(
             f"nothing can be measured for {target.arch} here",
             note=f"this machine's GPU is {here}" if here else "there is no NVIDIA GPU here",

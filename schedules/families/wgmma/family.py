@@ -1,7 +1,13 @@
 """Convolution as an implicit GEMM on the warpgroup instruction of sm_90a, fed by the copy engine.
 
-What the instruction needs is in `intrinsics.wgmma`, the knobs in `wgmma_config`, the kernel in
-`wgmma_kernel`, and how its tiles are written in `wgmma_epilogue`.
+    config         the knobs; space: which of them fit, and are worth trying
+    plan           a workload and a configuration in numbers, and the layout of shared memory
+    kernel         the kernel: producer and consumers, in a `block`
+    tensor_store   its epilogue through the copy engine; cluster_store where blocks share a tile
+    tensor_maps    how the copy engine sees the operands
+    footprint      what the kernel takes of a GPU
+
+The instruction itself is in `intrinsics.wgmma`.
 """
 
 from __future__ import annotations
@@ -17,10 +23,12 @@ from intrinsics import dtypes, wgmma
 from schedules.conv.precision import Precision
 from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
-from schedules.families.wgmma import config as wgmma_config
-from schedules.families.wgmma import kernel as wgmma_kernel
-from schedules.families.wgmma.config import Plan, WgmmaConfig, check, corners
+from schedules.families.wgmma import space as wgmma_space
+from schedules.families.wgmma.config import WgmmaConfig
 from schedules.families.wgmma.footprint import footprint
+from schedules.families.wgmma.kernel import kernel
+from schedules.families.wgmma.plan import Plan, corners
+from schedules.families.wgmma.space import check
 from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
@@ -70,7 +78,7 @@ class WgmmaFamily(Family):
         return ""
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
-        return wgmma_config.space(w, hardware)
+        return wgmma_space.space(w, hardware)
 
     def check(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
         check(w, config, hardware)
@@ -80,7 +88,7 @@ class WgmmaFamily(Family):
 
     def schedule(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
         check(w, config, hardware)
-        return wgmma_kernel.kernel(w, config, hardware)
+        return kernel(w, config, hardware)
 
     def padded_macs(self, w: ConvWorkload, config: WgmmaConfig) -> int:
         plan = Plan(w, config)

@@ -1,44 +1,46 @@
-"""What the WGMMA kernel asks of a GPU."""
+"""The footprint of the WGMMA kernel: what it takes of a GPU."""
 
 from __future__ import annotations
 
 from intrinsics import dtypes, wgmma
 from schedules.conv.workload import ConvWorkload, ceil_div
-from schedules.families.wgmma.config import Plan, WgmmaConfig
+from schedules.families.wgmma.config import WgmmaConfig
+from schedules.families.wgmma.plan import Plan
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import WGMMA, Footprint, exchange
 from schedules.machine.hardware import Hardware
 
-#: Warp instructions of a consumer in a step, and for each of its sums in the epilogue.
-STEP, SUM = 40, 8
+#: Warp instructions of a consumer in a step, and for each of its accumulators in the epilogue.
+STEP, ACCUMULATOR = 40, 8
 #: Clocks until barriers and tensor maps are ready; until a copy of the engine's is there while all
 #: multiprocessors copy.
 BEGIN, COPY = 1500, 1400
 
 
 def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footprint:
+    """Returns instructions, traffic and occupancy of a configuration."""
     plan = Plan(w, config)
     steps = ceil_div(plan.steps, config.split)
     consumers = config.warpgroups * wgmma.WARPGROUP // 32
     outputs = config.rows * min(config.columns, w.k)
     # Each instruction reads its 64 rows and all columns from shared memory; both were written.
     products = config.warpgroups * config.fragments * (wgmma.M + config.columns) * plan.row_bytes
-    shared = steps * (products + plan.a_bytes + plan.b_bytes) + 4 * outputs
+    shared = steps * (products + plan.pixel_bytes + plan.weight_bytes) + 4 * outputs
     if plan.clustered:
         shared += 8 * config.rows * config.columns
-    residual = dtypes.get(w.precision.x).bytes * outputs if w.epilogue.residual else 0
+    residual = plan.operand.bytes * outputs if w.epilogue.residual else 0
     columns = min(config.columns, plan.k_packed)
     return Footprint(
         blocks=plan.tiles * config.split,
         threads=config.threads,
         registers=hardware.limits.registers // config.resident // config.threads,
-        shared_bytes=plan.shared_bytes,
+        shared_bytes=plan.memory.bytes,
         unit=WGMMA,
         operand=w.precision.operands[0],
         macs=steps * config.rows * config.columns * plan.depth,
-        instructions=consumers * (steps * STEP + config.sums * SUM),
+        instructions=consumers * (steps * STEP + config.accumulators * ACCUMULATOR),
         shared_traffic=shared,
-        read_bytes=steps * (plan.a_bytes + columns * plan.row_bytes) + residual // config.split,
+        read_bytes=steps * (plan.pixel_bytes + columns * plan.row_bytes) + residual // config.split,
         written_bytes=outputs * dtypes.get(w.precision.result).bytes // config.split,
         dram_bytes=moved_bytes(w),
         steps=steps,

@@ -17,7 +17,8 @@ COMMON = (
     "g++", "-std=c++17", "-march=native", "-U_FORTIFY_SOURCE", "-fno-exceptions", "-fno-rtti",
     "-fexcess-precision=16", "-fno-diagnostics-show-caret", "-shared", "-fPIC",
 )  # fmt: skip
-RUNTIME = ("-O2",)
+#: Kernels are small: optimising more would take longer than they run.
+RUNTIME = ("-O1",)
 #: A kernel takes longer to compile than to run. Registers that are not written hold no finite fp16
 #: number. A thread's stack is 256 KiB (`fibers.h`).
 KERNEL = ("-O0", "-ftrivial-auto-var-init=pattern", "-Werror=frame-larger-than=196608")

@@ -73,7 +73,7 @@ def lower(function: tirx.PrimFunc, hardware: Hardware) -> Lowered:
 def _no_machine_code() -> Iterator[None]:
     """Keeps TVM from running a CUDA compiler, as it does where a driver is loaded."""
     compiler = tvm.get_global_func(MACHINE_CODE, allow_missing=True)
-    tvm_ffi.register_global_func(MACHINE_CODE, lambda *_: "", override=True)
+    tvm_ffi.register_global_func(MACHINE_CODE, lambda *_: b"", override=True)
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from schedules.families.few_channels import space as few_channels_space
 from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.families.mma_sync import config as mma_sync_config
 from schedules.families.mma_sync.config import MmaSyncConfig
-from schedules.families.wgmma import config as wgmma_config
+from schedules.families.wgmma import space as wgmma_space
 from schedules.families.wgmma.config import WgmmaConfig
 from schedules.families.wmma import config as wmma_config
 from schedules.families.wmma.config import WmmaConfig
@@ -181,7 +181,7 @@ def test_depthwise_tiles_shrink_where_threads_are_few() -> None:
 
 def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
     homes = {
-        WgmmaConfig: wgmma_config,
+        WgmmaConfig: wgmma_space,
         MmaSyncConfig: mma_sync_config,
         WmmaConfig: wmma_config,
         DepthwiseConfig: depthwise_config,
@@ -192,21 +192,20 @@ def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
 
 
 @pytest.mark.parametrize("hardware", ALL_HARDWARE, ids=lambda hardware: hardware.name)
-@pytest.mark.parametrize("name", WORKLOADS)
-def test_default_fits(name: str, hardware: Hardware) -> None:
-    w = WORKLOADS[name]
-    choice = choose(w, hardware)
-    check(w, choice.config, hardware)
-    grouped = w.groups == 1 or (w.group_c >= FEWEST_CHANNELS and not w.out_layout.packed)
-    assert choice.family.tensorized == grouped
-    if isinstance(choice.config, WmmaConfig):
-        assert not choice.config.asynchronous or hardware.has_cp_async
-    # Every family either matches or says why not.
-    matching = {f.name for f in FAMILIES if isinstance(f.match(w, hardware), Match)}
-    rejecting = {reject.family for reject in choice.rejects}
-    assert matching | rejecting == {f.name for f in FAMILIES}
-    assert not matching & rejecting
-    assert all(reject.reason for reject in choice.rejects)
+def test_defaults_fit(hardware: Hardware) -> None:
+    for w in WORKLOADS.values():
+        choice = choose(w, hardware)
+        check(w, choice.config, hardware)
+        grouped = w.groups == 1 or (w.group_c >= FEWEST_CHANNELS and not w.out_layout.packed)
+        assert choice.family.tensorized == grouped
+        if isinstance(choice.config, WmmaConfig):
+            assert not choice.config.asynchronous or hardware.has_cp_async
+        # Every family either matches or says why not.
+        matching = {f.name for f in FAMILIES if isinstance(f.match(w, hardware), Match)}
+        rejecting = {reject.family for reject in choice.rejects}
+        assert matching | rejecting == {f.name for f in FAMILIES}
+        assert not matching & rejecting
+        assert all(reject.reason for reject in choice.rejects)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,8 @@ from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels, sass
 from tests.support.workloads import FP16_SUMS, FP32_OUT, SAME
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import toolchain
+from tvmconv.runtime import gpu
 
 FAMILY = family("few_channels")
 SM_80, SM_90, SM_90A = (toolchain.cuda_arch(name) for name in ("sm_80", "sm_90", "sm_90a"))
@@ -141,14 +142,15 @@ def test_random_kernels(case: tuple[ConvWorkload, FewChannelsConfig], seed: int)
         kernels.check(FAMILY, w, config, SM_80, seed, emulator.run)
 
 
-def test_a_wrong_pair_would_be_noticed() -> None:
-    """A tap left out is far outside the bound: the zero weights are where none belong."""
-    w, _ = CASES["stem"]
+@emulated
+def test_a_wrong_kernel_would_be_noticed() -> None:
+    """A kernel that leaves a tap out is far outside the bound."""
+    w, config = CASES["stem"]
     operands = Tensors.random(w)
     weight = operands.weight.copy()
     weight[:, 2, 6, 6] = 0
-    off = kernels.reference(w, replace(operands, weight=weight))
-    assert kernels.relative_l2(off, kernels.reference(w, operands), 1.0) > 1e-2
+    got = kernels.run(FAMILY, w, config, SM_80, replace(operands, weight=weight), emulator.run)
+    assert kernels.relative_l2(got, kernels.reference(w, operands), 1.0) > 1e-2
 
 
 # ---------------------------------------------------------------- the choice
@@ -252,7 +254,7 @@ def test_machine_code_has_the_instructions_and_no_spills(tmp_path: Path) -> None
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_on_a_gpu(name: str) -> None:
-    arch = toolchain.detect_arch()
+    arch = gpu.detect_arch()
     assert arch is not None
     hardware = toolchain.cuda_arch(arch)
     w, config = CASES[name]

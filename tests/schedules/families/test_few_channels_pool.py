@@ -31,7 +31,8 @@ from schedules.threads import emulator
 from tests.schedules.families.test_few_channels import RELU, STEM, THREE
 from tests.support import kernels, sass
 from tests.support.workloads import SAME
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import toolchain
+from tvmconv.runtime import gpu
 
 FAMILY = family("few_channels")
 SM_80, SM_90 = (toolchain.cuda_arch(name) for name in ("sm_80", "sm_90"))
@@ -276,7 +277,7 @@ def test_machine_code_pools_in_registers(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_on_a_gpu(name: str) -> None:
-    arch = toolchain.detect_arch()
+    arch = gpu.detect_arch()
     assert arch is not None
     hardware = toolchain.cuda_arch(arch)
     w, config = CASES[name]

@@ -21,7 +21,7 @@ from schedules.family import Match
 from schedules.registry import family
 from tests.support import kernels, sass
 from tests.support.workloads import WORKLOADS
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import cubins, toolchain
 
 pytestmark = [
     pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm"),
@@ -91,7 +91,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     executable = kernels.compiled(tvm.IRModule(functions), hardware)
     library = tmp_path_factory.mktemp(request.param) / "kernels.so"
     executable.export_library(str(library))
-    toolchain.require_cubin(library, request.param)
+    cubins.require_cubin(library, request.param)
     listing = sass.kernels(library)
     code = {name: listing[f"{symbol(name)}_kernel"] for name in TRIED}
     return Built(request.param, choices, code, executable.mod.inspect_source())

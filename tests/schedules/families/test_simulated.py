@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-import tvmconv.simulation.simulator  # noqa: F401 - simulated kernels call what it registers
+import tvmconv.runtime.simulator  # noqa: F401 - simulated kernels call what it registers
 from intrinsics.numerics import arithmetic as numerics
 from schedules.choose import choose
 from schedules.conv.gemm import Reduction

@@ -16,23 +16,17 @@ from hypothesis import strategies as st
 from intrinsics import wgmma
 from schedules.conv.activations import Activation
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue, Window
-from schedules.families.wgmma.config import (
-    PRODUCER_REGISTERS,
-    Plan,
-    WgmmaConfig,
-    check,
-    depth,
-    exchanges_registers,
-    fits,
-    registers,
-)
-from schedules.families.wgmma.kernel import im2col
+from schedules.families.wgmma.config import PRODUCER_REGISTERS, WgmmaConfig
+from schedules.families.wgmma.plan import Plan, depth
+from schedules.families.wgmma.space import check, fits
+from schedules.families.wgmma.tensor_maps import pixels
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CUDA_ARCHS
 from schedules.registry import family
+from schedules.threads.tensor_map import Im2col
 from tests.support import kernels, sass
 from tests.support.workloads import FP16_SUMS, FP32_OUT
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import cubins
 
 FAMILY: Any = family("wgmma")
 HOPPER = next(hardware for hardware in CUDA_ARCHS if hardware.name == "sm_90a")
@@ -107,7 +101,7 @@ def test_packed_weights_can_be_read_back(k: int, c: int, taps: tuple[int, int]) 
         ({"in_layout": PACKED}, "reads and writes NHWC"),
         ({"out_layout": PACKED}, "reads and writes NHWC"),
         ({"stride": (9, 9)}, "stride"),
-        ({"precision": FP16_SUMS}, "sums are fp32"),
+        ({"precision": FP16_SUMS}, "not its precision"),
         ({"epilogue": Epilogue(residual=True, residual_layout=PACKED)}, "the residual"),
         ({"h": 400, "w": 400, "dilation": (130, 130)}, "taps"),
         ({"padding": (130, 0, 0, 0)}, "padding"),
@@ -133,7 +127,7 @@ def test_other_architectures_do_not_have_it() -> None:
         (WgmmaConfig(columns=272), "272 columns"),
         (WgmmaConfig(split=3), "1, 2, 4 or 8"),
         (WgmmaConfig(2, 1, 256, 8), "bytes of shared memory"),
-        (WgmmaConfig(2, 2, 256, 2), "sums a thread"),
+        (WgmmaConfig(2, 2, 256, 2), "accumulators a thread"),
         (WgmmaConfig(8, 1, 64), "1152 threads"),
         (WgmmaConfig(3, 1, 208, 2), "one instruction of 208 columns"),
     ],
@@ -152,7 +146,9 @@ def test_the_box_of_first_pixels_is_that_of_the_outputs() -> None:
         replace(W, r=5, s=3, dilation=(2, 3), padding=(4, 1, 2, 5), stride=(3, 2)),
         replace(W, padding=(-1, -2, 0, 1)),
     ):
-        left, top, right, bottom = im2col(Plan(w, WgmmaConfig()))[7:11]
+        view = pixels(Plan(w, WgmmaConfig()))
+        assert isinstance(view, Im2col)
+        (left, top), (right, bottom) = view.lower, view.upper
         assert (w.w - 1 + right - left) // w.stride[1] + 1 == w.q
         assert (w.h - 1 + bottom - top) // w.stride[0] + 1 == w.p
 
@@ -182,7 +178,7 @@ def test_machine_code(tmp_path: Path) -> None:
         functions[_symbol(name)] = function.with_attr("global_symbol", _symbol(name))
     library = tmp_path / "kernels.so"
     kernels.compiled(tvm.IRModule(functions), HOPPER).export_library(str(library))
-    toolchain.require_cubin(library, "sm_90a")
+    cubins.require_cubin(library, "sm_90a")
     listing = sass.kernels(library)
     for name, (w, config) in TRIED.items():
         code = listing[_symbol(name) + "_kernel"]
@@ -213,10 +209,10 @@ def test_nobody_asks_for_registers_that_are_not_there(name: str) -> None:
     asked = 0
     for config in FAMILY.space(w, HOPPER):
         share = HOPPER.limits.registers // config.resident // config.threads // 8 * 8
-        consumers = config.warpgroups * wgmma.WARPGROUP * registers(config)
+        consumers = config.warpgroups * wgmma.WARPGROUP * config.registers
         producers = wgmma.WARPGROUP * PRODUCER_REGISTERS
-        if exchanges_registers(config):
+        if config.exchanges_registers:
             asked += 1
             assert consumers + producers <= share * config.threads, config
-            assert registers(config) % 8 == 0
+            assert config.registers % 8 == 0
     assert asked

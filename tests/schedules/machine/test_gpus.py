@@ -18,13 +18,16 @@ from schedules.families.depthwise_projection.config import DepthwiseProjectionCo
 from schedules.families.direct.family import DirectConfig
 from schedules.families.few_channels.config import FewChannelsConfig, persistent
 from schedules.families.mma_sync.config import MmaSyncConfig
-from schedules.families.wgmma.config import Plan, WgmmaConfig
+from schedules.families.wgmma.config import WgmmaConfig
+from schedules.families.wgmma.plan import Plan
 from schedules.families.wmma.config import WmmaConfig
 from schedules.machine.footprint import FP32, MMA, WGMMA
 from schedules.machine.gpus import ARCHITECTURES, H200, MEASURED, Card
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from schedules.registry import FAMILIES, family
-from tests.support import cuda_on_cpu, kernels
+from schedules.tensors import Tensors
+from schedules.threads import emulator
+from tests.support import kernels
 from tests.support.workloads import PAIRS, WORKLOADS
 
 GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}
@@ -176,7 +179,7 @@ def smaller(hardware: Hardware, multiprocessors: int) -> Hardware:
 TWO = smaller(HOPPER, 2)
 
 
-@pytest.mark.skipif(not cuda_on_cpu.available(), reason="no g++")
+@pytest.mark.skipif(not emulator.available(), reason="no g++")
 def test_persistent_blocks_of_wgmma_are_as_many_as_the_card_holds() -> None:
     w, config = ConvWorkload(1, 16, 20, 16, 16, 1, 1), WgmmaConfig(1, 1, 16, 2)
     plan = Plan(w, config)
@@ -184,11 +187,12 @@ def test_persistent_blocks_of_wgmma_are_as_many_as_the_card_holds() -> None:
     assert Plan(w, replace(config, resident=2)).grid(TWO) == 4
     assert Plan(w, replace(config, split=2)).grid(TWO) == 10, "a cluster for each tile"
     # The CUDA text, on this CPU.
-    operands = kernels.Tensors.random(w)
-    got = kernels.run(family("wgmma"), w, config, TWO, operands, cuda_on_cpu.run)
+    operands = Tensors.random(w)
+    got = kernels.run(family("wgmma"), w, config, TWO, operands, emulator.run)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) <= 1e-3
 
 
+@pytest.mark.skipif(not emulator.available(), reason="no g++")
 def test_persistent_blocks_of_few_channels_are_as_many_as_the_card_holds() -> None:
     one = family("few_channels")
     w = ConvWorkload(2, 40, 40, 3, 16, 3, 3, padding=SAME)
@@ -196,8 +200,8 @@ def test_persistent_blocks_of_few_channels_are_as_many_as_the_card_holds() -> No
     grids = {config.blocks for config in one.space(w, TWO)}
     assert grids == {0, 4, 2}
     config = next(config for config in one.space(w, TWO) if config.blocks == 4)
-    operands = kernels.Tensors.random(w)
-    got = kernels.run(one, w, config, CPU, operands)
+    operands = Tensors.random(w)
+    got = kernels.run(one, w, config, TWO, operands, emulator.run)
     assert kernels.relative_l2(got, kernels.reference(w, operands)) <= 1e-3
     pooled = Epilogue(pool=MaxPool((3, 3), (2, 2), (1, 1), (20, 20)))
     assert choose(replace(w, epilogue=pooled), TWO).config.blocks in (4, 2)

@@ -19,7 +19,7 @@ from intrinsics.record import TensorIntrinsic
 from schedules.errors import EmulatorError, KernelFault
 from schedules.threads import emulator
 from schedules.threads.emulator.guarded import Array
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import toolchain
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason="no g++")
 SM_90A = toolchain.cuda_arch("sm_90a")

@@ -14,7 +14,7 @@ import tvmconv
 from tests.support import networks
 from tests.support.models import residual_net
 from tvmconv.cli import app as cli
-from tvmconv.tuning import records as book
+from tvmconv.records import store as book
 
 LLVM = ("--target", "llvm", "--batch", "1")
 SMALLEST = {"warps_m": 1, "warps_k": 1, "fragments_m": 1, "fragments_k": 1}
@@ -78,6 +78,7 @@ def test_set_by_hand_then_shown_listed_and_built(
 
     exe = tvmconv.build(model, "llvm", batch=1, records=path)
     assert exe.report.convs[0].config.startswith("16x16x")
+    assert [conv.chosen_by for conv in exe.report.convs] == ["pinned", "model"]
     assert not exe.report.convs[0].tuned
     assert tvmconv.compare(model, exe).passed(5e-3)
 

@@ -14,7 +14,7 @@ import pytest
 import tvmconv
 from tests.support import networks
 from tvmconv.cli import app as cli
-from tvmconv.tuning import records as book
+from tvmconv.records import store as book
 
 LLVM = ("--target", "llvm", "--batch", "1")
 Command = Callable[..., tuple[int, str, str]]

@@ -14,8 +14,9 @@ from benchmarks.zoo import zoo
 from tests.support import sass
 from tests.support.fetched import downloaded
 from tests.support.models import Graph, residual_net
+from tvmconv.compiler import cubins, toolchain
 from tvmconv.errors import TargetError
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 needs_cuobjdump = pytest.mark.skipif(not sass.available(), reason="needs cuobjdump and nvdisasm")
@@ -28,7 +29,7 @@ CLAIMS = re.compile(r"conv_(?:wmma|mma_sync|few_channels|depthwise_projection)")
 def machine_code(exe: tvmconv.Executable, folder: Path) -> dict[str, str]:
     path = folder / "code.so"
     path.write_bytes(exe.code)
-    toolchain.require_cubin(path, exe.arch)
+    cubins.require_cubin(path, exe.arch)
     return sass.kernels(path)
 
 
@@ -144,7 +145,7 @@ def test_buckets_share_weights(tmp_path: Path) -> None:
 
 @needs_nvcc
 def test_running_without_a_gpu_is_refused() -> None:
-    if toolchain.detect_arch() is not None:
+    if gpu.detect_arch() is not None:
         pytest.skip("there is a GPU")
     exe = tvmconv.build(residual_net(1), target="cuda", arch="sm_90")
     with pytest.raises(TargetError, match="no NVIDIA GPU"):

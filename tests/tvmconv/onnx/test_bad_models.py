@@ -16,7 +16,8 @@ from onnx import TensorProto, helper
 import tvmconv
 from tests.support.models import Graph, residual_net
 from tvmconv import errors
-from tvmconv.runtime import toolchain
+from tvmconv.compiler import cubins
+from tvmconv.runtime import gpu
 
 GOOD = residual_net(1).SerializeToString()
 
@@ -149,7 +150,7 @@ def test_precision_that_does_not_exist() -> None:
 
 
 def test_no_gpu_and_no_arch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(toolchain, "detect_arch", lambda: None)
+    monkeypatch.setattr(gpu, "detect_arch", lambda: None)
     with pytest.raises(errors.TargetError) as error:
         tvmconv.build(residual_net(1), target="cuda")
     assert 'arch="sm_90"' in message(error)
@@ -185,7 +186,7 @@ def test_no_cuda_compiler(tmp_path: Path) -> None:
 
 def test_source_only_code_is_never_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     """As TVM gives it where its CUDA runtime is not loaded, without a word."""
-    monkeypatch.setattr(toolchain, "cubins", lambda path: {})
+    monkeypatch.setattr(cubins, "find_cubins", lambda path: {})
     if shutil.which("nvcc") is None:
         pytest.skip("needs nvcc")
     with pytest.raises(errors.ToolchainError, match="no machine code for sm_90"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from time import perf_counter, sleep
 from typing import Any
@@ -33,7 +34,7 @@ QUICK: dict[str, Any] = {
 class Sleeper:
     """Looks like an `Executable`, and takes known times: 2, 6 and 4 ms."""
 
-    target, arch, any_batch = "llvm", "sleepy", False
+    target, arch = "llvm", "sleepy"
     inputs = (TensorSpec("x", (4, 3), "float32"),)
 
     def __init__(self) -> None:
@@ -41,6 +42,9 @@ class Sleeper:
 
     def device(self) -> Any:
         return tvm.cpu()
+
+    def each_bucket(self, feeds: Any) -> Iterator[tuple[Sleeper, Any]]:
+        yield self, random_feeds(self.inputs) if feeds is None else feeds
 
     def transfer_in(self, feeds: Any) -> list[Any]:
         assert feeds["x"].shape == (4, 3)

@@ -11,7 +11,7 @@ import pytest
 import tvmconv
 from tests.support import networks
 from tests.support.workloads import PAIRS, WORKLOADS
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 from tvmconv.tuning.candidates import sample, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.measure import Workshop
@@ -25,7 +25,7 @@ NAMES = (
 @pytest.fixture(scope="module")
 def shop() -> Iterator[Workshop]:
     pytest.importorskip("cloudpickle", reason="the tune extra is not installed")
-    arch = toolchain.detect_arch()
+    arch = gpu.detect_arch()
     assert arch is not None
     with Workshop(Target("cuda", arch)) as shop:
         yield shop

@@ -1,11 +1,11 @@
-"""Two ways to run on a GPU: with tensors that come and go, and with ones that stay in place.
+"""Add a second entry function for runs on a GPU whose tensors stay in place.
 
 Before:  main(x, weight): arena = alloc_storage(bytes); ...; return y
 After:   main, of which RewriteCUDAGraph captures all that depends on no input's place; and
          bound(x, weight): arena = alloc_storage(bytes); ...; return (y, all of arena)
 Requires: memory planned
-Formula: the identity. Whoever holds what `bound` gives keeps every byte that the run writes. So a
-         run can be captured whole, from the first kernel to the last, and replayed for as long.
+Formula: the identity. The results of `bound` keep all memory that the run writes. So a whole run
+         can be captured, from the first kernel to the last, and replayed as long as they are kept.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from tvm import relax
 
 from tvmconv.passes import graph
 
-#: The function that is captured whole; it gives the outputs, then the arena if there is one.
+#: The function that is captured whole. It returns the outputs, then the arena if there is one.
 BOUND = "bound"
 
 
 def bindable() -> tvm.transform.Pass:
+    """Returns the pass."""
+
     @tvm.transform.module_pass(opt_level=0, name="bindable")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
         bound = _bound(mod)

@@ -1,11 +1,11 @@
-"""A schedule for everything that is no convolution: the first rule that takes it.
+"""Schedule everything that is not a convolution, by the first rule that applies.
 
 Before:  the loops of a fused operator as legalisation wrote them
-After:   for GPUs blocks and threads that read and write in vectors (`gpu_schedules`; what those
-         do not know goes to TVM's own rules); for CPUs outer loops in parallel, the innermost
-         contiguous one in vectors, what is elementwise inlined
-Requires: a function that nobody has scheduled; a block of spatial and reduction loops
-Formula: the identity; only the order of iterations changes, and of the terms of a sum
+After:   on GPUs, blocks and threads that read and write in vectors (`gpu_schedules`, then TVM's
+         own rules); on CPUs, outer loops in parallel, the innermost contiguous one in vectors,
+         elementwise blocks inlined
+Requires: a function that is not scheduled yet, with blocks of spatial and reduction loops
+Formula: the identity, up to the order of iterations and of the terms of a sum
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from tvmconv.passes.kernels.gpu_schedules import Elementwise, Transposition, Win
 
 
 class CpuFallback(CPUScheduleRule):
-    """Applies to whatever the rules before it left alone."""
+    """The last rule for CPUs: inlines, parallelises, vectorises."""
 
     def apply(self, func: tirx.PrimFunc, target: Target, _: bool) -> s_tir.Schedule | None:
+        """Schedules a function for a CPU; returns None for another target."""
         if not isinstance(func, tirx.PrimFunc) or not self.is_target_available(target):
             return None
         sch = s_tir.Schedule(func)
@@ -70,9 +71,9 @@ def _kept_as_bits(sch: s_tir.Schedule, block: Any) -> bool:
     return any(one.name == dtype and one.numpy.kind == "V" for one in dtypes.TYPES)
 
 
-#: In order; the first that does not decline schedules a function, and the last never declines.
-#: `Windows` before TVM's general rule for reductions, which has a block for each output element: it
-#: took up to 600 times as long over pooling windows on an H200.
+#: Rules for GPUs in order: the first that does not decline schedules a function; the last never
+#: declines. `Windows` comes before TVM's general rule for reductions, which uses a block for each
+#: output element: on pooling windows it took up to 600 times as long on an H200.
 GPU_RULES = (
     Windows(),
     Transposition(),
@@ -86,6 +87,6 @@ GPU_RULES = (
 
 
 def default_schedules(kind: str) -> Any:
-    """The pass that schedules what is not yet, for target kind ``"cuda"`` or ``"llvm"``."""
+    """Returns the pass that schedules the remaining functions, for ``"cuda"`` or ``"llvm"``."""
     schedule = dlight.ApplyDefaultSchedule(*((CpuFallback(),) if kind == "llvm" else GPU_RULES))
     return tvm.transform.Sequential([schedule], name="default_schedules")

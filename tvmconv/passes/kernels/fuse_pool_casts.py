@@ -1,9 +1,9 @@
-"""Put the casts around a pool into its kernel, which FuseOps only does with those that follow.
+"""Fuse the casts around a pool into its kernel; FuseOps fuses only those behind it.
 
 Before:  h = astype(x, float32); y = avg_pool2d(h); z = astype(y, float16)
-After:   z = fused(x), a function of these three, which FuseTIR makes one kernel of
+After:   z = fused(x), a function of these three, which FuseTIR turns into one kernel
 Requires: operators that are not legalised yet
-Formula: the same operations; what is in between stays in registers, in fp32
+Formula: the same operations; intermediate values stay in registers, in fp32
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ Pattern = tuple[str, DFPattern, Mapping[str, DFPattern], Callable[[PatternCheckC
 
 
 def _read_once(context: PatternCheckContext) -> bool:
-    """Whether nobody else reads what would no longer be written."""
+    """True if the values that would no longer be written have no other reader."""
     inner = [context.value_to_bound_var[one] for one in context.annotated_expr.values()]
     return all(len(context.var_usages[var]) == 1 for var in inner)
 
 
 def _patterns() -> list[Pattern]:
-    """The larger ones first: the first that fits is taken."""
+    """Patterns to fuse, the larger ones first, since the first match is taken."""
     whole: list[Pattern] = []
     before: list[Pattern] = []
     for name in POOLS:
@@ -40,5 +40,6 @@ def _patterns() -> list[Pattern]:
 
 
 def fuse_pool_casts() -> tvm.transform.Pass:
+    """Returns the pass."""
     fuse = FuseOpsByPattern(_patterns(), bind_constants=False, annotate_codegen=False)
     return tvm.transform.Sequential([fuse], name="fuse_pool_casts")

@@ -1,8 +1,8 @@
-"""Schedules for GPUs of what is no convolution: pooling windows, copies, conversions of layouts.
+"""GPU schedules of operators other than convolutions: pooling, elementwise, transposition.
 
-Each is a rule of dlight's: it schedules a function whose shape it knows, or declines with None.
-All of them read and write memory in vectors of up to 16 bytes, adjacent threads adjacent vectors,
-and keep everything between in registers.
+Each is a rule of dlight: it schedules functions of the form that it knows, or returns None. All
+read and write memory in vectors of up to 16 bytes, adjacent threads adjacent vectors, and keep
+intermediate values in registers.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from tvmconv.passes.kernels.gpu_steps import (
     write_vectors,
 )
 
-#: Elements that one thread sums or compares; more are shared between threads.
+#: The most elements that one thread reduces; larger windows are split among threads.
 MOST_TAPS = 64
-#: Outputs side by side that one thread computes, where there are enough of them.
+#: The most adjacent outputs that one thread computes.
 MOST_COLUMNS = 4
-#: Threads below which vectors are made narrower to have more of them.
+#: With fewer threads than this, vectors are made narrower to get more threads.
 FEW_THREADS = 2048
-#: Rows and columns of a tile that is transposed through shared memory.
+#: Rows, and columns, of a tile that is transposed through shared memory.
 TILE = 32
 
 
 class _Rule(GPUScheduleRule):
-    """A rule for functions whose blocks follow from each other to one output."""
+    """A rule for functions whose blocks form a chain to one output."""
 
     def apply(self, func: tirx.PrimFunc, target: Target, _: bool) -> s_tir.Schedule | None:
         if not isinstance(func, tirx.PrimFunc) or not self.is_target_available(target):
             return None
-        # Held here as well: a schedule changes in place what it alone holds, and so `func`'s body.
+        # A second reference: a schedule changes in place what it alone refers to.
         rewritten = func.with_body(compare_vectors(func.body))
         sch = s_tir.Schedule(rewritten)
         blocks = normalize_prim_func(sch)
@@ -61,22 +61,25 @@ class _Rule(GPUScheduleRule):
         try:
             return sch if self.schedule(sch, blocks, enough_blocks(target)) else None
         except s_tir.ScheduleError:
-            return None  # a step says that it does not apply: the next rule's turn
+            return None  # a step does not apply: the next rule is tried
 
     def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo], enough: int) -> bool:
-        """Schedules the blocks; False where they are none of this rule's. enough: blocks of
-        threads that fill the GPU."""
+        """Schedules the blocks. Returns False if the rule does not apply.
+
+        enough: blocks of threads that fill the GPU.
+        """
         raise NotImplementedError
 
 
 class Windows(_Rule):
-    """A small window of elements for every output: pooling, but for windows of whole images.
+    """Pooling: every output reduces a small window, not one of a whole image.
 
-    A thread reduces a vector of adjacent channels. What stands before the window (its padding, a
-    cast) is loaded tap by tap, what follows is computed in registers.
+    A thread reduces a vector of adjacent channels. Operators before the window (padding, a cast)
+    are computed tap by tap, those after it in registers.
     """
 
     def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo], enough: int) -> bool:
+        """Schedules the blocks. Returns False if the rule does not apply."""
         kinds = ["R" in one.dom_kind() for one in blocks]
         if kinds.count(True) != 1:
             return False
@@ -95,7 +98,7 @@ class Windows(_Rule):
 
 
 def _in_place(sch: s_tir.Schedule, pool: SBlockInfo, after: SBlockInfo) -> bool:
-    """Whether a block that follows the window computes each output from that of the window."""
+    """True if a block after the window computes each element from the one at its place."""
     spatial = [int(one.dom) for one in pool.iters if one.kind == "S"]
     body = sch.get(after.block_rv).body
     made = sch.get(pool.block_rv).writes[0].source
@@ -140,7 +143,7 @@ def _schedule_window(
         load = source if source is not None else sch.cache_read(pool, 0, "local")
         if source is not None:
             sch.set_scope(source, 0, "local")
-        # A row of the window at a time: the windows side by side share it.
+        # One row of the window at a time, which adjacent windows share.
         sch.compute_at(load, loops[spatial], preserve_unit_loops=True)
         vectorize(sch, load)
         unroll(sch, load, thread)
@@ -150,13 +153,14 @@ def _schedule_window(
 
 
 class Elementwise(_Rule):
-    """What computes every output from the inputs at its place: casts, sums, scales, concatenations.
+    """Elementwise operators: casts, sums, scales, concatenations.
 
-    A thread computes one vector. Inputs that are read at other places, or not everywhere, are not
-    read in vectors.
+    A thread computes one vector. Inputs that are read at other positions, or under a condition,
+    are not read in vectors.
     """
 
     def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo], enough: int) -> bool:
+        """Schedules the blocks. Returns False if the rule does not apply."""
         if any(set(one.dom_kind()) - {"S"} for one in blocks):
             return False
         kept = [one.block_rv for one in blocks[:-1] if selects(sch, one.block_rv)]
@@ -168,7 +172,7 @@ class Elementwise(_Rule):
 
 
 def _schedule_elementwise(sch: s_tir.Schedule, out: Any, kept: list[Any], enough: int) -> None:
-    """kept: the block, if there is one, that reads now one tensor and now another."""
+    """Schedules the output. kept: the block that selects between tensors, if there is one."""
     width = vector_width(sch, out, *kept)
     thread = bind_threads(sch, sch.get_loops(out), width, [], enough)
     if width == 1:
@@ -194,12 +198,14 @@ def _schedule_elementwise(sch: s_tir.Schedule, out: Any, kept: list[Any], enough
 
 
 class Transposition(_Rule):
-    """An input whose innermost axis is not the output's: NCHW to NHWC, with a cast or without.
+    """Transposition, such as NCHW to NHWC, with or without a cast.
 
-    A block reads a tile along the one and writes it along the other, through shared memory.
+    A block reads a tile along the input's innermost axis and writes it along the output's, through
+    shared memory.
     """
 
     def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo], enough: int) -> bool:
+        """Schedules the blocks. Returns False if the rule does not apply."""
         if any(set(one.dom_kind()) - {"S"} or selects(sch, one.block_rv) for one in blocks):
             return False
         for one in blocks[:-1]:
@@ -213,7 +219,7 @@ class Transposition(_Rule):
 
 
 def _schedule_transposition(sch: s_tir.Schedule, out: Any, across: int, enough: int) -> None:
-    """across: which loop of the output is the innermost of the input."""
+    """Schedules the output. across: the loop of the output along the input's innermost axis."""
     loops = sch.get_loops(out)
     others = [loop for i, loop in enumerate(loops) if i not in (across, len(loops) - 1)]
     run = math.gcd(int(sch.get(loops[across]).extent), GPU_VECTOR)
@@ -232,7 +238,7 @@ def _transpose_in_registers(
     run: int,
     enough: int,
 ) -> None:
-    """A thread reads `run` elements of each of few rows: what it writes is one run."""
+    """Transposes in registers: a thread reads `run` elements of a few rows and writes one run."""
     read, part = sch.split(read, [None, run])
     sch.reorder(*others, read, part, written)
     rows = sch.fuse(*others, read)
@@ -253,7 +259,7 @@ def _transpose_in_registers(
 def _transpose_in_shared(
     sch: s_tir.Schedule, out: Any, others: list[Any], read: Any, written: Any
 ) -> None:
-    """A block reads a tile along the one axis and writes it along the other."""
+    """Transposes a tile through shared memory."""
     rank = len(others) + 2
     inner = largest_divisor(int(sch.get(written).extent), TILE)
     wide = largest_divisor(int(sch.get(read).extent), TILE * TILE // inner)
@@ -265,14 +271,14 @@ def _transpose_in_shared(
     sch.bind(block, "blockIdx.x")
     load = sch.cache_read(out, 0, "shared")
     sch.compute_at(load, block, preserve_unit_loops=True)
-    # All of them busy to the end: TVM gives the copy that follows no condition on threads, and idle
-    # ones would write what another block writes.
+    # No thread may be idle: TVM puts no condition on threads into the copy that follows, so an idle
+    # one would write elements of another block.
     threads = largest_divisor(wide * inner // width, THREADS[0])
     _, thread = sch.split(sch.fuse(tile_read, tile_written), [None, threads])
     _, copying = sch.split(sch.fuse(*sch.get_loops(load)[1:]), [None, threads])
     for loop in (thread, copying):
         sch.bind(loop, "threadIdx.x")
-    # An odd number of elements between rows: neither reading nor writing meets a bank twice.
+    # An odd distance between rows avoids bank conflicts in reading and in writing.
     sch.storage_align(load, 0, rank - 2, 32, 1)
     write_vectors(sch, out, thread)
     unroll(sch, out, thread)

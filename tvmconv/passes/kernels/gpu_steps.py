@@ -1,7 +1,4 @@
-"""Steps that schedules for GPUs share, and what they have to know of a block's reads and writes.
-
-Of the default schedules, `gpu_schedules`; not a pass.
-"""
+"""Steps shared by the schedules of `gpu_schedules`, and analysis of a block's reads and writes."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from schedules.expressions.backend import GPU_VECTOR
 from schedules.machine.gpus import ARCHITECTURES
 
 VECTOR_BYTES = 16
-#: Threads of a block, the most and the least; small tensors take small blocks, to use every SM.
+#: The most and the least threads of a block. Small tensors get small blocks, to use every SM.
 THREADS = (256, 32)
 #: Blocks that fill a multiprocessor.
 ENOUGH_BLOCKS = 2
@@ -36,7 +33,7 @@ def enough_blocks(target: Target) -> int:
 
 
 def block_size(total: int, enough: int) -> int:
-    """Returns how many of `total` threads are a block. enough: blocks that fill the GPU."""
+    """Returns the threads of a block, for `total` threads. enough: blocks that fill the GPU."""
     threads, least = THREADS
     while threads > least and total < threads * enough:
         threads //= 2
@@ -46,12 +43,13 @@ def block_size(total: int, enough: int) -> int:
 def bind_threads(
     sch: s_tir.Schedule, loops: list[Any], width: int, reduced: list[Any], enough: int
 ) -> Any:
-    """Threads for spatial loops, of which the last is over adjacent elements: threadIdx.x for its
-    vectors of `width`, threadIdx.y for the others, which are fused. The loops `reduced` come
-    between, then the vector. enough: blocks that fill the GPU. Returns the innermost loop of the
-    threads.
+    """Binds spatial loops, the last of them over adjacent elements, to threads.
 
-    The vector's axis is kept apart from the rest, or TVM would not see that a thread needs but a
+    Vectors of `width` along the last loop go to threadIdx.x; the other loops are fused and go to
+    threadIdx.y. The loops `reduced` follow inside, then the vector. enough: blocks that
+    fill the GPU. Returns the innermost loop of the threads.
+
+    The vector's axis is not fused with the others: TVM would not see that a thread needs just one
     vector of each buffer in registers.
     """
     *others, last = loops
@@ -61,7 +59,7 @@ def bind_threads(
     count = int(sch.get(vectors).extent)
     wide = largest_divisor(count, threads)
     if wide * 4 < min(threads, count):
-        wide = threads  # few divisors: the last threads idle
+        wide = threads  # few divisors: the last threads are idle
     column, x = sch.split(vectors, [None, wide])
     if others:
         row = sch.fuse(*others)
@@ -77,14 +75,14 @@ def bind_threads(
 
 
 def write_vectors(sch: s_tir.Schedule, block: Any, thread: Any) -> None:
-    """The block's results are kept in registers and stored from there in vectors."""
+    """Keeps a block's results in registers and stores them in vectors."""
     copy = sch.cache_write(block, 0, "local")
     sch.reverse_compute_at(copy, thread, preserve_unit_loops=True)
     vectorize(sch, copy)
 
 
 def vectorize(sch: s_tir.Schedule, block: Any) -> None:
-    """The block's innermost loop, in vectors of at most 16 bytes of what it reads and writes."""
+    """Vectorises a block's innermost loop, by at most 16 bytes of its widest element type."""
     stmt = sch.get(block)
     sizes = [np.dtype(str(one.source.dtype)).itemsize for one in (*stmt.reads, *stmt.writes)]
     *_, lane = sch.get_loops(block)
@@ -96,7 +94,7 @@ def vectorize(sch: s_tir.Schedule, block: Any) -> None:
 
 
 def unroll(sch: s_tir.Schedule, block: Any, thread: Any) -> None:
-    """All serial loops of the block inside the loop `thread`."""
+    """Unrolls all serial loops of a block inside the loop `thread`."""
     loops = sch.get_loops(block)
     start = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(thread)))
     for loop in loops[start + 1 :]:
@@ -104,13 +102,15 @@ def unroll(sch: s_tir.Schedule, block: Any, thread: Any) -> None:
             sch.unroll(loop)
 
 
-# ---------------------------------------------------------------- what is read where
+# ---------------------------------------------------------------- reads and writes
 
 
 def vector_width(sch: s_tir.Schedule, *blocks: Any) -> int:
-    """Adjacent elements along the blocks' last spatial axis that lie side by side, and on a
-    multiple of their number, in everything that is read and written along it; 16 bytes of the
-    widest at most. 1 where there are none."""
+    """The largest vector along the blocks' last spatial axis, in elements.
+
+    In every tensor read or written along it, a vector is contiguous and aligned to its size. It has
+    at most 16 bytes of the widest element type; 1 element if there is no larger one.
+    """
     width = GPU_VECTOR
     for block in blocks:
         stmt = sch.get(block)
@@ -128,11 +128,15 @@ def vector_width(sch: s_tir.Schedule, *blocks: Any) -> int:
 
 
 def lane_of(stmt: Any) -> Any:
+    """The variable of a block's last spatial axis."""
     return [one.var for one in stmt.iter_vars if one.iter_type == tirx.IterVar.DataPar][-1]
 
 
 def run_length(buffer: Any, indices: Any, lane: Any) -> int:
-    """What divides place and length of a run along `lane`; 0 where `lane` does not matter."""
+    """The largest number that divides start and length of contiguous runs along `lane`.
+
+    0 if the indices do not depend on `lane`, 1 if there are no runs.
+    """
     shape = [int(size) for size in buffer.shape]
     last = max((i for i, size in enumerate(shape) if size > 1), default=0)
     used = [i for i, index in enumerate(indices) if uses(index, lane)]
@@ -145,19 +149,21 @@ def run_length(buffer: Any, indices: Any, lane: Any) -> int:
 
 
 def loads(node: Any) -> list[Any]:
+    """Every load from a tensor inside a node."""
     found: list[Any] = []
     tvm_ffi.structural_walk(node, (ir.TensorLoad, found.append), order="post")
     return found
 
 
 def uses(node: Any, var: Any) -> bool:
+    """True if a variable occurs inside a node."""
     found: list[Any] = []
     tvm_ffi.structural_walk(node, (tirx.Var, found.append), order="post")
     return any(one.same_as(var) for one in found)
 
 
 def selects(sch: s_tir.Schedule, block: Any) -> bool:
-    """Whether the block reads something only under a condition."""
+    """True if a block loads something under a condition."""
     found: list[Any] = []
 
     def visit(call: ir.Call) -> None:
@@ -169,8 +175,11 @@ def selects(sch: s_tir.Schedule, block: Any) -> bool:
 
 
 def compare_vectors(body: Any) -> Any:
-    """The same conditions, but those on the last axis ask for the number of the vector: that is
-    plainly the same for all elements of one. c >= k just if c // v >= k // v, where v divides k."""
+    """Rewrites comparisons of the last axis to compare numbers of vectors.
+
+    TVM then sees that all elements of a vector take the same branch. c >= k exactly if
+    c // v >= k // v, for v that divides k.
+    """
     last: list[Any] = []
 
     def note(block: s_tir.SBlock) -> None:
@@ -189,17 +198,18 @@ def compare_vectors(body: Any) -> Any:
 
 
 def reads_along(sch: s_tir.Schedule, block: Any, index: int) -> bool:
-    """Whether the block reads its buffer number `index` along its last axis."""
+    """True if a block reads its buffer number `index` along its last axis."""
     stmt = sch.get(block)
     source, lane = stmt.reads[index].source, lane_of(stmt)
     places = [load for load in loads(stmt.body) if load.source.same_as(source)]
     if any(loads(list(load.indices)) for load in places):
-        return False  # read at places that are read themselves
+        return False  # at indices that are loaded
     return any(run_length(load.source, load.indices, lane) for load in places)
 
 
 def read_across(sch: s_tir.Schedule, block: Any) -> int | None:
-    """Which iteration is the innermost of the only input, if that is not the output's."""
+    """Index of the iteration along the innermost axis of the only input; None if it is the output's
+    innermost one too."""
     stmt = sch.get(block)
     found = loads(stmt.body)
     if len(found) != 1 or not isinstance(stmt.body, tirx.BufferStore):

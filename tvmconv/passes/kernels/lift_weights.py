@@ -1,10 +1,10 @@
-"""Take the weights out of the code.
+"""Turn weights from constants of the code into parameters.
 
 Before:  main(x): y = call_tir(conv, (x, constant))
 After:   main(x, weight_0): y = call_tir(conv, (x, weight_0)), and weight_0's array beside it
 Requires: nothing; constants under 128 bytes stay where they are
-Formula: the identity. Code and weights then travel apart, and equal weights are kept once, in
-         one module or in the modules of several batches.
+Formula: the identity. Code and weights are then stored separately, and equal weights once, also
+         across the modules of several batches.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SMALL_BYTES = 128
 
 
 class WeightStore:
-    """The weights of one build or of several, each array once."""
+    """Weights of one or several modules, equal arrays once."""
 
     def __init__(self) -> None:
         self.arrays: list[NDArray[Any]] = []
         self._numbers: dict[tuple[str, tuple[int, ...], bytes], int] = {}
 
     def add(self, array: NDArray[Any]) -> int:
-        """The number in `arrays` of the array that equals `array`."""
+        """Returns the index in `arrays` of an equal array, which is added if there is none."""
         array = np.ascontiguousarray(array)
         key = (array.dtype.name, array.shape, hashlib.sha256(array.view(np.uint8).data).digest())
         if key not in self._numbers:
@@ -56,10 +56,10 @@ class _Lift(PyExprMutator):
 
 
 def lift_weights(mod: tvm.IRModule, store: WeightStore) -> tuple[tvm.IRModule, tuple[int, ...]]:
-    """The module, and which arrays of `store` its `main` now takes after its inputs, in order.
+    """Returns the module, and the indices in `store` of the parameters after its inputs, in order.
 
-    ``num_input`` in the function's attributes still counts inputs alone, which tells
-    RewriteCUDAGraph that what follows never moves.
+    The attribute ``num_input`` still counts inputs only: it tells RewriteCUDAGraph that the
+    parameters after them never move.
     """
     lift = _Lift(mod, store)
     main = mod["main"]

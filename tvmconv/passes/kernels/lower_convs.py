@@ -41,10 +41,10 @@ class _Lower(PyExprMutator):
         self.plan = plan
         #: The dtype that convolutions read.
         self.narrow = narrow
-        #: Whether kernels are called by name, without constants, and nothing is scheduled.
+        #: True if kernels are called by name, without constants, and nothing is scheduled.
         self.outlined = outlined
-        #: The variable whose value a narrow one has, where an operator follows its input; and the
-        #: variable that is being bound.
+        #: For a narrow variable, emitted where an operator follows its input, the variable that has
+        #: the same value; and the variable that is being bound.
         self.stand_ins: dict[relax.Var, relax.Var] = {}
         self.bound: relax.Var | None = None
         self.names = kernel_names(plan.values())
@@ -73,7 +73,7 @@ class _Lower(PyExprMutator):
         super().visit_var_binding_(binding)
 
     def _finished(self, var: relax.Var) -> relax.Expr:
-        """What the kernels wrote, in the shape and dtype that readers of `var` expect."""
+        """The tensor that kernels wrote, in the shape and dtype that readers of `var` expect."""
         assert self.waiting[var] == 0, "a tensor is read before it is written"
         value = self.buffers[var]
         if len(shape(value)) == 6:  # packed: back to NHWC, for those who do not read it so
@@ -122,7 +122,7 @@ class _Lower(PyExprMutator):
             self._write(planned, kernel, read)
 
     def _operand(self, arg: relax.Expr, expected: Operand) -> relax.Expr:
-        """What `arg` is, in the dtype and shape that a kernel reads."""
+        """`arg` in the dtype and shape that a kernel reads."""
         written = self.buffers.get(arg) if isinstance(arg, relax.Var) else None
         wanted = expected.shape, expected.dtype
         if written is not None and (shape(written), written.ty.dtype) == wanted:
@@ -134,7 +134,7 @@ class _Lower(PyExprMutator):
         return self._reshaped(value, expected.shape)
 
     def _reshaped(self, value: relax.Expr, expected: tuple[int, ...]) -> relax.Expr:
-        """Of the same elements; several reshapes are one, and one that changes nothing is none."""
+        """Reshapes `value`; merges a reshape before it, and emits none if the shape stays."""
         inner = self._reshape_of(value)
         value = value if inner is None else inner
         if shape(value) == expected:
@@ -142,7 +142,7 @@ class _Lower(PyExprMutator):
         return self.builder_.emit(relax.op.reshape(value, expected))
 
     def _reshape_of(self, value: relax.Expr) -> relax.Expr | None:
-        """What `value` is a reshape of, if it is one."""
+        """The tensor that `value` is a reshape of, or None."""
         bound = self.lookup_binding(value) if isinstance(value, relax.Var) else None
         if bound is None or op_name(bound) != "relax.reshape":
             return None
@@ -159,8 +159,8 @@ class _Lower(PyExprMutator):
         *inputs, y = kernel.signature
         out = relax.TensorType(y.shape, y.dtype)
         if self.outlined:
-            args = [*read.values(), *([self.buffers[buffer]] if buffer in self.buffers else [])]
-            call = relax.call_dps_packed(self.names[kernel.key], args, out)
+            before = [self.buffers[buffer]] if buffer in self.buffers else []
+            call = relax.call_dps_packed(self.names[kernel.key], [*read.values(), *before], out)
             self.buffers[buffer] = self.builder_.emit(call)
             return
         packed = choice.family.pack(choice.workload, choice.config, kernel.given)
@@ -238,11 +238,11 @@ def lower_convs(plan: Plan, precision: Precision = FP16) -> tvm.transform.Pass:
 def outline_convs(
     mod: tvm.IRModule, plan: Plan, precision: Precision
 ) -> tuple[tvm.IRModule, dict[relax.Var, relax.Var]]:
-    """The same with kernels called by name and without constants, so that nothing is scheduled or
-    packed: what becomes of everything else. Such a module can't be built.
+    """Lowers with kernels called by name and without constants: nothing is scheduled or packed.
 
-    Returns also the variable of `mod` whose value a variable of the new module has, where an
-    operator gives the dtype that convolutions read instead of its own.
+    It shows what becomes of all other operators; such a module can't be built. Also returns the
+    variable of `mod` whose value a variable of the new module has, where an operator gives the
+    dtype that convolutions read instead of its own.
     """
     lower = _Lower(mod, plan, precision.x, outlined=True)
     lowered = lower.run(mod)

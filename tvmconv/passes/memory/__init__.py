@@ -1,1 +1,1 @@
-"""Where activations lie: planned, and checked."""
+"""Memory of activations: planned, and checked."""

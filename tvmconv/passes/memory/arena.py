@@ -1,4 +1,4 @@
-"""Where in one block of memory tensors lie that are needed at different times.
+"""Places tensors in one block of memory, so that those never live at once share bytes.
 
     buffers = [Buffer(0, 1, 4096), Buffer(1, 2, 512), Buffer(2, 3, 4096)]
     offsets = place(buffers, alignment=64)      # (0, 4096, 0)
@@ -28,36 +28,37 @@ class Buffer:
         assert self.size >= 0, self
 
     def meets(self, other: Buffer) -> bool:
-        """Whether there is a step at which both are needed."""
+        """True if both are needed at some step."""
         return self.first <= other.last and other.first <= self.last
 
 
 def lower_bound(buffers: Sequence[Buffer]) -> int:
-    """The largest sum of sizes of buffers that are needed at one step, in bytes."""
+    """The most bytes that are needed at one step."""
     return max(_breadths(buffers).values(), default=0)
 
 
 def arena_bytes(buffers: Sequence[Buffer], offsets: Sequence[int]) -> int:
-    """Where the buffer that ends last ends, in bytes."""
+    """Bytes of the block: the end of the last buffer."""
     ends = (offset + one.size for one, offset in zip(buffers, offsets, strict=True))
     return max(ends, default=0)
 
 
-#: How often each of the two orders below is tried again; one such attempt takes milliseconds, and
-#: the first or second usually comes to the bound.
+#: Attempts with each of the two orders below. One takes milliseconds, and the first or second
+#: usually reaches the lower bound.
 ATTEMPTS = 32
 
 
 def place(buffers: Sequence[Buffer], alignment: int) -> tuple[int, ...]:
-    """An offset in bytes for every buffer, a multiple of `alignment`; of buffers that meet no two
-    overlap. The same buffers get the same offsets.
+    """Returns an offset in bytes for every buffer, a multiple of `alignment`.
+
+    Buffers that are needed at the same step do not overlap. The result is deterministic.
 
     Greedy by size and greedy by breadth, each buffer in the best fitting gap: Pisarchyk and Lee,
-    Efficient Memory Management for Deep Neural Net Inference, 2020, arXiv:2001.03288. Where they
-    come out above the lower bound, the buffer that lies highest is placed first instead.
+    Efficient Memory Management for Deep Neural Net Inference, 2020, arXiv:2001.03288. If the result
+    is above the lower bound, the buffer that ended up highest is placed first in another attempt.
     """
     assert alignment > 0, alignment
-    # Sizes rounded up: then every end, and so every offset, is aligned.
+    # Rounded up, so that every end, and so every offset, is aligned.
     aligned = [replace(one, size=-(-one.size // alignment) * alignment) for one in buffers]
     bound = lower_bound(aligned)
     best: tuple[int, ...] = ()
@@ -71,13 +72,13 @@ def place(buffers: Sequence[Buffer], alignment: int) -> tuple[int, ...]:
 
 
 def _breadths(buffers: Sequence[Buffer]) -> dict[int, int]:
-    """Bytes needed at every step at which a buffer begins; at no other step is there a peak."""
+    """Bytes needed at each step at which a buffer begins, the only candidates for a peak."""
     steps = dict.fromkeys(sorted(one.first for one in buffers))
     return {s: sum(b.size for b in buffers if b.first <= s <= b.last) for s in steps}
 
 
 def _by_size(buffers: Sequence[Buffer]) -> list[int]:
-    """Largest first; of equals, in the order of the steps."""
+    """Buffers by size, the largest first; equal ones in the order of steps."""
 
     def key(i: int) -> tuple[int, int, int, int]:
         return (-buffers[i].size, buffers[i].first, buffers[i].last, i)
@@ -86,7 +87,7 @@ def _by_size(buffers: Sequence[Buffer]) -> list[int]:
 
 
 def _by_breadth(buffers: Sequence[Buffer]) -> list[int]:
-    """Those of the fullest step first, then those of the next; at each step the largest first."""
+    """Buffers of the fullest step first, then of the next; at each step the largest first."""
     breadths = _breadths(buffers)
     by_size = _by_size(buffers)
     order: dict[int, None] = {}
@@ -96,7 +97,7 @@ def _by_breadth(buffers: Sequence[Buffer]) -> list[int]:
 
 
 def _placements(buffers: Sequence[Buffer], order: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Offsets by `order`, then by the order with the buffer in front that came to lie highest."""
+    """Yields offsets by `order`, then each time with the highest buffer moved to the front."""
     order = list(order)
     while True:
         offsets = _greedy(buffers, order)
@@ -111,7 +112,7 @@ def _placements(buffers: Sequence[Buffer], order: Sequence[int]) -> Iterator[tup
 
 
 def _greedy(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, ...]:
-    """One buffer after the other, each in the smallest gap that takes it."""
+    """Places one buffer after the other, each in the smallest gap that holds it."""
     offsets = [0] * len(buffers)
     for n, i in enumerate(order):
         taken = sorted(
@@ -124,8 +125,8 @@ def _greedy(buffers: Sequence[Buffer], order: Sequence[int]) -> tuple[int, ...]:
 
 
 def _best_gap(taken: Sequence[tuple[int, int]], size: int) -> int:
-    """The start of the smallest gap of `size` bytes or more between the spans in `taken`, which
-    are sorted; past them all where there is none."""
+    """The start of the smallest gap of `size` bytes or more between the sorted spans `taken`; the
+    end of the last span if there is no such gap."""
     gaps: list[tuple[int, int]] = []
     end = 0
     for start, stop in taken:

@@ -1,6 +1,6 @@
-"""Whether a plan of memory is right, found by going through it, and not as it was made.
+"""Checks a memory plan by an abstract run, independently of how the plan was made.
 
-A plan that is wrong ruins activations silently, so every build is checked.
+A wrong plan corrupts activations silently, so every build is checked.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ import tvm
 import tvm_ffi
 from tvm import relax, tirx
 
-#: Calls that touch no byte of what they are given.
+#: Calls that read and write no byte of their arguments.
 RENAMES = ("relax.reshape", "relax.memory.ensure_zero_offset")
 
-#: The allocations that an expression may mean; of a tuple, a list of them for each field.
+#: The allocations that an expression may refer to; for a tuple, a list for each field.
 Meaning: TypeAlias = "set[relax.Var] | list[Meaning]"
 
-#: Storage, first byte, first byte after, of one tensor that shares its storage with others.
+#: Storage, begin and end in bytes of a tensor that shares its storage with others.
 Span = tuple[relax.Var, int, int]
 
 
 def check_memory(mod: tvm.IRModule, func: relax.Function, alignment: int) -> None:
-    """Runs `func` with names of tensors for bytes: whatever is given to a kernel first takes its
-    bytes over, and may not have lost any of them when it is given to a kernel again.
+    """Runs `func` with owners for bytes: a tensor takes over its bytes at the first kernel that
+    gets it, and must still own all of them at every later kernel that gets it.
 
-    Raises ``AssertionError`` for a tensor that has lost bytes to another, reaches over the end of
-    its storage, is not aligned to `alignment` bytes, or is an output in a storage that is shared.
+    Raises ``AssertionError`` for a tensor that has lost bytes to another, exceeds its storage, is
+    not aligned to `alignment` bytes, or is an output in a shared storage.
     """
     run = _Run(mod, alignment)
     for block in func.body.blocks:
@@ -44,12 +44,12 @@ class _Run:
         self.stands_for: dict[relax.Var, Meaning] = {}
         self.storage_bytes: dict[relax.Var, int] = {}
         self.spans: dict[relax.Var, Span] = {}
-        #: Tensors whose bytes are theirs now, and those that had bytes and lost some.
+        #: Tensors that own their bytes now, and those that have lost some.
         self.owners: set[relax.Var] = set()
         self.lost: dict[relax.Var, relax.Var] = {}
 
     def result(self, var: relax.Var, value: Any) -> Meaning:
-        """What `var` means after `value` was computed."""
+        """The allocations that `var` refers to after `value` is computed."""
         op = getattr(getattr(value, "op", None), "name", "")
         if op == "relax.memory.alloc_storage":
             self.storage_bytes[var] = int(value.args[0].values[0])
@@ -75,7 +75,7 @@ class _Run:
         if isinstance(expr, relax.TupleGetItem):
             meant = self.meaning(expr.tuple_value)
             return meant[expr.index] if isinstance(meant, list) else meant
-        # Of anything else, each variable in it may be what it gives.
+        # Any variable in another expression may be its result.
         found: set[relax.Var] = set()
         for var in relax.analysis.free_vars(expr):
             found |= _all(self.meaning(var))
@@ -92,7 +92,7 @@ class _Run:
         return storage, offset, end
 
     def _use(self, given: set[relax.Var]) -> None:
-        """One kernel is given tensors, and may read and write all of them in any order."""
+        """Lets one kernel read and write these tensors, in any order."""
         for tensor in given - self.owners - self.lost.keys():
             self._take(tensor)
         for tensor in given & self.lost.keys():

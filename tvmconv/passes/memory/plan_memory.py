@@ -1,14 +1,13 @@
-"""Give every activation a place in one arena: those never needed at once share bytes.
+"""Give every activation a place in one arena, so that those never live at once share bytes.
 
 Before:  a = alloc_tensor(...); conv(x, weight, a); b = alloc_tensor(...); conv(a, weight, b)
 After:   arena = alloc_storage(bytes); a = alloc_tensor(arena, offset_a); conv(x, weight, a); ...
-Requires: CallTIRRewrite; shapes that are numbers; functions that run straight down
-Formula: the identity. A tensor is needed from the first kernel that is given it to the last,
-         under whichever name: a reshape, a tuple or a result computed in place is the tensor
-         that it is made of. What the network gives back outlives the run and stays outside.
+Requires: CallTIRRewrite; shapes that are numbers; functions without branches
+Formula: the identity. A tensor is live from the first kernel that gets it to the last, under any
+         name: a reshape, a tuple or a result computed in place is the tensor that it is made of.
+         Outputs outlive the run and stay outside the arena.
 
-Offsets are `tvmconv.passes.memory.arena`'s. Every plan is then gone through by
-`tvmconv.passes.memory.check`, which knows nothing of how it was made.
+`tvmconv.passes.memory.arena` chooses the offsets, `tvmconv.passes.memory.check` checks each plan.
 """
 
 from __future__ import annotations
@@ -24,31 +23,30 @@ from tvm import relax, tirx
 from tvmconv.passes.memory import arena
 from tvmconv.passes.memory.check import check_memory
 
-#: Bytes; every offset is a multiple. What TVM asks for on a CPU, what cudaMalloc gives on a GPU.
+#: Alignment of offsets in bytes: TVM's on a CPU, cudaMalloc's on a GPU.
 ALIGNMENT: Mapping[str, int] = {"llvm": 64, "cuda": 256}
 
 _STORAGE = "relax.memory.alloc_storage"
 _PLANNED = "relax.memory.alloc_tensor"
 _UNPLANNED = "relax.builtin.alloc_tensor"
-#: Calls whose result is their argument under another name, and which touch no byte of it.
+#: Calls whose result is their argument under another name.
 _RENAMES = ("relax.reshape", "relax.memory.ensure_zero_offset")
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Bytes of activations, as planned and at least.
+    """Bytes of activations: as planned, and the lower bound.
 
-    Counted is every tensor that one kernel hands to another: activations, fp16 copies, conversions
-    of layout. Apart from them are the outputs: they are the caller's, so nothing else may lie in
-    them. Not counted are inputs, weights and other constants, and what a kernel takes for itself
-    while it runs.
+    Counts every tensor that one kernel passes to another: activations, fp16 copies, conversions of
+    layout. Outputs are counted separately, since they belong to the caller. Not counted are inputs,
+    weights and other constants, and the workspace of kernels.
     """
 
-    #: The arena.
+    #: Size of the arena.
     peak_bytes: int
-    #: The largest sum of tensors live at once, in the order in which the network runs.
+    #: The most bytes live at once, in the order in which the network runs.
     bound_bytes: int
-    #: Of the network's outputs.
+    #: Size of the network's outputs.
     output_bytes: int
 
 
@@ -56,16 +54,16 @@ class MemoryUse:
 class Activation:
     """One tensor that a function allocates."""
 
-    #: What its allocation is bound to.
+    #: The variable of its allocation.
     var: relax.Var
-    #: Steps are kernels, counted from 0.
+    #: Its lifetime; steps are kernels, counted from 0.
     life: arena.Buffer
     is_output: bool
     is_planned: bool
 
 
 def plan_memory(kind: str) -> tvm.transform.Pass:
-    """The pass, for target kind ``"cuda"`` or ``"llvm"``."""
+    """Returns the pass for target kind ``"cuda"`` or ``"llvm"``."""
     alignment = ALIGNMENT[kind]
 
     @tvm.transform.module_pass(opt_level=0, name="plan_memory")
@@ -81,7 +79,7 @@ def plan_memory(kind: str) -> tvm.transform.Pass:
 
 
 def measure(mod: tvm.IRModule, name: str = "main") -> MemoryUse:
-    """What a function takes; read after memory is planned, before it is lowered further."""
+    """Memory of a function, after memory is planned and before it is lowered further."""
     func = mod[name]
     found = activations(mod, func)
     storages = sum(
@@ -96,9 +94,9 @@ def measure(mod: tvm.IRModule, name: str = "main") -> MemoryUse:
     return MemoryUse(storages + unplanned, bound, outputs)
 
 
-# ---------------------------------------------------------------- who is needed when
+# ---------------------------------------------------------------- lifetimes
 
-#: What a variable stands for: tensors by number, or a tuple of such.
+#: The tensors, by number, that a variable refers to, or a tuple of these.
 _Value: TypeAlias = "frozenset[int] | tuple[_Value, ...]"
 
 
@@ -122,7 +120,7 @@ def activations(mod: tvm.IRModule, func: relax.Function) -> list[Activation]:
 
 
 class _Walk:
-    """Goes down a function and notes which tensors each kernel is given."""
+    """Walks down a function and notes which tensors each kernel gets."""
 
     def __init__(self, mod: tvm.IRModule) -> None:
         self.mod = mod
@@ -132,7 +130,7 @@ class _Walk:
         self.step = 0
 
     def visit(self, expr: relax.Expr, var: relax.Var) -> _Value:
-        """What `var` stands for once `expr` is bound to it."""
+        """The tensors that `var` refers to once `expr` is bound to it."""
         name = _op_name(expr)
         if name in (_PLANNED, _UNPLANNED):
             self.allocated.append((var, name == _PLANNED))
@@ -144,7 +142,7 @@ class _Walk:
             for tensor in given:
                 self.touch(tensor)
             self.step += 1
-        # A kernel gives nothing back; of anything else it is not known which argument it gives.
+        # A kernel returns nothing; any other call may return any of its arguments.
         return frozenset() if _is_kernel(self.mod, expr) else given
 
     def value(self, expr: Any) -> _Value:
@@ -192,7 +190,7 @@ def _bytes(ty: relax.TensorType) -> int:
 
 
 def _place(mod: tvm.IRModule, func: relax.Function, alignment: int) -> relax.Function:
-    """`func` with every activation but its outputs in one storage."""
+    """Puts every activation of `func` except its outputs into one storage."""
     inside = [one for one in activations(mod, func) if not one.is_output]
     if not inside:
         return func
@@ -218,15 +216,14 @@ def _place(mod: tvm.IRModule, func: relax.Function, alignment: int) -> relax.Fun
 def _allocation(
     storage: relax.Var, offset: int, var: relax.Var, normalize: Any
 ) -> list[relax.VarBinding]:
-    """Binds `var` to the tensor of its type that lies `offset` bytes into `storage`."""
+    """Binds `var` to a tensor of its type, `offset` bytes into `storage`."""
     tensor = normalize(
         relax.op.memory.alloc_tensor(storage, offset, var.ty.shape, str(var.ty.dtype), 0)
     )
     if offset == 0:
         return [relax.VarBinding(var, tensor)]
-    # The tensor points to the storage and says its offset beside that, which kernels refuse:
-    # they want a pointer to the first element. On CPU and CUDA that is a sum, not a copy, as long
-    # as the offset is a multiple of 64.
+    # The tensor has a pointer to the storage and an offset. Kernels need a pointer to the first
+    # element: on CPU and CUDA that is the sum, without a copy, if the offset is a multiple of 64.
     behind = relax.Var(f"{var.name}_at_{offset}", tensor.ty)
     moved = normalize(relax.op.memory.ensure_zero_offset(behind))
     return [relax.VarBinding(behind, tensor), relax.VarBinding(var, moved)]

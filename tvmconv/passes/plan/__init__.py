@@ -1,1 +1,1 @@
-"""Where each convolution writes, in which layout, and by which kernel."""
+"""The plan of a network: for each convolution a place, a layout and a kernel."""

@@ -22,7 +22,7 @@ from tvmconv.passes.graph import Dataflow, shape
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.workloads import workloads
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 POOL = "relax.nn.max_pool2d"
 
@@ -64,7 +64,7 @@ def pool_after(region: Region, flow: Dataflow) -> Region | None:
 
 
 def _pays(region: Region, pooled: Region, place: Place, chooser: Chooser) -> bool:
-    """Whether the kernel that pools is estimated to take less than two kernels."""
+    """True if the kernel that pools is estimated to take less than two kernels."""
     ((w, _),) = workloads(region, place, NHWC, NHWC, NHWC, chooser.precision)
     ((both, _),) = workloads(pooled, place, NHWC, NHWC, NHWC, chooser.precision)
     elements = math.prod(w.out_shape) + math.prod(both.out_shape)

@@ -1,16 +1,16 @@
-"""Keep what is between two convolutions in the range of fp16, by moving powers of two.
+"""Keep activations in the range of fp16, by moving powers of two between two convolutions.
 
 Before:  t = relu(conv(x, a) + bias); y = conv(t, b)        t up to 150000, past fp16's 65504
 After:   t' = relu(conv(x, a / 64) + bias / 64); y = conv(t', 64 * b)
 Requires: t is written by one convolution without a residual, with an activation for which
           f(s * x) = s * f(x) (none, relu, leaky_relu, prelu), and read by convolutions alone, none
-          of them as a residual. Channels of t are made smaller whose filter enlarges what it reads
-          eight times or more. Made larger is t where no weight of a is a normal fp16 number, if its
-          bias stays small.
+          of them as a residual. A channel of t is scaled down if its filter amplifies its input
+          eight times or more. All of t is scaled up if no weight of a is a normal fp16 number and
+          the bias stays small.
 Formula: f(conv(x, a * s) + bias * s) = s * t, conv(s * t, b / s) = conv(t, b), with a power of two
-         s for each channel, so exact but for numbers that fp16 can't hold on either side. To make
-         smaller it is the one nearest to 1 / (2-norm of the filter), by which independent inputs
-         grow (Meller et al. 2019, "Same, same but different", equalise channels so).
+         s for each channel, so exact except for numbers that fp16 can't hold on either side. To
+         scale down, s is the one nearest to 1 / (2-norm of the filter), the gain for independent
+         inputs (channel equalisation, Meller et al. 2019, "Same, same but different").
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from tvm import relax
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.readers import readers
 from tvmconv.passes.regions.absorb_scale import scaled
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 #: Functions f for which f(s * x) = s * f(x), s > 0.
 HOMOGENEOUS = ("none", "relu", "leaky_relu", "prelu")
-#: Filters that enlarge less than so much are left as they are.
+#: The least gain of a filter that is scaled down.
 ENLARGED = 8.0
-#: A scaled weight stays below this, far from where fp16 ends.
+#: Upper limit of a scaled weight, far below the largest fp16 number.
 LARGEST = 1024.0
-#: The smallest normal number of fp16, and what weights that are all below it are raised to.
+#: The smallest normal fp16 number, and the magnitude that weights all below it are scaled to.
 SMALLEST, RAISED = 2.0**-14, 2.0**-8
-#: A bias that is raised with them stays below this.
+#: Upper limit of a bias that is scaled up.
 LARGEST_BIAS = 64.0
 
 
@@ -59,7 +59,7 @@ def balance_ranges(regions: Mapping[relax.Var, Region], flow: Dataflow) -> dict[
 
 
 def _scale(region: Region) -> NDArray[np.float64]:
-    """For every output channel the power of two that undoes what its filter does to sizes."""
+    """The power of two for every output channel, (K,), that cancels its filter's gain."""
     ones = np.ones(region.k)
     if region.residual is not None or region.activation.kind not in HOMOGENEOUS:
         return ones
@@ -75,7 +75,7 @@ def _scale(region: Region) -> NDArray[np.float64]:
 
 
 def _by_filter(region: Region) -> NDArray[Any]:
-    """The weight as (K, whatever each output channel multiplies)."""
+    """The weight as (K, weights of an output channel)."""
     weight = region.weight.astype(np.float64)
     if region.transposed:
         c, group_k, r, s = weight.shape

@@ -1,9 +1,9 @@
-"""Let a channel shuffle be done by whoever writes the tensor.
+"""Let the kernel that writes a tensor do the channel shuffle behind it.
 
 Before:  z = reshape(transpose(reshape(y, (N, G, C/G, H, W)), (0, 2, 1, 3, 4)), (N, C, H, W))
-After:   the kernels that compute y write channel c to where the shuffle moves it
+After:   the kernels that compute y write channel c to its place after the shuffle
 Requires: only the shuffle reads y; reshapes and transposes, in any arrangement and layout, that
-          leave pixels where they are and permute channels so
+          permute channels in this way and do not move pixels
 Formula: z[c % (C/G) * G + c // (C/G)] = y[c] (Zhang et al. 2017, ShuffleNet, section 3.1). The
          operators are applied to the numbers of the elements in NumPy, and the result compared.
 """
@@ -22,7 +22,7 @@ from tvmconv.passes.plan.concat_in_place import Place
 
 
 def shuffled(place: Place, flow: Dataflow) -> Place:
-    """The place past the shuffle that follows, or the place as it is."""
+    """The place after the shuffle that follows, or the place unchanged."""
     y = place.buffer
     if len(shape(y)) != 4:
         return place
@@ -40,7 +40,7 @@ def shuffled(place: Place, flow: Dataflow) -> Place:
 
 
 def _moved(at: NDArray[np.int64], call: relax.Call, op: str) -> NDArray[np.int64] | None:
-    """What the operator makes of the array, if it only moves elements."""
+    """Applies an operator that only moves elements to an array; None for another operator."""
     if op == "relax.reshape":
         return at.reshape(shape(call))
     if op == "relax.permute_dims":
@@ -50,7 +50,7 @@ def _moved(at: NDArray[np.int64], call: relax.Call, op: str) -> NDArray[np.int64
 
 
 def _shuffle(before: NDArray[np.int64], after: NDArray[np.int64]) -> int:
-    """Groups of the channel shuffle that makes `after` of `before`; 0 if it is none."""
+    """Groups of the channel shuffle from `before` to `after`; 0 if it is no shuffle."""
     if before.shape != after.shape:
         return 0
     channels = before.shape[3]

@@ -1,4 +1,4 @@
-"""Let the branches of a concatenation write into one tensor.
+"""Let the branches of a concatenation write into the concatenated tensor.
 
 Before:  a = conv(x); b = conv(y); z = concat((a, b), channels)
 After:   z = conv(x) into its first channels; z = conv(y) into those after
@@ -10,19 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow, shape
-
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a convolution's output goes: from which channel on, in which variable's tensor."""
+    """The place of a convolution's output: the tensor of a variable, from a channel on."""
 
     buffer: relax.Var
     channel: int
@@ -37,7 +34,7 @@ def concat_places(regions: Mapping[relax.Var, Region], flow: Dataflow) -> dict[r
     for var, call in flow.calls("relax.concat"):
         branches = list(call.args[0].fields) if isinstance(call.args[0], relax.Tuple) else []
         innermost = int(call.attrs.axis) in (3, -1) and len(shape(var)) == 4
-        # A product of matrices writes rows, not the pixels of an image.
+        # A matrix product writes rows, not pixels of an image.
         alone = all(
             b in regions and regions[b].op != "relax.matmul" and flow.sole_reader(b) == var
             for b in branches

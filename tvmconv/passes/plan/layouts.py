@@ -29,7 +29,7 @@ from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.minimise import Factor, minimise
 from tvmconv.passes.plan.readers import readers, written
 from tvmconv.passes.plan.workloads import workloads
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 @dataclass(frozen=True)

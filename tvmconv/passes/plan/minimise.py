@@ -1,8 +1,8 @@
-"""The cheapest assignment of variables under costs that each see a few of them.
+"""Minimises a sum of costs over variables, where each cost depends on a few of them.
 
-A chain's shortest path, generalised to trees and DAGs: bucket elimination (Dechter 1999). One
-variable after another is minimised out of the costs that see it, the one with the fewest
-neighbours first; exact, in time exponential only in how many neighbours one has then.
+Bucket elimination (Dechter 1999), which generalises the shortest path of a chain to DAGs. Variables
+are eliminated one by one, the one with the fewest neighbours first. Exact; the time is exponential
+only in the number of neighbours of a variable when it is eliminated.
 """
 
 from __future__ import annotations
@@ -18,20 +18,23 @@ Value = TypeVar("Value", bound=Hashable)
 
 @dataclass(frozen=True)
 class Factor(Generic[Name, Value]):
-    """A cost for every assignment of its variables, by their values in order."""
+    """A term of the sum: costs by the values of its variables, in order."""
 
     variables: tuple[Name, ...]
     costs: Mapping[tuple[Value, ...], float]
 
     def at(self, assignment: Mapping[Name, Value]) -> float:
+        """The cost of an assignment of all variables."""
         return self.costs[tuple(assignment[name] for name in self.variables)]
 
 
 def minimise(
     domains: Mapping[Name, Sequence[Value]], factors: Sequence[Factor[Name, Value]]
 ) -> dict[Name, Value]:
-    """A value for every variable such that the sum of all factors is least. Of values that cost
-    the same, the first of the variable's domain."""
+    """Returns the value of every variable for which the sum of all factors is least.
+
+    Among values of the same cost it takes the first in the variable's domain.
+    """
     adjacent = {name: _neighbours(name, ()) for name in domains}
     seen_by: dict[Name, list[Factor[Name, Value]]] = {name: [] for name in domains}
     for factor in factors:
@@ -56,7 +59,7 @@ def minimise(
 
 
 def _neighbours(name: Name, variables: Sequence[Name]) -> dict[Name, None]:
-    """The other variables, in order."""
+    """Variables other than `name`, in order."""
     return dict.fromkeys(one for one in variables if one != name)
 
 
@@ -66,7 +69,7 @@ def _eliminated(
     domains: Mapping[Name, Sequence[Value]],
     factors: Sequence[Factor[Name, Value]],
 ) -> tuple[dict[tuple[Value, ...], Value], dict[tuple[Value, ...], float]]:
-    """For every assignment of the neighbours the best value of `name`, and what it costs."""
+    """The best value of `name`, and its cost, for every assignment of its neighbours."""
     best: dict[tuple[Value, ...], Value] = {}
     costs: dict[tuple[Value, ...], float] = {}
     for values in itertools.product(*(domains[one] for one in around)):

@@ -30,7 +30,7 @@ from tvmconv.passes.plan.layouts import PLAIN, Chosen, choose_layouts
 from tvmconv.passes.plan.pair_convs import pair_convs
 from tvmconv.passes.plan.readers import written
 from tvmconv.passes.plan.workloads import workloads
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class PlannedKernel:
 
     @property
     def key(self) -> tuple[ConvWorkload, Any, Hardware]:
-        """What kernels that are alike have in common; what `Family.schedule` takes."""
+        """Arguments of `Family.schedule`; kernels with equal keys are one kernel."""
         return self.choice.workload, self.choice.config, self.choice.hardware
 
 
@@ -86,7 +86,7 @@ class PlannedConv:
 
 
 def kernel_names(planned: Iterable[PlannedConv]) -> dict[tuple[ConvWorkload, Any, Hardware], str]:
-    """What each kernel of a plan is called in the code, by its key."""
+    """Names of a plan's kernels in the code, by key."""
     names: dict[tuple[ConvWorkload, Any, Hardware], str] = {}
     for conv in planned:
         for kernel in conv.kernels:

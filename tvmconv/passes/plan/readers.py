@@ -1,4 +1,4 @@
-"""Who reads a tensor once the regions are kernels, and so in which dtype it is written."""
+"""Readers of a tensor once regions are kernels, and the dtype in which it is written for them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tvm import relax
 from intrinsics.dtypes import FP32
 from schedules.conv.precision import Precision
 from tvmconv.passes.graph import Dataflow, dtype
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 def readers(
     var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow
 ) -> list[Region | str]:
-    """Who reads a tensor once the regions are kernels: regions, and others by what they are."""
+    """Readers of a tensor once regions are kernels: regions, and names of other operators."""
     found: list[Region | str] = ["the network's output"] if var in flow.outputs else []
     inside: set[relax.Var] = set()
     for region in regions.values():
@@ -40,7 +40,7 @@ def cast_to(name: str) -> str:
 
 
 def _covered(region: Region, flow: Dataflow) -> set[relax.Var]:
-    """The variables that the region's kernel makes unnecessary."""
+    """Variables whose computation the region's kernel replaces."""
     covered: set[relax.Var] = set()
     waiting: list[relax.Expr] = [region.output]
     while waiting:
@@ -55,7 +55,7 @@ def _covered(region: Region, flow: Dataflow) -> set[relax.Var]:
     return covered
 
 
-#: Operators that only move or compare values, and so give in a narrow dtype what they give in fp32.
+#: Operators that only move or compare values, so that narrow results equal rounded fp32 results.
 FOLLOWS_INPUT = (
     "relax.nn.max_pool2d",
     "relax.nn.relu",

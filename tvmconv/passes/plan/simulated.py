@@ -1,4 +1,4 @@
-"""Which convolutions of a plan go through the simulated tensor core, and how the others compute."""
+"""Turns a plan for llvm into one for the simulated tensor core."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ HMMA_SIM, DIRECT = HmmaSimFamily(), DirectFamily()
 
 
 def simulated(planned: Plan, simulation: Simulation) -> Plan:
-    """The plan for llvm, its tensorized convolutions simulated; where activations stay fp32, every
-    convolution takes and gives that."""
+    """Replaces tensorized convolutions of a plan for llvm by simulated ones.
+
+    If activations stay fp32, every convolution reads and writes fp32.
+    """
     return {var: _conv(one, simulation) for var, one in planned.items()}
 
 
@@ -31,7 +33,14 @@ def _choice(choice: Choice, simulation: Simulation) -> Choice:
         dtype = simulation.activations
         w = replace(w, precision=replace(w.precision, x=dtype, result=dtype))
     if choice.family.tensorized:
-        return replace(choice, workload=w, family=HMMA_SIM, config=simulation, runner_up=None)
+        return replace(
+            choice,
+            workload=w,
+            family=HMMA_SIM,
+            config=simulation,
+            runner_up=None,
+            chosen_by="model",
+        )
     if simulation.wide:
         config = next(DIRECT.space(w, choice.hardware))
         return replace(choice, workload=w, family=DIRECT, config=config, runner_up=None)

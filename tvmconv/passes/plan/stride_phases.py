@@ -1,4 +1,4 @@
-"""A transposed convolution as dense ones, one for each phase of its stride.
+"""Split a transposed convolution into dense ones, one for each phase of its stride.
 
 Before:  y = conv2d_transpose(x, weight, stride=s)
 After:   s * s convolutions of stride 1, each over the taps that meet its pixels, each writing
@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from schedules.conv.workload import ceil_div
-
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Phase:
 
 
 def phases(region: Region) -> list[Phase]:
-    """The dense convolutions of a transposed one, none of them empty."""
+    """The dense convolutions of a transposed one. None of them is empty."""
     c, group_k, r, s = region.weight.shape
     grouped = region.weight.reshape(region.groups, c // region.groups, group_k, r, s)
     dense = grouped.transpose(0, 2, 1, 3, 4).reshape(region.k, c // region.groups, r, s)
@@ -68,7 +66,7 @@ def _along(size: int, taps: int, stride: int, pad: int, dilation: int) -> list[T
     found = []
     for first in range(min(stride, size)):
         count = ceil_div(size - first, stride)
-        # Last tap first: it reads the row that comes first.
+        # Last tap first: it reads the first row.
         met = [r for r in reversed(range(taps)) if (first + pad - r * dilation) % stride == 0]
         if not met:
             found.append(Taps(first, stride, count, 0, 1, (None,)))

@@ -1,4 +1,4 @@
-"""A region in numbers: the `ConvWorkload` of each of its kernels."""
+"""The `ConvWorkload` of each kernel of a region."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC, ConvWorkload, Epilogue, Layout, Window
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.stride_phases import Phase, phases
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 def workloads(
@@ -22,10 +22,9 @@ def workloads(
     out: Layout,
     precision: Precision,
 ) -> list[tuple[ConvWorkload, NDArray[Any]]]:
-    """What each kernel of the region computes, and its weight (K, C/groups, R, S).
+    """The workload of each kernel of a region, and its weight (K, C/groups, R, S).
 
-    x, residual, out: the layouts of those. Raises ``ValueError`` where the region is no
-    convolution.
+    x, residual, out: layouts. Raises ``ValueError`` for a region that is no valid convolution.
     """
     epilogue = Epilogue(
         bias=region.bias is not None,

@@ -1,1 +1,1 @@
-"""A convolution and all that its kernel can do: the walk, and a rule a file."""
+"""Regions: convolutions with all that their kernels compute besides. A rule a file."""

@@ -1,11 +1,10 @@
-"""Take the activation after a convolution into its epilogue.
+"""Compute the activation after a convolution in its epilogue.
 
 Before:  s = sigmoid(y); z = multiply(y, s)          any arrangement of pointwise operators
-After:   the kernel computes silu, or whichever function of `schedules.conv.activations` it is
-Requires: one result z, computed from y and scalars alone; nobody else reads y or what is between
-Formula: z = f(y). A function is known by its values, not by how it is written: the operators are
-         evaluated in NumPy and compared with the table's formulas. Slopes by channel are read off
-         the one operator that has them, PRelu.
+After:   the kernel computes silu, or another function of `schedules.conv.activations`
+Requires: one result z, computed from y and scalars alone; no other reader of y or of values between
+Formula: z = f(y). A function is recognised by its values, not by its operators: they are evaluated
+         in NumPy and compared with the table's formulas. Slopes by channel come from PRelu alone.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from tvm import relax, tirx
@@ -21,11 +20,9 @@ from tvm import relax, tirx
 from schedules.conv.activations import NumpyMath, recognise
 from tvmconv.passes.graph import Dataflow, array, shape
 from tvmconv.passes.regions.absorb_scale import by_channel
+from tvmconv.passes.regions.region import Region
 
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
-
-#: Pointwise operators, and what they compute; those of several arguments in the same order.
+#: NumPy functions of pointwise operators, with the same order of arguments.
 POINTWISE: dict[str, Callable[..., Any]] = {
     "relax.add": np.add,
     "relax.subtract": np.subtract,
@@ -44,12 +41,12 @@ POINTWISE: dict[str, Callable[..., Any]] = {
     "relax.nn.silu": lambda x: x / (1 + np.exp(-x)),
     "relax.nn.gelu": lambda x: x * 0.5 * (1 + NumpyMath.erf(x / np.sqrt(2))),
 }
-#: Operators of the longest way to write an activation: GELU with its constants, and some room.
+#: The most operators of an activation; GELU, the longest, has fewer.
 MOST_OPERATORS = 8
 
 
 def activation_after(region: Region, flow: Dataflow) -> Region | None:
-    """The region with the activation that follows, the largest that is one; or None."""
+    """The region with the activation that follows, of as many operators as possible; or None."""
     if region.activation.kind != "none" or region.residual_last:
         return None
     if (sloped := _prelu(region, flow)) is not None:
@@ -66,7 +63,7 @@ def activation_after(region: Region, flow: Dataflow) -> Region | None:
 
 
 def _cone(y: relax.Var, flow: Dataflow) -> list[relax.Var]:
-    """What is computed from y and scalars alone by pointwise operators, in order."""
+    """Variables computed from y and scalars alone by pointwise operators, in order."""
     cone: list[relax.Var] = []
     waiting = list(flow.readers[y])
     while waiting and len(cone) < MOST_OPERATORS:
@@ -92,7 +89,7 @@ def _pointwise(var: relax.Var, known: list[relax.Var], flow: Dataflow) -> bool:
 
 
 def _scalar(value: Any) -> float | None:
-    """The number that a constant, or an attribute among the arguments, is."""
+    """The value of an argument that is one number; else None."""
     if isinstance(value, tirx.IntImm | tirx.FloatImm):
         return float(value.value)
     numbers = array(value)
@@ -100,7 +97,7 @@ def _scalar(value: Any) -> float | None:
 
 
 def _closed(y: relax.Var, cone: list[relax.Var], flow: Dataflow) -> bool:
-    """Whether nothing but the cone's last variable is read from outside of it."""
+    """True if only the cone's last variable is read from outside of it."""
     inner = [y, *cone[:-1]]
     return all(
         var not in flow.outputs and flow.readers[var] and set(flow.readers[var]) <= set(cone)
@@ -109,7 +106,7 @@ def _closed(y: relax.Var, cone: list[relax.Var], flow: Dataflow) -> bool:
 
 
 def _evaluate(var: relax.Var, y: relax.Var, flow: Dataflow, x: Any) -> Any:
-    """What `var` is where y is x."""
+    """Evaluates `var` in NumPy, with the value x for y."""
     if var.same_as(y):
         return x
     call, op = flow.values[var], flow.op(var)

@@ -1,26 +1,23 @@
-"""Take zero padding into the convolution after it.
+"""Merge zero padding into the convolution after it.
 
 Before:  y = conv2d(pad(x, 0, widths), weight, padding=p)
 After:   y = conv2d(x, weight, padding=p + widths)
-Requires: padding with zeros, of rows and columns only; negative widths, which crop, as well where
-          the convolution does not pad what was cropped
-Formula: what the convolution reads outside of x is zero either way. Of a transposed convolution
-         padding is something else, so it is left alone.
+Requires: padding with zeros, of rows and columns only; negative widths, which crop, only if the
+          convolution does not pad the cropped side; not before a transposed convolution, whose
+          padding has another meaning
+Formula: the convolution reads zeros outside of x in both forms
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from tvmconv.passes.graph import Dataflow, array, shape
-
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 def pad_before(region: Region, flow: Dataflow) -> Region:
-    """The region with the padding before it, or the region as it is."""
+    """The region with the padding before it, or the region unchanged."""
     if region.op != "relax.nn.conv2d" or flow.op(region.x) != "relax.nn.pad":
         return region
     call = flow.values[region.x]
@@ -32,7 +29,7 @@ def pad_before(region: Region, flow: Dataflow) -> Region:
         return region
     around, x = (top, left, bottom, right), call.args[0]
     if any(width < 0 < pad for width, pad in zip(around, region.padding, strict=True)):
-        return region  # zeros where x is not
+        return region  # it would pad with zeros inside x
     above, before, below, after = map(sum, zip(around, region.padding, strict=True))
     padding = (above, before, below, after)
     n, h, w, c = shape(x)

@@ -1,22 +1,19 @@
-"""Take the addition of another tensor into the epilogue.
+"""Add another tensor in the epilogue.
 
 Before:  y = add(conv(x), residual)
-After:   the kernel adds it to its fp32 sums, before or after the activation
-Requires: another tensor of the same shape; nobody else reads the sum without it
+After:   the kernel adds it to its fp32 accumulators, before or after the activation
+Requires: another tensor of the same shape; no other reader of conv(x)
 Formula: y = activation(conv + bias + residual), or activation(conv + bias) + residual
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow, shape
-
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 
 def residual_after(region: Region, flow: Dataflow) -> Region | None:

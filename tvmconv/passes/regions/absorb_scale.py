@@ -1,25 +1,23 @@
-"""Fold scales and shifts by channel, which batch norms are by now, into weight and bias.
+"""Fold scales and shifts by channel into weight and bias.
 
 Before:  y = add(multiply(conv(x, weight) + bias, scale), shift)
 After:   y = conv(x, weight * scale) + (bias * scale + shift)
-Requires: constants of one value for each output channel, or one for all; nothing but such steps
-          between them and the sum
-Formula: as above, in float64; `scale_and_shift` has made one of each batch norm
+Requires: constants of one value for each output channel, or one for all; only such steps between
+          them and the convolution
+Formula: as above, in float64; `scale_and_shift` has turned batch norms into this form
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow, array, op_name, shape
-
-if TYPE_CHECKING:
-    from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 Array = NDArray[np.float64]
 
@@ -54,7 +52,7 @@ def scaled(region: Region, scale: Array) -> NDArray[Any]:
 
 
 def _step(region: Region, value: relax.Expr) -> tuple[Array, Array] | None:
-    """(scale, shift), each (K,), of a call that does no more than that."""
+    """(scale, shift), each (K,), of a call that only scales and shifts; else None."""
     op = op_name(value)
     if op not in ("relax.add", "relax.subtract", "relax.multiply", "relax.divide"):
         return None

@@ -1,120 +1,46 @@
-"""Find each convolution together with all that its kernel can do.
+"""Find each convolution together with the operators that its kernel can compute.
 
 Before:  y = conv2d(pad(x), weight); y = batch norm, bias; y = add(y, residual); y = relu(y)
-After:   the same bindings, and a `Region` that says all of it; `lower_convs` puts a kernel in
-         the place of the last of them, and what nobody reads any more goes
-Requires: NHWC activations, constant weights; whatever is absorbed has no other reader
+After:   the same bindings, and a `Region` that describes them; `lower_convs` replaces the last of
+         them by a kernel, and the others are removed as unused
+Requires: NHWC activations, constant weights; no other reader of an absorbed value
 Formula: y = activation(conv(x, weight) + bias + residual), the `Epilogue` of schedules
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import replace
 
 import tvm
-from numpy.typing import NDArray
 from tvm import relax
 
-from schedules.conv.activations import IDENTITY, Activation
-from schedules.conv.max_pool import MaxPool
-from tvmconv.passes.graph import Dataflow, dtype, is_constant, shape
+from tvmconv.passes.graph import Dataflow, is_constant, shape
 from tvmconv.passes.regions.absorb_activation import activation_after
 from tvmconv.passes.regions.absorb_pad import pad_before
 from tvmconv.passes.regions.absorb_residual import residual_after
 from tvmconv.passes.regions.absorb_scale import scale_after
-
-#: What a region is made of, besides what it absorbs.
-ANCHORS = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
-
-
-@dataclass(frozen=True)
-class Region:
-    """A convolution and what was absorbed into it, as numbers.
-
-    x (N, H, W, C), of a matrix product (M, 1, 1, C). weight (K, C/groups, R, S), or transposed
-    (C, K/groups, R, S); bias and slope (K,); all with scales folded in. Padding (top, left,
-    bottom, right).
-    """
-
-    #: The ONNX node that it was, and its operator in Relax.
-    name: str
-    op: str
-    x: relax.Expr
-    x_shape: tuple[int, int, int, int]
-    #: The last variable of what was absorbed, which the kernel computes.
-    output: relax.Var
-    weight: NDArray[Any]
-    #: Rows and columns of the output.
-    pixels: tuple[int, int]
-    stride: tuple[int, int] = (1, 1)
-    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
-    dilation: tuple[int, int] = (1, 1)
-    groups: int = 1
-    bias: NDArray[Any] | None = None
-    residual: relax.Var | None = None
-    residual_last: bool = False
-    activation: Activation = IDENTITY
-    slope: NDArray[Any] | None = None
-    #: `absorb_pool`; never one where there is a residual.
-    pool: MaxPool | None = None
-    #: A depthwise convolution that the same kernel computes first; x is what that reads, `x_shape`
-    #: the shape of what it gives.
-    prologue: Region | None = None
-
-    @property
-    def transposed(self) -> bool:
-        return self.op == "relax.nn.conv2d_transpose"
-
-    @property
-    def k(self) -> int:
-        return self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0]
-
-    @property
-    def linear(self) -> bool:
-        """Whether nothing but the sum, its scale and its bias is in it so far."""
-        return self.residual is None and self.activation.kind == "none"
-
-
-#: Each gives the region with one thing more in it, or None.
-RULES: tuple[Callable[[Region, Dataflow], Region | None], ...] = (
-    scale_after,
-    residual_after,
-    activation_after,
-)
-
-
-def anchors(mod: tvm.IRModule) -> list[relax.Expr]:
-    """The weights of all that could become a region, in the order of the graph: what they are
-    known by, as other passes make new calls but keep the constants."""
-    flow = Dataflow.of(mod)
-    return [
-        value.args[1]
-        for var, value in flow.values.items()
-        if flow.op(var) in ANCHORS and (flow.op(var) != "relax.matmul" or _is_linear(value))
-    ]
+from tvmconv.passes.regions.anchors import is_anchor
+from tvmconv.passes.regions.region import Region
 
 
 def find_regions(
     mod: tvm.IRModule, named: Sequence[tuple[relax.Expr, str]]
 ) -> dict[relax.Var, Region]:
-    """Every convolution of `mod` with constant weights, by the variable that it computes.
+    """The region of every convolution with constant weights, by the variable that it computes.
 
-    named: weights, as `anchors` gives them, with the ONNX node of each.
+    named: weights, as `anchors` returns them, with the name of each ONNX node.
     """
     flow = Dataflow.of(mod)
     found = {}
     left = list(named)
-    # A sum of two convolutions is the residual of the first; the other then ends before it.
+    # The sum of two convolutions is absorbed by the first; the other ends before it.
     taken: set[relax.Var] = set()
     for var, value in flow.values.items():
-        if flow.op(var) not in ANCHORS or not is_constant(value.args[1]):
+        if not is_anchor(var, flow) or not is_constant(value.args[1]):
             continue
-        if flow.op(var) == "relax.matmul" and not _is_linear(value):
-            continue
-        # Of products that share a matrix, the first comes first.
+        # Products that share a matrix are in order.
         at = next(i for i, (weight, _) in enumerate(left) if weight.same_as(value.args[1]))
         name = left.pop(at)[1]
         region = grow(_anchor(name, flow.op(var), var, value), flow, taken)
@@ -123,8 +49,8 @@ def find_regions(
 
 
 def grow(region: Region, flow: Dataflow, taken: set[relax.Var]) -> Region:
-    """The region with all that the rules let it absorb and no other region has taken; what it
-    absorbs is taken then."""
+    """Lets a region absorb all that the rules allow, except variables in `taken`, and adds what it
+    absorbs to `taken`."""
     region = pad_before(region, flow)
     while (larger := _absorbed(region, flow)) is not None and larger.output not in taken:
         region = larger
@@ -133,18 +59,10 @@ def grow(region: Region, flow: Dataflow, taken: set[relax.Var]) -> Region:
 
 
 def _absorbed(region: Region, flow: Dataflow) -> Region | None:
-    for rule in RULES:
-        larger = rule(region, flow)
-        if larger is not None:
-            return larger
-    return None
-
-
-def _is_linear(call: relax.Call) -> bool:
-    """Whether a matmul is of a constant matrix, which makes it a 1x1 convolution."""
-    x, weight = call.args
-    matrix = is_constant(weight) and len(shape(weight)) == 2 and dtype(weight) == "float32"
-    return matrix and len(shape(x)) >= 2
+    """The region with one thing more in it, by the first rule that applies; or None."""
+    return (
+        scale_after(region, flow) or residual_after(region, flow) or activation_after(region, flow)
+    )
 
 
 def _anchor(name: str, op: str, var: relax.Var, call: relax.Call) -> Region:

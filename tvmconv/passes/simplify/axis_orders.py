@@ -1,5 +1,6 @@
-"""In which order of axes each operator should compute, so that transposes meet. Not a pass itself:
-`cancel_transposes` decides by it.
+"""Chooses the order of axes that each operator computes in, so that transposes cancel.
+
+Used by `cancel_transposes`.
 """
 
 from __future__ import annotations
@@ -25,32 +26,32 @@ BINARY = (
     *("relax.maximum", "relax.minimum"),
 )
 REDUCTIONS = ("relax.mean", "relax.sum", "relax.max", "relax.min")
-#: Their `axis` says which axis they mean.
+#: Operators with an attribute `axis`.
 ONE_AXIS = ("relax.concat", "relax.nn.softmax", "relax.nn.log_softmax", "relax.nn.prelu")
-#: What follows them is their epilogue, which a transpose in between would keep out.
+#: Operators with an epilogue, which a transpose behind them would keep out.
 WITH_EPILOGUE = ("relax.nn.conv2d", "relax.nn.conv2d_transpose", "relax.matmul")
 
 RESHAPE = "relax.reshape"
 
-#: permute_dims(x, axes) has as its axis i the axis axes[i] of x.
+#: Axis i of permute_dims(x, axes) is axis axes[i] of x.
 Axes = tuple[int, ...]
 
 
 def compose(first: Axes, then: Axes) -> Axes:
-    """permute(permute(x, first), then) as one."""
+    """The axes of permute(permute(x, first), then) as one transpose."""
     return tuple(first[axis] for axis in then)
 
 
 def inverse(axes: Axes) -> Axes:
-    """What undoes `axes`."""
+    """The axes of the inverse transpose."""
     return tuple(axes.index(axis) for axis in range(len(axes)))
 
 
 @dataclass(frozen=True)
 class Read:
-    """A binding reads `chain` of `root`: through the transposes between, of which it may be none.
+    """A read of `root` by a binding, through a chain of transposes that may be empty.
 
-    `reader` is the variable that it binds if the binding may have its axes in any order.
+    `reader` is the variable of the binding, if the binding computes in any order of axes.
     """
 
     root: relax.Var
@@ -59,7 +60,7 @@ class Read:
 
 
 class Orders:
-    """In which order of axes each group of operators computes.
+    """The order of axes of each group of operators.
 
     A variable v of a group with order q is computed as v', and v = permute(v', q).
     """
@@ -73,16 +74,16 @@ class Orders:
         for var, value in self.bound.items():
             if self.transposed(value) is None:
                 self._read(value, var if var in self.groups else None)
-        #: What the network gives.
+        #: Outputs of the network.
         self.given = {self.source(var) for var in read_tensors(mod["main"].body.body)}
         self._read(mod["main"].body.body, None)
         self.order: dict[relax.Var, Axes] = {}
         self._settle()
 
     def transposed(self, value: relax.Expr) -> Axes | None:
-        """The axes of a transpose of a variable; None for whatever else.
+        """Axes of a transpose of a variable; None for any other expression.
 
-        A reshape to the shape that was there is the transpose that changes nothing.
+        A reshape that keeps the shape counts as a transpose that changes nothing.
         """
         name = graph.op_name(value)
         if name not in ("relax.permute_dims", RESHAPE) or not isinstance(value.args[0], relax.Var):
@@ -96,7 +97,7 @@ class Orders:
         return tuple(int(axis) % rank for axis in value.attrs.axes)
 
     def source(self, var: relax.Var) -> tuple[relax.Var, Axes]:
-        """What `var` is a transpose of, and how; itself if it is none."""
+        """The variable that `var` is a transpose of, with the axes; itself if it is none."""
         axes = self.transposed(self.bound[var]) if var in self.bound else None
         if axes is None:
             return var, tuple(range(len(graph.shape(var))))
@@ -104,12 +105,12 @@ class Orders:
         return root, compose(before, axes)
 
     def of(self, var: relax.Var | None, rank: int) -> Axes:
-        """The order that a variable is computed in."""
+        """The order of axes that a variable is computed in."""
         group = self.group(var) if var in self.groups else var
         return self.order.get(group, tuple(range(rank)))
 
     def group(self, var: relax.Var) -> relax.Var:
-        """The one of its group that stands for it."""
+        """The variable that represents the group of `var`."""
         while not self.groups[var].same_as(var):
             var = self.groups[var]
         return var
@@ -117,7 +118,7 @@ class Orders:
     def _read(self, value: relax.Expr, reader: relax.Var | None) -> None:
         for var in read_tensors(value):
             root, chain = self.source(var)
-            # What has no axes, and is broadcast, is read as it is.
+            # A scalar is broadcast, and needs no transpose.
             axes = 0 if reader is None else len(graph.shape(reader))
             by = reader if len(chain) == axes else None
             self.reads[root].append(Read(root, chain, by))
@@ -125,13 +126,13 @@ class Orders:
                 self.groups[self.group(root)] = self.group(by)
 
     def demanded(self, read: Read) -> Axes:
-        """How the reader needs the root, as it is computed, transposed."""
+        """Axes of the transpose from the root, as it is computed, to what the reader needs."""
         rank = len(read.chain)
         wanted = compose(self.of(read.root, rank), read.chain)
         return compose(wanted, inverse(self.of(read.reader, rank)))
 
     def _cost(self, root: relax.Var) -> float:
-        """Elements that are transposed because of who reads `root`."""
+        """Elements that are transposed for the readers of `root`."""
         sizes = graph.shape(root)
         shape = [sizes[axis] for axis in inverse(self.of(root, len(sizes)))]
         inside: set[Axes] = set()
@@ -142,22 +143,22 @@ class Orders:
             if moves(shape, axes):
                 weight = 4.0 if guarded and read.reader is not None else 1.0
                 weights[axes] = max(weight, weights.get(axes, 0.0))
-                # Of equal amounts, rather what the network is fed and gives, as whatever is
-                # between two convolutions may become a part of one.
+                # Of equal amounts, transpose inputs and outputs of the network: an operator between
+                # two convolutions may become a part of one.
                 if root in self.bound and (root, read.chain) not in self.given:
                     inside.add(axes)
-        # And one more for each, so that of equal amounts the fewer kernels cost less.
+        # One more for each, to prefer fewer kernels.
         return (math.prod(shape) + 1) * sum(weights.values()) + 1e-3 * len(inside)
 
     def _settle(self) -> None:
-        """Group by group, the order that costs least, until none can be bettered."""
+        """Gives each group the order that costs least, until nothing improves."""
         around: dict[relax.Var, list[Read]] = defaultdict(list)
         for reads in self.reads.values():
             for read in reads:
                 ends = [end for end in (read.root, read.reader) if end in self.groups]
                 for group in {self.group(end) for end in ends}:
                     around[group].append(read)
-        # Only next to a transpose is there anything to gain.
+        # Only groups next to a transpose can improve.
         changing = [group for group, reads in around.items() if any(map(self._crosses, reads))]
         changed = True
         while changed:
@@ -208,13 +209,13 @@ def read_tensors(value: relax.Expr) -> list[relax.Var]:
 
 
 def moves(shape: Sequence[int], axes: Axes) -> bool:
-    """Whether a transpose changes the order of elements in memory."""
+    """True if a transpose changes the order of elements in memory."""
     long = [axis for axis in axes if shape[axis] != 1]
     return long != sorted(long)
 
 
 def _any_order(value: relax.Expr) -> bool:
-    """Whether an operator computes the same with its axes in another order."""
+    """True for an operator that computes the same in any order of axes."""
     name = graph.op_name(value)
     if not isinstance(value.ty, relax.TensorType) or len(graph.shape(value)) < 2:
         return False

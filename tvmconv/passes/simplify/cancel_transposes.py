@@ -1,4 +1,4 @@
-"""Remove the transposes that a conversion of layouts left, by letting pairs of them meet.
+"""Remove transposes that ConvertLayout left, by moving them until pairs cancel.
 
 Before:  y = permute_dims(relu(permute_dims(x, (0, 3, 1, 2))), (0, 2, 3, 1))
 After:   y = relu(x)
@@ -7,8 +7,8 @@ Requires: between them operators that compute the same in any order of axes: ele
           changes its order only if fewer elements are transposed for it in all, and not if a
           transpose would come between a convolution and its epilogue.
 Formula: permute(permute(x, a), b) = permute(x, [a[i] for i in b]); f(permute(x, a)) =
-         permute(f(x), a). A transpose that moves only axes of one element is a reshape, and a
-         reshape of a reshape is one; those to the shape that was there already go.
+         permute(f(x), a). A transpose that moves only axes of one element is a reshape; a reshape
+         of a reshape is one reshape, and one that keeps the shape is removed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tvmconv.passes.simplify.axis_orders import (
 
 
 class _Rewrite:
-    """Writes every binding anew, in the orders that were settled."""
+    """Rewrites every binding in the orders that were chosen."""
 
     def __init__(self, mod: tvm.IRModule) -> None:
         self.orders = Orders(mod)
@@ -43,7 +43,7 @@ class _Rewrite:
         self.new: list[relax.VarBinding] = []
         self.computed: dict[relax.Var, relax.Var] = {}
         self.made: dict[tuple[relax.Var, Axes], relax.Var] = {}
-        #: Of what each reshape is one.
+        #: The variable that each reshape is a reshape of.
         self.reshaped: dict[relax.Var, relax.Var] = {}
 
     def run(self, mod: tvm.IRModule) -> tvm.IRModule:
@@ -83,7 +83,7 @@ class _Rewrite:
             self.computed[var] = self._bind(_reordered(value, read, order), var.name)
 
     def _reshape(self, var: relax.Var, x: relax.Var) -> None:
-        """Binds `var`, a reshape of x, which may be one itself."""
+        """Binds `var` to a reshape of x; x may be a reshape itself."""
         source = self.reshaped.get(x, x)
         if graph.shape(source) == graph.shape(var):
             self.computed[var] = source
@@ -99,7 +99,7 @@ class _Rewrite:
         return var
 
     def _read(self, value: relax.Expr, order: Axes | None) -> relax.Expr:
-        """`value` as a reader of `order` needs it; None is the order that it had."""
+        """`value` in the axes of a reader of `order`; None keeps the original axes."""
         if isinstance(value, relax.Tuple):
             return relax.Tuple([self._read(field, order) for field in value.fields])
         if graph.is_constant(value) and order is not None:
@@ -131,7 +131,7 @@ class _Rewrite:
 
 
 def _constant(value: relax.Expr, order: Axes) -> relax.Expr:
-    """A constant that is broadcast, as an operator of `order` reads it."""
+    """A broadcast constant, in the axes of an operator of `order`."""
     if order == tuple(range(len(order))) or not graph.shape(value):
         return value
     numbers = value.value.numpy()
@@ -140,13 +140,13 @@ def _constant(value: relax.Expr, order: Axes) -> relax.Expr:
 
 
 def _reordered(call: relax.Call, args: Sequence[relax.Expr], order: Axes) -> relax.Call:
-    """An operator whose result is computed in `order`; `args` are in that order already."""
+    """The call that computes in `order`; `args` are in that order already."""
     name, attributes = graph.op_name(call), call.attrs
     if name in ONE_AXIS:
         axis = order[int(attributes.axis) % len(order)]
         if name == "relax.concat":
             return relax.op.concat(args[0], axis)
-        if name == "relax.nn.prelu":  # its slopes are along the one axis, whichever that is
+        if name == "relax.nn.prelu":  # its slopes stay along their one axis
             return relax.op.nn.prelu(args[0], call.args[1], axis)
         return getattr(relax.op.nn, name.rpartition(".")[2])(args[0], axis)
     if name in REDUCTIONS:
@@ -163,6 +163,8 @@ def _reordered(call: relax.Call, args: Sequence[relax.Expr], order: Axes) -> rel
 
 
 def cancel_transposes() -> tvm.transform.Pass:
+    """Returns the pass."""
+
     @tvm.transform.module_pass(opt_level=0, name="cancel_transposes")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
         return _Rewrite(mod).run(mod)

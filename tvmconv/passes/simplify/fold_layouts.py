@@ -1,4 +1,4 @@
-"""Fold what layout conversion does to constants.
+"""Fold transposes and reshapes of constants, which ConvertLayout leaves.
 
 Before:  w = permute_dims(constant, (0, 2, 3, 1)); y = conv2d(x, w)
 After:   y = conv2d(x, constant')
@@ -42,6 +42,8 @@ def _constant(array: Any) -> tvm.ir.GenericConst:
 
 
 def fold_layouts() -> tvm.transform.Pass:
+    """Returns the pass."""
+
     @tvm.transform.module_pass(opt_level=0, name="fold_layouts")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
         mod["main"] = _Fold(mod).visit_expr(mod["main"])

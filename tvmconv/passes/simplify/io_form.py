@@ -1,12 +1,12 @@
-"""Take inputs and give outputs in the dtype and layout that the build was asked for.
+"""Convert inputs and outputs to the dtype and layout that the build was asked for.
 
 Before:  main(x: float32 NCHW): ...; return y
 After:   main(x': float16 NHWC): x = astype(permute_dims(x', (0, 3, 1, 2)), float32); ...;
          return astype(permute_dims(y, (0, 2, 3, 1)), float16)
 Requires: the graph as imported, one spec for each of its inputs and outputs, in order
-Formula: the model's function of the converted inputs, its results converted. Where a convolution
-         reads the input or writes the output, the conversions meet those that ConvertLayout and
-         `lower_convs` put there, and none is left.
+Formula: the model's function of the converted inputs, its results converted. If a convolution
+         reads the input or writes the output, these conversions cancel those of ConvertLayout and
+         `lower_convs`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from tvmconv.specs import TensorSpec
 
 
 def io_form(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tvm.transform.Pass:
-    """The pass that gives `main` these inputs and outputs."""
+    """Returns the pass that gives `main` these inputs and outputs."""
 
     @tvm.transform.module_pass(opt_level=0, name="io_form")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
@@ -60,7 +60,7 @@ def _with_form(
 
 
 def _given(mod: tvm.IRModule) -> list[relax.Expr]:
-    """What the network gives, one by one."""
+    """The outputs of the network, one by one."""
     result = mod["main"].body.body
     bound = {binding.var: binding.value for binding in graph.bindings(mod)}
     value = bound.get(result, result)
@@ -68,7 +68,7 @@ def _given(mod: tvm.IRModule) -> list[relax.Expr]:
 
 
 class _Body:
-    """The bindings of `main`, as they are written."""
+    """Collects the bindings of the new `main`."""
 
     def __init__(self) -> None:
         self.bindings: list[relax.VarBinding] = []
@@ -84,7 +84,7 @@ class _Body:
         return self.bind(relax.op.permute_dims(value, axes))
 
     def cast(self, value: relax.Expr, dtype: str) -> relax.Expr:
-        """`value`, of `dtype`; where it is of that, itself."""
+        """Casts `value` to `dtype`, unless it has it."""
         if graph.dtype(value) == dtype:
             return value
         return self.bind(relax.op.astype(value, dtype))

@@ -3,9 +3,9 @@
 Before:  y = batch_norm(x, gamma, beta, mean, variance)[0]
          (or any chain of x + c, x - c, c - x, x * c, x / c and batch norms)
 After:   y = add(multiply(x, scale), shift); a scale of ones and a shift of zeros are left out
-Requires: constants that are floats, of one channel axis throughout or of one number each; nobody
-          else reads what lies inside the chain; scale and shift are numbers that the dtype of x
-          holds. Constants are given the rank of x, which lets layouts be carried across them.
+Requires: float constants, along one channel axis throughout or of one number each; no other
+          reader of the values inside the chain; scale and shift that the dtype of x can hold. The
+          new constants have the rank of x, so that ConvertLayout carries layouts across them.
 Formula: scale = gamma / sqrt(variance + epsilon), shift = beta - mean * scale, and
          (x * s1 + t1) * s2 + t2 = x * (s1 * s2) + (t1 * s2 + t2), all of it in float64
 """
@@ -29,7 +29,7 @@ ARITHMETIC = ("relax.add", "relax.subtract", "relax.multiply", "relax.divide")
 
 @dataclass(frozen=True)
 class _Affine:
-    """x * scale + shift, in float64: (C,) along `axis`, or (1,) where `axis` is None."""
+    """x * scale + shift, both float64 and (C,) along `axis`, or (1,) if `axis` is None."""
 
     x: relax.Expr
     scale: NDArray[np.float64]
@@ -37,7 +37,7 @@ class _Affine:
     axis: int | None
 
     def after(self, first: _Affine) -> _Affine | None:
-        """This one of `first`'s result, from `first`'s x; None where their axes differ."""
+        """The composition, `first` applied before this; None if their axes differ."""
         if None not in (self.axis, first.axis) and self.axis != first.axis:
             return None
         axis = first.axis if self.axis is None else self.axis
@@ -45,7 +45,7 @@ class _Affine:
         return _Affine(first.x, scale, shift, axis)
 
     def fits(self, dtype: str) -> bool:
-        """Whether rounding to `dtype` loses neither a number to infinity nor a scale to zero."""
+        """True if rounding to `dtype` makes no number infinite and no scale zero."""
         info = np.finfo(dtype)
         scale, shift = np.abs(self.scale), np.abs(self.shift)
         large = np.isfinite(scale) & (scale <= info.max) & np.isfinite(shift) & (shift <= info.max)
@@ -53,6 +53,8 @@ class _Affine:
 
 
 def scale_and_shift() -> tvm.transform.Pass:
+    """Returns the pass."""
+
     @tvm.transform.module_pass(opt_level=0, name="scale_and_shift")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
         found, inside = _chains(mod)
@@ -71,7 +73,7 @@ def scale_and_shift() -> tvm.transform.Pass:
 
 
 def _chains(mod: tvm.IRModule) -> tuple[dict[relax.Var, _Affine], set[relax.Var]]:
-    """What each variable is of the start of its chain; and which ones lie inside a chain."""
+    """Each variable as a function of the start of its chain; and the variables inside chains."""
     bound = {binding.var: binding.value for binding in graph.bindings(mod)}
     reads = graph.uses(mod)
     found: dict[relax.Var, _Affine] = {}
@@ -94,7 +96,7 @@ def _alone(var: relax.Var, reads: Counter[relax.Var]) -> bool:
 
 
 def _step(value: relax.Expr, bound: Mapping[relax.Var, relax.Expr]) -> _Affine | None:
-    """What one binding computes, if it is per channel."""
+    """The function of one binding, if it is per channel; else None."""
     if isinstance(value, relax.TupleGetItem) and value.index == 0:
         norm = bound.get(value.tuple_value)
         return _norm(norm) if graph.op_name(norm) == "relax.nn.batch_norm" else None
@@ -145,7 +147,7 @@ def _norm(call: relax.Call) -> _Affine | None:
 def _per_channel(
     numbers: NDArray[np.float64], rank: int
 ) -> tuple[NDArray[np.float64], int | None] | None:
-    """The numbers of a constant that is broadcast, and their axis in a tensor of `rank`."""
+    """Values of a broadcast constant, with their axis in a tensor of `rank`."""
     if numbers.ndim > rank:
         return None
     axes = [rank - numbers.ndim + at for at, size in enumerate(numbers.shape) if size != 1]
@@ -155,7 +157,7 @@ def _per_channel(
 
 
 def _emit(affine: _Affine, var: relax.Var, into: list[relax.VarBinding]) -> None:
-    """Binds `var` to what `affine` says, after what that takes."""
+    """Appends the bindings that compute `affine`, the last of them of `var`."""
     dtype, rank = graph.dtype(var), len(graph.shape(var))
 
     def constant(values: NDArray[np.float64]) -> relax.Expr:

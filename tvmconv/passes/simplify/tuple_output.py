@@ -1,10 +1,10 @@
-"""Give what a network gives in a tuple, also where it is one tensor.
+"""Return outputs as a tuple, even a single one.
 
 Before:  main(x): ...; y = reshape(z); return y
 After:   main(x): ...; y' = reshape(z); y = (y',); return y
-Requires: a single block of dataflow; nothing else reads the output
-Formula: the identity. RewriteDataflowReshape makes views of reshapes inside the dataflow alone, and
-         of the last one it would leave a kernel that copies the output.
+Requires: a single dataflow block; nothing else reads the output
+Formula: the identity. RewriteDataflowReshape turns reshapes into views only inside the dataflow
+         block; the last one would stay a kernel that copies the output.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from tvmconv.passes import graph
 
 
 def tuple_output() -> tvm.transform.Pass:
+    """Returns the pass."""
+
     @tvm.transform.module_pass(opt_level=0, name="tuple_output")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
         main = mod["main"]

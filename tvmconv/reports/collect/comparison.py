@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from tvmconv.errors import ModelError, first_line
 from tvmconv.onnx import model as onnx_model
 from tvmconv.reports.data.comparison import CompareReport, OutputDifference
-from tvmconv.runtime.buckets import each_bucket
 from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.io_form import arranged, feeds_to_model, model_shape
 
@@ -61,16 +60,16 @@ def compare(
 
     ``model`` is what ``exe`` was built from. ``feeds`` maps input names to NumPy arrays of the
     shapes and dtypes in ``exe.inputs``; by default they are `random_feeds`. A trained network may
-    answer near zero to noise, which the report then notes: give it real inputs. Of a network with
-    buckets each is compared, on what `each_bucket` makes of the feeds: the report then has every
-    output at every batch.
+    answer near zero to noise, which the report then notes: give it real inputs. A network built for
+    buckets is compared at each of them, on what `Executable.each_bucket` makes of the feeds: the
+    report then has every output at every batch.
 
     Raises FeedError for feeds that do not fit ``exe``, ModelError (and ShapeError, which is one)
     for a model that cannot be read, that onnxruntime cannot run, or that ``exe`` is not built from.
     """
     proto = onnx_model.read(model)
     errors: list[OutputDifference] = []
-    for one, fed in each_bucket(exe, feeds):
+    for one, fed in exe.each_bucket(feeds):
         errors += _differences(proto, one, fed)
     target = f"{exe.target} {exe.arch or ''}".strip()
     version = onnxruntime.__version__

@@ -15,9 +15,9 @@ import onnx
 import tvm
 from tvm import relax
 
-from schedules.machine.cost import Machine, copy_bytes, copy_cost
+from schedules.machine.cost import Machine, memory_cost
 from tvmconv.onnx.model import inputs, shapes_of
-from tvmconv.passes.graph import Dataflow, dtype, is_constant, shape
+from tvmconv.passes.graph import Dataflow, dtype, element_bytes, is_constant, shape
 from tvmconv.passes.plan.plan import Plan, PlannedConv
 from tvmconv.passes.plan.readers import FOLLOWS_INPUT
 from tvmconv.reports.data.build import ConversionReport
@@ -74,7 +74,7 @@ class _Graph:
         return cls(Dataflow.of(mod), simple, shapes, params, dict(kernels), regions, {})
 
     def reads(self, var: relax.Var) -> list[relax.Var]:
-        """What is read to compute `var`, by the kernels if there are some."""
+        """Returns the variables read to compute `var`, by the kernels if there are some."""
         if var in self.kernels:
             return [one for planned in self.kernels[var] for one in _tensors(planned)]
         value = self.flow.values.get(var)
@@ -92,7 +92,7 @@ class _Graph:
         return [var for var in self.flow.values if var in found]
 
     def conversions(self, var: relax.Var, machine: Machine | None) -> Iterator[ConversionReport]:
-        """Those that are needed to compute `var`."""
+        """Yields the conversions that computing `var` needs."""
         if var in self.kernels:
             layout = self.kernels[var][0].layout
             if layout.copied_for:
@@ -277,9 +277,8 @@ def _report(
     read: str,
     written: str = "",
 ) -> ConversionReport:
-    elements = math.prod(of)
-    moved = copy_bytes(elements, read, written)
-    us = copy_cost(elements, machine, read, written).us if machine is not None else 0.0
+    moved = math.prod(of) * (element_bytes(read) + element_bytes(written or read))
+    us = memory_cost(moved, machine).us if machine is not None else 0.0
     return ConversionReport(what, of, cause, moved, us)
 
 

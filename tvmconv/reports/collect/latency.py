@@ -21,7 +21,6 @@ import tvm
 from tvmconv.reports.collect.layer_times import layer_times
 from tvmconv.reports.data.latency import LatencyReport, Timing
 from tvmconv.runtime import cuda as cuda_runtime
-from tvmconv.runtime.buckets import each_bucket
 from tvmconv.specs import batch_of
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ class Effort:
             raise ValueError(f"{self}: runs are at least 1, and min_runs at most max_runs")
 
     def enough(self, runs: int, began: float) -> bool:
-        """Whether to stop after ``runs`` runs since ``began``, a reading of `perf_counter`."""
+        """Returns True if ``runs`` runs since ``began``, as `perf_counter` reads, are enough."""
         waited = perf_counter() - began >= self.min_seconds
         return runs >= self.max_runs or (runs >= self.min_runs and waited)
 
@@ -58,7 +57,8 @@ def bench(
     max_runs: int = 10_000,
     layers: bool = True,
 ) -> LatencyReport:
-    """Time ``exe`` on ``feeds``, arrays by input name, as `each_bucket` gives them to every bucket.
+    """Times ``exe`` on ``feeds``, arrays by input name; every bucket on what
+    `Executable.each_bucket` makes of them.
 
     A fast wrong answer is worth nothing: give the error that `compare` found as ``relative_l2``,
     or the report says that it is unchecked. Warm-up lasts ``warmup_ms``, then runs follow until
@@ -68,7 +68,7 @@ def bench(
     fails.
     """
     effort = Effort(warmup_ms, min_runs, min_seconds, max_runs)
-    reports = [_bench(*one, relative_l2, effort, layers) for one in each_bucket(exe, feeds)]
+    reports = [_bench(*one, relative_l2, effort, layers) for one in exe.each_bucket(feeds)]
     return replace(reports[-1], smaller=tuple(reports[:-1]))
 
 

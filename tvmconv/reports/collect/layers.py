@@ -16,10 +16,9 @@ from schedules.machine.cost import Cost, Machine, conv_floor, floor, moved_bytes
 from schedules.machine.gpus import Card
 from schedules.machine.hardware import Hardware
 from schedules.registry import family
-from tvmconv.onnx.frontend import convolutions
-from tvmconv.onnx.kinds import Layer, layers
+from tvmconv.onnx.kinds import Layer, convolutions, layers
 from tvmconv.passes.plan.plan import PlannedConv, kernel_names
-from tvmconv.reports.data.build import ConvReport
+from tvmconv.reports.data.build import ChosenBy, ConvReport
 
 
 def layer_reports(
@@ -28,9 +27,11 @@ def layer_reports(
     machine: Machine | None,
     precision: Precision,
 ) -> tuple[ConvReport, ...]:
-    """Those planned, then those that no family was asked about. `simple` is the graph that was
-    compiled; what is merged with an equal one is left out. Costs are those on `machine`, 0 where
-    there is none."""
+    """Returns the planned layers, then those that no family was asked about.
+
+    simple: the graph that was compiled; what is merged with an equal one is left out. machine: the
+    one that costs are of; they are 0 where there is none.
+    """
     found = layers(simple)
     merged = merged_layers(simple, planned)
     names = kernel_names(planned.values())
@@ -55,13 +56,13 @@ def layer_reports(
 def unplanned_reports(
     proto: onnx.ModelProto, machine: Machine | None, precision: Precision
 ) -> tuple[ConvReport, ...]:
-    """What can be said of a network that can't be built: no family, no cost, but the floor."""
+    """Returns the layers of a network that can't be built: no family, no cost, but the floor."""
     why = "not planned, as the network has operators that can't be built"
     return tuple(_unplanned(layer, machine, precision, "", why) for layer in layers(proto).values())
 
 
 def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -> set[str]:
-    """Those of constant weights that are in no plan: an equal one is computed."""
+    """Returns the layers of constant weights that are in no plan: an equal one is computed."""
     left = {name for name, layer in layers(simple).items() if layer.constant} - planned.keys()
     left -= {one.region.prologue.name for one in planned.values() if one.region.prologue}
     return left & set(convolutions(simple))
@@ -110,7 +111,7 @@ def _planned(
         kernels=tuple(names[kernel.key] for kernel in planned.kernels),
         moved_bytes=sum(moved_bytes(one.workload) for one in choices),
         instruction_tflops=instruction_tflops(choice),
-        chosen_by="tuned" if margin else "model",
+        chosen_by=_chosen_by(choices),
         declined={reject.family: reject.reason for reject in choice.rejects},
     )
 
@@ -162,6 +163,8 @@ def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
 def _why_family(choice: Choice, margin: float) -> str:
     """The reason that decided, in one clause."""
     second = choice.runner_up.family if choice.runner_up is not None else None
+    if choice.chosen_by == "pinned":
+        return "set by hand"
     if not choice.family.tensorized and not (second and second.tensorized):
         # Of tensor-core families the last one takes most.
         for reject in reversed(choice.rejects):
@@ -172,6 +175,14 @@ def _why_family(choice: Choice, margin: float) -> str:
     if second is None:
         return "the only family that takes it"
     return f"estimated to take less than {second.name}"
+
+
+def _chosen_by(choices: Sequence[Choice]) -> ChosenBy:
+    """By what the kernels of one layer were chosen: by records only where all of them were."""
+    found = {choice.chosen_by for choice in choices}
+    if "pinned" in found:
+        return "pinned"
+    return "tuned" if found == {"record"} else "model"
 
 
 def _margin(choices: Sequence[Choice]) -> float:

@@ -43,12 +43,13 @@ def node_names(mod: tvm.IRModule, simple: onnx.ModelProto) -> dict[relax.Var, st
             # A result that is only seen in another shape is computed as this.
             if op == RESHAPE and node.op_type not in RESHAPES:
                 found.setdefault(value.args[0], name)
-    # An output is often a copy in another layout or dtype, and has the name of what it copies.
+    # What an output is a copy of, in another layout or dtype, has any name.
     for var, output in zip(_outputs(mod, flow), simple.graph.output, strict=True):
-        while var not in found and flow.op(var) in COPIES:
+        maker = makers.get(output.name)
+        while flow.op(var) in COPIES and found.get(var) != (maker and maker.name):
             var = flow.values[var].args[0]
-        if var in flow.values and output.name in makers:
-            found.setdefault(var, makers[output.name].name)
+        if var in flow.values and maker is not None:
+            found[var] = maker.name
     return found
 
 

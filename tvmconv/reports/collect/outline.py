@@ -18,7 +18,7 @@ from tvm import relax
 from schedules.conv.precision import Precision
 from schedules.machine.cost import Machine, memory_cost
 from tvmconv.passes import pipeline
-from tvmconv.passes.graph import bindings, op_name
+from tvmconv.passes.graph import bindings, element_bytes, op_name
 from tvmconv.passes.kernels.lower_convs import outline_convs
 from tvmconv.passes.plan.plan import Plan
 from tvmconv.reports.data.build import KernelReport
@@ -168,6 +168,5 @@ def _bytes(value: relax.Expr) -> int:
     """Size of a tensor, or of all tensors of a tuple."""
     types = value.ty.fields if isinstance(value.ty, relax.TupleType) else [value.ty]
     return sum(
-        math.prod(int(size) for size in ty.shape) * -(-tvm.DataType(str(ty.dtype)).bits // 8)
-        for ty in types
+        math.prod(int(size) for size in ty.shape) * element_bytes(str(ty.dtype)) for ty in types
     )

@@ -15,6 +15,7 @@ from tests.support.models import Graph
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.balance_ranges import balance_ranges
 from tvmconv.passes.regions import regions
+from tvmconv.passes.regions.anchors import anchors
 
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -89,7 +90,7 @@ def test_scales_are_powers_of_two_and_change_no_bit() -> None:
 def weights(g: Graph, *outputs: str) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of each region, before and after."""
     mod = graphs.tidied(g.model(*outputs))
-    named = [(weight, str(at)) for at, weight in enumerate(regions.anchors(mod))]
+    named = [(weight, str(at)) for at, weight in enumerate(anchors(mod))]
     before = regions.find_regions(mod, named)
     after = balance_ranges(before, Dataflow.of(mod))
     assert list(before) == list(after)

@@ -23,15 +23,16 @@ from schedules.threads import emulator
 from tests.support import emulated, graphs
 from tests.support.models import Graph
 from tests.support.workloads import PAIRS
+from tvmconv.compiler import toolchain
 from tvmconv.errors import ModelError
-from tvmconv.onnx import frontend
+from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
 from tvmconv.passes.plan.chooser import Chooser, LayoutName
 from tvmconv.passes.plan.plan import Plan, plan
-from tvmconv.passes.regions.regions import anchors, find_regions
+from tvmconv.passes.regions.anchors import anchors
+from tvmconv.passes.regions.regions import find_regions
 from tvmconv.reports.collect.layer_times import layer_times
-from tvmconv.runtime import toolchain
 from tvmconv.runtime.feeds import random_feeds
 from tvmconv.tuning.tune import workloads_of
 
@@ -66,7 +67,7 @@ def planned(
 ) -> Plan:
     simple = frontend.simplify(frontend.widen(onnx_model.fix_shapes(onnx_model.read(model))))
     mod = pipeline.run(frontend.to_relax(simple), pipeline.GRAPH_PASSES, "test")
-    named = list(zip(anchors(mod), frontend.convolutions(simple), strict=True))
+    named = list(zip(anchors(mod), kinds.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
     chooser = Chooser(hardware, Policy(**policy), layout=layout)
     return plan(mod, find_regions(mod, named), chooser, pairs)
@@ -276,7 +277,7 @@ def test_what_is_planned_of_mobilenet_v2(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_packed_tensor_is_not_what_a_pair_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TVMCONV_PAIR", "1")
     g = Graph([16, 16, 9, 7])
-    found = planned(g.model(bottleneck(g, "input", 16, 48, 16)), CPU, layout="packed")
+    found = planned(g.model(bottleneck(g, "input", 16, 48, 16)), layout="packed")
     reasons = {one.name: one.layout.reason for one in found.values()}
     assert reasons["expand"] == "read by a pair of convolutions"
     assert reasons["project"] == "written by a pair of convolutions"

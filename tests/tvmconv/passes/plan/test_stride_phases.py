@@ -15,7 +15,7 @@ from tvm import relax
 from tests.support import graphs
 from tests.support.models import Graph
 from tvmconv.passes.plan.stride_phases import Taps, phases
-from tvmconv.passes.regions.regions import Region
+from tvmconv.passes.regions.region import Region
 
 Array = NDArray[Any]
 

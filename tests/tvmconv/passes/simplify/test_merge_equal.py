@@ -10,7 +10,7 @@ import pytest
 import tvmconv
 from tests.support import graphs
 from tests.support.models import Graph
-from tvmconv.passes.regions import regions
+from tvmconv.passes.regions.anchors import anchors
 
 
 def twins(change: float = 0.0, **attributes: Any) -> Graph:
@@ -56,4 +56,4 @@ def test_both_weights_are_there_before_they_are_merged() -> None:
     g = twins()
     model = g.model(g.op("Concat", "one", "two", axis=1))
     mod = graphs.pipeline.run(graphs.imported(model), graphs.pipeline.GRAPH_PASSES, "test")
-    np.testing.assert_array_equal(*(weight.value.numpy() for weight in regions.anchors(mod)))
+    np.testing.assert_array_equal(*(weight.value.numpy() for weight in anchors(mod)))

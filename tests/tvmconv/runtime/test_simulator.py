@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from intrinsics.numerics import arithmetic as numerics
 from tvmconv.errors import TvmconvError
-from tvmconv.simulation import simulator
+from tvmconv.runtime import simulator
 
 
 def halves(rng: Any, shape: tuple[int, int], special: bool) -> Any:

@@ -21,7 +21,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import tvmconv
 from schedules.choose import Pinned, Tuned
 from schedules.configuration import make_config
 from schedules.conv.workload import ConvWorkload
@@ -29,8 +28,9 @@ from schedules.machine.hardware import Hardware
 from schedules.registry import family, registered
 from tvmconv import knobs
 from tvmconv.errors import RecordError, RecordWarning
+from tvmconv.version import TVM_PAIR, __version__
 
-SHIPPED = Path(__file__).parents[1] / "records"
+SHIPPED = Path(__file__).parent
 
 
 def tvm_version() -> str:
@@ -38,12 +38,12 @@ def tvm_version() -> str:
     try:
         return metadata.version("apache-tvm")
     except metadata.PackageNotFoundError:
-        return tvmconv.TVM_PAIR["apache-tvm"]
+        return TVM_PAIR["apache-tvm"]
 
 
 def versions() -> dict[str, str]:
     """The versions that a record holds for, but the compiler's."""
-    return {"tvm": tvm_version(), "tvmconv": tvmconv.__version__}
+    return {"tvm": tvm_version(), "tvmconv": __version__}
 
 
 @dataclass(frozen=True)

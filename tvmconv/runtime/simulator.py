@@ -1,8 +1,9 @@
-"""What a simulated tensor core does at run time: the products of kernels of `hmma_sim`.
+"""The simulated tensor core: matrix products of kernels of the family `hmma_sim`.
 
-Kernels call it by name, wherever they run, so it needs TVM's runtime alone. With the arithmetic of
-a V100 a product goes through the machine's own instructions, every lane and register of them
-(`intrinsics.volta`); with another it is sums without registers (`intrinsics.numerics.arithmetic`).
+Kernels call `simulated_product` by name as they run, so it needs TVM's runtime alone. With the
+arithmetic of a V100 a product is computed by that GPU's HMMA instructions, lane by lane and
+register by register (`intrinsics.volta`); with another arithmetic, by sums of the same rounding
+(`intrinsics.numerics.arithmetic`).
 """
 
 from __future__ import annotations
@@ -24,17 +25,17 @@ from tvmconv.errors import TvmconvError
 
 Array = NDArray[Any]
 
-#: Whose instructions are simulated register by register.
+#: The arithmetic whose instructions are simulated register by register.
 VOLTA = numerics.V100
 DEFAULT = VOLTA.name
-#: By the accumulators' dtype; both operands row-major, as the WMMA schedules load them.
+#: HMMA programs by the accumulators' dtype; both operands are row-major, as WMMA loads them.
 PROGRAMS = {
     form.accumulator.dtype: volta.program(form, "row", "row") for form in (hmma.F32, hmma.F16)
 }
 
 
 def arithmetic(name: str) -> Numerics:
-    """The arithmetic of that name. Raises `TvmconvError` that lists those there are."""
+    """Returns the arithmetic of that name. Raises `TvmconvError` that lists the known ones."""
     try:
         return numerics.get(name)
     except LookupError:
@@ -44,7 +45,7 @@ def arithmetic(name: str) -> Numerics:
 
 
 def adder(chosen: Numerics) -> volta.Fused:
-    """How one HMMA adds."""
+    """Returns the function by which one HMMA multiplies and adds."""
     return partial(numerics.fused, numerics=chosen)
 
 
@@ -57,8 +58,10 @@ def matmul(a: Array, b: Array, c: Array, chosen: Numerics) -> Array:
 
 @tvm_ffi.register_global_func(numerics.PRODUCT)
 def simulated_product(name: str, x: Any, weight: Any, conv: Any) -> None:
-    """Writes Conv, as `intrinsics.numerics.arithmetic.PRODUCT` says. Raises `TvmconvError` for a
-    name of no arithmetic."""
+    """Computes `conv` of `x` and `weight`, as `intrinsics.numerics.arithmetic.PRODUCT` defines it.
+
+    Raises `TvmconvError` for an unknown arithmetic.
+    """
     chosen = arithmetic(name)
     gathered, weights, sums = map(_array, (x, weight, conv))
     groups, outer, rows, inner = gathered.shape
@@ -70,8 +73,10 @@ def simulated_product(name: str, x: Any, weight: Any, conv: Any) -> None:
 
 
 def _array(tensor: Any) -> Array:
-    """The memory of a kernel's buffer. A kernel lends it for one call, so that DLPack, by which
-    the memory could be kept, ends the process with a segmentation fault."""
+    """A view of a kernel's buffer, valid for one call.
+
+    Not by DLPack, which can keep the memory: for such a buffer it crashes the process.
+    """
     dtype = np.dtype(str(tensor.dtype))
     size = math.prod(tensor.shape) * dtype.itemsize
     memory = (ctypes.c_char * size).from_address(tensor.data_ptr())

@@ -1,4 +1,4 @@
-"""tvmconv.runtime.toolchain: machine code comes out of TVM here, and its absence is noticed."""
+"""tvmconv.compiler.toolchain: machine code comes out of TVM here, and its absence is noticed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from tvm import s_tir, te
 from tvm.libinfo import package_lib_paths
 
 from tests.support import sass
+from tvmconv.compiler import cubins, toolchain
 from tvmconv.errors import TargetError, ToolchainError
-from tvmconv.runtime import toolchain
+from tvmconv.runtime import gpu
 
 ARCHS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_90", "sm_90a")
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
 # Asked while tests are collected: once a test has loaded the stub, there seems to be a driver.
-HAS_DRIVER = toolchain._loads("libcuda.so.1")
+HAS_DRIVER = gpu.loads("libcuda.so.1")
 needs_no_driver = pytest.mark.skipif(HAS_DRIVER, reason="there is an NVIDIA driver")
 needs_sass = pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm")
 
@@ -81,7 +82,7 @@ def test_archs_are_consistent() -> None:
     for arch in toolchain.CUDA_ARCHS:
         assert toolchain.cuda_arch(arch.name) is arch
         assert re.fullmatch(rf"sm_{arch.sm}[af]?", arch.name)
-        assert 48 * 1024 < arch.shared_bytes < 256 * 1024
+        assert 48 * 1024 < arch.limits.block_shared < 256 * 1024
     assert not toolchain.cuda_arch("sm_75").has_cp_async
     assert toolchain.cuda_arch("sm_80").has_cp_async
 
@@ -121,7 +122,8 @@ def test_prepare_can_be_called_again_and_from_threads() -> None:
     code = """
 from concurrent.futures import ThreadPoolExecutor
 import os
-from tvmconv.runtime.toolchain import detect_arch, prepare_cuda
+from tvmconv.compiler.toolchain import prepare_cuda
+from tvmconv.runtime.gpu import detect_arch
 before = detect_arch()
 with ThreadPoolExecutor(4) as pool:
     print(set(pool.map(lambda _: prepare_cuda(), range(8))), detect_arch() == before,
@@ -148,7 +150,7 @@ def test_what_is_missing_is_named(variables: dict[str, str], message: str) -> No
 from tvmconv.errors import ToolchainError
 import sys
 sys.modules["cuda.bindings.nvrtc"] = None  # as where the cuda extra is not installed
-from tvmconv.runtime.toolchain import prepare_cuda
+from tvmconv.compiler.toolchain import prepare_cuda
 try:
     prepare_cuda()
 except ToolchainError as error:
@@ -165,7 +167,11 @@ def test_driver_that_is_there_is_not_replaced(tmp_path: Path) -> None:
     """A library called as the driver is found by the loader; then no compiler is asked for one."""
     command = ["gcc", "-shared", "-fPIC", "-o", str(tmp_path / "libcuda.so.1"), "-xc", "-"]
     subprocess.run(command, input=toolchain.DRIVER_STUB, text=True, check=True)
-    code = "from tvmconv.runtime.toolchain import *; print(prepare_cuda(), detect_arch())"
+    code = """
+from tvmconv.compiler.toolchain import prepare_cuda
+from tvmconv.runtime.gpu import detect_arch
+print(prepare_cuda(), detect_arch())
+"""
     folders = f"{tmp_path}{os.pathsep}{os.environ.get('LD_LIBRARY_PATH', '')}"
     assert run_python(code, LD_LIBRARY_PATH=folders, CC="/nowhere/cc") == "nvcc None"
 
@@ -186,11 +192,11 @@ def test_built_library_holds_code_for_its_arch(arch: str, tmp_path: Path) -> Non
     library = tmp_path / "double.so"
     assert build(arch, library) == "nvcc"
     chip = arch.rstrip("a")
-    assert list(toolchain.cubins(library)) == [chip]
-    toolchain.require_cubin(library, arch)
+    assert list(cubins.find_cubins(library)) == [chip]
+    cubins.require_cubin(library, arch)
     other = "sm_80" if chip == "sm_75" else "sm_75"
     with pytest.raises(ToolchainError, match=f"no machine code for {other}") as caught:
-        toolchain.require_cubin(library, other)
+        cubins.require_cubin(library, other)
     assert chip in caught.value.note
     if sass.available():
         assert "FADD" in sass.kernels(library)["double_kernel"]
@@ -202,14 +208,14 @@ def test_library_of_source_text_is_refused(tmp_path: Path) -> None:
     library = tmp_path / "double.so"
     code = f"""
 from pathlib import Path
-from tests.tvmconv import test_toolchain as t
+from tests.tvmconv.compiler import test_toolchain as t
 t.toolchain.prepare_cuda = lambda arch: ""
 t.build("sm_90", Path({str(library)!r}))
 """
     run_python(code)
     assert b"__global__" in library.read_bytes()
     with pytest.raises(ToolchainError, match=r"double\.so has no machine code for sm_90"):
-        toolchain.require_cubin(library, "sm_90")
+        cubins.require_cubin(library, "sm_90")
 
 
 def nvcc(folder: Path, output: str, *options: str) -> Path:
@@ -226,13 +232,13 @@ def test_cubins_are_cut_out_whole(tmp_path: Path) -> None:
     cubin = nvcc(tmp_path, "wmma.cubin", "--cubin", "-arch=sm_80").read_bytes()
     file = tmp_path / "any"
     file.write_bytes(b"\x7fELF\x02\x01" + bytes(99) + cubin + b"\x7fELF\x02\x01 end" + cubin[:-1])
-    assert toolchain.cubins(file) == {"sm_80": [cubin]}
+    assert cubins.find_cubins(file) == {"sm_80": [cubin]}
 
 
 @needs_nvcc
 def test_ptx_is_no_machine_code(tmp_path: Path) -> None:
     fatbin = nvcc(tmp_path, "wmma.fatbin", "--fatbin", "-gencode=arch=compute_80,code=compute_80")
-    assert toolchain.cubins(fatbin) == {}
+    assert cubins.find_cubins(fatbin) == {}
 
 
 @pytest.mark.parametrize(
@@ -249,10 +255,10 @@ def test_arch_in_the_headers_that_compilers_write(
 ) -> None:
     """Flags as seen from NVRTC 12.9 (ABI 7; sm_70, sm_90a) and nvcc 13.0 (ABI 8)."""
     header: list[Any] = [abi, 190, 0, 0, flags, 56, 0, 64, 0]
-    image = bytearray(toolchain._ELF_HEADER.pack(*header))
+    image = bytearray(cubins._ELF_HEADER.pack(*header))
     image[:6] = b"\x7fELF\x02\x01"
     (tmp_path / "cubin").write_bytes(image)
-    assert list(toolchain.cubins(tmp_path / "cubin")) == [arch]
+    assert list(cubins.find_cubins(tmp_path / "cubin")) == [arch]
 
 
 @needs_nvcc

@@ -1,0 +1,65 @@
+"""A block of the WGMMA kernel: what its producer and its consumers have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from tvm.ir import Expr
+
+from schedules.families.wgmma.plan import Plan
+from schedules.threads.barrier_pipeline import BarrierPipeline
+from schedules.threads.control import Index, repeat
+from schedules.threads.kernel import Kernel
+from schedules.threads.launch import Launch, Thread
+from schedules.threads.registers import Variable, keep
+from schedules.threads.shared_memory import SharedMemory
+
+
+@dataclass(frozen=True)
+class Block:
+    """maps: tensor maps of the operands that the copy engine loads or stores, by name. group:
+    number of the thread's warpgroup."""
+
+    plan: Plan
+    launch: Launch
+    operands: Kernel
+    maps: dict[str, Expr]
+    shared: SharedMemory
+    pipeline: BarrierPipeline
+    thread: Thread
+    group: Expr
+
+    @property
+    def lane(self) -> Expr:
+        """Number of the thread in its warpgroup."""
+        return self.thread.in_warpgroup
+
+    @contextmanager
+    def tiles(self) -> Iterator[tuple[Expr, Expr]]:
+        """A loop over the block's tiles; gives the tile's first row and column."""
+        plan, config = self.plan, self.plan.config
+        tile = Variable("tile", self.thread.block // config.split)
+        with repeat(tile.value < plan.tiles):
+            yield (
+                tile.value // plan.tiles_k * config.rows,
+                tile.value % plan.tiles_k * config.columns,
+            )
+            tile.set(tile.value + self.launch.blocks // config.split)
+
+    def first_step(self) -> Expr:
+        """The step of the reduction with which the block begins."""
+        return keep("first", self._first_step(self.thread.rank))
+
+    def steps(self, first: Expr) -> Expr:
+        """How many steps the block does from its first one on: up to those of the next rank."""
+        return self._first_step(self.thread.rank + 1) - first
+
+    def _first_step(self, rank: Index) -> Expr:
+        return rank * self.plan.steps // self.plan.config.split
+
+    def channel(self, name: str, k: Expr) -> Expr | None:
+        """Channel k of operand bias or slope, loaded; None where the kernel has no such operand."""
+        buffer = self.operands.get(name)
+        return None if buffer is None else keep(name, buffer[k])

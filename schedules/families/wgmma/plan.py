@@ -1,0 +1,198 @@
+"""A convolution and a configuration of the WGMMA kernel in numbers: extents, tiles, memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from intrinsics import dtypes, wgmma
+from intrinsics.dtypes import ElementType
+from intrinsics.record import TensorIntrinsic
+from schedules.conv.signature import Signature
+from schedules.conv.workload import ConvWorkload, ceil_div, round_up
+from schedules.families.wgmma.config import WgmmaConfig
+from schedules.machine.hardware import Hardware
+from schedules.threads.shared_layout import BARRIER, Part, SharedLayout
+
+#: Elements that pad a row of accumulators in shared memory, against bank conflicts.
+ACCUMULATORS_PAD = 4
+#: A swizzle repeats after 8 rows of 128 bytes, and is computed from the address.
+SWIZZLE_ALIGNMENT = 1024
+
+
+def depth(w: ConvWorkload) -> int:
+    """Channels of one step of the reduction: a row of 128, 64 or 32 bytes in shared memory.
+
+    The widest that pads C by a third at most. It depends on C alone, so that the packed weight is
+    the same array for every batch and every configuration.
+    """
+    for channels in (64, 32):
+        if 3 * round_up(w.c, channels) <= 4 * w.c:
+            return channels
+    return 16
+
+
+def corners(w: ConvWorkload) -> tuple[int, int, int, int]:
+    """The box that a copy's first pixels stay in, relative to the image: its lower (W, H), then
+    its upper (W, H) from the image's last pixel."""
+    top, left, bottom, right = w.padding
+    down, across = w.dilation[0] * (w.r - 1), w.dilation[1] * (w.s - 1)
+    return -left, -top, right - across, bottom - down
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The implicit GEMM of M output pixels by K output channels, cut into tiles.
+
+    The reduction runs over taps x `chunks` steps of `depth` channels.
+    """
+
+    w: ConvWorkload
+    config: WgmmaConfig
+
+    @property
+    def operand(self) -> ElementType:
+        """The element type of x and the residual, and of what is multiplied."""
+        return dtypes.get(self.w.precision.x)
+
+    @property
+    def instruction(self) -> TensorIntrinsic:
+        """The wgmma instruction that multiplies."""
+        precision = self.w.precision
+        return wgmma.get(self.config.columns, precision.operands[0], precision.accumulator)
+
+    @property
+    def signature(self) -> Signature:
+        """The operands of the kernel."""
+        return Signature.of(self.w, self.weight_shape)
+
+    # ---------------------------------------------------------------- extents
+
+    @property
+    def depth(self) -> int:
+        """Channels of one step of the reduction."""
+        return depth(self.w)
+
+    @property
+    def chunks(self) -> int:
+        """Steps of the reduction for each tap."""
+        return ceil_div(self.w.c, self.depth)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the reduction."""
+        return self.w.r * self.w.s * self.chunks
+
+    @property
+    def m(self) -> int:
+        """Output pixels."""
+        return self.w.n * self.w.p * self.w.q
+
+    @property
+    def k_packed(self) -> int:
+        """Rows of the packed weight: whole swizzles."""
+        return round_up(self.w.k, wgmma.SWIZZLE_ROWS)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Of the packed weight: (taps, chunks, K, depth)."""
+        return (self.w.r * self.w.s, self.chunks, self.k_packed, self.depth)
+
+    @property
+    def flat(self) -> bool:
+        """True where every input pixel is an output's, in order: the gather is a matrix's rows."""
+        w = self.w
+        return w.r == w.s == 1 and w.stride == (1, 1) and not any(w.padding)
+
+    # ---------------------------------------------------------------- tiles
+
+    @property
+    def tiles_k(self) -> int:
+        """Tiles side by side along K."""
+        return ceil_div(self.w.k, self.config.columns)
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of the output."""
+        return ceil_div(self.m, self.config.rows) * self.tiles_k
+
+    @property
+    def clustered(self) -> bool:
+        """True where every tile has a cluster of its own, whose blocks add their accumulators up
+        through shared memory and store without the copy engine; else blocks are persistent."""
+        return self.config.split > 1 or bool(self.engine_problems)
+
+    @property
+    def engine_problems(self) -> list[str]:
+        """Why the copy engine can't store the output (or load the residual); empty if it can."""
+        w, window = self.w, self.w.window
+        problems = []
+        if w.precision.result != w.precision.x:
+            problems.append(f"{w.precision.result} output")
+        if w.k % 8:
+            problems.append("output channels no multiple of 8")
+        if window is not None:
+            whole = (window.rows, window.columns) == (w.p, w.q)
+            if not whole or window.shuffle > 1 or window.channels % 8 or window.channel % 8:
+                problems.append("the output is a scattered part of a tensor")
+        return problems
+
+    def grid(self, hardware: Hardware) -> int:
+        """Blocks of the launch: a cluster for each tile, or as many persistent blocks as all
+        multiprocessors hold at once."""
+        if self.clustered:
+            return self.tiles * self.config.split
+        return min(self.tiles, hardware.card.multiprocessors * self.config.resident)
+
+    @property
+    def pieces(self) -> int:
+        """Pieces in which a warpgroup's part of a tile leaves."""
+        return self.config.fragments * self.config.columns // self.config.piece
+
+    # ---------------------------------------------------------------- shared memory
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of `depth` channels: a row of an operand in shared memory, swizzled."""
+        return self.depth * self.operand.bytes
+
+    @cached_property
+    def memory(self) -> SharedLayout:
+        """Shared memory of a block: stages, what a tile leaves through, mbarriers.
+
+        Persistent blocks have two buffers for each consumer, in which pieces of its tile leave
+        while the next stages arrive. Clustered blocks have one tile: accumulators lie over stages.
+        """
+        config, dtype = self.config, self.operand.name
+        pixels = Part("pixels", dtype, (config.stages, config.rows, self.depth))
+        weights = Part("weights", dtype, (config.stages, config.columns, self.depth))
+        tile = (config.rows, config.columns + ACCUMULATORS_PAD)
+        buffers = (config.warpgroups, 2, wgmma.M, config.piece)
+        leaves = (
+            Part("accumulators", self.w.precision.accumulator, tile, over="pixels")
+            if self.clustered
+            else Part("pieces", dtype, buffers, align=SWIZZLE_ALIGNMENT)
+        )
+        return SharedLayout(
+            pixels,
+            weights,
+            leaves,
+            Part("full", BARRIER, (config.stages,)),
+            Part("empty", BARRIER, (config.stages,), align=8),
+            Part("residual", BARRIER, (config.warpgroups, 2), align=8),
+        )
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a stage's pixels."""
+        return self.memory["pixels"].stride(1)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of a stage's weights."""
+        return self.memory["weights"].stride(1)
+
+    @property
+    def piece_bytes(self) -> int:
+        """Bytes of a piece of the output, or of the residual."""
+        return wgmma.M * self.config.piece * self.operand.bytes

@@ -1,0 +1,135 @@
+"""The epilogue of the WGMMA kernel where the copy engine can store the output: piece by piece.
+
+Each warpgroup turns a few columns at a time into elements of the output in one of its two buffers,
+into which the copy engine has loaded the residual's piece, and the engine stores them while the
+next piece is made:
+
+    piece         0    1    2    3  ...
+    buffer        0    1    0    1          the next tile goes on with the buffer that is in turn
+    residual      loaded before the first step for pieces 0 and 1; for piece i + 2 as soon as
+                  piece i has been stored out of its buffer
+
+A piece is 64 rows of `piece` columns. ldmatrix and stmatrix move 16 x 16 elements of it at a time,
+a pair of 8 columns; each lane names 16 bytes of one row, swizzled:
+
+              columns 0-7      columns 8-15
+    rows 0-7    matrix 0         matrix 2          lanes 0-7     lanes 16-23
+    rows 8-15   matrix 1         matrix 3          lanes 8-15    lanes 24-31
+"""
+
+from __future__ import annotations
+
+from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as T
+
+from intrinsics import wgmma
+from schedules.expressions.compute import finished
+from schedules.families.wgmma.block import Block
+from schedules.families.wgmma.tensor_maps import output_place
+from schedules.threads import ptx
+from schedules.threads.control import Index, unrolled, when
+from schedules.threads.registers import Registers, Variable, keep
+
+#: The first of the barriers by which the threads of one warpgroup wait for each other.
+WARPGROUP_BARRIER = 1
+
+
+class TensorStore:
+    """Stores the tiles of a warpgroup, one after another."""
+
+    def __init__(self, block: Block) -> None:
+        self.block, self.plan, self.config = block, block.plan, block.plan.config
+        self.has_residual = block.plan.w.epilogue.residual
+        self.across = self.config.columns // self.config.piece
+        self.full = block.shared.array("residual")
+        self.buffer = Variable("buffer", 0)
+        #: One bit for each buffer: the parity of the residual's next arrival.
+        self.arrived = Variable("arrived", 0)
+
+    def begin(self, m: Expr, k: Expr) -> None:
+        """Before a tile's first step: loads the residual of its first two pieces."""
+        if self.has_residual:
+            with when(self.block.lane == 0):
+                ptx.bulk_wait_read(0)
+                with unrolled(min(2, self.plan.pieces)) as piece:
+                    self._load((self.buffer.value + piece) % 2, piece, m, k)
+
+    def store(self, accumulators: Registers, m: Expr, k: Expr) -> None:
+        """Stores the warpgroup's part, with first row m and first column k."""
+        plan, lane = self.plan, self.block.lane
+        with unrolled(plan.pieces) as piece:
+            self._await_buffer()
+            column = keep("column", k + piece % self.across * self.config.piece)
+            with unrolled(self.config.piece // 16) as pair:
+                first = piece * self.config.piece // 2 + pair * 8
+                self._finish(accumulators, first, pair, column + pair * 16)
+            ptx.fence_proxy()
+            self._sync()
+            with when(lane == 0):
+                to = (output_place(plan)[0] + column, m + piece // self.across * wgmma.M)
+                ptx.tensor_store(self.block.maps["y"], to, self._pointer(self.buffer.value))
+                ptx.bulk_commit()
+                if self.has_residual:
+                    with when(piece + 2 < plan.pieces):
+                        ptx.bulk_wait_read(0)
+                        self._load(self.buffer.value, piece + 2, m, k)
+            self.buffer.set(self.buffer.value ^ 1)
+
+    def end(self) -> None:
+        """After the last tile: what the engine still reads must not go away."""
+        with when(self.block.lane == 0):
+            ptx.bulk_wait(0)
+
+    def _pointer(self, buffer: Index) -> Expr:
+        return self.block.shared.pointer("pieces", self.block.group, buffer)
+
+    def _sync(self) -> None:
+        """Makes the threads of the warpgroup wait for each other."""
+        ptx.warpgroup_sync(WARPGROUP_BARRIER + self.block.group)
+
+    def _load(self, buffer: Expr, piece: Expr, m: Expr, k: Expr) -> None:
+        """One thread: loads a piece of the residual."""
+        full = self.full.pointer(self.block.group, buffer)
+        ptx.mbarrier_arrive_expect(full, T.uint32(self.plan.piece_bytes))
+        source = (k + piece % self.across * self.config.piece, m + piece // self.across * wgmma.M)
+        ptx.tensor_load(self._pointer(buffer), self.block.maps["residual"], source, full)
+
+    def _await_buffer(self) -> None:
+        """Waits until the buffer has the residual, or until it has been stored."""
+        if self.has_residual:
+            buffer, arrived = self.buffer.value, self.arrived.value
+            parity = T.bitwise_and(T.shift_right(arrived, buffer), 1)
+            ptx.mbarrier_wait(self.full.pointer(self.block.group, buffer), parity)
+            self.arrived.set(T.bitwise_xor(arrived, T.shift_left(1, buffer)))
+            return
+        with when(self.block.lane == 0):
+            ptx.bulk_wait_read(1)
+        self._sync()
+
+    def _finish(self, accumulators: Registers, first: Expr, pair: Expr, column: Expr) -> None:
+        """Eight accumulators from the `first` on, of 16 columns from `column` on, through the
+        epilogue to shared memory."""
+        plan = self.plan
+        pointer = self.block.shared.pointer_to(keep("at", self._byte(pair)))
+        elements = Registers.array("elements", (8,), plan.operand.name)
+        packed = elements.view("uint32")
+        if self.has_residual:
+            ptx.ldmatrix([packed[i] for i in range(4)], pointer)
+        with unrolled(2) as right, unrolled(2) as odd:
+            inside = column + right * 8 + self.block.lane % 4 * 2 + odd
+            c = keep("c", T.min(inside, plan.w.k - 1))
+            bias, slope = (self.block.channel(name, c) for name in ("bias", "slope"))
+            with unrolled(2) as low:
+                i = right * 4 + low * 2 + odd
+                residual = elements[i] if self.has_residual else None
+                elements[i] = finished(plan.w, accumulators[first + i], bias, slope, residual)
+        ptx.stmatrix(pointer, [packed[i] for i in range(4)])
+
+    def _byte(self, pair: Expr) -> Expr:
+        """Byte of shared memory that a lane names to ldmatrix and stmatrix (see the picture)."""
+        lane = self.block.lane
+        row_bytes = self.config.piece * self.plan.operand.bytes
+        row = lane // 32 * 16 + lane % 16
+        chunk = wgmma.swizzled(row, pair * 2 + lane % 32 // 16, row_bytes)
+        buffer = self.plan.memory["pieces"].at(self.block.group, self.buffer.value)
+        return buffer + (row * row_bytes + chunk * wgmma.CHUNK_BYTES)

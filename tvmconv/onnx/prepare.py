@@ -1,0 +1,83 @@
+"""The way in: from the model that is given to the graphs that are compiled, one for each batch.
+
+model -> read and checked -> shapes fixed at each batch -> operators checked -> simplified
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import onnx
+
+from tvmconv.errors import UnsupportedOperatorError
+from tvmconv.onnx import frontend
+from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
+from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
+from tvmconv.onnx.supported import unsupported
+from tvmconv.runtime.io_form import IoForm
+from tvmconv.specs import TensorSpec
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The network at one batch."""
+
+    #: The model as given, every shape fixed, every node with a name of its own.
+    original: onnx.ModelProto
+    #: The same function in fewer nodes; the original where an operator of it can't be built.
+    simple: onnx.ModelProto
+    #: Inputs and outputs in the dtype and layout that the build was asked for.
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model, ready to be compiled."""
+
+    #: One for each batch, the smallest first.
+    graphs: tuple[Graph, ...]
+    #: Operators that can't be built, with the reason, and how often each occurs.
+    unsupported: Mapping[str, int]
+    #: True if it was asked for with a list of batches, so that it runs on any number of images.
+    any_batch: bool
+
+    def require_supported(self) -> None:
+        """Raises `UnsupportedOperatorError` that lists `unsupported`, unless that is empty."""
+        if self.unsupported:
+            listed = ", ".join(f"{name} x{n}" for name, n in sorted(self.unsupported.items()))
+            raise UnsupportedOperatorError(
+                f"the model uses operators that can't be built: {listed}",
+                hint="build the part without them: onnx.utils.extract_model cuts a model in two",
+            )
+
+
+def prepare(model: Model, batch: Batch, shapes: Shapes, form: IoForm) -> Prepared:
+    """Reads a model and brings it to the form that is compiled, at every batch.
+
+    The parameters are those of `tvmconv.build`. Operators that can't be built are listed, not
+    raised; with some of them the graphs are not simplified further.
+
+    Raises `ModelError` for a model that can't be read, that onnxruntime does not take, or whose
+    images affect each other if it is for several batches; `ShapeError` for shapes that are left
+    open or do not fit.
+    """
+    proto = read(model)
+    graphs = [_graph(original, form) for original in at_batches(proto, batch, shapes)]
+    missing = unsupported(graphs[-1].original)
+    for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail
+        if not missing:
+            simple = frontend.simplify(frontend.widen(graphs[i].original))
+            graphs[i] = replace(graphs[i], simple=simple)
+            missing = unsupported(simple, folded=True)
+    if is_buckets(batch) and not missing:
+        require_independent(proto, batch, shapes)
+    return Prepared(tuple(graphs), missing, is_buckets(batch))
+
+
+def _graph(original: onnx.ModelProto, form: IoForm) -> Graph:
+    """The graph of one batch, not simplified yet. Names the nodes of `original`."""
+    name_nodes(original)
+    fed, given = specs(inputs(original)), specs(original.graph.output)
+    return Graph(original, original, form.of(fed), form.of(given))
