@@ -59,7 +59,11 @@ class Patch:
         ptx.cp_async(self.elements.pointer(*to), T.address_of(source), size, count=count)
 
     def shift(self, stage: Expr) -> None:
-        """Makes the second copy of a patch: its pairs begin one element later."""
+        """Makes the second copy of a patch, whose pairs begin one element later.
+
+        first copy     (e0, e1)  (e2, e3)  (e4, e5) ...
+        second copy    (e1, e2)  (e3, e4)  (e5, e6) ...
+        """
         plan = self.plan
         width = plan.vectors * plan.vector // PAIR
         count = plan.patch_rows * width

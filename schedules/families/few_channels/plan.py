@@ -262,6 +262,8 @@ class PooledPlan(Plan):
 
     @property
     def first_row(self) -> int:
+        """Output row, before the pool, at which the first tile of an image begins: where no padding is
+        above, that of an idle tile, of which the last row is the image's first."""
         return self.idle * (1 - self.config.rows)
 
     @property
@@ -285,6 +287,7 @@ class PooledPlan(Plan):
 
     @property
     def tiles(self) -> tuple[int, int, int]:
+        """Tiles along the images, the rows and the columns."""
         rows = self.idle + ceil_div(self.pool.size[0], self.windows)
         return self.w.n, rows, ceil_div(self.pool.size[1], self.columns)
 
@@ -295,18 +298,22 @@ class PooledPlan(Plan):
 
     @property
     def blocks(self) -> int:
+        """Blocks of the grid."""
         return ceil_div(self.total, self.share)
 
     @property
     def rounds(self) -> int:
+        """Tiles that a block computes: its share, and the one above."""
         return self.share + 1
 
     @property
     def computed(self) -> int:
+        """Tiles that all blocks together compute."""
         return self.total + self.blocks
 
     @property
     def uneven(self) -> bool:
+        """False: a tile that does not exist is computed, and not stored."""
         return False
 
     @property
