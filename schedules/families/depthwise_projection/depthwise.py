@@ -1,14 +1,17 @@
 """The depthwise convolution, on tensor cores: what it gives is the projection's first operand.
 
 A matrix of 8 pixels by 8 channels of the patch is one register of mma.sync, wherever the pixels
-lie. Times a diagonal matrix of a tap of the filters it is that tap's part of 8 x 8 outputs. An
-instruction does this for two output rows and a span of two input rows, at one column s of the
-filter; `t` is the tap's row:
+lie. Times a diagonal matrix of a tap of the filters, it is that tap's part of 8 x 8 outputs. An
+instruction does this for two output rows and span i of their input rows, 2i and 2i + 1, at one
+column of the filter; t is the tap's row:
 
-                             diagonals (16 x 16)                  pixels (16 x 8)
-                             input row 2i     input row 2i + 1     8 pixels of a row
-    output row 0, 8 channels  t = 2i           t = 2i + 1          input row 2i,     8 channels
-    output row 1, 8 channels  t = 2i - stride  t = 2i + 1 - stride input row 2i + 1, 8 channels
+                          diagonals (16 x 16)                         pixels (16 x 8)
+                    8 channels           8 channels                    8 of a row
+                  +--------------------+------------------------+    +------------+
+    output row 0  |  t = 2i            |  t = 2i + 1            |    |   row 2i   |  8 channels
+                  +--------------------+------------------------+    +------------+
+    output row 1  |  t = 2i - stride   |  t = 2i + 1 - stride   |    | row 2i + 1 |  8 channels
+                  +--------------------+------------------------+    +------------+
 
 A diagonal whose tap the filter does not have is zero. Each matrix of pixels is loaded once for all
 the taps and rows that read it. The accumulators, (channels x pixels), get bias and activation, are

@@ -262,8 +262,8 @@ class PooledPlan(Plan):
 
     @property
     def first_row(self) -> int:
-        """Output row, before the pool, at which the first tile of an image begins: where no padding is
-        above, that of an idle tile, of which the last row is the image's first."""
+        """Output row, before the pool, at which the first tile of an image begins. The last row of
+        an idle tile is the image's first."""
         return self.idle * (1 - self.config.rows)
 
     @property
