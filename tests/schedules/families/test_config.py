@@ -19,7 +19,7 @@ from schedules.families.depthwise import config as depthwise_config
 from schedules.families.depthwise.config import DepthwiseConfig
 from schedules.families.direct import family as direct
 from schedules.families.direct.family import DirectConfig
-from schedules.families.few_channels import config as few_channels_config
+from schedules.families.few_channels import space as few_channels_space
 from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.families.mma_sync import space as mma_sync_space
 from schedules.families.mma_sync.config import MmaSyncConfig
@@ -186,7 +186,7 @@ def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
         WmmaConfig: wmma_config,
         DepthwiseConfig: depthwise_config,
         DirectConfig: direct,
-        FewChannelsConfig: few_channels_config,
+        FewChannelsConfig: few_channels_space,
     }
     homes[type(config)].check(w, config, hardware)
 
