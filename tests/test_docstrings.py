@@ -15,9 +15,6 @@ PACKAGES = ("intrinsics", "schedules", "tvmconv", "benchmarks")
 LATER = (
     "intrinsics",
     "schedules",
-    "tvmconv/cli",
-    "tvmconv/passes/plan/pair_convs.py",
-    "tvmconv/records",
     "tvmconv/reports",
     "tvmconv/tuning",
     "benchmarks",

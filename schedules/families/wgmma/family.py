@@ -1,11 +1,13 @@
 """Convolution as an implicit GEMM on the warpgroup instruction of sm_90a, fed by the copy engine.
 
-config         the knobs; space: which of them fit, and are worth trying
-plan           a workload and a configuration in numbers, and the layout of shared memory
-kernel         the kernel: producer and consumers, in a `block`
-tensor_store   its epilogue through the copy engine; cluster_store where blocks share a tile
-tensor_maps    how the copy engine sees the operands
-footprint      what the kernel takes of a GPU
+    config         the knobs; space: which of them fit, and are worth trying
+    plan           a workload and a configuration in numbers, and the layout of shared memory
+    kernel         the kernel: producer and consumers, in a `block`
+    tensor_store   its epilogue through the copy engine; cluster_store where blocks share a tile
+    tensor_maps    how the copy engine sees the operands
+    footprint      what the kernel takes of a GPU
+
+The instruction itself is in `intrinsics.wgmma`.
 """
 
 from __future__ import annotations

@@ -192,21 +192,20 @@ def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
 
 
 @pytest.mark.parametrize("hardware", ALL_HARDWARE, ids=lambda hardware: hardware.name)
-@pytest.mark.parametrize("name", WORKLOADS)
-def test_default_fits(name: str, hardware: Hardware) -> None:
-    w = WORKLOADS[name]
-    choice = choose(w, hardware)
-    check(w, choice.config, hardware)
-    grouped = w.groups == 1 or (w.group_c >= FEWEST_CHANNELS and not w.out_layout.packed)
-    assert choice.family.tensorized == grouped
-    if isinstance(choice.config, WmmaConfig):
-        assert not choice.config.asynchronous or hardware.has_cp_async
-    # Every family either matches or says why not.
-    matching = {f.name for f in FAMILIES if isinstance(f.match(w, hardware), Match)}
-    rejecting = {reject.family for reject in choice.rejects}
-    assert matching | rejecting == {f.name for f in FAMILIES}
-    assert not matching & rejecting
-    assert all(reject.reason for reject in choice.rejects)
+def test_defaults_fit(hardware: Hardware) -> None:
+    for w in WORKLOADS.values():
+        choice = choose(w, hardware)
+        check(w, choice.config, hardware)
+        grouped = w.groups == 1 or (w.group_c >= FEWEST_CHANNELS and not w.out_layout.packed)
+        assert choice.family.tensorized == grouped
+        if isinstance(choice.config, WmmaConfig):
+            assert not choice.config.asynchronous or hardware.has_cp_async
+        # Every family either matches or says why not.
+        matching = {f.name for f in FAMILIES if isinstance(f.match(w, hardware), Match)}
+        rejecting = {reject.family for reject in choice.rejects}
+        assert matching | rejecting == {f.name for f in FAMILIES}
+        assert not matching & rejecting
+        assert all(reject.reason for reject in choice.rejects)
 
 
 @pytest.mark.parametrize(

@@ -141,14 +141,15 @@ def test_random_kernels(case: tuple[ConvWorkload, FewChannelsConfig], seed: int)
         kernels.check(FAMILY, w, config, SM_80, seed, emulator.run)
 
 
-def test_a_wrong_pair_would_be_noticed() -> None:
-    """A tap left out is far outside the bound: the zero weights are where none belong."""
-    w, _ = CASES["stem"]
+@emulated
+def test_a_wrong_kernel_would_be_noticed() -> None:
+    """A kernel that leaves a tap out is far outside the bound."""
+    w, config = CASES["stem"]
     operands = Tensors.random(w)
     weight = operands.weight.copy()
     weight[:, 2, 6, 6] = 0
-    off = kernels.reference(w, replace(operands, weight=weight))
-    assert kernels.relative_l2(off, kernels.reference(w, operands), 1.0) > 1e-2
+    got = kernels.run(FAMILY, w, config, SM_80, replace(operands, weight=weight), emulator.run)
+    assert kernels.relative_l2(got, kernels.reference(w, operands), 1.0) > 1e-2
 
 
 # ---------------------------------------------------------------- the choice

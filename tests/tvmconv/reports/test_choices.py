@@ -16,7 +16,7 @@ def test_a_pinned_layer_says_so() -> None:
     configs = {"first": WmmaConfig(1, 1, 1, 1)}
     report = tvmconv.inspect(networks.small(), "llvm", batch=1, configs=configs, records=False).plan
     first, second = report.convs
-    assert (first.chosen_by, first.why_family) == ("pinned", "pinned")
+    assert (first.chosen_by, first.why_family) == ("pinned", "set by hand")
     assert second.chosen_by == "model"
     rows = layer_table(report.convs).splitlines()
     assert rows[0].endswith("chosen")

@@ -64,7 +64,7 @@ def pool_after(region: Region, flow: Dataflow) -> Region | None:
 
 
 def _pays(region: Region, pooled: Region, place: Place, chooser: Chooser) -> bool:
-    """Whether the kernel that pools is estimated to take less than two kernels."""
+    """True if the kernel that pools is estimated to take less than two kernels."""
     ((w, _),) = workloads(region, place, NHWC, NHWC, NHWC, chooser.precision)
     ((both, _),) = workloads(pooled, place, NHWC, NHWC, NHWC, chooser.precision)
     elements = math.prod(w.out_shape) + math.prod(both.out_shape)

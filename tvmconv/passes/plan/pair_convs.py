@@ -78,7 +78,7 @@ def _joined(
 
 
 def _wanted(name: str, w: ConvWorkload, chooser: Chooser) -> bool:
-    """Whether to compute pair `w`, which some family can: pinned, by the knob, or faster."""
+    """True if pair `w` is to be one kernel: pinned, by the knob, or because it is faster."""
     if name in chooser.pins:
         return True
     always = knobs.pair()
@@ -88,7 +88,7 @@ def _wanted(name: str, w: ConvWorkload, chooser: Chooser) -> bool:
 
 
 def _faster(name: str, w: ConvWorkload, chooser: Chooser) -> bool:
-    """Whether `w` costs less than the two apart. Times measured do not compare with estimates."""
+    """True if `w` costs less than the two kernels. Times measured do not compare with estimates."""
     wanted = (w, *w.apart)
     if not all(math.isfinite(chooser.cost(name, one)) for one in wanted):
         return True  # one of the two apart is computed by no family

@@ -1,4 +1,4 @@
-"""What would become of a model, told before any build: the `CapabilityReport` of `inspect`."""
+"""Makes the `CapabilityReport` of `inspect`: what a build would give, without building."""
 
 from __future__ import annotations
 

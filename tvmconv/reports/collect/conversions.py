@@ -74,7 +74,7 @@ class _Graph:
         return cls(Dataflow.of(mod), simple, shapes, params, dict(kernels), regions, {})
 
     def reads(self, var: relax.Var) -> list[relax.Var]:
-        """What is read to compute `var`, by the kernels if there are some."""
+        """Returns the variables read to compute `var`, by the kernels if there are some."""
         if var in self.kernels:
             return [one for planned in self.kernels[var] for one in _tensors(planned)]
         value = self.flow.values.get(var)
@@ -92,7 +92,7 @@ class _Graph:
         return [var for var in self.flow.values if var in found]
 
     def conversions(self, var: relax.Var, machine: Machine | None) -> Iterator[ConversionReport]:
-        """Those that are needed to compute `var`."""
+        """Yields the conversions that computing `var` needs."""
         if var in self.kernels:
             layout = self.kernels[var][0].layout
             if layout.copied_for:

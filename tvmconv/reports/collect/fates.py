@@ -1,4 +1,4 @@
-"""What became of every node of the ONNX graph.
+"""The fate of every node of the ONNX graph: the kernel that computes it, or why none does.
 
 Three steps lead from a node to a kernel, and each is told from what it kept: onnxruntime's
 simplification keeps names of nodes and tensors, the passes keep names of variables
@@ -178,7 +178,7 @@ class _Nodes:
         return [other for other in found if other != name]
 
     def after(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-        """Those that read what a node makes."""
+        """Returns the nodes that read what a node makes."""
         return [reader for output in node.output for reader in self.readers[output]]
 
 

@@ -41,7 +41,7 @@ class Effort:
             raise ValueError(f"{self}: runs are at least 1, and min_runs at most max_runs")
 
     def enough(self, runs: int, began: float) -> bool:
-        """Whether to stop after ``runs`` runs since ``began``, a reading of `perf_counter`."""
+        """Returns True if ``runs`` runs since ``began``, as `perf_counter` reads, are enough."""
         waited = perf_counter() - began >= self.min_seconds
         return runs >= self.max_runs or (runs >= self.min_runs and waited)
 

@@ -29,7 +29,7 @@ BUILTIN = "vm.builtin."
 
 
 def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
-    """Of every kernel that a run starts, in order; the first kernel of a layer stands for it.
+    """Returns the time of every kernel that a run starts, in order; a layer is one entry.
 
     tensors: on the device, as `Executable.transfer_in` gives them. Raises TargetError where the
     device fails.

@@ -27,9 +27,11 @@ def layer_reports(
     machine: Machine | None,
     precision: Precision,
 ) -> tuple[ConvReport, ...]:
-    """Those planned, then those that no family was asked about. `simple` is the graph that was
-    compiled; what is merged with an equal one is left out. Costs are those on `machine`, 0 where
-    there is none."""
+    """Returns the planned layers, then those that no family was asked about.
+
+    simple: the graph that was compiled; what is merged with an equal one is left out. machine: the
+    one that costs are of; they are 0 where there is none.
+    """
     found = layers(simple)
     merged = merged_layers(simple, planned)
     names = kernel_names(planned.values())
@@ -54,13 +56,13 @@ def layer_reports(
 def unplanned_reports(
     proto: onnx.ModelProto, machine: Machine | None, precision: Precision
 ) -> tuple[ConvReport, ...]:
-    """What can be said of a network that can't be built: no family, no cost, but the floor."""
+    """Returns the layers of a network that can't be built: no family, no cost, but the floor."""
     why = "not planned, as the network has operators that can't be built"
     return tuple(_unplanned(layer, machine, precision, "", why) for layer in layers(proto).values())
 
 
 def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -> set[str]:
-    """Those of constant weights that are in no plan: an equal one is computed."""
+    """Returns the layers of constant weights that are in no plan: an equal one is computed."""
     left = {name for name, layer in layers(simple).items() if layer.constant} - planned.keys()
     left -= {one.region.prologue.name for one in planned.values() if one.region.prologue}
     return left & set(convolutions(simple))

@@ -1,4 +1,4 @@
-"""What became of a model: `BuildReport`, made by a build, kept in the artifact, readable."""
+"""The report of a build, `BuildReport`, which is kept in the artifact."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ChosenBy = Literal["model", "tuned", "pinned", "default"]
 
 @dataclass(frozen=True)
 class OperatorReport:
-    """What became of one node of the ONNX graph."""
+    """One node of the ONNX graph and its fate."""
 
     name: str
     operator: str
@@ -27,7 +27,7 @@ class OperatorReport:
 
 @dataclass(frozen=True)
 class ConvReport:
-    """What was decided about one convolution, or product with a constant matrix."""
+    """One convolution, or product with a constant matrix: its kernel, the reasons, the costs."""
 
     name: str
     #: ONNX's: Conv, ConvTranspose, Gemm or MatMul.
@@ -177,7 +177,7 @@ class BuildReport(Report):
 
     @property
     def convolutions(self) -> tuple[ConvReport, ...]:
-        """Those of `convs` that ONNX calls so."""
+        """The entries of `convs` that ONNX calls convolutions."""
         return tuple(conv for conv in self.convs if conv.operator in CONVOLUTIONS)
 
     @property
@@ -187,10 +187,12 @@ class BuildReport(Report):
 
     @property
     def useful_macs(self) -> int:
+        """Multiply-adds that the definition asks for."""
         return sum(conv.useful_macs for conv in self.convs)
 
     @property
     def padded_macs(self) -> int:
+        """Multiply-adds that kernels carry out, with padding."""
         return sum(conv.padded_macs for conv in self.convs)
 
     @property
@@ -215,12 +217,12 @@ class BuildReport(Report):
 
     @property
     def floor_us(self) -> float:
-        """What all layers would take at least."""
+        """The least time of all layers, on tensor cores and with no padding."""
         return sum(conv.floor_us for conv in self.convs)
 
     @property
     def tensor_core_macs(self) -> int:
-        """Of `useful_macs` those on tensor cores, on llvm their emulation."""
+        """The part of `useful_macs` on tensor cores, on llvm their emulation."""
         return sum(conv.useful_macs for conv in self.convs if conv.tensor_core)
 
     @property
@@ -229,6 +231,7 @@ class BuildReport(Report):
         return tuple(one for one in self.convolutions if one.group_channels >= SUITED_CHANNELS)
 
     def to_json(self) -> dict[str, Any]:
+        """The fields by their names."""
         return asdict(self)
 
     @classmethod

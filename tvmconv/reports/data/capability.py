@@ -49,6 +49,7 @@ class KindReport:
 
     @classmethod
     def of(cls, kind: str, convs: Sequence[ConvReport]) -> KindReport:
+        """Returns the sums over `convs`."""
         return cls(
             kind,
             len(convs),
@@ -62,7 +63,7 @@ class KindReport:
 
 @dataclass(frozen=True)
 class CapabilityReport(Report):
-    """What a build would give. ``str()`` is tables; `to_json` and `from_json` go both ways.
+    """The report of a build that was not made. ``str()`` is tables; JSON goes both ways.
 
     Of several buckets it speaks of the largest, and `plan` has the others.
     """
@@ -80,6 +81,7 @@ class CapabilityReport(Report):
 
     @property
     def buildable(self) -> bool:
+        """True if every operator can be built."""
         return not self.unsupported
 
     @property
@@ -89,14 +91,17 @@ class CapabilityReport(Report):
 
     @property
     def convs(self) -> tuple[ConvReport, ...]:
+        """Convolutions and matrix products."""
         return self.plan.convs
 
     @property
     def convolutions(self) -> tuple[ConvReport, ...]:
+        """The entries of `convs` that ONNX calls convolutions."""
         return self.plan.convolutions
 
     @property
     def smaller(self) -> tuple[BuildReport, ...]:
+        """Reports of the smaller buckets, the smallest first."""
         return self.plan.smaller
 
     @property

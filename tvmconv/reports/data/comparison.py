@@ -31,8 +31,8 @@ class OutputDifference:
     note: str = ""
 
     def passed(self, bound: float) -> bool:
-        """Whether the relative l2 error is at most `bound`; where the reference is all zeros,
-        whether there is no error at all."""
+        """True if the relative l2 error is at most `bound`; where the reference is all zeros, if
+        there is no error at all."""
         if self.relative_l2 is None:
             return self.max_abs == 0
         return self.finite and self.relative_l2 <= bound  # False for NaN
@@ -58,7 +58,7 @@ class CompareReport(Report):
         return max(errors)
 
     def passed(self, bound: float = BOUND) -> bool:
-        """Whether every output is finite and its relative l2 error at most `bound`."""
+        """True if every output is finite and its relative l2 error at most `bound`."""
         return all(output.passed(bound) for output in self.outputs)
 
     def to_json(self) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class LatencyReport(Report):
-    """What `bench` measured, with buckets in the largest. ``print(report)`` has all as tables."""
+    """Times that `bench` measured, with buckets in the largest. ``print(report)`` is tables."""
 
     target: str
     arch: str | None
@@ -76,7 +76,7 @@ class LatencyReport(Report):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What a reader has to know before quoting the figures."""
+        """Cautions for whoever quotes the figures."""
         found = []
         if self.enqueue and self.enqueue.median_ms >= ENQUEUE_BOUND * self.compute.median_ms:
             found.append(

@@ -1,4 +1,4 @@
-"""What `simulate` gives: how far a simulated network is from onnxruntime, and what it cost."""
+"""Errors of a simulated network against onnxruntime, and its cycles: `SimulationReport`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tuning did, or would do: `TuningReport`."""
+"""Workloads of a network with their tuned, or planned, choices: `TuningReport`."""
 
 from __future__ import annotations
 
@@ -58,13 +58,14 @@ class TuningReport(Report):
 
     @property
     def us(self) -> float:
-        """Of all kernels that are known, in sum."""
+        """Sum over all kernels whose time is known."""
         return sum(layer.us * layer.count for layer in self.layers)
 
     @property
     def model_us(self) -> float:
-        """Of the same as the model would choose."""
+        """The same sum by the model's choices."""
         return sum(layer.model_us * layer.count for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
+        """The fields by their names, with the sums."""
         return {**asdict(self), "us": self.us, "model_us": self.model_us}

@@ -83,7 +83,7 @@ def tensorized(report: BuildReport) -> str:
 
 
 def bucket_table(report: BuildReport) -> str:
-    """What differs between buckets; the rest of the report is about the largest."""
+    """A row for each bucket; the rest of the report is about the largest."""
     buckets = (*report.smaller, report)
     rows = [["bucket", "tensorized", "GMAC", "pad", "estimated us"]]
     for one in buckets:
@@ -193,7 +193,7 @@ def _shortened(name: str, most: int = MOST_NAME) -> str:
 
 
 def path(report: BuildReport) -> str:
-    """What was chosen, in sum."""
+    """The sums of the estimates, and the machine that they are of."""
     if not report.machine.name:
         return "not estimated: there is no model of what runs this network"
     text = f"estimated: {microseconds(report.cost_us)} us"

@@ -13,7 +13,7 @@ from tvmconv.reports.render.tables import figures, microseconds, percent, withou
 
 @as_text.register
 def capability_text(report: CapabilityReport) -> str:
-    """Whether it can be built, what it is made of, what it would take; then the details."""
+    """Starts with whether the model can be built, its kinds of layers and sums; then details."""
     plan = report.plan
     parts = [_headline(report)]
     if plan.smaller:
