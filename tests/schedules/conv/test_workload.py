@@ -185,5 +185,5 @@ def test_unknown_activation_is_refused() -> None:
 
 
 def test_activation_has_its_parameters() -> None:
-    with pytest.raises(ValueError, match="its parameters are: low, high"):
+    with pytest.raises(ValueError, match="takes low, high, not"):
         Activation("clip", (6.0,))

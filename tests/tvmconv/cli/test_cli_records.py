@@ -133,7 +133,7 @@ def test_records_that_ship_are_listed(command: Command, tmp_path: Path) -> None:
     ("layer", "config", "said"),
     [
         ("frist", "{}", "near to it: first"),
-        ("first", "{chunk: 1}", "is no JSON"),
+        ("first", "{chunk: 1}", "is not JSON"),
         ("first", '{"unrolls": 1}', "no family with configurations like"),
         ("first", '{"family": "wmma_nhwc", "config": {"chunk": 0}}', "does not fit"),
     ],
