@@ -243,3 +243,9 @@ def _least(
         for config in (default, *family.space(w, hardware))
     )
     return min(costs, key=lambda item: item[1].us)
+
+
+def forget() -> None:
+    """Drops the cached choices, as after a change of what a family offers in a running process."""
+    estimated.cache_clear()
+    _least.cache_clear()

@@ -219,9 +219,17 @@ def call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
         function(*tensors)
         return np.asarray(tensors[-1].numpy())
     guarded = [Guarded.of(array) for array in arrays]
-    function(*[tvm.runtime.from_dlpack(operand.inner) for operand in guarded])
+    function(*[_shared(operand.inner) for operand in guarded])
     assert all(operand.intact() for operand in guarded), "something was written out of bounds"
     return guarded[-1].inner
+
+
+def _shared(array: Array) -> Any:
+    """A tensor in the array's own memory; DLPack knows no dtype of ml_dtypes."""
+    if array.dtype.kind != "V":
+        return tvm.runtime.from_dlpack(array)
+    bits = tvm.runtime.from_dlpack(array.view(f"u{array.itemsize}"))
+    return bits._create_view(array.shape, dtype=array.dtype.name)
 
 
 def check(
