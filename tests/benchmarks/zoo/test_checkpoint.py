@@ -186,7 +186,7 @@ def test_other_names_are_refused_however_they_are_written(named: bytes) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ([1, 2], "no dictionary"),
+        ([1, 2], "not a dictionary"),
         ({"weight": 3.5}, "'weight' of the checkpoint is not a tensor"),
         ({"weight": [Tensor(Storage("0", NUMBERS), 0, (2,), (1,))]}, "is not a tensor"),
         ({5: Tensor(Storage("0", NUMBERS), 0, (2,), (1,))}, "is not a tensor"),
