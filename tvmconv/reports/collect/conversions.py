@@ -62,7 +62,7 @@ class _Graph:
     kernels: dict[relax.Var, list[PlannedConv]]
     #: By variable: the number of convolutions that read it.
     regions: Counter[relax.Var]
-    #: Whether a tensor is in fp16 once the kernels are in place, as far as it was asked.
+    #: By tensor, as far as known: True if it is in fp16 once the kernels are in place.
     halves: dict[relax.Var, bool]
 
     @classmethod
@@ -124,7 +124,7 @@ class _Graph:
         return _report(what, shape(x), cause, machine, read, "float16" if half else dtype(var))
 
     def _is_half(self, x: relax.Expr) -> bool:
-        """Whether a tensor is in fp16 once the kernels are in place."""
+        """Returns True if a tensor is in fp16 once the kernels are in place."""
         if not isinstance(x, relax.Var) or dtype(x) == "float16":
             return isinstance(x, relax.Var)
         if x not in self.halves:
