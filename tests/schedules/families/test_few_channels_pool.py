@@ -244,7 +244,7 @@ def test_workloads_go_through_json() -> None:
     ids=["below the image", "above it", "a part of a larger tensor"],
 )
 def test_no_workload(pool: MaxPool, window: Window | None) -> None:
-    with pytest.raises(ValueError, match="a window of the pool is empty, or the output has one"):
+    with pytest.raises(ValueError, match="an empty window of the pool, or a pool in a window"):
         replace(STEM, epilogue=replace(RELU, pool=pool), window=window)
 
 

@@ -199,7 +199,7 @@ def test_a_pin_fits_every_bucket_or_is_refused() -> None:
 def test_a_layer_that_is_not_there_is_refused_with_its_neighbours() -> None:
     with pytest.raises(ConfigError, match="there is no convolution 'frist'") as told:
         tvmconv.build(networks.small(), "llvm", batch=1, configs={"frist": WmmaConfig()})
-    assert told.value.hint.startswith("near to it: first")
+    assert told.value.hint.startswith("similar names: first")
 
 
 def test_a_configuration_that_does_not_fit_is_refused_by_its_layer() -> None:
