@@ -29,7 +29,7 @@ EXTRAS ?= dev$(shell command -v nvidia-smi >/dev/null && echo ,cuda)
 SANITIZED := tests/schedules/families/test_families.py -k "onnxruntime_gives or spread_of_the_space"
 
 .DEFAULT_GOAL := help
-.PHONY: setup bench test test-gpu test-slow sanitize lint format size docs clean help
+.PHONY: setup bench test test-gpu test-slow test-faults sanitize lint format size docs clean help
 
 setup: $(READY) ## Makes .venv, with all that the other targets need
 
@@ -52,6 +52,9 @@ test-gpu: $(READY) ## The tests that need a GPU
 
 test-slow: $(READY) ## The tests that take long
 	$(PY) -m pytest -n $(JOBS) --dist worksteal -m 'slow and not gpu' $(ARGS)
+
+test-faults: $(READY) ## Plants faults, and shows that the tests notice each; JOBS= at a time
+	$(PY) -m tests.faults.run --jobs $(JOBS) $(ARGS)
 
 sanitize: $(READY) ## compute-sanitizer over every family; needs a GPU
 	compute-sanitizer --tool memcheck --error-exitcode 9 $(PY) -m pytest -m gpu $(SANITIZED) $(ARGS)
@@ -79,4 +82,4 @@ clean: ## Removes all that was built, and .venv
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | \
-	  awk -F'|' '{printf "%-10s %s\n", $$1, $$2}'
+	  awk -F'|' '{printf "%-11s %s\n", $$1, $$2}'

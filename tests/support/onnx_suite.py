@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import compose, helper, numpy_helper
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
+
+from tvmconv.onnx.model import opset
+from tvmconv.onnx.supported import value_inputs
 
 #: The operators of convolution networks: each of their cases passes, or has its exclusion.
 OPERATORS = (
@@ -73,6 +76,31 @@ def _stored(folder: str, what: str) -> list[Any]:
 
 def _array(value: Any) -> Any:
     return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
+
+
+def together(cases: Sequence[TestCase]) -> onnx.ModelProto:
+    """All cases, which are of one opset, side by side in one model.
+
+    Inputs whose values decide shapes are constants, with the values that a case is fed.
+    """
+    graph = onnx.GraphProto(name="together")
+    for i, case in enumerate(cases):
+        one = model(case)
+        names = [value.name for value in one.graph.input]
+        fed, _ = data_sets(case)[0]
+        values = dict(zip(names, fed, strict=True))
+        decisive = value_inputs(one) if len(names) > len(value_inputs(one)) else set()
+        constants = [numpy_helper.from_array(np.asarray(values[n]), n) for n in decisive]
+        kept = [value for value in one.graph.input if value.name not in decisive]
+        part = onnx.ModelProto()
+        part.CopyFrom(one)
+        del part.graph.input[:]
+        part.graph.input.extend(kept)
+        part.graph.initializer.extend(constants)
+        graph.MergeFrom(compose.add_prefix(part, f"{i}_").graph)
+    graph.name = "together"
+    version = opset(model(cases[0]))
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", version)], ir_version=10)
 
 
 def tolerances(case: TestCase) -> dict[str, float]:

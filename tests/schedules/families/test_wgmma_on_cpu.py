@@ -70,7 +70,7 @@ ODD = {
 }  # fmt: skip
 CASES = TRIED | ODD
 #: Those that take longest, and whose paths others take too.
-LONG = TRIED.keys() - {"window"} | {"1x1 with stride", "split, last residual"}
+LONG = TRIED.keys() - {"window"}
 TAKEN = {name: w for name, w in WORKLOADS.items() if isinstance(FAMILY.match(w, HOPPER), Match)}
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from intrinsics import dtypes
 from schedules.choose import choose, kernel_cost, predict
 from schedules.conv.workload import ConvWorkload
-from schedules.family import Reject
+from schedules.family import Family, Match, Reject
 from schedules.machine import model
 from schedules.machine.cost import conv_floor
 from schedules.machine.footprint import FP32, MMA, Footprint, exchange
@@ -187,6 +189,7 @@ def test_every_family_and_workload(arch: str) -> None:
                 continue
             found = predict(w, match.config, machine_)
             assert floor < found.us < 1e5
+            does_the_work(family, w, match.config, machine_)
             assert found.limit in LIMITS
             assert found == time_of(family.footprint(w, match.config, machine_), machine_)
             cost = kernel_cost(w, family, match.config, machine_)
@@ -195,19 +198,24 @@ def test_every_family_and_workload(arch: str) -> None:
     assert predicted > len(WORKLOADS)
 
 
+def does_the_work(family: Family, w: ConvWorkload, config: Any, machine_: Hardware) -> None:
+    """The footprint has all multiply-adds and all of the output, each at least once."""
+    f, padded = family.footprint(w, config, machine_), family.padded_macs(w, config)
+    assert f is not None
+    assert f.blocks * f.macs >= padded >= w.useful_macs
+    stored = math.prod(w.out_shape) * dtypes.get(w.precision.result).bytes
+    assert f.blocks * f.written_bytes >= min(stored, w.n * w.p * w.q * w.k * 2)
+    assert min(f.blocks, f.threads, f.registers, f.instructions, f.read_bytes, f.steps) > 0
+    assert (f.unit == FP32) == (not family.tensorized)
+
+
 @given(workloads(), hardware)
 @settings(deadline=None, max_examples=30)
 def test_footprints_are_of_kernels_that_do_the_work(w: ConvWorkload, machine_: Hardware) -> None:
     for family in FAMILIES:
         match = family.match(w, machine_)
-        if isinstance(match, Reject):
-            continue
-        f = family.footprint(w, match.config, machine_)
-        assert f.blocks * f.macs >= family.padded_macs(w, match.config)
-        stored = math.prod(w.out_shape) * (2 if w.precision.result == "float16" else 4)
-        assert f.blocks * f.written_bytes >= min(stored, w.n * w.p * w.q * w.k * 2)
-        assert min(f.blocks, f.threads, f.registers, f.instructions, f.read_bytes, f.steps) > 0
-        assert (f.unit == FP32) == (not family.tensorized)
+        if isinstance(match, Match):
+            does_the_work(family, w, match.config, machine_)
 
 
 @pytest.mark.parametrize("name", ["not square", "stem", "groups", "depthwise", "1x1"])

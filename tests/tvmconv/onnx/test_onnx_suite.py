@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import unittest
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -11,10 +12,12 @@ from onnx.backend.test import BackendTest
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.runner import Runner
 
-from tests.support import onnx_suite
+import tvmconv
+from tests.support import cuda_text, onnx_suite
 from tvmconv.errors import TvmconvError
 from tvmconv.integrations.onnx_backend import TvmconvBackend
 from tvmconv.integrations.onnx_backend_exclusions import EXCLUSIONS, exclusion
+from tvmconv.onnx.model import opset
 
 GROUPS = (*onnx_suite.OPERATORS, *onnx_suite.KINDS)
 #: Over how many tests the cases of all other operators are spread.
@@ -26,6 +29,31 @@ def run(case: TestCase) -> None:
     tolerance: dict[str, Any] = onnx_suite.tolerances(case)
     for fed, expected in onnx_suite.data_sets(case):
         Runner.assert_similar_outputs(expected, prepared.run(fed), **tolerance)
+
+
+def first_that_passes(operator: str) -> TestCase:
+    """The first case of an operator itself, not of those that ONNX defines it by."""
+    return next(
+        case
+        for case in onnx_suite.cases()[operator]
+        if not exclusion(case.name) and onnx_suite.model(case).graph.node[0].op_type == operator
+    )
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_every_operator_of_the_table_is_scheduled_for_cuda(
+    arch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To CUDA's text: one case of each operator, those of one opset in one network."""
+    texts = cuda_text.without_compiler(monkeypatch)
+    networks = defaultdict(list)
+    for operator in onnx_suite.OPERATORS:
+        case = first_that_passes(operator)
+        networks[opset(onnx_suite.model(case))].append(case)
+    for cases in networks.values():
+        tvmconv.build(onnx_suite.together(cases), target="cuda", arch=arch)
+    assert len(texts) == len(networks)
+    assert all("__global__" in text for text in texts)
 
 
 @pytest.mark.slow

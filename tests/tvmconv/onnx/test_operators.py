@@ -5,13 +5,18 @@ onnxruntime says what is right, by `tvmconv.compare`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Collection
 
 import numpy as np
+import onnx
 import pytest
 
 import tvmconv
-from tests.support.models import Graph
+from tests.support import cuda_text, kernels
+from tests.support.models import Graph, random_feed
+from tests.support.reference import session
+from tvmconv.errors import TvmconvError
 
 C = 8
 
@@ -124,12 +129,62 @@ def _split(g: Graph, x: str, axis: int) -> str:
     return g.op("Concat", f"{first}.rest", first, axis=axis)
 
 
+#: Operators that are not in opset 17, and the first opset that has them.
+LATER = {"mish": 18}
+#: What does not build for CUDA, and why.
+NOT_FOR_CUDA = {"gather of channels": "no rule schedules a gather of activations for a GPU"}
+
+
+def network(*names: str) -> onnx.ModelProto:
+    """A convolution, each of these operators on its result, and a convolution after each."""
+    g = Graph([2, 3, 6, 6])
+    x = g.op("Add", g.conv("input", 3, C), g.constant(np.float32(0.1)))
+    outputs = [g.conv(BETWEEN[name](g, x), C, 5, r=1) for name in names]
+    return g.model(*outputs, opset=max(LATER.get(name, 17) for name in names))
+
+
+def by_opset(without: Collection[str] = ()) -> list[list[str]]:
+    """All operators but these, in groups of one opset."""
+    names = [name for name in BETWEEN if name not in without]
+    return [[name for name in names if name not in LATER], [*LATER]]
+
+
+@pytest.mark.parametrize("names", by_opset(), ids=len)
+def test_every_operator_on_this_cpu(names: list[str]) -> None:
+    """In one network, each by itself compared with onnxruntime."""
+    model = network(*names)
+    feed = random_feed([2, 3, 6, 6])
+    given = tvmconv.build(model, target="llvm").run(feed)
+    expected = session(model).run(None, feed)
+    errors = {
+        name: kernels.relative_l2(got, right)
+        for name, got, right in zip(names, given.values(), expected, strict=True)
+    }
+    assert {name: error for name, error in errors.items() if not error <= 5e-3} == {}
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_every_operator_builds_for_cuda(arch: str) -> None:
+    for names in by_opset(NOT_FOR_CUDA):
+        tvmconv.build(network(*names), target="cuda", arch=arch)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.xfail(strict=True, raises=TvmconvError, reason=reason))
+        for name, reason in NOT_FOR_CUDA.items()
+    ],
+)
+def test_what_does_not_build_for_cuda(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_text.without_compiler(monkeypatch)
+    tvmconv.build(network(name), target="cuda", arch="sm_90a")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", BETWEEN)
 def test_an_operator_between_convolutions(name: str) -> None:
-    g = Graph([2, 3, 6, 6])
-    x = g.op("Add", g.conv("input", 3, C), g.constant(np.float32(0.1)))
-    y = BETWEEN[name](g, x)
-    model = g.model(g.conv(y, C, 5, r=1), opset=17 if "mish" not in name else 18)
+    model = network(name)
     exe = tvmconv.build(model, target="llvm")
     assert tvmconv.compare(model, exe).relative_l2 <= 5e-3
