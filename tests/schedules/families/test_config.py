@@ -21,7 +21,7 @@ from schedules.families.direct import family as direct
 from schedules.families.direct.family import DirectConfig
 from schedules.families.few_channels import space as few_channels_space
 from schedules.families.few_channels.config import FewChannelsConfig
-from schedules.families.mma_sync import config as mma_sync_config
+from schedules.families.mma_sync import space as mma_sync_space
 from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.families.wgmma import space as wgmma_space
 from schedules.families.wgmma.config import WgmmaConfig
@@ -182,7 +182,7 @@ def test_depthwise_tiles_shrink_where_threads_are_few() -> None:
 def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
     homes = {
         WgmmaConfig: wgmma_space,
-        MmaSyncConfig: mma_sync_config,
+        MmaSyncConfig: mma_sync_space,
         WmmaConfig: wmma_config,
         DepthwiseConfig: depthwise_config,
         DirectConfig: direct,
