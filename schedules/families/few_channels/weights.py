@@ -42,9 +42,9 @@ class Weights:
             return
         count = plan.groups * steps * 2 * WARP
         with shared_out(count, plan.config.threads, block.thread.number) as n:
-            half, lane = n // WARP, n % WARP
-            source = self.weight[half // (2 * steps), half // 2 % steps, half % 2, lane, 0]
-            to = self.shared.pointer(half, lane, 0)
+            group, step = n // (2 * WARP * steps), n // (2 * WARP) % steps
+            source = self.weight[group, step, n // WARP % 2, n % WARP, 0]
+            to = self.shared.pointer(n // WARP, n % WARP, 0)
             ptx.cp_async(to, T.address_of(source), VECTOR * plan.operand.bytes)
 
     def load_step(self, step: Index) -> None:
