@@ -52,7 +52,7 @@ class TensorIntrinsic:
             if failed
         ]
         if problems:
-            raise ValueError(f"{self!r} is no instruction: " + "; ".join(problems))
+            raise ValueError(f"{self!r} is not an instruction: " + "; ".join(problems))
 
     def _dtype_problems(self) -> list[str]:
         known = {one.name: one.accumulators for one in dtypes.TYPES if one.accumulators}

@@ -106,7 +106,7 @@ class Instruction:
             if failed
         ]
         if problems:
-            raise ValueError(f"{self!r} is no instruction: " + "; ".join(problems))
+            raise ValueError(f"{self!r} is not an instruction: " + "; ".join(problems))
 
     @property
     def k(self) -> range:
