@@ -209,8 +209,8 @@ def path(report: BuildReport) -> str:
         before = sum(conv.cost_us * conv.tuned for conv in tuned)
         text += (
             f"\nmeasured, not estimated: {len(tuned)} of {len(report.convs)} tuned layers, in "
-            f"total {microseconds(measured)} us; the model's choices took {before / measured:.2f} times "
-            "as long"
+            f"total {microseconds(measured)} us; the model's choices took "
+            f"{before / measured:.2f} times as long"
         )
     unknown = [conv for conv in report.convs if not conv.cost_us and not conv.part_of]
     if unknown:
