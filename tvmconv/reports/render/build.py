@@ -50,8 +50,160 @@ def _headline(report: BuildReport) -> str:
     text = f"{target(report)}: {tensorized(report)}"
     if report.convs:
         text += (
-            f", {report.useful_macs / 1e9:.2f} GMAC, {report.waste:.0%} of those done is padding"
+            f", {report.useful_macs / 1e9:.2f} GMAC, {report.waste:.0%} of those executed padding"
         )
+    if report.build_seconds:
+        text += (
+            f"\nbuilt in {report.build_seconds:.1f} s; weights {mib(report.weight_bytes)} MiB, "
+            f"activations {mib(report.peak_activation_bytes)} MiB"
+        )
+        if report.activation_bound_bytes:
+            ratio = report.peak_activation_bytes / report.activation_bound_bytes
+            live = mib(report.activation_bound_bytes)
+            text += f", {ratio:.2f} times the {live} MiB that are live at once"
+        text += f"; outputs {mib(report.output_bytes)} MiB"
+    return text
+
+
+def target(report: BuildReport) -> str:
+    """Returns text such as ``cuda sm_90, bucket of 32``."""
+    text = report.target + (f" {report.arch}" if report.arch else "")
+    text += f", costs {report.machine.title}" if report.machine.title else ""
+    return text + (f", bucket of {report.batch}" if report.smaller else "")
+
+
+def tensorized(report: BuildReport) -> str:
+    """Returns the number of layers on tensor cores, in words."""
+    text = f"{report.tensorized} of {len(report.convolutions)} convolutions"
+    products = [conv for conv in report.convs if conv not in report.convolutions]
+    if products:
+        done = sum(conv.tensor_core for conv in products)
+        text += f" and {done} of {len(products)} matrix products"
+    return text + " on tensor cores" + HOW.get(report.target, "")
+
+
+def bucket_table(report: BuildReport) -> str:
+    """Returns a row for each bucket; the rest of the report describes the largest."""
+    buckets = (*report.smaller, report)
+    rows = [["bucket", "tensorized", "GMAC", "pad", "estimated us"]]
+    for one in buckets:
+        on = f"{one.tensorized} of {len(one.convolutions)}"
+        macs, us = f"{one.useful_macs / 1e9:.2f}", microseconds(one.cost_us)
+        rows.append([str(one.batch), on, macs, f"{one.waste:.0%}", us])
+    if report.build_seconds:
+        rows[0] += ["activations MiB", "weights MiB", "build s"]
+        for row, one in zip(rows[1:], buckets, strict=True):
+            sizes = (one.peak_activation_bytes, one.weight_bytes)
+            row += [*map(mib, sizes), f"{one.build_seconds:.1f}"]
+    rows = without_unknown(rows, ["estimated us"])
+    text = figures(rows, text=("bucket", "tensorized"))
+    if report.stored_weight_bytes:
+        text += f"\nweights of all buckets, equal ones once: {mib(report.stored_weight_bytes)} MiB"
+    return text
+
+
+#: Columns of the table of layers; a column is left out if it has only these values.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "layer": (),
+    "x": (),
+    "shape": (),
+    "family": ("",),
+    "config": ("",),
+    "layouts": ("", "NHWC"),
+    "epilogue": ("", "none"),
+    "MMAC": (),
+    "pad": ("",),
+    "us": ("-",),
+    "limit": ("",),
+    "floor us": ("-",),
+    "runner-up": ("",),
+    "chosen": ("",),
+}
+WORDS = (
+    "layer",
+    "shape",
+    "family",
+    "config",
+    "layouts",
+    "epilogue",
+    "limit",
+    "runner-up",
+    "chosen",
+)
+
+
+def layer_table(convs: Sequence[ConvReport]) -> str:
+    """Returns a row for each set of equal layers, with the figures of one, then the sum of all."""
+    alike: dict[tuple[str, ...], list[ConvReport]] = defaultdict(list)
+    for conv in convs:
+        alike[_row(conv)].append(conv)
+    rows = [(_shortened(group[0].name), str(len(group)), *row) for row, group in alike.items()]
+    kept = [
+        at
+        for at, nothing in enumerate(COLUMNS.values())
+        if not nothing or any(row[at] not in nothing for row in rows)
+    ]
+    rows = [tuple(COLUMNS), *rows, _total(convs)]
+    return figures([[row[at] for at in kept] for row in rows], WORDS)
+
+
+def _total(convs: Sequence[ConvReport]) -> tuple[str, ...]:
+    useful = sum(conv.useful_macs for conv in convs)
+    padded = sum(conv.padded_macs for conv in convs)
+    cost = microseconds(sum(conv.cost_us for conv in convs))
+    floor = microseconds(sum(conv.floor_us for conv in convs))
+    figures = (f"{useful / 1e6:.1f}", percent(padded - useful, padded), cost, "", floor, "", "")
+    return ("all", str(len(convs)), "", "", "", "", "", *figures)
+
+
+def _row(conv: ConvReport) -> tuple[str, ...]:
+    """Returns all cells but name and count; few for a layer that is not planned."""
+    same = conv.in_layout == conv.out_layout
+    layouts = conv.out_layout if same else f"{conv.in_layout} -> {conv.out_layout}"
+    return (
+        conv.shape,
+        conv.family,
+        conv.config,
+        layouts if conv.family else "",
+        conv.epilogue,
+        f"{conv.useful_macs / 1e6:.1f}",
+        f"{conv.waste:.0%}" if conv.family else "",
+        microseconds(conv.cost_us),
+        conv.limit,
+        microseconds(conv.floor_us),
+        f"{conv.runner_up} {microseconds(conv.runner_up_us)}" if conv.runner_up else "",
+        _chosen(conv),
+    )
+
+
+def _chosen(conv: ConvReport) -> str:
+    """Returns what chose a layer's kernel, if not the cost model."""
+    if conv.chosen_by == "tuned":
+        return f"tuned x{conv.tuned:.2f}"
+    return "pinned" if conv.chosen_by == "pinned" else ""
+
+
+#: Characters of a layer's name in the table; names of some exporters are paths.
+MOST_NAME = 32
+
+
+def _shortened(name: str, most: int = MOST_NAME) -> str:
+    # The end of a path tells more than its beginning.
+    return name if len(name) <= most else "..." + name[3 - most :]
+
+
+def path(report: BuildReport) -> str:
+    """Returns the sums of the estimates, and the machine that they are for."""
+    if not report.machine.name:
+        return "not estimated: there is no model of what runs this network"
+    text = f"estimated: {microseconds(report.cost_us)} us"
+    if report.kernels:
+        text += f", of which TVM's kernels {microseconds(report.kernel_us)}"
+    if report.conversions:
+        text += f", of which conversions of layouts {microseconds(report.conversion_us)}"
+    if report.convs:
+        text += f", {report.useful_macs / 1e9:.2f} GMAC"
+        text += f", padding is {report.waste:.0%} of those executed"
     if report.build_seconds:
         text += (
             f"\nbuilt in {report.build_seconds:.1f} s; weights {mib(report.weight_bytes)} MiB, "
@@ -208,9 +360,9 @@ def path(report: BuildReport) -> str:
         measured = sum(conv.cost_us for conv in tuned)
         before = sum(conv.cost_us * conv.tuned for conv in tuned)
         text += (
-            f"\nmeasured, not estimated: {len(tuned)} of {len(report.convs)} tuned layers, in sum "
-            f"{microseconds(measured)} us; the model's choices took {before / measured:.2f} times "
-            "as long"
+            f"\nmeasured, not estimated: {len(tuned)} of {len(report.convs)} tuned layers, in "
+            f"total {microseconds(measured)} us; the model's choices took "
+            f"{before / measured:.2f} times as long"
         )
     unknown = [conv for conv in report.convs if not conv.cost_us and not conv.part_of]
     if unknown:
