@@ -1,1 +1,1 @@
-"""Benchmarks: the networks, what they are fed, and what they are timed against."""
+"""Benchmarks: networks, their inputs, and the programs they are compared with."""

@@ -2,12 +2,13 @@
 
     python -m benchmarks.bench --models resnet18,resnet50 --batches 1,16 --target auto
 
-For every network and batch size: build; compare with onnxruntime on real pictures, and stop there
-if the outputs differ by more than a bound; time onnxruntime on the CPU, end it, and time ours, with
-as many threads; on a GPU, time PyTorch where it is installed. Writes a table, JSON and a plot.
+For every network and batch size: build; compare with onnxruntime on real pictures, and stop if the
+outputs differ by more than a bound; time onnxruntime on the CPU, end it, then time ours with the
+same number of threads; on a GPU, also time PyTorch if it is installed. Writes a table, JSON and a
+plot.
 
-Each is fed as its kind is in practice. On a GPU that is fp16 in NHWC, ours and PyTorch alike; there
-ours is also built and timed as the model is written, fp32 in NCHW, which is one more column.
+Inputs are as in practice: on a GPU fp16 in NHWC, for ours and for PyTorch. There ours is also built
+and timed with the model's own inputs, fp32 in NCHW, in a column of its own.
 """
 
 from __future__ import annotations
@@ -61,12 +62,12 @@ def measure(
     as_written: bool = True,
     layers: bool = True,
 ) -> Cell:
-    """Build, check and time one network of the zoo, fed ``pictures``, a key of `PICTURES`.
+    """Builds, checks and times one network of the zoo on ``pictures``, a key of `PICTURES`.
 
-    With ``built``, a folder, the network is not built but loaded from it, where `prebuild` wrote
-    it: this machine then needs only TVM's runtime. against: of `EVERYONE`. as_written: on a GPU,
-    whether it is timed fed as the model is written, too. layers: whether each is timed by itself.
-    Raises TvmconvError where it cannot be built or loaded, or pictures or weights cannot be had.
+    built: a folder in which `prebuild` wrote the network; it is then loaded, so that this machine
+    needs only TVM's runtime. against: members of `EVERYONE`. as_written: on a GPU, also time it
+    with the model's own inputs. layers: also time each layer by itself. Raises `TvmconvError` if
+    the network cannot be built or loaded, or pictures or weights cannot be fetched.
     """
     effort = effort or Effort()
     model = zoo.load(name)
@@ -82,7 +83,7 @@ def measure(
     comparison = _compared(model, exe, feeds)
     busy, latency, as_model, others = machine.busy(), None, None, {}
     if comparison.passed(bound):
-        # No spinner from here on: drawing it takes time from what is timed.
+        # No spinner from here on: drawing it would disturb the timing.
         if ONNXRUNTIME in against:
             threads = tvm.runtime.num_threads()
             others[ONNXRUNTIME] = peers.onnxruntime_cpu(model, feeds, threads, effort)
@@ -118,16 +119,17 @@ def _compared(
 
 
 def _torch(name: str, batch: int, against: Sequence[str], effort: Effort) -> dict[str, Timing]:
-    """Those of `PYTORCH` that are wanted, where it is installed and has the network."""
+    """Times those of `PYTORCH` in `against`, if PyTorch is installed and has the network."""
     if name not in peers.TORCHVISION or not peers.has_torch():
         return {}
     return {peer: time(name, batch, effort) for peer, time in PYTORCH.items() if peer in against}
 
 
 def write(cells: list[Cell], target: str, folder: Path, commit: str | None = None) -> list[Path]:
-    """``bench-<target>.txt``, ``.json`` and ``.png`` in ``folder``. Returns their paths.
+    """Writes ``bench-<target>.txt``, ``.json`` and ``.png`` in ``folder``. Returns their
+    paths.
 
-    There is no plot where nothing was timed.
+    No plot is written if nothing was timed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"bench-{target}"
@@ -152,30 +154,28 @@ def write(cells: list[Cell], target: str, folder: Path, commit: str | None = Non
 def main(
     models: Annotated[str, typer.Option(help="of the zoo, with commas")] = "resnet18",
     batches: Annotated[str, typer.Option(help="batch sizes, with commas")] = "1,16",
-    target: Annotated[Target, typer.Option(help="auto: cuda where there is a GPU")] = "auto",
+    target: Annotated[Target, typer.Option(help="auto: cuda if there is a GPU")] = "auto",
     arch: Annotated[str | None, typer.Option(help="architecture; default: this machine's")] = None,
     built: Annotated[
         Path | None, typer.Option(help="folder of NAME-bBATCH.tvmconv to load, not build")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder for the reports")] = Path("build/reports"),
-    pictures: Annotated[Kind, typer.Option(help="what to feed; photos are fetched")] = "photos",
+    pictures: Annotated[Kind, typer.Option(help="input; photos are downloaded")] = "photos",
     bound: Annotated[float, typer.Option(help="relative l2 error that is still timed")] = BOUND,
-    min_seconds: Annotated[float, typer.Option(help="to time each, at least")] = 1.0,
-    commit: Annotated[
-        str | None, typer.Option(help="what is measured, where git can not tell")
-    ] = None,
+    min_seconds: Annotated[float, typer.Option(help="shortest timing of each")] = 1.0,
+    commit: Annotated[str | None, typer.Option(help="commit measured, if git cannot tell")] = None,
     jobs: Annotated[int, typer.Option(help="processes that build all networks first")] = 1,
-    against: Annotated[str, typer.Option(help="whom to time, with semicolons")] = ";".join(
+    against: Annotated[str, typer.Option(help="programs to compare, with semicolons")] = ";".join(
         EVERYONE
     ),
-    as_written: Annotated[bool, typer.Option(help="on a GPU: fed as fp32 NCHW, too")] = True,
+    as_written: Annotated[bool, typer.Option(help="on a GPU: also with fp32 NCHW")] = True,
     layers: Annotated[bool, typer.Option(help="time each layer by itself")] = True,
 ) -> None:
     """Build networks, check them against onnxruntime, and time those that pass."""
     if target == "auto":
         target = "cuda" if detect_arch() else "llvm"
     if unknown := set(filter(None, against.split(";"))) - set(EVERYONE):
-        raise TvmconvError(f"nobody is called {sorted(unknown)}", hint=f"known are {EVERYONE}")
+        raise TvmconvError(f"unknown in --against: {sorted(unknown)}", hint=f"one of {EVERYONE}")
     effort = Effort(min_seconds=min_seconds)
     networks = list(itertools.product(models.split(","), _numbers(batches)))
     if jobs > 1 and built is None:
@@ -201,7 +201,7 @@ def main(
         )
         tell(f"{cell}\n")
         cells.append(cell)
-        write(cells, target, out, commit)  # so that a run that is stopped leaves what it has
+        write(cells, target, out, commit)  # now, so that a run that is stopped keeps its results
     print(report(cells))
     tell("wrote " + ", ".join(str(path) for path in write(cells, target, out, commit)))
     refused = [f"{cell.model} at batch {cell.batch}" for cell in cells if cell.latency is None]
@@ -213,7 +213,7 @@ def main(
 
 def _numbers(text: str) -> list[int]:
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
-        raise TvmconvError(f"{text!r} is no list of batch sizes", hint="write --batches 1,16")
+        raise TvmconvError(f"{text!r} is not a list of batch sizes", hint="write --batches 1,16")
     return [int(number) for number in text.split(",")]
 
 

@@ -1,4 +1,4 @@
-"""What `bench` found out about one network at one batch size, and the table of all."""
+"""The results of `bench` for one network at one batch size, and their table."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ from tvmconv.reports.data.latency import LatencyReport, Timing
 from tvmconv.reports.render.tables import table
 
 ONNXRUNTIME = "onnxruntime, CPU"
-#: Beyond this share of the processors taken by other programs, the report warns.
+#: Share of the processors used by other programs above which the report warns.
 BUSY = 0.05
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One network at one batch size."""
+    """The results for one network at one batch size."""
 
     model: str
     batch: int
-    #: How long the build took, in seconds, when and where it was.
+    #: Duration of the build in seconds, on the machine that built.
     build_s: float
-    #: Convolutions on tensor cores (llvm: on their emulation), and all there are.
+    #: Convolutions on tensor cores (llvm: on their emulation), and all.
     tensorized: int
     convolutions: int
     comparison: CompareReport
-    #: None for a network that failed the comparison: it is not timed.
+    #: None if the network failed the comparison and was not timed.
     latency: LatencyReport | None
-    #: Others, by name.
+    #: Times of other programs, by name.
     peers: dict[str, Timing]
-    #: Share of the processors that other programs took just before the timing, 0 to 1.
+    #: Share of the processors that other programs used just before the timing, 0 to 1.
     busy: float | None
-    #: On a GPU: ours when it is fed as the model is written.
+    #: On a GPU: our time with the model's own inputs.
     as_model: Timing | None = None
-    #: What the machine would need at least: of every layer the larger of its arithmetic at the
-    #: fastest instruction's rate and its bytes at the memory's, in microseconds.
+    #: Floor of the machine in microseconds: per layer the larger of its arithmetic at the fastest
+    #: instruction's rate and its bytes at the memory bandwidth.
     floor_us: float = 0.0
 
     @property
@@ -47,13 +47,13 @@ class Cell:
 
     @property
     def floor_share(self) -> float | None:
-        """Share of our median that the floor is, 0 to 1; None on a CPU, whose floors are rough."""
+        """Floor over our median, 0 to 1; None on a CPU, whose floors are rough."""
         if self.latency is None or self.latency.target != "cuda":
             return None
         return self.floor_us / 1e3 / self.latency.compute.median_ms
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as they are called here, and the ratios."""
+        """Returns the fields by their names here, and the ratios."""
         return {
             **vars(self),
             "floor_share": self.floor_share,
@@ -71,15 +71,15 @@ class Cell:
         return "\n".join(lines)
 
     def medians(self) -> dict[str, float]:
-        """Every contender's median in ms, ours first."""
+        """Returns every program's median in ms, ours first."""
         ours = {"tvmconv": self.latency.compute.median_ms} if self.latency else {}
         return {**ours, **{name: timing.median_ms for name, timing in self.peers.items()}}
 
 
 def report(cells: list[Cell]) -> str:
-    """The table of all cells; times are medians in ms, ratios ours over theirs."""
+    """Returns the table of all cells; times are medians in ms, ratios ours over theirs."""
     others = list(dict.fromkeys(name for cell in cells for name in cell.peers))
-    # On a GPU: how long a run takes the host, and fed as the model is written, the GPU.
+    # On a GPU: time of the host per run, and of the GPU with the model's own inputs.
     cuda = any(cell.latency and cell.latency.target == "cuda" for cell in cells)
     on_gpu = ["host us", "ms as fp32 NCHW", "of the floor"] if cuda else []
     header = ["network", "batch", "ms", "images/s", *on_gpu]

@@ -2,10 +2,10 @@
 
     python -m benchmarks.convs --batches 1,16,128
 
-Ours has bias and ReLU fused and writes fp16; cuDNN, through PyTorch, has neither. Each family is
-taken with the configuration that the cost model, or a record, would choose for it, and the first is
-what a build takes. Each is captured 20 times in one CUDA graph, so that starting kernels costs
-nothing. Kernels are compiled by as many processes as there are processors. Needs torch and a GPU.
+Ours has bias and ReLU fused and writes fp16; cuDNN, through PyTorch, has neither. Each family has
+the configuration that the cost model or a record chooses; the first row is the choice of a build.
+Each kernel is captured 20 times in one CUDA graph, so that launches cost nothing. Kernels are
+compiled by as many processes as there are processors. Needs torch and a GPU.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from tvmconv.reports.collect.latency import Effort, cuda_time
 from tvmconv.reports.render.tables import table
 from tvmconv.runtime import gpu
 
-#: name: C, H and W, K, R and S, stride, padding.
+#: By name: C, H and W, K, R and S, stride, padding.
 SHAPES = {
     "tutorial": (256, 14, 512, 3, 1, 1),
     "resnet18.stem": (3, 224, 64, 7, 2, 3),
@@ -58,16 +58,16 @@ SHAPES = {
     "resnet50.layer3.reduce": (1024, 14, 256, 1, 1, 0),
     "resnet50.layer4.expand": (512, 7, 2048, 1, 1, 0),
 }
-#: The batch of the first; the others are measured at several.
+#: Batch of the first; the others are measured at several.
 TUTORIAL_BATCH = 256
-#: Relative l2 error that is still timed: fp16 outputs round by at most 2**-11.
+#: Largest relative l2 error that is timed: fp16 outputs round by at most 2**-11.
 BOUND = 1e-3
 CUDNN = "cuDNN"
 
 
 @dataclass(frozen=True)
 class Job:
-    """One convolution through one family, to be compiled by another process."""
+    """One convolution by one family, to be compiled by another process."""
 
     name: str
     batch: int
@@ -77,18 +77,19 @@ class Job:
 
     @property
     def workload(self) -> ConvWorkload:
+        """The convolution."""
         return workload(self.name, self.batch)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One convolution through one family, or through cuDNN."""
+    """The result of one convolution by one family, or by cuDNN."""
 
     name: str
     batch: int
     family: str
     config: str
-    #: Whether a build would take it.
+    #: True if a build would choose it.
     chosen: bool
     relative_l2: float
     us: float
@@ -96,15 +97,17 @@ class Row:
 
 
 def workload(name: str, batch: int) -> ConvWorkload:
-    """The convolution of `SHAPES`, NHWC, bias and ReLU in its epilogue."""
+    """Returns the convolution of `SHAPES`, NHWC, with bias and ReLU in its epilogue."""
     c, h, k, r, stride, pad = SHAPES[name]
     epilogue = Epilogue(bias=True, activation=Activation("relu"))
     return ConvWorkload(batch, h, h, c, k, r, r, (stride, stride), (pad,) * 4, epilogue=epilogue)
 
 
 def jobs(names: Sequence[str], batches: Sequence[int], arch: str) -> list[Job]:
-    """For every convolution first what a build takes, then every family on tensor cores as the
-    model configures it."""
+    """Returns the jobs of every convolution.
+
+    First the choice of a build, then every family on tensor cores with the model's configuration.
+    """
     found: list[Job] = []
     hardware, known = toolchain.cuda_arch(arch), records.lookup(arch)
     for name in names:
@@ -121,7 +124,7 @@ def jobs(names: Sequence[str], batches: Sequence[int], arch: str) -> list[Job]:
 
 
 def library(job: Job) -> bytes:
-    """The compiled kernel."""
+    """Returns the compiled kernel, as bytes of a shared library."""
     toolchain.prepare_cuda(job.arch)
     target = pipeline.tvm_target("cuda", job.arch)
     func = family(job.family).schedule(job.workload, job.config, toolchain.cuda_arch(job.arch))
@@ -136,7 +139,7 @@ def library(job: Job) -> bytes:
 
 @dataclass(frozen=True)
 class Problem:
-    """A convolution's operands on the GPU, by PyTorch, and what it is to give."""
+    """A convolution's operands on the GPU, in PyTorch, and the expected result."""
 
     w: ConvWorkload
     x: Any
@@ -146,6 +149,7 @@ class Problem:
 
     @classmethod
     def of(cls, w: ConvWorkload) -> Problem:
+        """Returns a problem with random operands in fp16; the result is computed in fp32."""
         torch = importlib.import_module("torch")
         torch.manual_seed(0)
         x = torch.randn(w.n, w.h, w.w, w.c, device="cuda").half()
@@ -160,6 +164,7 @@ class Problem:
         return cls(w, x, weight, bias, torch.relu(y).permute(0, 2, 3, 1))
 
     def cudnn(self) -> Callable[[], object]:
+        """Returns a function that runs the convolution by cuDNN, without epilogue."""
         torch = importlib.import_module("torch")
         image = self.x.permute(0, 3, 1, 2)
         weight = self.weight.to(memory_format=torch.channels_last)
@@ -168,12 +173,12 @@ class Problem:
         )
 
     def error(self, y: Any) -> float:
-        """Relative l2 of an output (N, P, Q, K)."""
+        """Returns the relative l2 error of an output (N, P, Q, K)."""
         return float((y.float() - self.expected).norm() / self.expected.norm())
 
 
 def measure(problem: Problem, job: Job, code: bytes, chosen: bool, effort: Effort) -> Row:
-    """Checks a kernel and times it. Raises TvmconvError for a result past `BOUND`."""
+    """Checks a kernel and times it. Raises `TvmconvError` for an error above `BOUND`."""
     torch, w = importlib.import_module("torch"), problem.w
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         path = Path(folder) / "kernel.so"
@@ -181,7 +186,7 @@ def measure(problem: Problem, job: Job, code: bytes, chosen: bool, effort: Effor
         function = tvm.runtime.load_module(str(path))["main"]
     given = {WEIGHT: problem.weight.cpu().numpy(), BIAS: problem.bias.cpu().numpy()}
     packed = family(job.family).pack(w, job.config, given)
-    # Poisoned, so that what is not written shows.
+    # Filled with NaN, so that elements that are not written show.
     y = torch.full(w.out_shape, math.nan, device="cuda", dtype=torch.half)
     gpu = [tvm.runtime.tensor(np.asarray(array), tvm.cuda(0)) for array in packed.values()]
     x, out = (tvm.runtime.from_dlpack(tensor) for tensor in (problem.x, y))
@@ -205,13 +210,13 @@ def _row(
 
 
 def _graph_us(call: Callable[[], object], effort: Effort) -> float:
-    """Median time of one launch, in microseconds."""
+    """Returns the median time of one launch, in microseconds."""
     compute, _ = cuda_time(captured(call).replay, tvm.cuda(0), effort)
     return compute.median_ms * 1e3 / LAUNCHES
 
 
 def speed_ups(rows: Sequence[Row]) -> dict[int, float]:
-    """By batch: geometric mean of cuDNN's time over that of what a build takes."""
+    """Returns by batch the geometric mean of cuDNN's time over that of the build's choice."""
     logs: dict[int, list[float]] = {}
     for row in rows:
         if row.chosen:
@@ -226,8 +231,8 @@ def main(
     convs: Annotated[str, typer.Option(help="names, with commas")] = ",".join(SHAPES),
     batches: Annotated[str, typer.Option(help="batch sizes, with commas")] = "1,16,128",
     out: Annotated[Path, typer.Option(help="folder for the JSON")] = Path("build/reports"),
-    min_seconds: Annotated[float, typer.Option(help="to time each, at least")] = 0.1,
-    commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
+    min_seconds: Annotated[float, typer.Option(help="shortest timing of each")] = 0.1,
+    commit: Annotated[str | None, typer.Option(help="commit, outside of a git checkout")] = None,
 ) -> None:
     """Check and time single convolutions on this machine's GPU."""
     arch = gpu.detect_arch()
@@ -235,7 +240,7 @@ def main(
         raise TargetError("there is no NVIDIA GPU here", hint="run this on a machine with one")
     effort = Effort(min_seconds=min_seconds, warmup_ms=50)
     todo = jobs(convs.split(","), list(map(int, batches.split(","))), arch)
-    # Not forked: a process that has touched CUDA can't be.
+    # A process that has used CUDA cannot be forked.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(knobs.cores(), mp_context=spawn) as pool:
         codes = list(pool.map(library, todo))
@@ -256,6 +261,7 @@ def main(
 
 
 def text(rows: Sequence[Row]) -> str:
+    """Returns the table of all rows, and the speed-ups."""
     header = ("convolution", "batch", "by", "", "us", "TFLOP/s", "relative l2", "config")
     cells = [
         (r.name, str(r.batch), r.family, "*" * r.chosen, f"{r.us:.1f}", f"{r.tflops:.0f}",
@@ -264,12 +270,13 @@ def text(rows: Sequence[Row]) -> str:
     ]  # fmt: skip
     means = [f"batch {batch}: {ratio:.2f}" for batch, ratio in speed_ups(rows).items()]
     found = table([header, *cells], right=(1, 4, 5, 6))
-    return f"{found}\n* what a build takes; times as fast as cuDNN, geometric mean: " + ", ".join(
+    return f"{found}\n* the choice of a build; speed-up over cuDNN, geometric mean: " + ", ".join(
         means
     )
 
 
 def write(rows: Sequence[Row], out: Path, commit: str | None) -> None:
+    """Writes ``convs-cuda.json`` in the folder ``out``."""
     out.mkdir(parents=True, exist_ok=True)
     document = {
         "machine": machine.facts(commit),

@@ -1,12 +1,11 @@
-"""A network's WMMA kernels on a card, beside the same network on a simulated tensor core.
+"""Compares a network's WMMA kernels on a card with the same network on a simulated tensor core.
 
     python -m benchmarks.hmma_network resnet18 --images 2 --numerics h100
 
-Both are built from one model, every activation after a convolution an output of it, and the build
-for the card is held to the WMMA families, whose order along k is the simulated one. Counts, layer
-by layer, the outputs of which every bit is equal, and first of each layer that has others says by
-how much they differ. Numbers that differ reach the layers after, so only the first layer's are its
-own.
+Both are built from one model in which every activation after a convolution is an output. The build
+for the card is restricted to the WMMA families, whose order along k is the simulated one. Per layer
+it counts the outputs whose bits are all equal, and gives the largest difference of the others.
+Differences propagate to later layers, so only those of the first layer are its own.
 """
 
 from __future__ import annotations
@@ -33,15 +32,18 @@ from tvmconv.reports.render.tables import table
 Array = NDArray[Any]
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
-#: Their k ascends in steps of 16, tap after tap, in one accumulator. `direct` takes what none of
-#: them matches.
+#: In these families k ascends in steps of 16, tap after tap, in one accumulator. `direct` takes the
+#: layers that none of them matches.
 FAMILIES = ("wmma_packed", "wmma_nhwc", "depthwise", "direct")
 
 
 @dataclass(frozen=True)
 class Layer:
-    """How many of a layer's outputs, of all images, have equal bits; of the others the largest
-    difference, absolute and in units of the last place of fp16."""
+    """The comparison of one layer over all images.
+
+    ``outputs`` of them, ``equal`` with equal bits; of the others the ``largest`` absolute
+    difference, also in ``ulps``, units in the last place of fp16.
+    """
 
     name: str
     operator: str
@@ -52,9 +54,12 @@ class Layer:
 
 
 def with_activations(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """The model with every node's output that a kernel writes as an output of its own: of the
-    nodes that no other is fused with after them, ReLU, pooling and matrix products. And the
-    operator of each output, in the order of the graph."""
+    """Returns the model with more outputs, and the operator of each output in the graph's
+    order.
+
+    The outputs are those that a kernel writes: of ReLU, pooling and matrix products, with which no
+    later node is fused.
+    """
     found = shape_inference.infer_shapes(model)
     there = {value.name for value in found.graph.output}
     operators = {}
@@ -73,8 +78,10 @@ def compare(
     card: Sequence[Mapping[str, Array]],
     simulated: Sequence[Mapping[str, Array]],
 ) -> list[Layer]:
-    """names: of the outputs, their operators. card, simulated: the outputs of each image, fp32
-    that hold fp16 values."""
+    """Returns the comparison of each layer.
+
+    names: operators by output. card, simulated: outputs of each image, fp32 arrays of fp16 values.
+    """
     layers = []
     for name, operator in names.items():
         ours, theirs = (np.stack([one[name] for one in run]) for run in (card, simulated))
@@ -89,7 +96,7 @@ def compare(
 
 
 def outputs(exe: Any, feeds: Mapping[str, Array]) -> list[dict[str, Array]]:
-    """Of each image of the feed, one at a time."""
+    """Returns the outputs of each image of the feed, run one at a time."""
     images = len(next(iter(feeds.values())))
     return [
         {
@@ -107,9 +114,9 @@ def main(
     numerics: Annotated[str, typer.Option(help="the card's: h100, a100 or v100")] = "h100",
     target: Annotated[str, typer.Option(help="cuda; llvm has the numerics ieee")] = "cuda",
     out: Annotated[Path | None, typer.Option(help="JSON to write")] = None,
-    commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
+    commit: Annotated[str | None, typer.Option(help="commit, outside of a git checkout")] = None,
 ) -> None:
-    """Count the outputs of WMMA kernels that the simulated tensor core gives to the bit."""
+    """Count the outputs of WMMA kernels that the simulated tensor core gives bit for bit."""
     model, names = with_activations(zoo.load(name))
     card = tvmconv.build(model, target, batch=1, records=False, families=FAMILIES)
     simulated = tvmconv.build(model, "hmma-sim", batch=1, numerics=numerics)

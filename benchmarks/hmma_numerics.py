@@ -1,10 +1,9 @@
-"""Which constants a Hopper card's tensor cores have: `python -m benchmarks.hmma_numerics`.
+"""Finds the constants of a Hopper card's tensor cores: `python -m benchmarks.hmma_numerics`.
 
-Needs a Hopper GPU and nvcc. Compiles mma.sync.m16n8k16 (fp16 to fp32, fp16 to
-fp16, bf16 to fp32), runs it on random tiles of every kind below, and compares bit for bit with
-`intrinsics.numerics.arithmetic.H100` on all of them, and with variants of its constants on a part.
-A variant that agrees everywhere is the card's; where more than one does, nothing here tells them
-apart.
+Needs a Hopper GPU and nvcc. Compiles mma.sync.m16n8k16 (fp16 to fp32, fp16 to fp16, bf16 to fp32)
+and runs it on random tiles of every kind of `benchmarks.hmma_tiles`. All outputs are compared bit
+for bit with `intrinsics.numerics.arithmetic.H100`, and a part with variants of its constants. A
+variant that agrees everywhere may be the card's; if several do, these tiles cannot tell them apart.
 """
 
 from __future__ import annotations
@@ -66,7 +65,10 @@ extern "C" int multiply(const void* a, const void* b, const void* c, void* d, in
 
 
 def assembly(instruction: TensorIntrinsic) -> str:
-    """The body of an ``asm`` statement: an fp16 accumulator has two registers, of the four."""
+    """Returns the body of an ``asm`` statement.
+
+    fp16 accumulators use two of the four registers.
+    """
     count = instruction.registers("c")
     wide = instruction.accumulator_dtype == FP32.name
     letter, name = "f" if wide else "r", instruction.ptx
@@ -87,6 +89,7 @@ def assembly(instruction: TensorIntrinsic) -> str:
 
 
 def compile_form(instruction: TensorIntrinsic, folder: Path, architecture: str) -> Path:
+    """Compiles the kernel of an instruction with nvcc. Returns the library's path."""
     source = folder / f"{instruction.name}.cu"
     source.write_text(CUDA.replace("INSTRUCTION", assembly(instruction)))
     library = source.with_suffix(".so")
@@ -98,7 +101,9 @@ def compile_form(instruction: TensorIntrinsic, folder: Path, architecture: str) 
 
 
 def on_card(library: Path, instruction: TensorIntrinsic, operands: list[Array]) -> Array:
-    """D of tiles (t, 16, 8), computed by the card."""
+    """Returns D (t, 16, 8) of tiles, computed by the card. Raises ``RuntimeError`` with CUDA's
+    code.
+    """
     a, b, c = (
         mma_fragments.pack(x, name, instruction) for x, name in zip(operands, "abc", strict=True)
     )
@@ -113,7 +118,7 @@ def on_card(library: Path, instruction: TensorIntrinsic, operands: list[Array]) 
 
 
 def variants(instruction: TensorIntrinsic) -> Iterator[tuple[str, Numerics]]:
-    """H100 with one constant changed that its operands can reach."""
+    """Yields H100 with one constant changed, of those that the operands can reach."""
     accumulator = instruction.accumulator_dtype
     for bits in (0, 1, 3, 4):
         yield f"{bits} extra bits", replace(H100, extra_bits=bits)
@@ -125,7 +130,7 @@ def variants(instruction: TensorIntrinsic) -> Iterator[tuple[str, Numerics]]:
     leasts: tuple[int, ...]
     if accumulator == FP16.name:
         leasts = (-14, -20, -22, -48)
-    else:  # products of fp16 are too large to tell
+    else:  # products of fp16 are too large for this constant to matter
         leasts = (-126, -132, -134, -149) if instruction.a_dtype == BF16.name else ()
     for least in leasts:
         yield f"least exponent {least}", replace(H100, least_exponent=((accumulator, least),))
@@ -134,18 +139,20 @@ def variants(instruction: TensorIntrinsic) -> Iterator[tuple[str, Numerics]]:
 
 
 def compare(got: Array, expected: Array) -> tuple[int, int]:
-    """How many bits patterns are equal, and how many differ only in the sign of a zero."""
+    """Returns how many bit patterns are equal, and how many differ only in the sign of zero."""
     equal = got.view(f"u{got.itemsize}") == expected.view(f"u{got.itemsize}")
     return int(equal.sum()), int((~equal & (got == 0) & (expected == 0)).sum())
 
 
 def computed(instruction: TensorIntrinsic, operands: list[Array], numerics: Numerics) -> Array:
+    """Returns D (t, 16, 8) of tiles, computed with `numerics`."""
     parts = zip(operands, "abc", strict=True)
     a, b, c = (mma_fragments.pack(x, name, instruction) for x, name in parts)
     return mma_fragments.unpack(mma_fragments.mma(a, b, c, instruction, numerics), "c", instruction)
 
 
 def show_first(operands: list[Array], got: Array, expected: Array, count: int) -> None:
+    """Prints the first ``count`` outputs that differ, with their terms in hexadecimal."""
     different = got.view(f"u{got.itemsize}") != expected.view(f"u{got.itemsize}")
     for t, m, n in np.argwhere(different)[:count]:
         pairs = zip(operands[0][t, m], operands[1][t, :, n], strict=True)
@@ -160,8 +167,11 @@ def _hex(x: Any) -> str:
 
 @dataclass(frozen=True)
 class Agreement:
-    """Outputs of one form and kind of tiles: all, and those of which every bit is equal; and of
-    each variant how many of its part are not."""
+    """Agreement of card and model for one form and kind of tile.
+
+    ``equal`` of ``outputs`` have equal bits. ``variants``: by name, the outputs of a part that
+    differ.
+    """
 
     form: str
     kind: str
@@ -173,7 +183,7 @@ class Agreement:
 def check_form(
     library: Path, instruction: TensorIntrinsic, outputs: int, shown: int
 ) -> list[Agreement]:
-    """How far the card and `H100` agree, by kind of tile, and the variants; prints it too."""
+    """Compares the card with `H100` and the variants, by kind of tile; prints and returns it."""
     batches = math.ceil(outputs / (128 * BATCH * len(KINDS)))
     first: dict[str, tuple[list[Array], Array]] = {}
     totals: dict[str, tuple[int, int]] = {}
@@ -202,6 +212,7 @@ def check_form(
 
 
 def all_equal(agreements: list[Agreement]) -> bool:
+    """Returns True if the card and `H100` agree on every output."""
     return all(one.equal == one.outputs for one in agreements)
 
 
@@ -214,13 +225,14 @@ def _nan_patterns(got: Array) -> str:
 
 
 def main() -> None:
+    """Runs all forms; exits with 1 if an output differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--outputs", type=int, default=10_000_000, help="of each form")
     parser.add_argument("--show", type=int, default=2, help="differences to print, of a kind")
     parser.add_argument("--architecture", default="sm_90a")
     parser.add_argument("--compile-only", action="store_true")
     parser.add_argument("--out", type=Path, help="JSON to write")
-    parser.add_argument("--commit", help="for it, where this is no git checkout")
+    parser.add_argument("--commit", help="commit for the JSON, outside of a git checkout")
     options = parser.parse_args()
     found: list[Agreement] = []
     with tempfile.TemporaryDirectory() as folder:

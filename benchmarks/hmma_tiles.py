@@ -1,4 +1,4 @@
-"""Random tiles of mma.sync m16n8k16 that show how a tensor core adds: one function a kind."""
+"""Random tiles of mma.sync m16n8k16 that show how a tensor core adds: one function per kind."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Array = NDArray[Any]
 
 
 def spread(draw: np.random.Generator, shape: tuple[int, ...], least: int, most: int) -> Array:
-    """Float64 of either sign, with every exponent in [least, most) as often as any other."""
+    """Returns float64 of either sign, with exponents uniform in [least, most)."""
     values = np.ldexp(draw.uniform(1.0, 2.0, shape), draw.integers(least, most, shape))
     return np.asarray(values * draw.choice([-1.0, 1.0], shape))
 
@@ -32,7 +32,9 @@ def _all(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
 
 
 def _near(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    """Exponents of a tile near each other, wherever they are: every bit of the sum counts."""
+    """Returns tiles whose exponents are close to each other, so that every bit of the sum
+    counts.
+    """
     centre = draw.integers(low + 4, high - 4, (2, t, 1, 1))
     a, b = (
         np.ldexp(spread(draw, (t, *s), -3, 4), at)
@@ -42,7 +44,7 @@ def _near(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]
 
 
 def _cancel(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    """The upper half of k cancels the lower but for a last bit here and there, c alike."""
+    """Returns tiles whose upper half of k cancels the lower but for a few last bits, c alike."""
     a, b, c = _near(draw, t, low, high)
     a[..., 8:] = a[..., :8]
     b[..., 8:, :] = -b[..., :8, :] * (1 + draw.choice([0.0, 2.0**-10, -(2.0**-10)], (t, 8, 8)))
@@ -55,9 +57,9 @@ def _cancel(draw: np.random.Generator, t: int, low: int, high: int) -> list[Arra
 
 
 def _subnormal(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    """Operands and sums near the smallest numbers there are, zeros among them."""
+    """Returns operands and sums near the smallest numbers, with zeros."""
     a = spread(draw, (t, 16, 16), low, low + 14) * draw.choice([0.0, 1.0, 1.0], (t, 16, 16))
-    # The last bits of products lie past those that alignment keeps.
+    # The last bits of products are below those that alignment keeps.
     other = max(low, -24 if low > -100 else -158 - low)
     b = spread(draw, (t, 16, 8), other, other + 20) * draw.choice([0.0, 1.0, 1.0], (t, 16, 8))
     size = max(2 * low, -149)
@@ -66,12 +68,15 @@ def _subnormal(draw: np.random.Generator, t: int, low: int, high: int) -> list[A
 
 
 def _ties(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    """Half of the smallest fp16 number and i * j units in the last place of the smallest products:
-    whether these are kept decides how an fp16 sum rounds."""
+    """Returns sums at ties of fp16 rounding.
+
+    They are half of the smallest fp16 number and i * j units in the last place of the smallest
+    products, so that an fp16 sum depends on whether these are kept.
+    """
     a, b = np.zeros((t, 16, 16)), np.zeros((t, 16, 8))
     i, j = draw.integers(0, 8, (t, 16)), draw.integers(0, 8, (t, 8))
     least, place = 2.0**-14, 2.0 ** draw.integers(-14, -10, (t, 8))
-    # (1 + i)(1 + j) - i - j = 1 + i j, in units of 2**-10 where they stand for parts.
+    # (1 + i)(1 + j) - i - j = 1 + i j, with i and j in units of 2**-10.
     a[..., 0], b[:, 0] = least * (1 + i * 2.0**-10), place * (1 + j * 2.0**-10)
     a[..., 1], b[:, 1] = least * i * 2.0**-10, -place
     a[..., 2], b[:, 2] = least, -place * j * 2.0**-10
@@ -81,7 +86,7 @@ def _ties(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]
 
 
 def _special(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    """Infinities, NaN, zeros of both signs and overflow, each in a few places."""
+    """Returns tiles with infinities, NaN, zeros of both signs and overflow in a few places."""
     operands = [spread(draw, (t, *s), high - 3, high) for s in ((16, 16), (16, 8))]
     operands.append(spread(draw, (t, 16, 8), 120, 128))
     for x in operands:
@@ -104,8 +109,9 @@ KINDS: dict[str, Callable[[np.random.Generator, int, int, int], list[Array]]] = 
 
 
 def tiles(instruction: TensorIntrinsic, kind: str, count: int, seed: int) -> list[Array]:
-    """Returns A (t, 16, 16), B (t, 16, 8) and C (t, 16, 8) of one kind, in the instruction's
-    dtypes."""
+    """Returns A (t, 16, 16), B (t, 16, 8), C (t, 16, 8) of one kind, in the instruction's
+    dtypes.
+    """
     operand = dtypes.get(instruction.a_dtype)
     low = operand.least_exponent - operand.fraction
     high = math.frexp(operand.largest)[1]

@@ -6,14 +6,15 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-#: Launches in one graph, and before it.
+#: Launches in one graph, and before its capture.
 LAUNCHES, WARM_UPS = 20, 3
 
 
 def captured(call: Callable[[], object]) -> Any:
-    """A ``torch.cuda.CUDAGraph`` of `LAUNCHES` calls, which launch by PyTorch or by TVM.
+    """Returns a ``torch.cuda.CUDAGraph`` of `LAUNCHES` calls, which launch by PyTorch or
+    TVM.
 
-    Needs torch and a GPU, and of TVM no more than its FFI.
+    Needs torch and a GPU, and of TVM only its FFI.
     """
     torch, tvm_ffi = (importlib.import_module(name) for name in ("torch", "tvm_ffi"))
     for _ in range(WARM_UPS):

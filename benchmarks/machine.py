@@ -1,4 +1,4 @@
-"""What a measurement was taken on and with; figures without it cannot be compared."""
+"""The machine and software of a measurement, without which figures cannot be compared."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ _GPU = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "p
 
 
 def facts(commit: str | None = None) -> dict[str, Any]:
-    """Commit, processor, threads, library versions, and every GPU with its driver and clocks.
+    """Returns commit, processor, threads, library versions, and GPUs with drivers and
+    clocks.
 
-    Clocks are as found at the call: make it while the GPU is still warm. What cannot be found
-    out is None; no name of the host is in it. ``commit`` is believed where it is given, as a tree
-    that was sent to another machine may have no git, or an old one.
+    Clocks are those at the time of the call, so call it while the GPU is warm. Unknown facts are
+    None. The host's name is left out. ``commit`` overrides git's, as a tree that was sent to
+    another machine may have no git or an old one.
     """
     head = _output("git", "rev-parse", "HEAD")
     changed = _output("git", "status", "--porcelain")
@@ -39,9 +40,10 @@ def facts(commit: str | None = None) -> dict[str, Any]:
 
 
 def busy(seconds: float = 0.3) -> float | None:
-    """Share of all processors' time, 0 to 1, that goes to other programs while this one sleeps.
+    """Returns the share of processor time, 0 to 1, that other programs use while this one
+    sleeps.
 
-    None where there is no ``/proc/stat``.
+    None if there is no ``/proc/stat``.
     """
     before, own = _jiffies(), process_time()
     sleep(seconds)
@@ -49,13 +51,13 @@ def busy(seconds: float = 0.3) -> float | None:
     if before is None or after is None:
         return None
     total, idle = (later - sooner for later, sooner in zip(after, before, strict=True))
-    # Threads of this process that still spin are not others' work.
+    # Threads of this process that still spin do not count.
     ours = own * os.sysconf("SC_CLK_TCK")
     return max(0.0, 1 - (idle + ours) / total) if total else 0.0
 
 
 def _jiffies() -> tuple[int, int] | None:
-    """All time since boot and idle time of all processors, in the kernel's ticks."""
+    """Returns all time and idle time since boot of all processors, in the kernel's ticks."""
     try:
         first = Path("/proc/stat").read_text().splitlines()[0]
     except OSError:
@@ -88,7 +90,7 @@ def _version(library: str) -> str | None:
 
 
 def _output(*command: str) -> str | None:
-    """What a command prints, run in the source tree; None where there is no such or it fails."""
+    """Returns what a command prints, run in the source tree; None if it is missing or fails."""
     root = Path(__file__).parents[1]
     try:
         run = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)

@@ -1,9 +1,9 @@
-"""How well the cost model ranks: by the times that `benchmarks.model_samples` measured.
+"""Checks how well the cost model ranks the times that `benchmarks.model_samples` measured.
 
-    python -m benchmarks.model_check          of the samples recorded for an H200
-    python -m benchmarks.model_check --fit    constants that fit those not held out better
+    python -m benchmarks.model_check          on the samples recorded for an H200
+    python -m benchmarks.model_check --fit    also fits the constants to those not held out
 
-Regret: the time of the best of what the model ranks first, over the best time of all measured.
+Regret: the best time among the configurations that the model ranks first, over the best of all.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tvmconv.cli.inputs import run_or_tell
 from tvmconv.reports.render.tables import figures
 
 SAMPLES = Path(__file__).parent / "results" / "h200" / "model-samples.json"
-#: How many of the model's first are looked at.
+#: Numbers of the model's first configurations for which regret is computed.
 FIRST = (1, 4, 8)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One workload through one family: what each configuration asks for, and its time."""
+    """One workload by one family: the footprint and the measured time of each configuration."""
 
     name: str
     family: str
@@ -46,8 +46,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Of one sample: Spearman's rank correlation, regret of the first ones, by `FIRST`, and the
-    middle of predicted over measured time."""
+    """The ranking of one sample.
+
+    Spearman's rank correlation, regret by `FIRST`, and the median of predicted over measured time.
+    """
 
     sample: Sample
     correlation: float
@@ -56,12 +58,12 @@ class Ranking:
 
 
 def hardware() -> Hardware:
-    """What the samples were measured on."""
+    """Returns the hardware that the samples were measured on."""
     return next(one for one in CUDA_ARCHS if one.name == "sm_90a")
 
 
 def read(path: Path = SAMPLES) -> list[Sample]:
-    """The samples of a file that `model_samples measure` wrote."""
+    """Returns the samples of a file that `model_samples measure` wrote."""
     samples = []
     for entry in json.loads(path.read_text())["samples"]:
         w, one = ConvWorkload.from_json(entry["workload"]), family(entry["family"])
@@ -74,12 +76,12 @@ def read(path: Path = SAMPLES) -> list[Sample]:
 
 
 def config_of(kind: type, fields: dict[str, Any]) -> Any:
-    """With the lists that JSON makes of tuples as tuples again."""
+    """Returns a configuration from JSON fields; lists become tuples."""
     return kind(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
 
 
 def rank(sample: Sample, fitted: Fitted = FITTED) -> Ranking:
-    """By the model's predictions with these constants."""
+    """Ranks a sample by the model's predictions with these constants."""
     predicted = [time_of(one, hardware(), fitted).us for one in sample.footprints]
     order = sorted(range(len(predicted)), key=predicted.__getitem__)
     best = min(sample.us)
@@ -89,7 +91,7 @@ def rank(sample: Sample, fitted: Fitted = FITTED) -> Ranking:
 
 
 def correlation(left: Sequence[float], right: Sequence[float]) -> float:
-    """Spearman's: that of the ranks; equal ones have the mean of theirs."""
+    """Returns Spearman's correlation: that of the ranks; equal values share their mean rank."""
     return statistics.correlation(_ranks(left), _ranks(right))
 
 
@@ -99,7 +101,7 @@ def _ranks(values: Sequence[float]) -> list[float]:
 
 
 def summary(rankings: Sequence[Ranking]) -> list[float]:
-    """Mean correlation; geometric means of each regret and of the scale."""
+    """Returns the mean correlation, and geometric means of each regret and of the scale."""
     columns = [*zip(*(one.regret for one in rankings), strict=True), [r.scale for r in rankings]]
     means = [statistics.geometric_mean(column) for column in columns]
     return [statistics.fmean(one.correlation for one in rankings), *means]
@@ -109,8 +111,10 @@ def summary(rankings: Sequence[Ranking]) -> list[float]:
 
 
 def loss(samples: Sequence[Sample], fitted: Fitted) -> float:
-    """Squared error of the logarithms, centred for each sample; slow configurations count little,
-    and the error of the middle a third."""
+    """Returns the squared error of the logarithms, centred for each sample.
+
+    Slow configurations get little weight, and the mean error of a sample counts a third.
+    """
     total = 0.0
     for sample in samples:
         best = min(sample.us)
@@ -128,12 +132,12 @@ def _mean(values: Sequence[float], weights: Sequence[float]) -> float:
     return sum(v * w for v, w in zip(values, weights, strict=True)) / sum(weights)
 
 
-#: Shares are at most 1; a block begins and ends in no less than this.
+#: Upper bounds of shares, and lower bounds of the times to begin and end.
 MOST, LEAST = {"issue": 1.0, "dram": 1.0, "seen": 1.0}, {"start": 200.0, "begin_us": 0.3}
 
 
 def fit(samples: Sequence[Sample], tries: int = 1500, seed: int = 0) -> Fitted:
-    """By steps in one constant at a time, each kept if it helps."""
+    """Fits the constants by random steps in one at a time; a step is kept if it helps."""
     draw, best = random.Random(seed), FITTED
     least = loss(samples, best)
     steps = dict.fromkeys(dataclasses.asdict(best), 0.25)
@@ -150,10 +154,10 @@ def fit(samples: Sequence[Sample], tries: int = 1500, seed: int = 0) -> Fitted:
 
 
 def main(
-    path: Annotated[Path, typer.Argument(help="of model_samples")] = SAMPLES,
-    fitting: Annotated[bool, typer.Option("--fit", help="search constants too")] = False,
+    path: Annotated[Path, typer.Argument(help="JSON of model_samples")] = SAMPLES,
+    fitting: Annotated[bool, typer.Option("--fit", help="also fit the constants")] = False,
 ) -> None:
-    """Show how the model ranks the samples, those held out last."""
+    """Show how the model ranks the samples, the held-out ones last."""
     samples = read(path)
     fitted = fit([one for one in samples if not one.held_out]) if fitting else FITTED
     header = ["workload", "family", "n", "correlation", *(f"first {n}" for n in FIRST), "scale"]

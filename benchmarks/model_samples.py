@@ -1,4 +1,4 @@
-"""Times of many configurations, for the cost model to be fitted and held to.
+"""Measures many configurations, to fit and to check the cost model.
 
     python -m benchmarks.model_samples build FOLDER       compiles; needs TVM's compiler, no GPU
     python -m benchmarks.model_samples measure FOLDER     checks and times; needs a GPU and torch
@@ -47,7 +47,7 @@ FIT: dict[str, Shape] = {
     "depthwise 56x144/2, 16": (16, 56, 144, 0, 3, 2),
     "depthwise 14x672 5x5, 32": (32, 14, 672, 0, 5, 1),
 }
-#: And to none of these.
+#: They were not fitted to these.
 HELD_OUT: dict[str, Shape] = {
     "resnet50.layer1.reduce, 32": (32, 56, 256, 64, 1, 1),
     "resnet50.layer2.down, 16": (16, 56, 128, 128, 3, 2),
@@ -71,18 +71,18 @@ HELD_OUT: dict[str, Shape] = {
     "depthwise 14x480, 1": (1, 14, 480, 0, 3, 1),
     "depthwise 7x576 5x5, 128": (128, 7, 576, 0, 5, 1),
 }
-#: Those whose weights can be packed without TVM's compiler, which is not where the GPU is.
+#: Families whose weights can be packed without TVM's compiler, which the GPU machine lacks.
 FAMILIES = ("wmma_nhwc", "depthwise")
-#: Configurations of each: those that the model ranks first, and at random.
+#: Configurations of each: those that the model ranks first, and random ones.
 RANKED, AT_RANDOM = 8, 9
-#: Relative l2 error that is still timed; replays of a graph.
+#: Largest relative l2 error that is timed; replays of a graph.
 BOUND, REPLAYS = 1e-3, 7
 
 app = typer.Typer(help=__doc__, add_completion=False)
 
 
 def workload(shape: Shape) -> ConvWorkload:
-    """With a bias, and as many pixels as the input where the stride is 1."""
+    """Returns the convolution, with a bias, and with the input's pixels if the stride is 1."""
     n, side, c, k, r, stride = shape
     groups = 1 if k else c
     steps, pads = (stride, stride), (r // 2,) * 4
@@ -91,7 +91,7 @@ def workload(shape: Shape) -> ConvWorkload:
     )
 
 
-# ---------------------------------------------------------------- where there is a compiler
+# ---------------------------------------------------------------- with TVM's compiler
 
 
 @app.command()
@@ -110,7 +110,7 @@ def build(
 
 
 def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[str, Any]]:
-    """Modules of TVM's compiler are loaded here, so that measuring needs none."""
+    """Compiles one workload by each family. Imports TVM's compiler here, as measuring has none."""
     tvm = importlib.import_module("tvm")
     registry = importlib.import_module("schedules.registry")
     choose = importlib.import_module("schedules.choose")
@@ -146,7 +146,7 @@ def _compiled(folder: Path, name: str, w: ConvWorkload, arch: str) -> list[dict[
 
 
 def sampled(choose: Any, w: ConvWorkload, family: Any, default: Any, hardware: Any) -> list[Any]:
-    """The default, then `RANKED` by the model, then `AT_RANDOM`; each once."""
+    """Returns the default, then `RANKED` by the model, then `AT_RANDOM`, without repeats."""
     space = list(dict.fromkeys([default, *family.space(w, hardware)]))
     ranked = sorted(space, key=lambda one: choose.predict(w, one, hardware).us)
     others = [one for one in ranked[RANKED:] if one != default]
@@ -154,16 +154,16 @@ def sampled(choose: Any, w: ConvWorkload, family: Any, default: Any, hardware: A
     return list(dict.fromkeys([default, *ranked[:RANKED], *drawn]))
 
 
-# ---------------------------------------------------------------- where there is a GPU
+# ---------------------------------------------------------------- with a GPU
 
 
 @app.command()
 def measure(
     folder: Path,
     out: Annotated[Path, typer.Option(help="JSON to write")] = Path("model-samples.json"),
-    commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
+    commit: Annotated[str | None, typer.Option(help="commit, outside of a git checkout")] = None,
 ) -> None:
-    """Check and time all that `build` compiled. Exits with 1 if a kernel is wrong."""
+    """Check and time all that `build` compiled. Exits with an error if a kernel is wrong."""
     torch = importlib.import_module("torch")
     torch.backends.cudnn.allow_tf32 = False
     samples, wrong = [], 0
@@ -187,7 +187,7 @@ def measure(
 
 
 def _times(torch: Any, folder: Path, entry: dict[str, Any]) -> list[float | None]:
-    """Microseconds of each row; None of one that is wrong, which is told."""
+    """Returns the microseconds of each row; None, with a message, for a wrong result."""
     tvm = importlib.import_module("tvm")
     w = ConvWorkload.from_json(entry["workload"])
     torch.manual_seed(0)
@@ -199,7 +199,7 @@ def _times(torch: Any, folder: Path, entry: dict[str, Any]) -> list[float | None
     times: list[float | None] = []
     for row in entry["rows"]:
         packed = torch.from_numpy(_packed(w, row["tile"], weight.cpu().numpy())).cuda()
-        # Poisoned, so that what is not written shows.
+        # Filled with NaN, so that elements that are not written show.
         y = torch.full(w.out_shape, float("nan"), device="cuda", dtype=torch.half)
         arguments = [tvm.runtime.from_dlpack(one) for one in (x, packed, bias, y)]
         function = library[row["symbol"]]
@@ -215,7 +215,7 @@ def _times(torch: Any, folder: Path, entry: dict[str, Any]) -> list[float | None
 
 
 def _expected(torch: Any, w: ConvWorkload, x: Any, weight: Any, bias: Any) -> Any:
-    """(N, P, Q, K) fp32, an image or so at a time: a depthwise one takes room."""
+    """Returns (N, P, Q, K) fp32, computed 16 images at a time to save memory."""
     parts = [
         torch.nn.functional.conv2d(
             part.float().permute(0, 3, 1, 2), weight.float(), bias, stride=w.stride,
@@ -227,14 +227,14 @@ def _expected(torch: Any, w: ConvWorkload, x: Any, weight: Any, bias: Any) -> An
 
 
 def _packed(w: ConvWorkload, tile: dict[str, int] | None, weight: Any) -> Any:
-    """As the families' `pack` does, which need TVM's compiler to be loaded."""
+    """Packs as the families' `pack`, which need TVM's compiler."""
     if tile is None:
         return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0), np.float16)
     return pack_weight(w, Tile(**tile), weight)
 
 
 def _graph_us(torch: Any, call: Callable[[], object]) -> float:
-    """Median time of one launch, in microseconds."""
+    """Returns the median time of one launch, in microseconds."""
     graph = captured(call)
     graph.replay()
     times = []

@@ -1,8 +1,8 @@
-"""What others reach on the same network, timed with the stopwatches that time ours.
+"""Times of other programs on the same network, taken with the stopwatches that time ours.
 
-onnxruntime's idle worker threads spin for a while, and would take cores from whoever is timed
-next. Forbidding them to would slow onnxruntime down. So its session lives only while it is timed,
-and ends with its threads before anything else is: keep it so.
+onnxruntime's idle worker threads spin for a while and would take cores from the next measurement.
+To forbid that would slow onnxruntime down. So its session lives only while it is timed, and ends
+with its threads before anything else is timed: keep it so.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TORCHVISION = ("resnet18", "resnet50", "mobilenet_v2")
 def onnxruntime_cpu(
     model: onnx.ModelProto, feeds: dict[str, NDArray[Any]], threads: int, effort: Effort
 ) -> Timing:
-    """onnxruntime in fp32 on the CPU, as it comes, with ``threads`` threads."""
+    """Times onnxruntime in fp32 on the CPU, with default options and ``threads`` threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # it warns of this very model's open batch size
+    options.log_severity_level = 3  # it warns about the open batch size
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
@@ -43,23 +43,23 @@ def onnxruntime_cpu(
 
 
 def has_torch() -> bool:
-    """Whether PyTorch and torchvision are installed, and PyTorch can use a GPU."""
+    """Returns True if PyTorch and torchvision are installed, and PyTorch can use a GPU."""
     if not all(importlib.util.find_spec(name) for name in ("torch", "torchvision")):
         return False
     return bool(importlib.import_module("torch").cuda.is_available())
 
 
 def torch_cuda_graph(name: str, batch: int, effort: Effort) -> Timing:
-    """PyTorch's cuDNN convolutions in fp16, channels last, batch norms folded, as one CUDA graph.
+    """Times PyTorch in fp16, channels last, batch norms folded, as one CUDA graph.
 
-    ``name`` is one of `TORCHVISION`. Weights and input are random: this says how
-    long it takes, not what comes out. 3x224x224 pixels. Requires `has_torch`.
+    ``name`` is one of `TORCHVISION`. Weights and input (3x224x224 pixels) are random: this gives
+    times, not answers. Requires `has_torch`.
     """
     torch = importlib.import_module("torch")
     fuse = importlib.import_module("torch.fx.experimental.optimization").fuse
     network, x = _torch_network(name, batch, fuse)
     with torch.inference_mode():
-        side = torch.cuda.Stream()  # a capture wants the lazy set-up done, on another stream
+        side = torch.cuda.Stream()  # lazy set-up has to be done before the capture
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(3):
@@ -72,7 +72,7 @@ def torch_cuda_graph(name: str, batch: int, effort: Effort) -> Timing:
 
 
 def torch_compile(name: str, batch: int, effort: Effort) -> Timing:
-    """The same network through ``torch.compile``: pointwise kernels fused, CUDA graphs.
+    """Times the same network by ``torch.compile``: pointwise kernels fused, CUDA graphs.
 
     Mode reduce-overhead with frozen weights. Compiling takes some ten seconds.
     """
@@ -87,7 +87,7 @@ def torch_compile(name: str, batch: int, effort: Effort) -> Timing:
 
 
 def _torch_network(name: str, batch: int, fuse: Callable[[Any], Any]) -> tuple[Any, Any]:
-    """The network and its input on the GPU."""
+    """Returns the network and its input on the GPU."""
     torch, torchvision = (importlib.import_module(m) for m in ("torch", "torchvision"))
     torch.backends.cudnn.benchmark = True
     network = fuse(getattr(torchvision.models, name)(weights=None).eval())
@@ -105,6 +105,6 @@ def _torch_time(enqueue: Callable[[], object], effort: Effort) -> Timing:
         torch.cuda.synchronize()
 
     warm_up(run, effort)
-    # PyTorch's current stream is the default one, as TVM's is: the same events time both.
+    # PyTorch's current stream is the default one, as TVM's is, so the same events time both.
     compute, _ = cuda_time(enqueue, tvm.cuda(0), effort)
     return compute

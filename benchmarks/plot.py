@@ -1,4 +1,4 @@
-"""The plot beside the table: who takes how long, network by network."""
+"""The plot of all times, network by network."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 
 
 def draw(title: str, groups: Mapping[str, Mapping[str, float]], path: Path) -> None:
-    """Write ``groups`` to ``path`` as grouped bars, on a logarithmic axis.
+    """Writes ``groups`` to ``path`` as grouped bars, on a logarithmic axis.
 
-    ``groups`` maps a network, such as "resnet18 b1", to each contender's median in ms; a
-    contender may be missing from some.
+    ``groups`` maps a network, such as "resnet18 b1", to each program's median in ms. A program may
+    be missing for some networks.
     """
     contenders = list(dict.fromkeys(name for times in groups.values() for name in times))
     figure = Figure(figsize=(max(5.0, 1.5 * len(groups) + 2), 4), layout="constrained")

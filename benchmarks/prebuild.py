@@ -1,4 +1,4 @@
-"""Networks built before any is timed, by several processes, into the files that `bench` loads."""
+"""Builds networks by several processes before any is timed, into files that `bench` loads."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ import tvmconv
 from benchmarks.zoo import zoo
 from tvmconv.cli.inputs import step
 
-#: How a network is fed on a GPU.
+#: Build options for inputs on a GPU.
 AS_PEERS: dict[str, Any] = {"io_dtype": "float16", "io_layout": "NHWC"}
-#: Of the file of one that is built for a GPU without.
+#: Suffix of the file of a network that is built for a GPU without them.
 AS_MODEL = "-as-model"
 
 
 def file_name(name: str, batch: int, suffix: str = "") -> str:
-    """Of a built network, in the folder of its `Build`."""
+    """Returns the file name of a built network, in the folder of its `Build`."""
     return f"{name}-b{batch}{suffix}.tvmconv"
 
 
 @dataclass(frozen=True)
 class Build:
-    """One network of the zoo at one batch, built into `folder`."""
+    """One network of the zoo at one batch, built into `folder` when called."""
 
     name: str
     batch: int
     target: str
     arch: str | None
     folder: Path
-    #: `AS_MODEL` for one that is fed as the model is written.
+    #: `AS_MODEL` for one with the model's own inputs.
     suffix: str = ""
 
     def __call__(self) -> None:
@@ -46,8 +46,8 @@ class Build:
 
 
 def prebuild(builds: Sequence[Build], jobs: int) -> None:
-    """Builds with so many processes. Raises what the first that fails raises."""
-    # Not forked: a process that has touched CUDA can't be.
+    """Builds with ``jobs`` processes. Raises the error of the first that fails."""
+    # A process that has used CUDA cannot be forked.
     spawn = multiprocessing.get_context("spawn")
     with step(f"building {len(builds)} networks"), ProcessPoolExecutor(jobs, spawn) as pool:
         for done in [pool.submit(build) for build in builds]:

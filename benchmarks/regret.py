@@ -1,13 +1,13 @@
-"""What it costs to choose by the cost model instead of by measurement, on this machine.
+"""Measures the cost of choosing by the cost model instead of by measurement, on this machine.
 
     python -m benchmarks.regret plan --networks resnet18,resnet50 --batches 1,8 --arch sm_90a
     python -m benchmarks.regret choice build/reports/plan.json
     python -m benchmarks.regret space --workloads 0-9
 
-``choice``: the model's choice over the fastest that tuning finds, for every convolution of the
-networks that were planned, each measured once; both out of one race. Several GPUs take a part
-each. ``space``: the best of the 32 that the model ranks first over the best of the whole space, or
-of as much of it as is sampled (`benchmarks.whole_space`). ``merge`` joins what parts wrote.
+``choice``: time of the model's choice over the fastest that tuning finds, for every convolution of
+the planned networks, each measured once; both from one race. Several GPUs take a part each.
+``space``: the best of the 32 that the model ranks first over the best of the whole space, or of a
+sample of it (`benchmarks.whole_space`). ``merge`` joins the files of parts.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from tvmconv.tuning.tune import workloads_of
 from tvmconv.tuning.workloads import TuningOptions, measure_workloads
 
 app = typer.Typer(
-    help="What it costs to choose by the cost model: plan, then choice; or space. Then merge.",
+    help="Measure the cost of choosing by the cost model: plan, then choice; or space. Then merge.",
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -45,7 +45,7 @@ app.command(name="space")(whole_space.whole_space)
 
 @dataclass(frozen=True)
 class Use:
-    """How often a convolution occurs in a network at a batch."""
+    """The number of times that a convolution occurs in a network at a batch."""
 
     network: str
     batch: int
@@ -83,17 +83,19 @@ def plan(
 
 
 def part_of(uses: Sequence[Use], part: str) -> list[Use]:
-    """Those of part i of n, written ``i/n``, i from 1: every n-th workload. Raises
-    TvmconvError."""
+    """Returns the uses of part i of n, written ``i/n``, i from 1: every n-th workload.
+
+    Raises `TvmconvError` for another text.
+    """
     number, _, of = part.partition("/")
     if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
-        raise TvmconvError(f"{part!r} is no part", hint="write 1/4, 2/4, ...")
+        raise TvmconvError(f"{part!r} is not a part", hint="write 1/4, 2/4, ...")
     mine = set(list(dict.fromkeys(use.workload for use in uses))[int(number) - 1 :: int(of)])
     return [use for use in uses if use.workload in mine]
 
 
 def sample_of(uses: Sequence[Use], count: int) -> list[Use]:
-    """All uses of so many workloads, drawn at random, the same ones each time."""
+    """Returns all uses of ``count`` random workloads, the same ones each time."""
     distinct = list(dict.fromkeys(use.workload for use in uses))
     drawn = set(random.Random(0).sample(distinct, min(count, len(distinct))))
     return [use for use in uses if use.workload in drawn]
@@ -101,7 +103,9 @@ def sample_of(uses: Sequence[Use], count: int) -> list[Use]:
 
 @dataclass(frozen=True)
 class ChoiceRow:
-    """One convolution of a network, or several alike."""
+    """The result for a convolution that occurs ``count`` times in a network. Times in
+    microseconds.
+    """
 
     network: str
     batch: int
@@ -116,6 +120,7 @@ class ChoiceRow:
 
     @classmethod
     def of(cls, use: Use, layer: TunedLayer) -> ChoiceRow:
+        """Returns the row of a use, from the tuned layer."""
         return cls(
             use.network, use.batch, layer.shape, use.workload, use.count,
             layer.us, layer.model_us, layer.choice, layer.model_us / layer.us,
@@ -123,8 +128,10 @@ class ChoiceRow:
 
 
 def choice_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of rows as they are in the JSON: each workload once in the mean; each network as the sum of
-    its layers."""
+    """Returns the summary of rows as in the JSON.
+
+    Each workload counts once in the mean; each network is the sum of its layers.
+    """
     distinct = {row["workload"]: row["regret"] for row in rows}
     networks: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
@@ -143,17 +150,17 @@ def choice_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 @app.command()
 def choice(
-    planned: Annotated[Path, typer.Argument(help="what `plan` wrote")],
-    part: Annotated[str, typer.Option(help="i/n: every n-th convolution, of a GPU's own")] = "1/1",
+    planned: Annotated[Path, typer.Argument(help="JSON of `plan`")],
+    part: Annotated[str, typer.Option(help="i/n: every n-th convolution")] = "1/1",
     sample: Annotated[int | None, typer.Option(min=1, help="at random; default: all")] = None,
     arch: Annotated[str | None, typer.Option(help="architecture; default: this machine's")] = None,
     budget: Annotated[str | None, typer.Option(help="as of `tvmconv tune`")] = None,
     most: Annotated[int, typer.Option("--candidates", min=2, help="of each convolution")] = MOST,
     records: Annotated[Path | None, typer.Option(help="file to add to; default: in --out")] = None,
     out: Annotated[Path, typer.Option(help="folder for the JSON")] = Path("build/reports"),
-    commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
+    commit: Annotated[str | None, typer.Option(help="commit, outside of a git checkout")] = None,
 ) -> None:
-    """Tune what was planned, and say what the model's choices lose."""
+    """Tune what was planned, and show how much slower the model's choices are."""
     document = json.loads(planned.read_text())
     target = document["target"]
     uses = [Use(**use) for use in document["uses"]]
@@ -191,14 +198,14 @@ def merge_parts(
     parts: Annotated[list[Path], typer.Argument(help="JSON of parts of one run")],
     out: Annotated[Path, typer.Option(help="the JSON to write")],
 ) -> None:
-    """Join what several GPUs of one machine measured."""
+    """Join the results of several GPUs of one machine."""
     _say(merge(parts, out, _summary))
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     kinds = {"regret" in row for row in rows}
     if len(kinds) > 1:
-        raise TvmconvError("regrets and spaces don't join", hint="merge either")
+        raise TvmconvError("the parts mix choices and spaces", hint="merge one kind at a time")
     return choice_summary(rows) if kinds == {True} else space_summary(rows)
 
 

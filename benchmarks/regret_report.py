@@ -1,4 +1,4 @@
-"""What `benchmarks.regret` writes: JSON of rows and their summary, and several joined to one."""
+"""The JSON of `benchmarks.regret`: rows and their summary, and the merge of several files."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ Row = dict[str, Any]
 
 
 def geometric_mean(ratios: Sequence[float]) -> float:
-    """1 where there are none."""
+    """Returns the geometric mean; 1 for no numbers."""
     return math.exp(sum(map(math.log, ratios)) / len(ratios)) if ratios else 1.0
 
 
 def write(path: Path, target: str, commit: str | None, summary: Row, rows: list[Row]) -> None:
+    """Writes rows, summary, target and machine to ``path`` as JSON."""
     document = {
         "target": target,
         "machine": machine.facts(commit),
@@ -30,9 +31,10 @@ def write(path: Path, target: str, commit: str | None, summary: Row, rows: list[
 
 
 def merge(paths: Sequence[Path], out: Path, summarise: Callable[[list[Row]], Row]) -> Row:
-    """The rows of all, with one summary, in `out`, and of each part the machine and its commit.
+    """Writes all rows with one summary to ``out``, with each part's machine; returns the
+    summary.
 
-    Raises TvmconvError where GPUs or drivers differ.
+    Raises `TvmconvError` if GPUs or drivers differ.
     """
     documents = [json.loads(path.read_text()) for path in paths]
     for path, document in zip(paths, documents, strict=True):
@@ -53,6 +55,6 @@ def merge(paths: Sequence[Path], out: Path, summarise: Callable[[list[Row]], Row
 
 
 def _gpus(document: Row) -> str:
-    """No clocks, which change."""
+    """Returns GPUs and drivers as text, without clocks, which change."""
     gpus = document["machine"]["gpus"]
     return "; ".join(f"{gpu['name']}, driver {gpu['driver_version']}" for gpu in gpus)

@@ -1,14 +1,14 @@
-"""How far networks on a simulated tensor core are from onnxruntime, on photos.
+"""Compares networks on a simulated tensor core with onnxruntime, on photos.
 
     python -m benchmarks.simulated                       # ResNet-18 and the half-width ResNet-50
     python -m benchmarks.simulated --models resnet50 --images 1 --numerics h100
 
-Beside a published run: ResNet-18 with every product on a simulator of Volta's tensor cores,
+A published run for comparison: ResNet-18 with every product on a simulator of Volta's tensor cores,
 activations kept in fp32 between layers, 10 images, mean l2 norm of the output 82.7028 in
 onnxruntime and 82.1664 simulated, relative error F_2 0.1915 %.
 
-Of a network that ends in a Softmax, which hides errors where it is sure, its input is compared,
-too. On one core an image of ResNet-18 takes some 25 s.
+If a network ends in a Softmax, which hides errors of confident answers, its input is compared too.
+An image of ResNet-18 takes some 25 s on one core.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ MODELS = "resnet18,opennsfw"
 
 
 def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, with what a Softmax at its end is given as one output more."""
+    """Returns the model with the input of a final Softmax as one more output."""
     outputs = {value.name for value in model.graph.output}
     found = onnx.ModelProto()
     found.CopyFrom(model)
@@ -47,14 +47,14 @@ def with_logits(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def one_by_one(feeds: Mapping[str, NDArray[Any]]) -> Iterator[dict[str, NDArray[Any]]]:
-    """The images of a batch."""
+    """Yields the images of a batch."""
     count = len(next(iter(feeds.values())))
     for at in range(count):
         yield {name: np.ascontiguousarray(array[at : at + 1]) for name, array in feeds.items()}
 
 
 def measure(name: str, images: int, numerics: str, activations: str) -> SimulationReport:
-    """Raises as `zoo.load` and `tvmconv.simulate` do."""
+    """Simulates a network on photos. Raises as `zoo.load` and `tvmconv.simulate` do."""
     feeds = one_by_one(zoo.feeds(name, images))
     model = with_logits(zoo.load(name))
     return tvmconv.simulate(model, feeds, numerics=numerics, activations=activations)
@@ -67,7 +67,7 @@ def main(
     activations: Annotated[str, typer.Option(help="float32, as published, or float16")] = "float32",
     output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON to write")] = None,
 ) -> None:
-    """Simulate networks of the zoo on photos, and print how far they are from onnxruntime."""
+    """Simulate networks of the zoo on photos, and print their distance from onnxruntime."""
     found = {}
     for name in models.split(","):
         start = perf_counter()

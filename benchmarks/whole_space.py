@@ -1,7 +1,6 @@
 """The best of the 32 that the cost model ranks first, over the best of a whole space.
 
-A command of `benchmarks.regret`, on convolutions of networks that no constant of the model was
-fitted to.
+A command of `benchmarks.regret`, on convolutions that no constant of the model was fitted to.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ HELD_OUT = (
 
 
 def held_out() -> list[ConvWorkload]:
-    """`HELD_OUT`, each with bias and ReLU, padded to its size."""
+    """Returns `HELD_OUT`, each with bias and ReLU, padded to keep its size."""
     epilogue = Epilogue(bias=True, activation=Activation("relu"))
     return [
         ConvWorkload(
@@ -66,7 +65,7 @@ def held_out() -> list[ConvWorkload]:
 
 @dataclass(frozen=True)
 class SpaceRow:
-    """One workload: the best of those that the model ranks first, and of all."""
+    """The result of one workload: the best of those that the model ranks first, and of all."""
 
     shape: str
     workload: str
@@ -76,13 +75,14 @@ class SpaceRow:
     model_us: float
     top_us: float
     best_us: float
-    #: Where the model ranks the best, from 0.
+    #: Rank of the best in the model's order, from 0.
     best_rank: int
     best: str
     seconds: float
 
     @classmethod
     def of(cls, measured: Measured, whole: int) -> SpaceRow:
+        """Returns the row of a measured workload. whole: size of its space."""
         times = [one.us for one in measured.timed]
         best = measured.best.us
         return cls(
@@ -92,7 +92,7 @@ class SpaceRow:
             measured=len(times),
             failed=sum(map(math.isinf, times)),
             model_us=times[0],
-            # Of kernels as fast as each other the race names one; its time stands for the best.
+            # The race names one of equally fast kernels; its time counts as the best.
             top_us=max(best, min(times[:MOST])),
             best_us=best,
             best_rank=measured.timed.index(measured.best),
@@ -102,11 +102,12 @@ class SpaceRow:
 
     @property
     def ratio(self) -> float:
+        """Best time of the first 32 over the best of all."""
         return self.top_us / self.best_us
 
 
 def space_summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of rows as they are in the JSON."""
+    """Returns the summary of rows as in the JSON."""
     ratios = [row["ratio"] for row in rows]
     return {
         "workloads": len(rows),
@@ -122,9 +123,9 @@ def whole_space(
     target: Annotated[str, typer.Option(help="cuda or llvm")] = "cuda",
     arch: Annotated[str | None, typer.Option(help="architecture; default: this machine's")] = None,
     out: Annotated[Path, typer.Option(help="folder for the JSON")] = Path("build/reports"),
-    commit: Annotated[str | None, typer.Option(help="where this is no git checkout")] = None,
+    commit: Annotated[str | None, typer.Option(help="commit, outside of a git checkout")] = None,
 ) -> None:
-    """Measure whole spaces, and say what is lost by measuring the model's first 32 alone."""
+    """Measure whole spaces, and show the loss of measuring only the model's first 32."""
     out.mkdir(parents=True, exist_ok=True)
     chosen = [held_out()[at] for at in numbers(workloads, len(HELD_OUT))]
     place = place_of(target, arch)
@@ -152,18 +153,18 @@ def whole_space(
 
 
 def numbers(text: str, end: int) -> list[int]:
-    """``0-3,7``: 0, 1, 2, 3 and 7. Raises TvmconvError, also for one past `end`."""
+    """Returns 0, 1, 2, 3 and 7 for ``0-3,7``. Raises `TvmconvError`, also for one past `end`."""
     found: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
         if match is None or int(match[2] or match[1]) >= end:
-            raise TvmconvError(f"{part!r} are no numbers up to {end - 1}", hint="write 0-9,12")
+            raise TvmconvError(f"{part!r} are not numbers up to {end - 1}", hint="write 0-9,12")
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return found
 
 
 def place_of(kind: str, arch: str | None) -> Target:
-    """Also loads the CUDA runtime."""
+    """Returns the target on this machine; loads the CUDA runtime. Raises `TvmconvError`."""
     if kind == "llvm":
         return Target(kind, arch or llvm_get_system_cpu())
     here = gpu.detect_arch()

@@ -1,8 +1,8 @@
 """Tensor-core instructions as data: one record per instruction, and its readers.
 
-``record`` says what an instruction is, ``wmma`` lists those there are, ``emulate`` gives the
-meaning of one in NumPy, and ``lower`` -- the only file here that speaks to TVM -- gives its
-CUDA form and its CPU emulation.
+``dtypes`` lists the element types and ``record`` says what an instruction is. ``wmma``,
+``mma_sync`` and ``wgmma`` list the instructions. ``emulate`` gives the meaning of one in NumPy.
+``lower``, the only file here that uses TVM, gives the CUDA form of WMMA and its CPU emulation.
 """
 
 from intrinsics.record import TensorIntrinsic

@@ -1,7 +1,7 @@
 """The element types that kernels read, multiply, accumulate and write: one row each.
 
-A dtype is known by its name everywhere, which is NumPy's (with `ml_dtypes`) and TVM's; what else
-there is to know of it stands here. Sources: IEEE 754-2019 for binary16 and binary32; PTX ISA,
+Other files know a dtype by its name, which is NumPy's (with `ml_dtypes`) and TVM's. Everything else
+about it is here. Sources: IEEE 754-2019 for binary16 and binary32; PTX ISA,
 "Fundamental Types" and "Alternate Floating-Point Data Formats"
 (https://docs.nvidia.com/cuda/parallel-thread-execution/#alternate-floating-point-data-formats);
 OCP 8-bit Floating Point Specification for e4m3 and e5m2.
@@ -20,17 +20,17 @@ import numpy as np
 class ElementType:
     """One element type.
 
-    The accumulators are the element types in which tensor cores accumulate its products; empty for
-    a type that they do not multiply.
+    ``accumulators`` are the names of the types in which tensor cores accumulate its products. The
+    tuple is empty for a type that they do not multiply.
     """
 
     name: str
-    #: Bits that count: 19 of tf32's 32.
+    #: Bits that the hardware reads: 19 of tf32's 32.
     bits: int
     #: PTX's suffix, as in ``mma.sync...f32.f16.f16.f32``.
     ptx: str
     accumulators: tuple[str, ...] = ()
-    #: Name of the dtype in memory, where that is another.
+    #: Name of the dtype in memory, if it differs from `name`.
     storage: str = field(default="", kw_only=True)
     #: Explicit bits of the significand; 0 for integers.
     fraction: int = field(default=0, kw_only=True)
@@ -97,7 +97,9 @@ TYPES: tuple[ElementType, ...] = (FP16, BF16, TF32, FP32, E4M3, E5M2, INT8, UINT
 
 
 def get(name: str) -> ElementType:
-    """Returns the element type of that name. Raises ``LookupError`` that lists those there are."""
+    """Returns the element type of that name. Raises ``LookupError``, which lists the known
+    names.
+    """
     for one in TYPES:
         if one.name == name:
             return one

@@ -1,10 +1,10 @@
 """The meaning of an instruction, in NumPy.
 
-The order of the sum and the rounding are part of the meaning. Products of two operands of up to 11
-significand bits are exact in fp32; k ascends, and every addition rounds to nearest even in fp32; a
-narrower accumulator is widened before the sum and rounded once after it. Integers are added
+The order of the additions and the rounding are part of the meaning. Products of two operands of up
+to 11 significand bits are exact in fp32. k ascends, and every addition rounds to nearest even in
+fp32. A narrower accumulator is widened first and rounded once at the end. Integers are added
 exactly. The LLVM emulation of `lower` has the same order, so the two agree bit for bit. The
-hardware has an order of its own, and is held to `error_bound`.
+hardware has an order of its own; it is held to `error_bound`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Array = NDArray[Any]
 def mma(intrinsic: TensorIntrinsic, a: Array, b: Array, c: Array) -> Array:
     """Returns ``a @ b + c`` for one tile: a (m, k), b (k, n), c and the result (m, n).
 
-    Raises ``ValueError`` where a shape or dtype is not the instruction's.
+    Raises ``ValueError`` if a shape or dtype is not the instruction's.
     """
     for operand, array in zip("abc", (a, b, c), strict=True):
         shape, dtype = intrinsic.shape(operand), dtypes.get(intrinsic.dtype(operand)).numpy
@@ -36,13 +36,14 @@ def mma(intrinsic: TensorIntrinsic, a: Array, b: Array, c: Array) -> Array:
 
 
 def error_bound(intrinsic: TensorIntrinsic, a: Array, b: Array, c: Array) -> Array:
-    """Returns how far another order of the same sum may lie from `mma`, per output, as float64.
+    """Returns the bound on the difference between `mma` and another order of addition, as
+    float64.
 
-    Each of the k + 1 terms may lose up to one unit in the last place of fp32 (which also covers
-    hardware that truncates where it aligns) of the sum of magnitudes, on both sides. A narrower
-    accumulator rounds once more on each side, by its unit roundoff, or by half of its smallest
-    number where that is more. Integers lose nothing. Higham, Accuracy and Stability of Numerical
-    Algorithms (2002), section 4.2, gives the first-order form.
+    The result is (m, n). Each of the k + 1 terms may lose up to one unit in the last place of fp32
+    of the sum of magnitudes, on both sides; this also covers hardware that truncates where it
+    aligns. A narrower accumulator rounds once more on each side, by its unit roundoff or by half of
+    its smallest number, whichever is more. Integers lose nothing. First-order form: Higham,
+    Accuracy and Stability of Numerical Algorithms (2002), section 4.2.
     """
     magnitude = np.abs(a.astype(np.float64)) @ np.abs(b.astype(np.float64))
     magnitude += np.abs(c.astype(np.float64))

@@ -1,10 +1,12 @@
-"""The base of every error that is raised on purpose, here at the root of the imports."""
+"""The base class of every error that is raised on purpose."""
 
 from __future__ import annotations
 
 
 class TvmconvError(Exception):
-    """What happened, then what else is known, then what to do. ``str()`` is all of it."""
+    """An error in three parts: what happened, a note, and a hint what to do. ``str()`` has all
+    three.
+    """
 
     def __init__(self, what: str, *, note: str = "", hint: str = "") -> None:
         self.what, self.note, self.hint = what, note, hint

@@ -1,13 +1,13 @@
-"""From a record to TVM's tensor intrinsics, for CUDA (the instruction) and LLVM (its emulation).
+"""TVM's tensor intrinsics for a record: the instruction on CUDA, its emulation on LLVM.
 
 A tensor intrinsic is a pair: a *description*, the plain loops that `tensorize` looks for, and an
-*implementation* put in their place. Both targets share the description, so whatever is
-tensorized for one is for the other. Five of them make an instruction usable: fill, load (one for
-A, one for B), mma and store.
+*implementation* that replaces them. Both targets share the description, so loops that can be
+tensorized for one can be for the other. An instruction needs five: fill, load (one for A, one for
+B), mma and store.
 
-A description and its two implementations declare the same tiles and differ in what they do with
-them: `_fill`, `_copy` and `_mma` declare, the bodies that `_description`, `_instruction` and
-`_emulation` give do.
+A description and its two implementations declare the same tiles; only their bodies differ. `_fill`,
+`_copy` and `_mma` declare the tiles; `_description`, `_instruction` and `_emulation` give the
+bodies.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from tvm.script import tirx as T
 
 from intrinsics.record import TensorIntrinsic
 
-#: Alignment in bytes of every tile: WMMA loads want 32-byte aligned pointers.
+#: Alignment of every tile, in bytes: WMMA loads need pointers aligned to 32 bytes.
 ALIGN = 32
-#: Rows of the accumulator that the emulation sums side by side, to hide the latency of an add.
+#: Rows of the accumulator that the emulation adds to in turn, to hide the latency of an add.
 ROWS_AT_ONCE = 4
 
 
@@ -41,10 +41,11 @@ class LoweredIntrinsic:
 
 @functools.cache
 def lower(intrinsic: TensorIntrinsic, kind: str, shared_scope: str) -> LoweredIntrinsic:
-    """Registers the instruction with TVM and gives its names; doing so again is free.
+    """Registers the instruction with TVM and returns the names of its forms. Repeated calls are
+    free.
 
-    kind: ``"cuda"`` or ``"llvm"``. shared_scope: where the operands are loaded from and the
-    accumulator is stored to, ``"shared"`` or ``"shared.dyn"``.
+    kind: ``"cuda"`` or ``"llvm"``. shared_scope: ``"shared"`` or ``"shared.dyn"``, the scope that
+    operands are loaded from and the accumulator is stored to.
     """
     m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
     a = _Tile(m, k, intrinsic.a_dtype, intrinsic.a_scope)
@@ -65,17 +66,17 @@ def lower(intrinsic: TensorIntrinsic, kind: str, shared_scope: str) -> LoweredIn
         names[form] = f"tvmconv.{kind}.{intrinsic.name}.{shared_scope}.{form}"
         parts = (replace(tile, part=True) for tile in tiles)
         desc, impl = declare(description, *tiles), declare(implementation, *parts)
-        # override: two threads may come here with the same instruction.
+        # override: two threads may register the same instruction.
         TensorIntrin.register(names[form], desc, impl, override=True)
     return LoweredIntrinsic(**names)
 
 
-# ---------------------------------------------------------------- what all share: the tiles
+# ---------------------------------------------------------------- shared: the tiles
 
 
 @dataclass(frozen=True)
 class _Tile:
-    """A row-major tile in one scope; as a `part`, one cut from a buffer that may be wider."""
+    """A row-major tile in one scope. A `part` is cut from a buffer that may be wider."""
 
     rows: int
     columns: int
@@ -100,7 +101,7 @@ class _Tile:
 
 @dataclass(frozen=True)
 class _Bodies:
-    """What each form does with its tiles: functions that TVMScript's parser runs."""
+    """The body of each form: functions that TVMScript's parser runs on the tiles."""
 
     fill: Callable[[Any], None]
     load: Callable[[Any, Any], None]
@@ -147,7 +148,7 @@ def _mma(body: Callable[[Any, Any, Any], None], tile_a: _Tile, tile_b: _Tile, ti
     return function
 
 
-# ---------------------------------------------------------------- what `tensorize` looks for
+# ---------------------------------------------------------------- descriptions
 
 
 def _description(intrinsic: TensorIntrinsic) -> _Bodies:
@@ -190,7 +191,7 @@ def _instruction(intrinsic: TensorIntrinsic) -> _Bodies:
     m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
 
     def number(tile: Any) -> Any:
-        """Which fragment `tile` is, in the array of fragments it was cut from."""
+        """Returns the index of fragment `tile` in the array of fragments it was cut from."""
         (rows, columns), stride = tile.shape, tile.strides[0]
         row, column = tile.elem_offset // stride // rows, tile.elem_offset % stride // columns
         return row * (stride // columns) + column
@@ -247,7 +248,7 @@ def _emulation(intrinsic: TensorIntrinsic) -> _Bodies:
 
     @T.inline
     def mma(A: Any, B: Any, C: Any) -> None:
-        # Operands widened once, so that each multiply-add broadcasts one wide number.
+        # Widen the operands once, so that each multiply-add broadcasts one wide number.
         wide_a = T.alloc_buffer((m, k), wide)
         wide_b = T.alloc_buffer((k, n), wide)
         total = T.alloc_buffer((ROWS_AT_ONCE, n), wide)

@@ -1,11 +1,12 @@
-"""mma.sync on registers: matrices to registers and back, and the product, over many tiles.
+"""mma.sync in NumPy, on registers: packs and unpacks matrices, and multiplies them, for
+many tiles.
 
-Registers of a warp are uint32 arrays (..., 32, n): lanes, then the n registers of one operand, as
-`intrinsics.mma_sync.Fragment` orders their elements.
+Registers of a warp are uint32 arrays (..., 32, n): lanes, then the n registers of one operand, in
+the order of `intrinsics.mma_sync.Fragment`.
 
-An m16n8k16 is one ``HMMA.16816``. On Ampere it adds up as two ``HMMA.1688``, of the lower k and
-then of the upper (Xie et al., https://arxiv.org/abs/2511.10909; `intrinsics.numerics` has blocks of
-8 for the A100); on Hopper all 16 products are one block.
+An m16n8k16 is one ``HMMA.16816``. On Ampere it adds up as two ``HMMA.1688``, first the lower half
+of k, then the upper (Xie et al., https://arxiv.org/abs/2511.10909), so the A100 of
+`intrinsics.numerics` has blocks of 8. On Hopper all 16 products are one block.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ Array = NDArray[Any]
 def pack(matrix: Array, operand: str, instruction: TensorIntrinsic) -> Array:
     """Returns the registers (..., 32, n) that hold matrices (..., rows, columns).
 
-    operand: "a", "b" or "c". Raises ``ValueError`` for another shape or dtype than the operand's.
+    operand: "a", "b" or "c". Raises ``ValueError`` if shape or dtype is not the operand's.
     """
     fragment = Fragment.of(operand, instruction)
     wanted, shape = dtypes.get(fragment.dtype).numpy, (fragment.rows, fragment.columns)
@@ -42,7 +43,7 @@ def pack(matrix: Array, operand: str, instruction: TensorIntrinsic) -> Array:
 def unpack(registers: Array, operand: str, instruction: TensorIntrinsic) -> Array:
     """Returns the matrices (..., rows, columns) that registers (..., 32, n) hold.
 
-    Raises ``ValueError`` for register arrays that are not the operand's.
+    Raises ``ValueError`` if the shape or dtype is not the operand's.
     """
     fragment = Fragment.of(operand, instruction)
     wanted = (WARP_SIZE, fragment.registers)
@@ -56,17 +57,18 @@ def unpack(registers: Array, operand: str, instruction: TensorIntrinsic) -> Arra
 
 
 def mma(a: Array, b: Array, c: Array, instruction: TensorIntrinsic, numerics: Numerics) -> Array:
-    """Returns the registers of ``D = A @ B + C`` (..., 32, n of c), from those of A, B and C.
+    """Returns the registers of ``D = A @ B + C`` (..., 32, n of c), from those of A, B and
+    C.
 
-    Leading axes are tiles and are equal in all three. Raises ``ValueError`` for register arrays
-    that are not the instruction's.
+    Leading axes are tiles, equal in all three. Raises ``ValueError`` if an operand is not the
+    instruction's or the tiles differ.
     """
     parts = zip("abc", (a, b, c), strict=True)
     left, right, total = (unpack(held, operand, instruction) for operand, held in parts)
     tiles = total.shape[:-2]
     if left.shape[:-2] != tiles or right.shape[:-2] != tiles:
         raise ValueError(f"tiles {left.shape[:-2]}, {right.shape[:-2]} and {tiles} are not equal")
-    # Tiles last: NumPy's innermost loop then goes over them, and not over eight columns.
+    # Tiles last, so that NumPy's innermost loop runs over them and not over eight columns.
     rows = np.moveaxis(left.reshape(-1, *left.shape[-2:]), 0, 1)[:, None]
     columns = np.moveaxis(right.reshape(-1, *right.shape[-2:]), (0, 1, 2), (1, 2, 0))[None]
     totals = np.moveaxis(total.reshape(-1, *total.shape[-2:]), 0, -1)

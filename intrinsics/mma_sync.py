@@ -1,8 +1,7 @@
-"""The mma.sync instructions: operands in registers whose contents are specified.
+"""The mma.sync instructions, whose operands lie in registers in a specified order.
 
-Unlike a WMMA fragment, which the hardware orders as it likes, each register of each lane holds
-elements that are written down here. So operands can come from anywhere, and accumulators can go
-straight from registers to where they belong.
+WMMA fragments are opaque. Here PTX specifies which element each register of each lane holds. So
+operands can be gathered from anywhere, and accumulators can go straight from registers to memory.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from intrinsics import dtypes
 from intrinsics.dtypes import BF16, FP16, FP32, ElementType
 from intrinsics.record import WARP_SIZE, TensorIntrinsic
 
-#: "mma": shapes, dtypes, the first target that has each, and which lane holds which element.
+#: PTX ISA, "mma": shapes, dtypes, the first target of each, and which lane holds which element.
 PTX_ISA = (
     "https://docs.nvidia.com/cuda/parallel-thread-execution/#warp-level-matrix-instructions-for-mma"
 )
@@ -26,7 +25,7 @@ PTX_ISA = (
 def _instruction(
     k: int, operand: ElementType, accumulator: ElementType, min_sm: int
 ) -> TensorIntrinsic:
-    """m16n8k<k>: all have 16 rows and 8 columns."""
+    """Returns m16n8k<k>; every mma.sync here has 16 rows and 8 columns."""
     operands = f"{operand.ptx}.{operand.ptx}"
     ptx = f"mma.sync.aligned.m16n8k{k}.row.col.{accumulator.ptx}.{operands}.{accumulator.ptx}"
     return TensorIntrinsic(
@@ -35,7 +34,7 @@ def _instruction(
 
 
 M16N8K16 = _instruction(16, FP16, FP32, 80)
-#: The operands of the lesser depth are the first registers of the other's.
+#: The operands of k = 8 are the first registers of those of k = 16.
 INSTRUCTIONS = (
     M16N8K16,
     _instruction(16, FP16, FP16, 80),
@@ -47,7 +46,7 @@ INSTRUCTIONS = (
 
 
 def get(k: int, operand: str, accumulator: str) -> TensorIntrinsic:
-    """Returns m16n8k<k> of those dtypes. Raises ``LookupError`` that lists those there are."""
+    """Returns m16n8k<k> of those dtypes. Raises ``LookupError``, which lists the instructions."""
     for one in INSTRUCTIONS:
         if (one.k, one.a_dtype, one.accumulator_dtype) == (k, operand, accumulator):
             return one
@@ -56,8 +55,8 @@ def get(k: int, operand: str, accumulator: str) -> TensorIntrinsic:
 
 
 #: Moves of 8 x 8 matrices of 16-bit elements, a row of 16 bytes each (PTX ISA, "ldmatrix",
-#: "stmatrix", "movmatrix"). For x4, lane 8 i + j names row j of matrix i; lane l holds of each
-#: matrix the elements 2 (l % 4) and the next of row l // 4.
+#: "stmatrix", "movmatrix"). For x4, lane 8 i + j gives the address of row j of matrix i. Lane l
+#: holds two elements of each matrix: row l // 4, columns 2 (l % 4) and the next.
 LDMATRIX = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
 LDMATRIX_TRANSPOSED = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"
 STMATRIX = "stmatrix.sync.aligned.m8n8.x4.shared.b16"
@@ -68,9 +67,9 @@ MOVMATRIX_TRANSPOSED = "movmatrix.sync.aligned.m8n8.trans.b16"
 class Fragment:
     """One operand of an mma.sync in registers: which lane holds which element.
 
-    A lane's elements are numbered from 0; as many as fit share a 32-bit register, the first of
-    them in its lowest bits. ``operand`` is "a", "b" or "c" (also D). Source: `PTX_ISA`, "Matrix
-    Fragments", whose maps for 8, 16 and 32 bits are one formula in elements per register.
+    A lane's elements are numbered from 0. As many as fit share a 32-bit register, the first in its
+    lowest bits. ``operand`` is "a", "b" or "c" (also D). Source: `PTX_ISA`, "Matrix Fragments"; its
+    maps for elements of 8, 16 and 32 bits are one formula in elements per register.
     """
 
     operand: str
@@ -85,21 +84,21 @@ class Fragment:
 
     @property
     def per_register(self) -> int:
-        """Elements of a register."""
+        """Elements in a register."""
         return dtypes.get(self.dtype).per_register
 
     @property
     def elements(self) -> int:
-        """Elements of a lane."""
+        """Elements that each lane holds."""
         return self.rows * self.columns // WARP_SIZE
 
     @property
     def registers(self) -> int:
-        """Registers of a lane."""
+        """32-bit registers of each lane."""
         return self.elements // self.per_register
 
     def element(self, lane: Any, number: Any) -> tuple[Any, Any]:
-        """Returns (row, column) of a lane's element of that number.
+        """Returns (row, column) of element ``number`` of a lane.
 
         Takes integers, NumPy arrays or TVM expressions.
         """
@@ -113,7 +112,7 @@ class Fragment:
         return thread * each + low + register * (4 * each), group
 
     def places(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Returns for each (row, column) its lane, and its number among the lane's elements."""
+        """Returns two arrays (rows, columns): each element's lane, and its number in that lane."""
         lane, number = np.indices((WARP_SIZE, self.elements))
         at = self.element(lane, number)
         lanes, numbers = (np.empty((self.rows, self.columns), np.intp) for _ in range(2))

@@ -1,4 +1,4 @@
-"""What a tensor-core instruction is: one frozen record that checks itself."""
+"""The record of a tensor-core instruction."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ WARP_SIZE = 32
 
 @dataclass(frozen=True)
 class TensorIntrinsic:
-    """``D[m, n] = sum over k of A[m, k] * B[k, n] + C[m, n]``, done by the threads together.
+    """One tensor-core instruction: ``D[m, n] = sum over k of A[m, k] * B[k, n] + C[m, n]``.
 
-    A is row major (m, k), B row major (k, n), C and D row major (m, n). The dtypes are names of
-    `intrinsics.dtypes`. Raises ``ValueError`` that lists what makes it no instruction.
+    Its threads compute it together. A (m, k), B (k, n), C and D (m, n) are row major. The dtypes
+    are names of `intrinsics.dtypes`. Raises ``ValueError``, which lists every inconsistent field.
     """
 
     family: str
@@ -24,11 +24,11 @@ class TensorIntrinsic:
     a_dtype: str
     b_dtype: str
     accumulator_dtype: str
-    #: Smallest compute capability that has it, as in ``sm_70``.
+    #: Lowest compute capability that has it: 70 is ``sm_70``.
     min_sm: int
     #: Where the shape, the dtypes and ``min_sm`` are specified.
     source: str
-    #: The instruction in PTX; empty where a compiler builds it from others.
+    #: Name of the instruction in PTX; empty if the compiler builds it from others.
     ptx: str = ""
     threads: int = WARP_SIZE
     a_scope: str = "local"
@@ -66,7 +66,7 @@ class TensorIntrinsic:
 
     @property
     def name(self) -> str:
-        """Such as ``wmma_m16n16k16_f16_f32``: operands, then accumulator."""
+        """Name such as ``wmma_m16n16k16_f16_f32``: operands, then accumulator."""
         operands = dict.fromkeys((self.a_dtype, self.b_dtype))
         parts = [dtypes.get(one).ptx for one in (*operands, self.accumulator_dtype)]
         return f"{self.family}_m{self.m}n{self.n}k{self.k}_{'_'.join(parts)}"
@@ -77,7 +77,7 @@ class TensorIntrinsic:
 
     @property
     def wide_dtype(self) -> str:
-        """Dtype in which products are exact and are added when the instruction is emulated."""
+        """Dtype in which the emulation multiplies exactly and accumulates."""
         exact = dtypes.get(self.accumulator_dtype).integer
         return self.accumulator_dtype if exact else dtypes.FP32.name
 
@@ -86,10 +86,10 @@ class TensorIntrinsic:
         return {"a": (self.m, self.k), "b": (self.k, self.n), "c": (self.m, self.n)}[operand]
 
     def registers(self, operand: str) -> int:
-        """Returns the 32-bit registers that one fragment of an operand takes in each thread."""
+        """Returns the number of 32-bit registers per thread of an operand's fragment."""
         rows, columns = self.shape(operand)
         return rows * columns // (self.threads * dtypes.get(self.dtype(operand)).per_register)
 
     def accumulator_registers(self) -> int:
-        """Returns the 32-bit registers that one accumulator fragment takes in each thread."""
+        """Returns the number of 32-bit registers per thread of an accumulator fragment."""
         return self.registers("c")

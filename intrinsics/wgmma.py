@@ -1,13 +1,14 @@
-"""The warpgroup instruction of sm_90a: operands in shared memory, accumulators in registers.
+"""The warpgroup instruction of sm_90a: operands in shared memory, accumulators in
+registers.
 
-``D[m, n] += A[m, k] * B[n, k]`` for m = 64, 32 bytes of k and n a multiple of 8 up to 256, by the
-128 threads of a warpgroup. A and B lie in shared memory with k innermost, in rows of 32, 64 or 128
-bytes whose 16-byte chunks are *swizzled*: permuted, so that eight rows of one column of chunks lie
-in different banks. A 64-bit descriptor tells the hardware where and how.
+``D[m, n] += A[m, k] * B[n, k]``, by the 128 threads of a warpgroup: m is 64, k is 32 bytes, n a
+multiple of 8 up to 256. A and B lie in shared memory with k innermost, in rows of 32, 64 or 128
+bytes. The 16-byte chunks of a row are *swizzled*: permuted, so that the same column of eight rows
+lies in different banks. A 64-bit descriptor gives the address and the layout to the hardware.
 
 Sources: PTX ISA, "Asynchronous Warpgroup Level Matrix Multiply-Accumulate Instructions"
 (https://docs.nvidia.com/cuda/parallel-thread-execution/#asynchronous-warpgroup-level-matrix-instructions)
-for shapes, fragments and descriptors, "Swizzling modes" there for the permutation.
+for shapes, fragments and descriptors, and "Swizzling modes" there for the permutation.
 """
 
 from __future__ import annotations
@@ -23,31 +24,33 @@ PTX_ISA = (
     "https://docs.nvidia.com/cuda/parallel-thread-execution/"
     "#asynchronous-warpgroup-level-matrix-instructions"
 )
-#: Rows, and bytes along k, of every one; columns are a multiple of `STEP_N` up to `MAX_N`.
+#: Rows, and bytes along k, of every instruction; n is a multiple of `STEP_N` up to `MAX_N`.
 M, K_BYTES = 64, 32
 STEP_N, MAX_N = 8, 256
 WARPGROUP = 128
 CHUNK_BYTES = 16
-#: Rows that the permutation repeats after.
+#: Rows after which the permutation repeats.
 SWIZZLE_ROWS = 8
-#: Operand types whose instruction is built here.
+#: Operand types that the instructions here multiply.
 OPERANDS = (FP16, BF16)
 
-#: Bytes of a row: the descriptor's layout type, and the tensor map's swizzle mode
+#: By bytes of a row: the descriptor's layout type, and the tensor map's swizzle mode
 #: (``CUtensorMapSwizzle``).
 LAYOUT_TYPE = {128: 1, 64: 2, 32: 3}
 TENSOR_MAP_SWIZZLE = {128: 3, 64: 2, 32: 1}
-#: ``CUtensorMapL2promotion``: what is gathered is read 128 bytes at a time.
+#: ``CUtensorMapL2promotion``: L2 reads 128 bytes at a time.
 TENSOR_MAP_PROMOTION = 2
 
-#: The function that encodes a tensor map in im2col mode, as host code names it. TVM's runtime has
-#: only tiled ones.
+#: Name by which host code calls the function that encodes a tensor map in im2col mode. TVM's own
+#: encodes only tiled ones.
 ENCODE_IM2COL = "tvmconv.encode_im2col"
 
 
 @cache
 def get(n: int, operand: str, accumulator: str) -> TensorIntrinsic:
-    """Returns the instruction with n columns. Raises ``LookupError`` where there is none."""
+    """Returns the instruction with n columns. Raises ``LookupError`` for other n or operand
+    types.
+    """
     if n % STEP_N or not STEP_N <= n <= MAX_N:
         raise LookupError(f"wgmma has n = {STEP_N}, {2 * STEP_N}, ... {MAX_N}, not {n}")
     if operand not in [one.name for one in OPERANDS]:
@@ -64,18 +67,19 @@ def get(n: int, operand: str, accumulator: str) -> TensorIntrinsic:
 
 
 def descriptor(row_bytes: int) -> int:
-    """Returns a matrix descriptor without its address: stride of 8 rows, and layout type.
+    """Returns a 64-bit matrix descriptor without its address: stride of 8 rows, and layout
+    type.
 
-    The address, in shared memory and divided by 16, is added to it.
+    The kernel adds the address in shared memory, divided by 16.
     """
     stride = SWIZZLE_ROWS * row_bytes // CHUNK_BYTES
     return LAYOUT_TYPE[row_bytes] << 62 | stride << 32 | 1 << 16
 
 
 def swizzled(row: Any, chunk: Any, row_bytes: int) -> Any:
-    """Returns the chunk of its row in which chunk `chunk` lies: address bits 7 to 9 are
-    exclusive-ored into bits 4 to 6, as many as a row has.
+    """Returns the position in row `row` at which chunk `chunk` is stored.
 
+    Address bits 7 to 9 are exclusive-ored into bits 4 to 6, as many as a row of ``row_bytes`` has.
     Takes integers, NumPy arrays or TVM expressions.
     """
     return chunk ^ (row * row_bytes // 128) % (row_bytes // CHUNK_BYTES)

@@ -1,7 +1,7 @@
-"""The WMMA instructions: warp-wide matrix multiply-add, the same from Volta on.
+"""The WMMA instructions: warp-wide matrix multiply-add, the same API since Volta.
 
-An operand lives in a *fragment*: registers spread over the lanes in an order that the hardware
-keeps to itself. So a fragment is only ever filled, loaded, multiplied and stored as a whole.
+An operand lives in a *fragment*: registers spread over the lanes, in an order that is not
+specified. So a fragment is only filled, loaded, multiplied and stored as a whole.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 from intrinsics.dtypes import BF16, FP16, FP32
 from intrinsics.record import TensorIntrinsic
 
-#: "wmma.mma.sync": shapes, dtypes and the first target that has each.
+#: PTX ISA, "wmma.mma.sync": shapes, dtypes and the first target of each.
 PTX_ISA = (
     "https://docs.nvidia.com/cuda/parallel-thread-execution/"
     "#warp-level-matrix-instructions-wmma-mma"
 )
-#: Operand type, accumulator type, and the first target that has them.
+#: Operand type, accumulator type, and the lowest compute capability that has them.
 DTYPES = ((FP16, FP32, 70), (FP16, FP16, 70), (BF16, FP32, 80))
 
 INTRINSICS: tuple[TensorIntrinsic, ...] = tuple(
@@ -31,9 +31,8 @@ INTRINSICS: tuple[TensorIntrinsic, ...] = tuple(
 def get(
     m: int, n: int, k: int, operand: str = FP16.name, accumulator: str = FP32.name
 ) -> TensorIntrinsic:
-    """Returns the instruction of that shape with those dtypes.
-
-    Raises ``LookupError`` that lists those there are.
+    """Returns the instruction of that shape and dtypes. Raises ``LookupError``, which lists them
+    all.
     """
     for intrinsic in INTRINSICS:
         shape = (intrinsic.m, intrinsic.n, intrinsic.k)
@@ -45,8 +44,7 @@ def get(
 
 
 def min_sm(operand: str, accumulator: str) -> int | None:
-    """Returns the first compute capability that multiplies `operand` into `accumulator`; None if
-    there is none."""
+    """Returns the lowest compute capability that has these dtypes, as 80 for sm_80, or None."""
     found = [
         i.min_sm for i in INTRINSICS if (i.a_dtype, i.accumulator_dtype) == (operand, accumulator)
     ]

@@ -2,9 +2,9 @@
 
 `schedules.register(family)` adds a family of your own; `schedules.registered()` lists them.
 
-Nothing is imported here before it is used: `schedules.machine.hardware` and
-`schedules.conv.workload` are plain Python, which a machine with TVM's runtime alone can import; the
-other files need its compiler.
+Nothing is imported before it is used. `schedules.machine.hardware` and `schedules.conv.workload`
+are plain Python, so that a machine with only TVM's runtime can import them. The other files need
+TVM's compiler.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ __all__ = ["Family", "Match", "Reject", "register", "registered", "unregister"]
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, from its module. Raises ``AttributeError`` for any other."""
+    """Returns a public name from its module. Raises ``AttributeError`` for any other."""
     if name not in _HOMES:
         raise AttributeError(f"module 'schedules' has no attribute {name!r}")
     return getattr(importlib.import_module(f"schedules.{_HOMES[name]}"), name)

@@ -1,4 +1,4 @@
-"""The choice of a family and its configuration for a workload: the pair that costs least."""
+"""The choice of a family and its configuration for a workload: the pair with the least cost."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from schedules.machine.cost import Cost, Machine, conv_cost
 from schedules.machine.hardware import Hardware
 from schedules.registry import registered
 
-#: Estimates the time of a family's schedule of a workload, with a configuration, on a machine.
+#: A function that estimates the cost of a family's schedule with a configuration.
 Estimate = Callable[[ConvWorkload, Family, Any, Hardware], Cost]
 
 
 def predict(w: ConvWorkload, config: Any, hardware: Hardware) -> model.Prediction:
     """Predicts the time of `w` on a GPU with a configuration of any family.
 
-    Raises ``LookupError`` where no family with a footprint has such configurations, ``ValueError``
-    for a CPU.
+    Raises ``LookupError`` if no family with a footprint has such configurations, ``ValueError`` for
+    a CPU.
     """
     if hardware.kind != "cuda":
-        raise ValueError(f"the model is of GPUs, not of {hardware.name}")
+        raise ValueError(f"the model predicts GPUs, not {hardware.name}")
     for one in registered():
         if isinstance(config, one.config_type):
             footprint = one.footprint(w, config, hardware)
@@ -36,8 +36,11 @@ def predict(w: ConvWorkload, config: Any, hardware: Hardware) -> model.Predictio
 
 
 def kernel_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> Cost:
-    """Returns the cost by which choices are ranked: for a GPU what the model predicts, or the
-    roofline for a family with no footprint; for a CPU the roofline of the card that is emulated."""
+    """Returns the cost by which choices are ranked.
+
+    For a GPU it is the model's prediction, or the roofline for a family without a footprint. For a
+    CPU it is the roofline of the card that is emulated.
+    """
     footprint = family.footprint(w, config, hardware) if hardware.kind == "cuda" else None
     if footprint is None:
         return conv_cost(w, family, config, hardware.card)
@@ -48,8 +51,10 @@ def kernel_cost(w: ConvWorkload, family: Family, config: Any, hardware: Hardware
 def cost_on(
     machine: Machine, w: ConvWorkload, family: Family, config: Any, hardware: Hardware
 ) -> Cost:
-    """Returns the cost of a choice for `hardware` on the machine that runs it. For a CPU it is the
-    roofline of `machine`, which may also be a card whose costs are asked for."""
+    """Returns the cost of a choice for `hardware` on the machine that runs it.
+
+    For a CPU it is the roofline of `machine`, which may be a card whose costs the user asked for.
+    """
     if hardware.kind == "cuda":
         return kernel_cost(w, family, config, hardware)
     return conv_cost(w, family, config, machine)
@@ -57,7 +62,7 @@ def cost_on(
 
 @dataclass(frozen=True)
 class Pinned:
-    """A family and configuration that a person set for a workload."""
+    """A family and configuration that the user pinned for a workload."""
 
     family: Family
     config: Any
@@ -65,8 +70,10 @@ class Pinned:
 
 @dataclass(frozen=True)
 class Tuned:
-    """The fastest configuration measured for a workload. `us` and `model_us`: microseconds of it
-    and of the choice that the model would have made."""
+    """The fastest configuration measured for a workload.
+
+    ``us`` is its time and ``model_us`` that of the model's choice, both measured, in microseconds.
+    """
 
     family: Family
     config: Any
@@ -74,14 +81,16 @@ class Tuned:
     model_us: float
 
 
-#: The record of a workload; None where none holds.
+#: A function that returns the record of a workload, or None.
 Lookup = Callable[[ConvWorkload, Hardware], Tuned | Pinned | None]
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules of a choice: among `families`, in order of preference, by `estimate`; `records`
-    decide where they have the workload."""
+    """The rules of a choice: `families` in order of preference, ranked by `estimate`.
+
+    `records` take precedence for the workloads that they have.
+    """
 
     families: tuple[Family, ...] = field(default_factory=registered)
     estimate: Estimate = kernel_cost
@@ -106,22 +115,22 @@ class Choice:
     family: Family
     config: Any
     cost: Cost
-    #: The next best; None where only one family matches.
+    #: The next best; None if only one family matches.
     runner_up: Option | None
     #: The families that decline.
     rejects: tuple[Reject, ...]
-    #: "record": `tune` measured it. "pinned": a person set it, in the build or in a record.
+    #: "record": `tune` measured it. "pinned": the user set it, in the build or in a record.
     chosen_by: Literal["model", "record", "pinned"] = "model"
-    #: The measured times, if a record decided. Then `cost` is the measured time and `runner_up`
-    #: the model's choice with its measured time, None where that is the same.
+    #: The measured times, if a record decided. Then `cost` is the measured time, and `runner_up`
+    #: is the model's choice with its measured time, or None if it is the same.
     tuned: Tuned | None = None
 
 
 def choose(w: ConvWorkload, hardware: Hardware, policy: Policy | None = None) -> Choice:
-    """The recorded choice for `w`; where none holds, the one that is estimated to cost least.
+    """Returns the recorded choice for `w`, or else the one with the least estimated cost.
 
     policy: by default the registered families, by `kernel_cost`, without records. Raises
-    `FamilyError` where no family matches.
+    `FamilyError` if no family matches.
     """
     policy = policy or Policy()
     choice = estimated(w, hardware, policy.estimate, policy.families)
@@ -137,11 +146,11 @@ def choose(w: ConvWorkload, hardware: Hardware, policy: Policy | None = None) ->
 def estimated(
     w: ConvWorkload, hardware: Hardware, estimate: Estimate, families: tuple[Family, ...]
 ) -> Choice:
-    """The family that costs least, each with its best configuration: on a GPU the cheapest of its
-    space, on a CPU, or where the default was found by measuring, its default. A family of last
-    resort comes last on a GPU, whatever it is predicted to take, as it leaves tensor cores unused.
+    """Returns the family with the least cost, each with its best configuration.
 
-    Raises `FamilyError` where no family matches.
+    On a GPU that is the cheapest of its space. On a CPU, or if the family's default was measured,
+    it is the default. A family of last resort comes last on a GPU whatever its cost, as it leaves
+    tensor cores unused. Raises `FamilyError` if no family matches.
     """
     found, rejects = options(w, hardware, Policy(families, estimate))
     if not found:
@@ -155,7 +164,9 @@ def estimated(
 def options(
     w: ConvWorkload, hardware: Hardware, policy: Policy | None = None
 ) -> tuple[list[Option], list[Reject]]:
-    """Every family that matches, best first, with its best configuration; and the rejections."""
+    """Returns the families that match, best first with their best configurations, and the
+    rejections.
+    """
     policy = policy or Policy()
 
     def rank(option: Option) -> tuple[bool, float]:
@@ -173,7 +184,9 @@ def options(
 
 
 def pin(choice: Choice, pinned: Pinned, estimate: Estimate = kernel_cost) -> Choice:
-    """`choice` with the family and configuration that a person set, and its estimated cost."""
+    """Returns `choice` with the family and configuration that the user pinned, and its estimated
+    cost.
+    """
     cost = estimate(choice.workload, pinned.family, pinned.config, choice.hardware)
     same = (pinned.family, pinned.config) == (choice.family, choice.config)
     return replace(
@@ -188,7 +201,7 @@ def pin(choice: Choice, pinned: Pinned, estimate: Estimate = kernel_cost) -> Cho
 
 
 def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
-    """The choice by measurement, with measured times instead of estimates."""
+    """Returns the choice of a record, with measured times instead of estimates."""
     limit = estimate(choice.workload, found.family, found.config, choice.hardware).limit
     same = (found.family, found.config) == (choice.family, choice.config)
     model_cost = Cost(found.model_us, choice.cost.limit)
@@ -206,11 +219,13 @@ def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
 def _best(
     w: ConvWorkload, family: Family, match: Match, hardware: Hardware, estimate: Estimate
 ) -> Option:
-    """A family with its cheapest configuration; of equal ones the default, then the first."""
+    """Returns a family with its cheapest configuration; among equals the default, then the
+    first.
+    """
     if hardware.kind != "cuda" or family.default_measured:
         return Option(family, match.config, estimate(w, family, match.config, hardware))
     if estimate is kernel_cost:
-        # No footprint depends on the rest of the epilogue: workloads that differ in it share a
+        # No footprint depends on the rest of the epilogue: workloads that differ only there share a
         # search.
         epilogue = Epilogue(residual=w.epilogue.residual)
         w = replace(w, epilogue=epilogue)
@@ -222,9 +237,15 @@ def _best(
 def _least(
     w: ConvWorkload, family: Family, default: Any, hardware: Hardware, estimate: Estimate
 ) -> tuple[Any, Cost]:
-    """The cheapest configuration of a family, and its cost."""
+    """Returns the cheapest configuration of a family, and its cost."""
     costs = (
         (config, estimate(w, family, config, hardware))
         for config in (default, *family.space(w, hardware))
     )
     return min(costs, key=lambda item: item[1].us)
+
+
+def forget() -> None:
+    """Drops the cached choices, as after a change of what a family offers in a running process."""
+    estimated.cache_clear()
+    _least.cache_clear()

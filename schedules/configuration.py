@@ -1,4 +1,4 @@
-"""Configurations as JSON, and which family takes one that a person wrote.
+"""Configurations as JSON, and the family that a given one belongs to.
 
 {"family": "wmma_nhwc", "config": {"warps_m": 2, "fragments_k": 4}}     # fields left out: the
 {"warps_m": 2, "fragments_k": 4}                                        # class's own defaults
@@ -19,27 +19,30 @@ from schedules.errors import ConfigError
 from schedules.family import Family, Reject
 from schedules.machine.hardware import Hardware
 
-#: Types that a field's value is held to; another annotation takes any value.
+#: Types that values are checked against; fields with another annotation take any value.
 PLAIN = (bool, int, str, tuple)
 #: A configuration, its fields, or JSON text of them; see the module.
 ConfigLike = Any
 
 
 def config_fields(config: Any) -> dict[str, Any]:
-    """A configuration's fields as plain values, as JSON gives them back."""
+    """Returns a configuration's fields as JSON values."""
     return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def make_config(one: Family, w: ConvWorkload, hardware: Hardware, fields: Mapping[str, Any]) -> Any:
-    """The configuration with these fields, checked. Raises ``TypeError`` for fields of another
-    name or type, `ConfigError` where it does not fit, ``ValueError`` where the family declines."""
+    """Returns the configuration with these fields, checked.
+
+    Raises ``TypeError`` for fields of another name or type, `ConfigError` if it does not fit,
+    ``ValueError`` if the family declines.
+    """
     return _checked(one, w, hardware, _construct(one.config_type, fields))
 
 
 def _construct(config_type: type, fields: Mapping[str, Any]) -> Any:
-    """JSON has lists where configurations have tuples."""
+    """Returns a configuration; lists, as JSON has them, become tuples."""
     if unknown := _unknown(config_type, fields):
-        raise TypeError(f"{config_type.__name__} has no {' and no '.join(unknown)}")
+        raise TypeError(f"{config_type.__name__} has no field {', '.join(unknown)}")
     hints = typing.get_type_hints(config_type)
     plain = {name: tuple(v) if isinstance(v, list) else v for name, v in fields.items()}
     for name, value in plain.items():
@@ -51,7 +54,7 @@ def _construct(config_type: type, fields: Mapping[str, Any]) -> Any:
 
 
 def _unknown(config_type: type, fields: Mapping[str, Any]) -> list[str]:
-    """The names among `fields` that the configuration does not have."""
+    """Returns the names among `fields` that the configuration does not have."""
     names = {field.name for field in dataclasses.fields(config_type)}
     return [name for name in fields if name not in names]
 
@@ -65,16 +68,16 @@ def _checked(one: Family, w: ConvWorkload, hardware: Hardware, config: Any) -> A
 
 
 def parse(given: ConfigLike) -> tuple[str | None, Any]:
-    """The family's name, None where it is not named; and a configuration or a mapping of fields.
+    """Returns the family's name, or None, and a configuration or a mapping of fields.
 
-    Raises `ConfigError` for text that is not JSON of an object, and for anything else that is no
+    Raises `ConfigError` for text that is not a JSON object and for anything else that is not a
     configuration.
     """
     if isinstance(given, str):
         try:
             given = json.loads(given)
         except ValueError as error:
-            raise ConfigError(f"{given!r} is no JSON", note=str(error), hint=HINT) from None
+            raise ConfigError(f"{given!r} is not JSON", note=str(error), hint=HINT) from None
     if isinstance(given, Mapping) and set(given) == {"family", "config"}:
         name, inner = given["family"], given["config"]
     else:
@@ -83,7 +86,7 @@ def parse(given: ConfigLike) -> tuple[str | None, Any]:
         dataclasses.is_dataclass(inner) and not isinstance(inner, type)
     )
     if not config or not isinstance(name, str | None):
-        raise ConfigError(f"{given!r} is no configuration", hint=HINT)
+        raise ConfigError(f"{given!r} is not a configuration", hint=HINT)
     return name, inner
 
 
@@ -93,10 +96,10 @@ HINT = 'write {"family": "wmma_nhwc", "config": {"warps_m": 2}}, or the fields a
 def resolve(
     given: ConfigLike, w: ConvWorkload, hardware: Hardware, families: Sequence[Family]
 ) -> Pinned:
-    """The first of `families` that computes `w` with this configuration.
+    """Returns the first of `families` that computes `w` with this configuration.
 
-    Raises `ConfigError` with each family's reason where none does, and where fields without a
-    family's name fit configurations of several types.
+    Raises `ConfigError` with each family's reason if none does, and if fields without a family's
+    name fit configurations of several types.
     """
     name, inner = parse(given)
     found: list[Pinned] = []
@@ -115,13 +118,13 @@ def resolve(
     types = {type(one.config) for one in found}
     if len(types) > 1:
         names = ", ".join(one.family.name for one in found)
-        raise ConfigError(f"{given} fits several families: {names}", hint=f"name one: {HINT}")
+        raise ConfigError(f"{given} fits several families: {names}", hint=f"add the family: {HINT}")
     if found:
         return found[0]
     if not reasons:
         names = ", ".join(one.name for one in families)
         what = f"no family {name!r}" if name else f"no family with configurations like {given}"
-        raise ConfigError(f"there is {what} here", hint=f"the families are {names}")
+        raise ConfigError(f"there is {what}", hint=f"families: {names}")
     raise ConfigError(
         f"the configuration {given} does not fit {w} on {hardware.name}",
         note="; ".join(f"{family}: {reason}" for family, reason in reasons.items()),

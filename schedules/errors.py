@@ -1,4 +1,4 @@
-"""Errors about families of schedules and their configurations."""
+"""Errors of families, configurations, and the emulator."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from intrinsics.errors import TvmconvError
 
 
 class ConfigError(TvmconvError, ValueError):
-    """A configuration that does not fit its workload or hardware; the note lists every reason."""
+    """Raised for a configuration that does not fit its workload or hardware; the note lists every
+    reason.
+    """
 
 
 class FamilyError(TvmconvError, LookupError):
-    """A family that is unknown or registered twice, or a convolution that no family computes."""
+    """Raised for a family that is unknown or registered twice, and if no family computes a
+    convolution.
+    """
 
 
 def require_none(problems: list[str], config: object, workload: object, hardware: str) -> None:
-    """Raises `ConfigError` that lists the problems, if there are any."""
+    """Raises `ConfigError` with the problems, if there are any."""
     if problems:
         raise ConfigError(
             f"the configuration {config} does not fit {workload} on {hardware}",
             note="; ".join(problems),
-            hint="the family's space() gives those that fit",
+            hint="the family's space() lists those that fit",
         )
 
 
@@ -36,8 +40,10 @@ def passes(check: Callable[..., None], *arguments: Any) -> bool:
 
 
 class EmulatorError(TvmconvError):
-    """The emulator cannot run a kernel: no compiler, or an instruction that it does not know."""
+    """Raised if the emulator cannot run a kernel: no compiler, or an unknown instruction."""
 
 
 class KernelFault(TvmconvError):
-    """A mistake that the emulator finds in a kernel: a deadlock, a write out of bounds."""
+    """Raised for a mistake that the emulator finds in a kernel: a deadlock, a write out of
+    bounds.
+    """

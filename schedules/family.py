@@ -1,4 +1,4 @@
-"""The interface of a family of schedules, and its answers when it is asked about a convolution."""
+"""The interface of a family of schedules, and its answers to a workload."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from schedules.conv.workload import ConvWorkload
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
-#: The constant tensors of a convolution by the names of `schedules.conv.signature`: weight
-#: (K, C/groups, R, S), bias (K,), slope (K,); and with a prologue its own, as `PROLOGUE_WEIGHT`
-#: (C, 1, R, S) and `PROLOGUE_BIAS` (C,).
+#: Constant tensors of a convolution by the names of `schedules.conv.signature`: weight
+#: (K, C/groups, R, S), bias (K,), slope (K,). A prologue has `PROLOGUE_WEIGHT` (C, 1, R, S) and
+#: `PROLOGUE_BIAS` (C,).
 Given = Mapping[str, NDArray[Any]]
 PROLOGUE_WEIGHT, PROLOGUE_BIAS = "prologue.weight", "prologue.bias"
-#: Why a family for pairs declines a workload that has no prologue.
+#: Reason of a family for pairs to decline a workload without a prologue.
 ONE_CONVOLUTION = "no depthwise convolution is computed with it"
 
 
 @dataclass(frozen=True)
 class Match:
-    """The family can compute the workload; ``config`` is its default."""
+    """Says that the family can compute the workload; ``config`` is its default."""
 
     family: str
     config: Any
@@ -36,7 +36,9 @@ class Match:
 
 @dataclass(frozen=True)
 class Reject:
-    """The family can't or shouldn't compute the workload; ``reason`` is one short clause."""
+    """Says that the family cannot or should not compute the workload; ``reason`` is one short
+    clause.
+    """
 
     family: str
     reason: str
@@ -46,7 +48,7 @@ class Reject:
 
 
 def alone(w: ConvWorkload) -> str:
-    """The reason to decline a workload that is more than one convolution, else empty."""
+    """Returns the reason to decline a prologue or a pool; empty if the workload has neither."""
     if w.prologue is not None:
         return "computes one convolution, not two"
     if w.epilogue.pool is not None:
@@ -55,9 +57,9 @@ def alone(w: ConvWorkload) -> str:
 
 
 def other_precision(w: ConvWorkload, *known: Precision) -> str:
-    """Returns why a family declines that computes `known` precisions; empty if it takes `w`.
+    """Returns the reason to decline a workload of a precision other than `known`, or "".
 
-    The result's dtype is left to the family.
+    Any dtype of the result is accepted here; the family checks it.
     """
     for workload in w.apart:
         own = workload.precision
@@ -67,8 +69,10 @@ def other_precision(w: ConvWorkload, *known: Precision) -> str:
 
 
 def other_than_floats(w: ConvWorkload) -> str:
-    """Returns why a family declines that multiplies floating-point numbers of any width in fp32,
-    unsplit and unscaled; empty if it takes `w`."""
+    """Returns the reason to decline integers, split or scaled operands, or "".
+
+    For families that multiply floating-point numbers of any width in fp32.
+    """
     own = w.precision
     types = [dtypes.get(one) for one in (own.x, *own.operands, own.result)]
     if any(one.integer for one in types) or own.split > 1 or own.scales:
@@ -77,7 +81,7 @@ def other_than_floats(w: ConvWorkload) -> str:
 
 
 def fitting(family: str, config: Any, hardware: Hardware) -> Match | Reject:
-    """A match with this default, or a rejection where ``config`` is None: nothing fits."""
+    """Returns a match with this default, or a rejection if ``config`` is None."""
     if config is None:
         return Reject(family, f"no configuration fits {hardware.name}")
     return Match(family, config)
@@ -86,31 +90,33 @@ def fitting(family: str, config: Any, hardware: Hardware) -> Match | Reject:
 class Family(ABC):
     """One way to compute convolutions: subclass, then `schedules.registry.register` an instance.
 
-    A subclass has at least `name`, `config_type`, `match`, `schedule`, `signature` and `pack`. To
-    be measured by the tuner it must pickle: those of importable modules, scripts and notebooks do.
+    A subclass has at least `name`, `config_type`, `match`, `schedule`, `signature` and `pack`. The
+    tuner pickles it: classes of modules, scripts and notebooks all work.
     """
 
     #: Unique among the registered families; records and reports name it.
     name: str
-    #: A frozen dataclass of plain values (int, bool, str, tuples of them): the configuration.
-    #: Families that differ in layout alone may share one.
+    #: The type of its configurations: a frozen dataclass of int, bool, str, and tuples of them.
+    #: Families that differ only in layout may share one.
     config_type: type
-    #: Increased whenever an equal configuration becomes another kernel: older records expire.
+    #: Increase it if the kernels of equal configurations change: older records then expire.
     version: int = 1
-    #: Whether the default was found by measuring, so that it is used untuned. Otherwise the cost
-    #: model takes the best of the space.
+    #: True if the default was found by measuring and is used untuned. Otherwise the cost model
+    #: chooses from the space.
     default_measured: bool = False
-    #: Whether the multiply-adds run on tensor cores, or on their emulation.
+    #: True if the multiply-adds run on tensor cores, or on their emulation.
     tensorized: bool = False
-    #: Whether it comes after all others on a GPU, whatever it is predicted to take.
+    #: True if it comes after all others on a GPU, whatever its cost.
     last_resort: bool = False
 
     @abstractmethod
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        """A `Match` with the default configuration if this family takes `w`, else a `Reject`."""
+        """Returns a `Match` with the default configuration if this family takes `w`, else a
+        `Reject`.
+        """
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[Any]:
-        """Every configuration worth trying, each already checked; at least the default."""
+        """Yields every configuration worth trying, each already checked; at least the default."""
         answer = self.match(w, hardware)
         if isinstance(answer, Match):
             yield answer.config
@@ -120,16 +126,18 @@ class Family(ABC):
         return None
 
     def footprint(self, w: ConvWorkload, config: Any, hardware: Hardware) -> Footprint | None:
-        """The resources that `schedule` asks of a GPU, from which `schedules.machine.model`
-        predicts its time. None: the roofline estimates it."""
+        """Returns the footprint of `schedule` on a GPU, for `schedules.machine.model`.
+
+        None: the roofline estimates the time.
+        """
         return None
 
     @abstractmethod
     def schedule(self, w: ConvWorkload, config: Any, hardware: Hardware) -> tirx.PrimFunc:
-        """The scheduled function. Raises `ConfigError` if `config` does not fit."""
+        """Returns the scheduled function. Raises `ConfigError` if `config` does not fit."""
 
     def padded_macs(self, w: ConvWorkload, config: Any) -> int:
-        """Multiply-adds that `schedule` carries out, padding included."""
+        """Returns the multiply-adds that `schedule` executes, padding included."""
         return w.useful_macs
 
     @abstractmethod

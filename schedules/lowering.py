@@ -1,8 +1,8 @@
-"""Lowers kernels, both scheduled ones and ones written in TVM script.
+"""Lowers kernels, both scheduled ones and those in TVM script.
 
 TVM has a pipeline for each kind: one turns loops of schedules into threads, the other keeps PTX
-operations as they are. TVM finds a pipeline by its name, so this registers one, `KERNELS`, which
-takes each function through its own.
+operations as they are. TVM looks pipelines up by name, so this file registers `KERNELS`, which
+sends each function through its own.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
 
 
 def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) -> Any:
-    """Returns the pass that lowers functions marked ``s_tir``, as schedules mark theirs, by
-    `scheduled`, and functions in TVM script by `written`."""
+    """Returns the pass that lowers each function by its kind.
+
+    scheduled: for functions marked ``s_tir``, as schedules mark theirs. written: for those in TVM
+    script.
+    """
 
     @tvm.transform.module_pass(opt_level=0, name="lower_kernels")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:

@@ -1,7 +1,7 @@
-"""The families of schedules that there are, in order of preference: those that ship, and yours.
+"""The registered families of schedules, in order of preference: those that ship, and yours.
 
-schedules.register(MyFamily())                  # preferred where costs are equal
-schedules.register(MyFamily(), replace=True)    # again, as a notebook's cell does
+schedules.register(MyFamily())                  # preferred if costs are equal
+schedules.register(MyFamily(), replace=True)    # again, as in a notebook's cell
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ _registered = FAMILIES
 
 
 def registered(names: Iterable[str] | None = None) -> tuple[Family, ...]:
-    """The registered families, in order of preference: which one is taken where costs are equal.
+    """Returns the registered families in order of preference, which decides between equal
+    costs.
 
-    names: only these, in the registry's order. Raises `FamilyError` for an unknown name, and where
-    there are no names.
+    names: only these, in the registry's order. Raises `FamilyError` for an unknown name and for an
+    empty list.
     """
     if names is None:
         return _registered
     names = (names,) if isinstance(names, str) else names
     wanted = {family(name) for name in names}
     if not wanted:
-        raise FamilyError("no family is named", hint=f"one or more of {_names()}")
+        raise FamilyError("the list of families is empty", hint=f"one or more of {_names()}")
     return tuple(one for one in _registered if one in wanted)
 
 
 def family(name: str) -> Family:
-    """The registered family of that name. Raises `FamilyError` that lists the names."""
+    """Returns the registered family of that name. Raises `FamilyError`, which lists the names."""
     for one in _registered:
         if one.name == name:
             return one
@@ -59,19 +60,20 @@ def family(name: str) -> Family:
 def register(one: Family, *, before: str | None = None, replace: bool = False) -> Family:
     """Adds a family, for builds and tuning in this process; returns it.
 
-    It is chosen where it is estimated to cost least. Before that a record decides: for a workload
-    with a record of another family, tune anew, pin the layer, or name the families of the build.
+    It is chosen if its estimated cost is the least. Records take precedence: for a workload with a
+    record of another family, tune again, pin the layer, or name the families of the build.
 
     before: the name of the family to precede in the order of preference; by default the first.
     replace: a family of that name is replaced, in its place unless `before` names another.
 
-    Raises `FamilyError` for a name that is taken, a `before` that is unknown, and an object that
-    is no `Family`.
+    Raises `FamilyError` for a name that is taken, an unknown `before`, and an object that is not a
+    `Family`.
     """
     global _registered
     if not isinstance(one, Family):
         raise FamilyError(
-            f"{one!r} is no family", hint="register an instance of a subclass of schedules.Family"
+            f"{one!r} is not a family",
+            hint="register an instance of a subclass of schedules.Family",
         )
     names = [other.name for other in _registered]
     if one.name in names and not replace:

@@ -1,4 +1,4 @@
-"""The tensors of one convolution in plain shapes, and how a kernel is given them."""
+"""The tensors of one convolution in plain shapes, and their conversion to a kernel's operands."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ from schedules.conv.workload import ConvWorkload
 from schedules.family import PROLOGUE_BIAS, PROLOGUE_WEIGHT, Family, Given
 
 Array = NDArray[Any]
-#: Random numbers repeat after so many: a prime, so that no row or image is like another.
+#: Period of the random numbers: a prime, so that rows and images differ.
 PERIOD = 1_000_003
 
 
 @dataclass(frozen=True)
 class Tensors:
-    """x (N, H, W, C), weight (K, C/groups, R, S), bias (K,), slope (K,), residual (N, P, Q, K).
+    """x (N, H, W, C), weight (K, C/groups, R, S), bias (K,), slope (K,), residual (N, P, Q,
+    K).
 
-    In the dtypes of the workload's precision. ``first``: those of a prologue, whose x is read.
+    In the dtypes of the workload's precision. ``first``: the prologue's tensors; its x is the
+    input.
     """
 
     x: Array
@@ -36,8 +38,11 @@ class Tensors:
 
     @classmethod
     def random(cls, w: ConvWorkload, seed: int = 0) -> Tensors:
-        """Returns random tensors, of order one at every stage, so that errors relative to the
-        output mean something. (A GPU is faster, too, where bits do not change.)"""
+        """Returns random tensors, of order one at every stage.
+
+        So errors relative to the output are meaningful. (A GPU is also faster if bits do not
+        change, as with zeros.)
+        """
         generator = np.random.default_rng(seed)
 
         def draw(shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> Array:
@@ -69,7 +74,7 @@ def inputs(
 ) -> list[Array]:
     """Returns all operands of a family's kernel but the result, in their order and layouts.
 
-    padding: fills what a packed layout has room for beyond the tensor.
+    padding: the value in the padding of a packed layout.
     """
     x = tensors.x if tensors.first is None else tensors.first.x
     found = family.pack(w, config, tensors.given)
@@ -80,7 +85,7 @@ def inputs(
 
 
 def to_layout(array: Array, layout: Layout, padding: float = 0.0) -> Array:
-    """Returns an (N, H, W, C) array in a layout, with `padding` where it has no element."""
+    """Returns an (N, H, W, C) array in a layout; `padding` fills the padding of a packed one."""
     if not layout.packed:
         return array
     laid = np.full(layout.shape(*array.shape), padding, array.dtype)
@@ -90,6 +95,6 @@ def to_layout(array: Array, layout: Layout, padding: float = 0.0) -> Array:
 
 
 def from_layout(laid: Array, layout: Layout, shape: tuple[int, ...]) -> Array:
-    """Returns the (N, H, W, C) array of that shape: the inverse of `to_layout`."""
+    """Returns the (N, H, W, C) array of that shape; the inverse of `to_layout`."""
     at: Any = np.indices(shape, sparse=True)
     return np.asarray(laid[layout.index(*at)])

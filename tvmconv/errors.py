@@ -46,7 +46,7 @@ class DownloadError(TvmconvError):
 
 
 class RecordError(TvmconvError):
-    """A file of tuning records has a line that is no record."""
+    """A file of tuning records has a line that is not a record."""
 
 
 class RecordWarning(UserWarning):

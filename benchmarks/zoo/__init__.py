@@ -1,1 +1,1 @@
-"""The networks that benchmarks and tests run, and what they are fed."""
+"""The networks that benchmarks and tests run, and their inputs."""

@@ -1,11 +1,11 @@
-"""Weights out of a PyTorch checkpoint, without torch, and without what a pickle may do.
+"""Reads weights from a PyTorch checkpoint, without torch and without running its code.
 
 A checkpoint is a pickle, which may call any function by name. This reader knows a few names, and
-what stands in for them here only notes its arguments. Everything else is refused.
+replaces them by functions that only keep their arguments. Everything else is refused.
 
-Both forms are read: the zip archive of `torch.save` today (``NAME/data.pkl``, and a file in
-``NAME/data/`` for each storage), and what it wrote before 1.6 (three pickles of facts, the tensors'
-pickle, the storages' keys, and then for each its length and its bytes).
+It reads both forms of `torch.save`: a zip archive (``NAME/data.pkl``, and a file in ``NAME/data/``
+for each storage), and the form before 1.6 (three pickles of facts, the tensors' pickle, the
+storages' keys, then for each its length and its bytes).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from tvmconv.errors import CheckpointError, first_line
 
-#: First of what the old form holds, a number that torch chose.
+#: First number in the old form.
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
 _STORAGES = {
@@ -44,10 +44,11 @@ _STORAGES = {
 
 
 def read_checkpoint(source: Path | bytes) -> dict[str, NDArray[Any]]:
-    """The tensors of a checkpoint that is a flat dictionary from names to tensors, in its order.
+    """Returns the tensors of a checkpoint, a flat dictionary from names to tensors, in
+    order.
 
-    Raises CheckpointError for a file that is damaged or no checkpoint, for one that asks for
-    anything but tensors, and for tensors with gaps or overlaps, or that reach past their storage.
+    Raises `CheckpointError` for a file that is damaged or not a checkpoint, for anything but
+    tensors, and for tensors with gaps or overlaps, or that reach past their storage.
     """
     data = source if isinstance(source, bytes) else source.read_bytes()
     try:
@@ -65,7 +66,7 @@ def read_checkpoint(source: Path | bytes) -> dict[str, NDArray[Any]]:
 
 @dataclass(frozen=True)
 class _Storage:
-    """Numbers in a row, as yet unread."""
+    """A sequence of numbers that is not read yet."""
 
     key: str
     dtype: np.dtype[Any]
@@ -74,7 +75,7 @@ class _Storage:
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A view of a storage, as the checkpoint says; nothing of it is checked yet."""
+    """A view of a storage as the checkpoint gives it, unchecked."""
 
     storage: _Storage
     offset: int
@@ -82,9 +83,9 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def of(self, numbers: NDArray[Any]) -> NDArray[Any]:
-        """The tensor, copied out of its storage's ``numbers``.
+        """Returns the tensor, copied from its storage's ``numbers``.
 
-        Its axes may lie in any order, but with neither gaps nor overlaps.
+        Its axes may lie in any order, but without gaps or overlaps.
         """
         size = math.prod(self.shape)
         if min(self.shape, default=0) < 0 or not 0 <= self.offset <= len(numbers) - size:
@@ -101,11 +102,11 @@ class _Tensor:
 
 
 def _tensor(storage: Any, offset: int, shape: Any, strides: Any, *_: Any) -> _Tensor:
-    """Stands in for torch._utils._rebuild_tensor_v2; hooks and gradients are not looked at."""
+    """Replaces torch._utils._rebuild_tensor_v2; ignores hooks and gradients."""
     return _Tensor(storage, offset, tuple(shape), tuple(strides))
 
 
-#: All that a checkpoint may name, and what it gets: nothing of torch's, nothing that acts.
+#: The names that a checkpoint may use, and their replacements, which do nothing but hold data.
 _KNOWN: dict[tuple[str, str], Any] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
@@ -114,7 +115,7 @@ _KNOWN: dict[tuple[str, str], Any] = {
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows `_KNOWN`, and refuses every other name before it is looked for."""
+    """Knows `_KNOWN`, and refuses every other name before it is looked up."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _KNOWN:
@@ -128,15 +129,15 @@ class _Unpickler(pickle.Unpickler):
     def persistent_load(self, pid: Any) -> _Storage:
         kind, dtype, key, _device, count, *_view = pid
         if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(count, int):
-            raise CheckpointError("the checkpoint refers to something that is no storage")
+            raise CheckpointError("the checkpoint refers to something that is not a storage")
         return _Storage(str(key), dtype, count)
 
 
 def _unpickle(stream: io.BytesIO) -> Any:
-    """The next pickle of a stream."""
+    """Returns the next pickle of a stream."""
     start = stream.tell()
     for opcode, argument, _ in pickletools.genops(stream):
-        # The unpickler's table of what to remember grows to the largest number named.
+        # The unpickler's memo grows to the largest number in the pickle.
         if opcode.name in ("PUT", "LONG_BINPUT") and int(argument or 0) > len(stream.getbuffer()):
             raise CheckpointError(
                 "the checkpoint is made to exhaust memory",
@@ -183,15 +184,15 @@ def _read_zip(data: bytes) -> dict[str, NDArray[Any]]:
 
 
 def _tensors(loaded: Any) -> dict[str, _Tensor]:
-    """What was unpickled, once it is known to be names and tensors."""
+    """Returns what was unpickled, checked to be names and tensors."""
     if not isinstance(loaded, dict):
         raise CheckpointError(
-            f"the checkpoint is no dictionary of tensors, but one {type(loaded).__name__}"
+            f"the checkpoint is not a dictionary of tensors but a {type(loaded).__name__}"
         )
     for name, value in dict.items(loaded):
         if not isinstance(name, str) or not isinstance(value, _Tensor):
             raise CheckpointError(
-                f"entry {name!r} of the checkpoint is no tensor, but one {type(value).__name__}",
+                f"entry {name!r} of the checkpoint is not a tensor but a {type(value).__name__}",
                 hint="save the tensors alone: torch.save(model.state_dict(), path)",
             )
     return dict(dict.items(loaded))

@@ -1,7 +1,7 @@
-"""Pictures drawn here, to feed networks with where nothing can be fetched.
+"""Pictures drawn by this program, as inputs of networks without a download.
 
-Landscapes have what photos have: smooth areas, edges, and detail whose amplitude falls as 1/f. A
-text detector answers near zero to them, as any network does to noise: it gets text.
+Landscapes have the properties of photos: smooth areas, edges, and detail whose amplitude falls as
+1/f. A text detector answers near zero to them, as any network does to noise, so it gets text.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ _WORDS = (
 
 
 def drawings(count: int) -> Pictures:
-    """``count`` different drawn landscapes, [count, SIDE, SIDE, 3] uint8, RGB, with no network."""
+    """Returns ``count`` different landscapes, [count, SIDE, SIDE, 3] uint8, RGB."""
     return np.stack([_drawing(np.random.default_rng(seed)) for seed in range(count)])
 
 
 def drawn_pages(count: int) -> Pictures:
-    """``count`` different pages of text, dark on light, [count, *PAGE, 3] uint8."""
+    """Returns ``count`` different pages of text, dark on light, [count, *PAGE, 3] uint8."""
     return np.stack([_page(np.random.default_rng(seed)) for seed in range(count)])
 
 
 def drawn_lines(count: int) -> Pictures:
-    """``count`` different short lines of text, [count, *LINE, 3] uint8. See `line_text`."""
+    """Returns ``count`` different short lines of text, [count, *LINE, 3] uint8. See `line_text`."""
     pictures = []
     for index in range(count):
         image, draw = _paper(LINE)
@@ -41,26 +41,29 @@ def drawn_lines(count: int) -> Pictures:
 
 
 def line_text(index: int) -> str:
-    """What line ``index`` of `drawn_lines` says: a word and a number."""
+    """Returns the text of line ``index`` of `drawn_lines`: a word and a number."""
     return f"{_WORDS[index % len(_WORDS)]} {16 + index}"
 
 
 def drawn_tables(count: int) -> Pictures:
-    """``count`` different tables whose cells no lines part, [count, TABLE_SIDE, TABLE_SIDE, 3]."""
+    """Returns ``count`` different tables without lines between cells, [count, TABLE_SIDE,
+    TABLE_SIDE, 3] uint8.
+    """
     return np.stack([_table(np.random.default_rng(seed)) for seed in range(count)])
 
 
 def drawn_cells(count: int) -> Pictures:
-    """``count`` different faint tables of four cells, [count, TABLE_SIDE, TABLE_SIDE, 3] uint8.
+    """Returns ``count`` different faint tables of four cells, [count, TABLE_SIDE, TABLE_SIDE, 3]
+    uint8.
 
-    For lore_detect: with more cells, as on photos or pages, values inside it pass the largest
-    float16.
+    For lore_detect: with more cells, as on photos or pages, its activations exceed the largest fp16
+    number.
     """
     return np.stack([_cells(np.random.default_rng(seed)) for seed in range(count)])
 
 
 def _paper(size: Sequence[int]) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """A light sheet of (height, width) pixels, and what draws on it."""
+    """Returns a light sheet of (height, width) pixels, and its drawing context."""
     image = Image.new("RGB", (size[1], size[0]), (244, 243, 238))
     return image, ImageDraw.Draw(image)
 
@@ -75,7 +78,7 @@ def _page(rng: np.random.Generator) -> Pictures:
 
 
 def _table(rng: np.random.Generator) -> Pictures:
-    """A head, a rule under it, and rows of words and numbers in columns."""
+    """Returns a table with a head, a rule under it, and columns of words and numbers."""
     image, draw = _paper((TABLE_SIDE, TABLE_SIDE))
     columns, row = int(rng.integers(3, 6)), int(rng.integers(44, 64))
     for top in range(30, TABLE_SIDE - row, row):
@@ -99,7 +102,7 @@ def _cells(rng: np.random.Generator) -> Pictures:
 
 
 def _drawing(rng: np.random.Generator) -> Pictures:
-    """[SIDE, SIDE, 3]: a sky above a ground, discs and boxes before them, texture over it all."""
+    """Returns [SIDE, SIDE, 3]: sky, ground, discs and boxes, and texture over all."""
     y, x = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     horizon = rng.uniform(0.3, 0.7)
     sky, ground = rng.uniform(0.4, 0.9, 3), rng.uniform(0.1, 0.6, 3)
@@ -110,14 +113,14 @@ def _drawing(rng: np.random.Generator) -> Pictures:
         dy, dx = y - at_y, x - at_x
         distance = np.hypot(dy, dx) if shape == "disc" else np.maximum(abs(dy), abs(dx))
         image = np.where((distance < half)[..., None], colour + shade * dx[..., None], image)
-    # One texture for all colours and a weaker one for each: in photos colours move together.
+    # One texture for all colours and a weaker one for each: in photos colours are correlated.
     own = np.stack([_texture(rng) for _ in range(3)], axis=-1)
     image += 0.08 * _texture(rng)[..., None] + 0.02 * own
     return np.asarray(255 * np.clip(image, 0.0, 1.0), np.uint8)
 
 
 def _texture(rng: np.random.Generator) -> NDArray[np.float64]:
-    """[SIDE, SIDE] noise of mean 0 and deviation 1 whose amplitude falls as 1/frequency."""
+    """Returns [SIDE, SIDE] noise of mean 0 and deviation 1 whose amplitude falls as 1/frequency."""
     frequency = np.hypot(np.fft.fftfreq(SIDE)[:, None], np.fft.rfftfreq(SIDE)[None, :])
     frequency[0, 0] = np.inf
     noise = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((SIDE, SIDE))) / frequency, (SIDE, SIDE))

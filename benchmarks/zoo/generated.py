@@ -1,6 +1,6 @@
-"""ResNets and MobileNetV2, written here after torchvision's architecture tables, weights seeded.
+"""ResNets and MobileNetV2 by torchvision's architecture tables, with seeded weights.
 
-The shapes and the work are the real ones, the answers mean nothing.
+Shapes and work are the real ones; the answers are meaningless.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BRANCH_GAIN = 0.3  # the last norm of a residual branch: the sum must not grow 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor of the network being built, with what to expect of its values."""
+    """A tensor of the network being built, with the expected mean and variance of its values."""
 
     name: str
     channels: int
@@ -32,7 +32,7 @@ class _Tensor:
     variance: float = 1.0
 
     def rectified(self, name: str) -> _Tensor:
-        """What ReLU leaves of a normal distribution with this mean and variance."""
+        """Returns the tensor after ReLU, for a normal distribution of this mean and variance."""
         z = self.mean / math.sqrt(self.variance)
         below, density = math.erfc(z / math.sqrt(2)) / 2, math.exp(-z * z / 2) / math.sqrt(math.tau)
         mean = math.sqrt(self.variance) * (z * (1 - below) + density)
@@ -41,12 +41,11 @@ class _Tensor:
 
 
 class _Network(Writer):
-    """Writes nodes named as torchvision names its modules, with seeded weights.
+    """Writes nodes named as torchvision's modules, with seeded weights.
 
-    Filters are centred, and batch norm's running statistics are what the weights lead one to
-    expect, as training would leave them. So activations stay near 1 at any depth, and each layer
-    takes off what all inputs have in common: without that, ResNet-50's logits for two photos
-    differ by a few percent only.
+    Filters are centred, and batch norm's running statistics are those expected from the weights, as
+    after training. So activations stay near 1 at any depth, and each layer removes what all inputs
+    have in common. Without that, ResNet-50's logits for two photos differ by only a few percent.
     """
 
     def __init__(self, name: str, seed: int) -> None:
@@ -64,11 +63,11 @@ class _Network(Writer):
         groups: int = 1,
         gain: float = 1.0,
     ) -> _Tensor:
-        """Convolution with He weights and no bias, then batch norm to a deviation near ``gain``."""
+        """Writes a convolution with He weights, then batch norm to a deviation near ``gain``."""
         shape, sum_axes = (channels, x.channels // groups, kernel, kernel), (1, 2, 3)
         weight = self.rng.standard_normal(shape, np.float32)
         weight *= np.float32(math.sqrt(2 / math.prod(shape[1:])))
-        if groups == 1:  # a centred depthwise filter would pass edges and nothing else
+        if groups == 1:  # a centred depthwise filter would pass only edges
             weight -= weight.mean(sum_axes, keepdims=True)
         window = {"kernel_shape": shape[2:], "strides": [stride] * 2, "pads": [kernel // 2] * 4}
         inputs = [x.name, self.weight(f"{conv}.weight", weight)]
@@ -109,14 +108,15 @@ class _Network(Writer):
 
 
 def resnet(name: str, blocks: Sequence[int], bottleneck: bool, seed: int) -> onnx.ModelProto:
-    """ResNet: a stem, then four stages of ``blocks`` residual blocks at 64, 128, 256, 512 channels.
+    """Returns a ResNet: a stem, then four stages of ``blocks`` at 64, 128, 256, 512
+    channels.
 
     A bottleneck is 1x1, 3x3, 1x1 to four times the channels, with its stride on the 3x3 (v1.5).
     """
     net = _Network(name, seed)
     x = net.relu("relu", net.conv_norm("conv1", "bn1", _Tensor("input", 3), 64, 7, stride=2))
     net.node("MaxPool", "maxpool", [x.name], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
-    x = replace(x, name="maxpool")  # its mean rises, but filters are centred
+    x = replace(x, name="maxpool")  # its mean rises, which centred filters ignore
     for stage, count in enumerate(blocks, start=1):
         width = 32 << stage
         for block in range(count):
@@ -150,7 +150,9 @@ _MOBILENET_V2 = (  # expansion, channels, blocks, stride of the first: table 2 o
 
 
 def mobilenet_v2(seed: int) -> onnx.ModelProto:
-    """MobileNetV2: inverted residual blocks: 1x1 widens, depthwise 3x3, 1x1 narrows, linearly."""
+    """Returns MobileNetV2, of inverted residual blocks: wide 1x1, depthwise 3x3, narrow
+    linear 1x1.
+    """
     net = _Network("mobilenet_v2", seed)
 
     def layer(at: str, x: _Tensor, *shape: int, **options: int) -> _Tensor:

@@ -1,7 +1,7 @@
 """The networks that the onnx package carries without weights, with seeded ones.
 
-They are ONNX's own tests of whole networks, as Caffe and Caffe2 exported them in 2018, with
-0.02 for every weight: their answers are all but constant.
+They are ONNX's own tests of whole networks, exported by Caffe and Caffe2 in 2018 with 0.02 for
+every weight, so that their answers are almost constant.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from benchmarks.zoo.weights import hollow, reseed, strip
 from tvmconv.errors import TvmconvError
 
 _FOLDER = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-#: How far the largest logit stands above the mean: no class of a thousand then takes the softmax.
+#: Distance of the largest logit from the mean: no class of a thousand then dominates the softmax.
 _PEAK = 2.0
 
 
 def light(name: str, seed: int) -> onnx.ModelProto:
-    """``light_NAME.onnx`` of the onnx package with weights drawn by ``seed``, the batch left open.
+    """Returns ``light_NAME.onnx`` of the onnx package with weights drawn by ``seed`` and an open
+    batch.
 
-    Its layers are scaled on drawn pictures: see `reseed`. Raises TvmconvError where the package
+    Its layers are scaled on drawn pictures, see `reseed`. Raises `TvmconvError` if the package
     lacks the file.
     """
     model = _hollowed(_read(name))
@@ -54,7 +55,7 @@ def _read(name: str) -> onnx.ModelProto:
 
 
 def _hollowed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights that ConstantOfShape made become initializers without numbers, as do all others."""
+    """Turns weights from ConstantOfShape into initializers without numbers, like all others."""
     model = strip(model, above_bytes=0)
     graph = model.graph
     shapes = {tensor.name: tensor for tensor in graph.initializer}
@@ -71,7 +72,7 @@ def _hollowed(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _open_batch(model: onnx.ModelProto) -> None:
-    """Any batch where the files say 1: in the input, the outputs and what Reshape is told."""
+    """Opens the batch where the files say 1: in inputs, outputs and shapes of Reshape."""
     graph = model.graph
     known = {tensor.name: tensor for tensor in graph.initializer}
     for value in [value for value in graph.input if value.name not in known] + list(graph.output):
@@ -81,14 +82,14 @@ def _open_batch(model: onnx.ModelProto) -> None:
     for node in graph.node:
         if node.op_type == "Reshape" and node.input[0] in activations:
             shape = numpy_helper.to_array(known[node.input[1]]).copy()
-            shape[0] = 0  # as many as there are
+            shape[0] = 0  # 0: keep the size
             known[node.input[1]].CopyFrom(numpy_helper.from_array(shape, node.input[1]))
 
 
 def _spread(model: onnx.ModelProto, pixels: NDArray[np.float32]) -> None:
-    """Scale the last layer so that the largest logit stands `_PEAK` above the mean.
+    """Scales the last layer so that the largest logit is `_PEAK` above the mean.
 
-    What lies between it and the softmax (ReLU, pooling, views) scales with it.
+    ReLU, pooling and views between it and the softmax scale with it.
     """
     graph = model.graph
     probe = onnx.ModelProto()

@@ -1,4 +1,4 @@
-"""What the zoo knows of each network."""
+"""The zoo's entry for each network."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from benchmarks.zoo.drawings import drawings
 from benchmarks.zoo.photos import Pictures, photos
 
 Source = Callable[[int], Pictures]
-"""Gives that many different pictures."""
+"""Returns the given number of different pictures."""
 
 
 @dataclass(frozen=True)
 class ZooModel:
-    """One network: where it is from, what it costs, and how to make it and its input."""
+    """One network: its origin, its size, and functions that make it and its input."""
 
     name: str
     source: str
     licence: str
     parameters: int | None
-    """Trainable parameters; None where batch norm is folded away."""
+    """Trainable parameters; None if batch norm is folded."""
     gmacs: float
     """Multiply-adds of its convolutions and linear layers for one image, in units of 1e9."""
     input_name: str
     make: Callable[[], onnx.ModelProto]
     prepare: Callable[[Pictures], NDArray[np.float32]]
-    """[N, H, W, 3] uint8 pictures to the array that the input takes."""
+    """Maps [N, H, W, 3] uint8 pictures to the input array."""
     photos: Source = photos
-    """Real pictures of what it was trained on; drawn ones where no package has real ones."""
+    """Real pictures of its training domain; drawn ones if no package has real ones."""
     drawings: Source = drawings
-    """Drawn pictures that it does not answer near zero to."""
+    """Drawn pictures to which its answers are not near zero."""

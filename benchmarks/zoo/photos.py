@@ -1,6 +1,7 @@
-"""Pictures to feed networks with: real ones, out of packages.
+"""Real pictures from packages, as inputs of networks.
 
-Noise is a poor feed: a trained network answers near zero to it, so a relative error says nothing.
+Noise is a bad input: a trained network answers near zero to it, so that a relative error is
+meaningless.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PORTRAIT_SIDE = 320
 """Height and width of a picture of a person."""
 
 _PACKAGE = "foolbox==3.3.4"  # 1.7 MB, pure Python: one wheel for every platform
-_IMAGENET = {  # number and true class of ImageNet's 1000, as in the name of the file
+_IMAGENET = {  # number and class of ImageNet's 1000, as in the file's name
     "00_243": "28b7b933c8028c6e20bf74a86a709eda42ce99f14c8742cb657cb386f08a4c9d",
     "01_559": "5f03b0c74dff01b5b4195d0beabcae2a625a406e6917957ab9c455b5b7dea6d6",
     "02_438": "ccef0734c1a65549c6cb5adb0f5d9b1c0b2e2104aba50a9e5f9202dc6d4532ed",
@@ -58,19 +59,21 @@ _WORDS = ((2, 8, 146, 36), (148, 8, 296, 36), (2, 46, 86, 64), (88, 48, 224, 65)
 
 
 def photos(count: int) -> Pictures:
-    """``count`` different crops of four real photos, [count, SIDE, SIDE, 3] uint8, RGB.
+    """Returns ``count`` different crops of four real photos, [count, SIDE, SIDE, 3] uint8,
+    RGB.
 
-    The first four are the photos as an ImageNet evaluation sees them: shrunk to 256, centre cut.
-    Raises DownloadError if the package that carries them cannot be had, as all here do.
+    The first four are prepared as in an evaluation on ImageNet: shrunk to 256, centre cut. Raises
+    `DownloadError` if the package cannot be downloaded, as all functions here do.
     """
     shrunk = [_shrunk(path, Image.Resampling.BILINEAR) for path in _imagenet(_CROPPED)]
     return np.stack([_crop(shrunk[i % len(shrunk)], i // len(shrunk)) for i in range(count)])
 
 
 def labelled() -> dict[str, tuple[Pictures, int]]:
-    """Twenty photos by name, each [SIDE, SIDE, 3] uint8 RGB with its class of ImageNet's 1000.
+    """Returns twenty photos by name, each [SIDE, SIDE, 3] uint8 RGB with its ImageNet
+    class.
 
-    Prepared as EfficientNet's authors do: shrunk to 256 by bicubic interpolation, centre cut.
+    Prepared as by EfficientNet's authors: shrunk to 256 by bicubic interpolation, centre cut.
     """
     found = {}
     for name, path in zip(_IMAGENET, _imagenet(tuple(_IMAGENET)), strict=True):
@@ -79,17 +82,17 @@ def labelled() -> dict[str, tuple[Pictures, int]]:
 
 
 def portraits(count: int) -> Pictures:
-    """``count`` different crops around a face, [count, PORTRAIT_SIDE, PORTRAIT_SIDE, 3] uint8."""
+    """Returns ``count`` crops around a face, [count, PORTRAIT_SIDE, PORTRAIT_SIDE, 3] uint8."""
     return _around_face(count, PORTRAIT_SIDE, room=120)
 
 
 def faces(count: int) -> Pictures:
-    """``count`` faces, as a detector's first stage finds them, [count, 24, 24, 3] uint8."""
+    """Returns ``count`` faces as a detector's first stage crops them, [count, 24, 24, 3] uint8."""
     return _around_face(count, 24, room=8)
 
 
 def pages(count: int) -> Pictures:
-    """``count`` different crops of a photographed page of text, [count, *PAGE, 3] uint8."""
+    """Returns ``count`` crops of a photographed page of text, [count, *PAGE, 3] uint8."""
     with Image.open(_scikit_image("page.png", _PAGE_PNG)) as image:
         page, (width, height) = image.convert("RGB"), image.size
     sheets = []
@@ -101,9 +104,9 @@ def pages(count: int) -> Pictures:
 
 
 def lines(count: int) -> Pictures:
-    """``count`` different crops of words out of that page, [count, *LINE, 3] uint8.
+    """Returns ``count`` different crops of words from that page, [count, *LINE, 3] uint8.
 
-    The first reads "Region-based". To the right of the text they are grey.
+    The first reads "Region-based". The space to the right of the text is grey.
     """
     with Image.open(_scikit_image("page.png", _PAGE_PNG)) as image:
         page = image.convert("RGB")
@@ -118,7 +121,7 @@ def lines(count: int) -> Pictures:
 
 
 def resized(pictures: Pictures, height: int, width: int) -> Pictures:
-    """[N, any, any, 3] -> [N, height, width, 3], bilinear, averaged where it shrinks."""
+    """Returns [N, height, width, 3] of [N, any, any, 3], bilinear, averaged when shrunk."""
     return np.stack([_resized(Image.fromarray(picture), height, width) for picture in pictures])
 
 
@@ -137,13 +140,13 @@ def _scikit_image(name: str, sha256: str) -> Path:
 
 
 def _shrunk(path: Path, filtered: Image.Resampling) -> Pictures:
-    """A photo as [256, 256, 3]."""
+    """Returns a photo as [256, 256, 3]."""
     with Image.open(path) as image:
         return np.asarray(image.convert("RGB").resize((256, 256), filtered), np.uint8)
 
 
 def _crop(picture: Pictures, variant: int) -> Pictures:
-    """[H, W, 3] -> [SIDE, SIDE, 3]: variant 0 the centre, others elsewhere, odd ones mirrored."""
+    """Returns [SIDE, SIDE, 3]: the centre for variant 0, else random, mirrored if odd."""
     room = np.array(picture.shape[:2]) - SIDE
     top, left = room // 2
     if variant:
@@ -153,7 +156,7 @@ def _crop(picture: Pictures, variant: int) -> Pictures:
 
 
 def _around_face(count: int, side: int, room: int) -> Pictures:
-    """[count, side, side, 3]: squares with ``room`` pixels about the face, odd ones mirrored."""
+    """Returns [count, side, side, 3]: squares with ``room`` pixels around the face."""
     with Image.open(_scikit_image("astronaut.png", _ASTRONAUT_PNG)) as image:
         photo = image.convert("RGB")
     left, top, right, _ = _FACE

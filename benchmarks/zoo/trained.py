@@ -1,4 +1,4 @@
-"""Trained networks, out of the packages that carry them; EfficientNet-Lite0's only its weights."""
+"""Trained networks from packages; for EfficientNet-Lite0 only the weights."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from benchmarks.zoo.photos import Pictures, faces, lines, pages, portraits
 def read_packaged(
     requirement: str, member: str, sha256: str, shape: Sequence[int]
 ) -> onnx.ModelProto:
-    """A network that a package carries, its input of ``shape`` per image, the batch left open.
+    """Returns a network from a package, with input ``shape`` per image and an open batch.
 
-    What a network says of its outputs' sizes is dropped, as those may be of other inputs.
+    Sizes of its outputs are dropped, as they may belong to other inputs.
     """
     model = onnx.load(wheel_file(requirement, member, sha256))
     initializers = {tensor.name for tensor in model.graph.initializer}
@@ -53,7 +53,7 @@ def _packaged(
     prepare: Callable[[Pictures], NDArray[np.float32]],
     **pictures: Any,
 ) -> ZooModel:
-    """A network whose ONNX file is in a package. ``shape``: of its input, per image."""
+    """Returns the entry of a network whose ONNX file is in a package. shape: per image."""
     return ZooModel(
         name=name,
         source=f"{source}; {package.partition('==')[0]}",

@@ -1,12 +1,11 @@
 """Networks without their weights, and seeded weights for networks.
 
-    small = strip(model)                          # kilobytes: goes where the weights do not
+    small = strip(model)                          # kilobytes, easy to pass on
     model = reseed(small, feeds)                  # the same network with other weights
 
-Random weights alone would let activations die out or overflow, and would answer every picture with
-nearly the same numbers. So each layer is run as soon as it has weights, and scaled by what comes
-out, as batch norm would: deviation and mean near 1 at any depth, whatever the inputs have in
-common.
+With random weights alone, activations would vanish or overflow, and all pictures would get nearly
+the same answer. So each layer is run as soon as it has weights, and scaled by its output, as batch
+norm does: deviation and mean are near 1 at any depth.
 """
 
 from __future__ import annotations
@@ -25,22 +24,23 @@ from onnx import helper, numpy_helper
 from tvmconv.errors import ModelError, first_line
 
 Array = NDArray[Any]
-#: Operators with weights, and the axis of the output channels in what they give.
+#: Operators with weights, and the axis of channels in their output.
 _CHANNELS = {"Conv": 1, "ConvTranspose": 1, "Gemm": -1, "MatMul": -1}
-#: Mean of what a layer gives, in its deviations: ReLU then clips a sixth of it. Half, as at 0, and
-#: every layer would take off more of the signal than of the noise: fp16's error of 1e-3 would be
-#: 7e-2 after ResNet-50.
+#: Mean of a layer's output, in deviations: ReLU then clips a sixth of it. At 0 it would clip half,
+#: and every layer would remove more signal than noise: fp16's error of 1e-3 would grow to 7e-2
+#: through ResNet-50.
 _SHIFT = 1.0
-#: Operators whose output is their first input, seen otherwise.
+#: Operators whose output is a view of their first input.
 _VIEWS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
 
 
 def strip(model: onnx.ModelProto, above_bytes: int = 1024) -> onnx.ModelProto:
-    """A copy whose float tensors of more than ``above_bytes`` are shapes without numbers.
+    """Returns a copy whose float tensors of more than ``above_bytes`` are shapes without
+    numbers.
 
-    Constant nodes become initializers, and inputs that are initializers as well (as before ONNX
-    IR 4) only initializers. The result is no valid model until `reseed` has filled it.
+    Constant nodes become initializers. Inputs that are also initializers (as before ONNX IR 4)
+    become only initializers. The result is not a valid model until `reseed` fills it.
     """
     small = onnx.ModelProto()
     small.CopyFrom(model)
@@ -61,19 +61,20 @@ def strip(model: onnx.ModelProto, above_bytes: int = 1024) -> onnx.ModelProto:
 
 
 def hollow(name: str, data_type: int, shape: Sequence[int]) -> onnx.TensorProto:
-    """A tensor without its numbers, such as `strip` leaves and `reseed` fills."""
+    """Returns a tensor without numbers, such as `strip` leaves and `reseed` fills."""
     return onnx.TensorProto(name=name, data_type=data_type, dims=shape)
 
 
 def reseed(
     model: onnx.ModelProto, feeds: Mapping[str, Array], seed: int = 0, pictures: int = 4
 ) -> onnx.ModelProto:
-    """A copy of a stripped ``model`` with weights drawn by ``seed``, scaled on ``feeds``.
+    """Returns a copy of a stripped ``model`` with weights drawn by ``seed``, scaled on
+    ``feeds``.
 
     ``feeds`` maps input names to arrays of two or more different pictures; the first ``pictures``
-    are used. Filters get He weights; their layers' biases, and batch norm's scale, shift and
-    statistics, are set anew even where `strip` left them. The same call gives the same weights on
-    the same machine; another processor may round the scales otherwise. Raises ModelError where
+    are used. Filters get He weights. Their layers' biases, and batch norm's scale, shift and
+    statistics, are replaced even if `strip` left them. The same call gives the same weights on the
+    same machine; other processors may round the scales differently. Raises `ModelError` if
     onnxruntime cannot run a node.
     """
     filled = onnx.ModelProto()
@@ -84,7 +85,7 @@ def reseed(
 
 
 def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
-    """The tensor of a Constant node, under the name of its output."""
+    """Returns the tensor of a Constant node, named as its output."""
     if node.op_type != "Constant" or node.attribute[0].name != "value":
         return None
     tensor = onnx.TensorProto()
@@ -94,7 +95,7 @@ def _constant(node: onnx.NodeProto) -> onnx.TensorProto | None:
 
 
 class _Seeding:
-    """One pass through a graph, in its order, that gives each layer weights and then runs it."""
+    """One pass through a graph, in order, that gives each layer weights and then runs it."""
 
     def __init__(
         self, model: onnx.ModelProto, feeds: Mapping[str, Array], rng: np.random.Generator
@@ -102,11 +103,11 @@ class _Seeding:
         self.model, self.rng = model, rng
         self.tensors = {tensor.name: tensor for tensor in model.graph.initializer}
         self.hollow = {name for name, tensor in self.tensors.items() if _is_hollow(tensor)}
-        #: Numbers of what has been computed and is still wanted, and of every initializer.
+        #: Values that are computed and still needed, and every initializer.
         self.values: dict[str, Array] = dict(feeds)
-        #: Initializer that a value is a view of.
+        #: By value: the initializer that it is a view of.
         self.source = {name: name for name in self.tensors}
-        #: Bias that a later Add puts on a value.
+        #: By value: the bias that a later Add adds to it.
         self.added: dict[str, str] = {}
         for node in model.graph.node:
             constants = [name for name in node.input if name in self.tensors]
@@ -115,7 +116,7 @@ class _Seeding:
 
     def run(self) -> None:
         nodes = self.model.graph.node
-        for node in nodes:  # before any is run: a view's role is known by who reads it
+        for node in nodes:  # before any is run: the reader of a view tells its role
             if node.op_type in _VIEWS and node.input[0] in self.source:
                 self.source[node.output[0]] = self.source[node.input[0]]
         for node in nodes:
@@ -132,7 +133,7 @@ class _Seeding:
                     self.values.pop(name, None)
 
     def _draw(self, node: onnx.NodeProto) -> None:
-        """First numbers for what ``node`` reads and has none."""
+        """Draws numbers for inputs of ``node`` that have none."""
         if node.op_type in _VIEWS:
             return
         for index, name in enumerate(node.input):
@@ -149,7 +150,7 @@ class _Seeding:
             self._set(root, array)
 
     def _compute(self, node: onnx.NodeProto) -> None:
-        """Run one node, and scale its weights and its output if they were drawn."""
+        """Runs one node, and scales its weights and its output if they were drawn."""
         if node.op_type == "BatchNormalization":
             self._normalize(node)
         drawn = node.op_type in _CHANNELS and self.source.get(node.input[1]) in self.hollow
@@ -164,7 +165,7 @@ class _Seeding:
         self.values.update(zip([name for name in node.output if name], outputs, strict=True))
 
     def _scaled(self, node: onnx.NodeProto, y: Array) -> Array:
-        """``y`` at deviation 1 and, where there is a bias, a mean near 1; the weights with it."""
+        """Returns ``y`` at deviation 1 and, with a bias, a mean near 1; scales the weights too."""
         axes = tuple(axis for axis in range(y.ndim) if axis != _CHANNELS[node.op_type] % y.ndim)
         mean = y.mean(axes, dtype=np.float64, keepdims=True)
         deviation = float(np.sqrt(np.square(y - mean).mean(dtype=np.float64)))
@@ -181,11 +182,11 @@ class _Seeding:
         return np.asarray(y * gain + (shift if own else 0), y.dtype)
 
     def _normalize(self, node: onnx.NodeProto) -> None:
-        """Batch norm's statistics from what it is given; scale and shift drawn."""
+        """Sets batch norm's statistics from its input, and draws scale and shift."""
         x = self.values[node.input[0]]
         axes = (0, *range(2, x.ndim))
         mean, variance = x.mean(axes, dtype=np.float64), x.var(axes, dtype=np.float64)
-        floor = max(0.01 * float(variance.mean()), 1e-6)  # a channel may be all but constant
+        floor = max(0.01 * float(variance.mean()), 1e-6)  # a channel may be almost constant
         scale = self.rng.uniform(0.8, 1.2, mean.shape)
         shift = self.rng.normal(_SHIFT, 0.2, mean.shape)
         parameters = (scale, shift, mean, np.maximum(variance, floor))
@@ -193,7 +194,7 @@ class _Seeding:
             self._set(name, array)
 
     def _set(self, name: str, array: Array) -> None:
-        """Give a value its numbers, and the initializer of that name."""
+        """Sets the numbers of a value, and of the initializer of that name."""
         if name not in self.tensors:  # a view of one
             self.values[name] = array.astype(self.values[name].dtype)
             return
@@ -211,7 +212,7 @@ def _is_hollow(tensor: onnx.TensorProto) -> bool:
 def _run(
     node: onnx.NodeProto, inputs: Mapping[str, Array], opsets: Any, ir_version: int
 ) -> list[Array]:
-    """One node's outputs, by onnxruntime on one thread."""
+    """Returns one node's outputs, by onnxruntime on one thread."""
     element = {name: helper.np_dtype_to_tensor_dtype(x.dtype) for name, x in inputs.items()}
     graph = helper.make_graph(
         [node],

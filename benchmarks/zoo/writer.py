@@ -20,24 +20,24 @@ class Writer:
         self.weights: dict[str, TensorProto] = {}
 
     def node(self, op: str, name: str, inputs: Sequence[str], **attributes: Any) -> str:
-        """Append a node; its output bears its name."""
+        """Appends a node; its output has its name."""
         self.nodes.append(helper.make_node(op, inputs, [name], name=name, **attributes))
         return name
 
     def weight(self, name: str, value: ArrayLike) -> str:
-        """Add a float32 initializer."""
+        """Adds a float32 initializer."""
         self.weights[name] = numpy_helper.from_array(np.asarray(value, np.float32), name)
         return name
 
     def clip6(self, name: str, x: str) -> str:
-        """Write ReLU6, min(max(x, 0), 6)."""
+        """Writes ReLU6, min(max(x, 0), 6)."""
         low, high = self.weight("relu6.min", 0.0), self.weight("relu6.max", 6.0)
         return self.node("Clip", name, [x, low, high])
 
     def model(self, side: int, classes: int) -> onnx.ModelProto:
-        """The model: "input" [batch, 3, side, side], and what is last to "output" [batch, classes].
+        """Returns the model: "input" [batch, 3, side, side] to "output" [batch, classes].
 
-        float32, NCHW, the batch left open.
+        The last node gives the output. float32, NCHW, open batch.
         """
         self.nodes[-1].output[0] = "output"
         pixels: list[str | int] = ["batch", 3, side, side]

@@ -1,13 +1,12 @@
-"""The networks that tests and benchmarks run: trained ones out of packages, and seeded ones.
+"""The networks that tests and benchmarks run: trained ones from packages, and seeded ones.
 
     model = zoo.load("resnet50")
-    feeds = zoo.feeds("resnet50", batch=8)                     # of real pictures
-    feeds = zoo.feeds("resnet50", batch=8, pictures=drawings)  # of drawn ones: no network needed
+    feeds = zoo.feeds("resnet50", batch=8)                     # real pictures
+    feeds = zoo.feeds("resnet50", batch=8, pictures=drawings)  # drawn ones, without a download
 
-Generated networks follow torchvision's architecture tables with seeded weights, light ones come
-without weights out of the onnx package: the shapes and the work of both are the real ones, the
-answers mean nothing. Where trained weights cannot go, `strip` and `reseed` make a network of the
-same shape.
+Generated networks follow torchvision's architecture tables, light ones come without weights from
+the onnx package. Both have seeded weights: shapes and work are the real ones, the answers are
+meaningless. `strip` and `reseed` make a network of the same shape without the trained weights.
 """
 
 from __future__ import annotations
@@ -43,25 +42,26 @@ ZOO: tuple[ZooModel, ...] = (*GENERATED, *TRAINED, *LIGHT)
 
 
 def names() -> tuple[str, ...]:
-    """The names that `load` and `feeds` know."""
+    """Returns the names that `load` and `feeds` know."""
     return tuple(entry.name for entry in ZOO)
 
 
 def load(name: str) -> onnx.ModelProto:
-    """The network as an ONNX model with its batch size, and nothing else, left open.
+    """Returns the network as an ONNX model, with only its batch size open.
 
-    The same every time; weights that are scaled by what they give (see `reseed`) up to rounding.
-    Raises TvmconvError for an unknown name, DownloadError where a package cannot be had.
+    The same every time; weights that `reseed` scales are the same up to rounding. Raises
+    `TvmconvError` for an unknown name, `DownloadError` if a package cannot be downloaded.
     """
     return _entry(name).make()
 
 
 def feeds(name: str, batch: int = 1, pictures: Source = photos) -> dict[str, NDArray[np.float32]]:
-    """The network's input by name: ``batch`` different pictures, prepared as it was trained on.
+    """Returns the network's input by name: ``batch`` different pictures, prepared as in its
+    training.
 
-    ``pictures`` is `photos` or `drawings`, which stand for pictures of what the network knows, be
-    it faces or text; or a source of one's own, of the size that the network prepares. None stands
-    in for another: where the photos cannot be had, DownloadError is raised.
+    pictures: `photos` or `drawings`, each replaced by pictures of the network's own domain, such as
+    faces or text; or another source, of the size that the network prepares. Raises `DownloadError`
+    if photos cannot be downloaded; drawings never replace them silently.
     """
     entry = _entry(name)
     own: dict[Source, Source] = {photos: entry.photos, drawings: entry.drawings}

@@ -1,1 +1,1 @@
-"""How tensor cores add, bit for bit, as a choice."""
+"""The arithmetic of tensor cores, bit for bit, as a choice."""

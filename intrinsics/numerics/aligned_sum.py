@@ -1,7 +1,7 @@
-"""The fused sum of a tensor core: align, truncate, add, round once; vectorised.
+"""The fused sum of a tensor core: align, truncate, add, round once. Vectorised.
 
-All is float64, which holds every aligned sum exactly: terms of at most 2 + 23 + 20 bits, few enough
-of them. Powers of two stand for exponents, so that aligning is a multiplication.
+Everything is float64, which holds every aligned sum exactly: a few terms of at most 2 + 23 + 20
+bits. Exponents are kept as powers of two, so that aligning is a multiplication.
 """
 
 from __future__ import annotations
@@ -16,34 +16,38 @@ from intrinsics.dtypes import FP16
 
 Array = NDArray[Any]
 
-#: Of fp32.
+#: fp32: exponent of the least normal number, fraction bits, exponent of the least number.
 LEAST_NORMAL, FRACTION, LEAST = -126, 23, -149
 
 
 @dataclass(frozen=True)
 class AlignedSum:
-    """How blocks of products are added to an accumulator; see
-    `intrinsics.numerics.arithmetic.Numerics`."""
+    """Adds blocks of products to an accumulator.
+
+    The fields are explained in `intrinsics.numerics.arithmetic.Numerics`.
+    """
 
     block: int
-    #: Bits kept after the point of the term with the largest exponent.
+    #: Bits kept after the binary point of the term with the largest exponent.
     bits: int
-    #: Terms are not aligned to less than 2 to this.
+    #: Smallest exponent that terms are aligned to.
     least: int
-    #: Nonzero accumulators count as having at least this exponent.
+    #: Smallest exponent that a nonzero accumulator counts as.
     least_accumulator: int
-    #: The accumulator is fp16 (its values in float32): rounded to nearest, else towards zero.
+    #: The accumulator is fp16, held in float32, and rounds to nearest; else it truncates.
     narrow: bool
     joined: bool
     negative_zero: bool
 
     def prepare(self, planes: list[Array], least_operand: int) -> list[Array]:
-        """a and b (n, ...) widened, and their powers of two."""
+        """Returns a and b (n, ...) as float64, then the powers of two of each."""
         wide = [x.astype(np.float64) for x in planes]
         return wide + [_power(x, least_operand) for x in wide]
 
     def add(self, operands: list[Array], c: Array) -> Array:
-        """``sum(a * b, axis=0) + c`` for operands from `prepare`; c (...) and result float32."""
+        """Returns ``sum(a * b, axis=0) + c``, for operands from `prepare`; c (...) and result
+        float32.
+        """
         out = self._blocks(operands, c)
         odd = ~np.isfinite(out)
         if odd.any():  # a finite result had only finite terms, so the rest is right already
@@ -71,9 +75,9 @@ class AlignedSum:
         return np.where(np.isinf(products), products + c, both)
 
     def _sum(self, operands: list[Array], c: Array) -> Array:
-        """Of the products of one block and the accumulator."""
+        """Returns the sum of one block's products and the accumulator."""
         a, b, a_power, b_power = operands
-        # Products stay as they are multiplied, in [1, 4), with the sum of the two exponents
+        # Products are not normalised: significands in [1, 4), exponents the sum of the two
         # (Khattak and Mikaitis; Xie et al.; as cited in `intrinsics.numerics.arithmetic`).
         largest = np.maximum(self._accumulator_power(c), 2.0**self.least).astype(np.float64)
         term = np.empty_like(largest)
@@ -100,7 +104,7 @@ class AlignedSum:
         return np.asarray(np.maximum(power, (c != 0) * np.float32(2.0**self.least_accumulator)))
 
     def _towards_zero(self, total: Array, largest: Array) -> Array:
-        """float64 to float32, overwriting it; from 2**128 on it is infinity."""
+        """Returns float64 as float32, truncated, overwriting it; from 2**128 on infinity."""
         bits = total.view(np.int64)
         bits &= ~((1 << (52 - FRACTION)) - 1)
         if largest.min(initial=1.0) < 2.0 ** (self.bits + LEAST):  # bits below subnormal numbers
@@ -110,7 +114,9 @@ class AlignedSum:
 
 
 def _power(x: Array, least: int) -> Array:
-    """2**exponent of each: 0 for 0, at least 2**least for others, infinity for no number."""
+    """Returns 2**exponent: 0 for 0, at least 2**least for other numbers, infinity for inf
+    and NaN.
+    """
     exponent = np.frexp(x)[1] - 1
     power = np.ldexp(1.0, np.maximum(exponent, least))
     power[x == 0] = 0.0

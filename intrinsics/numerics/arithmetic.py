@@ -1,15 +1,15 @@
-"""How a tensor core adds: the arithmetic of an instruction as a choice.
+"""The arithmetic of tensor cores: one record per chip, and the function that computes as it says.
 
-NVIDIA does not document it. What is known comes from experiments, and is data here: one frozen
-record `Numerics` a chip, and one function, `fused`, that computes as a record says, on arrays.
+NVIDIA does not document it; experiments have shown it. Each chip is a frozen record `Numerics`, and
+`fused` computes on arrays as a record says.
 
-A chip multiplies exactly and adds a *block* of products and the accumulator at once: all are
-shifted right to the largest exponent among them, what then lies below the last bit kept is dropped
-(each on its own, towards zero), the rest is added exactly, and the sum is normalised and rounded
-once. So the order inside a block has no influence, the order of blocks has, and an addend that is
-made larger can make the sum smaller.
+A chip multiplies exactly and adds a *block* of products and the accumulator at once. All terms are
+shifted right to the largest exponent among them. The bits below the last one kept are dropped, of
+each term on its own, towards zero. The rest is added exactly; the sum is normalised and rounded
+once. So the order inside a block does not matter but the order of blocks does, and a larger addend
+can make the sum smaller.
 
-Sources, named by their letters beside the constants:
+Sources, cited by letter beside the constants:
 
 - [F] Fasi, Higham, Mikaitis, Pranesh, Numerical behavior of NVIDIA tensor cores, PeerJ Computer
   Science 7:e330 (2021), https://peerj.com/articles/cs-330/: V100, T4, A100.
@@ -52,14 +52,14 @@ Shape = tuple[int, ...]
 #: Operand types whose arithmetic is known.
 OPERANDS = (FP16, BF16)
 
-#: Kernels have a product computed so by ``PRODUCT(numerics, X, Weight, Conv)``, which writes Conv
-#: (g, m, k) of X (g, o, m, i) and Weight (g, o, i/16, k/16, 16, 16), all of them padded; letters
-#: as in `schedules.expressions.compute`. It is registered where kernels run.
+#: Name of the function that simulated kernels call: ``PRODUCT(numerics, X, Weight, Conv)`` writes
+#: Conv (g, m, k) from X (g, o, m, i) and Weight (g, o, i/16, k/16, 16, 16), all padded; letters as
+#: in `schedules.expressions.compute`. The process that runs kernels registers it.
 PRODUCT = "tvmconv.simulated_product"
 #: Outputs computed at a time, so that the temporaries of a block stay in a core's cache.
 PIECE = 32768
-#: A NaN that leaves a tensor core has every bit but the sign set, whatever went in [X]. The other
-#: arithmetics have the same one, since NumPy's depend on the processor.
+#: A tensor core returns NaN with every bit but the sign set, whatever the input [X]. The other
+#: arithmetics return the same, since NumPy's NaN depends on the processor.
 NAN = {FP32.name: np.uint32(0x7FFFFFFF), FP16.name: np.uint16(0x7FFF)}
 
 
@@ -67,30 +67,30 @@ NAN = {FP32.name: np.uint32(0x7FFFFFFF), FP16.name: np.uint16(0x7FFF)}
 class Numerics:
     """One way to add ``n`` products to an accumulator.
 
-    ``exact`` adds a block without loss and rounds once, to nearest even. ``ieee`` is float32 as
-    NumPy has it, k ascending, rounding after every addition (`intrinsics.emulate` has the same
-    order). ``aligned`` is what chips do, see the module. An fp16 accumulator is rounded to nearest
+    ``exact`` adds a block without loss and rounds once, to nearest even. ``ieee`` is NumPy's
+    float32, k ascending, rounded after every addition, the order of `intrinsics.emulate`.
+    ``aligned`` is what chips do; see the module. An fp16 accumulator is rounded to nearest
     even: by ``ieee`` once, after all n; by the others after each block.
     """
 
     name: str
     arithmetic: Literal["exact", "ieee", "aligned"]
-    #: Products that are added at once; 0: all there are.
+    #: Products that are added at once; 0 for all.
     block: int = 0
     #: Bits kept below those of fp32 (23 after the point) when a term is aligned.
     extra_bits: int = 0
-    #: Terms are never aligned to less than 2 to this, by the accumulator's dtype. Only sums near
-    #: the subnormal numbers can tell.
+    #: Smallest exponent that terms are aligned to, by the accumulator's dtype. It matters only for
+    #: sums near the subnormal numbers.
     least_exponent: tuple[tuple[str, int], ...] = ((FP32.name, -126), (FP16.name, -24))
-    #: Exponents of an fp16 accumulator below the normal ones are its own (False), or count as the
-    #: least normal one, 2**-14 (True). An fp32 accumulator's always do, 2**-126.
+    #: A subnormal fp16 accumulator counts as having the least normal exponent, 2**-14 (True), or
+    #: its own (False). A subnormal fp32 accumulator always counts as 2**-126.
     clamps_fp16: bool = False
-    #: The accumulator is one of the terms of each block's sum; else it is added to the rounded sum
-    #: of the products, as a sum of two terms.
+    #: The accumulator is one term of each block's sum; else it is added to the rounded sum of the
+    #: products, as a sum of two terms.
     joined: bool = True
     #: A negative sum that is rounded to zero keeps its sign; else zeros are positive.
     negative_zero: bool = True
-    #: Fields that are not known for certain, and why.
+    #: Fields that are uncertain, and why.
     provisional: str = ""
 
     def __post_init__(self) -> None:
@@ -134,34 +134,36 @@ NUMERICS = {numerics.name: numerics for numerics in (EXACT, IEEE, V100, A100, H1
 
 
 def get(name: str) -> Numerics:
-    """The arithmetic of that name. Raises ``LookupError`` that lists those there are."""
+    """Returns the arithmetic of that name. Raises ``LookupError``, which lists the known names."""
     if name not in NUMERICS:
         raise LookupError(f"no arithmetic {name!r}: {', '.join(NUMERICS)}")
     return NUMERICS[name]
 
 
 def matmul(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
-    """``a @ b + c``: a (..., m, k), b (..., k, n), c and the result (..., m, n); see `fused`."""
+    """Returns ``a @ b + c``: a (..., m, k), b (..., k, n), c and result (..., m, n). See
+    `fused`.
+    """
     return fused(a[..., :, None, :], np.swapaxes(b, -1, -2)[..., None, :, :], c, numerics)
 
 
 def fused(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
-    """``sum(a * b, axis=-1) + c`` as `numerics` has it, blocks in ascending order of the last axis.
+    """Returns ``sum(a * b, axis=-1) + c`` as `numerics` computes it, block by block of the last
+    axis.
 
-    a and b are (..., n), c (...); the leading axes broadcast, and the result has all of them. Both
-    operands are of one dtype of `OPERANDS`. c is of one of its accumulators, and so is the result.
-    A sum that is exactly zero is +0, but for ``ieee``. Raises ``ValueError`` for other dtypes, and
-    for lengths that differ.
+    a and b are (..., n), c is (...); the leading axes broadcast. Both operands have one dtype of
+    `OPERANDS`; c has one of its accumulator dtypes, and so has the result. A sum that is exactly
+    zero is +0, except for ``ieee``. Raises ``ValueError`` for other dtypes or different lengths.
     """
     least = _operand(a, b).least_exponent
     if c.dtype.name not in FP16.accumulators:
         raise ValueError(f"accumulators are {' or '.join(FP16.accumulators)}, not {c.dtype}")
     if a.shape[-1] != b.shape[-1]:
-        raise ValueError(f"{a.shape[-1]} elements of a do not meet {b.shape[-1]} of b")
+        raise ValueError(f"a has {a.shape[-1]} elements along k, b has {b.shape[-1]}")
     shape = np.broadcast_shapes(a.shape[:-1], b.shape[:-1], c.shape)
     if not shape:  # NumPy's functions turn arrays without axes into numbers
         return np.asarray(fused(a[None], b[None], np.reshape(c, (1,)), numerics)[0])
-    # Products innermost would be strided; each k is a plane of its own.
+    # One plane per k: products innermost would be strided.
     planes = [np.ascontiguousarray(np.moveaxis(x, -1, 0)) for x in (a, b)]
     out = np.array(np.broadcast_to(c, shape), dtype=np.float32)
     with np.errstate(all="ignore"):
@@ -185,7 +187,7 @@ def _operand(a: Array, b: Array) -> ElementType:
 
 
 def _aligned(numerics: Numerics, planes: list[Array], out: Array, dtype: str, least: int) -> None:
-    # Subnormal numbers of fp16 are normal ones of fp32, which is what they are computed in.
+    # Sums are computed in fp32, where the subnormal numbers of fp16 are normal.
     narrow = dtype == FP16.name
     clamp = (FP16 if narrow and numerics.clamps_fp16 else FP32).least_exponent
     adder = AlignedSum(
@@ -218,7 +220,9 @@ def _exact(numerics: Numerics, planes: list[Array], total: Array, dtype: Any) ->
 
 
 def _pieces(planes: list[Array], out: Array) -> Iterator[tuple[tuple[slice, ...], list[Array]]]:
-    """Parts of `out` of at most `PIECE` elements: an index, and the planes (n, ...) there."""
+    """Yields parts of `out` of at most `PIECE` elements: an index, and the planes (n, ...)
+    there.
+    """
     spread = []
     for x in planes:
         missing = out.ndim + 1 - x.ndim

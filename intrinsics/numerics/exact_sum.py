@@ -1,9 +1,8 @@
 """Sums of floating-point numbers without any loss, vectorised.
 
-A sum is kept in *limbs*: integers of 26 bits, each of its own weight, that together reach over all
-exponents there can be. Each limb is a float64, which holds 2**27 limbs' worth of carries exactly.
-(Kulisch's long accumulator, cut up so that NumPy can add it: Kulisch, Computer Arithmetic and
-Validity, 2013.)
+A sum is kept in *limbs*: integers of 26 bits with different weights, which together cover all
+exponents. Each limb is a float64, with room for 2**27 additions before a carry. This is Kulisch's
+long accumulator (Computer Arithmetic and Validity, 2013), cut up so that NumPy can add it.
 """
 
 from __future__ import annotations
@@ -23,10 +22,11 @@ LOWEST, LIMBS = -11 * WIDTH, 22
 
 
 def exact_sum(terms: Iterable[Array], start: Array) -> tuple[Array, Array]:
-    """Limbs (LIMBS, ...), lowest first, and the plain float64 sum, which has the infinities.
+    """Returns the limbs (LIMBS, ...), lowest first, and the plain float64 sum, which keeps
+    infinities.
 
-    Terms and start are float64 (...), multiples of 2**-286 and below 2**260; there may be 2**26 of
-    them.
+    ``terms`` and ``start`` are float64 (...), multiples of 2**-286 and below 2**260. At most 2**26
+    terms.
     """
     limbs = np.zeros((LIMBS, *start.shape))
     plain = np.zeros(start.shape)
@@ -42,14 +42,17 @@ def exact_sum(terms: Iterable[Array], start: Array) -> tuple[Array, Array]:
 
 
 def to_float(limbs: Array, plain: Array, dtype: Any) -> Array:
-    """The sum, rounded once to `dtype` (float32 or float16), to nearest, ties to even; zero is
-    positive. Where `plain` is no number, it is the result."""
+    """Returns the sum as `dtype` (float32 or float16), rounded once to nearest even; zero is
+    positive.
+
+    The result is `plain` where that is infinite or NaN.
+    """
     limbs = _carried(limbs)
     negative = limbs[-1] < 0
     limbs = _carried(np.where(negative, -limbs, limbs))
-    # The highest two limbs that are not zero hold 27 to 52 bits; below them, only whether anything
-    # is left matters, and it goes into the last bit of the two (rounding to odd), which is at least
-    # two places below what any rounding to 24 bits looks at.
+    # The highest nonzero limb and the next hold 27 to 52 bits. Below them it matters only whether
+    # anything is left; that goes into the last bit of the two (rounding to odd), at least two
+    # places below the last bit that rounding to 24 bits reads.
     value = np.zeros(limbs.shape[1:])
     settled = np.zeros(limbs.shape[1:], dtype=bool)
     left = np.cumsum(limbs != 0, axis=0)
@@ -66,7 +69,7 @@ def to_float(limbs: Array, plain: Array, dtype: Any) -> Array:
 
 
 def _carried(limbs: Array) -> Array:
-    """The same sum with every limb but the highest in [0, 2**26)."""
+    """Returns the same sum with every limb but the highest in [0, 2**26)."""
     limbs = limbs.copy()
     for index in range(LIMBS - 1):
         carry = np.floor(limbs[index] * 2.0**-WIDTH)

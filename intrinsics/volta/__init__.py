@@ -1,8 +1,8 @@
-"""Volta's tensor cores, one WMMA taken apart: NumPy only, any number of tiles at once.
+"""Volta's tensor cores, one WMMA in its steps. NumPy only, many tiles at once.
 
-``fragments`` says which lane holds which element in which register, ``hmma`` what each of the 16
-(or 8) instructions computes, ``timing`` when it is done; ``gemm`` sends whole matrix products
-through them, and ``listing`` prints one WMMA.
+``fragments`` maps lanes and registers to elements, ``hmma`` computes each of the 16 (or 8)
+instructions, ``timing`` gives their cycles. ``gemm`` multiplies whole matrices through them, and
+``listing`` prints one WMMA.
 """
 
 from intrinsics.volta.fragments import (

@@ -1,4 +1,4 @@
-"""Which lane of a warp holds which element of a 16 x 16 tile, in which register, on Volta.
+"""WMMA fragments on Volta: the lane and register of each element of a 16 x 16 tile.
 
 A warp's 32 lanes are eight *threadgroups* of four: lane ``4 * threadgroup + thread``. Threadgroups
 ``o`` and ``o + 4``, the lower and the upper, are *octet* ``o``, which computes one 8 x 8 block of
@@ -29,13 +29,13 @@ TILE = 16
 LANES = 32
 THREADS = 4
 LAYOUTS = ("row", "col")
-#: PTX ISA, wmma.load: a tile begins at a multiple of 32 bytes, its rows (or columns) lie a
-#: multiple of 16 bytes apart.
+#: PTX ISA, wmma.load: a tile begins at a multiple of 32 bytes; the stride of its rows (or columns)
+#: is a multiple of 16 bytes.
 START_BYTES, STRIDE_BYTES = 32, 16
 
 
 class FragmentError(TvmconvError, ValueError):
-    """Memory, registers, a stride or a layout that no fragment can be loaded from or stored to."""
+    """Raised for memory, registers, strides or layouts that WMMA cannot load or store."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,12 @@ class Octet:
 
     @property
     def threadgroups(self) -> tuple[int, int]:
-        """The lower and the upper."""
+        """Numbers of the lower and the upper threadgroup."""
         return self.number, self.number + 4
 
     @property
     def lanes(self) -> tuple[int, ...]:
+        """Its eight lanes, the lower threadgroup's first."""
         return tuple(THREADS * group + t for group in self.threadgroups for t in range(THREADS))
 
     @property
@@ -68,37 +69,41 @@ OCTETS = tuple(Octet(number) for number in range(4))
 
 
 def threadgroup(lane: Any) -> Any:
-    """0 to 7, of a lane or an array of lanes."""
+    """Returns the threadgroup, 0 to 7, of a lane or an array of lanes."""
     return lane // THREADS
 
 
 def thread(lane: Any) -> Any:
-    """A lane's number in its threadgroup, 0 to 3."""
+    """Returns a lane's number in its threadgroup, 0 to 3."""
     return lane % THREADS
 
 
 def octet(lane: Any) -> Any:
+    """Returns the octet, 0 to 3, of a lane or an array of lanes."""
     return threadgroup(lane) % 4
 
 
 def is_upper(lane: Any) -> Any:
-    """1 in the upper threadgroup of an octet, 0 in the lower."""
+    """Returns 1 in the upper threadgroup of an octet, 0 in the lower."""
     return threadgroup(lane) // 4
 
 
 def first_row(lane: Any) -> Any:
-    """First of the four rows of A and of the accumulator that the lane's threadgroup holds."""
+    """Returns the first of the four rows of A and of the accumulator that a threadgroup holds."""
     return octet(lane) % 2 * 8 + is_upper(lane) * 4
 
 
 def first_column(lane: Any) -> Any:
-    """First of the four columns of B that the lane's threadgroup holds."""
+    """Returns the first of the four columns of B that the lane's threadgroup holds."""
     return octet(lane) // 2 * 8 + is_upper(lane) * 4
 
 
 @dataclass(frozen=True)
 class Operand:
-    """A (m, k), B (k, n) or the accumulator (m, n); how many lanes hold an element of it."""
+    """A (m, k), B (k, n) or the accumulator (m, n), all 16 x 16.
+
+    ``copies`` is the number of lanes that hold each element.
+    """
 
     name: str
     dtype: str
@@ -106,15 +111,17 @@ class Operand:
 
     @property
     def elements(self) -> int:
-        """Of one lane; numbered from 0, low half of a register first."""
+        """Elements of each lane, numbered from 0, the low half of a register first."""
         return TILE * TILE * self.copies // LANES
 
     @property
     def registers(self) -> int:
+        """32-bit registers of each lane."""
         return self.elements * np.dtype(self.dtype).itemsize // 4
 
     @property
     def per_register(self) -> int:
+        """Elements in a register."""
         return self.elements // self.registers
 
 
@@ -126,10 +133,11 @@ ACCUMULATOR_F16 = Operand("C", "float16", copies=1)
 
 @functools.cache
 def held(operand: Operand, layout: str) -> tuple[Index, Index]:
-    """Row and column of each element that each lane holds: two arrays (lane, element).
+    """Returns row and column of each element that each lane holds: two arrays (lane,
+    element).
 
     layout: of the matrix in memory, ``"row"`` or ``"col"``. A and B lie in registers as they are
-    loaded, four neighbours in memory side by side; an accumulator lies the same way for both.
+    loaded, four neighbours in memory side by side. An accumulator lies the same way for both.
     """
     _check_layout(layout)
     lane = np.arange(LANES)[:, None]
@@ -142,7 +150,7 @@ def held(operand: Operand, layout: str) -> tuple[Index, Index]:
         row = first_row(lane) + t
         column = octet(lane) // 2 * 8 + i
     else:
-        # Four elements, one set: along k in one lane, or across it with k = that of the thread.
+        # Four elements, one set: a lane holds them along k, or across k with k the thread's number.
         along_k = (layout == "row") == (operand is A)
         k = i if along_k else i // 4 * 4 + t
         other = t if along_k else i % 4
@@ -156,7 +164,8 @@ def held(operand: Operand, layout: str) -> tuple[Index, Index]:
 
 @dataclass(frozen=True)
 class Holders:
-    """Where each element of a tile is: arrays (row, column, copy) of lane, register and half.
+    """Arrays (row, column, copy) of the lane, register and half that hold each element of a
+    tile.
 
     Registers are numbered within the fragment; copies are in the order of their lanes.
     """
@@ -168,7 +177,7 @@ class Holders:
 
 @functools.cache
 def holders(operand: Operand, layout: str) -> Holders:
-    """The inverse of `held`."""
+    """Returns the inverse of `held`."""
     row, column = held(operand, layout)
     # A stable sort of (lane, element) pairs, which are in the order of their lanes.
     order = np.argsort((row * TILE + column).ravel(), kind="stable")
@@ -184,14 +193,15 @@ def load(
     layout: str = "row",
     start: ArrayLike = 0,
 ) -> Array:
-    """``wmma.load``: registers (*start.shape, 32 lanes, registers), uint32.
+    """Loads tiles as ``wmma.load`` does. Returns registers (*start.shape, 32 lanes, registers),
+    uint32.
 
-    memory: one-dimensional, of the operand's dtype; global or shared makes no difference here.
-    leading_dimension: elements from one row (``layout="row"``) or column (``"col"``) to the next.
-    start: where each tile begins, in elements; its axes are those of the tiles.
+    memory: one-dimensional, of the operand's dtype. leading_dimension: elements from one row
+    (``layout="row"``) or column (``"col"``) to the next. start: index of each tile's first element;
+    its axes are those of the tiles.
 
-    The tiles' axes lie innermost in memory, whatever the shape says: all that follows is done for
-    many tiles at once. Raises `FragmentError` for what the hardware would not take.
+    The tiles' axes are innermost in memory, whatever the shape says, because all later steps work
+    on many tiles at once. Raises `FragmentError` for an access that the hardware does not support.
     """
     starts = _check_access(operand, memory, leading_dimension, layout, start)
     offset = _offsets(operand, leading_dimension, layout)
@@ -209,9 +219,10 @@ def store(
     layout: str = "row",
     start: ArrayLike = 0,
 ) -> None:
-    """``wmma.store``: writes accumulators into ``memory``; the arguments are those of `load`.
+    """Writes accumulators into ``memory`` as ``wmma.store`` does; the arguments are those of
+    `load`.
 
-    Raises `FragmentError`, also for A and B, which no instruction stores.
+    Raises `FragmentError` as `load` does, and for A and B, which no instruction stores.
     """
     if operand.copies > 1:
         raise FragmentError(f"{operand.name} is not stored", hint="only accumulators are")
@@ -231,7 +242,7 @@ def store(
 
 
 def _offsets(operand: Operand, leading_dimension: int, layout: str) -> Index:
-    """Of every element from its tile's first: (register, half, lane)."""
+    """Returns each element's offset from its tile's first: (register, half, lane)."""
     row, column = held(operand, layout)
     outer, inner = (row, column) if layout == "row" else (column, row)
     offset = outer * leading_dimension + inner
@@ -246,7 +257,7 @@ def _check_layout(layout: str) -> None:
 def _check_access(
     operand: Operand, memory: Array, leading_dimension: int, layout: str, start: ArrayLike
 ) -> Index:
-    """The starts as integers. Raises `FragmentError`."""
+    """Returns the starts as integers. Raises `FragmentError`."""
     _check_layout(layout)
     if memory.ndim != 1 or memory.dtype != np.dtype(operand.dtype) or not memory.flags.c_contiguous:
         raise FragmentError(
@@ -261,7 +272,7 @@ def _check_access(
     if leading_dimension < TILE or leading_dimension % stride:
         raise FragmentError(
             f"the leading dimension {leading_dimension} is not a multiple of {stride} from {TILE}",
-            note=f"rows of {operand.dtype} lie a multiple of {STRIDE_BYTES} bytes apart",
+            note=f"the stride of {operand.dtype} rows is a multiple of {STRIDE_BYTES} bytes",
         )
     last = (TILE - 1) * leading_dimension + TILE
     outside = (starts < 0) | (starts + last > memory.size)

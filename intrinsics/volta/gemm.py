@@ -17,12 +17,11 @@ TILES_AT_ONCE = 1024
 
 
 def matmul(a: Array, b: Array, c: Array, fused: Fused, program: Program = PROGRAM_F32) -> Array:
-    """``a @ b + c``: a float16 (m, k), b float16 (k, n), c and the result (m, n), c's dtype that
-    of the program's accumulators.
+    """Returns ``a @ b + c``: a float16 (m, k), b float16 (k, n), c and the result (m, n).
 
-    Sizes that are no multiples of 16 are filled up with zeros, as kernels do. Each tile of the
-    result is one warp's, which does its WMMAs with k ascending. Raises `FragmentError` for other
-    shapes or dtypes.
+    c and the result have the dtype of the program's accumulators. Sizes are padded with zeros to
+    multiples of 16, as kernels do. One warp computes each tile of the result, k ascending. Raises
+    `FragmentError` for other shapes or dtypes.
     """
     _check(a, b, c, program)
     (m, k), n = a.shape, b.shape[1]
@@ -48,7 +47,7 @@ def matmul(a: Array, b: Array, c: Array, fused: Fused, program: Program = PROGRA
 
 
 def _in_memory(matrix: Array, rows: int, columns: int, layout: str) -> tuple[Array, int]:
-    """A copy filled up with zeros, flat, and its leading dimension."""
+    """Returns a flat copy padded with zeros, and its leading dimension."""
     filled = np.zeros((rows, columns), matrix.dtype)
     filled[: matrix.shape[0], : matrix.shape[1]] = matrix
     if layout == "row":
@@ -70,7 +69,7 @@ def _check(a: Array, b: Array, c: Array, program: Program) -> None:
     )
     if not fits or dtypes != ["float16", "float16", dtype]:
         raise FragmentError(
-            f"no product of {dtypes[0]}{shapes[0]} and {dtypes[1]}{shapes[1]} "
-            f"added to {dtypes[2]}{shapes[2]}",
+            f"cannot multiply {dtypes[0]}{shapes[0]} and {dtypes[1]}{shapes[1]} "
+            f"and add {dtypes[2]}{shapes[2]}",
             hint=f"float16 (m, k) and (k, n), {dtype} (m, n)",
         )

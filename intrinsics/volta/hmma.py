@@ -1,12 +1,12 @@
-"""The HMMA instructions of one ``wmma.mma`` m16n16k16 on Volta, and what each computes.
+"""The HMMA instructions of one ``wmma.mma`` m16n16k16 on Volta.
 
 Four *sets* cover k, four at a time. A set is four *steps* with fp32 accumulators and two with fp16
-ones; in a step every threadgroup computes a piece of its 4 x 8 of the result, 2 x 4 or 4 x 4, from
-its own rows of A and four columns of B that one threadgroup of its octet holds for both.
+ones. In a step every threadgroup computes a piece of its 4 x 8 of the result, 2 x 4 or 4 x 4. It
+reads its own rows of A, and four columns of B that one threadgroup of its octet holds for both.
 
 Source: Raihan, Goli, Aamodt (ISPASS 2019, arXiv 1811.08309), figure 10, tables II and III, and the
-disassembled listings, whose registers are used here. The text speaks of pairs of registers <R8,
-R7>; SASS names the lower of an aligned pair, so that R8 is <R8, R9> here. The listing with fp32
+disassembled listings, whose registers are used here. The paper writes pairs of registers as <R8,
+R7>; SASS names the lower of an aligned pair, so R8 is <R8, R9> here. The listing with fp32
 accumulators is of a column-major A and a row-major B; the one with fp16 marks both ``.T``, whose
 meaning is unknown. Here ``.ROW`` and ``.COL`` are what the program was made for.
 """
@@ -40,26 +40,26 @@ Array = NDArray[Any]
 SETS = 4
 #: Products in one sum, and k of one set.
 K = 4
-#: Registers that a lane of the simulated warp has; the listings name none above R25.
+#: Registers of each lane of the simulated warp; the listings name none above R25.
 REGISTERS = 26
 
 
-#: How the hardware adds, the only arithmetic in the simulator: ``fused(a, b, c)`` is c plus four
-#: products. a and b are float16 (..., 4); c, float32 or float16, has the axes before the 4 that
-#: they broadcast to; the result is as c.
+#: The simulator's only arithmetic: ``fused(a, b, c)`` is c plus four products. a and b are float16
+#: (..., 4). c is float32 or float16 and has the axes before the 4 that a and b broadcast to. The
+#: result has the shape and dtype of c.
 Fused = Callable[[Array, Array, Array], Array]
 
 
 @dataclass(frozen=True)
 class Form:
-    """What differs between fp32 and fp16 accumulators. Registers are those of the listings."""
+    """The HMMA form for one accumulator dtype. Registers are those of the listings."""
 
     name: str
     accumulator: Operand
     steps: int
-    #: Rows of a threadgroup's four that one step computes, of four columns.
+    #: Rows that one step computes of a threadgroup's four, in four columns.
     rows: int
-    #: First register of A's and B's pairs, by set; of the accumulator's pairs, by step.
+    #: First register of each pair: A's and B's by set, the accumulator's by step.
     a: tuple[int, ...]
     b: tuple[int, ...]
     d: tuple[int, ...]
@@ -71,7 +71,11 @@ F16 = Form("F16", ACCUMULATOR_F16, 2, 4, (22, 16, 18, 2), (12, 14, 8, 10), (4, 6
 
 @dataclass(frozen=True)
 class Instruction:
-    """One HMMA.884. ``set`` is 1 to 4, ``step`` from 0; d, a, b and c name pairs of registers."""
+    """One HMMA.884. ``set`` is 1 to 4, ``step`` from 0; d, a, b and c are first registers
+    of pairs.
+
+    Raises ``ValueError`` for a set, step, register or layout out of range.
+    """
 
     form: Form
     set: int
@@ -106,19 +110,21 @@ class Instruction:
 
     @property
     def k(self) -> range:
-        """Of A's columns and B's rows."""
+        """Columns of A and rows of B that it multiplies."""
         return range(K * (self.set - 1), K * self.set)
 
     @property
     def rows(self) -> range:
-        """Of the four that a threadgroup has."""
+        """Rows that it computes, of the four of a threadgroup."""
         first = self.step * self.form.rows % 4
         return range(first, first + self.form.rows)
 
     @property
     def columns(self) -> range:
-        """Of the eight that an octet has. The first four are the lower threadgroup's of B, the
-        others the upper's."""
+        """Columns that it computes, of the eight of an octet.
+
+        The lower threadgroup holds B's first four, the upper the others.
+        """
         first = self.step * self.form.rows // 4 * 4
         return range(first, first + 4)
 
@@ -139,19 +145,24 @@ class Program:
 
     @property
     def a_registers(self) -> list[int]:
+        """Registers of A's fragment."""
         return _pairs(self.form.a)
 
     @property
     def b_registers(self) -> list[int]:
+        """Registers of B's fragment."""
         return _pairs(self.form.b)
 
     @property
     def d_registers(self) -> list[int]:
+        """Registers of the accumulator's fragment."""
         return _pairs(self.form.d)
 
 
 def program(form: Form, a_layout: str = "row", b_layout: str = "col") -> Program:
-    """For matrices that lie so in memory. Raises ``ValueError`` for a layout there is none of."""
+    """Returns the program for the layouts in memory. Raises ``ValueError`` for an unknown
+    layout.
+    """
     instructions = tuple(
         Instruction(form, s + 1, step, d, form.a[s], form.b[s], d, a_layout, b_layout)
         for s in range(SETS)
@@ -166,15 +177,16 @@ PROGRAM_F16 = program(F16)
 
 @dataclass(frozen=True)
 class State:
-    """The registers of a warp, for each of many tiles: uint32 (..., 32 lanes, 26 registers)."""
+    """The registers of a warp, for many tiles: uint32 (..., 32 lanes, 26 registers)."""
 
     registers: Array
 
     @classmethod
     def of(cls, program: Program, a: Array, b: Array, c: Array) -> State:
-        """Fragments as `fragments.load` gives them, in the program's registers, others zero.
+        """Returns a state with fragments from `fragments.load` in the program's registers, others
+        zero.
 
-        Their tiles' axes broadcast. Raises `FragmentError` where one is not of the program.
+        The tiles' axes broadcast. Raises `FragmentError` for a fragment that is not the program's.
         """
         given = (("A", A, a), ("B", B, b), ("C", program.form.accumulator, c))
         for name, operand, registers in given:
@@ -198,17 +210,17 @@ class State:
         return state
 
     def accumulator(self, program: Program) -> Array:
-        """The result's fragment, as `fragments.store` takes it."""
+        """Returns the result's fragment, as `fragments.store` takes it."""
         return self.registers[..., program.d_registers]
 
 
 def step(state: State, instruction: Instruction, fused: Fused) -> State:
-    """The state after one instruction; the one given is left as it is."""
+    """Returns the state after one instruction; the given one is unchanged."""
     return run(state, (instruction,), fused)
 
 
 def run(state: State, instructions: Iterable[Instruction], fused: Fused) -> State:
-    """The state after several; the one given is left as it is."""
+    """Returns the state after several instructions; the given one is unchanged."""
     registers = state.registers.copy(order="K")
     for instruction in instructions:
         _execute(_inside(registers), instruction, fused)
@@ -216,7 +228,7 @@ def run(state: State, instructions: Iterable[Instruction], fused: Fused) -> Stat
 
 
 def wmma(program: Program, a: Array, b: Array, c: Array, fused: Fused) -> Array:
-    """``wmma.mma`` on fragments: the accumulator's registers (..., 32, 8 or 4), uint32."""
+    """Does a ``wmma.mma`` on fragments. Returns the accumulator's (..., 32, 8 or 4), uint32."""
     state = State.of(program, a, b, c)
     return run(state, program.instructions, fused).accumulator(program)
 
@@ -226,7 +238,7 @@ def wmma(program: Program, a: Array, b: Array, c: Array, fused: Fused) -> Array:
 
 @dataclass(frozen=True)
 class Wiring:
-    """Which lane's registers feed each product, as index arrays.
+    """Index arrays of the registers that feed each product.
 
     a: (octet, threadgroup, row, k). b: (octet, column, k). c and d: (octet, threadgroup, row,
     column).
@@ -240,6 +252,7 @@ class Wiring:
 
 @functools.cache
 def wiring(instruction: Instruction) -> Wiring:
+    """Returns the index arrays of one instruction."""
     octet = np.arange(len(OCTETS))
     first_row = np.array([o.row for o in OCTETS])[:, None, None] + 4 * np.arange(2)[:, None]
     rows = (first_row + np.array(instruction.rows))[..., None]
@@ -258,7 +271,7 @@ def wiring(instruction: Instruction) -> Wiring:
 
 
 def _at(operand: Operand, layout: str, first: int, index: tuple[Any, Any, Any]) -> Holders:
-    """Of elements (row, column, copy), in the pair of registers that begins at ``first``."""
+    """Returns the holders of elements (row, column, copy), in the pair that begins at ``first``."""
     all_of = holders(operand, layout)
     return Holders(all_of.lane[index], first + all_of.register[index] % 2, all_of.half[index])
 
@@ -294,5 +307,5 @@ def _pairs(first: tuple[int, ...]) -> list[int]:
 
 
 def _inside(registers: Array) -> Array:
-    """(register, lane, tiles): the order of memory, so that loops over tiles are innermost."""
+    """Returns a view (register, lane, tiles): memory order, so loops over tiles are innermost."""
     return np.moveaxis(registers, (-1, -2), (0, 1))

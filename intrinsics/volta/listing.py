@@ -1,4 +1,4 @@
-"""The listing of one WMMA: each instruction, when it is done, what one lane has to do with it."""
+"""The listing of one WMMA: each instruction, its cycle, and one lane's part of it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from intrinsics.volta.hmma import REGISTERS, Fused, Instruction, Program, State,
 
 
 def trace(program: Program, state: State, fused: Fused, lane: int = 0) -> str:
-    """Text: per instruction its cumulative cycle, set, step and SASS, the piece that the lane's
-    octet computes, and the lane's own operands, with what its accumulators were and become.
+    """Returns the listing as text.
+
+    Each instruction has its cumulative cycle, set, step and SASS, the piece that the lane's octet
+    computes, and the lane's operands, with its accumulators before and after.
 
     state: of one tile, (32, 26) registers, from `State.of`. Raises `FragmentError` for several
-    tiles or for a lane there is none of.
+    tiles or a lane out of range.
     """
     if state.registers.shape != (LANES, REGISTERS):
         raise FragmentError(
-            f"a listing is of one tile; these registers are {state.registers.shape}",
-            hint="`State(state.registers[tile])` is one of them",
+            f"a listing shows one tile, but the registers are {state.registers.shape}",
+            hint="`State(state.registers[tile])` selects one",
         )
     if lane not in range(LANES):
         raise FragmentError(f"no lane {lane}", hint=f"lanes are 0 to {LANES - 1}")
@@ -79,11 +81,11 @@ def _values(
     state: State,
     lane: int,
 ) -> str:
-    """The lane's pair of registers: which elements it holds, and their values."""
+    """Returns the lane's pair of registers: its elements and their values."""
     register = getattr(instruction, name.lower())
     values = np.ascontiguousarray(state.registers[lane, register : register + 2])
     values = values.view(operand.dtype)
-    # A pair of A or B is one set's; one of an accumulator is one step's.
+    # A pair of A or B belongs to one set; a pair of an accumulator to one step.
     number = instruction.step if operand is instruction.form.accumulator else instruction.set - 1
     row, column = fragments.held(operand, layout)
     mine = used.lane == lane
@@ -91,7 +93,7 @@ def _values(
     texts = []
     for i, value in enumerate(values):
         element = number * len(values) + i
-        # All digits of a half, so that products can be checked by hand.
+        # All digits of an fp16 number, so that products can be checked by hand.
         shown = float(value) if values.dtype == np.float16 else value
         text = f"{name}[{row[lane, element]},{column[lane, element]}] = {shown!s}"
         place = register + i // operand.per_register, i % operand.per_register

@@ -1,20 +1,22 @@
-"""When each HMMA instruction is done, in clock cycles: one WMMA, several warps, a whole GEMM.
+"""Cycles of HMMA instructions on Volta: one WMMA, several warps, a whole GEMM.
 
 Measured: the cumulative cycles of one WMMA on a Titan V, beside the disassembled listings of
 Raihan, Goli, Aamodt (ISPASS 2019, arXiv 1811.08309), fp32 and fp16 accumulators. `TIMING` is the
-least that explains them; docs/tensor-core.md has the table, and the tests hold it to every number.
+simplest model that explains them. docs/tensor-core.md has the table, and the tests check every
+number.
 
-Published: eight tensor cores a multiprocessor, two for each of its four *sub-cores* (the warp
-scheduler and what it issues to), 64 multiply-adds a cycle each (NVIDIA Tesla V100 GPU Architecture,
-WP-08608-001, 2017). An instruction with fp32 accumulators is 256 multiply-adds, so it keeps a
-sub-core's two busy for 2 cycles; one with fp16 is 512, so 4. Both are also the least distances in
-the measured tables.
+Published: a multiprocessor has eight tensor cores, two in each of its four *sub-cores* (a warp
+scheduler with its units), of 64 multiply-adds per cycle each (NVIDIA Tesla V100 GPU Architecture,
+WP-08608-001, 2017). An instruction with fp32 accumulators is 256 multiply-adds, so it occupies a
+sub-core's two for 2 cycles; with fp16 it is 512, so 4. These are also the shortest gaps in the
+measured tables.
 
-Assumed, as no measurement was found: a warp's longer waits keep only itself, not its sub-core, and
-so another warp can fill them (with that, and only with that, the published peak is reached); warps
-are spread evenly over the sub-cores; the warp that could issue first does, of equals the lowest.
-Unknown: why the last instruction of a WMMA takes longer (`drain`; it may be part of how it was
-measured), and what loads and stores cost, which are not modelled at all.
+Assumed, as no measurement was found: a warp that waits longer blocks only itself, so other warps
+can use its sub-core (the published peak is reached only so); warps are spread evenly over the
+sub-cores; the warp that is ready first issues first, the lowest number among equals.
+
+Unknown: why the last instruction of a WMMA takes longer (`drain`; possibly an artefact of the
+measurement). Loads and stores are not modelled.
 """
 
 from __future__ import annotations
@@ -32,42 +34,45 @@ Array = NDArray[Any]
 
 MULTIPROCESSORS = 80
 SUB_CORES = 4
-#: That a multiprocessor holds at once (CUDA C++ Programming Guide, compute capability 7.0).
+#: Resident warps of a multiprocessor (CUDA C++ Programming Guide, compute capability 7.0).
 MAX_WARPS = 64
-#: Of a sub-core, in one cycle: two tensor cores' 64 each.
+#: Multiply-adds of a sub-core per cycle: two tensor cores, 64 each.
 MULTIPLY_ADDS = 128
 
 
 @dataclass(frozen=True)
 class Timing:
-    """All in cycles."""
+    """The timing of one HMMA form, in cycles."""
 
     #: From the issue of an instruction until its result can be read.
     latency: int
-    #: When each step of a set is issued, after the set's first.
+    #: Issue of each step of a set, after the set's first.
     steps: tuple[int, ...]
-    #: From a set to the next; no shorter than the latency, as step 0 reads what step 0 wrote.
+    #: From a set to the next; at least the latency, as step 0 reads what the last step 0 wrote.
     set: int
-    #: What the last instruction of a WMMA takes beyond its latency, when nothing follows.
+    #: Added to the latency of the last instruction of a WMMA, if nothing follows.
     drain: int
 
     @property
     def busy(self) -> int:
-        """How long an instruction keeps its sub-core's tensor cores."""
+        """Cycles for which an instruction occupies its sub-core's tensor cores."""
         return TILE**3 // (SETS * len(self.steps)) // MULTIPLY_ADDS
 
     def issues(self) -> Array:
-        """Of a WMMA alone, after its first: (set, step)."""
+        """Returns the issue cycles of a WMMA that runs alone, from its first: (set, step)."""
         return self.set * np.arange(SETS)[:, None] + np.array(self.steps)
 
     def completes(self) -> Array:
-        """Of a WMMA alone: (set, step)."""
+        """Returns the completion cycles of a WMMA that runs alone: (set, step)."""
         done = self.issues() + self.latency
         done[-1, -1] += self.drain
         return done
 
     def gaps(self) -> Array:
-        """From each instruction of a WMMA to its warp's next; the last is to another WMMA."""
+        """Returns the cycles from each instruction of a WMMA to its warp's next.
+
+        The last entry is the gap to the next WMMA.
+        """
         issues = self.issues().ravel()
         return np.diff(np.append(issues, SETS * self.set))
 
@@ -79,28 +84,29 @@ TIMING = {
 
 
 def completes(instruction: Instruction) -> int:
-    """Cumulative cycle of one instruction of a WMMA that has the tensor cores to itself."""
+    """Returns the completion cycle of one instruction of a WMMA that runs alone."""
     return int(TIMING[instruction.form].completes()[instruction.set - 1, instruction.step])
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """Cycles at which instructions of one sub-core are issued and done: (warp, WMMA, set, step)."""
+    """Issue and completion cycles of one sub-core's instructions: (warp, WMMA, set, step)."""
 
     issues: Array
     completes: Array
 
     @property
     def cycles(self) -> int:
-        """Until the last is done; 0 if there is none."""
+        """Cycles until the last instruction is done; 0 if there are none."""
         return int(self.completes.max(initial=0))
 
 
 def timeline(form: Form, warps: int, wmmas: int) -> Timeline:
-    """Several warps on one sub-core, each issuing its WMMAs one after the other.
+    """Returns the timeline of several warps on one sub-core, each with its WMMAs in
+    sequence.
 
-    Whether a warp's WMMAs add to one accumulator makes no difference: by the time that the next
-    is issued, the first result it reads is there. Raises ``ValueError`` for negative numbers.
+    It makes no difference whether a warp's WMMAs add to one accumulator: each result is there
+    before the next WMMA reads it. Raises ``ValueError`` for negative numbers.
     """
     if warps < 0 or wmmas < 0:
         raise ValueError(f"{warps} warps of {wmmas} WMMAs: neither can be negative")
@@ -121,9 +127,10 @@ def timeline(form: Form, warps: int, wmmas: int) -> Timeline:
 
 
 def multiprocessor_cycles(form: Form, warps: int, wmmas: int) -> int:
-    """Until ``warps`` warps of one multiprocessor have each done ``wmmas`` WMMAs.
+    """Returns the cycles in which ``warps`` warps of one multiprocessor each do ``wmmas``
+    WMMAs.
 
-    Every WMMA of each warp adds what the second does.
+    Every WMMA from the second on adds as many cycles as the second.
     """
     busiest = -(-warps // SUB_CORES)
     if wmmas <= 2:
@@ -141,11 +148,12 @@ def gemm_cycles(
     warps: int = 8,
     multiprocessors: int = MULTIPROCESSORS,
 ) -> int:
-    """The HMMA instructions of an (m, k) by (k, n) product, and nothing else: no loads, no stores.
+    """Returns the cycles of the HMMA instructions of an (m, k) by (k, n) product, without memory
+    access.
 
-    Each warp computes a 16 x 16 tile of the result at a time, all of k; tiles are spread evenly,
-    and a multiprocessor runs ``warps`` at once, round after round. Raises ``ValueError`` unless all
-    are positive, and for more warps than a multiprocessor holds.
+    Each warp computes one 16 x 16 tile of the result at a time, over all of k. Tiles are spread
+    evenly over multiprocessors, and each runs ``warps`` at once. Raises ``ValueError`` unless all
+    numbers are positive, and for more warps than a multiprocessor holds.
     """
     if min(m, n, k, warps, multiprocessors) <= 0 or warps > MAX_WARPS:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""From an element of a matrix to all that reads it: instructions, lanes, registers, results."""
+"""The instructions, lanes, registers and results that an element of a matrix reaches."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Index = NDArray[np.intp]
 
 
 class Place(NamedTuple):
-    """Where an element is read: a register of the warp, and of a half its half (else 0)."""
+    """A register of the warp in which an element is read, and its half (0 for 32-bit elements)."""
 
     lane: int
     register: int
@@ -27,22 +27,23 @@ class Touch:
     """One instruction that reads an element."""
 
     instruction: Instruction
-    #: In the order of their lanes.
+    #: Sorted by lane.
     places: tuple[Place, ...]
     #: (row, column) of each element of D that it computes from the element.
     results: tuple[tuple[int, int], ...]
 
 
 def touches(program: Program, operand: Operand, row: int, column: int) -> tuple[Touch, ...]:
-    """The instructions of one WMMA that read A[row, column], or B's or the accumulator's, in order.
+    """Returns the instructions of one WMMA that read element [row, column] of an operand,
+    in order.
 
-    Of an accumulator's element they are those that add to it. Raises `FragmentError` for an element
-    outside of the tile, and for an accumulator that is not the program's.
+    For the accumulator these are the instructions that add to it. Raises `FragmentError` for an
+    element outside of the tile, and for an accumulator that is not the program's.
     """
     names = {A: "a", B: "b", program.form.accumulator: "c"}
     if operand not in names:
         raise FragmentError(
-            f"{operand.name} of {operand.dtype} is no operand of {program.form.name} instructions"
+            f"{operand.name} of {operand.dtype} is not an operand of {program.form.name}"
         )
     if row not in range(TILE) or column not in range(TILE):
         raise FragmentError(f"no element [{row}, {column}] in a tile of {TILE} x {TILE}")
@@ -51,7 +52,8 @@ def touches(program: Program, operand: Operand, row: int, column: int) -> tuple[
 
 
 def elements(instruction: Instruction, name: str) -> tuple[Index, Index]:
-    """Row and column of every element that an instruction reads, or writes: two arrays.
+    """Returns row and column of every element that an instruction reads or writes: two
+    arrays.
 
     name: ``"a"``, ``"b"``, ``"c"`` or ``"d"``; the axes are those of `hmma.Wiring`.
     """
@@ -61,7 +63,7 @@ def elements(instruction: Instruction, name: str) -> tuple[Index, Index]:
         "b": (B, instruction.b_layout, instruction.set - 1),
     }.get(name, (accumulator, "row", instruction.step))
     at: Holders = getattr(wiring(instruction), name)
-    # Of the pair of registers, and the pair's number among those of the fragment.
+    # Numbered within the fragment, of which this is pair number `pair`.
     register = at.register - getattr(instruction, name) + 2 * pair
     rows, columns = held(operand, layout)
     element = register * operand.per_register + at.half
@@ -74,7 +76,7 @@ def _touch(instruction: Instruction, name: str, row: int, column: int) -> Touch:
     here: Any = (rows == row) & (columns == column)
     parts = (at.lane[here], at.register[here], at.half[here])
     places = sorted({Place(*map(int, place)) for place in zip(*parts, strict=True)})
-    # To the axes of D: octet, threadgroup, row, column.
+    # Broadcast to the axes of D: octet, threadgroup, row, column.
     if name == "a":
         here = here.any(axis=-1)[..., None]
     elif name == "b":

@@ -1,1 +1,1 @@
-"""A convolution as data: workload, layouts, epilogue, and its implicit GEMM in numbers."""
+"""A convolution as data: its workload, layouts, epilogue, and implicit GEMM."""

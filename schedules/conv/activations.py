@@ -1,9 +1,9 @@
-"""The pointwise functions that can end an epilogue: one table, one formula each, two readers.
+"""The pointwise functions that can end an epilogue: one table, one formula each.
 
-A formula is written over a namespace of operations: as TVM expressions (`compute.TvmMath`) it is
-compiled into kernels, in NumPy it is what a function found in a graph is compared with.
-Parameters and formulas are ONNX's: https://onnx.ai/onnx/operators. Kernels compute them in fp32,
-with comparisons that a NaN fails, because maximum and minimum would hide it.
+A formula is written over a namespace of operations. With TVM expressions (`compute.TvmMath`) it is
+compiled into kernels. In NumPy it is compared with functions found in a graph. Parameters and
+formulas are ONNX's: https://onnx.ai/onnx/operators. Kernels compute them in fp32, and compare so
+that NaN is kept; maximum and minimum would hide it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 
 
 class NumpyMath:
-    """The operations that formulas are made of, on float64 arrays."""
+    """The operations of formulas, on float64 arrays."""
 
     exp, tanh, select = staticmethod(np.exp), staticmethod(np.tanh), staticmethod(np.where)
     erf, real = staticmethod(np.vectorize(math.erf)), staticmethod(float)
@@ -48,14 +48,16 @@ def _gelu(m: Any, x: Any) -> Any:
     return x * m.real(0.5) * (m.real(1) + m.erf(x * m.real(math.sqrt(0.5))))
 
 
-#: Past all that fp16 holds, where a function that has bounds has reached them.
+#: Beyond the range of fp16, where a bounded function has reached its bounds.
 FAR = 1e9
 
 
 @dataclass(frozen=True)
 class Formula:
-    """What it does to x, given a namespace and its parameters; and how these are read off a
-    function f known to be of this kind."""
+    """One function: ``apply(m, x, *parameters)``, over the operations `m`.
+
+    ``fit`` reads the parameters off a function f that is known to be of this kind.
+    """
 
     apply: Callable[..., Any]
     parameters: tuple[str, ...] = ()
@@ -63,12 +65,14 @@ class Formula:
 
 
 def _finite(value: float) -> float:
-    """The bound as fp32 can hold it: a clip with one bound has the largest number as the other."""
+    """Returns the bound in the range of fp32. A clip with one bound has the largest number as the
+    other.
+    """
     most = float(np.finfo(np.float32).max)
     return float(np.clip(value, -most, most))
 
 
-#: By kind. "prelu" takes its slope from a tensor, one for each channel.
+#: By kind. "prelu" takes its slope from a tensor with one for each channel.
 FORMULAS = {
     "none": Formula(lambda m, x: x),
     "relu": Formula(lambda m, x: m.select(x < m.real(0), m.real(0), x)),
@@ -88,7 +92,7 @@ FORMULAS = {
 
 @dataclass(frozen=True)
 class Activation:
-    """A function out of `FORMULAS`. Raises ``ValueError`` for one that is not there."""
+    """A function of `FORMULAS`. Raises ``ValueError`` for an unknown kind or other parameters."""
 
     kind: str = "none"
     parameters: tuple[float, ...] = ()
@@ -99,7 +103,7 @@ class Activation:
             raise ValueError(f"activation {self.kind!r} is not one of {', '.join(FORMULAS)}")
         if len(self.parameters) != len(formula.parameters):
             named = ", ".join(formula.parameters) or "none"
-            raise ValueError(f"{self.kind} has {self.parameters}, its parameters are: {named}")
+            raise ValueError(f"{self.kind} takes {named}, not {self.parameters}")
 
     def __str__(self) -> str:
         listed = ", ".join(f"{value:g}" for value in self.parameters)
@@ -107,30 +111,34 @@ class Activation:
 
     @property
     def has_slopes(self) -> bool:
-        """True where it has a slope for each channel, as a "prelu"."""
+        """True if it has a slope for each channel: a "prelu"."""
         return self.kind == "prelu"
 
     def apply(self, m: Any, x: Any, slope: Any = None) -> Any:
-        """The function of x over the operations `m`; slope: of x's channel, for a "prelu"."""
+        """Returns the function of x over the operations `m`. slope: that of x's channel, for a
+        "prelu".
+        """
         parameters = [m.real(value) for value in self.parameters]
         return FORMULAS[self.kind].apply(m, x, *parameters, *([slope] if self.has_slopes else []))
 
     def numpy(self, x: Any) -> Any:
-        """The function of a float64 array."""
+        """Returns the function of a float64 array."""
         return self.apply(NumpyMath, x)
 
 
 IDENTITY = Activation()
 
-#: Where two functions are compared: around zero, and as far as fp16 goes and beyond.
+#: Points at which two functions are compared: around zero, and to beyond the range of fp16.
 PROBES = np.concatenate(
     [sign * np.geomspace(1e-4, FAR, 120) for sign in (-1, 1)] + [np.linspace(-8, 8, 129)]
 )
 
 
 def recognise(f: Callable[[Any], Any]) -> Activation | None:
-    """The activation that is the function `f` of float64 arrays, however it is written; None if
-    there is none in the table. Compared at `PROBES`, to 1e-5 of the value or of 1."""
+    """Returns the activation that equals the function `f` of float64 arrays, or None.
+
+    It does not matter how `f` is written: it is compared at `PROBES`, to 1e-5 of the value or of 1.
+    """
     with np.errstate(all="ignore"):
         y = np.broadcast_to(f(PROBES), PROBES.shape)
         for kind, formula in FORMULAS.items():

@@ -1,8 +1,8 @@
-"""The implicit GEMM of a convolution in numbers: its extents, its indices, its packed operands.
+"""The implicit GEMM of a convolution: its sizes, its indices, its packed weight.
 
-Each group g is a GEMM of its own: rows m are output pixels, columns k the group's output channels,
-and (o, i) numbers filter taps and the group's input channels. Plain Python: every function takes
-numbers or TVM expressions alike.
+Each group g is a GEMM of its own. Rows m are output pixels, columns k the group's output channels;
+(o, i) numbers filter taps and the group's input channels. Plain Python: indices are numbers or TVM
+expressions.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from schedules.conv.workload import ConvWorkload, round_up
 
 @dataclass(frozen=True)
 class Tile:
-    """What the GEMM's extents are rounded up to: rows, columns, and inner step of a block."""
+    """The tile that the sizes of the GEMM are rounded up to: rows, columns, and k-block of
+    a block.
+    """
 
     m: int
     k: int
@@ -29,28 +31,31 @@ class Tile:
     fragment_k: int = 16
 
 
-#: Columns of the tiles that the number of rows, and so the batch, decides between.
+#: Columns of tiles. The number of rows, and so the batch, decides between them.
 TILES_K = (32, 64, 128)
 
 
 def suits_columns(k: int, tile_k: int) -> bool:
-    """Whether a tile of so many columns pads k output channels by a third at most."""
+    """Returns True if tiles of so many columns pad k output channels by at most a third."""
     return 3 * round_up(k, tile_k) <= 4 * round_up(k, min(TILES_K))
 
 
 def stored_columns(k: int) -> int:
-    """Columns that the packed weight of k output channels has, at least: as many as any suitable
-    tile reads, so that it is the same array at every batch. That costs no kernel anything."""
+    """Returns the least number of columns in the packed weight of k output channels.
+
+    As many as any suitable tile reads, so that the weight is the same at every batch. No kernel
+    gets slower by it.
+    """
     return max(round_up(k, tile_k) for tile_k in TILES_K if suits_columns(k, tile_k))
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """How the inner dimension (o, i) numbers filter taps (r, s) and input channels c of a group.
+    """The numbering of filter taps (r, s) and input channels c by (o, i).
 
-    per tap: o = (r, s), i = c. By rows: o = r, i = (s, c), which for few channels pads less:
-    a 7x7 filter over 3 channels takes 7 x 32 steps instead of 49 x 16. Sixteen-byte copies
-    need whole channel blocks, so a channel count divisible by 8 always goes per tap.
+    Per tap: o = (r, s), i = c. By rows: o = r, i = (s, c), which pads less for few channels: a 7x7
+    filter over 3 channels takes 7 x 32 steps instead of 49 x 16. Copies of 16 bytes need whole
+    blocks of channels, so a channel count divisible by 8 always goes per tap.
     """
 
     outer: int
@@ -59,6 +64,7 @@ class Reduction:
 
     @classmethod
     def of(cls, w: ConvWorkload, fragment: int = 16) -> Reduction:
+        """Returns the reduction of a workload. fragment: the k of the instruction."""
         c = w.group_c
         if c % 8:
             per_tap = w.r * w.s * round_up(c, fragment)
@@ -68,7 +74,7 @@ class Reduction:
         return cls(w.r * w.s, c, False)
 
     def tap(self, w: ConvWorkload, o: Any, i: Any) -> tuple[Any, Any, Any]:
-        """(r, s, c) of reduction step (o, i). Takes numbers or TVM expressions."""
+        """Returns (r, s, c) of reduction index (o, i). Takes numbers or TVM expressions."""
         if self.by_rows:
             return o, i // w.group_c, i % w.group_c
         return o // w.s, o % w.s, i
@@ -76,7 +82,7 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Gemm:
-    """Extents of the implicit GEMM of each of `groups`, each with its padding to `tile`."""
+    """Sizes of the implicit GEMM of each of `groups`, and the tile that they are padded to."""
 
     groups: int
     m: int
@@ -86,55 +92,62 @@ class Gemm:
 
     @classmethod
     def of(cls, w: ConvWorkload, tile: Tile) -> Gemm:
+        """Returns the implicit GEMM of a workload, for a tile."""
         rows = round_up(w.n, w.out_layout.n) * w.p * w.q
         return cls(w.groups, rows, w.group_k, Reduction.of(w, tile.fragment_i), tile)
 
     @property
     def m_pad(self) -> int:
+        """Rows, padded."""
         return round_up(self.m, self.tile.m)
 
     @property
     def k_pad(self) -> int:
+        """Columns, padded."""
         return round_up(self.k, self.tile.k)
 
     @property
     def weight_columns(self) -> int:
-        """Columns that the packed weight of a group has; the GEMM reads the first `k_pad`."""
+        """Columns of a group's packed weight. The GEMM reads the first `k_pad`."""
         return max(self.k_pad, stored_columns(self.k))
 
     @property
     def i_pad(self) -> int:
+        """Inner reduction size, padded."""
         return round_up(self.reduction.inner, self.tile.i)
 
     @property
     def padded_macs(self) -> int:
-        """Multiply-adds that the instructions carry out."""
+        """Multiply-adds that are executed, padding included."""
         return self.groups * self.m_pad * self.k_pad * self.reduction.outer * self.i_pad
 
     @property
     def blocks(self) -> int:
-        """Tiles of outputs."""
+        """Number of output tiles."""
         return self.groups * (self.m_pad // self.tile.m) * (self.k_pad // self.tile.k)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the packed weight, (g, o, i/16, k/16, 16, 16); see `pack_weight`."""
         fi, fk = self.tile.fragment_i, self.tile.fragment_k
         outer = (self.groups, self.reduction.outer)
         return (*outer, self.i_pad // fi, self.weight_columns // fk, fi, fk)
 
 
 def pixel(w: ConvWorkload, m: Any) -> tuple[Any, Any, Any]:
-    """(n, p, q) of GEMM row m: batch innermost inside a packed block, then q, p, block."""
+    """Returns (n, p, q) of GEMM row m. The innermost is n within a packed block, then q, p,
+    block.
+    """
     n_in, rest = m % w.out_layout.n, m // w.out_layout.n
     block = rest // (w.p * w.q)
     return block * w.out_layout.n + n_in, rest // w.q % w.p, rest % w.q
 
 
 def gemm_index(w: ConvWorkload, *index: Any) -> tuple[Any, ...]:
-    """(m, k) of the output element that lies at `index`, the inverse of `pixel`; of several
-    groups, where `index` is (n, p, q, g, k), (g, m, k).
+    """Returns (m, k) of the output element at `index`, the inverse of `pixel`.
 
-    Written without division, so that TVM sees that stepping through m steps through memory.
+    For several groups `index` is (n, p, q, g, k) and the result is (g, m, k). Written without
+    division, so that TVM sees that consecutive m are consecutive in memory.
     """
     if w.groups > 1:
         n, p, q, g, k = index
@@ -148,8 +161,11 @@ def gemm_index(w: ConvWorkload, *index: Any) -> tuple[Any, ...]:
 
 
 def pack_weight(w: ConvWorkload, tile: Tile, weight: NDArray[Any]) -> NDArray[Any]:
-    """Returns a weight (K, C/groups, R, S) as (g, o, i/16, k/16, 16, 16), padded with zeros, in the
-    dtype that is multiplied: one tile is one operand of the instruction."""
+    """Returns a weight (K, C/groups, R, S) as (g, o, i/16, k/16, 16, 16), padded with
+    zeros.
+
+    The dtype is the one that is multiplied. One 16 x 16 tile is one operand of the instruction.
+    """
     dtype = dtypes.get(w.precision.operands[1]).numpy
     gemm = Gemm.of(w, tile)
     outer, inner = gemm.reduction.outer, gemm.reduction.inner

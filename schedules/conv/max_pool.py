@@ -1,4 +1,4 @@
-"""The max pool after a convolution that its kernel can do as well: `MaxPool`."""
+"""The max pool that a convolution's kernel can do after it: `MaxPool`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ Pair = tuple[int, int]
 
 @dataclass(frozen=True)
 class MaxPool:
-    """Row i, column j of the output: the largest of a window that starts at row ``i * stride[0] -
-    padding[0]`` and column ``j * stride[1] - padding[1]``. What is outside of the image is less
-    than everything. ``size`` is the output's, so that it says which way it was rounded.
+    """A max pool over rows and columns.
 
-    Raises ``ValueError`` where the numbers describe no pool.
+    Row i, column j of the output is the largest element of a window of size ``kernel``. It starts
+    at row i * stride[0] - padding[0], column j * stride[1] - padding[1]. Elements outside of the
+    image are less than all others. ``size`` is rows and columns of the output, so it also says how
+    they were rounded. Raises ``ValueError`` if the numbers describe no pool.
     """
 
     kernel: Pair
@@ -35,14 +36,14 @@ class MaxPool:
         return f"max pool {self.kernel[0]}x{self.kernel[1]}/{self.stride[0]}"
 
     def reads(self, rows: int, columns: int) -> bool:
-        """Whether each window has an element of an image of that size."""
+        """Returns True if each window has an element of an image of that size."""
         axes = zip((rows, columns), self.size, self.kernel, self.stride, self.padding, strict=True)
         return all(
             pad < taps and (size - 1) * step - pad < image for image, size, taps, step, pad in axes
         )
 
     def apply(self, x: NDArray[Any]) -> NDArray[Any]:
-        """x (N, H, W, C), pooled: the definition, in NumPy."""
+        """Returns x (N, H, W, C) pooled, by the definition, in NumPy."""
         y = np.full((x.shape[0], *self.size, x.shape[3]), -np.inf, x.dtype)
         for i, j in np.ndindex(self.kernel):
             top, left = (
@@ -63,7 +64,7 @@ class MaxPool:
 
     @classmethod
     def of(cls, fields: Mapping[str, Sequence[int]] | None) -> MaxPool | None:
-        """From its fields as JSON gives them back; None of None."""
+        """Returns the pool with these fields, as JSON gives them back; None for None."""
         if fields is None:
             return None
         return cls(**{name: (pair[0], pair[1]) for name, pair in fields.items()})

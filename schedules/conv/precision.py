@@ -1,4 +1,4 @@
-"""The precision of a convolution: what its operands, accumulators and results are."""
+"""The precision of a convolution: the dtypes of its operands, accumulators and results."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from intrinsics import dtypes
 class Precision:
     """``result = cast(epilogue(sum of cast(x) * weight))``, each in a dtype of `intrinsics.dtypes`.
 
-    Raises ``ValueError`` for what is no precision, ``LookupError`` for an unknown dtype.
+    Raises ``LookupError`` for an unknown dtype, ``ValueError`` for a bad split or repeated scales.
     """
 
-    #: x and the residual in memory.
+    #: Dtype of x and the residual in memory.
     x: str = dtypes.FP16.name
-    #: What is multiplied: of x, which is rounded to it, and of the weight.
+    #: Dtypes that are multiplied: of x, which is rounded to it, and of the weight.
     operands: tuple[str, str] = (dtypes.FP16.name, dtypes.FP16.name)
-    #: The sum of the products.
+    #: Dtype of the accumulators.
     accumulator: str = dtypes.FP32.name
-    #: y in memory.
+    #: Dtype of y in memory.
     result: str = dtypes.FP16.name
-    #: Terms that each operand is a sum of; 1: it is not split.
+    #: Number of terms that each operand is split into; 1 if it is not split.
     split: int = 1
-    #: Scales that the epilogue multiplies with, by name: one operand of the kernel each.
+    #: Names of the scales that the epilogue multiplies by; each is an operand of the kernel.
     scales: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in (self.x, *self.operands, self.accumulator, self.result):
             dtypes.get(name)
         if self.split < 1 or len(set(self.scales)) < len(self.scales):
-            raise ValueError(f"{self!r}: at least one term, and every scale once")
+            raise ValueError(f"{self!r}: split is at least 1, and scales differ")
 
     def __str__(self) -> str:
         operands = " x ".join(dict.fromkeys(dtypes.get(one).ptx for one in self.operands))
@@ -41,17 +41,17 @@ class Precision:
         return text + (f", {self.split} terms" if self.split > 1 else "")
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields as JSON has them."""
+        """Returns the fields as JSON values."""
         return {**asdict(self), "operands": list(self.operands), "scales": list(self.scales)}
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Precision:
-        """Returns the precision of those fields. Raises as the constructor does."""
+        """Returns the precision with those fields. Raises as the constructor does."""
         pairs = {name: tuple(fields[name]) for name in ("operands", "scales")}
         return cls(**{**fields, **pairs})
 
 
-#: What `tvmconv.build` calls them.
+#: By their names in `tvmconv.build`.
 FP16 = Precision()
 BF16 = Precision(dtypes.BF16.name, (dtypes.BF16.name, dtypes.BF16.name), result=dtypes.BF16.name)
 PRECISIONS: dict[str, Precision] = {"fp16": FP16, "bf16": BF16}

@@ -1,4 +1,4 @@
-"""The operands of a kernel: one list, that schedules, kernels, graph, tuner and tests read.
+"""The operands of a kernel: one list that schedules, kernels, graph, tuner and tests read.
 
 In order: x, [prologue], weight, [bias], [slope], [scales...], [residual], then the result y.
 """
@@ -18,7 +18,7 @@ from schedules.conv.workload import ConvWorkload
 
 Shape = tuple[int, ...]
 
-#: The dtype of what there is one of for each output channel: bias, slopes and scales.
+#: Dtype of the operands with one number for each output channel: bias, slopes and scales.
 CHANNEL = dtypes.FP32.name
 #: Names of operands.
 X, PROLOGUE, WEIGHT, BIAS, SLOPE, RESIDUAL, Y = (
@@ -30,8 +30,8 @@ X, PROLOGUE, WEIGHT, BIAS, SLOPE, RESIDUAL, Y = (
 class Operand:
     """One operand of a kernel, as it lies in memory.
 
-    layout: a `Layout` as text, ``"K"`` for one number an output channel, or ``"packed"`` for an
-    order that the family defines.
+    layout: the text of a `Layout`; ``"K"`` for one number per output channel; or ``"packed"`` for
+    an order that the family defines.
     """
 
     name: str
@@ -41,19 +41,19 @@ class Operand:
 
     @property
     def bytes(self) -> int:
-        """Size in memory."""
+        """Size in memory, in bytes."""
         return math.prod(self.shape) * dtypes.get(self.dtype).bytes
 
 
 @dataclass(frozen=True)
 class Signature:
-    """The operands of a kernel in order; the last is the result."""
+    """The operands of a kernel in order; the last is the result. Indexed by name."""
 
     operands: tuple[Operand, ...]
 
     @classmethod
     def of(cls, w: ConvWorkload, weight: Shape, prologue: Shape | None = None) -> Signature:
-        """Returns the signature of a kernel whose weight, and prologue, are packed so."""
+        """Returns the signature of a kernel, given the shapes of its packed weight and prologue."""
         precision, epilogue = w.precision, w.epilogue
         first, multiplied = w.apart[0], dtypes.get(precision.operands[1]).stored
         channels = [BIAS] * epilogue.bias + [SLOPE] * epilogue.activation.has_slopes
@@ -83,7 +83,7 @@ class Signature:
 
     @property
     def constants(self) -> tuple[Operand, ...]:
-        """Operands that a build knows: all but x, residual and y."""
+        """Operands that are known at build time: all but x, residual and y."""
         return tuple(one for one in self.operands if one.name not in (X, RESIDUAL, Y))
 
     def pack(
@@ -91,8 +91,9 @@ class Signature:
     ) -> dict[str, NDArray[Any]]:
         """Returns all constants by name, in the order of the kernel.
 
-        packed: what the family packed itself. The others, one number an output channel, are taken
-        from `given` and padded with zeros. Raises ``KeyError`` where one is missing.
+        packed: the arrays that the family packed itself. The others, with one number per output
+        channel, are taken from `given` and padded with zeros. Raises ``KeyError`` if one is
+        missing.
         """
         found = {}
         for operand in self.constants:

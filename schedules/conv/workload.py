@@ -1,4 +1,4 @@
-"""What one convolution is: `ConvWorkload`, frozen, hashable, JSON both ways.
+"""One convolution as data: `ConvWorkload`, frozen, hashable, to JSON and back.
 
 The letters, here and everywhere: N batch, H W input rows and columns, C input channels, K output
 channels, R S filter rows and columns, P Q output rows and columns.
@@ -29,9 +29,9 @@ Pair = tuple[int, int]
 class Epilogue:
     """``y = activation(conv + bias + residual)`` in fp32, then cast to the result's dtype.
 
-    Or, with ``residual_last``, ``activation(conv + bias) + residual``. bias: fp32 (K,). residual:
-    the output's shape, in ``residual_layout``. A "prelu" has its slopes, fp32 (K,). A ``pool`` then
-    reads y, and the output is the pool's.
+    With ``residual_last`` it is ``activation(conv + bias) + residual``. bias: fp32 (K,). residual:
+    the output's shape, in ``residual_layout``. A "prelu" has slopes, fp32 (K,). If there is a
+    ``pool`` it reads y, and the output is the pool's.
     """
 
     bias: bool = False
@@ -51,15 +51,16 @@ class Epilogue:
 
 @dataclass(frozen=True)
 class ConvWorkload:
-    """One convolution. ``padding`` is (top, left, bottom, right), negative where the image is
-    cropped. With a ``window`` the output is a part of a larger NHWC tensor.
+    """One convolution.
 
-    A matrix product of (M, C) and (C, K) is the case n = M of one pixel and a 1x1 filter.
+    ``padding`` is (top, left, bottom, right), negative where the image is cropped. With a
+    ``window`` the output is a part of a larger NHWC tensor. A matrix product of (M, C) and (C, K)
+    is the case n = M of one pixel and a 1x1 filter.
 
-    With a ``prologue``, a depthwise convolution, it reads that one's result; one kernel computes
-    both, and x is the prologue's input.
+    With a ``prologue``, a depthwise convolution, the same kernel computes that first: x is the
+    prologue's input, and this convolution reads the prologue's result.
 
-    Raises ``ValueError`` where the numbers describe no convolution.
+    Raises ``ValueError`` if the numbers describe no convolution.
     """
 
     n: int
@@ -85,14 +86,14 @@ class ConvWorkload:
         if min(*sizes, *self.stride, *self.dilation) < 1:
             raise ValueError(f"{self!r}: sizes are at least 1")
         if self.c % self.groups or self.k % self.groups:
-            raise ValueError(f"{self!r}: channels divide into groups")
+            raise ValueError(f"{self!r}: groups have to divide the channels")
         if self.p < 1 or self.q < 1:
             raise ValueError(f"{self!r}: the filter is larger than the padded image")
         if self.window is not None:
             self._check_window(self.window)
         pool = self.epilogue.pool
         if pool is not None and (not pool.reads(self.p, self.q) or self.window is not None):
-            raise ValueError(f"{self!r}: a window of the pool is empty, or the output has one")
+            raise ValueError(f"{self!r}: an empty window of the pool, or a pool in a window")
         if self.prologue is not None:
             self._check_prologue(self.prologue)
 
@@ -100,12 +101,12 @@ class ConvWorkload:
         given = (first.n, first.p, first.q, first.k)
         read = (self.n, self.h, self.w, self.c)
         if given != read or first.precision.result != self.precision.x:
-            raise ValueError(f"{self!r}: the prologue gives what the convolution reads")
+            raise ValueError(f"{self!r}: the prologue's output is not the convolution's input")
         if not first.depthwise or first.k != first.c or first.epilogue.residual:
-            raise ValueError(f"{self!r}: a prologue has one filter a channel, and no residual")
+            raise ValueError(f"{self!r}: a prologue is depthwise, without multiplier or residual")
         more = first.window or first.prologue or first.epilogue.pool
         if first.out_layout != self.in_layout or more:
-            raise ValueError(f"{self!r}: a prologue's output is the convolution's input, all of it")
+            raise ValueError(f"{self!r}: the prologue has another layout, a window or a pool")
 
     def _check_window(self, window: Window) -> None:
         last = (*window.pixel(self.p - 1, self.q - 1), window.channel + self.k - 1)
@@ -118,10 +119,12 @@ class ConvWorkload:
 
     @cached_property
     def p(self) -> int:
+        """Output rows."""
         return self._out(self.h, self.r, self.stride[0], self.dilation[0], 0)
 
     @cached_property
     def q(self) -> int:
+        """Output columns."""
         return self._out(self.w, self.s, self.stride[1], self.dilation[1], 1)
 
     def _out(self, size: int, taps: int, stride: int, dilation: int, axis: int) -> int:
@@ -130,59 +133,65 @@ class ConvWorkload:
 
     @property
     def apart(self) -> tuple[ConvWorkload, ...]:
-        """Convolutions that give the same one after another: the prologue, if any, and itself."""
+        """The same computation as separate convolutions: the prologue, if any, then this one
+        without it.
+        """
         return (self,) if self.prologue is None else (self.prologue, replace(self, prologue=None))
 
     @property
     def in_shape(self) -> tuple[int, ...]:
-        """Of x."""
+        """Shape of x, in its layout."""
         if self.prologue is not None:
             return self.prologue.in_shape
         return self.in_layout.shape(self.n, self.h, self.w, self.c)
 
     @property
     def out_pixels(self) -> Pair:
-        """Rows and columns of the output: P and Q, or of the pool."""
+        """Rows and columns of the output: P and Q, or the pool's."""
         return (self.p, self.q) if self.epilogue.pool is None else self.epilogue.pool.size
 
     @property
     def out_shape(self) -> tuple[int, ...]:
-        """Of what is computed; `buffer_shape` of what it is written to."""
+        """Shape of the computed output, in its layout; see `buffer_shape`."""
         return self.out_layout.shape(self.n, *self.out_pixels, self.k)
 
     @property
     def buffer_shape(self) -> tuple[int, ...]:
+        """Shape of the tensor that is written: of the window's, if there is a window."""
         if self.window is None:
             return self.out_shape
         return (self.n, self.window.rows, self.window.columns, self.window.channels)
 
     @property
     def residual_shape(self) -> tuple[int, ...]:
-        """As many pixels as the tensor that is written to, but the convolution's own channels."""
+        """Shape of the residual: the pixels of the written tensor, and K channels."""
         at = self.window
         rows, columns = (self.p, self.q) if at is None else (at.rows, at.columns)
         return self.epilogue.residual_layout.shape(self.n, rows, columns, self.k)
 
     @property
     def group_c(self) -> int:
+        """Input channels of each group."""
         return self.c // self.groups
 
     @property
     def group_k(self) -> int:
+        """Output channels of each group."""
         return self.k // self.groups
 
     @property
     def k_stored(self) -> int:
-        """Output channels that the output has room for: K, or whole blocks of a packed layout."""
+        """Channels that are stored: K, rounded up to whole blocks of a packed layout."""
         return round_up(self.k, self.out_layout.c or 1)
 
     @property
     def depthwise(self) -> bool:
+        """True if each group has one input channel."""
         return self.groups == self.c > 1 and self.k % self.c == 0
 
     @property
     def useful_macs(self) -> int:
-        """Multiply-adds that the convolution's definition asks for, padding taps included."""
+        """Multiply-adds by the definition of the convolution, padding taps included."""
         if self.prologue is not None:
             return sum(one.useful_macs for one in self.apart)
         return self.n * self.p * self.q * self.k * self.r * self.s * self.c // self.groups
@@ -197,16 +206,17 @@ class ConvWorkload:
         return text + (f", {self.groups} groups" if self.groups != 1 else "")
 
     def to_json(self) -> str:
+        """Returns the workload as JSON text."""
         return json.dumps(self._plain(), sort_keys=True)
 
     def _plain(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Returns the fields as JSON values."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["epilogue"] = dataclasses.asdict(self.epilogue)
         fields["epilogue"]["residual_layout"] = str(self.epilogue.residual_layout)
         fields["window"] = None if self.window is None else dataclasses.asdict(self.window)
         fields["precision"] = self.precision.to_json()
-        # Not there where there is none, as in what was written before there were any.
+        # Left out if there is none, as in records from before prologues.
         prologue = fields.pop("prologue")
         if prologue is not None:
             fields["prologue"] = prologue._plain()
@@ -216,12 +226,15 @@ class ConvWorkload:
 
     @classmethod
     def from_json(cls, text: str) -> ConvWorkload:
+        """Returns the workload of a JSON text, also of one from before precisions. Raises
+        ``ValueError``.
+        """
         return cls._of(json.loads(text))
 
     @classmethod
     def _of(cls, fields: dict[str, Any]) -> ConvWorkload:
         epilogue = fields.pop("epilogue")
-        # Written before precisions were: fp16 operands.
+        # Records from before precisions have fp16 operands.
         accumulator = fields.pop("accumulator_dtype", Precision.accumulator)
         result = epilogue.pop("out_dtype", Precision.result)
         given = fields.get("precision")

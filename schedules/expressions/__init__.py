@@ -1,1 +1,1 @@
-"""Convolutions in TVM's tensor expressions, and what their schedules share."""
+"""Convolutions in TVM's tensor expressions, and the code that their schedules share."""

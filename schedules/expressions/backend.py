@@ -1,8 +1,8 @@
-"""All that differs between a schedule for CUDA and the same schedule for LLVM.
+"""The differences between a schedule for CUDA and the same schedule for LLVM.
 
-A family describes one structure: blocks that are independent, warps inside a block, copies that
-the threads of a block share, an output tile that a warp writes. On a GPU those are bound to
-threads; on a CPU blocks run in parallel and the rest are loops, innermost vectorised.
+A family describes one structure: independent blocks, warps in a block, copies shared by the threads
+of a block, an output tile for each warp. On a GPU these are bound to threads. On a CPU, blocks run
+in parallel and the rest are loops, the innermost vectorised.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from schedules.machine.hardware import Hardware
 
 #: Bytes of the widest GPU access.
 ACCESS_BYTES = 16
-#: Elements that a thread finishes and stores at a time, and fp32 lanes of GPU arithmetic.
+#: Elements that a thread computes and stores at a time, and the width of its fp32 arithmetic.
 GPU_VECTOR, GPU_ARITHMETIC = 8, 4
 #: fp32 lanes of one CPU vector.
 CPU_VECTOR = 16
 
 
 def access_elements(dtype: str) -> int:
-    """Returns the elements of a dtype in the widest GPU access."""
+    """Returns the number of elements of a dtype in the widest GPU access."""
     return ACCESS_BYTES // dtypes.get(dtype).bytes
 
 
 def vector_width(extent: int, widest: int) -> int:
-    """The largest power of two up to `widest` that divides `extent`."""
+    """Returns the largest power of two up to `widest` that divides `extent`."""
     width = widest
     while extent % width:
         width //= 2
@@ -37,16 +37,22 @@ def vector_width(extent: int, widest: int) -> int:
 
 
 class Cuda:
-    """Blocks and threads."""
+    """Maps the structure to blocks and threads."""
 
     def block(self, sch: Schedule, loop: Any) -> None:
+        """Gives each iteration of a loop to a block."""
         sch.bind(loop, "blockIdx.x")
 
     def warp(self, sch: Schedule, loop: Any) -> None:
+        """Gives each iteration of a loop to a warp."""
         sch.bind(loop, "threadIdx.y")
 
     def copy(self, sch: Schedule, block: Any, loops: int, warps: int, vector: int) -> None:
-        """All threads of a block share the copy that the `loops` innermost loops make."""
+        """Divides a copy, the `loops` innermost loops of `block`, among the threads of a
+        block.
+
+        Each thread moves `vector` elements at a time.
+        """
         fused = sch.fuse(*sch.get_loops(block)[-loops:])
         _, y, x, lane = sch.split(fused, [None, warps, WARP_SIZE, vector])
         sch.bind(y, "threadIdx.y")
@@ -54,7 +60,7 @@ class Cuda:
         sch.vectorize(lane)
 
     def pipeline(self, sch: Schedule, loop: Any, stages: int, asynchronous: bool) -> None:
-        """Two copies, then the arithmetic `stages` - 1 iterations later."""
+        """Overlaps two copies with the arithmetic of `stages` - 1 iterations before."""
         if stages == 1:
             return
         sch.annotate(loop, "software_pipeline_stage", [0, 0, stages - 1])
@@ -63,10 +69,10 @@ class Cuda:
             sch.annotate(loop, "software_pipeline_async_stages", [0])
 
     def write(self, sch: Schedule, epilogue: Any, out: Any, width: int) -> None:
-        """The lanes of a warp share its output tile; each computes a vector and stores it.
+        """Divides a warp's output tile among its lanes, a vector each.
 
-        The epilogue's fp32 arithmetic is 4 wide, the most that CUDA's vector types have; its
-        results are gathered in registers so that the store is one 16-byte access.
+        The epilogue's fp32 arithmetic is 4 wide, the widest of CUDA's vector types. Its results are
+        gathered in registers, so that the store is one 16-byte access.
         """
         vector = vector_width(width, GPU_VECTOR)
         rows, columns = sch.get_loops(out)[-2:]
@@ -82,21 +88,24 @@ class Cuda:
 
 
 class Llvm:
-    """Parallel loops and vectors."""
+    """Maps the structure to parallel loops and vectors."""
 
     def block(self, sch: Schedule, loop: Any) -> None:
+        """Runs the iterations of a loop in parallel."""
         sch.parallel(loop)
 
     def warp(self, sch: Schedule, loop: Any) -> None:
-        pass
+        """Leaves the loop over warps as it is."""
 
     def copy(self, sch: Schedule, block: Any, loops: int, warps: int, vector: int) -> None:
+        """Vectorises the innermost loop of a copy."""
         sch.vectorize(sch.get_loops(block)[-1])
 
     def pipeline(self, sch: Schedule, loop: Any, stages: int, asynchronous: bool) -> None:
-        pass
+        """Does nothing: a CPU needs no pipeline."""
 
     def write(self, sch: Schedule, epilogue: Any, out: Any, width: int) -> None:
+        """Computes and stores the output tile in vectors."""
         sch.compute_inline(epilogue)
         columns = sch.get_loops(out)[-1]
         _, lane = sch.split(columns, [None, vector_width(width, CPU_VECTOR)])
@@ -107,4 +116,5 @@ Backend = Cuda | Llvm
 
 
 def backend(hardware: Hardware) -> Backend:
+    """Returns the backend of a target."""
     return Cuda() if hardware.kind == "cuda" else Llvm()

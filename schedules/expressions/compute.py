@@ -3,13 +3,13 @@
 `implicit_gemm` is one definition for every layout: a GEMM whose rows are output pixels, whose
 columns are output channels, and whose inner dimension numbers filter taps and input channels.
 
-    X[g, o, m, i]  the gather: what row m reads at step (o, i); lives in shared memory only
+    X[g, o, m, i]  the gather: the input of row m at (o, i); only in shared memory
     Conv[g, m, k]  sum over o, i of X[g, o, m, i] * Weight[g, o, i/16, k/16, i%16, k%16]
     Y[...]         activation(Conv + Bias + Residual), cast, in the output's layout
 
 A layout only decides how m numbers the pixels (`gemm.pixel`) and where an element
-lies (`Layout.index`). `gemm.Reduction` decides how (o, i) numbers taps and channels. Whatever is no
-multiple of a tile is padded: with zeros in the gather and in the packed weight.
+lies (`Layout.index`). `gemm.Reduction` decides how (o, i) numbers taps and channels. Sizes that are
+not multiples of a tile are padded, with zeros in the gather and in the packed weight.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ GATHER, CONV, EPILOGUE, OUT = "gather", "conv", "epilogue", "out"
 
 
 class TvmMath:
-    """The operations that activations are made of, on fp32 TVM expressions."""
+    """The operations of activations, on fp32 TVM expressions."""
 
     exp, tanh, erf = staticmethod(tirx.exp), staticmethod(tirx.tanh), staticmethod(tirx.erf)
     select = staticmethod(tirx.Select)
 
     @staticmethod
     def real(value: float) -> Any:
+        """Returns an fp32 constant."""
         return tirx.const(value, FP32.name)
 
 
-#: The placeholders of a kernel's operands but the result, by name.
+#: Placeholders of a kernel's operands by name, without the result.
 Placeholders = Mapping[str, Any]
 
 
@@ -51,12 +52,12 @@ def placeholders(signature: Signature) -> Placeholders:
 
 
 def function(w: ConvWorkload, operands: Placeholders, y: Any) -> tirx.PrimFunc:
-    """Returns the unscheduled function of all operands; y is written to the workload's window."""
+    """Returns the unscheduled function of all operands, with y in the workload's window."""
     return in_window(w, te.create_prim_func([*operands.values(), y]))
 
 
 def finish(w: ConvWorkload, operands: Placeholders, total: Any, at: Any) -> Any:
-    """Returns one output: `total` is its accumulator, `at` its (n, p, q, k)."""
+    """Returns one output. total: its accumulator. at: its (n, p, q, k)."""
     bias, slope = (operands[name][at[3]] if name in operands else None for name in (BIAS, SLOPE))
     residual = _residual(w, operands[RESIDUAL], *at) if RESIDUAL in operands else None
     return finished(w, total, bias, slope, residual)
@@ -65,7 +66,7 @@ def finish(w: ConvWorkload, operands: Placeholders, total: Any, at: Any) -> Any:
 def finished(w: ConvWorkload, total: Any, bias: Any, slope: Any, residual: Any) -> Any:
     """Returns the epilogue's formula, in fp32, cast to the result's dtype.
 
-    total in the accumulator's dtype, residual in its own, bias and slope fp32; None where the
+    total is in the accumulator's dtype, residual in its own, bias and slope in fp32; None if the
     epilogue has none.
     """
     epilogue = w.epilogue
@@ -85,7 +86,7 @@ def _wide(value: Any, dtype: str) -> Any:
 
 
 def _residual(w: ConvWorkload, residual: Any, n: Any, p: Any, q: Any, k: Any) -> Any:
-    """Element of the residual; zero where the output's layout is padded and the residual's not."""
+    """Returns an element of the residual, or zero if only the output's layout has it as padding."""
     layout, out = w.epilogue.residual_layout, w.out_layout
     conditions = [
         index < layout_size
@@ -101,7 +102,7 @@ def _residual(w: ConvWorkload, residual: Any, n: Any, p: Any, q: Any, k: Any) ->
 
 
 def _where(conditions: list[Any], value: Any) -> Any:
-    """The value where all conditions hold, elsewhere zero and nothing is read."""
+    """Returns the value if all conditions hold, else zero without reading."""
     if not conditions:
         return value
     return tirx.if_then_else(tirx.all(*conditions), value, tirx.const(0, value.ty.dtype))
@@ -112,7 +113,7 @@ Product = Callable[[Gemm, Any, Any, str], Any]
 
 
 def summed(gemm: Gemm, x: Any, weight: Any, dtype: str) -> Any:
-    """The sum by its definition, for schedules to tensorize."""
+    """Returns the sum by its definition, for schedules to tensorize."""
     o = te.reduce_axis((0, gemm.reduction.outer), "o")
     i = te.reduce_axis((0, gemm.i_pad), "i")
     fi, fk = gemm.tile.fragment_i, gemm.tile.fragment_k
@@ -130,7 +131,7 @@ def summed(gemm: Gemm, x: Any, weight: Any, dtype: str) -> Any:
 def implicit_gemm(w: ConvWorkload, tile: Tile, product: Product = summed) -> tirx.PrimFunc:
     """Returns the convolution as a function of its operands.
 
-    The weight is as `gemm.pack_weight` gives it. The gather casts x to what is multiplied.
+    The weight comes from `gemm.pack_weight`. The gather casts x to the dtype that is multiplied.
     """
     gemm = Gemm.of(w, tile)
     operands = placeholders(Signature.of(w, gemm.weight_shape))
@@ -145,7 +146,7 @@ def implicit_gemm(w: ConvWorkload, tile: Tile, product: Product = summed) -> tir
     def finishing(g: Any, m: Any, k: Any) -> Any:
         return finish(w, operands, conv[g, m, k], (*pixel(w, m), g * w.group_k + k))
 
-    # Exactly the output's rows and columns: what it reads of the bias exists.
+    # Exactly the output's rows and columns, so that it stays inside the bias.
     columns = w.k_stored if w.groups == 1 else w.group_k
     epilogue = te.compute((w.groups, gemm.m, columns), finishing, name=EPILOGUE)
 
@@ -153,8 +154,8 @@ def implicit_gemm(w: ConvWorkload, tile: Tile, product: Product = summed) -> tir
         at = gemm_index(w, *index)
         return epilogue(*at) if w.groups > 1 else epilogue(0, *at)
 
-    # Groups have an axis of their own until `in_window` takes it away: told apart by division,
-    # TVM would not see what a tile of the output reads.
+    # Groups have an axis of their own until `in_window` removes it. With a division instead, TVM
+    # would not see which part of Conv an output tile reads.
     split = (*w.out_shape[:-1], w.groups, w.group_k)
     y = te.compute(w.out_shape if w.groups == 1 else split, out, name=OUT)
     return function(w, operands, y)
@@ -166,7 +167,7 @@ def direct_weight_shape(w: ConvWorkload) -> tuple[int, ...]:
 
 
 def direct(w: ConvWorkload) -> tirx.PrimFunc:
-    """Returns the convolution as its definition, a function of its operands.
+    """Returns the convolution by its definition, as a function of its operands.
 
     The weight has `direct_weight_shape`. Accumulates in fp32.
     """
@@ -194,7 +195,7 @@ def direct(w: ConvWorkload) -> tirx.PrimFunc:
 
 
 def _gathered(w: ConvWorkload, gemm: Gemm, x: Any, g: Any, o: Any, m: Any, i: Any) -> Any:
-    """What row m of group g reads at (o, i): an input element, or zero where there is none."""
+    """Returns the input of row m of group g at (o, i), or zero outside of the input."""
     r, s, c = gemm.reduction.tap(w, o, i)
     n, p, q = pixel(w, m)
     readable = gemm.reduction.inner
@@ -217,10 +218,11 @@ def _input(
     inside: list[Any],
     batches: int,
 ) -> Any:
-    """Element of x that output pixel (n, p, q) multiplies with tap (r, s) of channel c.
+    """Returns the element of x that output pixel (n, p, q) multiplies with tap (r, s) of
+    channel c.
 
-    Zero in the padding, and where a condition of `inside` fails; `batches` is one past the
-    largest n asked for. A packed input can be read up to whole blocks of batches.
+    Zero in the padding, and where a condition of `inside` fails. `batches` is one past the largest
+    n. A packed input can be read up to whole blocks of batches.
     """
     h = p * w.stride[0] + r * w.dilation[0] - w.padding[0]
     v = q * w.stride[1] + s * w.dilation[1] - w.padding[1]
@@ -240,5 +242,5 @@ def _input(
 
 
 def _rows_read(outs: int, taps: int, stride: int, dilation: int, before: int) -> int:
-    """One past the last input row (or column) that any output reads."""
+    """Returns one past the last input row (or column) that any output reads."""
     return (outs - 1) * stride + (taps - 1) * dilation - before + 1

@@ -1,7 +1,7 @@
-"""Lets a convolution write a part of a larger tensor, which tensor expressions can't say.
+"""Lets a convolution write a part of a larger tensor, which tensor expressions cannot express.
 
 Before:  out[n, p, q, k] = epilogue[...]        out has exactly the convolution's output
-         (of several groups: out[n, p, q, g, k])
+         (with several groups: out[n, p, q, g, k])
 After:   out[n, rows(p), columns(q), position(k)] = epilogue[...]     out is the larger tensor
 """
 
@@ -16,8 +16,11 @@ from schedules.conv.workload import ConvWorkload
 
 
 def in_window(w: ConvWorkload, function: tirx.PrimFunc) -> tirx.PrimFunc:
-    """An unscheduled function whose last parameter is its output, as `te.create_prim_func` gives
-    it, made to write the workload's window; the same function if it writes that already."""
+    """Returns an unscheduled function rewritten to write the workload's window.
+
+    Its last parameter is its output, as in `te.create_prim_func`. Returned unchanged if it already
+    writes the right buffer.
+    """
     *inputs, old = function.params
     if tuple(int(size) for size in old.shape) == w.buffer_shape and w.window is None:
         return function
@@ -61,7 +64,7 @@ class _Window:
         return [n, *self.w.window.pixel(p, q), self.w.window.position(k)]
 
     def _written(self, region: Any) -> Any:
-        """The blocks of an unscheduled function write one element each."""
+        """Returns a written region moved to the window. Each block writes one element."""
         if not region.source.same_as(self.old):
             return region
         index = self._index([one.min for one in region.region])

@@ -1,1 +1,1 @@
-"""Machines as data, and what a kernel is predicted to take on one."""
+"""Machines as data, and the predicted time of kernels on them."""

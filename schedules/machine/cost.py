@@ -1,11 +1,10 @@
-"""What an operation costs on a machine: the larger of its arithmetic and its memory traffic.
+"""The cost of an operation on a machine: the larger of its arithmetic and its memory traffic.
 
     us = max(operations / rate of the unit that does them, bytes / memory bandwidth, least)
 
-A floor, after the roofline model (Williams, Waterman and Patterson 2009), but for the padding that
-a schedule carries out, which counts, and for the least that any kernel takes. It ranks choices on
-a CPU, and copies; kernels of a GPU are ranked by `schedules.machine.model`, which predicts more
-than the floor.
+The roofline model (Williams, Waterman and Patterson 2009), which gives a floor; here also the
+padding of a schedule counts, and the least time of any kernel. It ranks copies, and all choices on
+a CPU. Kernels of a GPU are ranked by `schedules.machine.model`, which predicts more than a floor.
 """
 
 from __future__ import annotations
@@ -20,36 +19,39 @@ from schedules.machine.footprint import FP32, MMA
 
 
 class Machine(Protocol):
-    """A machine by its rates: a `schedules.machine.gpus.Card`, or a
-    `schedules.machine.processor.Processor`."""
+    """The rates of a machine: `schedules.machine.gpus.Card` or
+    `schedules.machine.processor.Processor`.
+    """
 
     @property
     def name(self) -> str:
-        """Such as ``H200``."""
+        """Name such as ``H200``."""
 
     @property
     def source(self) -> str:
-        """How its rates are known."""
+        """Source of its rates: measured, documented or assumed."""
 
     @property
     def memory_gbps(self) -> float:
-        """1e9 bytes a second, read and written."""
+        """Memory bandwidth, in 1e9 bytes per second, read and written."""
 
     @property
     def least_us(self) -> float:
         """Microseconds of the shortest kernel that reads and writes memory."""
 
     def tflops(self, unit: str, operand: str) -> float:
-        """What a unit reaches with operands of an element type, in 1e12 operations a second."""
+        """Returns the rate of a unit with operands of a dtype, in 1e12 operations per second."""
 
     def peak_tflops(self, operand: str) -> float:
-        """The same of the fastest unit, which no kernel passes."""
+        """Returns the rate of the fastest unit, which no kernel exceeds; units as `tflops`."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Microseconds, and what limits: ``arithmetic``, ``memory`` or ``latency``, or for a GPU's
-    kernel one of `schedules.machine.model.LIMITS`."""
+    """Microseconds, and the limit: ``arithmetic``, ``memory`` or ``latency``.
+
+    For a GPU's kernels the limit is one of `schedules.machine.model.LIMITS`.
+    """
 
     us: float
     limit: str
@@ -59,52 +61,53 @@ class Cost:
 
 
 class Padded(Protocol):
-    """The part of a family of schedules that a cost depends on."""
+    """The part of a family that a cost depends on."""
 
     @property
     def tensorized(self) -> bool:
         """True if it multiplies on tensor cores."""
 
     def padded_macs(self, w: ConvWorkload, config: Any) -> int:
-        """Multiply-adds that it carries out, its padding included."""
+        """Returns the multiply-adds that it executes, padding included."""
 
 
 def conv_cost(w: ConvWorkload, family: Padded, config: Any, machine: Machine) -> Cost:
-    """Returns the cost of a convolution by a family's schedule, its padding included."""
+    """Returns the cost of a convolution by a family's schedule, padding included."""
     unit = MMA if family.tensorized else FP32
     rate = machine.tflops(unit, w.precision.operands[0])
     return _least(_slowest(family.padded_macs(w, config), rate, moved_bytes(w), machine), machine)
 
 
 def conv_floor(w: ConvWorkload, machine: Machine) -> Cost:
-    """Returns the cost of a convolution on the fastest unit if nothing were padded, without the
-    latency: no schedule is faster."""
+    """Returns the floor of a convolution: on the fastest unit, without padding or latency.
+
+    No schedule is faster.
+    """
     return floor(w.useful_macs, moved_bytes(w), machine, w.precision.operands[0])
 
 
 def floor(macs: int, moved: int, machine: Machine, operand: str) -> Cost:
-    """Returns the cost of so many multiply-adds of an element type on the fastest unit and so many
-    bytes moved, without the latency."""
+    """Returns the floor of so many multiply-adds of a dtype and bytes moved, without latency."""
     return _slowest(macs, machine.peak_tflops(operand), moved, machine)
 
 
 def copy_bytes(elements: int, dtype: str, written: str = "") -> int:
-    """Returns the bytes of a copy: read as `dtype`, and written as that or another."""
+    """Returns the bytes of a copy that reads `dtype` and writes it, or `written` if given."""
     return elements * (dtypes.get(dtype).bytes + dtypes.get(written or dtype).bytes)
 
 
 def copy_cost(elements: int, machine: Machine, dtype: str, written: str = "") -> Cost:
-    """Returns the cost of reading and writing a tensor once, as a conversion of layouts does."""
+    """Returns the cost of reading and writing a tensor once, as a layout conversion does."""
     return memory_cost(copy_bytes(elements, dtype, written), machine)
 
 
 def pool_cost(elements: int, machine: Machine, dtype: str) -> Cost:
-    """Returns the cost of a pool that reads and writes so many elements, together."""
+    """Returns the cost of a pool that reads and writes so many elements in total."""
     return memory_cost(elements * dtypes.get(dtype).bytes, machine)
 
 
 def memory_cost(moved: int, machine: Machine) -> Cost:
-    """Returns the cost of a kernel that moves so many bytes and computes next to nothing."""
+    """Returns the cost of a kernel that moves so many bytes and computes almost nothing."""
     return _least(Cost(moved / (machine.memory_gbps * 1e3), "memory"), machine)
 
 

@@ -1,6 +1,6 @@
-"""What a kernel asks of a GPU, in numbers, from which `schedules.machine.model` predicts its time.
+"""The footprint of a kernel, from which `schedules.machine.model` predicts its time.
 
-Each family gives the footprint of its own schedule by `Family.footprint`; what a GPU offers is in
+A family gives the footprint of its schedule by `Family.footprint`. The capacities of GPUs are in
 `schedules.machine.gpus`. Plain Python.
 """
 
@@ -8,60 +8,64 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-#: Units that multiply: mma.sync (and WMMA, which becomes it), wgmma, or fp32 arithmetic.
+#: Units that multiply: mma.sync (also WMMA, which compiles to it), wgmma, or fp32 arithmetic.
 MMA, WGMMA, FP32 = "mma", "wgmma", "fp32"
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """One launch: what each of its blocks does, all threads of it together, and in which order.
+    """One launch: the work of each of its blocks, all threads together.
 
-    A block goes through ``steps``, one after another; in each it copies operands, waits, and
-    multiplies. Padding counts in all of it. Of a persistent kernel a block is one tile of outputs.
+    A block goes through ``steps`` in sequence. In each it copies operands, waits, and multiplies.
+    All numbers include padding. In a persistent kernel a block here is one output tile.
     """
 
     blocks: int
-    #: Of a block.
+    #: Threads of a block.
     threads: int
-    #: Of a thread, 32 bits each.
+    #: 32-bit registers of a thread.
     registers: int
-    #: Of shared memory that a block has.
+    #: Shared memory of a block, in bytes.
     shared_bytes: int
     unit: str
-    #: Element type that it multiplies.
+    #: Dtype that ``unit`` multiplies.
     operand: str
     #: Multiply-adds of a block, by ``unit``.
     macs: int
-    #: Warp instructions that a block issues, multiply-adds included.
+    #: Warp instructions of a block, multiply-adds included.
     instructions: int
-    #: Bytes that a block moves to and from shared memory and the first-level cache, which are one;
-    #: with a bank conflict, as many times as it is replayed.
+    #: Bytes that a block moves to and from shared memory and L1, which are one memory; an access
+    #: with bank conflicts counts once per replay.
     shared_traffic: int
-    #: Bytes that a block reads from L2 and writes to it.
+    #: Bytes that a block reads from L2, and writes to it.
     read_bytes: int
     written_bytes: int
-    #: Bytes that all blocks together take from memory and give to it: every operand once.
+    #: Bytes that all blocks together read from and write to memory: every operand once.
     dram_bytes: int
     steps: int
-    #: In a step, how often a warp has to wait for shared memory or for its own last instructions.
+    #: Waits of a warp per step, for shared memory or for its own last instructions.
     rounds: int = 1
-    #: Steps of which the operands are in flight while one multiplies: 0 copies and waits.
+    #: Steps whose operands are in flight while one is multiplied; 0: each step waits for its copy.
     ahead: int = 0
-    #: Clocks until a copy is there, if that is longer than a load takes.
+    #: Latency of a copy in clocks, if longer than a load's.
     fetch: int = 0
-    #: Clocks in which a block does none of this: waits for others, `exchange`, or finds its place.
+    #: Other clocks of a block: to wait for other blocks, to `exchange`, to compute indices.
     pause: int = 0
-    #: Whether copying has warps of its own, so that it goes on whatever the others wait for.
+    #: True if producer warps copy, independently of what the consumers wait for.
     apart: bool = False
-    #: What is launched after it, as the sum over the parts of a split reduction.
+    #: The kernel launched after it, as the one that adds the parts of split-K.
     then: Footprint | None = None
 
     @property
     def warps(self) -> int:
+        """Warps of a block."""
         return -(-self.threads // 32)
 
 
 def exchange(parts: int) -> int:
-    """Clocks in which the blocks of a cluster make one tile of so many partial sums, of blocks and
-    of warps of each, through shared memory. As seen on an H200 over 100 kernels."""
+    """Returns the clocks in which a cluster adds the accumulators of split-K through shared
+    memory.
+
+    parts: of one output tile, over blocks and their warps. Fitted to 100 kernels on an H200.
+    """
     return 1800 + 550 * parts + 37 * parts**2

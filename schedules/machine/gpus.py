@@ -1,10 +1,11 @@
-"""GPUs as data: the one table of what an architecture allows a kernel, and what a card gives it.
+"""GPUs as data: the limits of each architecture, and the rates of a card for it.
 
 Three kinds of facts, each with its source:
 
 - `Limits` of an architecture, documented by NVIDIA;
 - a `Card`: its size, and the `Rate` of each unit by element type, documented or measured;
-- `Clocks`, waits inside a multiprocessor: measured on an H200, and assumed for every other card.
+- `Clocks`, latencies and rates inside a multiprocessor: measured on an H200, and assumed for every
+  other card.
 
 Plain Python.
 """
@@ -19,20 +20,20 @@ from schedules.machine.footprint import FP32, MMA, WGMMA
 
 @dataclass(frozen=True)
 class Limits:
-    """What an architecture allows a block, and what a multiprocessor has for all its blocks.
+    """Limits of an architecture: of a block, and of a multiprocessor.
 
     Source: CUDA C++ Programming Guide, table "Technical Specifications per Compute Capability".
     """
 
-    #: Shared memory in bytes: of a block, and of a multiprocessor.
+    #: Shared memory in bytes, of a block and of a multiprocessor.
     block_shared: int
     sm_shared: int
     #: Resident threads and blocks of a multiprocessor.
     sm_threads: int = 2048
     sm_blocks: int = 32
-    #: Shared memory that the system takes for each resident block, in bytes.
+    #: Shared memory that the system reserves for each resident block, in bytes.
     reserved: int = 1024
-    #: Blocks of a cluster of a portable size; 1 where there are no clusters.
+    #: Blocks of the largest portable cluster; 1 if there are no clusters.
     cluster: int = 8
     #: Threads of a block, and of its third dimension.
     threads: int = 1024
@@ -61,8 +62,10 @@ BLACKWELL_RTX = _limits(99, 100, 1536, 24, cluster=8)
 
 @dataclass(frozen=True)
 class Rate:
-    """Dense operations of a unit with operands of one element type, in 1e12 a second. A
-    multiply-add counts as two. Accumulators have 32 bits."""
+    """Dense rate of a unit with operands of one dtype, in 1e12 operations per second.
+
+    A multiply-add is two operations. Accumulators have 32 bits.
+    """
 
     unit: str
     operand: str
@@ -76,27 +79,27 @@ def _rates(unit: str, source: str, **tera: float) -> tuple[Rate, ...]:
 
 @dataclass(frozen=True)
 class Clocks:
-    """Rates and waits inside a multiprocessor, by its clock, and times of a launch.
+    """Rates and latencies inside a multiprocessor, in its clocks, and launch times.
 
     Measured on an H200 by single-purpose kernels: a pointer chase, dependent and independent
     mma.sync, barriers, an empty kernel in a CUDA graph.
     """
 
-    #: Instructions a clock.
+    #: Instructions per clock.
     issue: float = 4.0
-    #: To and from shared memory and first-level cache, and out of L2, in bytes a clock.
+    #: Bandwidth of shared memory and L1, and of L2, in bytes per clock.
     shared_rate: float = 128.0
     l2_rate: float = 64.0
-    #: Clocks until a load from L2, memory, or shared memory is there; until the next of two
-    #: dependent mma.sync starts; until a barrier lets a block of 128 threads go.
+    #: Latencies in clocks: of a load from L2, memory or shared memory; between two dependent
+    #: mma.sync; of a barrier of 128 threads.
     l2_latency: float = 330.0
     dram_latency: float = 670.0
     shared_latency: float = 35.0
     mma_latency: float = 25.0
     barrier: float = 21.0
-    #: Microseconds of an empty kernel in a CUDA graph.
+    #: Duration of an empty kernel in a CUDA graph, in microseconds.
     launch_us: float = 0.75
-    #: Microseconds of the shortest kernel there that reads and writes memory.
+    #: The same of the shortest kernel that reads and writes memory.
     least_us: float = 2.0
 
 
@@ -105,20 +108,20 @@ CLOCKS = Clocks()
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU. A `schedules.machine.cost.Machine`."""
+    """One GPU; implements `schedules.machine.cost.Machine`."""
 
     name: str
     multiprocessors: int
-    #: In 1e9 a second, boosted.
+    #: Boost clock, in GHz.
     clock_ghz: float
-    #: 1e9 bytes a second, of memory and out of L2; bytes of L2.
+    #: Bandwidth of memory and of L2, in 1e9 bytes per second; size of L2 in bytes.
     memory_gbps: float
     l2_gbps: float
     l2_bytes: int
     rates: tuple[Rate, ...]
-    #: How its figures are known.
+    #: Source of its figures: measured, documented or assumed.
     source: str
-    #: True where predicted times were held to times measured on the card.
+    #: True if predictions were compared with times measured on the card.
     validated: bool = False
     clocks: Clocks = CLOCKS
 
@@ -128,10 +131,11 @@ class Card:
         return self.clocks.least_us
 
     def tflops(self, unit: str, operand: str) -> float:
-        """What a unit reaches with operands of an element type, in 1e12 operations a second. Fp32
-        arithmetic converts its operands first.
+        """Returns the rate of a unit with operands of a dtype, in 1e12 operations per
+        second.
 
-        Raises ``LookupError`` where the card has no such unit, or no rate is known.
+        fp32 arithmetic converts its operands first. Raises ``LookupError`` if the card has no such
+        unit or its rate is unknown.
         """
         multiplied = dtypes.FP32.name if unit == FP32 else operand
         for rate in self.rates:
@@ -140,19 +144,24 @@ class Card:
         raise LookupError(f"no rate of {unit} with {operand} operands is known for {self.name}")
 
     def peak_tflops(self, operand: str) -> float:
-        """The same of the fastest unit: no kernel with these operands is faster. Operands that no
-        tensor core takes are multiplied in fp32."""
+        """Returns the rate of the fastest unit, in 1e12 operations per second: no kernel is
+        faster.
+
+        Operands of a dtype that no tensor core takes are multiplied in fp32.
+        """
         found = [rate.tera for rate in self.rates if rate.operand == operand]
         return max(found) if found else self.tflops(FP32, operand)
 
     def scaled(self, count: int) -> int:
-        """A number of threads or blocks that was found on an H200, for as many
-        multiprocessors as this card has."""
+        """Returns a number of threads or blocks for this card's multiprocessors.
+
+        count: the number that was found on an H200.
+        """
         return -(-count * self.multiprocessors // H200.multiprocessors)
 
 
-#: L2 of the V100 and the T4 as measured by Jia et al. (2018, 2019), of the A100 its share of the
-#: documented rate. Of other cards nobody says: as on an H200, 0.6 of 64 bytes a clock and
+#: L2 bandwidth: of the V100 and the T4 as measured by Jia et al. (2018, 2019); of the A100 a share
+#: of the documented rate; of other cards assumed to be as on an H200, 0.6 of 64 bytes per clock and
 #: multiprocessor.
 L2_SHARE = 0.6
 
@@ -162,7 +171,7 @@ def _l2_gbps(multiprocessors: int, clock_ghz: float) -> float:
 
 
 MEASURED, DATA_SHEET = "measured", "data sheet, dense"
-#: Of a card with documented figures.
+#: `Card.source` of a card with documented figures.
 DOCUMENTED = "documented, predictions not validated"
 
 V100 = Card(
@@ -217,7 +226,7 @@ H200 = Card(
 )  # fmt: skip
 B200 = Card(
     "B200", 148, 1.85, 8000.0, _l2_gbps(148, 1.85), 126 << 20,
-    # mma.sync is slower by an amount that NVIDIA does not say.
+    # mma.sync is slower; NVIDIA does not document by how much.
     _rates(
         MMA, "data sheet, dense, through tcgen05",
         float16=2250.0, bfloat16=2250.0, tfloat32=1125.0,
@@ -237,7 +246,7 @@ RTX_5090 = Card(
     DOCUMENTED,
 )  # fmt: skip
 
-#: Each architecture by its compiler's name: its limits, and the card whose costs stand for it.
+#: By the compiler's name of an architecture: its limits, and the card that costs are computed for.
 ARCHITECTURES: dict[str, tuple[Limits, Card]] = {
     "sm_70": (VOLTA, V100),
     "sm_75": (TURING, T4),

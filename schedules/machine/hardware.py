@@ -1,4 +1,4 @@
-"""What a schedule has to know of its target: limits, instructions, and a card to choose for."""
+"""The target of a schedule: limits, instructions, and a card to choose for."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class Hardware:
 
     name: str
     limits: Limits
-    #: Its costs rank choices, and grids are sized for it. On a CPU the card that is emulated, whose
-    #: choices are followed; what the CPU itself takes is of `schedules.machine.processor`.
+    #: Its costs rank choices, and grids are sized for it. For a CPU it is the card that is
+    #: emulated; the CPU's own costs come from `schedules.machine.processor`.
     card: Card
     #: Compute capability times ten, 0 on a CPU.
     sm: int = 0
@@ -26,12 +26,12 @@ class Hardware:
 
     @property
     def has_cp_async(self) -> bool:
-        """True where copies from global to shared memory can be asynchronous (from Ampere on)."""
+        """True if copies from global to shared memory can be asynchronous (Ampere and later)."""
         return self.sm >= 80
 
     @property
     def has_wgmma(self) -> bool:
-        """True for Hopper, whose own instructions no later architecture has."""
+        """True for Hopper. No later architecture has its instructions."""
         return self.name == "sm_90a"
 
     def exceeded(
@@ -44,10 +44,10 @@ class Hardware:
         cluster: int = 1,
         depth: int = 1,
     ) -> list[str]:
-        """Returns what a block asks for in vain, one phrase for each limit that it exceeds.
+        """Returns the limits that a block exceeds, one phrase for each.
 
         threads: of the block. shared_bytes: of the block. registers: of each thread, 32 bits each.
-        resident: blocks that a multiprocessor is to hold at a time. cluster: blocks of a cluster.
+        resident: blocks that a multiprocessor has to hold at a time. cluster: blocks of a cluster.
         depth: threads of the block's third dimension.
         """
         limits, found = self.limits, []

@@ -1,18 +1,18 @@
-"""How long a kernel takes, and what limits it: predicted from its footprint.
+"""The time of a kernel on a GPU and its limit, predicted from its footprint.
 
     us = launch + (sum over all terms of term ** sharp) ** (1 / sharp)
 
-a maximum with soft edges, as what a kernel does at once it does not do quite at once. The terms:
+This is a smooth maximum, as the parts of a kernel overlap but not completely. The terms:
 
-    work that the busiest multiprocessor has for each of its parts    blocks there * work / rate
-    bytes of all blocks together                                      / bandwidth of L2, of memory
-    latency: blocks that have to wait for another                     * time of one left alone
+    for each part of the busiest multiprocessor    its blocks * work of one / rate
+    for L2 and memory                              bytes of all blocks / bandwidth
+    latency                                        blocks in sequence * time of one block alone
 
-where a block left alone takes its start, then its steps one after another, each as long as its
-chain of dependent instructions and as what it waits for that is not asked for ahead of time.
+A block alone takes its start, then its steps in sequence. A step takes as long as its chain of
+dependent instructions, plus the part of the copy's latency that was not started ahead.
 
-After the roofline model (Williams, Waterman and Patterson 2009), with the latency that hides
-nothing (Volkov 2016) beside it. It ranks; measurement decides. Plain Python.
+After the roofline model (Williams, Waterman and Patterson 2009), with a term for exposed latency
+(Volkov 2016). It ranks; measurement decides. Plain Python.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from schedules.machine.hardware import Hardware
 
 ISSUE, TENSOR, SHARED, L2 = "instruction issue", "tensor pipe", "shared memory", "L2"
 DRAM, LATENCY, WAVES = "DRAM", "latency", "waves"
-#: What can limit a kernel. Waves: multiprocessors that have less to do than the busiest.
+#: Possible limits of a kernel. Waves: multiprocessors have less to do than the busiest one.
 LIMITS = (ISSUE, TENSOR, SHARED, L2, DRAM, LATENCY, WAVES)
-#: Parts of a multiprocessor; and the share of its busiest part's time from which on it is to
-#: blame that the others have no work left.
+#: Parts of a multiprocessor; and the share of idle time in the busiest part's from which on the
+#: limit is waves.
 PARTS, LOST = (ISSUE, TENSOR, SHARED, L2), 1 / 3
-#: Registers of a thread are given by the eight.
+#: Registers of a thread are allocated in multiples of this.
 REGISTER_STEP = 8
-#: Partitions of a multiprocessor, each of which issues for its own warps.
+#: Warp schedulers of a multiprocessor, each with its own warps.
 SCHEDULERS = 4
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """What no single-purpose kernel measures, fitted by `benchmarks.model_samples` on an H200."""
+    """Constants that no single kernel measures, fitted by `benchmarks.model_samples` on an H200."""
 
     sharp: float = 2.4
-    #: The same of kernels in which copies have warps of their own.
+    #: The same for kernels with producer warps.
     sharp_apart: float = 8.0
     #: Clocks from one instruction of a warp to its next.
     pace: float = 2.3
-    #: Clocks in which a block begins and ends.
+    #: Clocks to begin and end a block.
     start: float = 200.0
-    #: How much of a round's latency is seen, and of the rates of issue and memory is reached.
+    #: Shares: of a round's latency that is exposed, of the issue and memory rates that are reached.
     seen: float = 0.3
     issue: float = 1.0
     dram: float = 1.0
@@ -61,19 +61,21 @@ FITTED = Fitted()
 
 @dataclass(frozen=True)
 class Prediction:
-    """Microseconds, in a CUDA graph; what of `LIMITS` it is mostly; all terms, in microseconds."""
+    """Predicted microseconds in a CUDA graph, the main one of `LIMITS`, and all terms in
+    microseconds.
+    """
 
     us: float
     limit: str
-    #: Those of the multiprocessor's parts hold what waves cost, which has a term of its own too.
+    #: The terms of the multiprocessor's parts include the cost of waves, which is also a term.
     terms: Mapping[str, float]
-    #: Whether predictions for this GPU were held to measured times: those of WMMA and depthwise
-    #: kernels by samples, those of the other families by what tuning measured.
+    #: True if predictions for this GPU were compared with measured times: of WMMA and depthwise
+    #: kernels by samples, of the other families by tuning.
     validated: bool
 
 
 def resident(f: Footprint, limits: Limits) -> int:
-    """Blocks that a multiprocessor has room for at a time, at least one."""
+    """Returns the number of blocks that a multiprocessor holds at a time, at least one."""
     threads = f.warps * 32
     registers = -(-f.registers // REGISTER_STEP) * REGISTER_STEP * threads
     room = [limits.sm_blocks, limits.sm_threads // threads, limits.registers // registers]
@@ -83,7 +85,7 @@ def resident(f: Footprint, limits: Limits) -> int:
 
 
 def time_of(f: Footprint, hardware: Hardware, fitted: Fitted = FITTED) -> Prediction:
-    """Predicts the time of a kernel on a GPU, and of those that are launched after it."""
+    """Predicts the time of a kernel on a GPU, together with those launched after it."""
     card = hardware.card
     terms = _terms(f, hardware, fitted)
     hard = {name: us for name, us in terms.items() if name != WAVES}
@@ -127,13 +129,13 @@ def _terms(f: Footprint, hardware: Hardware, fitted: Fitted) -> dict[str, float]
 
 
 def _macs_a_clock(f: Footprint, card: Card) -> float:
-    """Multiply-adds of one multiprocessor a clock, by the footprint's unit."""
+    """Returns the multiply-adds of one multiprocessor per clock, by the footprint's unit."""
     tflops = card.tflops(f.unit, f.operand)
     return tflops * 1e3 / 2 / card.multiprocessors / card.clock_ghz
 
 
 def _alone(f: Footprint, card: Card, macs: float, fitted: Fitted) -> float:
-    """Clocks of a block that nothing is in the way of."""
+    """Returns the clocks of a block that runs alone."""
     clocks = card.clocks
     moved = f.blocks * (f.read_bytes + f.written_bytes)
     first = min(1.0, f.dram_bytes / moved)

@@ -6,7 +6,8 @@ Such a kernel is for GPUs; on a CPU `emulator` runs its CUDA text.
 
     kernel            `Kernel`: operands by name, the launch, the TIR function
     launch            `Launch`, and the `Thread` that code is about
-    control           `when`, `either`, `repeat`, `serial`, `unrolled`, `vectorized`, `grid`
+    control           `when`, `either`, `repeat`, `serial`, `unrolled`, `vectorized`, `grid`,
+                      `shared_out`
     registers         `bind` or `keep` a value; `Variable`, `Registers`
     shared_layout     `SharedLayout`: named parts of shared memory, in plain numbers
     shared_memory     `SharedMemory`: the same parts in a kernel

@@ -48,7 +48,7 @@ class AsyncCopyPipeline:
         """Waits until all threads' copies into the next stage have arrived, and all threads have
         read the stage before it."""
         ptx.cp_async_wait(max(self.stages - 2, 0))
-        T.evaluate(T.tvm_storage_sync("shared.dyn"))
+        ptx.shared_sync()
 
     def drain(self) -> None:
         """Waits until none of the thread's copies are under way."""

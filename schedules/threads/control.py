@@ -62,3 +62,13 @@ def grid(*counts: int) -> Iterator[tuple[Expr, ...]]:
     """Nested unrolled loops, the last innermost; gives their indices."""
     with ExitStack() as loops:
         yield tuple(loops.enter_context(unrolled(count)) for count in counts)
+
+
+@contextmanager
+def shared_out(count: int, threads: int, thread: Expr) -> Iterator[Expr]:
+    """An unrolled loop over the numbers below `count`, shared out among the threads of the block,
+    of which this one is number `thread`; gives its numbers."""
+    with unrolled(-(-count // threads)) as turn:
+        number = turn * threads + thread
+        with when(number < count):
+            yield number

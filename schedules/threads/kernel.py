@@ -24,9 +24,9 @@ class Kernel:
             ...                          # what one thread does
         return kernel.function
 
-    What is emitted before the launch runs on the host. `plans_barriers`: TVM puts a block barrier
-    wherever accesses to shared memory seem to need one, beside those that are written. A kernel
-    whose warps do different things must be without.
+    What is emitted before the launch runs on the host. The operands do not overlap in memory.
+    `plans_barriers`: TVM puts a block barrier wherever accesses to shared memory seem to need one,
+    beside those that are written. A kernel whose warps do different things must be without.
     """
 
     def __init__(self, operands: Iterable[Operand], plans_barriers: bool = False) -> None:
@@ -40,6 +40,7 @@ class Kernel:
         # TVM has two lowerings; only the one of scheduled functions (s_tir) plans barriers.
         self._scopes.enter_context(T.prim_func(s_tir=self._plans_barriers))
         T.func_name("main")
+        T.func_attr({"tirx.noalias": True})
         for one in self._operands:
             buffer = T.buffer(one.shape, one.dtype, buffer_name=one.name)
             self._buffers[one.name] = T.arg(one.name, buffer)

@@ -17,6 +17,7 @@ from intrinsics.mma_sync import LDMATRIX, LDMATRIX_TRANSPOSED, MOVMATRIX_TRANSPO
 from intrinsics.record import TensorIntrinsic
 from schedules.threads.control import Index
 from schedules.threads.launch import WARP, WARPGROUP
+from schedules.threads.shared_memory import SCOPE
 
 
 def emit(instruction: str, *operands: Index) -> None:
@@ -257,6 +258,11 @@ def set_registers(count: int, more: bool) -> None:
 def block_sync() -> None:
     """Makes all threads of the block wait for each other; "bar"."""
     T.evaluate(T.cuda.cta_sync())
+
+
+def shared_sync() -> None:
+    """As `block_sync`, where TVM plans barriers (`Kernel`): it knows this one, and adds none."""
+    T.evaluate(T.tvm_storage_sync(SCOPE))
 
 
 def barrier_sync(barrier: Index, threads: int) -> None:

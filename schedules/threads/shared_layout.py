@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from intrinsics import dtypes
 BARRIER = "uint64"
 
 
+@cache
 def _bytes(dtype: str) -> int:
     return np.dtype(BARRIER).itemsize if dtype == BARRIER else dtypes.get(dtype).bytes
 

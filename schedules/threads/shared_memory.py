@@ -52,6 +52,11 @@ class SharedMemory:
         """The 32-bit address of its first byte in the shared window."""
         return T.cuda.cvta_generic_to_shared(self._data)
 
+    def sync(self) -> None:
+        """Makes all threads of the block wait for each other, as `ptx.block_sync` does; TVM sees
+        this one where it plans barriers itself."""
+        T.evaluate(T.tvm_storage_sync(SCOPE))
+
     def pointer(self, part: str, *index: Index) -> Expr:
         """The generic pointer to the sub-array of a part with these first indices."""
         return self.pointer_to(self.layout[part].at(*index))
@@ -61,16 +66,21 @@ class SharedMemory:
         return T.address_of(self._bytes[byte])
 
     def array(self, part: str, dtype: str = "") -> SharedArray:
-        """A part as an array of its shape. With `dtype`, the same bytes in elements of another
-        size, along one axis."""
+        """A part as an array of its shape. With `dtype`, the same bytes as elements of another
+        size, along the last axis: 16-bit elements as packed pairs (``"uint32"``)."""
         placed = self.layout[part]
-        assert not placed.outer, f"other parts lie between the stages of {part}"
-        shape = placed.part.shape
-        if dtype:
-            shape = (placed.part.bytes * 8 // DataType(dtype).bits,)
         dtype = dtype or placed.part.dtype
-        offset = placed.offset * 8 // DataType(dtype).bits
+        size = DataType(dtype).bits // 8
+        axes = len(placed.part.shape)
+        shape = (*placed.part.shape[:-1], placed.part.stride(axes - 1) // size)
+        # Other parts may lie between the stages of a part.
+        strides = [placed.stride(axis) // size for axis in range(1, axes)] + [1]
         buffer = T.decl_buffer(
-            shape, dtype, data=self._data, elem_offset=offset or None, scope=SCOPE
+            shape,
+            dtype,
+            data=self._data,
+            strides=strides if placed.outer else None,
+            elem_offset=placed.offset // size or None,
+            scope=SCOPE,
         )
         return SharedArray(IRBuilder.name(part, buffer))

@@ -248,7 +248,7 @@ def test_a_build_that_fails_in_another_process_is_told(tmp_path: Path) -> None:
 
 
 def test_peers_that_nobody_knows_are_refused() -> None:
-    with pytest.raises(TvmconvError, match="nobody is called"):
+    with pytest.raises(TvmconvError, match="unknown in --against"):
         CliRunner().invoke(app, ["--target", "llvm", "--against=me"], catch_exceptions=False)
 
 

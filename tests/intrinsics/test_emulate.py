@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import intrinsics
-from intrinsics import INTRINSICS, TensorIntrinsic, emulate
+from intrinsics import INTRINSICS, TensorIntrinsic, dtypes, emulate
 from tests.support.tiles import KINDS, tiles
 
 Array = NDArray[Any]
@@ -37,8 +37,9 @@ def test_mma_is_within_its_bound_of_the_exact_sum(intrinsic: TensorIntrinsic, ki
 @each_intrinsic
 def test_sums_of_small_integers_are_exact(intrinsic: TensorIntrinsic) -> None:
     draw = np.random.default_rng(1).integers
-    a = draw(-4, 5, (intrinsic.m, intrinsic.k)).astype(np.float16)
-    b = draw(-4, 5, (intrinsic.k, intrinsic.n)).astype(np.float16)
+    operand = dtypes.get(intrinsic.a_dtype).numpy
+    a = draw(-4, 5, (intrinsic.m, intrinsic.k)).astype(operand)
+    b = draw(-4, 5, (intrinsic.k, intrinsic.n)).astype(operand)
     c = draw(-99, 100, (intrinsic.m, intrinsic.n)).astype(intrinsic.accumulator_dtype)
     np.testing.assert_array_equal(emulate.mma(intrinsic, a, b, c), exact(a, b, c))
 
@@ -50,12 +51,12 @@ def test_bound_tells_a_wrong_result_from_a_rounded_one(intrinsic: TensorIntrinsi
     right, bound = emulate.mma(intrinsic, a, b, c), emulate.error_bound(intrinsic, a, b, c)
     first = np.arange(intrinsic.k) > 0
     mistakes = {
-        "a term left out": emulate.mma(intrinsic, a * first.astype(np.float16), b, c),
+        "a term left out": emulate.mma(intrinsic, a * first.astype(a.dtype), b, c),
         "c left out": emulate.mma(intrinsic, a, b, np.zeros_like(c)),
         "c added twice": emulate.mma(intrinsic, a, b, c + c),
         "rows of b in another order": emulate.mma(intrinsic, a, np.roll(b, 1, axis=0), c),
-        "one operand rounded to 8 bits": emulate.mma(
-            intrinsic, (a.view(np.uint16) & 0xFFF8).view(np.float16), b, c
+        "one operand three bits shorter": emulate.mma(
+            intrinsic, (a.view(np.uint16) & 0xFFF8).view(a.dtype), b, c
         ),
     }
     if intrinsic.accumulator_dtype == "float32":
@@ -63,7 +64,7 @@ def test_bound_tells_a_wrong_result_from_a_rounded_one(intrinsic: TensorIntrinsi
     for mistake, wrong in mistakes.items():
         wide = np.abs(wrong.astype(np.float64) - right)
         assert (wide > bound).any(), mistake
-        if mistake != "one operand rounded to 8 bits":
+        if mistake != "one operand three bits shorter":
             assert (wide > bound).mean() > 0.5, mistake
 
 
@@ -113,7 +114,8 @@ def test_tiles_are_what_they_claim(intrinsic: TensorIntrinsic, kind: str) -> Non
         a, b, c = tiles(intrinsic, kind)
         total = emulate.mma(intrinsic, a, b, c).astype(np.float64)
     if kind == "subnormal":
-        assert 0 < np.abs(a).max() < 2**-14
+        least = 2.0 ** dtypes.get(intrinsic.a_dtype).least_exponent
+        assert 0 < np.abs(a.astype(np.float64)).max() < least
     if kind == "tiny":
         assert 0 < np.abs(total).max() < 2**-23
     if kind == "large":

@@ -46,18 +46,15 @@ def test_record_is_frozen() -> None:
         GOOD.m = 8  # type: ignore[misc]
 
 
-def test_catalogue_has_every_shape_with_every_accumulator() -> None:
-    assert [intrinsic.name for intrinsic in INTRINSICS] == [
-        "wmma_m16n16k16_f16_f32",
-        "wmma_m32n8k16_f16_f32",
-        "wmma_m8n32k16_f16_f32",
-        "wmma_m16n16k16_f16_f16",
-        "wmma_m32n8k16_f16_f16",
-        "wmma_m8n32k16_f16_f16",
-    ]
-    for i in INTRINSICS:
-        found = intrinsics.get(*(i.m, i.n, i.k, i.a_dtype, i.accumulator_dtype))
-        assert found is i
+def test_each_is_found_by_its_shape_and_dtypes() -> None:
+    """PTX ISA: every shape with fp16 operands and both accumulators, with bf16 and fp32."""
+    shapes = {(16, 16, 16), (32, 8, 16), (8, 32, 16)}
+    forms = {("float16", "float32"), ("float16", "float16"), ("bfloat16", "float32")}
+    found = {((i.m, i.n, i.k), (i.a_dtype, i.accumulator_dtype)): i for i in INTRINSICS}
+    assert found.keys() == {(shape, form) for shape in shapes for form in forms}
+    assert len(found) == len(INTRINSICS)
+    for (shape, form), i in found.items():
+        assert intrinsics.get(*shape, *form) is i
 
 
 def test_unknown_instruction_lists_the_known_ones() -> None:

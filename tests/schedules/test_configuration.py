@@ -48,15 +48,15 @@ def test_the_output_decides_between_families_that_share_a_type() -> None:
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "no JSON": ("{warps_m: 1}", "is no JSON"),
-    "a number": ("3", "is no configuration"),
-    "nothing": (None, "is no configuration"),
-    "a class": (WmmaConfig, "is no configuration"),
-    "no family": ({"family": "winograd", "config": {}}, "there is no family 'winograd' here"),
+    "no JSON": ("{warps_m: 1}", "is not JSON"),
+    "a number": ("3", "is not a configuration"),
+    "nothing": (None, "is not a configuration"),
+    "a class": (WmmaConfig, "is not a configuration"),
+    "no family": ({"family": "winograd", "config": {}}, "there is no family 'winograd'"),
     "no such fields": ({"unrolls": 3}, "no family with configurations like"),
     "a field of another family": (
         {"family": "direct", "config": FIELDS},
-        "direct: DirectConfig has no warps_m and no warps_k",
+        "direct: DirectConfig has no field warps_m, warps_k",
     ),
     "another type": ({"fragments_m": "4"}, "wmma_nhwc: fragments_m can't be '4'"),
     "true for a number": ({"fragments_m": True}, "wmma_nhwc: fragments_m can't be True"),

@@ -7,6 +7,7 @@ around every operand is NaN, and so is the output before the kernel runs.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import re
 from collections.abc import Callable
@@ -219,9 +220,35 @@ def call(function: Any, arrays: list[Array], hardware: Hardware) -> Array:
         function(*tensors)
         return np.asarray(tensors[-1].numpy())
     guarded = [Guarded.of(array) for array in arrays]
-    function(*[tvm.runtime.from_dlpack(operand.inner) for operand in guarded])
+    function(*[tvm.runtime.from_dlpack(Exported(operand.inner)) for operand in guarded])
     assert all(operand.intact() for operand in guarded), "something was written out of bounds"
     return guarded[-1].inner
+
+
+class Exported:
+    """An array for DLPack, to share its memory and strides with TVM.
+
+    NumPy exports no dtype of ml_dtypes: bfloat16 goes out as integers whose dtype is then changed.
+    """
+
+    #: ``DLDataType.code`` of bfloat16, and where it lies in a ``DLManagedTensor``.
+    BFLOAT, CODE_AT = 4, 20
+
+    def __init__(self, array: Array) -> None:
+        self.bfloat16 = array.dtype == dtypes.BF16.numpy
+        self.array = array.view(np.uint16) if self.bfloat16 else array
+
+    def __dlpack__(self, **how: Any) -> Any:
+        capsule = self.array.__dlpack__()
+        if self.bfloat16:
+            pointer = ctypes.pythonapi.PyCapsule_GetPointer
+            pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+            at = pointer(capsule, b"dltensor") + self.CODE_AT
+            ctypes.c_uint8.from_address(at).value = self.BFLOAT
+        return capsule
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
 
 
 def check(

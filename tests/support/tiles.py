@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intrinsics import TensorIntrinsic
+from intrinsics import TensorIntrinsic, dtypes
 
 Array = NDArray[Any]
 
@@ -26,9 +26,13 @@ def tiles(intrinsic: TensorIntrinsic, kind: str, seed: int = 0) -> tuple[Array, 
         b[k // 2 :] = b[: k // 2] * (1 + rng.uniform(-4, 4, (k // 2, n)) * 2.0**-10)
         c *= 2.0**-8
     if kind == "subnormal":
-        # fp16 is subnormal below 2**-14. With b of order one, so are the results, in fp16.
-        a = rng.integers(-1023, 1024, (m, k)) * 2.0**-24
-        c = rng.integers(-1023, 1024, (m, n)) * 2.0**-24
+        # Below the operand's normal numbers. With b between 1 and 2, so are the results, and
+        # products of bf16 still have no bit below fp32's smallest number.
+        operand = dtypes.get(intrinsic.a_dtype)
+        most = 2**operand.fraction
+        b = rng.choice((-1, 1), (k, n)) * rng.uniform(1, 1.99, (k, n))
+        a = rng.integers(1 - most, most, (m, k)) * operand.smallest
+        c = rng.integers(1 - most, most, (m, n)) * operand.smallest
     if kind == "tiny":
         # Products that an fp32 sum keeps and an fp16 one rounds to zero or the least subnormal.
         a, b = (rng.integers(-1023, 1024, x.shape) * 2.0**-24 for x in (a, b))
@@ -44,4 +48,5 @@ def tiles(intrinsic: TensorIntrinsic, kind: str, seed: int = 0) -> tuple[Array, 
         a[rng.random((m, k)) < 0.2] = 0.0
         b[rng.random((k, n)) < 0.2] = -0.0
         c[rng.random((m, n)) < 0.2] = -0.0
-    return a.astype(np.float16), b.astype(np.float16), c.astype(accumulator)
+    left, right = (dtypes.get(one).numpy for one in (intrinsic.a_dtype, intrinsic.b_dtype))
+    return a.astype(left), b.astype(right), c.astype(accumulator)

@@ -1,9 +1,9 @@
 """The command line: `tvmconv build | run | bench | compare | inspect | tune | simulate | zoo` and
 `records`.
 
-A command's result goes to stdout: a table, or with ``--json`` JSON. Progress and errors go to
-stderr, so that stdout can always be parsed. An error that a user can do something about ends with
-exit code 1 and no traceback; so does a comparison that misses its bound.
+A command's result goes to stdout: a table, or JSON with ``--json``. Progress and errors go to
+stderr, so that stdout can always be parsed. An error that the user can fix ends with exit code 1
+and no traceback; so does a comparison that exceeds its bound.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tvmconv.reports.render.tables import table
 if TYPE_CHECKING:
     from tvmconv.runtime.executable import Executable
 
-#: `comparison.BOUND`; to import it would load onnx and TVM before ``--help``.
+#: Equals `comparison.BOUND`, whose import would load onnx and TVM before ``--help``.
 BOUND = 5e-3
 
 app = typer.Typer(
@@ -88,7 +88,7 @@ def run(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a network once, on arrays out of files."""
+    """Run a network once, on arrays from files."""
     feeds = read_feeds(inputs or ())
     exe = _executable(what, options)
     with step("running"):
@@ -134,18 +134,18 @@ def bench(
     check: Annotated[
         Path | None, typer.Option(metavar="MODEL", help="for a FILE: the model to compare with")
     ] = None,
-    unchecked: Annotated[bool, typer.Option(help="for a FILE: compare with nothing")] = False,
+    unchecked: Annotated[bool, typer.Option(help="for a FILE: time without comparison")] = False,
     bound: Bound = BOUND,
     warmup_ms: Annotated[float, typer.Option(help="warm-up, in milliseconds")] = 200.0,
-    min_runs: Annotated[int, typer.Option(min=1, help="runs to time, at least")] = 10,
-    min_seconds: Annotated[float, typer.Option(help="time to spend, at least")] = 1.0,
+    min_runs: Annotated[int, typer.Option(min=1, help="fewest runs to time")] = 10,
+    min_seconds: Annotated[float, typer.Option(help="shortest time to spend")] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Time a network, after comparing it with onnxruntime; one that fails is not timed."""
     reference = check or (what if _is_model(what) else None)
     if reference is None and not unchecked:
         raise TvmconvError(
-            f"not timed, as nobody says that {what} computes the right thing",
+            f"not timed, as {what} was not compared with a reference",
             hint="give the model it was built from, --check model.onnx, or say --unchecked",
         )
     feeds = read_feeds(inputs or ()) or None
@@ -157,7 +157,7 @@ def bench(
         if not report.passed(bound):
             raise TvmconvError(f"not timed, as it is over the bound of {bound:g}", note=str(report))
         error = report.relative_l2
-    # No spinner: drawing it takes processor time from what is being timed.
+    # No spinner: drawing it would disturb the timing.
     tell(f"timing, for {min_seconds:g} s or more")
     latency = tvmconv.bench(
         exe,
@@ -198,7 +198,7 @@ def zoo(
 
 
 def main() -> None:
-    """The console script."""
+    """Runs the console script."""
     run_or_tell(app)
 
 
@@ -212,7 +212,7 @@ def _built(model: Path, options: Mapping[str, Any]) -> Executable:
 
 
 def _executable(what: Path, options: Mapping[str, Any]) -> Executable:
-    """The network in a file that `build` wrote, or what a model builds to."""
+    """Returns the network of a file that `build` wrote, or builds a model."""
     if _is_model(what):
         return _built(what, options)
     if options:
@@ -226,11 +226,11 @@ def _executable(what: Path, options: Mapping[str, Any]) -> Executable:
 
 
 def _zoo() -> Any:
-    """The module that has the zoo.
+    """Returns the module of the zoo.
 
-    `tvmconv` does not import `benchmarks`, which comes after it and is not in its wheel. So
-    `benchmarks` registers itself, under the entry point group "tvmconv.zoo" in pyproject.toml,
-    as any package of networks could. A wheel has the entry without the module.
+    `tvmconv` does not import `benchmarks`, which depends on it and is not in its wheel. So
+    `benchmarks` registers itself under the entry point group "tvmconv.zoo" in pyproject.toml, as
+    any package of networks could. A wheel has the entry without the module.
     """
     for entry in metadata.entry_points(group="tvmconv.zoo"):
         try:

@@ -20,7 +20,7 @@ from tvmconv.errors import FeedError, ShapeError, TvmconvError
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """A spinner and a clock on stderr while the body runs, if stderr is a terminal."""
+    """Shows a spinner and a clock on stderr while the body runs, if stderr is a terminal."""
     console = Console(stderr=True)
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     quiet = not console.is_terminal
@@ -30,7 +30,7 @@ def step(text: str) -> Iterator[None]:
 
 
 def run_or_tell(program: Callable[[], object]) -> None:
-    """Runs a command line. Says expected errors on stderr, without a traceback, exit code 1."""
+    """Runs a command line. Prints expected errors to stderr, without a traceback; exit code 1."""
     try:
         program()
     except (TvmconvError, OSError) as error:
@@ -39,33 +39,33 @@ def run_or_tell(program: Callable[[], object]) -> None:
 
 
 def tell(text: str) -> None:
-    """Say ``text`` on stderr."""
+    """Prints ``text`` to stderr."""
     print(text, file=sys.stderr)
 
 
 def show(report: Any, as_json: bool, **more: Any) -> None:
-    """Print ``report``: as it prints itself, or as JSON with ``more`` beside its fields."""
+    """Prints ``report`` as text, or as JSON with ``more`` added to its fields."""
     print(json.dumps({**report.to_json(), **more}, indent=2) if as_json else report)
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
-    """``name=1,3,224,224``. Raises ShapeError."""
+    """Parses ``name=1,3,224,224``. Raises `ShapeError`."""
     name, equals, sizes = text.partition("=")
     if not equals or not re.fullmatch(r"\d+(,\d+)*", sizes):
-        raise ShapeError(f"--shape {text!r} is no shape", hint="write --shape name=1,3,224,224")
+        raise ShapeError(f"--shape {text!r} is not a shape", hint="write --shape name=1,3,224,224")
     return name, tuple(int(size) for size in sizes.split(","))
 
 
 def parse_batch(text: str) -> int | list[int]:
-    """``8``, or buckets, ``1,8,32``. Raises ShapeError."""
+    """Parses ``8``, or buckets, ``1,8,32``. Raises `ShapeError`."""
     if not re.fullmatch(r"-?\d+(,-?\d+)*", text):
-        raise ShapeError(f"--batch {text!r} is no number", hint="write --batch 8 or --batch 1,8,32")
+        raise ShapeError(f"--batch {text!r} is not a number", hint="write --batch 8 or 1,8,32")
     sizes = [int(size) for size in text.split(",")]
     return sizes if len(sizes) > 1 else sizes[0]
 
 
 def read_feeds(inputs: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """``name=file.npy`` each. Raises FeedError."""
+    """Reads arrays, each given as ``name=file.npy``. Raises `FeedError`."""
     feeds = {}
     for text in inputs:
         name, equals, file = text.partition("=")
@@ -82,7 +82,7 @@ def read_feeds(inputs: Iterable[str]) -> dict[str, NDArray[Any]]:
 
 
 def write_output(name: str, array: NDArray[Any], folder: Path | None) -> dict[str, Any]:
-    """Write one output, if a folder is given; what to say of it."""
+    """Writes one output if a folder is given. Returns its row for the report."""
     result = {"output": name, "dtype": str(array.dtype), "shape": list(array.shape)}
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)

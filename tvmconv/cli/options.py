@@ -1,4 +1,4 @@
-"""Arguments that several commands of `tvmconv.cli.app` share, and those of `build` among them."""
+"""Arguments that several commands of `tvmconv.cli.app` share, such as the options of `build`."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def build_options(
     layout: Layout = None,
     as_arch: As = None,
 ) -> dict[str, Any]:
-    """Arguments for `tvmconv.build`: only those that were given, so that defaults are its own."""
+    """Returns the arguments for `tvmconv.build` that were given; the others keep its defaults."""
     shapes = dict(parse_shape(text) for text in shape or [])
     options = {
         "target": target,
@@ -91,8 +91,10 @@ def build_options(
 
 
 def takes_build_options(*without: str) -> Callable[[Command], Command]:
-    """Gives a command the command-line options of `build_options`, but for those named here, in
-    the place of its parameter ``options``, which gets their values."""
+    """Gives a command the options of `build_options`, except those named here.
+
+    They replace its parameter ``options``, which gets their values.
+    """
     shared = {
         name: one
         for name, one in inspect.signature(build_options, eval_str=True).parameters.items()
@@ -112,7 +114,7 @@ def takes_build_options(*without: str) -> Callable[[Command], Command]:
             options = build_options(**{name: given.pop(name) for name in shared})
             command(**given, options=options)
 
-        # Typer reads the options from both.
+        # Typer reads both.
         run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
         run.__annotations__ = {name: one.annotation for name, one in parameters.items()}
         return run

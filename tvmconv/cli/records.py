@@ -15,7 +15,7 @@ from tvmconv.cli.options import Arch, AsJson, Model, takes_build_options
 from tvmconv.reports.render.tables import microseconds, table
 
 app = typer.Typer(
-    help="Records: the configurations that were measured to be fastest, or set by hand.",
+    help="Records: the fastest measured configurations, and those set by hand.",
     no_args_is_help=True,
 )
 
@@ -57,7 +57,7 @@ def show(
     layer: Annotated[str | None, typer.Option(help="one layer, as reports name it")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the configuration that each layer of MODEL would use, and whether by a record."""
+    """Show the configuration of each layer of MODEL, and what chose it."""
     with step(f"inspecting {model.name}"):
         found = tvmconv.layer_choices(model, layer=layer, **options)
     if as_json:
@@ -97,7 +97,7 @@ def set_(
 ) -> None:
     """Set the configuration of a layer of MODEL by hand, for later builds.
 
-    To undo it, delete its line from the file; of several for the same workload the last holds.
+    To undo it, delete its line from the file. The last line for a workload holds.
     """
     with step(f"inspecting {model.name}"):
         path, made = tvmconv.set_record(model, layer, config, records=records, **options)
@@ -124,5 +124,5 @@ def merge(
 
 
 def _compact(config: Mapping[str, Any]) -> str:
-    """JSON in one line, to copy into `set`."""
+    """Returns JSON in one line, to copy into `set`."""
     return json.dumps(config, separators=(",", ":"))

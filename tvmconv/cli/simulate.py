@@ -17,7 +17,7 @@ from tvmconv.errors import FeedError, TvmconvError
 if TYPE_CHECKING:
     from tvmconv.simulation.tracing import Trace
 
-#: `simulator.DEFAULT`; to import it would load TVM before ``--help``.
+#: Equals `simulator.DEFAULT`, whose import would load TVM before ``--help``.
 NUMERICS = "v100"
 
 # Options of a trace.
@@ -55,8 +55,8 @@ def simulate(
 ) -> None:
     """Run MODEL on a simulated tensor core, bit for bit, and compare it with onnxruntime.
 
-    With --trace, list the HMMA instructions of one WMMA, with a lane's operands: of a tile of a
-    layer of MODEL, or without MODEL of an example.
+    With --trace, list the HMMA instructions of one WMMA, with a lane's operands: from a tile of a
+    layer of MODEL, or without MODEL from an example.
     """
     shapes = dict(parse_shape(text) for text in shape or []) or None
     of_a_model = {"--layer": layer, "--tile": tile, "--k": k}
@@ -83,7 +83,7 @@ def simulate(
 
 
 def _refuse(given: Mapping[str, object], what: str, hint: str) -> None:
-    """Raises TvmconvError for options that are given, and are those of something else."""
+    """Raises `TvmconvError` if options are given that belong to something else."""
     names = [name for name, value in given.items() if value is not None]
     if names:
         are = "is an option" if len(names) == 1 else "are options"
@@ -103,10 +103,10 @@ def _traced(
 ) -> Trace:
     if layer is None or tile is None:
         raise TvmconvError(
-            "a trace of a model is of one tile of a layer", hint="add --layer NAME --tile I,J"
+            "a trace of a model needs a layer and a tile", hint="add --layer NAME --tile I,J"
         )
     place = _tile(tile)
-    tvmconv.Trace.check(numerics, lane)  # sooner than after a build
+    tvmconv.Trace.check(numerics, lane)  # before the build, which takes long
     with step(f"building {model.name}"):
         exe = tvmconv.build(
             model,
@@ -117,15 +117,15 @@ def _traced(
             activations=activations,
         )
     if folder is None:
-        tell("no --images, so the operands are of random numbers")
+        tell("no --images, so the input is random")
     feeds = None if folder is None else next(tvmconv.read_images(folder, exe.inputs))
     with step(f"simulating up to {layer}"):
         return tvmconv.trace_layer(exe, feeds, layer, place, numerics=numerics, lane=lane, wmma=k)
 
 
 def _tile(text: str) -> tuple[int, int]:
-    """``3,1``. Raises TvmconvError."""
+    """Parses ``3,1``. Raises `TvmconvError`."""
     match = re.fullmatch(r"(\d+),(\d+)", text)
     if match is None:
-        raise TvmconvError(f"--tile {text!r} is no tile", hint="write --tile I,J, such as 0,1")
+        raise TvmconvError(f"--tile {text!r} is not a tile", hint="write --tile I,J, such as 0,1")
     return int(match[1]), int(match[2])

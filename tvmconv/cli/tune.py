@@ -52,12 +52,12 @@ def tune(
         str | None, typer.Option(metavar="HOST:PORT", help="TVM's tracker of machines that measure")
     ] = None,
     key: Annotated[str | None, typer.Option(help="of those machines, with --tracker")] = None,
-    dry_run: Annotated[bool, typer.Option(help="say what would be measured, and how long")] = False,
+    dry_run: Annotated[bool, typer.Option(help="show what would be measured")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the convolutions of MODEL, and record what is fastest, for later builds.
+    """Measure the convolutions of MODEL and record the fastest kernels, for later builds.
 
-    Can be stopped at any time: what is recorded is kept, and the same command goes on from there.
+    It can be stopped at any time: records are kept, and the same command continues from there.
     """
     bar = _Bar()
     try:
@@ -74,13 +74,13 @@ def tune(
                 watch=bar.watch,
             )
     except KeyboardInterrupt:
-        tell(f"stopped; {bar.measured} recorded, and the same command goes on from there")
+        tell(f"stopped; {bar.measured} recorded, and the same command continues from there")
         raise typer.Exit(130) from None
     show(report, as_json)
 
 
 class _Bar:
-    """Workloads done on stderr, and how far the present one is, if stderr is a terminal."""
+    """Progress bars on stderr: workloads done, and the present one, if stderr is a terminal."""
 
     def __init__(self) -> None:
         console = Console(stderr=True)
@@ -98,6 +98,7 @@ class _Bar:
         self.measured = 0
 
     def watch(self, at: tuning.Progress) -> None:
+        """Shows the progress, and prints each workload that is done."""
         if self._all is None or self._one is None:
             self._all = self.progress.add_task("convolutions", total=at.total)
             self._one = self.progress.add_task("", total=None)
@@ -118,10 +119,10 @@ class _Bar:
 
 
 def parse_budget(text: str) -> float:
-    """``90s``, ``5m`` or ``1.5h``, in seconds. Raises TvmconvError."""
+    """Parses ``90s``, ``5m`` or ``1.5h`` into seconds. Raises `TvmconvError`."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", text)
     if match is None or float(match[1]) == 0:
-        raise TvmconvError(f"--budget {text!r} is no time", hint="write --budget 90s, 5m or 1h")
+        raise TvmconvError(f"--budget {text!r} is not a time", hint="write --budget 90s, 5m or 1h")
     return float(match[1]) * UNITS[match[2]]
 
 
@@ -131,7 +132,7 @@ def _tracker(address: str | None, key: str | None) -> Tracker | None:
     host, colon, port = (address or "").rpartition(":")
     if not colon or not port.isdigit() or not key:
         raise TvmconvError(
-            f"--tracker {address} --key {key} name no machines",
+            f"--tracker {address} --key {key} do not name machines",
             hint="write --tracker HOST:PORT --key KEY, as the tracker knows them",
         )
     return tvmconv.Tracker(host, int(port), key)

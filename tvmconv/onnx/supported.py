@@ -83,7 +83,7 @@ def verdicts(
 ) -> Iterator[tuple[onnx.NodeProto, str | None]]:
     """Yields every node, in order, with the reason why it can't be built.
 
-    None: it can be built. Empty: nobody has written the operator.
+    None: it can be built. Empty: the operator is not implemented.
     """
     known = {*onnx_frontend._get_convert_map(), "Constant"}
     facts = _Facts.of(proto, folded)

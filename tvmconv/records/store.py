@@ -1,11 +1,11 @@
-"""Records as JSON lines: the family and configuration that a workload is computed with.
+"""Records as JSON lines: the family and configuration of a workload.
 
-A record was measured by `tune`, or set by hand. It holds for one workload on one architecture, and
-for one version of the family and of TVM. With another version it is not used: `Records` warns once
-and the model's own choice stands.
+A record was measured by `tune` or set by hand. It holds for one workload on one architecture, and
+for one version of the family and of TVM. A record of another version is not used: `Records` warns
+once, and the model chooses.
 
-Records ship with the package in ``tvmconv/records/<arch>.jsonl``; a user's own come before them,
-from the folder that the TVMCONV_RECORDS knob names.
+Records ship with the package in ``tvmconv/records/<arch>.jsonl``. The user's own records, in the
+folder that the TVMCONV_RECORDS knob names, take precedence.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ SHIPPED = Path(__file__).parent
 
 
 def tvm_version() -> str:
-    """TVM's version; the one that tvmconv asks for where TVM is not installed as a package."""
+    """Returns TVM's version, or the one that tvmconv requires if TVM is not an installed
+    package.
+    """
     try:
         return metadata.version("apache-tvm")
     except metadata.PackageNotFoundError:
@@ -42,13 +44,13 @@ def tvm_version() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a record holds for, but the compiler's."""
+    """Returns the versions that a record holds for, without the compiler's."""
     return {"tvm": tvm_version(), "tvmconv": __version__}
 
 
 @dataclass(frozen=True)
 class Record:
-    """The configuration of a workload: the fastest measured, or one that a person set."""
+    """The configuration of a workload: the fastest measured, or one set by hand."""
 
     #: `ConvWorkload.to_json`.
     workload: str
@@ -57,29 +59,29 @@ class Record:
     family_version: int
     #: The fields of the family's configuration.
     config: Mapping[str, Any]
-    #: Of ``tvm``, ``tvmconv`` and the ``compiler``. The first has to be the same for a record to be
-    #: used, the others are told to readers.
+    #: Versions of ``tvm``, ``tvmconv`` and the ``compiler``. A record is used only with the same
+    #: ``tvm``; the others are for the reader.
     versions: Mapping[str, str]
-    #: Whether a person set it. Then nothing was measured, and the fields below are empty.
+    #: True if the user set it. Then nothing was measured, and the fields below are empty.
     set_by_hand: bool = False
-    #: The card or processor, as its driver calls it.
+    #: Name of the card or processor, as its driver gives it.
     device: str = ""
     #: Median time of one launch, in microseconds.
     us: float = 0.0
-    #: The same of the choice without a record, from the same run.
+    #: The same of the model's choice, from the same run.
     model_us: float = 0.0
     model_family: str = ""
     model_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    #: Configurations that ran, were right and were timed.
+    #: Number of configurations that were right and timed.
     measured: int = 0
 
     @property
     def key(self) -> tuple[str, str]:
-        """The workload and the architecture that it holds for."""
+        """Workload and architecture."""
         return self.workload, self.arch
 
     def to_json(self) -> str:
-        """One line. The workload is written as an object, to be readable."""
+        """Returns one line of JSON; the workload is an object, to be readable."""
         fields = {**dataclasses.asdict(self), "workload": json.loads(self.workload)}
         for name in MEASURED if self.set_by_hand else ("set_by_hand",):
             del fields[name]
@@ -87,8 +89,9 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """The record of a line. Raises ``ValueError``, ``TypeError`` or ``KeyError`` for another
-        text."""
+        """Returns the record of a line. Raises ``ValueError``, ``TypeError`` or ``KeyError`` for
+        other text.
+        """
         fields = json.loads(line)
         fields["workload"] = ConvWorkload.from_json(json.dumps(fields["workload"])).to_json()
         record = cls(**fields)
@@ -96,7 +99,7 @@ class Record:
             if not isinstance(getattr(record, name), kind):
                 raise TypeError(f"{name} can't be {getattr(record, name)!r}")
         if record.set_by_hand == any(name in fields for name in MEASURED):
-            raise ValueError("either it was measured, or it was set by hand")
+            raise ValueError("a record is either measured or set by hand")
         timed = 0 < record.us < math.inf and 0 < record.model_us < math.inf
         if not (timed or record.set_by_hand):
             raise ValueError(f"a time of {record.us} or {record.model_us} us")
@@ -107,7 +110,7 @@ class Record:
 
 #: Fields of a record that was measured.
 MEASURED = ("device", "us", "model_us", "model_family", "model_config", "measured")
-#: Types of a record's fields, where `Record.from_json` reads them.
+#: Types that `Record.from_json` checks fields against.
 KINDS: dict[str, type | tuple[type, ...]] = {
     **dict.fromkeys(("arch", "device", "family", "model_family"), str),
     **dict.fromkeys(("family_version", "measured"), int),
@@ -121,8 +124,10 @@ KINDS: dict[str, type | tuple[type, ...]] = {
 
 
 def read(path: Path | str) -> list[Record]:
-    """The records of a file. Raises `RecordError` for one that can't be read, and for a line that
-    is none."""
+    """Returns the records of a file.
+
+    Raises `RecordError` for a file that cannot be read and for a line that is not a record.
+    """
     try:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -139,15 +144,15 @@ def read(path: Path | str) -> list[Record]:
             records.append(Record.from_json(line))
         except (ValueError, TypeError, KeyError) as error:
             raise RecordError(
-                f"{path}, line {number} is no record of tuning",
+                f"{path}, line {number} is not a record",
                 note=f"{type(error).__name__}: {error}",
-                hint="delete the line; `tvmconv tune` measures anew what is missing",
+                hint="delete the line; `tvmconv tune` measures again what is missing",
             ) from error
     return records
 
 
 def append(path: Path | str, record: Record) -> None:
-    """Adds a line, at once: what is recorded survives whatever comes after. Raises OSError."""
+    """Adds a line at once, so that a later failure does not lose it. Raises ``OSError``."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
@@ -155,12 +160,11 @@ def append(path: Path | str, record: Record) -> None:
 
 
 def merge(records: Iterable[Record]) -> list[Record]:
-    """One for each workload, architecture and device, in an order that does not depend on theirs.
+    """Returns one record for each workload, architecture and device, sorted.
 
-    The fastest wins, among those of the newest version of their family there is in `records`:
-    times of an older version are of a schedule that is gone. Times of different devices do not
-    compare, so each device keeps its own. Of those set by hand, which have no device and come
-    first, the last wins.
+    The fastest wins among those of their family's newest version in `records`: times of an older
+    version belong to another schedule. Times of different devices do not compare, so each device
+    keeps its own. Records set by hand have no device and come first; the last of them wins.
     """
     groups: dict[tuple[str, str, str, str], list[Record]] = {}
     for record in records:
@@ -179,11 +183,13 @@ def merge(records: Iterable[Record]) -> list[Record]:
 
 
 def merge_records(files: Iterable[Path | str], output: Path | str) -> tuple[int, int]:
-    """Writes what `merge` keeps of the records of all files, one of which may be `output`. Returns
-    how many records there were, and are kept. Raises `RecordError` and OSError."""
+    """Writes the merged records of all files, one of which may be `output`.
+
+    Returns the number of records read and kept. Raises `RecordError` and ``OSError``.
+    """
     everything = [record for file in files for record in read(file)]
     kept = merge(everything)
-    # Beside it and then in its place: a reader meanwhile finds all or nothing.
+    # Written to another file, then renamed: a reader finds either all or the old records.
     part = Path(output).with_suffix(".part")
     part.parent.mkdir(parents=True, exist_ok=True)
     part.write_text("".join(record.to_json() + "\n" for record in kept))
@@ -192,13 +198,13 @@ def merge_records(files: Iterable[Path | str], output: Path | str) -> tuple[int,
 
 
 def user_file(arch: str) -> Path:
-    """The file that `tune` writes by default."""
+    """Returns the file that `tune` writes by default."""
     return knobs.records_folder() / f"{arch}.jsonl"
 
 
 @dataclass(frozen=True)
 class Listed:
-    """A record in a list of them, its file, and why it is not used, empty where it can be."""
+    """A record in a list, its file, and the reason that it is not used, or ""."""
 
     record: Record
     file: str
@@ -211,14 +217,15 @@ class Listed:
         return f"{w}, {w.epilogue}"
 
     def to_json(self) -> dict[str, Any]:
-        """The record's fields, with ``file`` and ``stale``."""
+        """Returns the record's fields, with ``file`` and ``stale``."""
         return {**json.loads(self.record.to_json()), "file": self.file, "stale": self.stale}
 
 
 def list_records(path: str | Path | None = None, arch: str | None = None) -> list[Listed]:
-    """Records by architecture and workload: of one file, or the user's own, then those that ship.
+    """Returns records by architecture and workload, of one file, or of the user and the
+    package.
 
-    arch: only those for it. Raises `RecordError` for a file that can't be read.
+    arch: only those for it. Raises `RecordError` for a file that cannot be read.
     """
     folders = (knobs.records_folder(), SHIPPED)
     shipped = (file for folder in folders for file in sorted(folder.glob("*.jsonl")))
@@ -236,10 +243,11 @@ def list_records(path: str | Path | None = None, arch: str | None = None) -> lis
 
 
 class Records:
-    """The records for one architecture. Called with a workload, as `choose` does, it returns the
-    recorded choice if it can be used here, else None.
+    """The records for one architecture.
 
-    sources: records in order, the first wins. Warns, once, about records that can't be used.
+    A call with a workload returns the recorded choice, or None if there is none that can be used
+    here; `choose` calls it so. sources: lists of records; the first that has a workload wins. Warns
+    once about records that cannot be used.
     """
 
     def __init__(self, arch: str, sources: Iterable[Iterable[Record]], name: str = "") -> None:
@@ -255,7 +263,7 @@ class Records:
                     self._stale.setdefault(record.workload, reason)
                 else:
                     known = self._known.get(record.workload)
-                    # Of several devices of one source the first; sources are in order already.
+                    # The first device of the first source wins.
                     if known is None:
                         self._known[record.workload] = record
         if name and others and not self._known and not self._stale:
@@ -268,11 +276,11 @@ class Records:
         return iter(self._known.values())
 
     def record(self, w: ConvWorkload) -> Record | None:
-        """The record of the workload, if its versions are those of today."""
+        """Returns the record of the workload, if its versions are current, or None."""
         return self._known.get(w.to_json())
 
     def __call__(self, w: ConvWorkload, hardware: Hardware) -> Tuned | Pinned | None:
-        """The recorded choice for the workload, None where no record of it can be used."""
+        """Returns the recorded choice for the workload, or None if no record can be used."""
         key = w.to_json()
         record = self._known.get(key)
         if record is None:
@@ -296,17 +304,17 @@ class Records:
         where = self._name or f"tuning for {self.arch}"
         warnings.warn(
             f"records of {where} are left out: {why}. The cost model chooses instead; "
-            "`tvmconv tune` measures anew",
+            "`tvmconv tune` measures again",
             RecordWarning,
             stacklevel=2,
         )
 
 
 def _stale(record: Record) -> str:
-    """The reason why the record can't be used with today's code; empty if it can."""
+    """Returns the reason that the record cannot be used with today's code, or ""."""
     versions = {one.name: one.version for one in registered()}
     if record.family not in versions:
-        return f"there is no family {record.family} here"
+        return f"family {record.family} is not registered"
     if record.family_version != versions[record.family]:
         return (
             f"{record.family} was version {record.family_version} when it was measured and is "
@@ -318,8 +326,11 @@ def _stale(record: Record) -> str:
 
 
 def lookup(arch: str, choice: bool | str | Path = True) -> Records | None:
-    """The records for a build: with True the user's own, then those that ship; with a path that
-    file's alone; with False none. Raises `RecordError` for a file that can't be read."""
+    """Returns the records for a build.
+
+    choice: True for the user's and those that ship, a path for that file's only, False for None.
+    Raises `RecordError` for a file that cannot be read.
+    """
     if choice is False:
         return None
     if choice is not True:
@@ -335,5 +346,5 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=8)
 def _cached(path: Path, _stamp: tuple[int, int]) -> tuple[Record, ...]:
-    """The records of a file, read once for several builds of one process."""
+    """Returns the records of a file, read once for several builds of one process."""
     return tuple(read(path))

@@ -1,4 +1,4 @@
-"""Reports: `data` is what they say, `render` shows it, `collect` finds it out.
+"""Reports: `data` has their content, `render` their text, and `collect` makes them.
 
 Importing any of them loads the renderers, so that ``str(report)`` is its text.
 """

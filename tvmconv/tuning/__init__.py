@@ -1,1 +1,1 @@
-"""Tuning: the configurations of a convolution, measured; what was found, kept in records."""
+"""Tuning: measures configurations of convolutions, and records the fastest."""

@@ -1,4 +1,4 @@
-"""Splits the time among workloads: how many candidates of each are measured."""
+"""Splits the time among workloads: the number of candidates of each that are measured."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-#: Seconds that one candidate was seen to take: to compile on one processor, and to check and time.
+#: Observed seconds of one candidate: to compile on one processor, and to check and time.
 COMPILE_S = {"cuda": 3.0, "llvm": 0.6}
 MEASURE_S = {"cuda": 0.1, "llvm": 0.2}
-#: The first guess weighs as much as this number of measured candidates.
+#: Number of measured candidates that the first guess weighs as much as.
 GUESSED = 8
-#: Fewer candidates tell nothing: the first is the choice without tuning.
+#: Fewest candidates that are useful: the first is the choice without tuning.
 FEWEST = 2
 
 
 @dataclass
 class Pace:
-    """Seconds that a candidate takes, all in all: guessed, then more and more as seen."""
+    """Seconds per candidate: a guess, averaged with what was observed."""
 
     guess: float
     seconds: float = 0.0
@@ -25,13 +25,15 @@ class Pace:
 
     @classmethod
     def guessed(cls, kind: str, jobs: int, apart: bool) -> Pace:
-        """For target kind ``cuda`` or ``llvm``. apart: compiling waits for measuring, else both go
-        on at the same time."""
+        """Returns the first guess for target kind ``cuda`` or ``llvm``.
+
+        apart: compiling and measuring alternate; else they overlap.
+        """
         compiling, measuring = COMPILE_S[kind] / jobs, MEASURE_S[kind]
         return cls(compiling + measuring if apart else max(compiling, measuring))
 
     def saw(self, candidates: int, seconds: float) -> None:
-        """Takes into account that so many candidates took so many seconds."""
+        """Adds an observation: so many candidates took so many seconds."""
         self.candidates += candidates
         self.seconds += seconds
 
@@ -51,23 +53,25 @@ class Want:
 
 @dataclass
 class Budget:
-    """Seconds for everything, and the pace at which they go. Infinite without a limit."""
+    """Seconds for all workloads, infinite if unlimited, and the pace at which they are spent."""
 
     seconds: float
     pace: Pace
-    #: Candidates that are begun and not yet done.
+    #: Candidates that are in progress.
     begun: int = field(default=0)
 
     def allot(self, wants: Sequence[Want], spent: float) -> list[int]:
-        """Candidates for each of `wants`, the largest share first; 0 where there is no time for
-        `FEWEST`. A want leaves what it can't use of its share to those that follow."""
+        """Returns the number of candidates for each of `wants`, the largest share first.
+
+        0 if there is no time for `FEWEST`. Time that a want cannot use goes to the next ones.
+        """
         left = self.seconds - spent - self.begun * self.pace.each
         shares = sum(want.share for want in wants)
         found = []
         for want in wants:
             mine = left * want.share / shares if shares else 0.0
             shares -= want.share
-            # Infinitely much time minus what is used of it is still that.
+            # Infinite time stays infinite.
             endless = math.isinf(mine)
             count = want.most if endless else min(want.most, int(mine / self.pace.each))
             count = count if count >= FEWEST else 0

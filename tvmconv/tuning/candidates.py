@@ -30,12 +30,12 @@ class Candidate:
         return f"{self.family.name}, {self.config}"
 
 
-#: Sort key of `space`, in microseconds; only the order counts.
+#: Sort key of `space`, in microseconds; only the order matters.
 Rank = Callable[[ConvWorkload, Family, Any, Hardware], float]
 
 
 def rank_on(machine: Machine) -> Rank:
-    """Returns the ranking by what kernels are estimated to take on a machine."""
+    """Returns the ranking by estimated cost on a machine."""
 
     def rank(w: ConvWorkload, family: Family, config: Any, hardware: Hardware) -> float:
         return cost_on(machine, w, family, config, hardware).us
@@ -49,13 +49,14 @@ def space(
     rank: Rank | None = None,
     families: Sequence[Family] | None = None,
 ) -> list[Candidate]:
-    """Every configuration of every family that matches, each once. The first is the choice
-    without tuning; the others follow as the model ranks them, equal ones in a mixed order.
+    """Returns every configuration of every matching family, without repeats.
 
-    families: by default all that are registered. Raises `FamilyError` where none matches.
+    The first is the choice without tuning. The others follow in the order of `rank`, equal ones
+    shuffled: families enumerate knobs in loops, so otherwise the first of equal ones would differ
+    only in the innermost knob.
 
-    Families enumerate their knobs in loops, so without mixing the first of equal ones would
-    differ in the innermost knob alone. rank: by default the costs of `hardware.card`.
+    rank: by default the costs of `hardware.card`. families: by default all registered ones. Raises
+    `FamilyError` if none matches.
     """
     rank = rank or rank_on(hardware.card)
     policy = Policy() if families is None else Policy(tuple(families))
@@ -76,7 +77,7 @@ def space(
 
 
 def sample(whole: list[Candidate], most: int) -> list[Candidate]:
-    """The first of a space and others at random, in their order: `most` in all, or all."""
+    """Returns the first of a space and random others, in their order: `most` in total, or all."""
     if len(whole) <= most:
         return whole
     kept = {0, *random.Random(0).sample(range(1, len(whole)), most - 1)}

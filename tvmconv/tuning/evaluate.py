@@ -1,6 +1,6 @@
-"""Checks and times kernels, in a process of its own, which a kernel may bring down.
+"""Checks and times kernels in a process of its own, which a kernel may crash.
 
-Each candidate is compared with the convolution's definition before anything times it.
+Each candidate is compared with the convolution's definition before it is timed.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from tvmconv.tuning.stopwatch import Place, Tracker, launches_for, place
 
 Array = NDArray[Any]
 
-#: Relative l2 error of a kernel that is still timed: sums in fp32, the result rounded to fp16.
+#: Largest relative l2 error of a kernel that is timed: fp32 accumulators, fp16 result.
 BOUND = 2e-3
-#: How often a kernel is timed to see what it takes about, each time alone.
+#: Samples of a rough timing.
 GLANCES = 3
 
 
@@ -63,14 +63,14 @@ class Checked:
 
 
 class _Bench:
-    """One workload's operands on the device, with its reference result."""
+    """The operands of one workload on the device, and the reference result."""
 
     def __init__(self, setup: Setup) -> None:
         self.setup, w = setup, setup.workload
         on_gpu = setup.target.kind == "cuda" and setup.tracker is None
-        # Also loads TVM's CUDA runtime, where `import tvm` could not.
+        # Also loads TVM's CUDA runtime, if `import tvm` could not.
         if on_gpu and gpu.detect_arch() is None:
-            raise TuningError("no NVIDIA GPU can be used here any more")
+            raise TuningError("the NVIDIA GPU can no longer be used")
         self.place: Place = place(setup.target.kind, setup.tracker)
         self._tensors = Tensors.random(w)
         self._blank = self._tensor(_untouched(w))
@@ -80,8 +80,7 @@ class _Bench:
         self._expected = self._reference()
 
     def _reference(self) -> Any:
-        """The result that kernels are held to, by definition: the convolutions of a pair one after
-        another, then a pool."""
+        """Returns the reference result: the convolutions of a pair in sequence, then a pool."""
         last, x = replace(self._tensors, first=None), None
         given = [last] if self._tensors.first is None else [self._tensors.first, last]
         wanted = references(self.setup.workload)
@@ -100,12 +99,12 @@ class _Bench:
         return tvm.runtime.tensor(np.ascontiguousarray(array), self.place.device)
 
     def arguments(self, one: Family, config: Any, out: Any) -> list[Any]:
-        """Returns the operands of that family's kernel, the last of them `out`."""
+        """Returns the operands of that family's kernel, with `out` as the last."""
         arrays = inputs(one, self.setup.workload, config, self._tensors)
         return [*map(self._tensor, arrays), out]
 
     def checked(self, entry: Entry) -> tuple[float, Any, list[Any]]:
-        """Relative l2 error of what the kernel writes; the kernel, and its arguments."""
+        """Returns the relative l2 error of a kernel's result, the kernel, and its arguments."""
         module = self.place.load(entry.path)
         arguments = self.arguments(entry.family, entry.config, self.y)
         self._blank.copyto(self.y)
@@ -119,23 +118,25 @@ def _untouched(w: ConvWorkload) -> Array:
     return np.full(w.buffer_shape, UNTOUCHED, dtypes.get(w.precision.result).numpy)
 
 
-#: Kept from one candidate of a workload to the next.
+#: The bench of the present workload.
 _KEPT: list[_Bench] = []
 
 
 def _bench(setup: Setup) -> _Bench:
-    """The last is let go before another is made: it holds memory, and a machine of a tracker's."""
+    """Returns the bench of a workload. Frees the last one first, with its memory and its tracker's
+    machine.
+    """
     if not _KEPT or _KEPT[0].setup != setup:
         _KEPT.clear()
         _KEPT.append(_Bench(setup))
     return _KEPT[0]
 
 
-# ---------------------------------------------------------------- called in the process
+# ---------------------------------------------------------------- entry points
 
 
 def describe(target: Target, tracker: Tracker | None) -> str:
-    """The device's name by its driver; a CPU's name in LLVM."""
+    """Returns the device's name from its driver, or a CPU's name in LLVM."""
     if target.kind == "llvm":
         return target.arch
     if tracker is None:
@@ -145,9 +146,9 @@ def describe(target: Target, tracker: Tracker | None) -> str:
 
 
 def check(setup: Setup, entry: Entry) -> Checked:
-    """Runs the kernel once and compares; of one that is right also takes a glance at its time.
+    """Runs the kernel once and compares; if it is right, also times it roughly.
 
-    Raises whatever TVM raises where it can't be run.
+    Raises TVM's errors if it cannot be run.
     """
     bench = _bench(setup)
     error, module, arguments = bench.checked(entry)
@@ -160,15 +161,18 @@ def check(setup: Setup, entry: Entry) -> Checked:
 def compete(
     setup: Setup, entries: list[Entry], rough_us: float, rules: race.Rules, seconds: float
 ) -> race.Result:
-    """Times all of them, in microseconds, in a race of `seconds` about. `rough_us`: what the
-    fastest takes about. Each has passed `check`, and passes it again here."""
+    """Races all kernels, for about `seconds`; times are in microseconds.
+
+    rough_us: rough time of the fastest. Each kernel has passed `check`. Raises `TuningError` if one
+    is wrong now.
+    """
     bench = _bench(setup)
     samplers = []
     for entry in entries:
         error, module, arguments = bench.checked(entry)
         if not error <= BOUND:
             name = f"{entry.family.name}, {entry.config}"
-            raise TuningError(f"{name}: right once, then wrong by {error}")
+            raise TuningError(f"{name}: right at first, then wrong by {error}")
         samplers.append(bench.place.sampler(module, arguments, launches_for(rough_us)))
     return race.run(samplers, rules, _after(seconds))
 

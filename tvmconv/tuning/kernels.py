@@ -24,7 +24,7 @@ from tvmconv.compiler import cubins, toolchain
 from tvmconv.compiler.targets import find_processor
 from tvmconv.passes import pipeline
 
-#: Elements that a kernel does not write keep this value, which no result equals.
+#: Value of elements that a kernel does not write; no result equals it.
 UNTOUCHED = -1234.0
 #: Partial sums of `difference`, and threads of one of its blocks.
 SUMS, THREADS = 1 << 15, 256
@@ -39,12 +39,12 @@ class Target:
 
     @property
     def hardware(self) -> Hardware:
-        """Its limits. Raises `TargetError` for an unknown architecture."""
+        """The limits of the target. Raises `TargetError` for an unknown architecture."""
         return CPU if self.kind == "llvm" else toolchain.cuda_arch(self.arch)
 
     @property
     def machine(self) -> Machine:
-        """What runs the kernels: this CPU, or a card of the architecture."""
+        """The machine that runs the kernels: this CPU, or a card of the architecture."""
         return find_processor(self.arch) if self.kind == "llvm" else self.hardware.card
 
 
@@ -53,45 +53,52 @@ class Kernel:
     """A library with one function, ``main``. Equal functions have equal paths."""
 
     path: str
-    #: False where another process compiles, or has compiled, an equal function.
+    #: False if another process compiles, or has compiled, an equal function.
     made: bool
 
 
 def compile_candidate(
     w: ConvWorkload, family: Family, config: Any, target: Target, folder: str
 ) -> Kernel:
-    """The candidate's kernel: ``(x[, prologue], weight[, bias][, slope][, residual], y)``.
+    """Compiles a candidate's kernel: ``(x[, prologue], weight[, bias][, slope][, residual],
+    y)``.
 
-    Raises `ConfigError` for a configuration that does not fit, and whatever TVM or the CUDA
-    compiler raise.
+    Raises `ConfigError` for a configuration that does not fit, and the errors of TVM and the CUDA
+    compiler.
     """
     function = family.schedule(w, config, target.hardware)
     return _compile(function, target, folder)
 
 
 def compile_reference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
-    """One of `references`: a convolution by its definition, in fp32."""
+    """Compiles one of `references`: a convolution by its definition, in fp32."""
     one, config = by_definition(w, target.hardware)
     return _compile(one.schedule(w, config, target.hardware), target, folder)
 
 
 def by_definition(w: ConvWorkload, hardware: Hardware) -> tuple[DirectFamily, Any]:
-    """The family that computes a reference, and its configuration."""
+    """Returns the family that computes a reference, and its configuration."""
     one = DirectFamily()
     return one, next(one.space(w, hardware))
 
 
 def references(w: ConvWorkload) -> tuple[ConvWorkload, ...]:
-    """The workloads whose results candidates are compared with: one for each convolution of `w`,
-    the last of which writes fp32, before rounding and pooling."""
+    """Returns the workloads whose results candidates are compared with.
+
+    One for each convolution of `w`; the last writes fp32, before rounding and pooling.
+    """
     *first, last = w.apart
     precision = replace(last.precision, result=FP32.name)
     return *first, replace(last, epilogue=replace(last.epilogue, pool=None), precision=precision)
 
 
 def compile_difference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
-    """``(y, expected, difference, size)``: partial sums, fp32 (`SUMS`,), of the squares of y's
-    difference from fp32 `expected`, and of `expected` where that is not `UNTOUCHED`."""
+    """Compiles ``(y, expected, difference, size)``, which sums squares into fp32 (`SUMS`,)
+    arrays.
+
+    difference: partial sums of y minus fp32 `expected`. size: of `expected`, without elements that
+    are `UNTOUCHED`.
+    """
     return _compile(_difference(w, target.kind), target, folder)
 
 
@@ -144,7 +151,7 @@ def _unravelled(flat: Any, shape: tuple[int, ...]) -> list[Any]:
 
 @cache
 def _prepared(arch: str) -> None:
-    """Once in a process: it asks the compiler what it can do."""
+    """Prepares the compiler once per process."""
     toolchain.prepare_cuda(arch)
 
 
@@ -163,7 +170,7 @@ def _compile(function: tirx.PrimFunc, target: Target, folder: str) -> Kernel:
     lowering = pipeline.kernel_pipeline(target.kind, target.hardware.sm)  # as in a build
     with machine, tvm.transform.PassContext(opt_level=3, config=LOWERING):
         built = tvm.compile(function, target=machine, tir_pipeline=lowering)
-    # Under another name until it is whole: who finds it may load it.
+    # Renamed when complete, as other processes load it once it exists.
     part = path.with_suffix(".part.so")
     built.export_library(str(part))
     if target.kind == "cuda":

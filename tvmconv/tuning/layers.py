@@ -1,4 +1,4 @@
-"""Records by the layers of a network: what each would use, and one set by hand.
+"""Records by the layers of a network: the choice of each, and a choice set by hand.
 
 model -> inspect -> the layer's workloads, one for each bucket and phase -> choice, or record
 """
@@ -28,10 +28,10 @@ from tvmconv.reports.data.build import BuildReport
 
 @dataclass(frozen=True)
 class LayerChoice:
-    """One kernel of a layer: its workload, and the family and configuration that a build takes."""
+    """One kernel of a layer: its workload, and the family and configuration of a build."""
 
     layer: str
-    #: Images of a run, and `ConvWorkload.to_json`.
+    #: Images per run, then `ConvWorkload.to_json`.
     batch: int
     workload: str
     #: The workload and its epilogue in words.
@@ -39,14 +39,14 @@ class LayerChoice:
     family: str
     #: The configuration's fields, as `set_record` takes them.
     config: Mapping[str, Any]
-    #: "model", "record" or "pinned", as of `schedules.choose.Choice`.
+    #: "model", "record" or "pinned", as in `schedules.choose.Choice`.
     chosen_by: str
-    #: Microseconds, measured where a record decided, else estimated; 0 where neither is known.
+    #: Microseconds, measured if a record decided, else estimated; 0 if unknown.
     us: float
 
     @classmethod
     def of(cls, layer: str, batch: int, choice: Choice, machine: Machine | None) -> LayerChoice:
-        """The row of a choice. machine: estimates the time, where no record has it."""
+        """Returns the row of a choice. machine: estimates the time if no record has it."""
         w, family, config = choice.workload, choice.family, choice.config
         us = choice.cost.us
         if choice.tuned is None:
@@ -63,17 +63,17 @@ class LayerChoice:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Its fields, the workload as an object."""
+        """Returns the fields, the workload as an object."""
         return {**asdict(self), "workload": json.loads(self.workload)}
 
 
 def layer_choices(
     model: onnx_model.Model, target: str = "cuda", *, layer: str | None = None, **options: Any
 ) -> list[LayerChoice]:
-    """The kernels of every layer of a network, or of one layer.
+    """Returns the kernels of every layer of a network, or of one layer.
 
-    options: as of `inspect`. Raises as `inspect` does, and `ConfigError` for a layer that is not
-    there, or has no kernel of its own.
+    options: those of `inspect`. Raises as `inspect` does, and `ConfigError` for a layer that does
+    not exist or has no kernel of its own.
     """
     plan = compiler.inspect(model, target, **options).plan
     hardware, arch = find_hardware(target, plan.arch)
@@ -96,18 +96,19 @@ def set_record(
     records: str | Path | None = None,
     **options: Any,
 ) -> tuple[Path, list[Record]]:
-    """Records by hand how a layer of a network is computed; returns the file and its new records.
+    """Records the configuration of a layer by hand; returns the file and its new records.
 
-    config: as of `build`'s `configs`; it has to fit every bucket. records: the file to add to; by
-    default the user's own. options: as of `inspect`. Raises as `inspect` does, `ConfigError` for a
-    configuration that does not fit and for a layer that is not there or has no kernel of its own.
+    config: as in `build`'s `configs`; it has to fit every bucket. records: the file to add to, by
+    default the user's own. options: those of `inspect`. Raises as `inspect` does, and `ConfigError`
+    for a configuration that does not fit, and for a layer that does not exist or has no kernel of
+    its own.
     """
     plan = compiler.inspect(model, target, **options, records=False).plan
     hardware, arch = find_hardware(target, plan.arch)
     families = registered(options.get("families"))
     path = Path(records) if records is not None else book.user_file(arch)
     if path.exists():
-        book.read(path)  # a file of something else is not added to
+        book.read(path)  # raises if it holds something else
     made: dict[str, Record] = {}
     for _, _, w in _workloads(plan, layer):
         pinned = resolve(config, w, hardware, families)
@@ -126,14 +127,14 @@ def set_record(
 
 
 def _workloads(plan: BuildReport, layer: str | None) -> Iterator[tuple[str, int, ConvWorkload]]:
-    """Layer, batch and workload of every kernel, the smallest bucket first."""
+    """Yields layer, batch and workload of every kernel, the smallest bucket first."""
     reports = (*plan.smaller, plan)
     convs = {conv.name: conv for conv in plan.convs}
     if layer is not None and layer not in convs:
         near = difflib.get_close_matches(layer, convs, n=3, cutoff=0.0)
         raise ConfigError(
             f"there is no convolution {layer!r}",
-            hint=f"near to it: {', '.join(near)}" if near else "the network has none",
+            hint=f"similar names: {', '.join(near)}" if near else "the network has none",
         )
     if layer is not None and not convs[layer].workloads:
         raise ConfigError(

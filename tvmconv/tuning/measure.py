@@ -1,8 +1,8 @@
-"""Candidates compiled in parallel, then checked and timed in a process of its own.
+"""Compiles candidates in parallel, then checks and times them in a process of its own.
 
-The processes are those of MetaSchedule's builder and runner: started afresh, not forked, each call
-with a time limit, replaced when a kernel takes them down. Its runner itself times one kernel at a
-time and compares with nothing; here kernels are checked first and timed in turns.
+The processes are those of MetaSchedule's builder and runner: started fresh instead of forked, each
+call with a time limit, replaced when a kernel crashes them. MetaSchedule's runner times one kernel
+at a time and compares with nothing. Here kernels are checked first, then timed in turns.
 
 A process gets the family itself, by cloudpickle: a class of an importable module by its name, with
 this process's import path; a class of a script or notebook by value.
@@ -36,26 +36,25 @@ from tvmconv.tuning.evaluate import Checked, Entry, Setup
 from tvmconv.tuning.kernels import Kernel, Target
 from tvmconv.tuning.stopwatch import Tracker
 
-#: What takes longer, in a glance at its time, than this many times the best and so many
-#: microseconds on top is not timed again.
+#: A kernel whose rough time exceeds this many times the best, plus so many microseconds, is not
+#: timed again.
 HOPELESS, GLANCE_US = 1.5, 5.0
-#: A race lasts so long at most, in seconds.
+#: Longest duration of a race, in seconds.
 RACE_S = 20.0
-#: Of candidates that were not waited for.
+#: Reason of candidates that were not waited for.
 LATE = "there was no time left"
-#: Kernels that a compiling process makes before it is replaced: TVM keeps some memory of each.
+#: Kernels that a process compiles before it is replaced, as TVM leaks some memory with each.
 USES = 100
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A candidate's median time of a launch, in microseconds; infinite where `why` says why there
-    is none."""
+    """A candidate's median time of a launch, in microseconds; if infinite, `why` has the reason."""
 
     candidate: Candidate
     us: float
     why: str = ""
-    #: Samples that `us` is the median of; 0 where it is a glance, as of hopeless ones.
+    #: Number of samples; 0 if `us` is only a rough time.
     samples: int = 0
 
 
@@ -71,7 +70,7 @@ class Measured:
 
     @property
     def failures(self) -> dict[str, int]:
-        """Reasons why candidates have no time, and how many each."""
+        """Reasons that candidates have no time, and the number of candidates of each."""
         return dict(Counter(one.why for one in self.timed if math.isinf(one.us)))
 
 
@@ -87,28 +86,26 @@ class Compiling:
     folder: Path
 
     def cancel(self) -> None:
-        """Cancels every compilation that has not begun."""
+        """Cancels every compilation that has not started."""
         for future in (*self.kernels, *self.references, self.difference):
             future.cancel()
 
 
-#: Told after each kernel that is checked: how many are, of how many.
+#: Called after each check with the number of checked kernels, and of all.
 Tell = Callable[[int, int], object]
 
 
 def default_jobs(target: Target, tracker: Tracker | None) -> int:
-    """A process for each processor, but for one that measures while they compile."""
+    """Returns one process per processor, less one if measuring on a GPU overlaps with compiling."""
     apart = target.kind == "llvm" and tracker is None
     return max(1, knobs.cores() - (not apart))
 
 
 class Workshop:
-    """The processes that compile, and the one that measures; a `with` statement's end stops them.
+    """The processes that compile, and the one that measures; leaving the `with` stops them.
 
-    jobs: processes that compile, `default_jobs` by default. timeout_s: of one kernel's
-    compilation or check.
-
-    Raises `TuningError` where a package that the processes need is missing.
+    jobs: processes that compile, `default_jobs` by default. timeout_s: of one kernel's compilation
+    or check. Raises `TuningError` if a package that the processes need is missing.
     """
 
     def __init__(
@@ -121,11 +118,11 @@ class Workshop:
     ) -> None:
         _require_packages()
         self.target, self.tracker, self.timeout_s = target, tracker, timeout_s
-        #: Whether compiling the next workload disturbs the timing of this one.
+        #: True if compiling the next workload disturbs the timing of this one.
         self.disturbs = target.kind == "llvm" and tracker is None
         self.jobs = jobs or default_jobs(target, tracker)
         self._folder = Path(tempfile.mkdtemp(prefix="tvmconv-tune-"))
-        # What compilers print is no part of what a command prints.
+        # The output of compilers is not part of the command's.
         quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         began: dict[str, Any] = {"initializer": _import_from, "initargs": (list(sys.path),)}
         self._compilers = PopenPoolExecutor(
@@ -138,7 +135,7 @@ class Workshop:
         return self
 
     def __exit__(self, *error: object) -> None:
-        # First what waits: the pool would start a process for it again.
+        # Cancel waiting jobs first, as the pool would start new processes for them.
         for compiling in self._begun:
             compiling.cancel()
         self._measurer.kill()
@@ -146,13 +143,13 @@ class Workshop:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def device(self) -> str:
-        """The name of the device that measures."""
+        """Returns the name of the device that measures."""
         return self._call(evaluate.describe, self.target, self.tracker)
 
     def compile(self, w: ConvWorkload, candidates: Sequence[Candidate]) -> Compiling:
-        """Begins to compile all of them, and the kernels that check them.
+        """Starts to compile all candidates, and the kernels that check them.
 
-        Raises `TuningError` for a family that can't be sent to another process.
+        Raises `TuningError` for a family that cannot be sent to another process.
         """
         for family in {one.family for one in candidates}:
             require_portable(family)
@@ -187,9 +184,9 @@ class Workshop:
     ) -> Measured:
         """Waits for the kernels, checks each, and times those that are right.
 
-        until: a reading of `perf_counter` from which on no more are checked; those that are by
-        then are timed. Raises `TuningError` where none can be, or the first, which is the model's
-        choice, is wrong or does not run.
+        until: a reading of `perf_counter` after which no more are checked; those checked by then
+        are timed. Raises `TuningError` if none can be, or if the first, the model's choice, is
+        wrong or does not run.
         """
         began = perf_counter()
         setup = self._setup(compiling)
@@ -199,7 +196,7 @@ class Workshop:
             late = perf_counter() >= until and len(checked) > 1
             kernel = LATE if late and future.cancel() else _result(future)
             made.append(kernel)
-            # Of equal ones that which is compiled; the others find its path below.
+            # Of equal kernels only one is compiled; the others find its path below.
             if isinstance(kernel, Kernel) and kernel.made:
                 checked[kernel.path] = LATE if late else self._check(setup, candidate, kernel.path)
             tell(len(made), len(compiling.kernels))
@@ -229,11 +226,11 @@ class Workshop:
         return Setup(compiling.workload, self.target, tuple(references), difference, self.tracker)
 
     def _check(self, setup: Setup, candidate: Candidate, path: str) -> Checked | str:
-        """The check of a kernel that runs and is right; else the reason why it does not count."""
+        """Returns the check of a right kernel, or else the reason that it does not count."""
         entry = Entry(candidate.family, candidate.config, path)
         try:
             checked = self._call(evaluate.check, setup, entry)
-        except Exception as error:  # whatever a kernel, or the process that it took down, raises
+        except Exception as error:  # a kernel, or a process that it crashed, raises anything
             return f"it does not run: {_reason(error)}"
         if not checked.relative_l2 <= evaluate.BOUND:
             return f"its result is wrong: relative l2 error {checked.relative_l2:.1e}"
@@ -247,8 +244,11 @@ class Workshop:
         found: Sequence[Checked | str],
         rules: race.Rules | None,
     ) -> tuple[tuple[Timed, ...], int, int]:
-        """Each distinct kernel that is right and not hopeless, and the first in any case. Gives
-        what became of all, which of them won, and the rounds."""
+        """Races each distinct kernel that is right and not hopeless, and the first in any
+        case.
+
+        Returns the times of all, the index of the winner, and the rounds.
+        """
         glances = {
             path: one.us for path, one in zip(paths, found, strict=True) if isinstance(one, Checked)
         }
@@ -267,7 +267,7 @@ class Workshop:
             result = self._call(evaluate.compete, *arguments, timeout_s=self.timeout_s + 2 * RACE_S)
         except Exception as error:  # as above
             raise TuningError(
-                f"the kernels of {setup.workload} ran one by one, and not in turns",
+                f"the kernels of {setup.workload} ran alone, but not in turns",
                 note=_reason(error),
             ) from error
         medians = dict(zip(runs, result.medians, strict=True))
@@ -281,7 +281,9 @@ class Workshop:
         return tuple(timed), list(runs.values())[result.winner], result.rounds
 
     def _call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float = 0.0) -> Any:
-        """In the measuring process, which does not outlive an error: CUDA's context would not."""
+        """Calls a function in the measuring process. An error ends the process, with its CUDA
+        context.
+        """
         self._measurer.send(function, arguments, timeout=timeout_s or self.timeout_s)
         try:
             return self._measurer.recv()
@@ -291,7 +293,7 @@ class Workshop:
 
 
 def require_portable(family: Family) -> None:
-    """Raises `TuningError` for a family that can't be sent to another process."""
+    """Raises `TuningError` for a family that cannot be sent to another process."""
     try:
         importlib.import_module("cloudpickle").dumps(family)
     except Exception as error:  # pickling runs the family's own code
@@ -304,15 +306,15 @@ def require_portable(family: Family) -> None:
 
 
 def _import_from(paths: list[str]) -> None:
-    """Makes a new process find the modules that this one does."""
+    """Gives a new process this one's import path."""
     sys.path[:] = paths
 
 
 def _result(future: Future[Kernel]) -> Kernel | str:
-    """The kernel, or why there is none."""
+    """Returns the kernel, or the reason that there is none."""
     try:
         return future.result()
-    except Exception as error:  # whatever a compiler, or the process that it took down, raises
+    except Exception as error:  # a compiler, or a process that it crashed, raises anything
         return f"it does not compile: {_reason(error)}"
 
 

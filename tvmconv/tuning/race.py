@@ -1,9 +1,9 @@
 """Finds the fastest of several in few measurements: successive elimination.
 
-In every round each one that is left is timed once, in a new order, so that a drift of clocks or
-temperature meets all alike. After a few rounds whatever is slower than the best so far, by Welch's
-test (Welch 1947), is out; the race ends when one is left, when those left are as fast as each
-other for practical purposes, or after a number of rounds.
+In every round each remaining one is timed once, in a new order, so that a drift of clocks or
+temperature affects all alike. After a few rounds, those that are slower than the best by Welch's
+test (Welch 1947) drop out. The race ends when one is left, when those left are equally fast for
+practical purposes, or after a number of rounds.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from statistics import NormalDist, fmean, median, variance
 
 @dataclass(frozen=True)
 class Rules:
-    """`error`: probability at most, of all tests of a race together, to drop the fastest.
-    `close`: relative difference of times that is of no interest."""
+    """The rules of a race.
+
+    error: largest probability to drop the fastest, over all tests of a race. close: relative
+    difference of times that does not matter.
+    """
 
     warmup_rounds: int = 1
     min_rounds: int = 5
@@ -35,7 +38,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Result:
-    """All samples of each contender, in the order given; how long those stayed, and who won."""
+    """All samples of each contender, in the given order; the winner's index, and the rounds."""
 
     samples: tuple[tuple[float, ...], ...]
     winner: int
@@ -52,10 +55,10 @@ def run(
     rules: Rules | None = None,
     enough: Callable[[], bool] = lambda: False,
 ) -> Result:
-    """Times contenders until the fastest is known. `time`: each gives one sample, all in the same
-    unit. `enough`: whether to stop early, asked after every round past ``min_rounds``.
+    """Times contenders until the fastest is known.
 
-    Raises ``ValueError`` without contenders.
+    time: each returns one sample, all in the same unit. enough: returns True to stop early; called
+    after every round past ``min_rounds``. Raises ``ValueError`` without contenders.
     """
     if not time:
         raise ValueError("a race needs contenders")
@@ -81,8 +84,10 @@ def run(
 
 
 def _left(order: list[int], samples: list[list[float]], rules: Rules, contenders: int) -> list[int]:
-    """Those not shown to be slower than the best. The error is shared by all tests there can be:
-    one for each contender in each round (Bonferroni)."""
+    """Returns those that are not shown to be slower than the best.
+
+    All possible tests share the error: one for each contender in each round (Bonferroni).
+    """
     best = min(order, key=lambda at: fmean(samples[at]))
     tests = contenders * (rules.max_rounds - rules.min_rounds + 1)
     level = 1 - rules.error / tests
@@ -90,8 +95,10 @@ def _left(order: list[int], samples: list[list[float]], rules: Rules, contenders
 
 
 def slower(times: Sequence[float], best: Sequence[float], level: float) -> bool:
-    """Returns True if the mean of `times` is above that of `best`, with confidence `level`:
-    Welch's one-sided test. Each has two samples or more."""
+    """Returns True if the mean of `times` is above that of `best`, with confidence `level`.
+
+    Welch's one-sided test. Each has two samples or more.
+    """
     difference = fmean(times) - fmean(best)
     a, b = variance(times) / len(times), variance(best) / len(best)
     if a + b == 0:
@@ -101,10 +108,10 @@ def slower(times: Sequence[float], best: Sequence[float], level: float) -> bool:
 
 
 def quantile(level: float, freedom: float) -> float:
-    """Quantile of Student's t: Abramowitz and Stegun 26.7.5, an expansion about the normal one.
+    """Returns a quantile of Student's t, by Abramowitz and Stegun 26.7.5, an expansion.
 
-    It falls short a little: where one error in 30,000 is asked for, there are 12 % more with 8
-    degrees of freedom, as of two times 5 samples, and 80 % more with 4. Fewer count as 4.
+    It is slightly too small: at a level of one error in 30,000 the errors are 12 % more with 8
+    degrees of freedom, as for two times 5 samples, and 80 % more with 4. Fewer count as 4.
     """
     z, v = NormalDist().inv_cdf(level), max(freedom, 4.0)
     return (
@@ -116,8 +123,7 @@ def quantile(level: float, freedom: float) -> float:
 
 
 def _alike(left: list[list[float]], rules: Rules) -> bool:
-    """Returns True if the best is known so well, and the others are so close, that more rounds
-    change nothing that matters."""
+    """Returns True if the best is known precisely and the others are close to it."""
     middles = [median(times) for times in left]
     best = min(middles)
     times = left[middles.index(best)]

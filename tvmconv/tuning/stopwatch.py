@@ -1,8 +1,8 @@
-"""The time of one launch of a kernel: on a GPU here, on a CPU here, or behind a tracker.
+"""The time of one launch of a kernel: on this machine's GPU or CPU, or behind a tracker.
 
-Launches follow each other on the same operands. So what fits the second-level cache (50 MB on an
-H200) is read from there, as activations are in a network, whose writer has just run; of weights
-that is true where those of the whole network fit.
+Launches follow each other on the same operands, so operands that fit in L2 (50 MB on an H200) are
+read from there. In a network this is also true of activations, whose writer has just run, and of
+weights if those of the whole network fit.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from tvm.s_tir.meta_schedule.runner import RPCConfig
 import tvmconv.runtime.tensor_map  # noqa: F401 - kernels call what it registers
 from tvmconv.runtime import cuda as cuda_runtime
 
-#: Rough duration of a sample, in microseconds, and its most launches.
+#: Rough duration of a sample in microseconds, and largest number of its launches.
 SAMPLE_US, MOST_LAUNCHES = 500.0, 200
-#: Seconds after which a tracker gives a machine to someone else.
+#: Seconds after which a tracker takes a machine back.
 SESSION_S = 600
 
 
 def launches_for(us: float) -> int:
-    """Launches in a sample of a kernel that takes `us`, so that starting them hardly counts."""
+    """Returns the launches of a sample, so many that starting them is negligible."""
     return max(1, min(MOST_LAUNCHES, math.ceil(SAMPLE_US / max(us, 1e-3))))
 
 
@@ -35,8 +35,8 @@ def launches_for(us: float) -> int:
 class Tracker:
     """TVM's RPC tracker, and the key of the machines behind it that measure.
 
-    Kernels whose host code calls ours, those of the WGMMA family, run only where the server has
-    imported `tvmconv.runtime.tensor_map`.
+    The host code of kernels of the wgmma family calls ours, so their server has to import
+    `tvmconv.runtime.tensor_map`.
     """
 
     host: str
@@ -53,25 +53,27 @@ class Place(Protocol):
     device: Any
 
     def load(self, path: str) -> Any:
-        """The compiled kernel as a TVM module, whose function is ``main``."""
+        """Returns the compiled kernel as a TVM module with the function ``main``."""
 
     def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
-        """Gives, at each call, microseconds of one launch, the mean over `launches` of them. The
-        function has run once before."""
+        """Returns a function that measures microseconds per launch, the mean of `launches`.
+
+        The kernel has run once before.
+        """
 
 
 class HostPlace:
-    """This machine's processor."""
+    """This machine's CPU."""
 
     def __init__(self) -> None:
         self.device = tvm.cpu()
 
     def load(self, path: str) -> Any:
-        """As of `Place`."""
+        """Returns the kernel's module; see `Place`."""
         return tvm.runtime.load_module(path)
 
     def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
-        """As of `Place`."""
+        """Returns the sampler, by the clock; see `Place`."""
         function = module["main"]
 
         def sample() -> float:
@@ -84,18 +86,17 @@ class HostPlace:
 
 
 class CudaPlace:
-    """This machine's first GPU, by `cuda_runtime.launch_sampler`. Raises `TargetError` for CUDA's
-    errors."""
+    """This machine's first GPU. Raises `TargetError` for CUDA's errors."""
 
     def __init__(self) -> None:
         self.device = tvm.cuda(0)
 
     def load(self, path: str) -> Any:
-        """As of `Place`."""
+        """Returns the kernel's module; see `Place`."""
         return tvm.runtime.load_module(path)
 
     def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
-        """As of `Place`, by a CUDA graph of all launches."""
+        """Returns the sampler, by a CUDA graph of all launches; see `Place`."""
         self.device.sync()
         return cuda_runtime.launch_sampler(self.device, module["main"], arguments, launches)
 
@@ -103,8 +104,8 @@ class CudaPlace:
 class RemotePlace:
     """A machine behind an RPC tracker, by TVM's time evaluator.
 
-    It launches one kernel after the other, without a graph: kernels that take less than it takes
-    to start them, some microseconds, can't be told apart.
+    It launches kernels one by one, without a graph: differences between kernels that are shorter
+    than a launch, some microseconds, do not show.
     """
 
     def __init__(self, tracker: Tracker, kind: str) -> None:
@@ -116,15 +117,15 @@ class RemotePlace:
         self.device = self._session.device(kind, 0)
 
     def load(self, path: str) -> Any:
-        """As of `Place`; uploads the library first."""
-        # Once: a library that is loaded must not be written over.
+        """Uploads the library and returns the kernel's module; see `Place`."""
+        # Once: a loaded library must not be overwritten.
         if path not in self._loaded:
             self._session.upload(path)
             self._loaded[path] = self._session.load_module(Path(path).name)
         return self._loaded[path]
 
     def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
-        """As of `Place`."""
+        """Returns the sampler, by TVM's time evaluator; see `Place`."""
         evaluator = module.time_evaluator("main", self.device, number=launches, repeat=1)
 
         def sample() -> float:
@@ -134,7 +135,7 @@ class RemotePlace:
 
 
 def place(kind: str, tracker: Tracker | None) -> Place:
-    """The device that measures kernels for target ``kind``, "cuda" or "llvm"."""
+    """Returns the device that measures kernels for target ``kind``, "cuda" or "llvm"."""
     if tracker is not None:
         return RemotePlace(tracker, {"cuda": "cuda", "llvm": "cpu"}[kind])
     return CudaPlace() if kind == "cuda" else HostPlace()

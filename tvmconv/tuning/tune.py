@@ -47,15 +47,15 @@ def tune(
 ) -> TuningReport:
     """Measures the convolutions of a network and records the fastest configuration of each.
 
-    model, target, arch, batch, shapes, precision, io_dtype, io_layout, families, layout: as of
+    model, target, arch, batch, shapes, precision, io_dtype, io_layout, families, layout: as in
         `build`.
-    budget_s, records, most, jobs, tracker, timeout_s, dry_run, watch: as of `TuningOptions`. The
-        records' default is the file where `build` looks first; as a recorded workload is not
-        measured again, a run that was interrupted goes on.
+    budget_s, records, most, jobs, tracker, timeout_s, dry_run, watch: as in `TuningOptions`. By
+        default records go to the file that `build` reads first. A recorded workload is not measured
+        again, so an interrupted run can be continued.
 
-    Raises as `inspect` does, `UnsupportedOperatorError` for a network that can't be built,
-    `TargetError` without a GPU to measure on, `TuningError` where a package is missing, and
-    `RecordError` for a file that holds other things.
+    Raises as `inspect` does, `UnsupportedOperatorError` for a network that cannot be built,
+    `TargetError` without a GPU to measure on, `TuningError` if a package is missing, and
+    `RecordError` for a file with other content.
     """
     options = TuningOptions(budget_s, records, most, jobs, tracker, timeout_s, dry_run, watch)
     # Once, as it may be an iterator.
@@ -72,11 +72,10 @@ def tune(
 
 
 def workloads_of(plan: BuildReport) -> Counter[str]:
-    """Every kernel of the network, all buckets together: its workload, and how often it occurs.
+    """Returns every kernel of the network, over all buckets: its workload, and its count.
 
-    For a pair also its two convolutions: with records of all three, measured times decide.
-
-    Raises `UnsupportedOperatorError` for a network that can't be built.
+    A pair also adds its two convolutions, so that measured times can decide. Raises
+    `UnsupportedOperatorError` for a network that cannot be built.
     """
     if plan.unsupported:
         raise UnsupportedOperatorError(

@@ -38,9 +38,9 @@ class Progress:
     """The state of a run after a kernel, or after a workload: then `layer` has its new status."""
 
     layer: TunedLayer
-    #: Kernels of this workload that are checked, of how many.
+    #: Kernels of this workload that are checked.
     checked: int
-    #: Workloads done, of how many that are to be measured.
+    #: Workloads that are done, and all that are to be measured.
     done: int
     total: int
 
@@ -52,23 +52,23 @@ Watch = Callable[[Progress], None]
 class TuningOptions:
     """Options of measuring, as `tune` takes them.
 
-    Raises `TuningError` for fewer than one candidate and no time.
+    Raises `TuningError` for fewer than one candidate and for a budget of no time.
     """
 
-    #: Seconds for all, split by shares of the network's estimated time; a workload that gets too
-    #: few has fewer candidates, or is left out. None: no limit.
+    #: Seconds in total, split by shares of the network's estimated time. With too few, a workload
+    #: has fewer candidates or is left out. None: no limit.
     budget_s: float | None = None
-    #: The file to add to; None: the user's own. A workload recorded there is not measured again.
+    #: The file to add to; None: the user's own. Workloads recorded there are not measured again.
     records: str | Path | None = None
     #: Candidates of a workload, the best by the cost model.
     most: int = MOST
-    #: Processes that compile; None: as many as help.
+    #: Processes that compile; None: `default_jobs`.
     jobs: int | None = None
-    #: Finds the machines that measure; None: this one.
+    #: Tracker of the machines that measure; None: this machine.
     tracker: Tracker | None = None
     #: Seconds for one kernel to compile, or to be checked.
     timeout_s: float = 60.0
-    #: Measures nothing, and reports what would be.
+    #: True to measure nothing and report the plan.
     dry_run: bool = False
     #: Called with the progress.
     watch: Watch = lambda progress: None
@@ -87,13 +87,13 @@ def measure_workloads(
 ) -> TuningReport:
     """Measures convolutions and records the fastest configuration of each.
 
-    counts: workloads as JSON (`ConvWorkload.to_json`), and how often each occurs, which is its
-        weight. target, arch: "cuda" or "llvm", and its architecture. families: those to measure;
-        by default all that are registered.
+    counts: workloads as JSON (`ConvWorkload.to_json`), and the number of times that each occurs,
+    its weight. target, arch: "cuda" or "llvm", and its architecture. families: those to measure; by
+    default all registered ones.
 
-    Raises `TargetError` without a GPU to measure on, `TuningError` where a package is missing or a
-    family can't be sent to another process, `FamilyError` for a workload that no family computes,
-    and `RecordError` for a file that holds other things.
+    Raises `TargetError` without a GPU to measure on, `TuningError` if a package is missing or a
+    family cannot be sent to another process, `FamilyError` for a workload that no family computes,
+    and `RecordError` for a file with other content.
     """
     options = options or TuningOptions()
     place, tracker = Target(target, arch), options.tracker
@@ -111,7 +111,7 @@ def measure_workloads(
 
 @dataclass(frozen=True)
 class _Todo:
-    """A workload, its row in the report so far, and its candidates."""
+    """A workload, its present row in the report, and its candidates."""
 
     workload: ConvWorkload
     layer: TunedLayer
@@ -130,7 +130,7 @@ def _todo(
     most: int,
     families: Sequence[Family],
 ) -> list[_Todo]:
-    """Every workload of the network, the largest share of its time first."""
+    """Returns every workload of the network, the largest share of its time first."""
     hardware, rank = target.hardware, rank_on(target.machine)
     found = []
     for text, count in counts.items():
@@ -140,7 +140,7 @@ def _todo(
         shape = f"{w}, {w.epilogue}"
         layer = TunedLayer(text, shape, count, us, len(whole), 0, "planned")
         record = known.record(w)
-        # Asked as a build asks: one that does not hold any more is measured anew.
+        # As in a build: a record that no longer holds is measured again.
         if record is not None and known(w, hardware) is not None:
             layer = _with_record(replace(layer, status="recorded"), record, hardware)
         elif len(whole) == 1:
@@ -165,7 +165,7 @@ def _with_record(layer: TunedLayer, record: Record, hardware: Hardware) -> Tuned
 
 
 def _planned(todo: list[_Todo], budget: Budget, target: Target, path: Path) -> TuningReport:
-    """A report of what would be measured, and roughly how long it would take."""
+    """Returns a report of what would be measured, and the rough time."""
     open_ones = [one for one in todo if one.layer.status == "planned"]
     counts = iter(budget.allot([one.want for one in open_ones], 0.0))
     layers = []
@@ -208,11 +208,12 @@ class _Run:
         self._done = self._total = 0
 
     def run(self, todo: list[_Todo]) -> TuningReport:
+        """Measures every planned workload. Returns the report."""
         self._layers = {one.layer.workload: one.layer for one in todo}
         waiting = deque(one for one in todo if one.layer.status == "planned")
         self._total = len(waiting)
         begun: deque[tuple[_Todo, Compiling]] = deque()
-        # The next are compiled while one is measured, unless that disturbs the timing.
+        # Compile the next ones while one is measured, unless that disturbs the timing.
         ahead = 1 if self._shop.disturbs else 3
         while waiting or begun:
             while waiting and len(begun) < ahead and self._begin(waiting, begun):
@@ -228,8 +229,11 @@ class _Run:
         return perf_counter() - self._began
 
     def _begin(self, waiting: deque[_Todo], begun: deque[tuple[_Todo, Compiling]]) -> bool:
-        """Begins the next or leaves it out. False where it has to wait: there is no time for it if
-        those that are begun take as long as is expected, which is known once they are done."""
+        """Starts the next workload or leaves it out.
+
+        Returns False if it has to wait: there is no time for it if those in progress take as long
+        as expected.
+        """
         count = self._budget.allot([one.want for one in waiting], self._spent())[0]
         if not count and begun:
             return False

@@ -1,1 +1,1 @@
-"""Depthwise convolutions on ordinary cores."""
+"""Depthwise convolutions on CUDA cores or a CPU."""

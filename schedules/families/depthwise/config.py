@@ -1,4 +1,4 @@
-"""Configurations of the depthwise family: what they mean, which fit, which come first."""
+"""Configurations of the depthwise family: the knobs, the check, the space and the default."""
 
 from __future__ import annotations
 
@@ -12,23 +12,24 @@ from schedules.errors import ConfigError, require_none
 from schedules.expressions.backend import CPU_VECTOR, access_elements, vector_width
 from schedules.machine.hardware import Hardware
 
-#: Filter rows and columns up to so many are unrolled; a row up to so wide is loaded at once.
+#: Loops over up to so many filter rows or columns are unrolled; such a row is loaded at once.
 UNROLLED = 7
-#: Registers of a thread beside its vectors: addresses and predicates. About what nvcc takes.
+#: Registers of a thread for addresses and predicates, roughly as nvcc allocates.
 OTHER_REGISTERS = 40
-#: TVM keeps buffers smaller than this on a CPU's stack, and asks the heap for others every time.
+#: On a CPU, TVM keeps smaller buffers on the stack and allocates others on the heap each time.
 STACK_BYTES = 1024
-#: Threads that fill an H200 many times over, one for each pixel and 16 bytes of channels.
+#: Threads that fill an H200 many times over, one for each pixel and vector of channels.
 MANY_THREADS = 1 << 17
-#: With fewer threads than this an H200 waits for memory: tiles are made smaller first.
+#: With fewer threads an H200 waits for memory, so tiles are made smaller.
 ENOUGH_THREADS = 1 << 15
-#: Columns of an image of which rows are short, so that blocks have rows side by side.
+#: Columns of the largest image whose rows are short, so that a block takes several rows.
 SMALL_IMAGE = 28
 
 
 @dataclass(frozen=True)
 class DepthwiseConfig:
-    """``vector`` adjacent channels of ``rows`` x ``columns`` adjacent output pixels a thread.
+    """A thread computes ``vector`` adjacent channels of ``rows`` x ``columns`` adjacent
+    pixels.
 
     A GPU block is ``lanes`` threads along the channels by ``across`` by ``down`` tiles of pixels.
     """
@@ -42,6 +43,7 @@ class DepthwiseConfig:
 
     @property
     def threads(self) -> int:
+        """Threads of a block."""
         return self.lanes * self.across * self.down
 
     def __str__(self) -> str:
@@ -55,30 +57,33 @@ class DepthwiseConfig:
 
 
 def by_row(w: ConvWorkload) -> bool:
-    """Whether a patch is what a filter row reads, shared between taps, or what one tap reads."""
+    """Returns True if a thread loads the input of a filter row at once, else tap by tap."""
     return w.dilation[1] == 1 and w.s <= UNROLLED
 
 
 def patch_vectors(w: ConvWorkload, config: DepthwiseConfig) -> int:
-    """Vectors of the input that a thread holds at a time."""
+    """Returns the number of input vectors that a thread holds at a time."""
     width = (config.columns - 1) * w.stride[1] + (w.s if by_row(w) else 1)
     height = (config.rows - 1) * w.stride[0] + 1
     return height * width
 
 
 def adjacent(w: ConvWorkload) -> int:
-    """What divides runs of channels that lie side by side, where they are read and written."""
+    """Returns a number that divides each run of adjacent channels in the input and output."""
     return math.gcd(w.c, w.window.adjacent if w.window else 0)
 
 
 def padded_pixels(w: ConvWorkload, config: DepthwiseConfig) -> tuple[int, int]:
-    """P and Q in whole blocks."""
+    """Returns P and Q, rounded up to whole blocks."""
     p_pad = round_up(w.p, config.rows * config.down)
     return p_pad, round_up(w.q, config.columns * config.across)
 
 
 def registers(w: ConvWorkload, config: DepthwiseConfig) -> int:
-    """32-bit registers of a GPU thread: sums in fp32, patch and taps in fp16, and the rest."""
+    """Returns the 32-bit registers of a GPU thread.
+
+    Accumulators in fp32, patch and taps as packed pairs, and `OTHER_REGISTERS`.
+    """
     sums = config.rows * config.columns * config.vector
     loaded = patch_vectors(w, config) + (w.s if by_row(w) else 1)
     return sums + ceil_div(loaded * config.vector, 2) + OTHER_REGISTERS
@@ -86,27 +91,27 @@ def registers(w: ConvWorkload, config: DepthwiseConfig) -> int:
 
 def _cpu_problems(w: ConvWorkload, config: DepthwiseConfig) -> Iterator[str]:
     if config.threads > 1:
-        yield f"{config.threads} threads, a CPU has blocks of one"
+        yield f"{config.threads} threads, but a CPU's blocks have one"
     sums = 4 * config.rows * config.columns * config.vector
     patch = dtypes.get(w.precision.x).bytes * patch_vectors(w, config) * config.vector
-    for name, size in (("sums", sums), ("patch", patch)):
+    for name, size in (("accumulators", sums), ("patch", patch)):
         if size >= STACK_BYTES:
             yield f"{size} bytes of {name}, TVM's stack takes less than {STACK_BYTES}"
 
 
 def check(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> None:
-    """Raises `ConfigError` that lists every rule of workload or hardware that `config` breaks."""
+    """Raises `ConfigError` with every rule of the workload or hardware that `config` breaks."""
     knobs = (config.vector, config.columns, config.rows, config.lanes, config.across, config.down)
     if min(knobs) < 1:
         require_none(["every knob is at least 1"], config, w, hardware.name)
     problems = []
     widest = access_elements(w.precision.x) if hardware.kind == "cuda" else CPU_VECTOR
     if vector_width(config.vector, widest) != config.vector:
-        problems.append(f"a vector of {config.vector} is no power of two up to {widest}")
+        problems.append(f"a vector of {config.vector} is not a power of two up to {widest}")
     if adjacent(w) % config.vector:
-        problems.append(f"a vector of {config.vector} channels is cut apart where it is written")
+        problems.append(f"a vector of {config.vector} channels is not contiguous in memory")
     if w.c % (config.vector * config.lanes):
-        problems.append(f"{w.c} channels are no multiple of {config.vector} x {config.lanes}")
+        problems.append(f"{w.c} channels are not a multiple of {config.vector} x {config.lanes}")
     if hardware.kind == "cuda":
         needed = registers(w, config)
         problems += hardware.exceeded(config.threads, registers=needed, depth=config.down)
@@ -124,14 +129,15 @@ def _fits(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> bool:
 
 
 def even(extent: int, most: int) -> int:
-    """The size of tiles, all alike but for rounding, when they are as few as `most` allows."""
+    """Returns the size of tiles when there are as few as `most` allows, all of about equal size."""
     return ceil_div(extent, ceil_div(extent, most))
 
 
 def _block(w: ConvWorkload, config: DepthwiseConfig, threads: int) -> DepthwiseConfig:
-    """With a block of about `threads`: channels, a row's tiles, and rows.
+    """Returns the tile with a block of about `threads`: lanes, tiles of a row, rows.
 
-    Of a small image up to 128 bytes of channels, to have room for rows, which share input.
+    For a small image the lanes take up to 128 bytes of channels, to leave threads for rows, which
+    share input.
     """
     vectors = w.c // config.vector
     most = max(1, 64 // config.vector) if w.q <= SMALL_IMAGE else 32
@@ -142,7 +148,7 @@ def _block(w: ConvWorkload, config: DepthwiseConfig, threads: int) -> DepthwiseC
 
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseConfig]:
-    """Every configuration worth trying, each already checked; wide vectors first."""
+    """Yields every configuration worth trying, each already checked; wide vectors first."""
     on_gpu = hardware.kind == "cuda"
     vector = vector_width(adjacent(w), access_elements(w.precision.x) if on_gpu else CPU_VECTOR)
     seen = set()
@@ -159,11 +165,11 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseConfig]:
 
 
 def default(w: ConvWorkload, hardware: Hardware) -> DepthwiseConfig:
-    """Tiles as wide as fit; on a GPU what a sweep over MobileNets' layers on an H200 found, by the
-    threads that each multiprocessor has.
+    """Returns the default: the widest tile on a CPU, the result of a sweep on a GPU.
 
-    With many pixels, wide vectors and 4 columns, 8 for small images. With few, where all threads
-    together do not fill the GPU, narrow vectors, and columns only while threads are enough.
+    The sweep was over MobileNets' layers on an H200; thresholds scale with the multiprocessors.
+    With many pixels it takes wide vectors and 4 columns, or 8 for small images. If the threads do
+    not fill the GPU it takes narrow vectors, and columns only while there are enough threads.
     """
     one_row = [config for config in space(w, hardware) if config.rows == 1]
     widest = [config for config in one_row if config.vector == one_row[0].vector]

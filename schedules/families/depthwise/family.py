@@ -1,10 +1,11 @@
-"""Depthwise convolution: one filter a channel and no sum over channels, so bound by memory.
+"""Depthwise convolution: one filter per channel and no sum over channels, so limited by
+memory.
 
 A thread computes a tile of adjacent output pixels for a vector of adjacent channels. For each
-filter row it loads, in vectors and once, the filter's taps and the patch of the input that the
-tile reads, and keeps its sums in fp32 registers. Adjacent threads read adjacent vectors, and those
-of a block take tiles side by side, whose patches overlap, from the first-level cache. On a CPU a
-block is one thread, and a vector is one register.
+filter row it loads, once and in vectors, the taps and the patch of the input that the tile reads.
+Accumulators are fp32 registers. Adjacent threads read adjacent vectors. The tiles of a block are
+next to each other, so that their overlapping patches come from L1. On a CPU a block is one thread,
+and a vector is one register.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ PATCH = "patch"
 
 
 class DepthwiseFamily(Family):
-    """Convolutions of NHWC whose every channel has one filter of its own."""
+    """Takes NHWC convolutions with one filter for each channel."""
 
     name = "depthwise"
     version = 1
@@ -52,6 +53,7 @@ class DepthwiseFamily(Family):
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        """Takes depthwise convolutions of floating-point NHWC without multiplier."""
         if reason := alone(w):
             return Reject(self.name, reason)
         if reason := other_than_floats(w):
@@ -59,29 +61,34 @@ class DepthwiseFamily(Family):
         if not w.depthwise:
             return Reject(self.name, f"not depthwise: {w.groups} groups of {w.group_c} channels")
         if w.k != w.c:
-            return Reject(self.name, f"{w.k // w.c} output channels for every input channel")
+            return Reject(self.name, f"{w.k // w.c} output channels per input channel")
         layouts = [w.in_layout, w.out_layout] + [w.epilogue.residual_layout] * w.epilogue.residual
         for layout in layouts:
             if layout.packed:
-                return Reject(self.name, f"everything has to be NHWC, and something is {layout}")
+                return Reject(self.name, f"NHWC only, not {layout}")
         return Match(self.name, default(w, hardware))
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseConfig]:
+        """Yields tiles of several shapes and block sizes."""
         return space(w, hardware)
 
     def check(self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> None:
+        """Raises `ConfigError` with every rule that `config` breaks."""
         check(w, config, hardware)
 
     def footprint(self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> Footprint:
+        """Returns the footprint, with instructions as counted in compiled kernels."""
         return footprint(w, config)
 
     def schedule(
         self, w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware
     ) -> tirx.PrimFunc:
+        """Returns the scheduled function. Raises `ConfigError` if `config` does not fit."""
         check(w, config, hardware)
         return _schedule(w, config, hardware)
 
     def padded_macs(self, w: ConvWorkload, config: DepthwiseConfig) -> int:
+        """Returns the multiply-adds of whole blocks."""
         p_pad, q_pad = padded_pixels(w, config)
         return w.useful_macs // (w.p * w.q) * p_pad * q_pad
 
@@ -109,8 +116,8 @@ def signature(w: ConvWorkload) -> Signature:
 def depthwise(w: ConvWorkload, config: DepthwiseConfig) -> tirx.PrimFunc:
     """Returns the convolution as a function of its operands, accumulated in fp32.
 
-    Accumulators exist for whole blocks, so that no thread has to ask whether it is needed; y has
-    its own pixels only.
+    Accumulators cover whole blocks, so that no thread needs a bounds check for them. y has only its
+    own pixels.
     """
     p_pad, q_pad = padded_pixels(w, config)
     height = (p_pad - 1) * w.stride[0] + (w.r - 1) * w.dilation[0] + 1
@@ -141,9 +148,9 @@ def depthwise(w: ConvWorkload, config: DepthwiseConfig) -> tirx.PrimFunc:
 
 
 def _input(w: ConvWorkload, x: Any, n: Any, h: Any, v: Any, c: Any, height: int, width: int) -> Any:
-    """Element of x padded to `height` by `width`: zero outside, where nothing is read.
+    """Returns an element of x padded to `height` by `width`; zero outside, without reading.
 
-    One condition without branches for a whole vector: nvcc makes a load that has a predicate.
+    One condition without branches for a whole vector, from which nvcc makes a predicated load.
     """
     top, left = w.padding[:2]
     inside = [
@@ -170,7 +177,7 @@ def _schedule(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> t
     sch = Schedule(depthwise(w, config))
     on_gpu = hardware.kind == "cuda"
     thread = _tile(sch, config, on_gpu)
-    # A CPU has its stack for registers: TVM keeps only buffers of global scope there.
+    # On a CPU the stack takes the place of registers; TVM puts only buffers of global scope there.
     _load(sch, w, "local" if on_gpu else "global")
     if on_gpu:
         _write_gpu(sch, w, thread)
@@ -181,7 +188,7 @@ def _schedule(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> t
 
 
 def _tile(sch: Schedule, config: DepthwiseConfig, on_gpu: bool) -> Any:
-    """Blocks, threads, tiles of pixels. Gives the innermost loop of a thread's position."""
+    """Splits into blocks, threads and tiles. Returns the innermost loop over threads."""
     n, p, q, k, r, s = sch.get_loops(sch.get_sblock(CONV))
     p, down, row = sch.split(p, [None, config.down, config.rows])
     q, across, column = sch.split(q, [None, config.across, config.columns])
@@ -189,7 +196,7 @@ def _tile(sch: Schedule, config: DepthwiseConfig, on_gpu: bool) -> Any:
     sch.reorder(n, p, q, k, down, across, lane, r, s, row, column, channel)
     if on_gpu:
         sch.bind(sch.fuse(n, p, q, k), "blockIdx.x")
-        # Three dimensions, not one: no address needs a division.
+        # Three dimensions instead of one, so that no address needs a division.
         for loop, axis in ((down, "z"), (across, "y"), (lane, "x")):
             sch.bind(loop, f"threadIdx.{axis}")
     else:
@@ -198,7 +205,7 @@ def _tile(sch: Schedule, config: DepthwiseConfig, on_gpu: bool) -> Any:
 
 
 def _load(sch: Schedule, w: ConvWorkload, scope: str) -> None:
-    """Patch and taps of a filter row, or of one tap, in vectors."""
+    """Loads the patch and taps of a filter row, or of one tap, in vectors."""
     conv, patch = sch.get_sblock(CONV), sch.get_sblock(PATCH)
     r, s = sch.get_loops(conv)[-5:-3]
     sch.set_scope(conv, 0, scope)
@@ -210,7 +217,7 @@ def _load(sch: Schedule, w: ConvWorkload, scope: str) -> None:
 
 
 def _write_gpu(sch: Schedule, w: ConvWorkload, thread: Any) -> None:
-    """The epilogue in registers; what it reads and what it gives, in vectors of up to 16 bytes."""
+    """Does the epilogue in registers; loads and stores are vectors of up to 16 bytes."""
     epilogue, out = sch.get_sblock(EPILOGUE), sch.get_sblock(OUT)
     sch.set_scope(epilogue, 0, "local")
     sch.reverse_compute_at(epilogue, thread, preserve_unit_loops=True)
@@ -241,11 +248,11 @@ def _write_cpu(sch: Schedule, thread: Any) -> None:
 
 
 def _sum(sch: Schedule, w: ConvWorkload, thread: Any, on_gpu: bool) -> None:
-    """Every sum in a register of its own: all is unrolled but the loops of large filters."""
+    """Keeps every accumulator in a register: all loops are unrolled except over large filters."""
     conv = sch.get_sblock(CONV)
     r, s, _row, _column, channel = sch.get_loops(conv)[-5:]
     if not on_gpu:
-        # On a GPU arithmetic is scalar anyway, and nvcc does best with it so.
+        # Not on a GPU, whose arithmetic is scalar.
         sch.vectorize(channel)
     init = sch.decompose_reduction(conv, r)
     _unroll(sch, init, thread)
@@ -256,7 +263,7 @@ def _sum(sch: Schedule, w: ConvWorkload, thread: Any, on_gpu: bool) -> None:
 
 
 def _unroll(sch: Schedule, block: Any, outside: Any) -> None:
-    """All serial loops of the block inside the loop `outside`."""
+    """Unrolls all serial loops of the block inside the loop `outside`."""
     loops = sch.get_loops(block)
     start = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(outside)))
     for loop in loops[start + 1 :]:

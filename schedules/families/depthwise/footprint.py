@@ -1,4 +1,4 @@
-"""What the depthwise schedule asks of a GPU. Instructions as counted in compiled kernels."""
+"""The footprint of the depthwise schedule on a GPU. Instructions as counted in compiled kernels."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from schedules.families.depthwise.config import (
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import FP32, Footprint
 
-#: Instructions of a thread: to find its place; for a load, its address and bounds; for a vector
-#: of the output, beside 3 for each element.
+#: Instructions of a thread: for its indices; for address and bounds of a load; for a vector of the
+#: output, plus 3 for each element.
 PLACE, LOAD, STORE = 60, 8, 6
-#: Registers that compiled kernels had less than `registers` allows them.
+#: Registers by which compiled kernels stay below `registers`.
 UNUSED = 20
-#: Bytes that L2 gives at once.
+#: Bytes of one L2 access.
 SECTOR = 32
 
 
 def footprint(w: ConvWorkload, config: DepthwiseConfig) -> Footprint:
-    """Returns what the kernel of a workload and configuration asks of a GPU."""
+    """Returns the footprint of a workload and configuration."""
     x, result = (dtypes.get(one).bytes for one in (w.precision.x, w.precision.result))
     vector, pixels = config.vector, config.rows * config.columns
     p_pad, q_pad = padded_pixels(w, config)

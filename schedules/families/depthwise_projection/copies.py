@@ -1,103 +1,40 @@
-"""What the kernel of `depthwise_projection` copies to shared memory, and where its threads are."""
+"""The copies of a chunk of channels to shared memory: pixels, depthwise filters, weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any
+from contextlib import AbstractContextManager
 
 from tvm import tirx
-from tvm.tirx.script import builder as T
+from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as T
 
-from schedules.conv.workload import ceil_div
-from schedules.families.depthwise_projection.config import (
-    ACROSS,
-    DEPTH,
-    VECTOR,
-    DepthwiseProjectionConfig,
-    Geometry,
-)
-from schedules.threads.gpu_lanes import GpuLanes, Registers
+from schedules.conv.signature import PROLOGUE, WEIGHT, X
+from schedules.families.depthwise_projection.block import Block
+from schedules.families.depthwise_projection.config import DEPTH
+from schedules.families.depthwise_projection.plan import VECTOR
+from schedules.threads import ptx
+from schedules.threads.control import Index, shared_out
 
 
-@dataclass(frozen=True)
-class Lane:
-    """A thread's place. `row` and `pair` are its row and pair of the instruction's operands."""
-
-    thread: Any
-    lane: Any
-    #: Which of the warps with the same channels, and which of those with the same pixels.
-    tile: Any
-    deep: Any
-    #: First output row and column of its warp, in the block's tile.
-    down: Any
-    across: Any
-    row: Any
-    pair: Any
-
-    @classmethod
-    def of(cls, thread: Any, config: DepthwiseProjectionConfig) -> Lane:
-        warp, lane = thread // 32, thread % 32
-        pixels = config.down * config.across
-        tile = warp % pixels
-        down, across = tile // config.across * config.rows, tile % config.across * ACROSS
-        return cls(thread, lane, tile, warp // pixels, down, across, lane // 4, lane % 4)
-
-
-@contextmanager
-def grid(lanes: GpuLanes, *counts: int) -> Iterator[tuple[Any, ...]]:
-    """Nested loops over registers."""
-    with ExitStack() as stack:
-        yield tuple(stack.enter_context(lanes.loop(count)) for count in counts)
-
-
-@dataclass(frozen=True)
 class Copies:
-    """Of a chunk of channels into one of the stages of shared memory: its patch, then the filters
-    of the prologue, then the weights. Zeros where there are no pixels or channels."""
+    """Fills the stages of a block; with zeros where there are no pixels or channels."""
 
-    g: Geometry
-    lanes: GpuLanes
-    shared: Registers
-    x: Any
-    taps: Any
-    weight: Any
+    def __init__(self, block: Block) -> None:
+        self.block, self.plan = block, block.plan
+        self.x, self.filters, self.weight = (block.operands[name] for name in (X, PROLOGUE, WEIGHT))
+        self.to = {name: block.shared.array(name) for name in ("pixels", "filters", "weights")}
 
-    def at(self, block: Any) -> tuple[Any, Any, Any, Any]:
-        """Image, first output row and column of a block's tile, and its part of the channels."""
-        g = self.g
-        _, down, across = g.tiles
-        tile, part = block // g.config.parts, block % g.config.parts
-        return (
-            tile // (down * across),
-            tile // across % down * g.tile[0],
-            tile % across * g.tile[1],
-            part,
-        )
+    def copy(self, chunk: Index, stage: Index) -> None:
+        """Starts the copies of a chunk into a stage."""
+        self._copy_pixels(chunk, stage)
+        self._copy_filters(chunk, stage)
+        self._copy_weights(chunk, stage)
 
-    def copy(self, block: Any, chunk: Any, stage: Any) -> None:
-        to = stage * self.g.stage_halves
-        self._patch(block, chunk, to)
-        self._weights(block, chunk, to + self.g.patch_halves)
-
-    @contextmanager
-    def _shared_out(self, count: int) -> Iterator[Any]:
-        """The numbers below `count`, shared out among the threads."""
-        threads = self.g.config.threads
-        with self.lanes.each() as thread, self.lanes.loop(ceil_div(count, threads)) as turn:
-            number = turn * threads + thread
-            if count % threads:
-                with T.If(number < count), T.Then():
-                    yield number
-            else:
-                yield number
-
-    def _patch(self, block: Any, chunk: Any, to: Any) -> None:
-        g, first = self.g, self.g.first
-        n, p, q, _ = self.at(block)
-        rows, columns = g.patch
-        channels = g.config.chunk * DEPTH
+    def _copy_pixels(self, chunk: Index, stage: Index) -> None:
+        plan, first = self.plan, self.plan.prologue
+        n, p, q = self.block.at()
+        rows, columns = plan.patch
+        channels = plan.config.chunk * DEPTH
         vectors = channels // VECTOR
         with self._shared_out(rows * columns * vectors) as number:
             vector, pixel = number % vectors, number // vectors
@@ -106,24 +43,34 @@ class Copies:
             v = q * first.stride[1] - first.padding[1] + column
             c = chunk * channels + vector * VECTOR
             inside = tirx.all(h >= 0, h < first.h, v >= 0, v < first.w, c < first.c)
-            here = to + row * g.patch_pitch + g.position(column) * g.pitch + vector * VECTOR
-            self.lanes.copy(self.shared, here, lambda i: self.x[n, h, v, c + i], VECTOR, inside)
+            to = (stage, row, self.block.position(column), vector * VECTOR)
+            self._copy("pixels", to, self.x[n, h, v, c], inside)
 
-    def _weights(self, block: Any, chunk: Any, to: Any) -> None:
-        g, chunks = self.g, self.g.config.chunk
-        part = self.at(block)[3]
-        length = g.filter_halves
-        with self._shared_out(chunks * DEPTH * length // VECTOR) as number:
+    def _copy_filters(self, chunk: Index, stage: Index) -> None:
+        plan = self.plan
+        channels, length = plan.config.chunk * DEPTH, plan.filter_elements
+        with self._shared_out(channels * length // VECTOR) as number:
             at = number * VECTOR
-            channel, half = chunk * (chunks * DEPTH) + at // length, at % length
-            self.lanes.copy(
-                self.shared, to + at, lambda i: self.taps[channel, half + i], VECTOR,
-                channel < g.filter_shape[0],
-            )  # fmt: skip
-        to, length = to + chunks * DEPTH * g.filter_halves, g.step_halves
-        with self._shared_out(chunks * length // VECTOR) as number:
+            channel, element = at // length, at % length
+            source = self.filters[chunk * channels + channel, element]
+            inside = chunk * channels + channel < plan.prologue_shape[0]
+            self._copy("filters", (stage, channel, element), source, inside)
+
+    def _copy_weights(self, chunk: Index, stage: Index) -> None:
+        plan = self.plan
+        steps, length = plan.config.chunk, plan.step_elements
+        with self._shared_out(steps * length // VECTOR) as number:
             at = number * VECTOR
-            step, half = chunk * chunks + at // length, part * length + at % length
-            self.lanes.copy(
-                self.shared, to + at, lambda i: self.weight[step, half + i], VECTOR, step < g.steps
-            )
+            step, element = at // length, at % length
+            source = self.weight[chunk * steps + step, self.block.part * length + element]
+            inside = chunk * steps + step < plan.steps
+            self._copy("weights", (stage, step, element), source, inside)
+
+    def _shared_out(self, count: int) -> AbstractContextManager[Expr]:
+        return shared_out(count, self.plan.config.threads, self.block.thread.number)
+
+    def _copy(self, part: str, to: tuple[Index, ...], source: Expr, inside: Expr) -> None:
+        """Copies one vector."""
+        size = VECTOR * self.plan.operand.bytes
+        count = T.Select(inside, T.uint32(size), T.uint32(0))
+        ptx.cp_async(self.to[part].pointer(*to), T.address_of(source), size, count=count)

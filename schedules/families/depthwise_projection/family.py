@@ -1,24 +1,21 @@
 """A depthwise convolution and the 1x1 one after it in one kernel: what is between is not written.
 
 A block has a tile of output pixels. Chunk by chunk of channels it copies the patch of the input
-that the tile reads to shared memory, zeros where it is padded. A matrix of 8 pixels by 8 channels
-of a patch is one register of mma.sync, wherever the pixels lie; times a diagonal matrix of a tap of
-the filters it is that tap's part of a depthwise sum, two taps an instruction. Sums have the places
-that an instruction's first operand wants: with bias and activation, rounded to fp16, they are
-multiplied at once by the weights of the 1x1 convolution, whose sums stay in registers to the end.
+that the tile reads to shared memory. Both convolutions run on tensor cores, the depthwise one as
+products with diagonal matrices. Its results, with bias and activation and rounded as they would be
+in memory, are transposed in registers and multiplied at once by the weights of the 1x1 convolution.
 
-    copy chunks 0 .. stages - 2
-    for chunk:
-        wait, copy chunk + stages - 1
-        for 16 channels:
-            between = activation(sum over taps of pixels * diagonal(tap) + bias)
-            sums += between * weights
-    epilogue
+    config       the knobs; space: which of them fit, and are worth trying
+    plan         a workload and a configuration in numbers, and the layout of shared memory
+    kernel       the kernel, in a `block`: pipeline and projection
+    copies       what it copies to shared memory
+    depthwise    the depthwise convolution
+    epilogue     from the accumulators to memory
+    footprint    what the kernel takes of a GPU
 
-Every 8 x 8 is loaded once for all the taps and rows that read it, so tall tiles of a warp read
-least; each is multiplied by seven zeros for one number that counts, for which the tensor cores of a
-kernel that waits for memory have time. A zero times what is not finite is no number: infinities of
-one channel reach the seven beside it.
+Each number that counts is multiplied beside seven zeros, for which the tensor cores of a kernel
+that waits for memory have time. Tall tiles of a warp read least. Zero times what is not finite is
+NaN: infinities of one channel reach the seven beside it.
 """
 
 from __future__ import annotations
@@ -33,20 +30,18 @@ from tvm import tirx
 
 from intrinsics import dtypes
 from schedules.conv.precision import Precision
-from schedules.conv.signature import WEIGHT, Signature
+from schedules.conv.signature import CHANNEL, WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
-from schedules.families.depthwise_projection import config as depthwise_projection_config
+from schedules.families.depthwise_projection import space as depthwise_projection_space
 from schedules.families.depthwise_projection.config import (
     COLUMNS,
     DEPTH,
-    VECTOR,
     DepthwiseProjectionConfig,
-    Geometry,
-    check,
-    prologue_shape,
 )
 from schedules.families.depthwise_projection.footprint import footprint
-from schedules.families.depthwise_projection.kernel import Kernel
+from schedules.families.depthwise_projection.kernel import kernel
+from schedules.families.depthwise_projection.plan import PAIR, VECTOR, Plan, prologue_shape
+from schedules.families.depthwise_projection.space import check
 from schedules.family import (
     ONE_CONVOLUTION,
     PROLOGUE_BIAS,
@@ -83,7 +78,7 @@ class DepthwiseProjectionFamily(Family):
         return fitting(self.name, next(self.space(w, hardware), None), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionConfig]:
-        return depthwise_projection_config.space(w, hardware)
+        return depthwise_projection_space.space(w, hardware)
 
     def check(self, w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware) -> None:
         check(w, config, hardware)
@@ -98,52 +93,53 @@ class DepthwiseProjectionFamily(Family):
     ) -> tirx.PrimFunc:
         """Returns the kernel, a function of the operands of `signature`."""
         check(w, config, hardware)
-        return Kernel(Geometry(w, config)).function()
+        return kernel(w, config)
 
     def padded_macs(self, w: ConvWorkload, config: DepthwiseProjectionConfig) -> int:
-        g = Geometry(w, config)
-        pixels = g.blocks * math.prod(g.tile)
-        channels = g.chunks * config.chunk * DEPTH
-        # An instruction is 16 products for each of its sums.
-        depthwise = g.spans * g.first.s * DEPTH
-        return pixels * channels * (depthwise + g.columns * COLUMNS)
+        plan = Plan(w, config)
+        pixels = plan.blocks * math.prod(plan.tile)
+        channels = plan.chunks * config.chunk * DEPTH
+        # An instruction is 16 products for each of its accumulators.
+        depthwise = plan.spans * plan.prologue.s * DEPTH
+        return pixels * channels * (depthwise + plan.columns * COLUMNS)
 
     def signature(self, w: ConvWorkload, config: DepthwiseProjectionConfig) -> Signature:
-        """Returns the operands; `Geometry` says how the weight and the prologue are packed."""
-        return Geometry(w, config).signature
+        """Returns the operands; weight and prologue are packed to `Plan`'s shapes."""
+        return Plan(w, config).signature
 
     def pack(
         self, w: ConvWorkload, config: DepthwiseProjectionConfig, given: Given
     ) -> dict[str, NDArray[Any]]:
         """Packs the weight (K, C, 1, 1) as the second operand of each instruction, lane by lane,
         and the prologue's filters and bias as one operand."""
-        g = Geometry(w, config)
-        matrix = np.zeros((g.steps * DEPTH, w.k), dtypes.get(w.precision.operands[1]).numpy)
+        plan = Plan(w, config)
+        matrix = np.zeros((plan.steps * DEPTH, w.k), dtypes.get(w.precision.operands[1]).numpy)
         matrix[: w.c] = given[WEIGHT][:, :, 0, 0].T
         # step, upper half of it, pair, element; run, pair of columns, instruction, column
-        split = matrix.reshape(g.steps, 2, 4, 2, -1, 4, g.run, 2)
+        split = matrix.reshape(plan.steps, 2, 4, PAIR, -1, 4, plan.run, 2)
         # step, run, instruction, lane = (pair of columns, column, pair), upper half, element
-        turned = split.transpose(0, 4, 6, 5, 7, 2, 1, 3)
-        # Of the instructions, as many side by side as a lane loads at a time.
-        together = turned.reshape(g.steps, -1, g.pair, 32, 4).transpose(0, 1, 3, 2, 4)
-        return g.signature.pack(
+        lanes = split.transpose(0, 4, 6, 5, 7, 2, 1, 3)
+        # As many instructions side by side as a lane loads at a time.
+        together = lanes.reshape(plan.steps, -1, plan.together, 32, 4).transpose(0, 1, 3, 2, 4)
+        return plan.signature.pack(
             given,
-            weight=together.reshape(g.weight_shape).copy(),
-            prologue=_pack_prologue(g.first, given[PROLOGUE_WEIGHT], given.get(PROLOGUE_BIAS)),
+            weight=together.reshape(plan.weight_shape).copy(),
+            prologue=_pack_prologue(
+                plan.prologue, given[PROLOGUE_WEIGHT], given.get(PROLOGUE_BIAS)
+            ),
         )
 
 
 def _pack_prologue(
     first: ConvWorkload, weight: NDArray[Any], bias: NDArray[Any] | None
 ) -> NDArray[Any]:
-    """Returns filters (C, 1, R, S) and bias (C,) as one operand of `prologue_shape`: of each
-    channel every tap twice, zeros, and in the last 32 bits its fp32 bias."""
+    """Returns filters (C, 1, R, S) and bias (C,) as one operand (`prologue_shape`)."""
     dtype = dtypes.get(first.precision.operands[1]).numpy
     packed = np.zeros(prologue_shape(first), dtype)
     taps = weight.reshape(first.c, first.r * first.s).astype(dtype)
-    packed[: first.c, : 2 * taps.shape[1]] = np.repeat(taps, 2, axis=1)
+    packed[: first.c, : PAIR * taps.shape[1]] = np.repeat(taps, PAIR, axis=1)
     if bias is not None:
-        packed.view(np.float32)[: first.c, -1] = bias
+        packed.view(dtypes.get(CHANNEL).numpy)[: first.c, -1] = bias
     return packed
 
 

@@ -1,1 +1,1 @@
-"""Convolution by its definition: always matches."""
+"""Convolution by its definition, for every convolution that no other family takes."""

@@ -1,7 +1,7 @@
-"""Convolution by its definition, without tensor cores: whatever no other family takes.
+"""Convolution by its definition, without tensor cores, for what no other family takes.
 
-Each thread (or CPU vector) sums the taps of a few adjacent output channels in fp32 registers.
-Most convolutions lose a lot by it, so those that decline before it say why it was needed.
+Each thread (or CPU vector) accumulates the taps of a few adjacent output channels in fp32
+registers. This is slow for most convolutions, so reports show why the other families declined.
 """
 
 from __future__ import annotations
@@ -40,31 +40,35 @@ class DirectConfig:
 
 
 def check(w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
-    """Raises `ConfigError` that lists every rule of workload or hardware that `config` breaks."""
+    """Raises `ConfigError` with every rule of the workload or hardware that `config` breaks."""
     problems = []
     if min(config.vector, config.threads) < 1:
         problems.append("knobs are at least 1")
     elif w.out_shape[-1] % config.vector:
-        problems.append(f"{w.out_shape[-1]} channels are no multiple of {config.vector}")
+        problems.append(f"{w.out_shape[-1]} channels are not a multiple of {config.vector}")
     if config.threads > 0:
         problems += hardware.exceeded(config.threads)
     require_none(problems, config, w, hardware.name)
 
 
-#: Instructions of a thread: to find its place and end, and for one tap of one input channel
-#: beside 2 for each output channel. Iterations whose loads are in flight at a time.
+#: Instructions of a thread: for its indices and its end; for one tap of one input channel, plus 2
+#: for each output channel. Then iterations whose loads are in flight at a time.
 PLACE, TAP, IN_FLIGHT = 80, 14, 4
 
 
 def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
-    """Counted in the CUDA text; measured on no GPU, as no choice between kernels hangs on it."""
+    """Returns the footprint of a workload and configuration.
+
+    Instructions as counted in the CUDA text. Not compared with measurements, as this family comes
+    last anyway.
+    """
     vectors = math.prod(w.out_shape) // config.vector
     steps = w.r * w.s * w.group_c
     warps = ceil_div(config.threads, 32)
     x, result = (dtypes.get(one).bytes for one in (w.precision.x, w.precision.result))
     written = config.threads * config.vector * result
     residual = config.threads * config.vector * x if w.epilogue.residual else 0
-    # Of a block's pixels, and of its channels' filters, each value once.
+    # Each value of a block's pixels and filters is read once.
     pixels = ceil_div(config.threads * config.vector, w.k_stored)
     filters = min(config.threads * config.vector, w.k_stored)
     return Footprint(
@@ -86,7 +90,7 @@ def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
 
 
 class DirectFamily(Family):
-    """Matches every convolution, if nothing is pooled."""
+    """Takes every floating-point convolution without a pool."""
 
     name = "direct"
     version = 1
@@ -96,6 +100,7 @@ class DirectFamily(Family):
     last_resort = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        """Takes floating-point convolutions without prologue or pool."""
         if reason := alone(w):
             return Reject(self.name, reason)
         if reason := other_than_floats(w):
@@ -103,7 +108,7 @@ class DirectFamily(Family):
         return Match(self.name, next(self.space(w, hardware)))
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DirectConfig]:
-        """Widest vectors first: those whose lanes read one input channel, or adjacent ones."""
+        """Yields widest vectors first: lanes read one input channel, or adjacent ones."""
         group_k = w.k // w.groups
         adjacent = w.depthwise and group_k == 1
         uniform = w.out_shape[-1] if w.groups == 1 or adjacent else group_k
@@ -116,12 +121,15 @@ class DirectFamily(Family):
             vector //= 2
 
     def check(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> None:
+        """Raises `ConfigError` with every rule that `config` breaks."""
         check(w, config, hardware)
 
     def footprint(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> Footprint:
+        """Returns the footprint, with instructions as counted in the CUDA text."""
         return footprint(w, config)
 
     def schedule(self, w: ConvWorkload, config: DirectConfig, hardware: Hardware) -> tirx.PrimFunc:
+        """Returns the scheduled function. Raises `ConfigError` if `config` does not fit."""
         check(w, config, hardware)
         sch = Schedule(direct(w))
         conv, out = sch.get_sblock(CONV), sch.get_sblock(OUT)
@@ -133,8 +141,8 @@ class DirectFamily(Family):
             sch.bind(thread, "threadIdx.x")
             sch.set_scope(conv, 0, "local")
         else:
-            # Rows of the image in parallel; a row's pixels reuse its filter from cache. The scope
-            # stays global: TVM keeps only small buffers of that scope on a CPU's stack.
+            # Rows of the image in parallel; a row's pixels reuse the filter from cache. The scope
+            # stays global: TVM keeps only small buffers of that scope on the stack.
             thread = channels
             sch.parallel(sch.fuse(*pixels[:2]))
         sch.reorder(r, s, c, lane)
@@ -145,6 +153,7 @@ class DirectFamily(Family):
         return sch.mod["main"]
 
     def padded_macs(self, w: ConvWorkload, config: DirectConfig) -> int:
+        """Returns the multiply-adds of whole blocks of a packed layout."""
         images = round_up(w.n, w.out_layout.n)
         return w.useful_macs // (w.n * w.k) * images * w.k_stored
 

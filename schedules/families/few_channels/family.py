@@ -1,14 +1,15 @@
 """Convolutions of few input channels (a network's first) on mma.sync, at the speed of memory.
 
-A block computes a tile of output rows and columns for all channels. It copies the patch of the
-input that the tile reads to shared memory as it is, in vectors of up to 16 bytes, zeros where it is
-padding. A register of the instruction's first operand is a pair of adjacent halves of a patch row,
-which a thread reads from there at an address that is the pixel's plus the pair's: the latter is a
-table of offsets in registers. So the gather of an implicit GEMM is never written anywhere. The sums
-stay in registers through the epilogue; the filter's columns are packed in such an order that a
-thread's are adjacent output channels, which it writes 16 bytes at a time.
+A block computes a tile of output rows and columns for all channels. The patch of the input that the
+tile reads is copied to shared memory as it is, and the first operand gathered from there: the
+gather of an implicit GEMM is written nowhere. Accumulators stay in registers through the epilogue.
+Persistent blocks copy the next patch while they compute.
 
-With ``blocks``, a block computes several tiles, and copies the next patch while it computes one.
+    config       the knobs; space: which of them fit, and are worth trying
+    plan         a workload and a configuration in numbers, and the layout of shared memory
+    kernel       the kernel, in a `block`: from the `patch` and the `weights` to the accumulators
+    epilogue     from the accumulators to memory; pool: with the max pool that follows
+    footprint    what the kernel takes of a GPU
 """
 
 from __future__ import annotations
@@ -24,21 +25,21 @@ from intrinsics import dtypes
 from schedules.conv.precision import Precision
 from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
-from schedules.families.few_channels import config as few_channels_config
-from schedules.families.few_channels.config import FewChannelsConfig, check, default
+from schedules.families.few_channels import space as few_channels_space
+from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.families.few_channels.footprint import footprint
-from schedules.families.few_channels.geometry import (
+from schedules.families.few_channels.kernel import kernel
+from schedules.families.few_channels.plan import (
     GROUP,
+    PAIR,
     PAIRS,
     POOL_STEP,
     POOL_TAPS,
     ROWS,
-    Geometry,
-    PooledGeometry,
-    geometry,
+    VECTOR,
+    Plan,
 )
-from schedules.families.few_channels.kernel import Kernel
-from schedules.families.few_channels.pool import PooledKernel
+from schedules.families.few_channels.space import check, default
 from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
@@ -67,7 +68,7 @@ class FewChannelsFamily(Family):
         return fitting(self.name, default(w, hardware), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
-        return few_channels_config.space(w, hardware)
+        return few_channels_space.space(w, hardware)
 
     def check(self, w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> None:
         check(w, config, hardware)
@@ -81,34 +82,33 @@ class FewChannelsFamily(Family):
         self, w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware
     ) -> tirx.PrimFunc:
         check(w, config, hardware)
-        g = geometry(w, config)
-        return (PooledKernel(g) if isinstance(g, PooledGeometry) else Kernel(g)).function()
+        return kernel(w, config)
 
     def padded_macs(self, w: ConvWorkload, config: FewChannelsConfig) -> int:
-        g = geometry(w, config)
-        pixels = g.computed * config.rows * config.across * ROWS
-        return pixels * g.groups * GROUP * g.steps * PAIRS * 2
+        plan = Plan.of(w, config)
+        pixels = plan.computed * config.rows * config.across * ROWS
+        return pixels * plan.groups * GROUP * plan.steps * PAIRS * PAIR
 
     def signature(self, w: ConvWorkload, config: FewChannelsConfig) -> Signature:
-        """Returns the operands; the weight has ``Geometry.weight_shape``."""
-        return Geometry(w, config).signature
+        """Returns the operands; the weight has `Plan.weight_shape`."""
+        return Plan(w, config).signature
 
     def pack(
         self, w: ConvWorkload, config: FewChannelsConfig, given: Given
     ) -> dict[str, NDArray[Any]]:
         """Packs the weight as the instruction's second operand, lane by lane."""
-        g = Geometry(w, config)
+        plan = Plan(w, config)
         dtype = dtypes.get(w.precision.operands[1]).numpy
-        rows = np.zeros((w.r, 2 * g.row_pairs, g.groups * GROUP), dtype)
+        rows = np.zeros((w.r, PAIR * plan.row_pairs, plan.groups * GROUP), dtype)
         taps = given[WEIGHT].transpose(2, 3, 1, 0).reshape(w.r, w.s * w.c, w.k)
-        rows[:, g.lead : g.lead + w.s * w.c, : w.k] = taps
-        pairs = np.zeros((g.steps * PAIRS, 2, g.groups * GROUP), dtype)
-        pairs[: w.r * g.row_pairs] = rows.reshape(w.r * g.row_pairs, 2, -1)
+        rows[:, plan.lead : plan.lead + w.s * w.c, : w.k] = taps
+        pairs = np.zeros((plan.steps * PAIRS, PAIR, plan.groups * GROUP), dtype)
+        pairs[: w.r * plan.row_pairs] = rows.reshape(w.r * plan.row_pairs, PAIR, -1)
         # pair (step, upper, t), element; channel (group, n / 2, tile / 2, tile % 2, n % 2)
-        split = pairs.reshape(g.steps, 2, 4, 2, g.groups, 4, 2, 2, 2)
+        split = pairs.reshape(plan.steps, 2, 4, PAIR, plan.groups, 4, 2, 2, 2)
         # group, step, tile / 2, lane = (n / 2, n % 2, t), tile % 2, upper, element
-        packed = split.transpose(4, 0, 6, 5, 8, 2, 7, 1, 3).reshape(g.weight_shape).copy()
-        return g.signature.pack(given, weight=packed)
+        packed = split.transpose(4, 0, 6, 5, 8, 2, 7, 1, 3).reshape(plan.weight_shape).copy()
+        return plan.signature.pack(given, weight=packed)
 
 
 def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
@@ -129,7 +129,7 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
         return f"{w.q} columns, an instruction takes {ROWS} pixels of a row"
     if w.dilation != (1, 1):
         return f"dilation {w.dilation}: columns of the filter are not adjacent"
-    if w.k % 8 or w.precision.result != w.precision.x:
+    if w.k % VECTOR or w.precision.result != w.precision.x:
         return f"writes eight channels at a time, not {w.k} {w.precision.result}"
     if reason := other_precision(w, Precision()):
         return reason

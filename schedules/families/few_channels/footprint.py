@@ -1,72 +1,76 @@
-"""What the kernel of few channels asks of a GPU."""
+"""The footprint of the kernel of few channels: what it takes of a GPU."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
+from intrinsics import dtypes
+from schedules.conv.signature import WEIGHT
 from schedules.conv.workload import ConvWorkload
 from schedules.families.few_channels.config import FewChannelsConfig
-from schedules.families.few_channels.geometry import PAIRS, ROWS, Geometry, PooledGeometry, geometry
+from schedules.families.few_channels.plan import COLUMNS, PAIR, PAIRS, ROWS, Plan, PooledPlan
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint
 
 #: Bytes that a warp reads for a fragment of pixels, and for those of the filter of 32 channels.
 PIXELS_BYTES, FILTER_BYTES = 512, 1024
 #: Warp instructions: for a fragment of pixels, which four loads gather; for those of 32 channels
-#: of the filter; of 32 copies into the patch; of 32 vectors of the output.
+#: of the filter; for 32 copies into the patch; for 32 vectors of the output.
 FRAGMENT, FILTER, COPY, STORE = 6, 3, 14, 40
 #: To pool two rows of 16 pixels and 32 channels: warp instructions, and bytes that are exchanged.
 POOL, POOL_BYTES = 100, 8 * 128
 
 
 def footprint(w: ConvWorkload, config: FewChannelsConfig) -> Footprint:
-    g = geometry(w, config)
-    return _pooled(g, _tile(g)) if isinstance(g, PooledGeometry) else _tile(g)
+    """Returns instructions, traffic and occupancy of a configuration."""
+    plan = Plan.of(w, config)
+    return _pooled(plan, _tile(plan)) if isinstance(plan, PooledPlan) else _tile(plan)
 
 
-def _tile(g: Geometry) -> Footprint:
-    """Of blocks that compute a tile each: those of one that computes several take turns."""
-    w, config = g.w, g.config
-    warps = config.threads // 32
+def _tile(plan: Plan) -> Footprint:
+    """The footprint as if each tile had a block of its own; those that share one take turns."""
+    w, config = plan.w, plan.config
     columns = config.across * ROWS
     outputs = config.rows * min(columns, w.q) * w.k
-    products = config.down * g.part_groups * 4
+    products = config.down * plan.part_groups * 4
     kept = config.weights == "registers"
-    filters = 0 if kept else g.part_groups
+    filters = 0 if kept else plan.part_groups
     issued = config.down * FRAGMENT + filters * FILTER + products
-    copies = g.patch_rows * g.vectors * g.copies
-    patch = g.copies * g.patch_words * 4
+    copies = plan.patch_rows * plan.vectors * plan.copies
+    patch = plan.memory["patches"].stride(1)
     loaded = config.down * PIXELS_BYTES + filters * FILTER_BYTES
+    instructions = config.warps * plan.steps * issued + (COPY * copies + STORE * outputs // 8) // 32
     return Footprint(
-        blocks=math.prod(g.tiles),
+        blocks=plan.total,
         threads=config.threads,
-        registers=g.registers,
-        shared_bytes=g.shared_bytes,
+        registers=plan.registers,
+        shared_bytes=plan.memory.bytes,
         unit=MMA,
         operand=w.precision.operands[0],
-        macs=warps * g.steps * products * ROWS * 8 * PAIRS * 2,
-        instructions=warps * g.steps * issued + (COPY * copies + STORE * outputs // 8) // 32,
-        shared_traffic=warps * g.steps * loaded + 2 * patch,
-        read_bytes=patch // g.copies + 4 * g.weight_words // g.rounds,
-        written_bytes=outputs * 2,
+        macs=config.warps * plan.steps * products * ROWS * COLUMNS * PAIRS * PAIR,
+        instructions=instructions,
+        shared_traffic=config.warps * plan.steps * loaded + 2 * patch,
+        read_bytes=patch // plan.copies + plan.signature[WEIGHT].bytes // plan.rounds,
+        written_bytes=outputs * dtypes.get(w.precision.result).bytes,
         dram_bytes=moved_bytes(w),
         steps=1,
-        rounds=g.steps,
-        ahead=1 if g.rounds > 1 else 0,
+        rounds=plan.steps,
+        ahead=1 if plan.rounds > 1 else 0,
     )
 
 
-def _pooled(g: PooledGeometry, tile: Footprint) -> Footprint:
-    """Of blocks that compute tiles one after another, which few blocks do as well as many."""
-    pools = g.config.threads // 32 * g.part_groups * g.windows
+def _pooled(plan: PooledPlan, tile: Footprint) -> Footprint:
+    """The footprint of blocks that compute tiles one after another, which few blocks do as well as
+    many."""
+    pools = plan.config.warps * plan.part_groups * plan.windows
+    pooled = plan.share * plan.windows * plan.columns * plan.w.k
     return replace(
         tile,
-        blocks=g.blocks,
-        macs=g.rounds * tile.macs,
-        instructions=g.rounds * (tile.instructions + pools * POOL),
-        shared_traffic=g.rounds * (tile.shared_traffic + pools * POOL_BYTES),
-        read_bytes=g.rounds * tile.read_bytes,
-        written_bytes=g.share * g.windows * g.columns * g.w.k * 2,
-        steps=g.rounds,
+        blocks=plan.blocks,
+        macs=plan.rounds * tile.macs,
+        instructions=plan.rounds * (tile.instructions + pools * POOL),
+        shared_traffic=plan.rounds * (tile.shared_traffic + pools * POOL_BYTES),
+        read_bytes=plan.rounds * tile.read_bytes,
+        written_bytes=pooled * dtypes.get(plan.w.precision.result).bytes,
+        steps=plan.rounds,
     )

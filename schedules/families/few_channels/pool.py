@@ -1,186 +1,216 @@
-"""The kernel of `few_channels` with the max pool that follows: 3x3 windows at stride 2.
+"""The epilogue with the max pool that follows: 3x3 windows at stride 2.
 
-A warp has 16 pixels side by side of each row, and a lane the same two of every row. What a window
-compares is first in the lane's own registers, then in those of lanes beside it:
+A warp has 16 pixels side by side of each row, and a thread the same two of every row. A window's
+maximum is taken of the thread's own registers first, then of those of threads beside it:
 
-    rows      the last one of a tile is kept for the next tile, as windows overlap
-    columns   window j of a warp is its columns 2j and 2j + 1, exchanged between two lanes,
-              and one more: of the pair before them (padded) or after them (not padded)
+    rows      the last row of a tile is kept for the next tile, since windows overlap
+    columns   window j of a warp is its columns 2j and 2j + 1, exchanged between two threads, and
+              one more: of the pair before (padded at the left) or after (not padded)
     warps     leave that one column in shared memory for the warp beside them
 
-Lane row r has pixels r and r + 8. Even rows pool the pair (r, r + 1), odd ones (r + 7, r + 8).
+What a thread of row r has, gets of the thread of the row beside (r + 1, r - 1), and pools:
+
+    r                 0       1       2       3       4       5       6       7
+    has columns     0  8    1  9    2 10    3 11    4 12    5 13    6 14    7 15
+    gets            1       8       3      10       5      12       7      14
+    pools           0, 1    8, 9    2, 3   10, 11   4, 5   12, 13   6, 7   14, 15
+    number of pair  0       4       1       5       2       6       3       7
 """
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
+import numpy as np
 from tvm import tirx
-from tvm.tirx.script import builder as T
+from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as T
 
-from schedules.families.few_channels.geometry import GROUP, POOL_STEP, ROWS, PooledGeometry
-from schedules.families.few_channels.kernel import Kernel, Lane
+from intrinsics import dtypes
+from schedules.families.few_channels.block import Block
+from schedules.families.few_channels.epilogue import Store
+from schedules.families.few_channels.plan import PAIR, POOL_STEP, ROWS, PooledPlan
+from schedules.threads import ptx
+from schedules.threads.control import either, grid, unrolled, vectorized, when
+from schedules.threads.registers import Registers
 
-#: Two halves that are less than everything.
-LEAST = 0xFC00FC00
-#: Columns of a warp that one lane pools; words of a group's channels that one lane has.
-PAIRS, WORDS = ROWS // 2, 4
+#: Pairs of columns of a warp, each of which one thread pools.
+WINDOWS = ROWS // POOL_STEP
+#: Packed pairs of the eight channels that a thread has of a group.
+CHANNELS = 8 // PAIR
 
 
-class PooledKernel(Kernel):
-    """As `Kernel`, but what it writes is pooled."""
+class PooledStore(Store):
+    """Finishes, pools and stores the tiles of a block.
 
-    g: PooledGeometry
+    Registers are packed pairs, (windows, groups, 4) each: four for the eight channels that a thread
+    has of a group.
+    """
 
-    def _allocate(self) -> None:
-        super()._allocate()
-        g, new = self.g, self.lanes.registers
-        self.kept = new((g.part_groups, 2, WORDS), "uint32")
-        self.rows = new((g.windows, g.part_groups, 2, WORDS), "uint32")
-        self.sent, self.came, self.edge, self.best = (
-            new((g.windows, g.part_groups, WORDS), "uint32") for _ in range(4)
-        )
-        with self._each(), self._grid(g.part_groups, 2, WORDS) as index:
-            self.kept.set(T.uint32(LEAST), *index)
+    def __init__(self, block: Block, accumulators: Registers) -> None:
+        super().__init__(block, accumulators)
+        plan = block.plan
+        assert isinstance(plan, PooledPlan)
+        self.pooled = plan
+        self.edges = block.shared.array("edges", "uint32")
+        rows, windows = (plan.part_groups, 2, CHANNELS), (plan.windows, plan.part_groups, CHANNELS)
+        #: The last row of the tile above.
+        self.kept = Registers.array("kept", rows, "uint32")
+        #: The largest of three rows.
+        self.rows = Registers.array("rows", (plan.windows, *rows), "uint32")
+        #: A column for another thread, and what came of another thread.
+        self.sent = Registers.array("sent", windows, "uint32")
+        self.came = Registers.array("came", windows, "uint32")
+        #: The column that the pair beside needs.
+        self.edge = Registers.array("edge", windows, "uint32")
+        #: The largest of the window so far.
+        self.best = Registers.array("best", windows, "uint32")
+        self.least = T.uint32(_least(self.w.precision.result))
+        with grid(*rows) as index:
+            self.kept[index] = self.least
 
-    def _load_channels(self) -> None:
-        """Not once for all tiles: while the sums are added up there is no room for them."""
+    def begin(self) -> None:
+        """Loads nothing: while products are added up there is no room for bias and slopes."""
 
-    def _at(self, tile: Any) -> tuple[Any, Any, Any]:
-        """Tiles follow each other downwards."""
-        g = self.g
-        _, down, across = g.tiles
-        strip, row = tile // down, tile % down
-        column = (strip % across * g.columns - g.skipped) * POOL_STEP
-        return strip // across, row * self.config.rows + g.first_row, column
+    def wait(self, turn: Expr) -> None:
+        """Waits for the first patch; for the others `store` does, between warps side by side."""
+        with when(turn == 0):
+            self.block.pipeline.wait()
 
-    def _await(self, turn: Any) -> None:
-        """Later on, the barrier between a warp and that beside it is for this as well."""
-        with T.If(turn == 0), T.Then():
-            self.lanes.wait()
-
-    def _write(self, tile: Any, turn: Any) -> None:
-        super()._load_channels()
+    def store(self, tile: Expr, turn: Expr) -> None:
+        """Pools and stores the tile of a turn."""
+        self.load_channels()
         self._pool_rows(tile)
         self._pool_pairs(turn)
-        self.lanes.wait()
+        self.block.pipeline.wait()
         self._pool_edges(turn)
         self._store(tile, turn)
 
-    # -------------------------------------------------------- down
+    # ---------------------------------------------------------------- down
 
-    def _pool_rows(self, tile: Any) -> None:
-        """The largest of three rows: the one kept, then two more, of which the last is kept."""
-        g = self.g
-        _, p, q = self._at(tile)
-        first = tile % g.tiles[1] == 0
-        with self._each() as lane, self._grid(g.part_groups, 2) as (group, eight):
-            column = q + lane.column * ROWS + lane.row + 8 * eight
-            with T.If(first), T.Then(), self._grid(WORDS) as (i,):
-                self.kept.set(T.uint32(LEAST), group, eight, i)
-            with self._grid(g.windows) as (window,):
+    def _pool_rows(self, tile: Expr) -> None:
+        """Takes the largest of three rows: the one kept, then two more, the last of which is
+        kept."""
+        plan, block = self.pooled, self.block
+        _, p, q = block.at(tile)
+        first = tile % plan.tiles[1] == 0
+        with grid(plan.part_groups, 2) as (group, eight):
+            column = q + block.across * ROWS + block.row + 8 * eight
+            with when(first), unrolled(CHANNELS) as i:
+                self.kept[group, eight, i] = self.least
+            with unrolled(plan.windows) as window:
                 for row in range(POOL_STEP):
                     line = window * POOL_STEP + row
-                    self._finish(line, eight, group)
+                    self.finish(line, eight, group)
                     inside = self._inside(p + line, column)
-                    with self._grid(WORDS) as (i,):
-                        word = T.Select(inside, self.result[i], T.uint32(LEAST))
+                    with unrolled(CHANNELS) as i:
+                        pair = T.Select(inside, self.packed[i], self.least)
                         at = (window, group, eight, i)
                         if row == 0:
-                            self.rows.set(self.kept[group, eight, i], *at)
+                            self.rows[at] = self.kept[group, eight, i]
                         else:
-                            self.kept.set(word, group, eight, i)
-                        self.lanes.maximum(self.rows, word, *at)
+                            self.kept[group, eight, i] = pair
+                        self.keep_larger(self.rows[at], pair)
 
-    def _inside(self, line: Any, column: Any) -> Any:
-        """Whether the convolution has such a pixel; asked for where it may have none alone."""
-        g, w = self.g, self.w
+    def _inside(self, line: Expr, column: Expr) -> Expr:
+        """True where the convolution has such a pixel; tested only where it may have none."""
+        plan, w = self.pooled, self.w
         conditions = []
-        if (g.tiles[1] - g.idle) * self.config.rows + g.idle > w.p:
+        if (plan.tiles[1] - plan.idle) * plan.config.rows + plan.idle > w.p:
             conditions.append(line < w.p)
-        if g.skipped:
+        if plan.skipped:
             conditions.append(column >= 0)
-        if g.tiles[2] * g.columns * POOL_STEP > w.q or g.tiles[2] > 1:
+        if plan.tiles[2] * plan.columns * POOL_STEP > w.q or plan.tiles[2] > 1:
             conditions.append(column < w.q)
         return tirx.all(*conditions, tirx.const(True))
 
-    # -------------------------------------------------------- across
+    # ---------------------------------------------------------------- across
 
-    def _pool_pairs(self, turn: Any) -> None:
-        """The largest of a pair's columns; and the column that the pair beside it needs."""
-        g = self.g
-        registers = (g.windows, g.part_groups, WORDS)
-        with self._each() as lane, self._grid(*registers) as (window, group, i):
-            odd = lane.row % 2 == 1
+    @property
+    def _pair(self) -> Expr:
+        """Number of the pair of the warp's columns that the thread pools."""
+        row = self.block.row
+        return row // 2 + row % 2 * (WINDOWS // 2)
+
+    @property
+    def _beside(self) -> int:
+        """The pair of which a window takes its third column: -1 for the one before, 1 for the one
+        after."""
+        return -1 if self.pooled.pool.padding[1] else 1
+
+    def _pool_pairs(self, turn: Expr) -> None:
+        """Takes the largest of a pair's columns. Leaves the warp's outermost column for the warp
+        beside."""
+        plan, block = self.pooled, self.block
+        windows = (plan.windows, plan.part_groups)
+        with grid(*windows, CHANNELS) as (window, group, i):
+            odd = block.row % 2 == 1
             low, high = (self.rows[window, group, eight, i] for eight in range(2))
-            self.best.set(T.Select(odd, high, low), window, group, i)
-            self.sent.set(T.Select(odd, low, high), window, group, i)
-        with self._each() as lane, self._grid(*registers) as at:
-            self.lanes.shuffle(self.came, self.sent, lane.lane ^ 4, *at)
-            # Of an odd row, its own pixel is the pair's right one, of an even row its left one.
-            own = lane.row % 2 == self.g.pool.padding[1]
-            self.edge.set(T.Select(own, self.best[at], self.came[at]), *at)
-            self.lanes.maximum(self.best, self.came[at], *at)
-        with self._each() as lane, self._grid(g.windows, g.part_groups) as at:
-            outermost = _number(lane) == self._outermost(not g.pool.padding[1])
-            to = self._place(lane, turn, lane.column, *at)
-            with T.If(outermost), T.Then():
-                self.lanes.leave(self.shared, to, self.edge, *at)
+            self.best[window, group, i] = T.Select(odd, high, low)
+            self.sent[window, group, i] = T.Select(odd, low, high)
+        with grid(*windows, CHANNELS) as at:
+            ptx.shuffle(self.came[at], self.sent[at], block.thread.lane ^ 4)
+            # A thread's own pixel is the right one of its pair in an odd row, else the left one.
+            own = block.row % 2 == plan.pool.padding[1]
+            self.edge[at] = T.Select(own, self.best[at], self.came[at])
+            self.keep_larger(self.best[at], self.came[at])
+        with grid(*windows) as (window, group):
+            outermost = WINDOWS - 1 if self._beside < 0 else 0
+            to = self._edge(turn, block.across, window, group)
+            with when(self._pair == outermost):
+                pairs = [self.edge[window, group, i] for i in range(CHANNELS)]
+                # Stored by hand: TVM would put a barrier between this and reads of the patch.
+                ptx.store_shared(self.edges.pointer(*to), pairs)
 
-    def _outermost(self, first: bool) -> int:
-        return 0 if first else PAIRS - 1
+    def _edge(self, turn: Expr, across: Expr, window: Expr, group: Expr) -> tuple[Expr, ...]:
+        """Index in `edges` of what a warp leaves of a window in a turn. across: number of the warp
+        among those side by side."""
+        channel = self.block.pair * CHANNELS
+        return turn % 2, window, across, self.block.group(group), channel
 
-    def _place(self, lane: Lane, turn: Any, column: Any, window: Any, group: Any) -> Any:
-        """Of what warp number `column` of a row leaves in its turn."""
-        g = self.g
-        warp = (window * self.config.across + column) * g.groups
-        group = warp + lane.part * g.part_groups + group
-        first = g.edges + turn % 2 * g.edge_words
-        return first + group * (GROUP // 2) + lane.pair * WORDS
-
-    def _pool_edges(self, turn: Any) -> None:
-        """With the column of the pair beside each, which may be another warp's."""
-        g = self.g
-        before = bool(g.pool.padding[1])
-        step = -1 if before else 1
-        with self._each() as lane, self._grid(g.windows, g.part_groups, WORDS) as at:
-            other = (_number(lane) + step + PAIRS) % PAIRS
-            row = other % (PAIRS // 2) * 2 + other // (PAIRS // 2)
-            self.lanes.shuffle(self.came, self.edge, row * 4 + lane.pair, *at)
-        with self._each() as lane, self._grid(g.windows, g.part_groups) as at:
-            column = lane.column + step
-            there = tirx.all(column >= 0, column < self.config.across)
-            with T.If(_number(lane) == self._outermost(before)), T.Then(), T.If(there):
-                with T.Then(), T.vectorized(WORDS) as i:
-                    word = self.shared[self._place(lane, turn, column, *at) + i]
-                    self.came.set(word, *at, i)
-                with T.Else(), T.vectorized(WORDS) as i:
-                    self.came.set(T.uint32(LEAST), *at, i)
-            with self._grid(WORDS) as (i,):
-                self.lanes.maximum(self.best, self.came[(*at, i)], *at, i)
+    def _pool_edges(self, turn: Expr) -> None:
+        """Takes the third column of each window: of the pair beside, which may be another
+        warp's."""
+        plan, block, beside = self.pooled, self.block, self._beside
+        windows = (plan.windows, plan.part_groups)
+        with grid(*windows, CHANNELS) as at:
+            other = (self._pair + beside + WINDOWS) % WINDOWS
+            row = other % (WINDOWS // 2) * 2 + other // (WINDOWS // 2)
+            ptx.shuffle(self.came[at], self.edge[at], row * 4 + block.pair)
+        with grid(*windows) as (window, group):
+            across = block.across + beside
+            exists = tirx.all(across >= 0, across < plan.config.across)
+            outermost = 0 if beside < 0 else WINDOWS - 1
+            with when(self._pair == outermost), either(exists) as (another, none):
+                with another, vectorized(CHANNELS) as i:
+                    *to, channel = self._edge(turn, across, window, group)
+                    self.came[window, group, i] = self.edges[(*to, channel + i)]
+                with none, vectorized(CHANNELS) as i:
+                    self.came[window, group, i] = self.least
+            with unrolled(CHANNELS) as i:
+                best = self.best[window, group, i]
+                self.keep_larger(best, self.came[window, group, i])
                 if self.relu:
-                    self.lanes.maximum(self.best, T.uint32(0), *at, i)
+                    self.keep_larger(best, T.uint32(0))
 
-    def _store(self, tile: Any, turn: Any) -> None:
-        """16 bytes a store; the first tile of a block was only for its last row."""
-        g = self.g
-        rows, columns = g.pool.size
-        n, _, q = self._at(tile)
-        at = tile % g.tiles[1] - g.idle
-        with self._each() as lane, self._grid(g.windows, g.part_groups) as (window, group):
-            first = self._channel(lane, group)
-            pair = lane.column * PAIRS + _number(lane)
-            line, column = at * g.windows + window, q // POOL_STEP + pair
+    def _store(self, tile: Expr, turn: Expr) -> None:
+        """Stores 16 bytes at a time. A block's first tile was only for its last row."""
+        plan, block = self.pooled, self.block
+        rows, columns = plan.pool.size
+        n, _, q = block.at(tile)
+        down = tile % plan.tiles[1] - plan.idle
+        elements = self.best.view(self.w.precision.result)
+        with grid(plan.windows, plan.part_groups) as (window, group):
+            first = block.channel(group)
+            pair = block.across * WINDOWS + self._pair
+            line, column = down * plan.windows + window, q // POOL_STEP + pair
             inside = [turn > 0, line >= 0, line < rows, column < columns, first < self.w.k]
-            if g.overlap:
-                inside += [pair >= g.skipped, pair < g.skipped + g.columns]
-            inside.append(tile < math.prod(g.tiles))
-            with T.If(tirx.all(*inside)), T.Then(), T.vectorized(8) as v:
-                value = self.best.half(window, group, v)
-                T.buffer_store(self.y, value, [n, line, column, first + v])
+            if plan.overlap:
+                inside += [pair >= plan.skipped, pair < plan.skipped + plan.columns]
+            inside.append(tile < plan.total)
+            with when(tirx.all(*inside)), vectorized(8) as v:
+                T.buffer_store(self.y, elements[window, group, v], [n, line, column, first + v])
 
 
-def _number(lane: Lane) -> Any:
-    """Which pair of the warp's columns a lane pools."""
-    return lane.row // 2 + lane.row % 2 * (PAIRS // 2)
+def _least(dtype: str) -> int:
+    """A packed pair that is less than any other: of two infinities below zero."""
+    pair = np.full(PAIR, -np.inf, dtypes.get(dtype).numpy)
+    return int(pair.view(np.uint32)[0])

@@ -1,1 +1,1 @@
-"""Implicit GEMM on mma.sync, sums split among warps and blocks."""
+"""Implicit GEMM on mma.sync, with the reduction split among warps and blocks."""

@@ -1,1 +1,1 @@
-"""Convolutions whose products a simulated tensor core computes."""
+"""Convolutions on a simulated tensor core."""

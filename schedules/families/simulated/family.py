@@ -1,9 +1,9 @@
-"""Convolutions whose products a simulated tensor core computes, on a CPU: `hmma_sim`.
+"""Convolutions on a simulated tensor core, on a CPU: `hmma_sim`.
 
-The gather and the epilogue are those of the WMMA schedules, compiled; between them the product of
-each group, (m, k) by (k, n), goes to a function of the process that runs the kernel,
-`intrinsics.numerics.arithmetic.PRODUCT`. The order along k is that of the WMMA schedules, too: tap
-after tap, or row after row of the filter, each filled up to whole instructions with zeros.
+The gather and the epilogue are those of the WMMA schedules, compiled. Between them, the product of
+each group, (m, k) by (k, n), is computed by a function of the process that runs the kernel,
+`intrinsics.numerics.arithmetic.PRODUCT`. The order along k is also that of the WMMA schedules: tap
+by tap, or filter row by filter row, each padded with zeros to whole instructions.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from schedules.family import Family, Given, Match, Reject
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
-#: Of one WMMA: no tile of a block, so that nothing more is padded than what instructions ask for.
+#: The tile of one WMMA, so that only whole instructions are padded.
 TILE = Tile(16, 16, 16)
-#: Element types of activations between layers; the first is the default.
+#: Dtypes of activations between layers; the first is the default.
 ACTIVATIONS = (FP16.name, FP32.name)
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """``numerics``: how products are added, by its name in `intrinsics.numerics.arithmetic`.
+    """``numerics``: name of the arithmetic, in `intrinsics.numerics.arithmetic`.
 
-    ``activations``: the dtype of activations between layers. In fp32 they are rounded as operands
-    of a convolution, and nowhere else.
+    ``activations``: dtype of activations between layers. fp32 activations are rounded only as
+    operands of a convolution.
     """
 
     numerics: str
@@ -48,11 +48,12 @@ class Simulation:
 
     @property
     def wide(self) -> bool:
+        """True if activations between layers are fp32."""
         return self.activations == FP32.name
 
 
 class HmmaSimFamily(Family):
-    """Computes what a WMMA family would; registered nowhere, as it is never the fastest."""
+    """Computes as a WMMA family would. Not registered, as it is never the fastest."""
 
     name = "hmma_sim"
     version = 1
@@ -61,23 +62,28 @@ class HmmaSimFamily(Family):
     tensorized = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        return Reject(self.name, "simulated only where a build asks for it")
+        """Declines: only a build with ``numerics`` uses this family."""
+        return Reject(self.name, "only for simulated builds")
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[Simulation]:
+        """Yields nothing: there is nothing to tune."""
         yield from ()
 
     def check(self, w: ConvWorkload, config: Simulation, hardware: Hardware) -> None:
+        """Raises `ConfigError` for a GPU, and for activations of another dtype."""
         problems = []
         if hardware.kind != "llvm":
-            problems.append("simulated on a CPU alone")
+            problems.append("simulated only on a CPU")
         if config.activations not in ACTIVATIONS:
             problems.append(f"activations are one of {', '.join(ACTIVATIONS)}")
         require_none(problems, config, w, hardware.name)
 
     def footprint(self, w: ConvWorkload, config: Simulation, hardware: Hardware) -> Footprint:
-        raise LookupError("a footprint is what a kernel asks of a GPU, and this runs on none")
+        """Raises ``LookupError``: this kernel never runs on a GPU."""
+        raise LookupError("a simulated kernel has no footprint: it never runs on a GPU")
 
     def schedule(self, w: ConvWorkload, config: Simulation, hardware: Hardware) -> tirx.PrimFunc:
+        """Returns the compiled gather and epilogue around a call of `PRODUCT`."""
         self.check(w, config, hardware)
 
         def product(gemm: Gemm, x: Any, weight: Any, dtype: str) -> Any:
@@ -88,17 +94,18 @@ class HmmaSimFamily(Family):
                 lambda ins, outs: tirx.call_packed(PRODUCT, config.numerics, *ins, *outs),
                 name=CONV,
                 dtype=dtype,
-                # By default they begin at an offset, which nobody sets in a stage's own memory.
+                # The default buffers have an offset, which nothing sets here.
                 in_buffers=[tirx.decl_buffer(one.shape, one.dtype) for one in (x, weight)],
             )
 
         return implicit_gemm(w, TILE, product)
 
     def padded_macs(self, w: ConvWorkload, config: Simulation) -> int:
+        """Returns the multiply-adds of all simulated instructions, padding included."""
         return Gemm.of(w, TILE).padded_macs
 
     def signature(self, w: ConvWorkload, config: Simulation) -> Signature:
-        """Returns the operands; the weight as `gemm.pack_weight` gives it."""
+        """Returns the operands; the weight is as in `gemm.pack_weight`."""
         return Signature.of(w, Gemm.of(w, TILE).weight_shape)
 
     def pack(self, w: ConvWorkload, config: Simulation, given: Given) -> dict[str, NDArray[Any]]:

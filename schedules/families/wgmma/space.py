@@ -17,6 +17,12 @@ OTHER_REGISTERS = 56
 #: What ptxas wants beside one instruction's accumulators (its error C7602), of the share that a
 #: thread starts with, whatever it asks for later.
 REGISTERS_OF_ONE = 26
+#: Worth trying, the first one where the model sees no difference: rows of a tile as (warpgroups,
+#: fragments of 64 rows each), stages, blocks of a cluster, blocks of a multiprocessor.
+ROWS = ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2))
+STAGES = (4, 6, 8, 3)
+SPLITS = (1, 2, 4, 8)
+RESIDENT = (1, 2)
 
 
 def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
@@ -55,11 +61,7 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
     at most two blocks for each multiprocessor then."""
     most = 2 * hardware.card.multiprocessors
     for (groups, fragments), columns, stages, split, resident in itertools.product(
-        ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2)),
-        columns_worth(w.k),
-        (4, 6, 8, 3),
-        (1, 2, 4, 8),
-        (1, 2),
+        ROWS, columns_worth(w.k), STAGES, SPLITS, RESIDENT
     ):
         config = WgmmaConfig(groups, fragments, columns, stages, split, resident)
         if split > 1 and (resident > 1 or Plan(w, config).tiles * split > most):

@@ -1,4 +1,4 @@
-"""The knobs of the WMMA schedule: what they are, which fit, and which to start from."""
+"""Configurations of the WMMA schedule: the knobs, the check, the space and the defaults."""
 
 from __future__ import annotations
 
@@ -16,38 +16,43 @@ from schedules.errors import ConfigError, passes, require_none
 from schedules.expressions.backend import access_elements, vector_width
 from schedules.machine.hardware import Hardware
 
-#: Registers that addresses and loop counters took in compiled kernels, beside the fragments.
+#: Registers of addresses and loop counters, as compiled kernels have, in addition to fragments.
 REGISTERS_BESIDE_FRAGMENTS = 40
 
 
 @dataclass(frozen=True)
 class WmmaConfig:
-    """Knobs of the schedule. A block is `warps_m` x `warps_k` warps, a warp's tile is
-    `fragments_m` x `fragments_k` fragments, both of (rows m, output channels k)."""
+    """Knobs of the schedule.
+
+    A block is `warps_m` x `warps_k` warps; a warp tile is `fragments_m` x `fragments_k` fragments.
+    Both are (rows m, output channels k).
+    """
 
     warps_m: int = 2
     warps_k: int = 2
     fragments_m: int = 2
     fragments_k: int = 2
-    #: Fragments along the reduction that one pipeline stage holds.
+    #: Fragments along the reduction in one stage of the pipeline.
     chunk: int = 2
-    #: Buffers in shared memory; 1 copies and multiplies in turn.
+    #: Stages of the pipeline; with 1, copies and products alternate.
     stages: int = 1
-    #: Copies are cp.async and wait for no one. Needs sm_80 and 16-byte gathers.
+    #: True if copies are cp.async. Needs sm_80 and gathers of 16 bytes.
     asynchronous: bool = False
-    #: Elements that pad each row of the gathered tile, against bank conflicts.
+    #: Elements of padding in each row of the gathered tile, against bank conflicts.
     pad: int = 0
-    #: Blocks of rows that share a column of weights before the next column is begun, for L2.
+    #: Block order: number of blocks of rows that share a column of weights in L2.
     swizzle: int = 1
     #: Shape of the instruction.
     instruction: tuple[int, int, int] = (16, 16, 16)
 
     @property
     def warps(self) -> int:
+        """Warps of a block."""
         return self.warps_m * self.warps_k
 
     @cached_property
     def tile(self) -> Tile:
+        """Output tile and k-block of a block."""
         m, n, k = self.instruction
         return Tile(
             self.warps_m * self.fragments_m * m,
@@ -67,7 +72,10 @@ class WmmaConfig:
 
 
 def shared_bytes(w: ConvWorkload, config: WmmaConfig) -> int:
-    """Shared memory of a block: the stages of both operands, or the epilogue laid over them."""
+    """Returns the shared memory of a block, in bytes.
+
+    The epilogue reuses the memory of the operands' stages.
+    """
     tile = config.tile
     gathered, weights = tile.m * (tile.i + config.pad), tile.i * tile.k
     x, weight = (dtypes.get(one).bytes for one in w.precision.operands)
@@ -83,12 +91,12 @@ def fragment_registers(intrinsic: TensorIntrinsic, config: WmmaConfig) -> int:
 
 
 def instruction(w: ConvWorkload, config: WmmaConfig) -> TensorIntrinsic:
-    """Returns the WMMA that multiplies. Raises ``LookupError`` where there is none."""
+    """Returns the WMMA that multiplies. Raises ``LookupError`` if there is none."""
     return wmma.get(*config.instruction, w.precision.operands[0], w.precision.accumulator)
 
 
 def check(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
-    """Raises `ConfigError` that lists every rule of workload or hardware that `config` breaks."""
+    """Raises `ConfigError` with every rule of the workload or hardware that `config` breaks."""
     sizes = (config.warps_m, config.warps_k, config.fragments_m, config.fragments_k)
     if min(*sizes, config.chunk, config.stages, config.swizzle) < 1 or config.pad < 0:
         raise ConfigError(f"{config}: every knob is at least 1, pad at least 0")
@@ -126,7 +134,7 @@ def _gpu_problems(
     if config.asynchronous and not gathers_whole(w, tile):
         problems.append("cp.async gathers 16 bytes, which takes channels divisible by 8")
     if config.asynchronous and config.stages == 1:
-        problems.append("one stage has nothing to run ahead of")
+        problems.append("cp.async needs at least two stages")
     for name, elements, vector in (
         ("gathered", tile.m * tile.i, gather_vector(w, tile)),
         ("weight", tile.i * tile.k, access_elements(w.precision.operands[1])),
@@ -140,31 +148,37 @@ def _gpu_problems(
 
 
 def gather_vector(w: ConvWorkload, tile: Tile) -> int:
-    """Returns the elements that one access of the gather moves: adjacent channels, if i numbers
-    channels."""
+    """Returns the number of elements that one access of the gather moves.
+
+    They are adjacent channels; 1 if the reduction goes by rows.
+    """
     if Reduction.of(w, tile.fragment_i).by_rows:
         return 1
     return vector_width(math.gcd(w.in_layout.c or w.c, w.group_c), access_elements(w.precision.x))
 
 
 def gathers_whole(w: ConvWorkload, tile: Tile) -> bool:
-    """True where the gather moves 16 bytes at a time, so that cp.async can."""
+    """Returns True if the gather moves 16 bytes at a time, as cp.async needs."""
     return gather_vector(w, tile) == access_elements(w.precision.x)
 
 
 def fits(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> bool:
+    """Returns True if `check` raises nothing."""
     return passes(check, w, config, hardware)
 
 
-#: Warps of a block and fragments of a warp, by rows and columns, for the space of a GPU.
+#: Warps of a block and fragments of a warp, as (rows, columns), in a GPU's space.
 GPU_WARPS = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1), (1, 4), (4, 2), (2, 4))
 FRAGMENTS = ((1, 1), (2, 1), (1, 2), (2, 2), (4, 2), (2, 4), (4, 4))
 
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
-    """Every configuration worth trying, each already checked: the best guess, then those that pack
-    the weight like it, so that buckets share it. Where copies can run ahead they do, rows are
-    padded, and blocks go by rows: a sweep over 14 convolutions on an H200 found no other best."""
+    """Yields every configuration worth trying, each already checked.
+
+    First the best guess, then those that pack the weight like it, so that buckets share it. All use
+    cp.async if it is possible, pad rows, and take blocks row by row: a sweep over 14 convolutions
+    on an H200 found no others among the fastest.
+    """
     first = next(guesses(w, hardware), None)
     if first is None:
         return
@@ -172,11 +186,11 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
     gemm, cuda = Gemm.of(w, first.tile), hardware.kind == "cuda"
     ahead = cuda and hardware.has_cp_async
     warps = GPU_WARPS if cuda else ((1, 1),)
-    # Steps of 16 only where there are no longer ones; of a packed input none longer than the guess.
+    # Steps of 16 only if no longer ones fit; for a packed input none longer than the guess.
     longer = (2,) if w.in_layout.packed else (2, 4, 8)
     chunks = [c for c in longer if round_up(gemm.reduction.inner, 16 * c) == gemm.i_pad]
     for (warps_m, warps_k), (m, k), chunk in itertools.product(warps, FRAGMENTS, chunks or (1,)):
-        # Neither a block of one fragment nor fragments that many warps load for one product each.
+        # Skip blocks of one fragment, and 8 warps that load fragments for one product each.
         if m * k == 1 and warps_m * warps_k in (1, 8):
             continue
         tile = replace(first, warps_m=warps_m, warps_k=warps_k, fragments_m=m, fragments_k=k)
@@ -185,7 +199,7 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
         ):
             continue
         asynchronous = ahead and gathers_whole(w, tile.tile)
-        # 3 first: where the model sees no difference, the first is taken.
+        # 3 first: the first is chosen if the model sees no difference.
         for stages in (3, 2, 4) if asynchronous else (1, 2) if cuda else (1,):
             config = replace(tile, chunk=chunk, stages=stages, asynchronous=asynchronous)
             if config != first and fits(w, config, hardware):
@@ -193,16 +207,16 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
 
 
 def guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
-    """Those to start from, the best guess first, that pass `check`."""
+    """Yields configurations to start from that pass `check`, the best guess first."""
     ranked = _gpu_guesses(w, hardware) if hardware.kind == "cuda" else _cpu_guesses(w)
     return (config for config in ranked if fits(w, config, hardware))
 
 
 def _chunk(w: ConvWorkload) -> int:
-    """Fragments of a reduction step: as many as go up evenly in the channels, 4 at most.
+    """Returns the fragments of a k-block: as many as divide the channels evenly, 4 at most.
 
-    Of a packed input 2: each 16 channels of a pixel lie in another place. Never 3: told apart by a
-    division, rows and channels of a padded image are gathered one element at a time.
+    2 at most for a packed input, where each 16 channels of a pixel lie apart. Never 3: indices that
+    need a division make TVM gather a padded image one element at a time.
     """
     fragments = ceil_div(Reduction.of(w).inner, 16)
     most = 2 if w.in_layout.packed else 4
@@ -210,7 +224,9 @@ def _chunk(w: ConvWorkload) -> int:
 
 
 def _cpu_guesses(w: ConvWorkload) -> Iterator[WmmaConfig]:
-    """Wide enough that gathering is cheap beside multiplying; rows in proportion to the image."""
+    """Yields tiles whose gather is cheap beside the products, with rows by the size of the
+    image.
+    """
     rows = Gemm.of(w, Tile(16, 16, 16)).m
     columns = min(4, ceil_div(w.group_k, 16))
     instruction = _instruction(w)
@@ -220,13 +236,13 @@ def _cpu_guesses(w: ConvWorkload) -> Iterator[WmmaConfig]:
 
 
 def _instruction(w: ConvWorkload) -> tuple[int, int, int]:
-    """The widest rows for 8 output channels or fewer, of which others would pad twice as many."""
+    """Returns the instruction with 8 columns for up to 8 output channels, which pads least."""
     narrow = w.group_k <= 8 and w.out_layout.c in (0, 8)
     return (32, 8, 16) if narrow else (16, 16, 16)
 
 
-#: Tiles of a block as (warps_m, warps_k, fragments_m, fragments_k), the largest first: it reads
-#: each operand the fewest times.
+#: Tiles of a block as (warps_m, warps_k, fragments_m, fragments_k). The largest is first, as it
+#: reads each operand the fewest times.
 GPU_TILES = (
     (2, 2, 4, 4),  # 128 x 128
     (2, 2, 4, 2),  # 128 x 64
@@ -235,17 +251,19 @@ GPU_TILES = (
     (1, 2, 2, 2),  # 32 x 64
     (2, 2, 1, 1),  # 32 x 32
 )
-#: For a few output channels, with an instruction that has few columns.
+#: Tiles for few output channels, with an instruction of few columns.
 NARROW_TILES = ((2, 1, 1, 1), (1, 1, 1, 1))
-#: The last resort: a step of 16 channels is too little to be copied by more threads.
+#: The last resort, for k-blocks of 16 channels, which give more threads nothing to copy.
 ONE_WARP = (1, 1, 2, 2)
-#: As many blocks keep an H200 busy enough: with fewer, the next smaller tile was faster in a sweep
-#: over ResNet-18's layers at batch 1, 8, 32 and 128.
+#: Blocks that keep an H200 busy. With fewer, the next smaller tile was faster in a sweep over
+#: ResNet-18's layers at batch 1, 8, 32 and 128.
 ENOUGH_BLOCKS = 96
 
 
 def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
-    """The largest tile that makes enough blocks and pads few channels, as many stages as fit."""
+    """Yields the largest tile that gives enough blocks and pads few channels, with most stages
+    first.
+    """
     tiles = [t for t in GPU_TILES if _suits(w, WmmaConfig(*t).tile)]
     enough = hardware.card.scaled(ENOUGH_BLOCKS)
     filling = [t for t in tiles if _blocks(w, t) >= enough]
@@ -258,12 +276,12 @@ def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
     for tile, shape in shapes:
         config = WmmaConfig(*tile, chunk=_chunk(w), pad=8, instruction=shape)
         if config.tile.m == 32 and Reduction.of(w).inner % 128 == 0:
-            # Few warps a block: longer steps, to have as much in flight.
+            # Few warps in a block: a longer k-block keeps as much in flight.
             config = replace(config, chunk=8)
         asynchronous = hardware.has_cp_async and gathers_whole(w, config.tile)
-        # Two long stages of the largest tile leave room for a third block on a multiprocessor of
-        # an H200: the convolution of 256 images of 14 x 14, 256 to 512 channels, reached 377
-        # TFLOP/s with them and 349 with three, in one run.
+        # With two long stages of the largest tile, a multiprocessor of an H200 holds a third block:
+        # a convolution of 256 images of 14 x 14, 256 to 512 channels, reached 377 TFLOP/s with
+        # two stages and 349 with three, in one run.
         long = config.chunk == 4 and config.tile.m * config.tile.k >= 128 * 128
         for stages in ((2, 3) if long else (3, 2)) if asynchronous else (2,):
             yield replace(config, stages=stages, asynchronous=asynchronous)
@@ -272,8 +290,11 @@ def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
 
 
 def _suits(w: ConvWorkload, tile: Tile) -> bool:
-    """Whether the tile pads channels by a third at most, and gathers few rows where it has to do
-    so element by element, with the indices of each in registers."""
+    """Returns True if the tile pads channels by at most a third and gathers few rows by
+    element.
+
+    Each row that is gathered element by element needs registers for its indices.
+    """
     return _few_rows(w, tile) and suits_columns(w.group_k, tile.k)
 
 

@@ -1,10 +1,10 @@
 """Convolution as an implicit GEMM on warp-wide matrix multiply-adds (WMMA).
 
 One schedule, two families: `wmma_packed` writes NHWC16n16c, `wmma_nhwc` writes NHWC. A block
-computes a (m, k) tile of outputs. Per step of the reduction its threads copy a tile of pixels
-(the gather) and a tile of weights to shared memory; each warp loads fragments from there and
-multiplies them into accumulators it keeps. At the end accumulators go to shared memory, and from
-there through the epilogue to the output in vectors.
+computes an (m, k) output tile. In each step its threads copy a tile of pixels (the gather) and a
+tile of weights to shared memory. Each warp loads fragments from there and multiplies them into its
+accumulators. At the end the accumulators go to shared memory, and from there through the epilogue
+to the output, in vectors.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from schedules.family import Family, Given, Match, Reject, alone, fitting
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
-#: Past the 48 KB of static shared memory, and the scope in which TVM overlays the epilogue's
-#: staging on the operands' stages.
+#: Dynamic shared memory: more than the static 48 KB, and TVM lets the epilogue reuse the memory of
+#: the operands' stages.
 SHARED = "shared.dyn"
-#: With fewer input channels in a group, more than half of every instruction would be padding.
+#: With fewer input channels in a group, more than half of each instruction would be padding.
 FEWEST_CHANNELS = 8
 
 
 class WmmaFamily(Family):
-    """WMMA with outputs in one kind of layout."""
+    """WMMA for outputs in one kind of layout, packed or NHWC."""
 
     config_type: type = WmmaConfig
     tensorized = True
@@ -52,10 +52,13 @@ class WmmaFamily(Family):
         self.name, self.packed = name, packed
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        """Takes groups of 8 or more channels and outputs in its layout, if WMMA has the
+        precision.
+        """
         if reason := alone(w):
             return Reject(self.name, reason)
         if w.groups != 1 and w.group_c < FEWEST_CHANNELS:
-            what = f"{w.group_c} input channels a group, one step of the instruction takes 16"
+            what = f"{w.group_c} input channels per group, an instruction takes 16"
             return Reject(self.name, "depthwise" if w.depthwise else what)
         if w.out_layout.packed != self.packed:
             return Reject(self.name, f"the output is laid out as {w.out_layout}")
@@ -66,23 +69,28 @@ class WmmaFamily(Family):
         return fitting(self.name, next(guesses(w, hardware), None), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
+        """Yields configurations that pack the weight like the default."""
         return wmma_config.space(w, hardware)
 
     def check(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
+        """Raises `ConfigError` with every rule that `config` breaks."""
         check(w, config, hardware)
 
     def footprint(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> Footprint:
+        """Returns the footprint, with instructions as counted in compiled kernels."""
         return footprint(w, config)
 
     def schedule(self, w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
+        """Returns the scheduled function. Raises `ConfigError` if `config` does not fit."""
         check(w, config, hardware)
         return _schedule(w, config, hardware)
 
     def padded_macs(self, w: ConvWorkload, config: WmmaConfig) -> int:
+        """Returns the multiply-adds of all instructions, padding included."""
         return Gemm.of(w, config.tile).padded_macs
 
     def signature(self, w: ConvWorkload, config: WmmaConfig) -> Signature:
-        """Returns the operands; the weight as `gemm.pack_weight` gives it."""
+        """Returns the operands; the weight is as in `gemm.pack_weight`."""
         return Signature.of(w, Gemm.of(w, config.tile).weight_shape)
 
     def pack(self, w: ConvWorkload, config: WmmaConfig, given: Given) -> dict[str, NDArray[Any]]:
@@ -92,7 +100,7 @@ class WmmaFamily(Family):
 
 
 def _no_instruction(w: ConvWorkload, hardware: Hardware) -> str:
-    """Returns why no WMMA multiplies `w` there; empty if one does."""
+    """Returns the reason that no WMMA multiplies `w` on `hardware`, or ""."""
     own = w.precision
     first = min_sm(own.operands[0], own.accumulator)
     if first is None or own.operands[0] != own.operands[1] or own.split > 1 or own.scales:
@@ -121,14 +129,14 @@ def _schedule(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> tirx.P
 
 
 def _columns(w: ConvWorkload) -> int:
-    """What a vector store has to divide: adjacent channels that one block writes."""
+    """Returns a number that every vector store has to divide: adjacent channels of one block."""
     if w.out_layout.packed:
         return w.out_layout.c
     return math.gcd(w.group_k, w.window.adjacent if w.window else 0)
 
 
 def _flatten_output(sch: Schedule, w: ConvWorkload) -> None:
-    """The output's loops become those of the GEMM, ([g,] m, k)."""
+    """Turns the output's loops into those of the GEMM, ([g,] m, k)."""
     out = sch.get_sblock(OUT)
     if w.out_layout.packed:
         sch.transform_block_layout(
@@ -141,7 +149,10 @@ def _flatten_output(sch: Schedule, w: ConvWorkload) -> None:
 
 
 def _tile(sch: Schedule, config: WmmaConfig, target: Backend) -> tuple[Any, Any, Any]:
-    """Blocks, warps, fragments. Gives the loops of a warp, a reduction step, a fragment step."""
+    """Splits into blocks, warps and fragments.
+
+    Returns the loops of a warp, of a reduction step, and of a fragment step.
+    """
     fm, fk, fi = config.instruction
     g, m, k, o, i = sch.get_loops(sch.get_sblock(CONV))
     group, block_m, warp_m, m, in_m = sch.split(
@@ -157,11 +168,11 @@ def _tile(sch: Schedule, config: WmmaConfig, target: Backend) -> tuple[Any, Any,
 
 
 def _stage(sch: Schedule, w: ConvWorkload, config: WmmaConfig, target: Backend, step: Any) -> None:
-    """Both operands of a reduction step go to shared memory, copied by the whole block."""
+    """Copies both operands of a reduction step to shared memory, by the whole block."""
     gather = sch.get_sblock(GATHER)
     sch.set_scope(gather, 0, SHARED)
     weight = sch.cache_read(sch.get_sblock(CONV), 1, SHARED)
-    # Unit loops stay, so that a copy always has the loops of its tile.
+    # Keep unit loops, so that a copy always has the loops of its tile.
     sch.compute_at(gather, step, preserve_unit_loops=True)
     sch.compute_at(weight, step, preserve_unit_loops=True)
     target.copy(sch, gather, 2, config.warps, gather_vector(w, config.tile))
@@ -172,7 +183,7 @@ def _stage(sch: Schedule, w: ConvWorkload, config: WmmaConfig, target: Backend, 
 
 @dataclass(frozen=True)
 class _Fragments:
-    """Blocks that move fragments: loads of A and B, store of the accumulator."""
+    """The blocks that move fragments: loads of A and B, store of the accumulators."""
 
     a: Any
     b: Any
@@ -180,12 +191,12 @@ class _Fragments:
 
 
 def _fragments(sch: Schedule, intrinsic: TensorIntrinsic, warp: Any, inner: Any) -> _Fragments:
-    """Operands are loaded fragment by fragment; the accumulator leaves through shared memory."""
+    """Loads operands by fragment, and stores the accumulators through shared memory."""
     conv = sch.get_sblock(CONV)
     accumulator = sch.cache_write(conv, 0, intrinsic.accumulator_scope)
     sch.set_scope(accumulator, 0, SHARED)
     for block in (accumulator, sch.get_sblock(EPILOGUE), sch.get_sblock(OUT)):
-        # An output of one pixel or one channel has its loops like any other.
+        # Keep unit loops, so that an output of one pixel or channel has the same loops.
         sch.reverse_compute_at(block, warp, preserve_unit_loops=True)
     a = sch.cache_read(conv, 0, intrinsic.a_scope)
     b = sch.cache_read(conv, 1, intrinsic.b_scope)

@@ -1,4 +1,4 @@
-"""What the WMMA schedule asks of a GPU. Instructions as counted in compiled kernels for sm_90."""
+"""The footprint of the WMMA schedule on a GPU. Instructions as counted in kernels for sm_90."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from schedules.machine.footprint import MMA, Footprint
 
 #: Multiply-adds of one mma.sync, and bytes of one fragment, which one ldmatrix loads.
 MMA_MACS, FRAGMENT_BYTES = 16 * 8 * 16, 512
-#: Warp instructions: of a step's loop; of 32 gathers of 16 bytes with their bounds, or of one
-#: element; of 32 copies of weights; of 32 vectors of the output through the epilogue.
+#: Warp instructions: of a step's loop; of a gather by 32 lanes with bounds, of 16 bytes or one
+#: element each; of a copy of weights by 32 lanes; of 32 vectors of the output and its epilogue.
 STEP, GATHER, ELEMENT, WEIGHT, STORE = 30, 17, 26, 7, 40
-#: With more elements a thread, their indices no longer fit its registers: twice the instructions.
+#: With more elements per thread, indices do not fit its registers: twice the instructions.
 MOST_ELEMENTS = 16
-#: What each stage more adds to the instructions of such a gather.
+#: Share of instructions that each further stage adds to such a gather.
 STAGE = 0.2
-#: The same of a gather that has no bounds to look at.
+#: Warp instructions of a gather without bounds.
 GATHER_INSIDE = 6
-#: Bytes that lie between two banks of the same number, and of one row that ldmatrix reads.
+#: Bytes after which banks repeat, and bytes of a row that ldmatrix reads.
 BANKS, ROW = 128, 16
 
 
 def conflicts(stride: int) -> int:
-    """How often an ldmatrix of rows so many bytes apart is replayed."""
+    """Returns the number of replays of an ldmatrix of rows that are `stride` bytes apart."""
     return math.gcd(stride // ROW, BANKS // ROW)
 
 
 def vector(w: ConvWorkload, config: WmmaConfig) -> int:
-    """Returns the elements that one access of the gather moves.
+    """Returns the number of elements that one access of the gather moves.
 
-    TVM gathers element by element where rows have to be told apart by a division that is no shift,
-    and looked at one by one.
+    TVM gathers element by element if the indices of rows need a division that is not a shift, and
+    bounds are checked.
     """
     inside = not any(w.padding) and w.r == w.s == 1
     odd = config.chunk & (config.chunk - 1) != 0
@@ -52,6 +52,7 @@ def vector(w: ConvWorkload, config: WmmaConfig) -> int:
 
 
 def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
+    """Returns the footprint of a workload and configuration."""
     gemm, tile = Gemm.of(w, config.tile), config.tile
     intrinsic = instruction(w, config)
     x, weight = (dtypes.get(one).bytes for one in w.precision.operands)
@@ -74,12 +75,12 @@ def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
     step = config.warps * STEP + copies + loads + macs // MMA_MACS
     outputs = tile.m * min(tile.k, gemm.k)
     stores = STORE * outputs // GPU_VECTOR // WARP_SIZE
-    # A 16x16 tile of weights is one block of memory: its rows are 32 bytes apart.
+    # A tile of weights is contiguous: its rows are one fragment's columns apart.
     a = config.fragments_m * conflicts(x * (tile.i + config.pad))
     b = config.fragments_k * conflicts(weight * tile.fragment_k)
     fragments = config.warps * config.chunk * (a + b) * FRAGMENT_BYTES
     copied = x * tile.m * tile.i * max(1, 6 // wide) + weight * tile.i * tile.k
-    # Staged through shared memory: a row of sums is a multiple of 64 bytes from the next.
+    # Accumulators go through shared memory: the stride of a row is a multiple of 64 bytes.
     staged = 4 * tile.m * tile.k * (1 + min(4, tile.k // 8))
     residual = x * outputs if w.epilogue.residual else 0
     useful = min(1.0, gemm.reduction.inner / gemm.i_pad)

@@ -1,14 +1,14 @@
-"""Runs a kernel for a GPU on this CPU, thread by thread, and finds its mistakes.
+"""Runs a GPU kernel on this CPU, thread by thread, and finds its mistakes.
 
-What runs is the kernel's own CUDA text, as TVM generates it: `lowered` has TVM lower the function,
-`translate` turns each PTX instruction into a call, g++ compiles the rest as C++ (`build`), and
-`runtime.cpp` is the GPU: threads are fibers that take turns, warps, blocks and clusters wait for
-each other, shared memory, mbarriers, cp.async, the copy engine, mma.sync and wgmma do what the PTX
-ISA says.
+It runs the kernel's own CUDA text, as TVM generates it. `lowered` has TVM lower the function.
+`translate` turns each PTX instruction into a call, and g++ compiles the rest as C++ (`build`).
+`runtime.cpp` plays the GPU: threads are fibers that take turns; warps, blocks and clusters wait for
+each other; shared memory, mbarriers, cp.async, the copy engine, mma.sync and wgmma behave as the
+PTX ISA says.
 
-Whatever a GPU does asynchronously happens here as late as it may, and what has not arrived is NaN.
-Warps run as far ahead of each other as barriers let them. So a mistake in waiting, which a GPU
-shows now and then, shows here every time:
+Asynchronous work is done as late as possible, and data that has not arrived is NaN. Warps run as
+far ahead of each other as barriers allow. So mistakes in waiting, which a GPU shows only now and
+then, show here every time:
 
     a missing wait, or a barrier                 NaN or wrong numbers in the result
     a stage released or overwritten too early    NaN or wrong numbers in the result
@@ -19,8 +19,8 @@ shows now and then, shows here every time:
     a write beside an array or shared memory     KernelFault
     lanes of a warp at different instructions    KernelFault
 
-What it doesn't find: bank conflicts, or races between warps that do no harm in the order in which
-they happen to run here; nor does it say anything about time.
+It does not find bank conflicts, or races between warps that are harmless in the order in which they
+happen to run here. It does not predict time.
 """
 
 from __future__ import annotations
@@ -49,13 +49,14 @@ def run(
     hardware: Hardware,
     change: Callable[[str], str] = lambda text: text,
 ) -> Array:
-    """Runs a scheduled function as `hardware` would, a GPU of sm_80 or later; gives its output.
+    """Runs a scheduled function as `hardware` would and returns its output.
 
-    arrays: the function's arguments in order, the output last; they are copied. change: is given
-    the CUDA text and returns the text to run, so that a test can break the kernel.
+    hardware: a GPU of sm_80 or later. arrays: the function's arguments in order, the output last;
+    they are copied. change: maps the CUDA text to the text to run, so that a test can break the
+    kernel.
 
-    Raises `KernelFault` for a mistake in the kernel, and `EmulatorError` for what can't be run: an
-    instruction that is not emulated, text that does not compile, no C++ compiler.
+    Raises `KernelFault` for a mistake in the kernel. Raises `EmulatorError` for an instruction that
+    is not emulated, text that does not compile, or a missing C++ compiler.
     """
     kernel = lower(function, hardware)
     kernel = replace(kernel, text=change(kernel.text))

@@ -12,26 +12,26 @@ from pathlib import Path
 
 from schedules.errors import EmulatorError
 
-#: Fibers jump, which fortified code takes for a mistake. Arithmetic in fp16 rounds every result.
+#: Fibers jump, which fortified code rejects. fp16 arithmetic rounds every result.
 COMMON = (
     "g++", "-std=c++17", "-march=native", "-U_FORTIFY_SOURCE", "-fno-exceptions", "-fno-rtti",
     "-fexcess-precision=16", "-fno-diagnostics-show-caret", "-shared", "-fPIC",
 )  # fmt: skip
-#: Kernels are small: optimising more would take longer than they run.
+#: More optimisation would take longer than the kernels run.
 RUNTIME = ("-O1",)
-#: A kernel takes longer to compile than to run. Registers that are not written hold no finite fp16
-#: number. A thread's stack is 256 KiB (`fibers.h`).
+#: A kernel takes longer to compile than to run. Registers that were not written hold NaN. A
+#: thread's stack is 256 KiB (`fibers.h`).
 KERNEL = ("-O0", "-ftrivial-auto-var-init=pattern", "-Werror=frame-larger-than=196608")
 SOURCES = Path(__file__).parent
 
 
 def available() -> bool:
-    """Whether there is the C++ compiler that the emulator needs."""
+    """Returns True if the C++ compiler that the emulator needs is installed."""
     return shutil.which("g++") is not None
 
 
 class Launch(ctypes.Structure):
-    """As `Launch` in `fibers.h`."""
+    """The `Launch` of `fibers.h`."""
 
     _fields_ = (
         ("blocks", ctypes.c_int * 3),
@@ -44,20 +44,20 @@ class Launch(ctypes.Structure):
 
 @cache
 def _folder() -> tempfile.TemporaryDirectory[str]:
-    """For what is compiled, as long as the process lives."""
+    """Returns the folder for compiled code, which lives as long as the process."""
     return tempfile.TemporaryDirectory(prefix="tvmconv-emulator-")
 
 
 @cache
 def runtime() -> Path:
-    """The library with the instructions."""
+    """Returns the compiled library with the instructions."""
     library = Path(_folder().name) / "runtime.so"
     _compile(*RUNTIME, str(SOURCES / "runtime.cpp"), "-o", str(library))
     return library
 
 
 def kernel(program: str) -> ctypes.CDLL:
-    """Compiles a translated kernel. Raises `EmulatorError` with what the compiler says."""
+    """Compiles a translated kernel. Raises `EmulatorError` with the compiler's messages."""
     folder = Path(tempfile.mkdtemp(dir=_folder().name))
     source, library = folder / "kernel.cpp", folder / "kernel.so"
     source.write_text(program)
@@ -68,7 +68,7 @@ def kernel(program: str) -> ctypes.CDLL:
 
 
 def run(program: str, launch: Launch, pointers: list[int]) -> str | None:
-    """Runs a translated kernel with the addresses of its parameters; gives what went wrong."""
+    """Runs a translated kernel with the addresses of its parameters. Returns the fault, or None."""
     function = kernel(program).kernel
     library = ctypes.CDLL(str(runtime()))
     library.run.restype = ctypes.c_char_p

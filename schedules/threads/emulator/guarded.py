@@ -1,4 +1,4 @@
-"""Arrays between guards, so that what a kernel writes beside them shows."""
+"""Arrays between guards, which show out-of-bounds writes of a kernel."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ Array = NDArray[Any]
 
 #: Bytes of 0xff: NaN in every floating-point type.
 POISON = 0xFF
-#: Where TVM wants arrays to begin.
+#: Alignment of arrays in TVM, in bytes.
 ALIGNED = 64
 
 
 @dataclass(frozen=True)
 class Guarded:
-    """A copy of an array with poison before and after it, as much as the array is long.
+    """A copy of an array between guards of poison, each at least as long as the array.
 
     inner: the copy, of the array's shape and dtype. before, after: the guards, in bytes.
     """
@@ -29,6 +29,7 @@ class Guarded:
 
     @classmethod
     def of(cls, array: Array) -> Guarded:
+        """Returns a guarded copy of an array."""
         guard = -(-array.nbytes // ALIGNED) * ALIGNED
         whole = np.full(3 * guard + ALIGNED, POISON, np.uint8)
         start = -whole.ctypes.data % ALIGNED + guard
@@ -38,5 +39,5 @@ class Guarded:
         return cls(whole[:start], inner, whole[end:])
 
     def intact(self) -> bool:
-        """Whether nothing was written to the guards."""
+        """Returns True if the guards were not written to."""
         return bool((self.before == POISON).all() and (self.after == POISON).all())

@@ -1,4 +1,4 @@
-"""A kernel as TVM lowers it for a GPU: its CUDA text, and how its host code launches it."""
+"""A kernel as TVM lowers it for a GPU: its CUDA text and its launch."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from schedules.lowering import KERNELS, LOWERING
 from schedules.machine.hardware import Hardware
 from schedules.threads.emulator.tensor_maps import IM2COL, TILED
 
-#: What TVM calls to make machine code of CUDA text, of which there is no need here.
+#: Name of the function that TVM calls to compile CUDA text, which is not needed here.
 MACHINE_CODE = "tvm_callback_cuda_compile"
 
 
 @dataclass(frozen=True)
 class TensorMapCall:
-    """A call that encodes a tensor map of the array that is the function's parameter `array`."""
+    """A call that encodes a tensor map of an array. ``array``: name of the function's parameter."""
 
     encoder: str
     array: str
@@ -34,10 +34,9 @@ class TensorMapCall:
 class Lowered:
     """CUDA text of one kernel and its launch.
 
-    parameters: of the kernel, in order: names of the function's parameters, or of tensor maps.
+    parameters: of the kernel, in order: names of the function's parameters or of tensor maps.
     blocks, threads: of the grid and of a block, along x, y and z. cluster: blocks of a cluster.
-    resident: blocks that a multiprocessor is to hold at a time. shared_bytes: dynamic shared
-    memory.
+    resident: blocks that a multiprocessor holds at a time. shared_bytes: dynamic shared memory.
     """
 
     text: str
@@ -71,7 +70,7 @@ def lower(function: tirx.PrimFunc, hardware: Hardware) -> Lowered:
 
 @contextmanager
 def _no_machine_code() -> Iterator[None]:
-    """Keeps TVM from running a CUDA compiler, as it does where a driver is loaded."""
+    """Keeps TVM from running a CUDA compiler, as it does if a driver is loaded."""
     compiler = tvm.get_global_func(MACHINE_CODE, allow_missing=True)
     tvm_ffi.register_global_func(MACHINE_CODE, lambda *_: b"", override=True)
     try:
@@ -84,7 +83,7 @@ def _no_machine_code() -> Iterator[None]:
 
 
 def _read(host: tvm.IRModule, kernel: tirx.PrimFunc, text: str) -> Lowered:
-    """The launch and the tensor maps, out of the calls in the host's function."""
+    """Reads the launch and the tensor maps from the calls in the host's function."""
     calls: dict[str, list[Any]] = {}
 
     def visit(call: Any) -> None:
@@ -114,12 +113,12 @@ def _along(sizes: dict[str, int], index: str) -> tuple[int, int, int]:
 
 
 def _name(argument: Any) -> str:
-    """The parameter whose memory an argument is, or the tensor map that it is."""
+    """Returns the name of the parameter, or tensor map, that an argument points to."""
     return str((argument.args[0] if isinstance(argument, tvm.ir.Call) else argument).name)
 
 
 def _tensor_map(call: Any) -> tuple[str, TensorMapCall]:
-    """The map's name, and how it is encoded: (encoder, map, [dtype, rank,] array, numbers...)."""
+    """Returns the map's name and its call, (encoder, map, [dtype, rank,] array, numbers...)."""
     encoder, target, *others = call.args
     at = 2 if encoder.value == TILED else 0
     numbers = [int(number) for number in others[at + 1 :]]

@@ -1,4 +1,4 @@
-"""The copy engine's tensor maps, as a kernel's host code asks for them, for `hopper.h`."""
+"""The copy engine's tensor maps, encoded for `hopper.h` as a kernel's host code asks."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from schedules.errors import KernelFault
 
-#: The functions that encode one: ours, and TVM's own. Their arguments are listed in
-#: `schedules.families.wgmma.kernel` by `im2col` and `matrix`.
+#: The functions that encode a map: ours and TVM's own. `im2col` and `matrix` of
+#: `schedules.families.wgmma.kernel` list their arguments.
 IM2COL, TILED = "tvmconv.encode_im2col", "runtime.cuTensorMapEncodeTiled"
 
 
 class Map(ctypes.Structure):
-    """As `TensorMap` there."""
+    """The `TensorMap` of `hopper.h`."""
 
     _fields_ = (
         ("im2col", ctypes.c_bool),
@@ -33,9 +33,9 @@ class Map(ctypes.Structure):
 
 
 def encode(function: str, array: NDArray[Any], numbers: list[int]) -> Map:
-    """What `function`, `IM2COL` or `TILED`, encodes of an array with these arguments.
+    """Returns the map that `function`, `IM2COL` or `TILED`, encodes with these arguments.
 
-    Raises `KernelFault` for what the driver refuses.
+    Raises `KernelFault` for arguments that the driver refuses.
     """
     return (_im2col if function == IM2COL else _tiled)(array, numbers)
 
@@ -57,7 +57,7 @@ def _tiled(array: NDArray[Any], numbers: list[int]) -> Map:
         numbers[5:7],
     )
     interleave, swizzle, _, filled_with_nan = numbers[7:]
-    # "cuTensorMapEncodeTiled"; and what is not emulated.
+    # "cuTensorMapEncodeTiled"; then the modes that are not emulated.
     _require(1 <= channels <= 256 and 1 <= pixels <= 256, "the size of the box")
     _require((steps, interleave, filled_with_nan) == ([1, 1], 0, 0), "a step or a fill")
     none = [0, 0]

@@ -1,4 +1,4 @@
-"""From a kernel's CUDA text to C++ that calls the emulator's instructions.
+"""Translates a kernel's CUDA text to C++ that calls the emulator's instructions.
 
 TVM writes every PTX instruction as a small function around one inline assembly statement:
 
@@ -10,7 +10,7 @@ Here the assembly becomes a call of the function in `kernel.h` that does the sam
 
       emulator::max_of_pairs<half>(__d, __a, __b);
 
-Everything else is C++ already. Raises `EmulatorError` for an instruction that is not in
+The rest is C++ already. Raises `EmulatorError` for an instruction that is not in
 `INSTRUCTIONS`.
 """
 
@@ -21,12 +21,12 @@ import re
 from schedules.errors import EmulatorError
 from schedules.threads.emulator.lowered import Lowered
 
-#: PTX's names of element types, and the C++ types of them in `elements.h`.
+#: By PTX's names of element types: their C++ types in `elements.h`.
 TYPES = {"f16": "half", "bf16": "nv_bfloat16", "f32": "float"}
 _ELEMENT = "(f16|bf16)"
 
-#: Instructions by their names in PTX, as regular expressions, and what calls them in C++: `{...}`
-#: are the groups that the expression captures, element types as C++ types; the operands follow.
+#: By the PTX name of an instruction, as a regular expression: the C++ call. `{...}` are the groups
+#: that the expression captures, element types as C++ types. The operands follow.
 INSTRUCTIONS = {
     # threads of a warp, a block, a cluster
     r"bar\.sync": "bar_sync(",
@@ -70,14 +70,14 @@ INSTRUCTIONS = {
     r"cp\.async\.bulk\.wait_group(?:\.read)?": "bulk_wait(",
     r"fence\.proxy\.async\.shared::cta": "fence_proxy(",
 }
-#: Statements in which TVM needs more than one instruction, as a whole.
+#: Whole statements of more than one instruction.
 STATEMENTS = {
     r"mov\.u32 (%\d+), %%cluster_ctarank;": "{0} = emulator::cluster_rank();",
     r"\{ \.reg \.pred (\w+); (\w+): mbarrier\.try_wait\.parity\.acquire\.cta\.shared::cta\.b64 \1, "
     r"\[(%\d+)\], (%\d+), %\d+; @\1 bra\.uni (\w+); bra\.uni \2; \5: \}": (
         "emulator::mbarrier_wait({2}, {3});"
     ),
-    # Only keeps the compiler from moving code.
+    # Empty: only keeps the compiler from moving code.
     r"": "",
 }
 
@@ -88,7 +88,11 @@ _PREDICATED = re.compile(r"\{ \.reg \.pred (\w+); setp\.ne\.b32 \1, (%\d+), 0; (
 
 
 def translated(kernel: Lowered) -> str:
-    """C++ with a function ``kernel`` that takes pointers to the kernel's parameters, in order."""
+    """Returns C++ with a function ``kernel`` that takes pointers to the kernel's
+    parameters.
+
+    Raises `EmulatorError` for an unknown instruction.
+    """
     text = kernel.text
     helpers = re.findall(r"^__forceinline__ __device__ .*?^}", text, re.MULTILINE | re.DOTALL)
     # The declaration comes first, then the definition.
@@ -126,7 +130,7 @@ def _passed(parameter: str, number: int) -> str:
 
 
 def _instruction(statement: re.Match[str]) -> str:
-    """The C++ statement for an assembly statement."""
+    """Returns the C++ statement for an assembly statement."""
     text = "".join(re.findall(_STRING, statement[1])).replace('"', "").replace("\\n", " ")
     text = " ".join(text.split())
     operands = [_typed(kind, value) for kind, value in _OPERAND.findall(statement[2])]
@@ -151,7 +155,7 @@ def _filled(code: str, operands: list[str]) -> str:
 
 
 def _call(name: str) -> str:
-    """The C++ call of an instruction, as far as its operands."""
+    """Returns the C++ call of an instruction, without its operands."""
     for pattern, call in INSTRUCTIONS.items():
         if found := re.fullmatch(pattern, name):
             return call.format(*(TYPES.get(group, group) for group in found.groups()))
@@ -162,7 +166,7 @@ def _call(name: str) -> str:
 
 
 def _arguments(name: str, text: str) -> list[str]:
-    """An instruction's operands as C++ expressions, vectors taken apart."""
+    """Returns an instruction's operands as C++ expressions, vectors as their elements."""
     # An address with an offset, then the brackets of addresses and vectors.
     text = re.sub(r"\[(%\d+)\+(\d+)\]", r"emulator::at(\1; \2)", text)
     values = [value.strip() for value in re.sub(r"[\[\]{}]", "", text).split(",")]
@@ -170,7 +174,7 @@ def _arguments(name: str, text: str) -> list[str]:
     if name.startswith("ld.shared"):
         return [values[-1], *values[:-1]]
     if name.startswith("wgmma.mma_async"):
-        # The last: whether signs are changed (1: not) and operands transposed.
+        # The last four: 1 keeps the sign, of a and b; 1 transposes, a and b.
         registers, (a, b, add, *flags) = values[:-7], values[-7:]
         if flags != ["1", "1", "0", "0"]:
             raise EmulatorError(f"the emulator does not know {name} with the flags {flags}")

@@ -186,11 +186,11 @@ def test_other_names_are_refused_however_they_are_written(named: bytes) -> None:
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ([1, 2], "no dictionary"),
-        ({"weight": 3.5}, "'weight' of the checkpoint is no tensor"),
-        ({"weight": [Tensor(Storage("0", NUMBERS), 0, (2,), (1,))]}, "is no tensor"),
-        ({5: Tensor(Storage("0", NUMBERS), 0, (2,), (1,))}, "is no tensor"),
-        ({"weight": Storage("0", NUMBERS)}, "is no tensor"),
+        ([1, 2], "not a dictionary"),
+        ({"weight": 3.5}, "'weight' of the checkpoint is not a tensor"),
+        ({"weight": [Tensor(Storage("0", NUMBERS), 0, (2,), (1,))]}, "is not a tensor"),
+        ({5: Tensor(Storage("0", NUMBERS), 0, (2,), (1,))}, "is not a tensor"),
+        ({"weight": Storage("0", NUMBERS)}, "is not a tensor"),
     ],
 )
 def test_anything_but_named_tensors_is_refused(form, what: object, message: str) -> None:

@@ -109,7 +109,7 @@ def test_elements_there_are_none_of() -> None:
         touches(PROGRAM_F32, A, 16, 0)
     with pytest.raises(FragmentError, match=r"no element \[0, -1\]"):
         touches(PROGRAM_F32, B, 0, -1)
-    with pytest.raises(FragmentError, match="C of float16 is no operand of F32"):
+    with pytest.raises(FragmentError, match="C of float16 is not an operand of F32"):
         touches(PROGRAM_F32, ACCUMULATOR_F16, 0, 0)
     assert touches(PROGRAM_F16, ACCUMULATOR_F16, 0, 0)
     assert touches(PROGRAM_F32, ACCUMULATOR_F32, 0, 0)

@@ -27,8 +27,8 @@ layouts = st.one_of(st.just(NHWC), st.builds(Layout, st.integers(1, 20), st.inte
         ({"stride": (0, 1)}, "sizes are at least 1"),
         ({"dilation": (1, 0)}, "sizes are at least 1"),
         ({"padding": (-5, 0, -5, 0)}, "larger than the padded image"),
-        ({"groups": 5}, "channels divide into groups"),
-        ({"groups": 8}, "channels divide into groups"),
+        ({"groups": 5}, "groups have to divide the channels"),
+        ({"groups": 8}, "groups have to divide the channels"),
         ({"h": 2}, "larger than the padded image"),
         ({"r": 4, "dilation": (3, 1)}, "larger than the padded image"),
     ],
@@ -185,5 +185,5 @@ def test_unknown_activation_is_refused() -> None:
 
 
 def test_activation_has_its_parameters() -> None:
-    with pytest.raises(ValueError, match="its parameters are: low, high"):
+    with pytest.raises(ValueError, match="takes low, high, not"):
         Activation("clip", (6.0,))

@@ -67,7 +67,7 @@ def test_a_window_of_a_packed_tensor_is_refused() -> None:
 
 @pytest.mark.parametrize("changes", [{"shuffle": 0}, {"shuffle": -2}, {"shuffle": 7}], ids=str)
 def test_a_shuffle_that_does_not_divide_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="a shuffle divides the channels"):
+    with pytest.raises(ValueError, match="the shuffle has to divide the channels"):
         Window(9, 8, 36, **changes)
 
 

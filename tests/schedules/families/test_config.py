@@ -19,9 +19,9 @@ from schedules.families.depthwise import config as depthwise_config
 from schedules.families.depthwise.config import DepthwiseConfig
 from schedules.families.direct import family as direct
 from schedules.families.direct.family import DirectConfig
-from schedules.families.few_channels import config as few_channels_config
+from schedules.families.few_channels import space as few_channels_space
 from schedules.families.few_channels.config import FewChannelsConfig
-from schedules.families.mma_sync import config as mma_sync_config
+from schedules.families.mma_sync import space as mma_sync_space
 from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.families.wgmma import space as wgmma_space
 from schedules.families.wgmma.config import WgmmaConfig
@@ -61,7 +61,7 @@ ALL_HARDWARE = (CPU, *CUDA_ARCHS)
         # What one thread may have is not there for all 512: 65536 registers are shared.
         (WmmaConfig(4, 4, 4, 4, 4), "sm_90", "200 registers, each of 512 threads has 128"),
         (replace(GOOD, asynchronous=True), "sm_75", "cp.async needs sm_80"),
-        (replace(GOOD, asynchronous=True, stages=1), "sm_80", "one stage has nothing to run ahead"),
+        (replace(GOOD, asynchronous=True, stages=1), "sm_80", "cp.async needs at least two stages"),
         (WmmaConfig(4, 2, 1, 1, 1), "sm_90", "256 threads do not share the gathered tile evenly"),
         (WmmaConfig(4, 2, 2, 1, 1), "sm_90", "256 threads do not share the weight tile evenly"),
         (replace(GOOD, pad=3), "sm_90", "pad 3 breaks 16-byte alignment"),
@@ -118,7 +118,7 @@ def test_config_prints_what_it_sets() -> None:
     [
         (DirectConfig(0), CPU, "knobs are at least 1"),
         (DirectConfig(4, -1), CPU, "knobs are at least 1"),
-        (DirectConfig(3), CPU, "128 channels are no multiple of 3"),
+        (DirectConfig(3), CPU, "128 channels are not a multiple of 3"),
         (DirectConfig(4, 2048), GPUS["sm_90"], "2048 threads, a block has at most 1024"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -137,10 +137,10 @@ def test_direct_config_that_does_not_fit(
     [
         (DepthwiseConfig(0), "llvm", "every knob is at least 1"),
         (DepthwiseConfig(8, lanes=-1), "sm_90", "every knob is at least 1"),
-        (DepthwiseConfig(6), "sm_90", "a vector of 6 is no power of two up to 8"),
-        (DepthwiseConfig(16), "sm_90", "a vector of 16 is no power of two up to 8"),
-        (DepthwiseConfig(32), "llvm", "a vector of 32 is no power of two up to 16"),
-        (DepthwiseConfig(8, lanes=3), "sm_90", "64 channels are no multiple of 8 x 3"),
+        (DepthwiseConfig(6), "sm_90", "a vector of 6 is not a power of two up to 8"),
+        (DepthwiseConfig(16), "sm_90", "a vector of 16 is not a power of two up to 8"),
+        (DepthwiseConfig(32), "llvm", "a vector of 32 is not a power of two up to 16"),
+        (DepthwiseConfig(8, lanes=3), "sm_90", "64 channels are not a multiple of 8 x 3"),
         (DepthwiseConfig(8, lanes=8, across=9, down=16), "sm_90", "1152 threads, .* at most 1024"),
         (
             DepthwiseConfig(1, lanes=2, down=65),
@@ -150,8 +150,8 @@ def test_direct_config_that_does_not_fit(
         # 128 sums, (8 + 2) x 2 columns and 3 taps of 4 registers, and 40 beside.
         (DepthwiseConfig(8, 8, 2, 8, 4, 2), "sm_90", "260 registers, each of 64 threads has 255"),
         (DepthwiseConfig(8, 8, 1, 8, 4, 32), "sm_90", "156 registers, .* of 1024 threads has 64"),
-        (DepthwiseConfig(8, lanes=8), "llvm", "8 threads, a CPU has blocks of one"),
-        (DepthwiseConfig(16, 8, 2), "llvm", "1024 bytes of sums, .* less than 1024"),
+        (DepthwiseConfig(8, lanes=8), "llvm", "8 threads, but a CPU's blocks have one"),
+        (DepthwiseConfig(16, 8, 2), "llvm", "1024 bytes of accumulators, .* less than 1024"),
         (DepthwiseConfig(16, 14, 3), "llvm", "1536 bytes of patch"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -182,11 +182,11 @@ def test_depthwise_tiles_shrink_where_threads_are_few() -> None:
 def check(w: ConvWorkload, config: Any, hardware: Hardware) -> None:
     homes = {
         WgmmaConfig: wgmma_space,
-        MmaSyncConfig: mma_sync_config,
+        MmaSyncConfig: mma_sync_space,
         WmmaConfig: wmma_config,
         DepthwiseConfig: depthwise_config,
         DirectConfig: direct,
-        FewChannelsConfig: few_channels_config,
+        FewChannelsConfig: few_channels_space,
     }
     homes[type(config)].check(w, config, hardware)
 
@@ -271,18 +271,18 @@ def test_the_tiles_that_operands_are_packed_for_are_those_of_gpus() -> None:
 @pytest.mark.parametrize(
     ("changes", "hardware", "name", "reason"),
     [
-        ({"groups": 16}, CPU, "wmma_nhwc", "4 input channels a group"),
+        ({"groups": 16}, CPU, "wmma_nhwc", "4 input channels per group"),
         ({"groups": 4, "out_layout": PACKED}, CPU, "wmma_packed", "groups are written as NHWC"),
         ({"groups": 64}, CPU, "wmma_packed", "depthwise"),
         ({}, CPU, "wmma_packed", "the output is laid out as NHWC"),
         ({}, CPU, "depthwise", "not depthwise: 1 groups of 64 channels"),
-        ({"groups": 64}, CPU, "depthwise", "2 output channels for every input channel"),
-        ({**DEPTHWISE, "in_layout": PACKED}, CPU, "depthwise", "has to be NHWC, .* is NHWC16n16c"),
+        ({"groups": 64}, CPU, "depthwise", "2 output channels per input channel"),
+        ({**DEPTHWISE, "in_layout": PACKED}, CPU, "depthwise", "NHWC only, not NHWC16n16c"),
         (
             {**DEPTHWISE, "epilogue": Epilogue(residual=True, residual_layout=Layout(4, 8))},
             CPU,
             "depthwise",
-            "has to be NHWC, .* is NHWC4n8c",
+            "NHWC only, not NHWC4n8c",
         ),
         ({"out_layout": PACKED}, CPU, "wmma_nhwc", "the output is laid out as NHWC16n16c"),
         ({}, replace(GPUS["sm_70"], name="sm_61", sm=61), "wmma_nhwc", "sm_61 has no WMMA"),

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
 
-from intrinsics import INTRINSICS
+from intrinsics import INTRINSICS, dtypes
 from schedules.conv.gemm import Gemm
 from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload, Epilogue
@@ -34,16 +34,17 @@ from tvmconv.runtime.gpu import detect_arch
 def bound(family: Family, w: ConvWorkload) -> float:
     """How far the relative l2 error may go.
 
-    An fp16 output rounds each element by at most 2**-11 = 4.9e-4 of itself. Sums in fp32 add
-    (terms) x 2**-24 of the sum of magnitudes at the very most, 1e-4 for the 2304 terms of a 3x3
-    convolution over 256 channels, and far less where roundings differ in sign: 1e-3 covers both,
-    and 2e-5 the sums alone.
+    A narrow output rounds each element by at most its unit roundoff: fp16 by 2**-11 = 4.9e-4 of
+    itself. Sums in fp32 add (terms) x 2**-24 of the sum of magnitudes at most, 1e-4 for the
+    2304 terms of a 3x3 convolution over 256 channels, and far less where roundings differ in sign:
+    two roundings cover both, and 2e-5 the sums alone.
 
     An fp16 accumulator is rounded once per instruction, so by 2**-11 of a partial sum in each of
     the steps along the reduction; partial sums of independent terms are on average no larger
     than the last, and independent roundings grow with the root of their number.
     """
-    sums = 1e-3 if w.precision.result == "float16" else 2e-5
+    result = dtypes.get(w.precision.result)
+    sums = 2e-5 if result is dtypes.FP32 else 2 * result.unit
     if family.tensorized and w.precision.accumulator == "float16":
         # A step has 16 channels at most; rounded up here, never less than by the families.
         steps = w.r * w.s * (w.c // 16 + 1)

@@ -20,8 +20,9 @@ from schedules.choose import choose
 from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import Activation, ConvWorkload, Epilogue, Window
 from schedules.errors import ConfigError, KernelFault
-from schedules.families.few_channels.config import FewChannelsConfig, default, problems
-from schedules.families.few_channels.geometry import PooledGeometry
+from schedules.families.few_channels.config import FewChannelsConfig
+from schedules.families.few_channels.plan import PooledPlan
+from schedules.families.few_channels.space import default, problems
 from schedules.family import ONE_CONVOLUTION, Reject, alone
 from schedules.machine.hardware import CPU, Hardware
 from schedules.registry import FAMILIES, family
@@ -111,7 +112,8 @@ def test_kernel(name: str) -> None:
 BROKEN = {
     "copies not waited for": (r"\w+cp_async_wait_group\w+\(\);", ";"),
     "warps side by side do not wait": (r"(?s)(\w+st_vec_shared.*?)__syncthreads\(\);", r"\1"),
-    "another column left for the warp beside": (r"(st_vec_shared.*?&\(_ptr\[)", r"\1 16 + "),
+    "another column left for the warp beside": (
+        r"(st_vec_shared.*?\w+_shared_ptr\[)", r"\1 16 + "),
     "another lane asked": (r"\^ 4", "^ 8"),
     "a window's maximum left out": (r"\w+max_NaN_f16x2\((\w+\[0\]), .*\);", ";"),
 }  # fmt: skip
@@ -172,8 +174,7 @@ def test_the_pool_by_definition() -> None:
 def test_every_row_is_computed_once_but_for_a_tile_of_each_block() -> None:
     config = default(RESNET, SM_90)
     assert config is not None
-    g = PooledGeometry(RESNET, config)
-    assert g.blocks <= config.blocks
+    assert PooledPlan(RESNET, config).blocks <= config.blocks
     assert FAMILY.padded_macs(RESNET, config) < 1.05 * FAMILY.padded_macs(STEM, C(2, 7))
     assert FAMILY.footprint(RESNET, config, SM_90).dram_bytes < 100e6
 
@@ -243,7 +244,7 @@ def test_workloads_go_through_json() -> None:
     ids=["below the image", "above it", "a part of a larger tensor"],
 )
 def test_no_workload(pool: MaxPool, window: Window | None) -> None:
-    with pytest.raises(ValueError, match="a window of the pool is empty, or the output has one"):
+    with pytest.raises(ValueError, match="an empty window of the pool, or a pool in a window"):
         replace(STEM, epilogue=replace(RELU, pool=pool), window=window)
 
 

@@ -14,8 +14,8 @@ import tvm
 from schedules.choose import Choice, choose
 from schedules.conv.workload import PACKED, Activation, ConvWorkload, Epilogue
 from schedules.families.few_channels.config import FewChannelsConfig
-from schedules.families.mma_sync import config as mma_sync_config
 from schedules.families.mma_sync.config import MmaSyncConfig
+from schedules.families.mma_sync.plan import Plan
 from schedules.families.wmma.config import WmmaConfig, shared_bytes
 from schedules.family import Match
 from schedules.registry import family
@@ -176,7 +176,7 @@ def test_shared_memory_is_what_the_config_was_checked_for(built: Built, name: st
         needed = (
             shared_bytes(choice.workload, choice.config)
             if isinstance(choice.config, WmmaConfig)
-            else mma_sync_config.shared_bytes(choice.config)
+            else Plan(choice.workload, choice.config).memory.bytes
         )
         # The launch's numbers as LLVM stores them: blocks, threads, and last the shared memory.
         launch = rf"^define [^\n]*@{symbol(name)}_compute_\(.*?^}}"

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from schedules.conv.workload import PACKED, ConvWorkload, Epilogue
-from schedules.errors import ConfigError
-from schedules.families.mma_sync.config import MmaSyncConfig, fits, shared_bytes
+from schedules.errors import ConfigError, KernelFault
+from schedules.families.mma_sync import copies
+from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.families.mma_sync.family import MmaSyncFamily
+from schedules.families.mma_sync.plan import Plan
+from schedules.families.mma_sync.space import fits
 from schedules.family import Match, Reject
 from schedules.machine.hardware import CPU, Hardware
 from schedules.tensors import Tensors
@@ -31,7 +34,7 @@ def check(w: ConvWorkload, config: MmaSyncConfig, hardware: Any, execute: Any = 
     operands = Tensors.random(w)
     got = kernels.run(FAMILY, w, config, hardware, operands, execute)
     error = kernels.relative_l2(got, kernels.reference(w, operands))
-    # As in test_families: fp16 outputs round by 2**-11 at most, fp32 sums by far less.
+    # As in test_families: fp16 outputs round by 2**-11 at most, fp32 accumulators by far less.
     bound = 1e-3 if w.precision.result == "float16" else 2e-5
     assert error <= bound, f"{config}: {w} is {error:.2e} off"
 
@@ -70,7 +73,7 @@ def test_knobs(w: ConvWorkload, config: MmaSyncConfig) -> None:
 
 
 @on_cpu
-def test_sums_are_added_in_one_order() -> None:
+def test_accumulators_are_added_in_one_order() -> None:
     """Split or not, a result is the same in every run, bit for bit."""
     w, config = TAKEN["not square"], MmaSyncConfig(1, 1, 2, 2, 4, 3, 2, 4)
     operands = Tensors.random(w)
@@ -91,6 +94,36 @@ def test_a_wrong_kernel_would_be_noticed() -> None:
     assert kernels.relative_l2(got, kernels.reference(w, operands)) > 1e-2
 
 
+WHOLE = MmaSyncConfig(2, 1, 1, 2, 4, 3)
+WARPS, BLOCKS = replace(WHOLE, warps_i=2), replace(WHOLE, split=4)
+#: Name: the configuration, what is replaced in its text and by what.
+BROKEN = {
+    "stage not waited for": (WHOLE, r"\w+_wait_group_1\(\);", ";"),
+    "block does not wait": (WHOLE, r"(_wait_group_1\(\);\s*)__syncthreads\(\);", r"\1"),
+    "stage not committed": (WHOLE, r"\w+_commit_group\(\);", ";"),
+    "stage read twice": (WHOLE, r"read_ptr\[0\] = condval\w*;", ";"),
+    "padding not masked": (WHOLE, r"\(taps_ptr\[\d\] & bit_ptr\[0\]\) == \(uint\)0", "0 != 0"),
+    "weights past the end": (WHOLE, r"(source\w*, )\(.*row_ptr\[0\].*\);", r"\1(0 != 0));"),
+    "warps do not wait": (WARPS, r"__syncthreads\(\);(\s*int worker)", r"\1"),
+    "cluster does not wait": (BLOCKS, r"\w+_cluster_(arrive|wait)_aligned\(\);", ";"),
+}
+
+
+@on_cpu
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_kernel_is_noticed(name: str) -> None:
+    config, pattern, replacement = BROKEN[name]
+    with pytest.raises((AssertionError, KernelFault), match=r"off|not finite|has ended"):
+        check(TAKEN["not square"], config, SM_90A, kernels.broken(pattern, replacement))
+
+
+@on_cpu
+def test_a_wrong_swizzle_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "swizzled", lambda row, chunk, chunks: chunk)
+    with pytest.raises(AssertionError, match="off"):
+        check(TAKEN["not square"], WHOLE, SM_90A, emulator.run)
+
+
 # ---------------------------------------------------------------- what it refuses
 
 W = ConvWorkload(8, 28, 28, 64, 128, 3, 3, padding=(1, 1, 1, 1))
@@ -100,7 +133,7 @@ GOOD = MmaSyncConfig(2, 2, 2, 2, 4, 3)
 @pytest.mark.parametrize(
     ("config", "hardware", "complaint"),
     [
-        # 4 stages of (128 x 64 + 64 x 256) halves
+        # 4 stages of (128 x 64 + 64 x 256) elements
         (MmaSyncConfig(2, 4, 4, 4, 4, 4), SM_80, "196608 bytes of shared memory.* has 166912"),
         (replace(GOOD, split=2), SM_80, "a cluster of 2 blocks, sm_80 has 1"),
         (replace(GOOD, split=9), SM_90A, "a cluster of 9 blocks, sm_90a has 8"),
@@ -122,11 +155,12 @@ def test_config_that_does_not_fit_says_why(
         FAMILY.schedule(W, config, hardware)
 
 
-def test_sums_may_need_more_shared_memory_than_the_stages() -> None:
+def test_accumulators_may_need_more_shared_memory_than_the_stages() -> None:
     config = MmaSyncConfig(2, 2, 4, 4, 4, 3)
-    assert shared_bytes(config) == 3 * (128 + 128) * 64 * 2
-    # Of two warps that split a step: rows of 32 sums, four floats apart.
-    assert shared_bytes(replace(config, warps_i=2)) == 2 * 128 * 128 // 32 * 36 * 4
+    assert Plan(W, config).memory.bytes == 3 * (128 + 128) * 64 * 2
+    # Of two warps that share a k-block: rows of 32 accumulators, four more apart.
+    shared = replace(config, warps_i=2)
+    assert Plan(W, shared).memory.bytes == 2 * 128 * 128 // 32 * 36 * 4
 
 
 @pytest.mark.parametrize(

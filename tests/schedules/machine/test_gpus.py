@@ -16,7 +16,8 @@ from schedules.errors import ConfigError
 from schedules.families.depthwise.config import DepthwiseConfig
 from schedules.families.depthwise_projection.config import DepthwiseProjectionConfig
 from schedules.families.direct.family import DirectConfig
-from schedules.families.few_channels.config import FewChannelsConfig, persistent
+from schedules.families.few_channels.config import FewChannelsConfig
+from schedules.families.few_channels.space import persistent
 from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.families.wgmma.config import WgmmaConfig
 from schedules.families.wgmma.plan import Plan

@@ -240,7 +240,7 @@ def test_without_the_source_tree_the_zoo_says_where_it_is(
         ("inspect model.onnx --target llvm", "'x:0' axis 0"),
         ("inspect model.onnx --target tpu --batch 1", "'tpu'"),
         ("inspect model.onnx --target cuda --arch sm_9 --batch 1", "sm_90"),
-        ("inspect model.onnx --target llvm --shape x:0", "'x:0' is no shape"),
+        ("inspect model.onnx --target llvm --shape x:0", "'x:0' is not a shape"),
         ("inspect model.onnx --target llvm --shape x:0=1,a", "'x:0=1,a'"),
         ("inspect model.onnx --target llvm --shape y=1,3,8,8", "no input 'y'"),
         ("build model.onnx -o out --target llvm --batch 1 --precision fp5", "'fp5'"),

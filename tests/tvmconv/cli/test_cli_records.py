@@ -132,8 +132,8 @@ def test_records_that_ship_are_listed(command: Command, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("layer", "config", "said"),
     [
-        ("frist", "{}", "near to it: first"),
-        ("first", "{chunk: 1}", "is no JSON"),
+        ("frist", "{}", "similar names: first"),
+        ("first", "{chunk: 1}", "is not JSON"),
         ("first", '{"unrolls": 1}', "no family with configurations like"),
         ("first", '{"family": "wmma_nhwc", "config": {"chunk": 0}}', "does not fit"),
     ],
@@ -158,7 +158,7 @@ def test_a_file_of_something_else_is_not_added_to(
     place = ("--layer", "first", "--config", json.dumps(SMALLEST), "--records", path)
     code, _, err = command("records", "set", model, *LLVM, *place)
     assert code == 1
-    assert "line 1 is no record of tuning" in err
+    assert "line 1 is not a record" in err
     assert path.read_text() == "something else\n"
 
 

@@ -80,17 +80,17 @@ def test_stopped_by_hand(command: Command, model: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(tvmconv, "tune", stopped)
     code, out, err = command("tune", model, *LLVM)
     assert (code, out) == (130, "")
-    assert "0 recorded, and the same command goes on from there" in err
+    assert "0 recorded, and the same command continues from there" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--budget", "5"), "--budget '5' is no time"),
-        (("--budget", "0s"), "--budget '0s' is no time"),
-        (("--tracker", "somewhere", "--key", "gpu"), "name no machines"),
-        (("--tracker", "host:9190"), "name no machines"),
-        (("--key", "gpu"), "name no machines"),
+        (("--budget", "5"), "--budget '5' is not a time"),
+        (("--budget", "0s"), "--budget '0s' is not a time"),
+        (("--tracker", "somewhere", "--key", "gpu"), "do not name machines"),
+        (("--tracker", "host:9190"), "do not name machines"),
+        (("--key", "gpu"), "do not name machines"),
     ],
 )
 def test_bad_arguments(
@@ -107,8 +107,8 @@ def test_records_that_are_none(command: Command, model: Path, tmp_path: Path) ->
     path.write_text("{}\n")
     code, _, err = command("records", "merge", path, "-o", tmp_path / "all")
     assert code == 1
-    assert "line 1 is no record of tuning" in err
+    assert "line 1 is not a record" in err
     assert not (tmp_path / "all").exists()
     code, _, err = command("tune", model, *LLVM, "--records", path, "--dry-run")
     assert code == 1
-    assert "line 1 is no record of tuning" in err
+    assert "line 1 is not a record" in err

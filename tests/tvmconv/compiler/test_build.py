@@ -240,7 +240,7 @@ def test_depthwise_and_grouped_say_why_they_are_not_tensorized() -> None:
         "direct",
     ]
     assert "depthwise" in report.convs[0].why_family
-    assert "4 input channels a group" in report.convs[3].why_family
+    assert "4 input channels per group" in report.convs[3].why_family
 
 
 def test_concat_and_pooling_follow_in_fp16() -> None:

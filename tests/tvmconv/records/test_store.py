@@ -90,7 +90,7 @@ def test_a_line_is_readable() -> None:
 def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     path.write_text(record().to_json() + "\n\n" + line + "\n")
-    with pytest.raises(RecordError, match=r"r\.jsonl, line 3 is no record"):
+    with pytest.raises(RecordError, match=r"r\.jsonl, line 3 is not a record"):
         book.read(path)
 
 

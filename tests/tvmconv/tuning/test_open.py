@@ -161,6 +161,6 @@ def test_a_record_of_a_family_that_is_not_here_is_left_out_and_said(tmp_path: Pa
         assert conv.family == "mine"
     finally:
         registry._registered = before
-    with pytest.warns(UserWarning, match="there is no family mine here"):
+    with pytest.warns(UserWarning, match="family mine is not registered"):
         (conv, _) = tvmconv.inspect(model, "llvm", batch=1, records=path).plan.convs
     assert conv.family == "wmma_nhwc"

@@ -43,7 +43,7 @@ class Chooser:
                 near = difflib.get_close_matches(name, there, n=3, cutoff=0.0)
                 raise ConfigError(
                     f"there is no convolution {name!r} to give a configuration",
-                    hint=f"near to it: {', '.join(near)}" if near else "the network has none",
+                    hint=f"similar names: {', '.join(near)}" if near else "the network has none",
                 )
 
     def choose(self, name: str, w: ConvWorkload, about: str = "") -> Choice:

@@ -1,10 +1,10 @@
-"""Compute a depthwise convolution and the 1x1 one after it in one kernel, where that is faster.
+"""Computes a depthwise convolution and the 1x1 one after it in one kernel, if that is faster.
 
 Before:  t = clip(depthwise(x) + b); y = conv1x1(t) + c + residual; one kernel each
-After:   y by one kernel that has t in registers alone: a region with a `Region.prologue`
-Requires: t is read by the 1x1 convolution alone, and written as a tensor of its own; a family
-          takes the two, and they are estimated to cost less together than apart. Measured times
-          decide where there are records of all three. On a CPU never: no family takes them.
+After:   y by one kernel that keeps t in registers: a region with a `Region.prologue`
+Requires: only the 1x1 convolution reads t, which is a tensor of its own; a family takes the pair,
+          at a lower estimated cost than apart. Measured times decide if there are records of all
+          three. Never on a CPU: no family takes pairs there.
 Formula: the identity; t is rounded as it would be in memory
 """
 
@@ -34,10 +34,10 @@ def pair_convs(
     flow: Dataflow,
     chooser: Chooser,
 ) -> dict[relax.Var, Region]:
-    """The same regions, but one for each two that are computed together: that of the second.
+    """Returns the regions with one for each pair, in the place of the second convolution.
 
-    A pin on the second decides: they are a pair if it is a pair's configuration. A convolution
-    with a pin of its own is not the first of a pair.
+    A pin on the second decides: they are a pair if it is a pair's configuration. A convolution with
+    a pin of its own is not the first of a pair.
     """
     paired = dict(regions)
     for var, region in regions.items():
@@ -62,7 +62,9 @@ def _joined(
     regions: Mapping[relax.Var, Region],
     flow: Dataflow,
 ) -> bool:
-    """True if `first` is a depthwise convolution that only the 1x1 convolution `then` reads."""
+    """Returns True if `first` is a depthwise convolution that only the 1x1 convolution `then`
+    reads.
+    """
     channels = first.x_shape[3]
     if first.op != CONV or then.op != CONV or first.residual is not None:
         return False
@@ -78,7 +80,9 @@ def _joined(
 
 
 def _wanted(name: str, w: ConvWorkload, chooser: Chooser) -> bool:
-    """True if pair `w` is to be one kernel: pinned, by the knob, or because it is faster."""
+    """Returns True if pair `w` is to be one kernel: pinned, by the knob, or because it is
+    faster.
+    """
     if name in chooser.pins:
         return True
     always = knobs.pair()
@@ -88,10 +92,10 @@ def _wanted(name: str, w: ConvWorkload, chooser: Chooser) -> bool:
 
 
 def _faster(name: str, w: ConvWorkload, chooser: Chooser) -> bool:
-    """True if `w` costs less than the two kernels. Times measured do not compare with estimates."""
+    """Returns True if `w` costs less than the two kernels, all measured or all estimated."""
     wanted = (w, *w.apart)
     if not all(math.isfinite(chooser.cost(name, one)) for one in wanted):
-        return True  # one of the two apart is computed by no family
+        return True  # no family computes one of the two alone
     choices = [chooser.choose(name, one) for one in wanted]
     if not all(one.tuned for one in choices):
         choices = [chooser.estimated(name, one) for one in wanted]

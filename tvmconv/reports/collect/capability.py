@@ -1,4 +1,4 @@
-"""Makes the `CapabilityReport` of `inspect`: what a build would give, without building."""
+"""Makes the `CapabilityReport` of `inspect`: the result of a build, without building."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from tvmconv.reports.data.capability import CapabilityReport, OperatorSupport
 def capability(
     original: onnx.ModelProto, simple: onnx.ModelProto, plan: BuildReport
 ) -> CapabilityReport:
-    """original: the model as it was given, its shapes fixed; simple: in fewer nodes, or the same
-    where it can't be simplified; plan: what else is known."""
+    """Returns the report.
+
+    original: the given model with fixed shapes. simple: the simplified model, or the same if it
+    cannot be simplified. plan: the report of its plan.
+    """
     return CapabilityReport(
         specs(inputs(original)),
-        # More shapes can be inferred where constants are folded.
+        # More shapes can be inferred if constants are folded.
         specs(simple.graph.output),
         opset(original),
         _parameters(original),
@@ -30,7 +33,7 @@ def capability(
 
 
 def _parameters(proto: onnx.ModelProto) -> int:
-    """What `CapabilityReport.parameters` counts."""
+    """Returns the number of trained parameters, as `CapabilityReport.parameters` defines it."""
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
     statistics = set()
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
@@ -47,8 +50,10 @@ def _parameters(proto: onnx.ModelProto) -> int:
 
 
 def _operators(original: onnx.ModelProto, simple: onnx.ModelProto) -> tuple[OperatorSupport, ...]:
-    """Every node of the original counts once; what is found only in the simple one is said of the
-    node that has the same name there, which simplification keeps."""
+    """Counts every node of the original once, with its reason if it cannot be built.
+
+    A reason found only in the simplified model goes to the node of the same name.
+    """
     found = {node.name: (operator(node), reason) for node, reason in verdicts(original)}
     if simple is not original:
         refused = ((n, why) for n, why in verdicts(simple, folded=True) if why is not None)

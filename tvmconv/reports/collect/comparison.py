@@ -17,7 +17,7 @@ from tvmconv.reports.data.comparison import CompareReport, OutputDifference
 from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.io_form import arranged, feeds_to_model, model_shape
 
-#: The smallest normal float16. Below it fp16 has a fixed step, so relative errors grow at will.
+#: The smallest normal fp16 number. Below it fp16 has a fixed step, so relative errors grow.
 NEAR_ZERO = 2.0**-14
 
 
@@ -56,16 +56,17 @@ def _note(ref: NDArray[np.float64], norm: float) -> str:
 def compare(
     model: onnx_model.Model, exe: Executable, feeds: Mapping[str, Any] | None = None
 ) -> CompareReport:
-    """Run ``exe`` and onnxruntime on the same ``feeds`` and measure how far their outputs differ.
+    """Runs ``exe`` and onnxruntime on the same ``feeds`` and compares their outputs.
 
-    ``model`` is what ``exe`` was built from. ``feeds`` maps input names to NumPy arrays of the
-    shapes and dtypes in ``exe.inputs``; by default they are `random_feeds`. A trained network may
+    ``model`` is the one that ``exe`` was built from. ``feeds`` maps input names to NumPy arrays of
+    the shapes and dtypes in ``exe.inputs``; the default is `random_feeds`. A trained network may
     answer near zero to noise, which the report then notes: give it real inputs. A network built for
-    buckets is compared at each of them, on what `Executable.each_bucket` makes of the feeds: the
-    report then has every output at every batch.
+    buckets is compared at each, on the feeds of `Executable.each_bucket`; the report has every
+    output at every batch.
 
-    Raises FeedError for feeds that do not fit ``exe``, ModelError (and ShapeError, which is one)
-    for a model that cannot be read, that onnxruntime cannot run, or that ``exe`` is not built from.
+    Raises `FeedError` for feeds that do not fit ``exe``, `ModelError` (of which `ShapeError` is
+    one) for a model that cannot be read, that onnxruntime cannot run, or that ``exe`` is not built
+    from.
     """
     proto = onnx_model.read(model)
     errors: list[OutputDifference] = []
@@ -79,10 +80,10 @@ def compare(
 def _differences(
     model: onnx.ModelProto, exe: Executable, feeds: Mapping[str, Any]
 ) -> list[OutputDifference]:
-    """`compare` at one batch."""
+    """Compares at one batch; see `compare`."""
     shapes = {spec.name: model_shape(spec) for spec in exe.inputs}
     proto = onnx_model.fix_shapes(model, shapes=shapes)
-    # Ours first: it checks the feeds, and says it better.
+    # Ours first, as its errors about feeds are clearer.
     ours = {name: np.asarray(array) for name, array in exe.run(feeds).items()}
     model_inputs = onnx_model.specs(onnx_model.inputs(proto))
     fed = feeds_to_model(exe.inputs, feeds, model_inputs)
@@ -103,9 +104,9 @@ def _differences(
 
 
 def reference_outputs(model: bytes, feeds: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    """onnxruntime's outputs by name. Its threads are gone after: idle ones would spin.
+    """Returns onnxruntime's outputs by name. Its threads end here, as idle ones would spin.
 
-    Raises `ModelError` for a model that onnxruntime can't run.
+    Raises `ModelError` for a model that onnxruntime cannot run.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3

@@ -1,7 +1,7 @@
-"""Every conversion of layouts that is left after all passes, and who needs it.
+"""The layout conversions that are left after all passes, and the cause of each.
 
-Told from the graph before the kernels take the regions' places, and from the plan: what
-`lower_convs` will emit, without the time that it takes to schedule kernels and pack weights.
+Found in the graph before kernels replace the regions, and in the plan: what `lower_convs` will
+emit, without the time to schedule kernels and pack weights.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tvmconv.reports.data.build import ConversionReport
 
 #: Names of the axes of an image, channels first.
 LETTERS = {3: "NCW", 4: "NCHW", 5: "NCDHW"}
-#: What operators of Relax are in ONNX, if they are not called alike.
+#: By operators of Relax: those of ONNX, if the name differs.
 KINDS = {
     "reshape": ("Flatten", "Reshape", "Squeeze", "Unsqueeze"),
     "permute_dims": ("Transpose",),
@@ -37,8 +37,11 @@ PERMUTE, TRANSPOSED = "relax.permute_dims", "relax.nn.conv2d_transpose"
 def conversions(
     mod: tvm.IRModule, plan: Plan, machine: Machine | None, simple: onnx.ModelProto
 ) -> tuple[ConversionReport, ...]:
-    """In the order of the graph. mod: after all passes, its regions planned; simple: the ONNX
-    graph that was compiled, for the names in it."""
+    """Returns the conversions in the order of the graph.
+
+    mod: after all passes, its regions planned. simple: the ONNX graph that was compiled, for its
+    names.
+    """
     graph = _Graph.of(mod, plan, simple)
     found: list[ConversionReport] = []
     for var in graph.live():
@@ -48,18 +51,18 @@ def conversions(
 
 @dataclass(frozen=True)
 class _Graph:
-    """The bindings of `main`, and the kernels that will take the places of some."""
+    """The bindings of `main`, and the kernels that will replace some of them."""
 
     flow: Dataflow
     simple: onnx.ModelProto
-    #: Of the tensors of `simple`.
+    #: Shapes of the tensors of `simple`.
     shapes: dict[str, tuple[int, ...]]
     params: list[relax.Var]
-    #: The convolutions that write the tensor of a variable.
+    #: By variable: the convolutions that write its tensor.
     kernels: dict[relax.Var, list[PlannedConv]]
-    #: How many convolutions read it.
+    #: By variable: the number of convolutions that read it.
     regions: Counter[relax.Var]
-    #: Whether a tensor is in fp16 once the kernels are in place, as far as it was asked.
+    #: By tensor, as far as known: True if it is in fp16 once the kernels are in place.
     halves: dict[relax.Var, bool]
 
     @classmethod
@@ -81,7 +84,7 @@ class _Graph:
         return [] if value is None else list(relax.analysis.free_vars(value))
 
     def live(self) -> list[relax.Var]:
-        """Variables that are computed still when the kernels are in place, in order."""
+        """Returns the variables that are still computed with the kernels in place, in order."""
         found: set[relax.Var] = set()
         waiting: list[relax.Expr] = list(self.flow.outputs)
         while waiting:
@@ -112,7 +115,7 @@ class _Graph:
         rank = len(shape(x))
         order = tuple(map(int, axes)) if axes is not None else tuple(reversed(range(rank)))
         read = "float16" if self._is_half(x) else dtype(x)
-        # A cast joins the copy: to what kernels read, or to what the network gives.
+        # A cast joins the copy: to the kernels' dtype, or to the output's.
         outputs, _ = self._forward(var)
         for_kernels = self.regions[var] == len(self.flow.readers[var]) and not outputs
         half = for_kernels or (read == "float16" and not outputs)
@@ -121,7 +124,7 @@ class _Graph:
         return _report(what, shape(x), cause, machine, read, "float16" if half else dtype(var))
 
     def _is_half(self, x: relax.Expr) -> bool:
-        """Whether a tensor is in fp16 once the kernels are in place."""
+        """Returns True if a tensor is in fp16 once the kernels are in place."""
         if not isinstance(x, relax.Var) or dtype(x) == "float16":
             return isinstance(x, relax.Var)
         if x not in self.halves:
@@ -156,7 +159,7 @@ class _Graph:
             return f"input {name!r} is {layout} {where}"
         outputs, readers = self._forward(var)
         if what.startswith("NC"):
-            # As of keys in an attention: no image, and so nobody's layout.
+            # As of keys in an attention, which are no images and have no layout.
             if not self.regions[var] and readers == [one for one in readers if "MatMul" in one]:
                 return "a transpose of the model's own"
             return f"{self._operator(source)} gives {what.split()[0]}"
@@ -167,7 +170,7 @@ class _Graph:
         return f"{', '.join(readers)} {'read' if readers[1:] else 'reads'} {what.split()[-1]}"
 
     def _is_plane(self, value: relax.Expr) -> bool:
-        """Whether the tensor comes, through a reshape, from one of `PLANES` or goes into one."""
+        """Returns True if a reshape connects the tensor with one of `PLANES`."""
         if not isinstance(value, relax.Var) or self.flow.op(value) != "relax.reshape":
             return False
         around = [*self.flow.readers[value], self.flow.values[value].args[0]]
@@ -185,15 +188,17 @@ class _Graph:
         )
 
     def _back(self, x: relax.Expr) -> relax.Expr:
-        """Where a tensor comes from, past casts and reshapes that only put or take axes of one
-        element."""
+        """Returns the origin of a tensor, before casts and reshapes that only add or drop axes of
+        size 1.
+        """
         while isinstance(x, relax.Var) and self._renames(x):
             x = self.flow.values[x].args[0]
         return x
 
     def _forward(self, var: relax.Var) -> tuple[list[relax.Var], list[str]]:
-        """The network's outputs that a tensor becomes, and the operators that read it; both past
-        such reshapes."""
+        """Returns the outputs that a tensor becomes and the operators that read it, after such
+        reshapes.
+        """
         outputs = [var] if var in self.flow.outputs else []
         readers: list[str] = []
         for reader in self.flow.readers[var]:
@@ -208,7 +213,7 @@ class _Graph:
         return outputs, list(dict.fromkeys(readers))
 
     def _renames(self, var: relax.Var) -> bool:
-        """Whether it is a cast, which joins whatever is next to it, or such a reshape."""
+        """Returns True for a cast, which joins its neighbour, or such a reshape."""
         if self.flow.op(var) == "relax.astype":
             return True
         if self.flow.op(var) != "relax.reshape":
@@ -217,8 +222,7 @@ class _Graph:
         return [size for size in before if size > 1] == [size for size in after if size > 1]
 
     def _operator(self, value: relax.Expr) -> str:
-        """By its name in ONNX where that can be told: its shapes and kind are those of one node;
-        else by Relax's."""
+        """Returns the name in ONNX if one node has the same shapes and kind, else Relax's."""
         if not isinstance(value, relax.Var) or not self.flow.op(value):
             return "a constant" if is_constant(value) else "a tuple"
         op = self.flow.op(value).rpartition(".")[2]
@@ -237,7 +241,7 @@ class _Graph:
         return found[0].op_type if found else op.replace("permute_dims", "a transpose")
 
     def _output_name(self, var: relax.Var) -> str:
-        """Of what the network gives as `var`, or as a tuple in which it is."""
+        """Returns the name of the output that is `var`, or a tuple with it."""
         body = next(v for v in self.flow.outputs)
         value = self.flow.values.get(body)
         given = list(value.fields) if isinstance(value, relax.Tuple) else [body]
@@ -246,13 +250,13 @@ class _Graph:
 
 
 def _tensors(planned: PlannedConv) -> list[relax.Var]:
-    """What a convolution's kernels read, but for constants."""
+    """Returns the tensors that a convolution's kernels read, without constants."""
     region = planned.region
     return [one for one in (region.x, region.residual) if isinstance(one, relax.Var)]
 
 
 def _orders() -> dict[tuple[int, ...], str]:
-    """The conversions of images to channels last and back, by their orders of axes."""
+    """Returns conversions between channels first and channels last, by their order of axes."""
     found = {}
     for rank, first in LETTERS.items():
         last = first[0] + first[2:] + "C"
@@ -283,5 +287,5 @@ def _report(
 
 
 def _shape(value: relax.Expr) -> tuple[int, ...] | None:
-    """Of a tensor; None of a tuple, as a Split gives."""
+    """Returns the shape of a tensor; None for a tuple, as from a Split."""
     return shape(value) if isinstance(value.ty, relax.TensorType) else None

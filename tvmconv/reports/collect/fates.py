@@ -1,9 +1,9 @@
-"""The fate of every node of the ONNX graph: the kernel that computes it, or why none does.
+"""The fate of every node of the ONNX graph: the kernel that computes it, or why there is
+none.
 
-Three steps lead from a node to a kernel, and each is told from what it kept: onnxruntime's
-simplification keeps names of nodes and tensors, the passes keep names of variables
-(`tvmconv.reports.collect.nodes`), and the plan and the outline say which kernel computes a
-variable.
+Three steps lead from a node to a kernel. onnxruntime's simplification keeps names of nodes and
+tensors. The passes keep names of variables (`tvmconv.reports.collect.nodes`). The plan and the
+outline say which kernel computes a variable.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from tvmconv.passes.plan.plan import Plan, PlannedConv
 from tvmconv.reports.collect.outline import OutlinedKernel
 from tvmconv.reports.data.build import OperatorReport
 
-#: Operators of Relax that a convolution's weights and bias can take in, by a constant.
+#: Operators of Relax that fold into a convolution's weights and bias, with a constant.
 LINEAR = ("relax.add", "relax.subtract", "relax.multiply", "relax.divide")
-#: Operators of ONNX that only rename or move elements, or cast them.
+#: Operators of ONNX that only rename, move or cast elements.
 MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-#: Operators of ONNX that read shapes alone, which are numbers by now.
+#: Operators of ONNX that read only shapes, which are constants here.
 SHAPES = ("Shape", "Size")
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
@@ -46,8 +46,8 @@ def operator_fates(
 ) -> tuple[OperatorReport, ...]:
     """Returns a report for each node of `original`.
 
-    simple: the graph that was compiled; mod: its regions planned; nodes: the results of which nodes
-    its variables are; kernels: TVM's.
+    simple: the graph that was compiled. mod: its regions planned. nodes: ONNX nodes by the
+    variables that are their results. kernels: TVM's.
     """
     fates = _compiled(_Nodes.of(simple), _variable_fates(mod, plan, nodes, kernels), nodes, plan)
     before, after = _Nodes.of(original), _Nodes.of(simple)
@@ -68,7 +68,7 @@ def _variable_fates(
     nodes: Mapping[relax.Var, str],
     kernels: Sequence[OutlinedKernel],
 ) -> dict[relax.Var, str]:
-    """What became of each variable that a kernel computes."""
+    """Returns the fate of each variable that a kernel computes."""
     flow = Dataflow.of(mod)
     fates: dict[relax.Var, str] = {}
     ends = {planned.region.output for planned in plan.values()}
@@ -87,7 +87,7 @@ def _variable_fates(
 
 
 def _region_fates(flow: Dataflow, planned: PlannedConv) -> dict[relax.Var, str]:
-    """What became of the variables that the kernel of a convolution computes."""
+    """Returns the fates of the variables that the kernel of a convolution computes."""
     fates: dict[relax.Var, str] = {}
     first = planned.region.prologue
     for region in filter(None, (first, planned.region)):
@@ -104,8 +104,7 @@ def _region_fates(flow: Dataflow, planned: PlannedConv) -> dict[relax.Var, str]:
 
 
 def _between(flow: Dataflow, last: relax.Var, before: Collection[relax.Var]) -> list[relax.Var]:
-    """The variables from which `last` is computed, and itself, but for `before` and what is
-    computed before that."""
+    """Returns `last` and the variables that it is computed from, as far as `before`."""
     found: list[relax.Var] = []
     waiting = [last]
     while waiting:
@@ -118,7 +117,7 @@ def _between(flow: Dataflow, last: relax.Var, before: Collection[relax.Var]) -> 
 
 
 def _scales(flow: Dataflow, conv: relax.Var, inside: Collection[relax.Var]) -> list[relax.Var]:
-    """The arithmetic with constants right after a convolution, as far as it lies inside."""
+    """Returns the arithmetic with constants right after a convolution, within `inside`."""
     found: list[relax.Var] = []
     var = flow.sole_reader(conv)
     while var is not None and var in inside and flow.op(var) in LINEAR:
@@ -139,11 +138,11 @@ class _Nodes:
     by_name: dict[str, onnx.NodeProto]
     makers: dict[str, onnx.NodeProto]
     readers: dict[str, list[onnx.NodeProto]]
-    #: Nodes that read constants and shapes alone.
+    #: Nodes that read only constants and shapes.
     constant: set[str]
-    #: Tensors that are constants, and those that are computed from them and shapes.
+    #: Constants, and tensors computed from them and shapes.
     constants: set[str]
-    #: The first node that computes the same, for each node after it.
+    #: By node: the first that computes the same.
     equals: dict[str, str]
 
     @classmethod
@@ -183,12 +182,12 @@ class _Nodes:
 
 
 def _value(tensor: onnx.TensorProto) -> Any:
-    """What tells a constant from others."""
+    """Returns the key of a constant; equal constants have equal keys."""
     return ("constant", hash(tensor.raw_data or tensor.SerializeToString()), tuple(tensor.dims))
 
 
 def _computation(node: onnx.NodeProto, numbers: Mapping[str, Any]) -> Any:
-    """What tells a computation from others: operator, attributes and operands."""
+    """Returns the key of a computation: operator, attributes and operands."""
     attributes = tuple(sorted(one.SerializeToString() for one in node.attribute))
     operands = tuple(numbers.get(name, name) for name in node.input)
     return hash((node.op_type, node.domain, attributes, operands))
@@ -200,7 +199,7 @@ def _compiled(
     nodes: Mapping[relax.Var, str],
     plan: Plan,
 ) -> dict[str, str]:
-    """What became of each node of the graph that was compiled."""
+    """Returns the fate of each node of the graph that was compiled."""
     fates: dict[str, str] = {}
     for var, name in nodes.items():
         if var in variables:
@@ -211,7 +210,7 @@ def _compiled(
         if (first := planned.region.prologue) is not None:
             fates[first.name] = f"in the kernel of a convolution: {planned.name}"
         fates[planned.name] = f"{planned.kernels[0].choice.family.name} kernel"
-    # From the last to the first: a node without a result is part of what reads it.
+    # From last to first: a node without a result is part of its reader.
     for name, node in reversed(graph.by_name.items()):
         if name in fates:
             continue
@@ -228,7 +227,7 @@ def _compiled(
 
 
 def _folded_after(before: _Nodes, after: _Nodes) -> dict[str, str]:
-    """The node that gives the result of others now, by the names of those."""
+    """Returns, by node that is gone, the node that has its result now."""
     folded: dict[str, str] = {}
     for name, node in after.by_name.items():
         old = before.by_name.get(name)
@@ -246,7 +245,7 @@ def _folded_after(before: _Nodes, after: _Nodes) -> dict[str, str]:
 def _simplified_away(
     node: onnx.NodeProto, before: _Nodes, after: _Nodes, folded: Mapping[str, str]
 ) -> str:
-    """What became of a node that onnxruntime took out."""
+    """Returns the fate of a node that onnxruntime removed."""
     if node.name in before.constant:
         return CONSTANT
     if node.op_type in ("Identity", "Dropout"):
@@ -261,7 +260,7 @@ def _simplified_away(
             return f"merged with an equal one: {other}"
     left = _first_left(before.after(node), before, after)
     if left is None:
-        return "read by nobody"
+        return "unused, removed"
     if node.op_type != "Pad" and _reads_what_is_before(
         before.by_name[left.name], left, before, after
     ):
@@ -272,7 +271,7 @@ def _simplified_away(
 def _first_left(
     readers: Iterable[onnx.NodeProto], before: _Nodes, after: _Nodes
 ) -> onnx.NodeProto | None:
-    """Returns the first node in the order of reading that is left."""
+    """Returns the first remaining node in the order of reading."""
     waiting, seen = list(readers), set()
     while waiting:
         node = waiting.pop(0)
@@ -287,7 +286,7 @@ def _first_left(
 def _reads_what_is_before(
     old: onnx.NodeProto, new: onnx.NodeProto, before: _Nodes, after: _Nodes
 ) -> bool:
-    """Whether a node changed in nothing but that it reads past nodes which are gone."""
+    """Returns True if a node changed only in that it reads past removed nodes."""
 
     def past(name: str) -> str:
         maker = before.makers.get(name)
@@ -296,7 +295,7 @@ def _reads_what_is_before(
             maker = before.makers.get(name)
         return name
 
-    # onnxruntime writes out the defaults of attributes.
+    # onnxruntime writes defaults of attributes explicitly.
     kept = [one for one in new.attribute if one.name in {was.name for was in old.attribute}]
     if len(old.input) != len(new.input) or _by_name(old.attribute) != _by_name(kept):
         return False

@@ -1,11 +1,11 @@
-"""`bench`: how long a network takes, and what of that is computing, enqueueing and copying.
+"""`bench`: the time of a network, split into computing, enqueueing and copying.
 
-On a GPU a `Binding` is run, one CUDA graph, and timed on the GPU, between two CUDA events. One run
-is enqueued while the one before it computes, so what stands between the events is the GPU's work;
-only where enqueueing is the slower of the two does the GPU wait, and then the report warns. On a
-CPU the call is the computation, timed by the clock. Copies are timed by the clock, one at a time.
+On a GPU a `Binding` is run, one CUDA graph, and timed between two CUDA events. Each run is enqueued
+while the previous one computes, so that the events enclose only the GPU's work. If enqueueing is
+slower, the GPU waits, and the report warns. On a CPU the call is the computation, timed by the
+clock. Copies are timed by the clock, one at a time.
 
-Needs TVM's runtime alone, not its compiler, so that it works wherever a saved network runs.
+Needs only TVM's runtime, not its compiler, so that it works wherever a saved network runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long to measure: at least ``min_runs`` and ``min_seconds``, but never ``max_runs``."""
+    """Limits of a measurement: at least ``min_runs`` and ``min_seconds``, at most ``max_runs``."""
 
     warmup_ms: float = 200.0
     min_runs: int = 10
@@ -57,15 +57,14 @@ def bench(
     max_runs: int = 10_000,
     layers: bool = True,
 ) -> LatencyReport:
-    """Times ``exe`` on ``feeds``, arrays by input name; every bucket on what
-    `Executable.each_bucket` makes of them.
+    """Times ``exe`` on ``feeds``, arrays by input name; each bucket by
+    `Executable.each_bucket`.
 
-    A fast wrong answer is worth nothing: give the error that `compare` found as ``relative_l2``,
-    or the report says that it is unchecked. Warm-up lasts ``warmup_ms``, then runs follow until
-    there are ``min_runs`` and ``min_seconds`` have passed, or ``max_runs``; copies get a fifth of
-    that time. With ``layers``, each layer and other kernel is timed by itself after that, which
-    takes a few runs more. Raises FeedError for feeds that do not fit, TargetError if the device
-    fails.
+    relative_l2: the error that `compare` found; without it the report says "unchecked". Warm-up
+    lasts ``warmup_ms``. Runs follow until there are ``min_runs`` and ``min_seconds`` have passed,
+    or ``max_runs``; copies get a fifth of that time. layers: then time each layer and other kernel
+    by itself, which takes a few more runs. Raises `FeedError` for feeds that do not fit,
+    `TargetError` if the device fails.
     """
     effort = Effort(warmup_ms, min_runs, min_seconds, max_runs)
     reports = [_bench(*one, relative_l2, effort, layers) for one in exe.each_bucket(feeds)]
@@ -79,7 +78,7 @@ def _bench(
     effort: Effort,
     layers: bool,
 ) -> LatencyReport:
-    """`bench` at one batch."""
+    """Times one batch; see `bench`."""
     device, tensors = exe.device(), exe.transfer_in(feeds)
     outputs = exe.enqueue(tensors)
 
@@ -119,7 +118,7 @@ def _bench(
 
 # --- stopwatches; the benchmarks time other programs with the same ones ----------------------
 def warm_up(run: Callable[[], object], effort: Effort) -> int:
-    """Call ``run`` until ``effort.warmup_ms`` have passed, at least once. Returns the calls."""
+    """Calls ``run`` until ``effort.warmup_ms`` have passed, at least once. Returns the calls."""
     began, runs = perf_counter(), 0
     while runs == 0 or (perf_counter() - began) * 1e3 < effort.warmup_ms:
         run()
@@ -128,7 +127,7 @@ def warm_up(run: Callable[[], object], effort: Effort) -> int:
 
 
 def host_time(run: Callable[[], object], effort: Effort) -> Timing:
-    """How long ``run`` takes by the clock. It has to wait for what it started on a device."""
+    """Times ``run`` by the clock. It has to wait for the work that it starts on a device."""
     samples: list[float] = []
     began = perf_counter()
     while not effort.enough(len(samples), began):
@@ -141,9 +140,9 @@ def host_time(run: Callable[[], object], effort: Effort) -> Timing:
 def cuda_time(
     enqueue: Callable[[], object], device: tvm.runtime.Device, effort: Effort
 ) -> tuple[Timing, Timing]:
-    """GPU time and enqueue time of what ``enqueue`` starts on ``device``'s current stream.
+    """Returns GPU time and enqueue time of the work that ``enqueue`` starts on ``device``.
 
-    Raises TargetError where CUDA reports an error.
+    It goes to the device's current stream. Raises `TargetError` if CUDA reports an error.
     """
     events = _CudaEvents(device)
     compute: list[float] = []
@@ -165,17 +164,17 @@ def cuda_time(
 class _CudaEvents:
     """CUDA's own stopwatch.
 
-    TVM's ``runtime.timer.cuda`` is a pair of the same events, but can be started and stopped from
-    C++ only, and its RPC time evaluator gives means.
+    TVM's ``runtime.timer.cuda`` is a pair of the same events, but only C++ can start and stop it,
+    and its RPC time evaluator returns means.
     """
 
     def __init__(self, device: tvm.runtime.Device) -> None:
         self._stream = cuda_runtime.current_stream(device)
 
     def record(self) -> cuda_runtime.Event:
-        """An event that happens once the stream has done all that is enqueued so far."""
+        """Returns an event that happens when the stream has done all its present work."""
         return cuda_runtime.Event(timed=True).record(self._stream)
 
     def elapsed_ms(self, start: cuda_runtime.Event, stop: cuda_runtime.Event) -> float:
-        """Waits for ``stop``; the time between the two."""
+        """Waits for ``stop``. Returns the milliseconds between the two."""
         return stop.ms_since(start)

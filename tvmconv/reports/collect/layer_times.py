@@ -1,8 +1,7 @@
-"""How long each layer of a network takes, and how far that is from what the machine can do.
+"""The time of each layer of a network, and its share of the machine's rates.
 
-On a GPU each kernel is timed alone, as the network calls it, many launches in one CUDA graph: its
-operands are where the launch before it left them, in L2 if they fit. On a CPU it is timed where it
-stands in the run. Needs TVM's runtime alone.
+On a GPU each kernel is timed alone, as the network calls it, with many launches in one CUDA graph;
+its operands are in L2 if they fit. On a CPU it is timed within a run. Needs only TVM's runtime.
 """
 
 from __future__ import annotations
@@ -22,17 +21,16 @@ from tvmconv.runtime import cuda as cuda_runtime
 if TYPE_CHECKING:
     from tvmconv.runtime.executable import Executable
 
-#: Launches in a graph, and replays of it; runs on a CPU, of which the first does not count.
+#: Launches in a graph, and its replays; runs on a CPU, of which the first is a warm-up.
 LAUNCHES, REPLAYS, RUNS = 20, 5, 4
-#: Before the names of what the virtual machine does itself.
+#: Prefix of the virtual machine's own functions.
 BUILTIN = "vm.builtin."
 
 
 def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
     """Returns the time of every kernel that a run starts, in order; a layer is one entry.
 
-    tensors: on the device, as `Executable.transfer_in` gives them. Raises TargetError where the
-    device fails.
+    tensors: on the device, from `Executable.transfer_in`. Raises `TargetError` if the device fails.
     """
     timed = _on_gpu if exe.target == "cuda" else _on_cpu
     calls = timed(exe, tensors)
@@ -79,7 +77,7 @@ def _layer(conv: ConvReport, macs: int, us: float, kernels: int, card: Card | No
 
 
 def _on_gpu(exe: Executable, tensors: list[Any]) -> list[tuple[str, float]]:
-    """Kernel and microseconds of each call."""
+    """Returns kernel and microseconds of each call."""
     device = exe.device()
     calls: list[tuple[str, Any, Sequence[Any]]] = []
 
@@ -95,14 +93,14 @@ def _on_gpu(exe: Executable, tensors: list[Any]) -> list[tuple[str, float]]:
 
 
 def _graph_us(device: Any, function: Callable[..., Any], arguments: Sequence[Any]) -> float:
-    """Median time of one launch."""
+    """Returns the median time of one launch, in microseconds."""
     sample = cuda_runtime.launch_sampler(device, function, arguments, LAUNCHES)
     sample()  # the first warms up
     return statistics.median(sample() for _ in range(REPLAYS))
 
 
 def _on_cpu(exe: Executable, tensors: list[Any]) -> list[tuple[str, float]]:
-    """Kernel and microseconds of each call."""
+    """Returns kernel and microseconds of each call."""
     calls: list[tuple[str, float]] = []
     start = 0.0
 

@@ -27,10 +27,10 @@ def layer_reports(
     machine: Machine | None,
     precision: Precision,
 ) -> tuple[ConvReport, ...]:
-    """Returns the planned layers, then those that no family was asked about.
+    """Returns the planned layers, then those that TVM computes.
 
-    simple: the graph that was compiled; what is merged with an equal one is left out. machine: the
-    one that costs are of; they are 0 where there is none.
+    simple: the graph that was compiled; layers merged with an equal one are left out. machine:
+    costs are for this one, or 0 if None.
     """
     found = layers(simple)
     merged = merged_layers(simple, planned)
@@ -56,13 +56,15 @@ def layer_reports(
 def unplanned_reports(
     proto: onnx.ModelProto, machine: Machine | None, precision: Precision
 ) -> tuple[ConvReport, ...]:
-    """Returns the layers of a network that can't be built: no family, no cost, but the floor."""
+    """Returns the layers of a network that cannot be built: without family or cost, with
+    the floor.
+    """
     why = "not planned, as the network has operators that can't be built"
     return tuple(_unplanned(layer, machine, precision, "", why) for layer in layers(proto).values())
 
 
 def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -> set[str]:
-    """Returns the layers of constant weights that are in no plan: an equal one is computed."""
+    """Returns layers with constant weights that are in no plan, as an equal one is computed."""
     left = {name for name, layer in layers(simple).items() if layer.constant} - planned.keys()
     left -= {one.region.prologue.name for one in planned.values() if one.region.prologue}
     return left & set(convolutions(simple))
@@ -75,7 +77,7 @@ def _planned(
     machine: Machine | None,
 ) -> ConvReport:
     choices = [_on(kernel.choice, machine) for kernel in planned.kernels]
-    # Of a transposed convolution the first phase speaks for all; they differ by a tap or so.
+    # The first phase of a transposed convolution stands for all; they differ by about a tap.
     choice, w = choices[0], choices[0].workload
     margin = _margin(choices)
     seconds = [one.runner_up for one in choices if one.runner_up is not None]
@@ -92,7 +94,7 @@ def _planned(
         tensor_core=all(one.family.tensorized for one in choices),
         why_family=_why_family(choice, margin),
         why_layout=planned.layout.reason,
-        # Of a pair without the first, which has a report of its own.
+        # For a pair, without the first convolution, which has a report of its own.
         useful_macs=sum(one.workload.apart[-1].useful_macs for one in choices),
         padded_macs=sum(one.family.padded_macs(one.workload, one.config) for one in choices)
         - (w.apart[0].useful_macs if w.prologue else 0),
@@ -101,7 +103,7 @@ def _planned(
         floor_us=0.0
         if machine is None
         else sum(conv_floor(one.workload, machine).us for one in choices),
-        # Of all phases or none.
+        # Of all phases, or of none.
         runner_up=seconds[0].family.name if len(seconds) == len(choices) else "",
         runner_up_us=sum(s.cost.us for s in seconds) if len(seconds) == len(choices) else 0.0,
         kind=layer.kind,
@@ -117,8 +119,10 @@ def _planned(
 
 
 def _on(choice: Choice, machine: Machine | None) -> Choice:
-    """The choice with its costs on a machine. Measured times are kept, unless the network runs on
-    a CPU and the machine is a GPU."""
+    """Returns the choice with its costs on a machine.
+
+    Measured times are kept, unless the network runs on a CPU and the machine is a GPU.
+    """
     cuda = choice.hardware.kind == "cuda"
     if cuda or (choice.tuned is not None and not isinstance(machine, Card)):
         return choice
@@ -135,7 +139,7 @@ def _on(choice: Choice, machine: Machine | None) -> Choice:
 
 
 def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
-    """Of a convolution that the kernel of another one, `planned`, computes as well."""
+    """Returns the report of a convolution that the kernel of `planned` also computes."""
     choice = planned.kernels[0].choice
     first = choice.workload.apart[0]
     return ConvReport(
@@ -161,12 +165,12 @@ def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
 
 
 def _why_family(choice: Choice, margin: float) -> str:
-    """The reason that decided, in one clause."""
+    """Returns the reason that decided, in one clause."""
     second = choice.runner_up.family if choice.runner_up is not None else None
     if choice.chosen_by == "pinned":
         return "set by hand"
     if not choice.family.tensorized and not (second and second.tensorized):
-        # Of tensor-core families the last one takes most.
+        # The last of the tensor-core families takes most.
         for reject in reversed(choice.rejects):
             if family(reject.family).tensorized and reject.reason != ONE_CONVOLUTION:
                 return reject.reason
@@ -178,7 +182,7 @@ def _why_family(choice: Choice, margin: float) -> str:
 
 
 def _chosen_by(choices: Sequence[Choice]) -> ChosenBy:
-    """By what the kernels of one layer were chosen: by records only where all of them were."""
+    """Returns what chose the kernels of one layer; "tuned" if records chose all of them."""
     found = {choice.chosen_by for choice in choices}
     if "pinned" in found:
         return "pinned"
@@ -186,7 +190,7 @@ def _chosen_by(choices: Sequence[Choice]) -> ChosenBy:
 
 
 def _margin(choices: Sequence[Choice]) -> float:
-    """Of the model's choices over those tuned, in time; 0 where not all of them are."""
+    """Returns the time of the model's choices over the tuned ones; 0 unless all are tuned."""
     found = [one.tuned for one in choices if one.tuned is not None]
     if len(found) < len(choices):
         return 0.0
@@ -194,8 +198,10 @@ def _margin(choices: Sequence[Choice]) -> float:
 
 
 def instruction_tflops(choice: Choice) -> float:
-    """Returns what the instruction that multiplies reaches on the card, in 1e12 operations a
-    second; 0 on a CPU, and for a family that has no footprint."""
+    """Returns the rate of the instruction that multiplies, in 1e12 operations per second.
+
+    0 on a CPU, and for a family without a footprint.
+    """
     w, config, hardware = choice.workload, choice.config, choice.hardware
     if hardware.kind != "cuda":
         return 0.0

@@ -1,4 +1,4 @@
-"""The ONNX nodes that variables of the planned graph are results of."""
+"""The ONNX nodes whose results are variables of the planned graph."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from tvmconv.onnx.importer import NODES
 from tvmconv.onnx.model import shapes_of
 from tvmconv.passes.graph import Dataflow, shape
 
-#: What passes write batch norms and arithmetic with constants as; also an item of a tuple, as
-#: which a batch norm is imported.
+#: Operators that batch norms and arithmetic with constants become; "" is an item of a tuple, as
+#: a batch norm is imported.
 ARITHMETIC = ("relax.add", "relax.subtract", "relax.multiply", "relax.divide", "")
 RESHAPE = "relax.reshape"
 COPIES = ("relax.astype", "relax.permute_dims", RESHAPE)
-#: Operators of ONNX that do no more than a reshape.
+#: Operators of ONNX that only reshape.
 RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def node_names(mod: tvm.IRModule, simple: onnx.ModelProto) -> dict[relax.Var, str]:
-    """Returns the names of ONNX nodes by the variables that are their results, in any layout.
+    """Returns the names of ONNX nodes by the variables that are their results, in any
+    layout.
 
-    mod: as imported, after passes; simple: the graph that was imported. Passes keep the name of a
-    variable whose value they keep, but can also give it to a new one: so operator and dimensions
-    have to be alike, too. Nodes whose result is no variable any more are left out.
+    mod: as imported, after passes. simple: the graph that was imported. Passes keep the name of a
+    variable whose value they keep, but can also give it to a new one, so operator and dimensions
+    have to match too. Nodes whose result is no longer a variable are left out.
     """
     flow, sizes = Dataflow.of(mod), shapes_of(simple)
     makers = {output: node for node in simple.graph.node for output in node.output}
@@ -40,10 +41,10 @@ def node_names(mod: tvm.IRModule, simple: onnx.ModelProto) -> dict[relax.Var, st
         alike = [sorted(sizes.get(output, ())) == sorted(shape(value)) for output in node.output]
         if same and any(alike):
             found[var] = name
-            # A result that is only seen in another shape is computed as this.
+            # A result that is only reshaped is computed by the reshape's operand.
             if op == RESHAPE and node.op_type not in RESHAPES:
                 found.setdefault(value.args[0], name)
-    # What an output is a copy of, in another layout or dtype, has any name.
+    # An output may be a copy, in another layout or dtype, of a variable of any name.
     for var, output in zip(_outputs(mod, flow), simple.graph.output, strict=True):
         maker = makers.get(output.name)
         while flow.op(var) in COPIES and found.get(var) != (maker and maker.name):
@@ -54,7 +55,7 @@ def node_names(mod: tvm.IRModule, simple: onnx.ModelProto) -> dict[relax.Var, st
 
 
 def _outputs(mod: tvm.IRModule, flow: Dataflow) -> list[relax.Expr]:
-    """Returns what the network gives, one by one."""
+    """Returns the outputs of the network, one by one."""
     given = mod["main"].body.body
     value = flow.values.get(given)
     return list(value.fields) if isinstance(value, relax.Tuple) else [given]

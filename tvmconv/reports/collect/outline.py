@@ -1,7 +1,7 @@
-"""The kernels that a network has besides its convolutions', and the variables each computes.
+"""TVM's kernels in a network, besides those of convolutions, and the variables of each.
 
-Told by the passes that fuse TVM's kernels, run on the graph with its convolutions outlined: names
-and tensors, nothing scheduled and no weights packed, in hundredths of a second.
+Found by the passes that fuse TVM's kernels, run on the graph with its convolutions outlined. It
+schedules no kernels and packs no weights, and takes hundredths of a second.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from tvmconv.reports.data.build import KernelReport
 class OutlinedKernel:
     """One kernel of TVM's."""
 
-    #: In the code.
+    #: Name in the code.
     name: str
-    #: Variables of the planned graph whose values it computes; none where it only makes a copy
-    #: that `lower_convs` added.
+    #: Variables of the planned graph that it computes; none if it is a copy that `lower_convs`
+    #: added.
     variables: tuple[relax.Var, ...]
     #: Every operand and result once.
     moved_bytes: int
@@ -42,10 +42,10 @@ def outline(
 ) -> list[OutlinedKernel]:
     """Returns the kernels in the order in which they run.
 
-    mod: its regions planned. precision: as `lower_convs` takes it.
+    mod: its regions planned. precision: as in `lower_convs`.
     """
     lowered, stand_ins = outline_convs(mod, plan, precision)
-    # What is bound to a variable is only a cast where a narrow variable has its value before.
+    # A variable is bound to a mere cast if a narrow variable has its value before.
     written = {one.place.buffer for one in plan.values()}
     itself = {binding.var for binding in bindings(mod)} - written - set(stand_ins.values())
     pools, *others = pipeline.fuse_passes()
@@ -60,7 +60,7 @@ def outline(
         var: [old for one in group for old in same.get(one, ())]
         for var, group in _groups(bindings(legal), fused).items()
     }
-    output = members.get(fused["main"].body.body, [])  # whose variable is another one by now
+    output = members.get(fused["main"].body.body, [])  # whose variable has changed by now
     found = []
     for binding in bindings(final):
         if (name := _kernel(binding.value)) is not None:
@@ -77,7 +77,9 @@ def kernel_reports(
     nodes: Mapping[relax.Var, str],
     machine: Machine | None,
 ) -> tuple[KernelReport, ...]:
-    """Returns a report for each kernel. nodes: the results of which ONNX nodes variables are."""
+    """Returns a report for each kernel. nodes: ONNX nodes by the variables that are their
+    results.
+    """
     return tuple(
         KernelReport(
             kernel.name,
@@ -92,11 +94,10 @@ def kernel_reports(
 def _groups(
     before: Sequence[relax.VarBinding], after: tvm.IRModule
 ) -> dict[relax.Var, list[relax.Var]]:
-    """The variables of `before` that each binding of `after` computes, which puts some of them
-    into functions of their own.
+    """Returns the variables of `before` that each binding of `after` computes.
 
-    A variable is known by what computes it: the same operator of the same variables. Passes give
-    variables new names, and functions that are alike become one.
+    `after` has some of them in functions of its own. A variable is known by its computation, the
+    same operator of the same variables, as passes rename variables and merge equal functions.
     """
     waiting: dict[Any, deque[relax.Var]] = defaultdict(deque)
     for binding in before:
@@ -105,7 +106,7 @@ def _groups(
     groups: dict[relax.Var, list[relax.Var]] = {}
 
     def bind(binding: relax.VarBinding, known: dict[relax.Var, Any]) -> list[relax.Var]:
-        """Notes what the variable was, and gives it; nothing where it has no match."""
+        """Notes and returns the old variable, or nothing if there is no match."""
         value = binding.value
         if isinstance(value, relax.TupleGetItem) and isinstance(known.get(value.tuple_value), list):
             known[binding.var] = known[value.tuple_value][value.index]
@@ -137,8 +138,10 @@ def _groups(
 
 
 def _key(value: relax.Expr, known: dict[relax.Var, Any]) -> Any:
-    """What tells one computation from another: operator, operands and type. known: what variables
-    among the operands were."""
+    """Returns the key of a computation: operator, operands and type.
+
+    known: old variables of operands.
+    """
     if isinstance(value, relax.Var):
         return known.get(value, value)
     if isinstance(value, relax.Tuple):
@@ -148,24 +151,24 @@ def _key(value: relax.Expr, known: dict[relax.Var, Any]) -> Any:
     if isinstance(value, relax.Call):
         name = getattr(value.op, "name", "") or getattr(value.op, "name_hint", "")
         return (name, *(_key(arg, known) for arg in value.args), str(value.ty))
-    # Constants by their type alone: they are large.
+    # Constants only by their type, as they are large.
     return str(value.ty) if isinstance(value, tvm.ir.GenericConst) else str(value)
 
 
 def _function(value: relax.Expr, mod: tvm.IRModule) -> relax.Function | None:
-    """The group that a binding calls; None where it calls none."""
+    """Returns the group that a binding calls, or None."""
     called = value.op if isinstance(value, relax.Call) else None
     function = mod[called] if isinstance(called, tvm.ir.GlobalVar) else None
     return function if isinstance(function, relax.Function) else None
 
 
 def _kernel(value: relax.Expr) -> str | None:
-    """The kernel that a binding calls, by name; None where it calls none of TVM's."""
+    """Returns the name of TVM's kernel that a binding calls, or None."""
     return value.args[0].name_hint if op_name(value) == "relax.call_tir" else None
 
 
 def _bytes(value: relax.Expr) -> int:
-    """Size of a tensor, or of all tensors of a tuple."""
+    """Returns the bytes of a tensor, or of all tensors of a tuple."""
     types = value.ty.fields if isinstance(value.ty, relax.TupleType) else [value.ty]
     return sum(
         math.prod(int(size) for size in ty.shape) * element_bytes(str(ty.dtype)) for ty in types

@@ -9,10 +9,10 @@ from typing import Any, Literal
 from tvmconv.reports.data.report import Report
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
-#: Input channels of a group from which on tensor cores are worth it.
+#: Input channels per group from which tensor cores are worthwhile.
 SUITED_CHANNELS = 8
-#: By what a family and a configuration were chosen: the cost model's estimate, the times that
-#: `tune` measured, the caller of `build`, or nothing, where there was no choice.
+#: What chose family and configuration: the cost model's estimate, the times that `tune` measured,
+#: the user, or nothing, if there was no choice.
 ChosenBy = Literal["model", "tuned", "pinned", "default"]
 
 
@@ -30,105 +30,107 @@ class ConvReport:
     """One convolution, or product with a constant matrix: its kernel, the reasons, the costs."""
 
     name: str
-    #: ONNX's: Conv, ConvTranspose, Gemm or MatMul.
+    #: ONNX operator: Conv, ConvTranspose, Gemm or MatMul.
     operator: str
-    #: Readable: ``1x56x56x64 -> 64, 3x3``.
+    #: Text such as ``1x56x56x64 -> 64, 3x3``.
     shape: str
-    #: Each kernel's `schedules.ConvWorkload` as JSON: one, or one for each phase of a transposed
-    #: convolution's stride; none where TVM computes it.
+    #: Workload of each kernel as JSON: one, or one for each phase of a transposed convolution's
+    #: stride; none if TVM computes it.
     workloads: tuple[str, ...]
     family: str
     config: str
     in_layout: str
     out_layout: str
     epilogue: str
-    #: Whether the multiply-adds run on tensor cores, on llvm as their emulation.
+    #: True if the multiply-adds run on tensor cores, or on llvm on their emulation.
     tensor_core: bool
-    #: The reason that decided for this family, and for this layout.
+    #: Reasons for this family, and for this layout.
     why_family: str
     why_layout: str
     useful_macs: int
     padded_macs: int
-    #: What the choice was estimated to take, and what limits it: of a GPU one of
-    #: `schedules.machine.model.LIMITS`, else arithmetic, memory or latency. 0 where nothing is
-    #: known, as of TVM's kernels, and of a simulated tensor core.
+    #: Estimated microseconds of the choice, and its limit: on a GPU one of
+    #: `schedules.machine.model.LIMITS`, else arithmetic, memory or latency. 0 if unknown, as for
+    #: TVM's kernels and a simulated tensor core.
     cost_us: float = 0.0
     limit: str = ""
-    #: What it would take at least, on tensor cores and with no padding.
+    #: Floor in microseconds, on tensor cores and without padding.
     floor_us: float = 0.0
-    #: The next best family, if more than one matches, and what it was estimated to take.
+    #: The next best family, if more than one matches, and its estimated microseconds.
     runner_up: str = ""
     runner_up_us: float = 0.0
-    #: `tvmconv.onnx.kinds.Layer` says what these are.
+    #: As in `tvmconv.onnx.kinds.Layer`.
     kind: str = ""
     traits: tuple[str, ...] = ()
     group_channels: int = 0
-    #: Time of what the model would choose over that of what is, both measured by `tune`, where a
-    #: record decided; `cost_us` and `runner_up_us` are then those times. Else 0.
+    #: Time of the model's choice over that of the record's, both measured by `tune`, if a record
+    #: decided; `cost_us` and `runner_up_us` are then those times. Else 0.
     tuned: float = 0.0
-    #: Names of the kernels in the code, one for each workload; layers that are alike share them.
+    #: Names of the kernels in the code, one for each workload; equal layers share them.
     kernels: tuple[str, ...] = ()
-    #: Every operand once, in bytes; and what the instruction that multiplies reaches, in 1e12
-    #: operations a second, 0 on a CPU.
+    #: Every operand once, in bytes; and the rate of the instruction that multiplies, in 1e12
+    #: operations per second, 0 on a CPU.
     moved_bytes: int = 0
     instruction_tflops: float = 0.0
-    #: The convolution whose kernel computes this one as well, if it has none of its own. All but
-    #: the multiply-adds of both is then said there.
+    #: The convolution whose kernel also computes this one, if it has none of its own. That report
+    #: then has all but the multiply-adds of both.
     part_of: str = ""
     chosen_by: ChosenBy = "default"
-    #: Why each family that does not take it declines, by family.
+    #: By family that declines: its reason.
     declined: dict[str, str] = field(default_factory=dict)
 
     @property
     def waste(self) -> float:
-        """Share of the multiply-adds carried out that padding asked for, 0 to 1."""
+        """Share of the executed multiply-adds that is padding, 0 to 1."""
         return 1 - self.useful_macs / self.padded_macs if self.padded_macs else 0.0
 
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """A copy of a tensor into another order of axes, that is left after all passes."""
+    """A copy of a tensor to another order of axes that is left after all passes."""
 
-    #: Such as ``NCHW -> NHWC``, or ``axes (0, 2, 1)`` of a transpose that is none of those.
+    #: ``NCHW -> NHWC`` and the like, or ``axes (0, 2, 1)`` of another transpose.
     conversion: str
-    #: Of what is read.
+    #: Shape that is read.
     shape: tuple[int, ...]
-    #: Who needs it.
+    #: The reason for it.
     cause: str
-    #: Read and written; and what that was estimated to take.
+    #: Bytes read and written, and their estimated time.
     moved_bytes: int
     us: float
 
 
 @dataclass(frozen=True)
 class KernelReport:
-    """A kernel of TVM's: one of those that compute everything but the convolutions."""
+    """A kernel of TVM's, which compute everything but the convolutions."""
 
-    #: In the code. Kernels that are alike share it.
+    #: Name in the code, shared by equal kernels.
     name: str
-    #: The ONNX nodes that it computes, by name; none where it only converts a tensor.
+    #: Names of the ONNX nodes that it computes; none if it only converts a tensor.
     nodes: tuple[str, ...]
     #: Every operand and result once, in bytes.
     moved_bytes: int
-    #: Time to move them, at least that of the shortest kernel; 0 where nothing is known.
+    #: Time to move them, at least that of the shortest kernel; 0 if unknown.
     us: float
 
 
 @dataclass(frozen=True)
 class MachineReport:
-    """The machine that a report's microseconds are of. Where it has no name they are all 0: there
-    is no model of what runs the network."""
+    """The machine that a report's microseconds are for.
 
-    #: Such as ``H200``, or LLVM's name for a CPU.
+    Without a name they are all 0: there is no model of the machine.
+    """
+
+    #: Name such as ``H200``, or LLVM's name of a CPU.
     name: str = ""
-    #: How its rates are known.
+    #: Source of its rates.
     source: str = ""
-    #: The GPU's architecture, where its costs were asked for though a CPU runs the network.
+    #: Architecture of the GPU whose costs the user asked for, if a CPU runs the network.
     asked_for: str = ""
 
     @property
     def title(self) -> str:
-        """Such as ``as on an H200 (sm_90a)``, where that was asked for; else empty."""
+        """Text such as ``as on an H200 (sm_90a)``, if the user asked for it; else empty."""
         if not self.asked_for:
             return ""
         article = "an" if self.name[0] in "AHLR" else "a"
@@ -140,37 +142,36 @@ class MachineReport:
 
 @dataclass(frozen=True)
 class BuildReport(Report):
-    """One build. ``str()`` is a table; `to_json` and `from_json` go both ways.
+    """One build. ``str()`` is a table; `to_json` and `from_json` are inverse.
 
-    Built for buckets, it is the report of the largest, with those of the others in `smaller`.
+    For buckets it is the report of the largest, with those of the others in `smaller`.
     """
 
     target: str
     arch: str
     operators: tuple[OperatorReport, ...]
     convs: tuple[ConvReport, ...]
-    #: Operators that can't be built and how often each occurs; only `inspect` gives any.
+    #: Count by operator that cannot be built; only `inspect` has any.
     unsupported: dict[str, int]
-    #: Bytes that activations take as planned, and the least that they could: the largest sum of
-    #: those live at once. `tvmconv.passes.memory.plan_memory.MemoryUse` says what counts; 0 before
-    #: a build.
+    #: Bytes of the activations as planned, and their lower bound: the largest sum of those live at
+    #: once. `tvmconv.passes.memory.plan_memory.MemoryUse` defines what counts; 0 before a build.
     peak_activation_bytes: int = 0
     activation_bound_bytes: int = 0
-    #: Of the outputs, which are the caller's and lie outside of what is planned.
+    #: Bytes of the outputs, which belong to the caller and are not planned.
     output_bytes: int = 0
-    #: Of what the network takes at this batch, packed.
+    #: Bytes of the packed weights at this batch.
     weight_bytes: int = 0
-    #: With what several buckets have in common, where this is the largest.
+    #: Seconds, including what buckets share, if this is the largest.
     build_seconds: float = 0.0
-    #: First dimension of the first input: images a run.
+    #: First dimension of the first input: images per run.
     batch: int = 1
-    #: Of all buckets together, equal arrays once.
+    #: Bytes of the weights of all buckets, equal arrays once.
     stored_weight_bytes: int = 0
-    #: Of the smaller buckets, the smallest first.
+    #: Reports of the smaller buckets, the smallest first.
     smaller: tuple[BuildReport, ...] = ()
     #: Every conversion of layouts that is left.
     conversions: tuple[ConversionReport, ...] = ()
-    #: The machine that costs and floors are of.
+    #: The machine that costs and floors are for.
     machine: MachineReport = MachineReport()
     #: Kernels of TVM's, in order. Conversions are among them.
     kernels: tuple[KernelReport, ...] = ()
@@ -182,62 +183,65 @@ class BuildReport(Report):
 
     @property
     def tensorized(self) -> int:
-        """Convolutions on tensor cores, on llvm their emulation."""
+        """Number of convolutions on tensor cores, or on llvm on their emulation."""
         return sum(conv.tensor_core for conv in self.convolutions)
 
     @property
     def useful_macs(self) -> int:
-        """Multiply-adds that the definition asks for."""
+        """Multiply-adds by the definition."""
         return sum(conv.useful_macs for conv in self.convs)
 
     @property
     def padded_macs(self) -> int:
-        """Multiply-adds that kernels carry out, with padding."""
+        """Multiply-adds that kernels execute, padding included."""
         return sum(conv.padded_macs for conv in self.convs)
 
     @property
     def waste(self) -> float:
-        """Share of all multiply-adds carried out that padding asked for, 0 to 1."""
+        """Share of all executed multiply-adds that is padding, 0 to 1."""
         return 1 - self.useful_macs / self.padded_macs if self.padded_macs else 0.0
 
     @property
     def cost_us(self) -> float:
-        """Estimated time of all kernels, TVM's too, one after the other."""
+        """Estimated microseconds of all kernels in sequence, TVM's too."""
         return sum(conv.cost_us for conv in self.convs) + self.kernel_us
 
     @property
     def kernel_us(self) -> float:
-        """The part of `cost_us` that TVM's kernels take."""
+        """The part of `cost_us` of TVM's kernels."""
         return sum(one.us for one in self.kernels)
 
     @property
     def conversion_us(self) -> float:
-        """The part of `kernel_us` that conversions take."""
+        """The part of `kernel_us` of conversions."""
         return sum(one.us for one in self.conversions)
 
     @property
     def floor_us(self) -> float:
-        """The least time of all layers, on tensor cores and with no padding."""
+        """Floor of all layers in microseconds, on tensor cores and without padding."""
         return sum(conv.floor_us for conv in self.convs)
 
     @property
     def tensor_core_macs(self) -> int:
-        """The part of `useful_macs` on tensor cores, on llvm their emulation."""
+        """The part of `useful_macs` on tensor cores, or on llvm on their emulation."""
         return sum(conv.useful_macs for conv in self.convs if conv.tensor_core)
 
     @property
     def suited(self) -> tuple[ConvReport, ...]:
-        """The convolutions that tensor cores are made for: `SUITED_CHANNELS` a group or more."""
+        """The convolutions that suit tensor cores: `SUITED_CHANNELS` per group or more."""
         return tuple(one for one in self.convolutions if one.group_channels >= SUITED_CHANNELS)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by their names."""
+        """Returns the fields by their names."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BuildReport:
-        """Returns the report that `to_json` gave as `data`, also where that was before some of the
-        fields existed. Raises ``TypeError`` or ``KeyError`` where it is no report."""
+        """Returns the report that `to_json` gave as `data`, also from before some fields
+        existed.
+
+        Raises ``TypeError`` or ``KeyError`` for other data.
+        """
         known = {f.name: data[f.name] for f in fields(cls) if f.name in data or _required(f)}
         nested: dict[str, Callable[[Any], Any]] = {
             "operators": lambda item: OperatorReport(**item),
@@ -258,5 +262,5 @@ def _required(one: Field[Any]) -> bool:
 
 
 def _tuples(item: dict[str, Any], *names: str) -> dict[str, Any]:
-    """With the lists that JSON makes of tuples as tuples again."""
+    """Returns the item with lists, as JSON has them, as tuples."""
     return {**item, **{name: tuple(item[name]) for name in names}}

@@ -10,7 +10,7 @@ from tvmconv.reports.data.build import BuildReport, ConvReport
 from tvmconv.reports.data.report import Report
 from tvmconv.specs import TensorSpec
 
-#: A layer is of one of these kinds, and has any number of the traits.
+#: A layer has one of these kinds, and any number of the traits.
 KINDS = ("dense", "grouped", "depthwise", "matrix product", "product of activations")
 TRAITS = (
     "1x1",
@@ -25,23 +25,23 @@ TRAITS = (
 
 @dataclass(frozen=True)
 class OperatorSupport:
-    """One operator of a model, how often it occurs, and whether it can be built."""
+    """One operator of a model, its count, and True if it can be built."""
 
     operator: str
     count: int
     supported: bool
-    #: Why not; empty where nobody has written it.
+    #: Reason if not; empty if it is just not implemented.
     reason: str = ""
 
 
 @dataclass(frozen=True)
 class KindReport:
-    """The layers of one kind, or with one trait, in sum."""
+    """The sum of the layers of one kind, or with one trait."""
 
     kind: str
     count: int
     macs: int
-    #: Of `macs`, those on tensor cores; and what the kernels carry out, padding included.
+    #: The part of `macs` on tensor cores; and multiply-adds executed, padding included.
     tensor_core_macs: int
     padded_macs: int
     cost_us: float
@@ -63,20 +63,20 @@ class KindReport:
 
 @dataclass(frozen=True)
 class CapabilityReport(Report):
-    """The report of a build that was not made. ``str()`` is tables; JSON goes both ways.
+    """The report of a build that was not made. ``str()`` is tables; JSON is an inverse.
 
-    Of several buckets it speaks of the largest, and `plan` has the others.
+    For several buckets it describes the largest; `plan` has the others.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     opset: int
-    #: Numbers that were trained: floating-point constants, but scalars and batch norms' statistics.
+    #: Trained parameters: floating-point constants without scalars and batch norms' statistics.
     parameters: int
-    #: What can't be built first, then by how often it occurs.
+    #: Those that cannot be built first, then by count.
     operators: tuple[OperatorSupport, ...]
-    #: As of a build, but for what only a build can tell: its sizes and times. Where operators
-    #: can't be built, its layers are those of the ONNX graph, of no family and at no cost.
+    #: The report of a build, without its sizes and times. If operators cannot be built, its layers
+    #: are those of the ONNX graph, without family or cost.
     plan: BuildReport
 
     @property
@@ -86,7 +86,7 @@ class CapabilityReport(Report):
 
     @property
     def unsupported(self) -> dict[str, int]:
-        """Operators that can't be built, with the reason, and how often each occurs."""
+        """Count by operator that cannot be built, with its reason."""
         return self.plan.unsupported
 
     @property
@@ -106,29 +106,30 @@ class CapabilityReport(Report):
 
     @property
     def kinds(self) -> tuple[KindReport, ...]:
-        """Every layer in one of them."""
+        """Sums by kind; every layer is in one."""
         groups = ((kind, [conv for conv in self.convs if conv.kind == kind]) for kind in KINDS)
         return tuple(KindReport.of(kind, convs) for kind, convs in groups if convs)
 
     @property
     def traits(self) -> tuple[KindReport, ...]:
-        """A layer in as many as it has."""
+        """Sums by trait; a layer is in as many as it has."""
         groups = ((name, [conv for conv in self.convs if name in conv.traits]) for name in TRAITS)
         return tuple(KindReport.of(name, convs) for name, convs in groups if convs)
 
     @property
     def all(self) -> KindReport:
-        """The sum over all layers."""
+        """Sum over all layers."""
         return KindReport.of("all", self.convs)
 
     @property
     def suited(self) -> KindReport:
-        """The sum over the convolutions that tensor cores are made for: with
-        `report.SUITED_CHANNELS` input channels a group or more."""
+        """Sum over the convolutions that suit tensor cores; see `BuildReport.suited`."""
         return KindReport.of("suited", self.plan.suited)
 
     def to_json(self) -> dict[str, Any]:
-        """With `kinds`, `traits`, `all` and `suited`, which follow from the rest, beside it."""
+        """Returns the fields, with `kinds`, `traits`, `all` and `suited`, which follow from
+        them.
+        """
         derived = {
             "buildable": self.buildable,
             "kinds": [asdict(one) for one in self.kinds],
@@ -140,7 +141,7 @@ class CapabilityReport(Report):
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> CapabilityReport:
-        """Raises ``TypeError`` or ``KeyError`` where `data` is not what `to_json` gives."""
+        """Returns the report of `to_json`. Raises ``TypeError`` or ``KeyError`` for other data."""
         inputs, outputs = (
             tuple(TensorSpec(**{**one, "shape": tuple(one["shape"])}) for one in data[name])
             for name in ("inputs", "outputs")

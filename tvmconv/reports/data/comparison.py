@@ -18,21 +18,23 @@ class OutputDifference:
 
     name: str
     shape: tuple[int, ...]
-    #: ||ours - reference|| / ||reference||; None where the reference is all zeros, NaN where
-    #: either is not finite.
+    #: ||ours - reference|| / ||reference||; None if the reference is all zeros, NaN if either is
+    #: not finite.
     relative_l2: float | None
     #: The largest absolute difference.
     max_abs: float
-    #: Cosine of the angle between the two; None where one is all zeros.
+    #: Cosine of the angle between the two; None if one is all zeros.
     cosine: float | None
-    #: Whether every element of our output is finite.
+    #: True if every element of our output is finite.
     finite: bool
-    #: A caution about the figures; empty if there is nothing to say.
+    #: A caution about the figures, or "".
     note: str = ""
 
     def passed(self, bound: float) -> bool:
-        """True if the relative l2 error is at most `bound`; where the reference is all zeros, if
-        there is no error at all."""
+        """Returns True if the relative l2 error is at most `bound`.
+
+        If the reference is all zeros, returns True if there is no error at all.
+        """
         if self.relative_l2 is None:
             return self.max_abs == 0
         return self.finite and self.relative_l2 <= bound  # False for NaN
@@ -48,7 +50,7 @@ class CompareReport(Report):
 
     @property
     def relative_l2(self) -> float:
-        """The worst relative l2 error; infinite where one can't be computed and is not zero."""
+        """The largest relative l2 error; infinite if one is not defined and not zero."""
         errors = []
         for output in self.outputs:
             if output.relative_l2 is None:
@@ -58,10 +60,10 @@ class CompareReport(Report):
         return max(errors)
 
     def passed(self, bound: float = BOUND) -> bool:
-        """True if every output is finite and its relative l2 error at most `bound`."""
+        """Returns True if every output is finite with a relative l2 error of at most `bound`."""
         return all(output.passed(bound) for output in self.outputs)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by their names, NaN and infinity as None."""
+        """Returns the fields by their names, NaN and infinity as None."""
         plain = asdict(self)
         return {**plain, "outputs": [finite_or_none(output) for output in plain["outputs"]]}

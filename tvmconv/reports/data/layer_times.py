@@ -7,28 +7,28 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class LayerTime:
-    """A layer, or another kernel, of which only the first three fields are known.
+    """The time of a layer, or of another kernel, which has only the first three fields.
 
-    Rates count what the definition asks for, padding not; shares are of the time that would be
-    left if nothing else were in the way, 0 to 1, or 0 where that is not known, as on a CPU.
+    Rates are by the definition, without padding. Shares are of the rates that the hardware reaches
+    at best, 0 to 1, or 0 if unknown, as on a CPU.
     """
 
-    #: That of the layer, or of TVM's kernel.
+    #: Name of the layer, or of TVM's kernel.
     name: str
     us: float
-    #: How many kernels that takes.
+    #: Number of kernels.
     kernels: int = 1
     shape: str = ""
     family: str = ""
     config: str = ""
     tflops: float = 0.0
     gbps: float = 0.0
-    #: Of the rate of the instruction it uses, of the chip's fastest, and of the memory's.
+    #: Shares of its instruction's rate, of the chip's fastest, and of the memory bandwidth.
     instruction_share: float = 0.0
     chip_share: float = 0.0
     memory_share: float = 0.0
-    #: What the model says of it: what limits it, how long it takes; the next best family, and how
-    #: many times as long that takes by the model.
+    #: By the model: its limit and microseconds; the next best family, and the factor by which that
+    #: is slower.
     limit: str = ""
     estimated_us: float = 0.0
     runner_up: str = ""

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Report:
-    """Base of all reports. ``str(report)`` is text, by a renderer of `tvmconv.reports.render`."""
+    """The base class of all reports. ``str(report)`` is text, by `tvmconv.reports.render`."""
 
     def __str__(self) -> str:
         return as_text(self)

@@ -10,44 +10,47 @@ from tvmconv.reports.data.report import Report, finite_or_none
 
 @dataclass(frozen=True)
 class OutputError:
-    """One output's. Norms and absolute errors are means over images; `f_1` and `f_2` percent."""
+    """The error of one output.
+
+    Norms and absolute errors are means over images; `f_1` and `f_2` are in percent.
+    """
 
     name: str
     shape: tuple[int, ...]
-    #: l2, of onnxruntime's output and of the simulated one.
+    #: l2 norms of onnxruntime's output and of the simulated one.
     reference_norm: float
     simulated_norm: float
-    #: Of the difference: ||x - x'||_1 and ||x - x'||_2.
+    #: Norms of the difference: ||x - x'||_1 and ||x - x'||_2.
     absolute_1: float
     absolute_2: float
-    #: F_n of `tvmconv.simulation.simulate`; NaN where the reference is all zeros.
+    #: F_n of `tvmconv.simulation.simulate`; NaN if the reference is all zeros.
     f_1: float
     f_2: float
 
 
 @dataclass(frozen=True)
 class SimulatedLayer:
-    """A convolution or matrix product, as the tensor core sees it: of one image."""
+    """A convolution or matrix product on the simulated tensor core, for one image."""
 
     name: str
     shape: str
-    #: Of the product, filled up to whole instructions; of all stride phases and groups.
+    #: Sizes of the product, padded to whole instructions, over all stride phases and groups.
     rows: int
     columns: int
-    #: WMMAs that one tile of 16 x 16 takes, one after the other.
+    #: WMMAs in sequence for one tile of 16 x 16.
     steps: int
     wmmas: int
-    #: HMMA issued; None where the numerics are no chip's.
+    #: HMMA instructions; None if the numerics are not a chip's.
     instructions: int | None
-    #: Of the tensor cores alone: no loads, no stores. On one multiprocessor of a V100, and on all
-    #: 80; None for other numerics, whose cycles nobody has published.
+    #: Cycles of the tensor cores, without loads or stores, on one multiprocessor of a V100 and on
+    #: all 80; None for other numerics, whose cycles are not published.
     sm_cycles: int | None
     chip_cycles: int | None
 
 
 @dataclass(frozen=True)
 class SimulationReport(Report):
-    """``print(report)`` is two tables; `to_json` gives the fields."""
+    """Errors and cycles of a simulation. ``print(report)`` is two tables."""
 
     numerics: str
     activations: str
@@ -59,6 +62,6 @@ class SimulationReport(Report):
     others: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """The fields as they are called here. JSON has no NaN or infinity: those become None."""
+        """Returns the fields by their names here, NaN and infinity as None."""
         plain = asdict(self)
         return {**plain, "outputs": [finite_or_none(output) for output in plain["outputs"]]}

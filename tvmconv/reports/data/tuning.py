@@ -12,33 +12,33 @@ Status = Literal["planned", "measured", "recorded", "left out", "failed"]
 
 @dataclass(frozen=True)
 class TunedLayer:
-    """One workload of the network, and what became of it."""
+    """One workload of the network, and the result of tuning it."""
 
-    #: `ConvWorkload.to_json`, and the same in words.
+    #: `ConvWorkload.to_json`, then the same in words.
     workload: str
     shape: str
-    #: Kernels of the network, all buckets together, that it is.
+    #: Number of kernels of the network with it, over all buckets.
     count: int
-    #: Of the network's estimated time, 0 to 1.
+    #: Share of the network's estimated time, 0 to 1.
     share: float
-    #: Configurations there are, and how many of them are measured, or would be.
+    #: Number of configurations, and of those that are measured, or would be.
     space: int
     candidates: int
     #: ``recorded``: known before. ``left out``: no time for it, or nothing to choose from.
     status: Status
-    #: Microseconds of the fastest and of the model's choice; 0 where nothing is known.
+    #: Microseconds of the fastest and of the model's choice; 0 if unknown.
     us: float = 0.0
     model_us: float = 0.0
-    #: Family and configuration that won.
+    #: The fastest family and configuration.
     choice: str = ""
-    #: Why it failed, or some of its candidates did.
+    #: Reasons that it, or some of its candidates, failed.
     note: str = ""
-    #: What it took, or would.
+    #: Seconds that it took, or would take.
     seconds: float = 0.0
 
     @property
     def gain(self) -> float:
-        """Time of the model's choice over that of the fastest; 0 where one is not known."""
+        """Time of the model's choice over that of the fastest; 0 if unknown."""
         return self.model_us / self.us if self.us else 0.0
 
 
@@ -48,24 +48,24 @@ class TuningReport(Report):
 
     target: str
     arch: str
-    #: What measured; empty where nothing was.
+    #: The device that measured; empty if none did.
     device: str
-    #: The file.
+    #: Path of the records.
     records: str
     layers: tuple[TunedLayer, ...]
-    #: That tuning took, or would.
+    #: Seconds that tuning took, or would take.
     seconds: float
 
     @property
     def us(self) -> float:
-        """Sum over all kernels whose time is known."""
+        """Sum over all kernels whose time is known, in microseconds."""
         return sum(layer.us * layer.count for layer in self.layers)
 
     @property
     def model_us(self) -> float:
-        """The same sum by the model's choices."""
+        """The same sum for the model's choices."""
         return sum(layer.model_us * layer.count for layer in self.layers)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by their names, with the sums."""
+        """Returns the fields by their names, with the sums."""
         return {**asdict(self), "us": self.us, "model_us": self.model_us}

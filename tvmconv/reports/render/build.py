@@ -1,6 +1,6 @@
-"""A `BuildReport` as text: what `print(exe.report)` shows.
+"""The text of a `BuildReport`, as `print(exe.report)` shows it.
 
-Rows of layers that are alike in all but their names are one row.
+Layers that differ only in their names share a row.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from tvmconv.reports.render.tables import (
     without_unknown,
 )
 
-#: How tensor cores are had on a target that has none.
+#: Suffix by target without tensor cores.
 HOW = {"llvm": " (emulated)", "hmma-sim": " (simulated)"}
 
 
 @as_text.register
 def build_text(report: BuildReport) -> str:
-    """All of it, the most important first."""
+    """Returns the whole report, the most important first."""
     parts = [_headline(report)]
     if report.smaller:
         parts.append(bucket_table(report))
@@ -66,14 +66,14 @@ def _headline(report: BuildReport) -> str:
 
 
 def target(report: BuildReport) -> str:
-    """Such as ``cuda sm_90, bucket of 32``."""
+    """Returns text such as ``cuda sm_90, bucket of 32``."""
     text = report.target + (f" {report.arch}" if report.arch else "")
     text += f", costs {report.machine.title}" if report.machine.title else ""
     return text + (f", bucket of {report.batch}" if report.smaller else "")
 
 
 def tensorized(report: BuildReport) -> str:
-    """How many layers run on tensor cores, in words."""
+    """Returns the number of layers on tensor cores, in words."""
     text = f"{report.tensorized} of {len(report.convolutions)} convolutions"
     products = [conv for conv in report.convs if conv not in report.convolutions]
     if products:
@@ -83,7 +83,7 @@ def tensorized(report: BuildReport) -> str:
 
 
 def bucket_table(report: BuildReport) -> str:
-    """A row for each bucket; the rest of the report is about the largest."""
+    """Returns a row for each bucket; the rest of the report describes the largest."""
     buckets = (*report.smaller, report)
     rows = [["bucket", "tensorized", "GMAC", "pad", "estimated us"]]
     for one in buckets:
@@ -102,7 +102,7 @@ def bucket_table(report: BuildReport) -> str:
     return text
 
 
-#: Columns of the table of layers: what is left out if it is all that a column says.
+#: Columns of the table of layers; a column is left out if it has only these values.
 COLUMNS: dict[str, tuple[str, ...]] = {
     "layer": (),
     "x": (),
@@ -133,7 +133,7 @@ WORDS = (
 
 
 def layer_table(convs: Sequence[ConvReport]) -> str:
-    """One row for all layers that are alike, with the figures of one; below, those of all."""
+    """Returns a row for each set of equal layers, with the figures of one, then the sum of all."""
     alike: dict[tuple[str, ...], list[ConvReport]] = defaultdict(list)
     for conv in convs:
         alike[_row(conv)].append(conv)
@@ -157,7 +157,7 @@ def _total(convs: Sequence[ConvReport]) -> tuple[str, ...]:
 
 
 def _row(conv: ConvReport) -> tuple[str, ...]:
-    """All cells but the name and the count. Of a layer that is not planned, few."""
+    """Returns all cells but name and count; few for a layer that is not planned."""
     same = conv.in_layout == conv.out_layout
     layouts = conv.out_layout if same else f"{conv.in_layout} -> {conv.out_layout}"
     return (
@@ -177,13 +177,13 @@ def _row(conv: ConvReport) -> tuple[str, ...]:
 
 
 def _chosen(conv: ConvReport) -> str:
-    """By what a layer's kernel was chosen, if not by the cost model."""
+    """Returns what chose a layer's kernel, if not the cost model."""
     if conv.chosen_by == "tuned":
         return f"tuned x{conv.tuned:.2f}"
     return "pinned" if conv.chosen_by == "pinned" else ""
 
 
-#: Of a layer's name, in the table; names of some exporters are paths.
+#: Characters of a layer's name in the table; names of some exporters are paths.
 MOST_NAME = 32
 
 
@@ -193,7 +193,7 @@ def _shortened(name: str, most: int = MOST_NAME) -> str:
 
 
 def path(report: BuildReport) -> str:
-    """The sums of the estimates, and the machine that they are of."""
+    """Returns the sums of the estimates, and the machine that they are for."""
     if not report.machine.name:
         return "not estimated: there is no model of what runs this network"
     text = f"estimated: {microseconds(report.cost_us)} us"
@@ -214,12 +214,12 @@ def path(report: BuildReport) -> str:
         )
     unknown = [conv for conv in report.convs if not conv.cost_us and not conv.part_of]
     if unknown:
-        text += f"\n{len(unknown)} that TVM computes are counted by the bytes that they move alone"
+        text += f"\n{len(unknown)} that TVM computes are counted only by the bytes that they move"
     return f"{text}\nmachine: {report.machine}"
 
 
 def conversion_table(conversions: Sequence[ConversionReport]) -> str:
-    """One row for all that are alike."""
+    """Returns a row for each set of equal conversions."""
     counted = Counter(conversions)
     header = ("conversion left", "x", "of", "cause", "kB moved", "us")
     rows = [
@@ -239,12 +239,12 @@ def conversion_table(conversions: Sequence[ConversionReport]) -> str:
 
 #: Kernels with a row of their own; the others have one together.
 MOST_KERNELS = 12
-#: Of the names of a kernel's nodes, in the table.
+#: Characters of the names of a kernel's nodes in the table.
 MOST_NODES = 40
 
 
 def kernel_table(kernels: Sequence[KernelReport]) -> str:
-    """TVM's kernels, those that move most bytes first, alike ones as one row."""
+    """Returns TVM's kernels, those that move most bytes first; equal ones share a row."""
     alike: dict[str, list[KernelReport]] = defaultdict(list)
     for one in kernels:
         alike[one.name].append(one)
@@ -267,7 +267,7 @@ def _kernel_row(
 
 
 def reasons(convs: Sequence[ConvReport]) -> str:
-    """Why layers are not on tensor cores, each reason once."""
+    """Returns the reasons that layers are not on tensor cores, each once."""
     counted = Counter(conv.why_family for conv in convs if not conv.tensor_core)
     lines = [f"  {count} x {reason}" for reason, count in counted.most_common()]
     return "not on tensor cores:\n" + "\n".join(lines)
@@ -286,5 +286,5 @@ def _operator_summary(report: BuildReport) -> str:
 
 
 def kind_of_fate(fate: str) -> str:
-    """A fate without the name of the node it joined, so that like ones can be counted."""
+    """Returns a fate without names of nodes, so that equal ones can be counted."""
     return fate.partition(": ")[0]

@@ -1,4 +1,4 @@
-"""A `CapabilityReport` as text: what `tvmconv inspect` prints."""
+"""The text of a `CapabilityReport`, as `tvmconv inspect` prints it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tvmconv.reports.render.tables import figures, microseconds, percent, withou
 
 @as_text.register
 def capability_text(report: CapabilityReport) -> str:
-    """Starts with whether the model can be built, its kinds of layers and sums; then details."""
+    """Returns the prospects of the model and its kinds of layers, then details."""
     plan = report.plan
     parts = [_headline(report)]
     if plan.smaller:
@@ -49,7 +49,7 @@ def _headline(report: CapabilityReport) -> str:
 
 
 def _kind_table(report: CapabilityReport) -> str:
-    """The kinds, their sum, and the traits."""
+    """Returns the kinds, their sum, and the traits."""
     rows = [["layers", "count", "GMAC", "share", "floor us"]]
     if report.buildable:
         rows[0] += ["us", "tensor cores", "padding"]
@@ -76,7 +76,9 @@ def _kind_row(one: KindReport, report: CapabilityReport, indent: str = "") -> li
 
 
 def _shares(report: CapabilityReport) -> str:
-    """Of multiply-adds on tensor cores; without a plan, of those that could be."""
+    """Returns the share of multiply-adds on tensor cores, or without a plan of those that suit
+    them.
+    """
     every, suited = report.all, report.suited
     if not report.buildable:
         unknown = sum(not conv.useful_macs for conv in report.convs)
@@ -96,13 +98,13 @@ def _shares(report: CapabilityReport) -> str:
 
 
 def _operator_table(report: CapabilityReport) -> str:
-    """Every operator, and what would become of it."""
+    """Returns every operator, and what would become of it."""
     fates: dict[str, Counter[str]] = defaultdict(Counter)
     for one in report.plan.operators:
         fates[one.operator][build.kind_of_fate(one.fate)] += 1
     rows = [("operator", "count", "supported", "why not, or what becomes of it")]
     for support in report.operators:
-        told = support.reason or ("" if support.supported else "nobody has written it")
+        told = support.reason or ("" if support.supported else "not implemented")
         if support.supported:
             found = fates[support.operator].most_common()
             told = ", ".join(f"{n} x {fate}" if len(found) > 1 else fate for fate, n in found)

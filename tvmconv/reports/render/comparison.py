@@ -9,7 +9,7 @@ from tvmconv.reports.render.tables import table
 
 @as_text.register
 def comparison_text(report: CompareReport) -> str:
-    """A row for each output, then the notes."""
+    """Returns a row for each output, then the notes."""
     rows = [["output", "shape", "relative l2", "max abs", "cosine", "finite"]]
     for out in report.outputs:
         relative = "none" if out.relative_l2 is None else f"{out.relative_l2:.2e}"

@@ -12,7 +12,7 @@ HEADER = ["ms", "min", "mean", "median", "p90", "p95", "p99", "var.", "runs"]
 
 @as_text.register
 def latency_text(report: LatencyReport) -> str:
-    """The smaller buckets first."""
+    """Returns the tables of all buckets, the smallest first."""
     return "\n\n".join(_at_one_batch(one) for one in (*report.smaller, report))
 
 
@@ -37,7 +37,7 @@ def _at_one_batch(report: LatencyReport) -> str:
 
 
 def _cells(timing: Timing) -> list[str]:
-    """A row of the table whose header is `HEADER`."""
+    """Returns a row of the table whose header is `HEADER`."""
     columns = (
         *(timing.min_ms, timing.mean_ms, timing.median_ms),
         *(timing.p90_ms, timing.p95_ms, timing.p99_ms),

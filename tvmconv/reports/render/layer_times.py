@@ -1,4 +1,4 @@
-"""`LayerTime`s as a table, in the 120 columns of a wide terminal."""
+"""The table of `LayerTime`s, in the 120 columns of a wide terminal."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from tvmconv.reports.data.layer_times import LayerTime
 from tvmconv.reports.render.tables import figures, microseconds, percent
 
-#: A header and whether its column is text. Those whose cells are all empty are left out.
+#: By header: True for a column of text. Columns whose cells are all empty are left out.
 COLUMNS = {
     "layer": True,
     "x": False,
@@ -29,8 +29,11 @@ MOST_NAME, MOST_SHAPE = 20, 26
 
 
 def layer_table(layers: Sequence[LayerTime]) -> str:
-    """One row for all that are alike, with the time of all and the figures of one; then the sum
-    of the layers, then other kernels, the slowest first, and their sum."""
+    """Returns a row for each set of equal layers, with the time of all and the figures of
+    one.
+
+    Then the sum of the layers, other kernels, the slowest first, and their sum.
+    """
     total = sum(one.us for one in layers)
     alike: dict[tuple[str, ...], list[LayerTime]] = defaultdict(list)
     for one in layers:
@@ -80,7 +83,7 @@ def _sum(name: str, group: Sequence[LayerTime], total: float) -> list[str]:
 
 
 def _without_batch(shape: str) -> str:
-    """``1x56x56x64 -> 64, 3x3, 64 groups`` as ``56x56x64->64 3x3 g64``: the batch is told above."""
+    """Returns ``1x56x56x64 -> 64, 3x3, 64 groups`` as ``56x56x64->64 3x3 g64``."""
     short = re.sub(r"^\d+x", "", shape)
     short = re.sub(r", (\d+) groups$", r" g\1", short)
     return short.replace(" -> ", "->").replace(", ", " ")

@@ -12,7 +12,7 @@ from tvmconv.reports.render.tables import figures
 
 @as_text.register
 def simulation_text(report: SimulationReport) -> str:
-    """The errors of the outputs, then the instructions and cycles of the layers."""
+    """Returns the errors of the outputs, then the instructions and cycles of the layers."""
     return "\n\n".join([_head(report), _outputs(report), _layers(report)])
 
 

@@ -1,4 +1,4 @@
-"""Text in columns, for whatever is printed."""
+"""Text in columns."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 
 def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
-    """Rows, the first a header, in columns as wide as their widest cell; those in `right` end
-    alike."""
+    """Returns rows, the first a header, in aligned columns; those in `right` align to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = [
         "  ".join(
@@ -20,12 +19,12 @@ def table(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
 
 
 def figures(rows: Sequence[Sequence[str]], text: Sequence[str]) -> str:
-    """A table whose columns are numbers, and end alike, but for those with a header in `text`."""
+    """Returns a table that aligns columns to the right, except those with a header in `text`."""
     return table(rows, [i for i, name in enumerate(rows[0]) if name not in text])
 
 
 def without_unknown(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> list[list[str]]:
-    """The rows without those of `columns`, by their headers, that have nothing but dashes."""
+    """Returns the rows without those of `columns`, by header, that have only dashes."""
     header, *others = rows
     kept = [
         at
@@ -36,8 +35,7 @@ def without_unknown(rows: Sequence[Sequence[str]], columns: Sequence[str]) -> li
 
 
 def percent(part: float, whole: float) -> str:
-    """A share; a dash where there is nothing to have a share of. Rounded neither up to all nor
-    down to nothing."""
+    """Returns a share as text; a dash if `whole` is 0. Never rounded to 0 % or 100 %."""
     if not whole:
         return "-"
     share = part / whole
@@ -49,12 +47,12 @@ def percent(part: float, whole: float) -> str:
 
 
 def mib(size: float) -> str:
-    """Bytes as MiB."""
+    """Returns bytes as MiB."""
     return f"{size / 2**20:.1f}"
 
 
 def microseconds(us: float) -> str:
-    """Three digits at most, as estimates have no more; a dash where there is none."""
+    """Returns at most three digits, as estimates have no more; a dash for 0."""
     if not us:
         return "-"
     return f"{us:.{0 if us >= 99.5 else 1 if us >= 9.95 else 2}f}"

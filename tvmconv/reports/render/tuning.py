@@ -14,7 +14,7 @@ HEADER = (
 
 @as_text.register
 def tuning_text(report: TuningReport) -> str:
-    """A row for each workload, the notes, then the sums."""
+    """Returns a row for each workload, the notes, then the sums."""
     text = ("convolution", "status", "choice")
     parts = [figures([HEADER, *map(_row, report.layers)], text)]
     parts += [f"{layer.shape}: {layer.note}" for layer in report.layers if layer.note]

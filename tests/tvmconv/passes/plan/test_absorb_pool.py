@@ -1,12 +1,9 @@
-"""Which max pools become a part of the kernel before them, and that results stay what they were.
-
-The family that pools is for GPUs. For numbers it is let loose on this CPU, where its kernel runs
-lane by lane.
-"""
+"""Max pools that become a part of the kernel before them, and that results stay what they were."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +11,16 @@ import onnx
 import pytest
 
 import tvmconv
-from schedules import choose
 from schedules.choose import Policy
-from schedules.families.few_channels import family as few_channels
+from schedules.conv.activations import Activation
+from schedules.conv.max_pool import MaxPool
+from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.families.few_channels.family import FewChannelsFamily
 from schedules.machine.cost import Cost
 from schedules.machine.hardware import CUDA_ARCHS
-from tests.support import graphs
+from schedules.tensors import Tensors
+from schedules.threads import emulator
+from tests.support import kernels
 from tests.support.models import Graph
 from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
@@ -132,38 +133,29 @@ def test_declined_where_it_would_take_longer() -> None:
 # ---------------------------------------------------------------- what it computes
 
 
-@pytest.fixture
-def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`few_channels` matches on this CPU as well."""
-    mismatch = few_channels._mismatch
-    gpu = next(one for one in CUDA_ARCHS if one.name == "sm_90")
-    monkeypatch.setattr(few_channels, "_mismatch", lambda w, _: mismatch(w, gpu))
-    choose.estimated.cache_clear()
-    yield
-    choose.estimated.cache_clear()
-
-
-@pytest.mark.usefixtures("on_cpu")
 @pytest.mark.parametrize("pads", [[1] * 4, [0] * 4])
-def test_networks_stay_right(pads: list[int]) -> None:
-    g, _, x = stem(40, pads=pads)
-    became = graphs.became(g.model(g.conv(x, 16, 24, name="next"), g.op("GlobalAveragePool", x)))
-    assert became.epilogues == {"stem": FUSED, "next": "bias"}
-    assert became.fates["pool"] == "in the kernel of a convolution: stem"
-    assert not became.left["nn.max_pool2d"]
+def test_the_pool_is_in_the_kernel_and_nowhere_else(pads: list[int]) -> None:
+    g, _, x = stem(224, 64, pads=pads)
+    model = g.model(g.conv(x, 64, 24, name="next"))
+    report = inspected(model).plan
+    assert [conv.epilogue for conv in report.convs] == [FUSED, "bias"]
+    fates = {one.name: one.fate for one in report.operators}
+    assert fates["pool"] == "in the kernel of a convolution: stem"
+    assert not any("pool" in kernel.name for kernel in report.kernels)
 
 
-@pytest.mark.usefixtures("on_cpu")
-@pytest.mark.parametrize("activation", ["Relu", "Sigmoid"])
-def test_the_same_bits_as_two_kernels(activation: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    g = Graph([2, 3, 37, 50])
-    y = g.op(activation, g.conv("input", 3, 24, 5, strides=[2, 2], name="stem"))
-    model = g.model(g.op("MaxPool", y, pads=[1] * 4, name="pool", **HALF))
-    x = np.random.default_rng(0).standard_normal((2, 3, 37, 50)).astype("f")
-    one = tvmconv.build(model, target="llvm")
-    assert one.report.convs[0].epilogue.endswith("max pool 3x3/2")
-    # The same kernel of the convolution, and the pool by itself.
-    monkeypatch.setattr("tvmconv.passes.plan.plan.absorb_pools", lambda *found: found[:2])
-    two = tvmconv.build(model, target="llvm", families=["few_channels"])
-    assert two.report.convs[0].family == "few_channels"
-    np.testing.assert_array_equal(*(exe(x) for exe in (one, two)))
+@pytest.mark.skipif(not emulator.available(), reason="no g++")
+@pytest.mark.parametrize("activation", ["relu", "sigmoid"])
+def test_the_same_bits_as_two_kernels(activation: str) -> None:
+    """The result is pooled after it is rounded, as a kernel of its own would pool it."""
+    sm_90a = next(one for one in CUDA_ARCHS if one.name == "sm_90a")
+    pool = MaxPool((3, 3), (2, 2), (1, 1), (10, 13))
+    apart = Epilogue(bias=True, activation=Activation(activation))
+    w = ConvWorkload(2, 37, 50, 3, 24, 5, 5, (2, 2), (2, 2, 2, 2), epilogue=apart)
+    both = replace(w, epilogue=replace(apart, pool=pool))
+    operands, family = Tensors.random(w), FewChannelsFamily()
+    one, two = (
+        kernels.run(family, x, family.match(x, sm_90a).config, sm_90a, operands, emulator.run)
+        for x in (both, w)
+    )
+    np.testing.assert_array_equal(one, pool.apply(two))

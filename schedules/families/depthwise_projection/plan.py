@@ -1,0 +1,231 @@
+"""A pair of convolutions and a configuration in numbers: tiles, patch, shared memory, operands.
+
+A warp computes a tile of `rows` x 8 output pixels, as rows / 2 fragments of mma.sync: two rows of 8
+pixels each. All warps of a block read one patch of the input, chunk by chunk of channels.
+
+Eight pixels of a fragment read inputs that are `stride` columns apart. So that those are adjacent
+in shared memory, the columns of a patch are kept phase by phase:
+
+    stride 2          phase 0              phase 1
+    column        0   2   4   6   8    1   3   5   7   9        a pixel is `pitch` elements
+    position      0   1   2   3   4    5   6   7   8   9
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+from intrinsics import dtypes, mma_sync
+from intrinsics.dtypes import ElementType
+from intrinsics.record import TensorIntrinsic
+from schedules.conv.signature import Signature
+from schedules.conv.workload import ConvWorkload, ceil_div, round_up
+from schedules.families.depthwise_projection.config import (
+    ACROSS,
+    COLUMNS,
+    DEPTH,
+    DepthwiseProjectionConfig,
+)
+from schedules.threads.launch import WARP
+from schedules.threads.shared_layout import Part, SharedLayout, Stages
+
+#: Elements of 16 bytes, and of a packed pair.
+VECTOR, PAIR = 8, 2
+#: Instructions of which a thread's output channels are adjacent, tried in this order.
+RUNS = (4, 2, 1)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The tiles, the patch, the reductions and the shared memory of a kernel."""
+
+    w: ConvWorkload
+    config: DepthwiseProjectionConfig
+
+    @property
+    def prologue(self) -> ConvWorkload:
+        """The depthwise convolution."""
+        assert self.w.prologue is not None
+        return self.w.prologue
+
+    @property
+    def operand(self) -> ElementType:
+        """The element type of x and the residual, and of what is multiplied, of 16 bits."""
+        return dtypes.get(self.w.precision.x)
+
+    @property
+    def instruction(self) -> TensorIntrinsic:
+        """The mma.sync instruction that multiplies, in both convolutions."""
+        precision = self.w.precision
+        return mma_sync.get(DEPTH, precision.operands[0], precision.accumulator)
+
+    # ---------------------------------------------------------------- tiles of pixels
+
+    @property
+    def tile(self) -> tuple[int, int]:
+        """Output rows and columns of a block."""
+        return self.config.down * self.config.rows, self.config.across * ACROSS
+
+    @property
+    def tiles(self) -> tuple[int, int, int]:
+        """Tiles along the images, the rows and the columns."""
+        down, across = self.tile
+        return self.w.n, ceil_div(self.w.p, down), ceil_div(self.w.q, across)
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of the grid."""
+        return math.prod(self.tiles) * self.config.parts
+
+    # ---------------------------------------------------------------- the patch
+
+    @property
+    def patch(self) -> tuple[int, int]:
+        """Rows and columns of the input that a block reads."""
+        (down, across), first = self.tile, self.prologue
+        return (
+            (down - 1) * first.stride[0] + first.r,
+            (across - 1) * first.stride[1] + first.s,
+        )
+
+    @property
+    def patch_shape(self) -> tuple[int, int, int]:
+        """Rows, positions of columns, and elements of a pixel of the patch in shared memory."""
+        return self.patch[0], self.phase * self.prologue.stride[1], self.pitch
+
+    @property
+    def pitch(self) -> int:
+        """Elements from one pixel of the patch to the next: an odd number of vectors, so that the
+        eight rows of a matrix are in different banks."""
+        return self.config.chunk * DEPTH + VECTOR
+
+    @property
+    def phase(self) -> int:
+        """Columns of the patch in one phase of the stride."""
+        return ceil_div(self.patch[1], self.prologue.stride[1])
+
+    # ---------------------------------------------------------------- the reductions
+
+    @property
+    def taps(self) -> int:
+        """Taps of the depthwise filter."""
+        return self.prologue.r * self.prologue.s
+
+    @property
+    def steps(self) -> int:
+        """Steps of the projection's reduction, of 16 channels."""
+        return ceil_div(self.w.c, DEPTH)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of steps."""
+        return ceil_div(self.steps, self.config.chunk)
+
+    @property
+    def stages(self) -> int:
+        """Chunks in shared memory."""
+        return min(self.config.stages, self.chunks)
+
+    @property
+    def fragments(self) -> int:
+        """Fragments of 16 pixels that a warp has."""
+        return self.config.rows // 2
+
+    @property
+    def patch_rows(self) -> int:
+        """Rows of the input that the taps of a warp's tile read, to an even number."""
+        stride, r = self.prologue.stride[0], self.prologue.r
+        return round_up((self.config.rows - 1) * stride + r, 2)
+
+    @property
+    def matrices(self) -> int:
+        """Matrices of 8 pixels by 8 channels that the taps of a warp's tile read: row by row for
+        each column of the filter."""
+        return self.patch_rows * self.prologue.s
+
+    @property
+    def loads(self) -> int:
+        """Instructions that load those, four at a time."""
+        return ceil_div(self.matrices, 4)
+
+    @property
+    def spans(self) -> int:
+        """Pairs of input rows that two output rows read."""
+        return (self.prologue.stride[0] + self.prologue.r - 1) // 2 + 1
+
+    @property
+    def columns(self) -> int:
+        """Instructions along the output channels."""
+        return self.w.k // COLUMNS // self.config.parts
+
+    @property
+    def run(self) -> int:
+        """Instructions of which a thread's output channels are adjacent."""
+        return next(run for run in RUNS if self.columns % run == 0)
+
+    @property
+    def together(self) -> int:
+        """Instructions whose weights a thread loads at a time."""
+        return 1 + (self.columns % 2 == 0)
+
+    @property
+    def registers(self) -> int:
+        """Registers that a thread has at least."""
+        accumulators = self.fragments * (4 * self.columns + 10)
+        return accumulators + 3 * self.loads + 4 * self.spans + self.taps + 36
+
+    # ---------------------------------------------------------------- operands, memory
+
+    @property
+    def prologue_shape(self) -> tuple[int, int]:
+        """Shape of the packed depthwise filter: (channel, element)."""
+        return prologue_shape(self.prologue)
+
+    @property
+    def filter_elements(self) -> int:
+        """Elements of one channel's depthwise filter."""
+        return self.prologue_shape[1]
+
+    @property
+    def weight_shape(self) -> tuple[int, int]:
+        """Shape of the packed weight: (step, element). The elements that lanes multiply are one
+        after another, for each instruction."""
+        return self.steps, self.w.k * DEPTH
+
+    @property
+    def step_elements(self) -> int:
+        """Elements of the weight in one step, for one part of the output channels."""
+        return self.columns * COLUMNS * DEPTH
+
+    @property
+    def signature(self) -> Signature:
+        """The operands of the kernel."""
+        return Signature.of(self.w, self.weight_shape, self.prologue_shape)
+
+    @cached_property
+    def memory(self) -> SharedLayout:
+        """Shared memory of a block: stages of a chunk each, over which lie at the end the
+        accumulators of those warps that hand them to another."""
+        config, dtype = self.config, self.operand.name
+        stages = Stages(
+            self.stages,
+            Part("pixels", dtype, self.patch_shape),
+            Part("filters", dtype, (config.chunk * DEPTH, self.filter_elements)),
+            Part("weights", dtype, (config.chunk, self.step_elements)),
+        )
+        if config.deep == 1:
+            return SharedLayout(stages)
+        shape = (config.deep - 1, config.tiles, self.fragments, self.columns, 4, WARP)
+        accumulators = Part("accumulators", self.w.precision.accumulator, shape, over="pixels")
+        return SharedLayout(stages, accumulators)
+
+
+def prologue_shape(first: ConvWorkload) -> tuple[int, int]:
+    """Returns the shape of the packed depthwise filter: (channel, element).
+
+    Of each channel every tap twice, as a packed pair; zeros; and in the last pair its fp32 bias.
+    """
+    pairs = round_up(first.r * first.s + 1, 4)
+    return round_up(first.c, DEPTH), PAIR * pairs
