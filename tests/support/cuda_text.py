@@ -1,4 +1,4 @@
-"""Builds for CUDA up to the text of the kernels, which no compiler reads: quick, and without one."""
+"""Builds for CUDA up to the text of the kernels: quick, and without a CUDA compiler."""
 
 from __future__ import annotations
 
