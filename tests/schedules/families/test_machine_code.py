@@ -18,9 +18,9 @@ from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.families.mma_sync.plan import Plan
 from schedules.families.wmma.config import WmmaConfig, shared_bytes
 from schedules.family import Match
-from schedules.registry import family
+from schedules.registry import FAMILIES, family
 from tests.support import kernels, sass
-from tests.support.workloads import WORKLOADS
+from tests.support.workloads import PAIRS, WORKLOADS
 from tvmconv.compiler import cubins, toolchain
 
 pytestmark = [
@@ -79,7 +79,9 @@ def symbol(name: str) -> str:
     return "conv_" + re.sub(r"\W+", "_", name)
 
 
-@pytest.fixture(scope="module", params=["sm_75", "sm_80", "sm_90"])
+@pytest.fixture(
+    scope="module", params=["sm_75", "sm_80", pytest.param("sm_90", marks=pytest.mark.slow)]
+)
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     hardware = toolchain.cuda_arch(request.param)
     choices = {name: choose(w, hardware) for name, w in TRIED.items()}
@@ -184,6 +186,34 @@ def test_shared_memory_is_what_the_config_was_checked_for(built: Built, name: st
         assert body is not None
         numbers = [int(number) for number in re.findall(r"store i64 (\d+),", body[0])]
         assert numbers[-1] == needed, f"{choice.config}: {numbers}"
+
+
+#: What each family is compiled for: of these the first that it takes.
+SMALL = WORKLOADS | PAIRS
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_every_family_compiles(arch: str, tmp_path: Path) -> None:
+    """In one module; those that claim tensor cores use them."""
+    hardware = toolchain.cuda_arch(arch)
+    functions: dict[str, Any] = {}
+    for one in FAMILIES:
+        for w in SMALL.values():
+            match = one.match(w, hardware)
+            if isinstance(match, Match):
+                function = one.schedule(w, match.config, hardware)
+                functions[symbol(one.name)] = function.with_attr("global_symbol", symbol(one.name))
+                break
+    declined = {one.name for one in FAMILIES if symbol(one.name) not in functions}
+    assert declined == ({"wgmma"} if arch == "sm_80" else set())
+    library = tmp_path / "kernels.so"
+    kernels.compiled(tvm.IRModule(functions), hardware).export_library(str(library))
+    cubins.require_cubin(library, arch)
+    listing = sass.kernels(library)
+    for one in FAMILIES:
+        if one.name not in declined:
+            code = listing[f"{symbol(one.name)}_kernel"]
+            assert bool(re.search(r"\bH(G)?MMA\b", code)) == one.tensorized, one.name
 
 
 def test_1x1_convolution_gathers_nothing() -> None:
