@@ -126,8 +126,7 @@ def _torch(name: str, batch: int, against: Sequence[str], effort: Effort) -> dic
 
 
 def write(cells: list[Cell], target: str, folder: Path, commit: str | None = None) -> list[Path]:
-    """Writes ``bench-<target>.txt``, ``.json`` and ``.png`` in ``folder``. Returns their
-    paths.
+    """Writes ``bench-<target>.txt``, ``.json`` and ``.png`` to ``folder``. Returns the paths.
 
     No plot is written if nothing was timed.
     """

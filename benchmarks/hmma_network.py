@@ -54,8 +54,7 @@ class Layer:
 
 
 def with_activations(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Returns the model with more outputs, and the operator of each output in the graph's
-    order.
+    """Returns the model with more outputs, and their operators in the graph's order.
 
     The outputs are those that a kernel writes: of ReLU, pooling and matrix products, with which no
     later node is fused.

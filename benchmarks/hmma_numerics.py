@@ -101,9 +101,7 @@ def compile_form(instruction: TensorIntrinsic, folder: Path, architecture: str) 
 
 
 def on_card(library: Path, instruction: TensorIntrinsic, operands: list[Array]) -> Array:
-    """Returns D (t, 16, 8) of tiles, computed by the card. Raises ``RuntimeError`` with CUDA's
-    code.
-    """
+    """Returns D (t, 16, 8) of tiles, by the card. Raises ``RuntimeError`` for CUDA's errors."""
     a, b, c = (
         mma_fragments.pack(x, name, instruction) for x, name in zip(operands, "abc", strict=True)
     )

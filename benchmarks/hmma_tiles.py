@@ -32,9 +32,7 @@ def _all(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
 
 
 def _near(draw: np.random.Generator, t: int, low: int, high: int) -> list[Array]:
-    """Returns tiles whose exponents are close to each other, so that every bit of the sum
-    counts.
-    """
+    """Returns tiles with exponents near each other, so that every bit of the sum counts."""
     centre = draw.integers(low + 4, high - 4, (2, t, 1, 1))
     a, b = (
         np.ldexp(spread(draw, (t, *s), -3, 4), at)
@@ -109,9 +107,7 @@ KINDS: dict[str, Callable[[np.random.Generator, int, int, int], list[Array]]] = 
 
 
 def tiles(instruction: TensorIntrinsic, kind: str, count: int, seed: int) -> list[Array]:
-    """Returns A (t, 16, 16), B (t, 16, 8), C (t, 16, 8) of one kind, in the instruction's
-    dtypes.
-    """
+    """Returns A (t, 16, 16), B (t, 16, 8), C (t, 16, 8) of one kind, in the right dtypes."""
     operand = dtypes.get(instruction.a_dtype)
     low = operand.least_exponent - operand.fraction
     high = math.frexp(operand.largest)[1]

@@ -11,8 +11,7 @@ LAUNCHES, WARM_UPS = 20, 3
 
 
 def captured(call: Callable[[], object]) -> Any:
-    """Returns a ``torch.cuda.CUDAGraph`` of `LAUNCHES` calls, which launch by PyTorch or
-    TVM.
+    """Returns a ``torch.cuda.CUDAGraph`` of `LAUNCHES` calls, by PyTorch or TVM.
 
     Needs torch and a GPU, and of TVM only its FFI.
     """

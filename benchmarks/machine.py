@@ -19,8 +19,7 @@ _GPU = ("name", "driver_version", "clocks.sm", "clocks.mem", "clocks.max.sm", "p
 
 
 def facts(commit: str | None = None) -> dict[str, Any]:
-    """Returns commit, processor, threads, library versions, and GPUs with drivers and
-    clocks.
+    """Returns commit, processor, threads, versions, and GPUs with drivers and clocks.
 
     Clocks are those at the time of the call, so call it while the GPU is warm. Unknown facts are
     None. The host's name is left out. ``commit`` overrides git's, as a tree that was sent to
@@ -40,8 +39,7 @@ def facts(commit: str | None = None) -> dict[str, Any]:
 
 
 def busy(seconds: float = 0.3) -> float | None:
-    """Returns the share of processor time, 0 to 1, that other programs use while this one
-    sleeps.
+    """Returns the share of processor time, 0 to 1, of other programs while this one sleeps.
 
     None if there is no ``/proc/stat``.
     """

@@ -103,9 +103,7 @@ def sample_of(uses: Sequence[Use], count: int) -> list[Use]:
 
 @dataclass(frozen=True)
 class ChoiceRow:
-    """The result for a convolution that occurs ``count`` times in a network. Times in
-    microseconds.
-    """
+    """The result for a convolution, ``count`` times in a network. Times in microseconds."""
 
     network: str
     batch: int

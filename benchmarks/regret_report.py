@@ -31,8 +31,7 @@ def write(path: Path, target: str, commit: str | None, summary: Row, rows: list[
 
 
 def merge(paths: Sequence[Path], out: Path, summarise: Callable[[list[Row]], Row]) -> Row:
-    """Writes all rows with one summary to ``out``, with each part's machine; returns the
-    summary.
+    """Writes all rows with one summary to ``out``, with all machines; returns the summary.
 
     Raises `TvmconvError` if GPUs or drivers differ.
     """

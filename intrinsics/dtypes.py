@@ -99,9 +99,7 @@ _BY_NAME = {one.name: one for one in TYPES}
 
 
 def get(name: str) -> ElementType:
-    """Returns the element type of that name. Raises ``LookupError``, which lists the known
-    names.
-    """
+    """Returns an element type by name. Raises ``LookupError``, which lists the known names."""
     if name not in _BY_NAME:
         raise LookupError(f"no element type {name!r}: {', '.join(_BY_NAME)}")
     return _BY_NAME[name]

@@ -36,13 +36,12 @@ def mma(intrinsic: TensorIntrinsic, a: Array, b: Array, c: Array) -> Array:
 
 
 def error_bound(intrinsic: TensorIntrinsic, a: Array, b: Array, c: Array) -> Array:
-    """Returns the bound on the difference between `mma` and another order of addition, as
-    float64.
+    """Returns a bound on the difference between `mma` and another order of addition.
 
-    The result is (m, n). Each of the k + 1 terms may lose up to one unit in the last place of fp32
-    of the sum of magnitudes, on both sides; this also covers hardware that truncates where it
-    aligns. A narrower accumulator rounds once more on each side, by its unit roundoff or by half of
-    its smallest number, whichever is more. Integers lose nothing. First-order form: Higham,
+    The result is float64 (m, n). Each of the k + 1 terms may lose up to one unit in the last place
+    of fp32 of the sum of magnitudes, on both sides; this also covers hardware that truncates where
+    it aligns. A narrower accumulator rounds once more on each side, by its unit roundoff or by half
+    of its smallest number, whichever is more. Integers lose nothing. First-order form: Higham,
     Accuracy and Stability of Numerical Algorithms (2002), section 4.2.
     """
     magnitude = np.abs(a.astype(np.float64)) @ np.abs(b.astype(np.float64))

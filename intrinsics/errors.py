@@ -4,9 +4,7 @@ from __future__ import annotations
 
 
 class TvmconvError(Exception):
-    """An error in three parts: what happened, a note, and a hint what to do. ``str()`` has all
-    three.
-    """
+    """An error in three parts: what happened, a note, and a hint. ``str()`` has all three."""
 
     def __init__(self, what: str, *, note: str = "", hint: str = "") -> None:
         self.what, self.note, self.hint = what, note, hint

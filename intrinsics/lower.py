@@ -41,8 +41,7 @@ class LoweredIntrinsic:
 
 @functools.cache
 def lower(intrinsic: TensorIntrinsic, kind: str, shared_scope: str) -> LoweredIntrinsic:
-    """Registers the instruction with TVM and returns the names of its forms. Repeated calls are
-    free.
+    """Registers the instruction with TVM and returns its names. Repeated calls are free.
 
     kind: ``"cuda"`` or ``"llvm"``. shared_scope: ``"shared"`` or ``"shared.dyn"``, the scope that
     operands are loaded from and the accumulator is stored to.

@@ -1,5 +1,4 @@
-"""mma.sync in NumPy, on registers: packs and unpacks matrices, and multiplies them, for
-many tiles.
+"""mma.sync in NumPy, on registers of many tiles: packs, unpacks and multiplies matrices.
 
 Registers of a warp are uint32 arrays (..., 32, n): lanes, then the n registers of one operand, in
 the order of `intrinsics.mma_sync.Fragment`.
@@ -57,8 +56,7 @@ def unpack(registers: Array, operand: str, instruction: TensorIntrinsic) -> Arra
 
 
 def mma(a: Array, b: Array, c: Array, instruction: TensorIntrinsic, numerics: Numerics) -> Array:
-    """Returns the registers of ``D = A @ B + C`` (..., 32, n of c), from those of A, B and
-    C.
+    """Returns the registers of ``D = A @ B + C`` (..., 32, n of c), from those of the operands.
 
     Leading axes are tiles, equal in all three. Raises ``ValueError`` if an operand is not the
     instruction's or the tiles differ.

@@ -1,5 +1,4 @@
-"""The warpgroup instruction of sm_90a: operands in shared memory, accumulators in
-registers.
+"""The warpgroup instruction of sm_90a: operands in shared memory, accumulators in registers.
 
 ``D[m, n] += A[m, k] * B[n, k]``, by the 128 threads of a warpgroup: m is 64, k is 32 bytes, n a
 multiple of 8 up to 256. A and B lie in shared memory with k innermost, in rows of 32, 64 or 128
@@ -48,9 +47,7 @@ ENCODE_IM2COL = "tvmconv.encode_im2col"
 
 @cache
 def get(n: int, operand: str, accumulator: str) -> TensorIntrinsic:
-    """Returns the instruction with n columns. Raises ``LookupError`` for other n or operand
-    types.
-    """
+    """Returns the instruction with n columns. Raises ``LookupError`` for other n or operands."""
     if n % STEP_N or not STEP_N <= n <= MAX_N:
         raise LookupError(f"wgmma has n = {STEP_N}, {2 * STEP_N}, ... {MAX_N}, not {n}")
     if operand not in [one.name for one in OPERANDS]:
@@ -67,8 +64,7 @@ def get(n: int, operand: str, accumulator: str) -> TensorIntrinsic:
 
 
 def descriptor(row_bytes: int) -> int:
-    """Returns a 64-bit matrix descriptor without its address: stride of 8 rows, and layout
-    type.
+    """Returns a 64-bit matrix descriptor without its address: stride and layout type.
 
     The kernel adds the address in shared memory, divided by 16.
     """

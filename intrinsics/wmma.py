@@ -31,9 +31,7 @@ INTRINSICS: tuple[TensorIntrinsic, ...] = tuple(
 def get(
     m: int, n: int, k: int, operand: str = FP16.name, accumulator: str = FP32.name
 ) -> TensorIntrinsic:
-    """Returns the instruction of that shape and dtypes. Raises ``LookupError``, which lists them
-    all.
-    """
+    """Returns an instruction by shape and dtypes. Raises ``LookupError``, which lists them all."""
     for intrinsic in INTRINSICS:
         shape = (intrinsic.m, intrinsic.n, intrinsic.k)
         dtypes = (intrinsic.a_dtype, intrinsic.accumulator_dtype)

@@ -164,9 +164,7 @@ def estimated(
 def options(
     w: ConvWorkload, hardware: Hardware, policy: Policy | None = None
 ) -> tuple[list[Option], list[Reject]]:
-    """Returns the families that match, best first with their best configurations, and the
-    rejections.
-    """
+    """Returns matching families with their best configurations, best first, and rejections."""
     policy = policy or Policy()
 
     def rank(option: Option) -> tuple[bool, float]:
@@ -184,9 +182,7 @@ def options(
 
 
 def pin(choice: Choice, pinned: Pinned, estimate: Estimate = kernel_cost) -> Choice:
-    """Returns `choice` with the family and configuration that the user pinned, and its estimated
-    cost.
-    """
+    """Returns `choice` with the pinned family and configuration, at its estimated cost."""
     cost = estimate(choice.workload, pinned.family, pinned.config, choice.hardware)
     same = (pinned.family, pinned.config) == (choice.family, choice.config)
     return replace(
@@ -219,9 +215,7 @@ def _tuned(choice: Choice, found: Tuned, estimate: Estimate) -> Choice:
 def _best(
     w: ConvWorkload, family: Family, match: Match, hardware: Hardware, estimate: Estimate
 ) -> Option:
-    """Returns a family with its cheapest configuration; among equals the default, then the
-    first.
-    """
+    """Returns a family with its cheapest configuration; among equals the default."""
     if hardware.kind != "cuda" or family.default_measured:
         return Option(family, match.config, estimate(w, family, match.config, hardware))
     if estimate is kernel_cost:

@@ -9,15 +9,11 @@ from intrinsics.errors import TvmconvError
 
 
 class ConfigError(TvmconvError, ValueError):
-    """Raised for a configuration that does not fit its workload or hardware; the note lists every
-    reason.
-    """
+    """Raised if a configuration does not fit workload or hardware; the note lists every reason."""
 
 
 class FamilyError(TvmconvError, LookupError):
-    """Raised for a family that is unknown or registered twice, and if no family computes a
-    convolution.
-    """
+    """Raised for an unknown or duplicate family, and if no family computes a convolution."""
 
 
 def require_none(problems: list[str], config: object, workload: object, hardware: str) -> None:
@@ -44,6 +40,4 @@ class EmulatorError(TvmconvError):
 
 
 class KernelFault(TvmconvError):
-    """Raised for a mistake that the emulator finds in a kernel: a deadlock, a write out of
-    bounds.
-    """
+    """Raised for a mistake found in a kernel: a deadlock, a write out of bounds."""

@@ -36,9 +36,7 @@ class Match:
 
 @dataclass(frozen=True)
 class Reject:
-    """Says that the family cannot or should not compute the workload; ``reason`` is one short
-    clause.
-    """
+    """Says that the family declines the workload; ``reason`` is one short clause."""
 
     family: str
     reason: str
@@ -111,9 +109,7 @@ class Family(ABC):
 
     @abstractmethod
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        """Returns a `Match` with the default configuration if this family takes `w`, else a
-        `Reject`.
-        """
+        """Returns a `Match` with the default configuration if it takes `w`, else a `Reject`."""
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[Any]:
         """Yields every configuration worth trying, each already checked; at least the default."""

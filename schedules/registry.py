@@ -34,8 +34,7 @@ _registered = FAMILIES
 
 
 def registered(names: Iterable[str] | None = None) -> tuple[Family, ...]:
-    """Returns the registered families in order of preference, which decides between equal
-    costs.
+    """Returns the registered families in order of preference, for equal costs.
 
     names: only these, in the registry's order. Raises `FamilyError` for an unknown name and for an
     empty list.

@@ -22,8 +22,7 @@ PERIOD = 1_000_003
 
 @dataclass(frozen=True)
 class Tensors:
-    """x (N, H, W, C), weight (K, C/groups, R, S), bias (K,), slope (K,), residual (N, P, Q,
-    K).
+    """x (N, H, W, C), weight (K, C/groups, R, S), bias, slope (K,), residual (N, P, Q, K).
 
     In the dtypes of the workload's precision. ``first``: the prologue's tensors; its x is the
     input.

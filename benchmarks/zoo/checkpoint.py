@@ -44,8 +44,7 @@ _STORAGES = {
 
 
 def read_checkpoint(source: Path | bytes) -> dict[str, NDArray[Any]]:
-    """Returns the tensors of a checkpoint, a flat dictionary from names to tensors, in
-    order.
+    """Returns the tensors of a checkpoint, a flat dictionary by name, in order.
 
     Raises `CheckpointError` for a file that is damaged or not a checkpoint, for anything but
     tensors, and for tensors with gaps or overlaps, or that reach past their storage.

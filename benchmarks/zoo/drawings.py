@@ -46,15 +46,12 @@ def line_text(index: int) -> str:
 
 
 def drawn_tables(count: int) -> Pictures:
-    """Returns ``count`` different tables without lines between cells, [count, TABLE_SIDE,
-    TABLE_SIDE, 3] uint8.
-    """
+    """Returns different tables without rules, [count, TABLE_SIDE, TABLE_SIDE, 3] uint8."""
     return np.stack([_table(np.random.default_rng(seed)) for seed in range(count)])
 
 
 def drawn_cells(count: int) -> Pictures:
-    """Returns ``count`` different faint tables of four cells, [count, TABLE_SIDE, TABLE_SIDE, 3]
-    uint8.
+    """Returns different faint tables of 4 cells, [count, TABLE_SIDE, TABLE_SIDE, 3] uint8.
 
     For lore_detect: with more cells, as on photos or pages, its activations exceed the largest fp16
     number.

@@ -30,15 +30,12 @@ _STAGES = (  # expansion, channels, blocks, stride of the first; kernel sizes co
 
 
 def efficientnet_lite0() -> onnx.ModelProto:
-    """Returns EfficientNet-Lite0 for ImageNet, "input" [batch, 3, 224, 224] to 1000 logits,
-    "output".
-    """
+    """Returns EfficientNet-Lite0: "input" [batch, 3, 224, 224] to 1000 logits, "output"."""
     return write_efficientnet_lite0(read_checkpoint(wheel_file(*_WEIGHTS)))
 
 
 def write_efficientnet_lite0(weights: Mapping[str, NDArray[Any]]) -> onnx.ModelProto:
-    """Returns the network with these ``weights``, named as in the package
-    efficientnet_lite_pytorch.
+    """Returns the network with ``weights`` named as by efficientnet_lite_pytorch.
 
     MobileNetV2's blocks without squeeze-excitation or swish.
     """

@@ -108,8 +108,7 @@ class _Network(Writer):
 
 
 def resnet(name: str, blocks: Sequence[int], bottleneck: bool, seed: int) -> onnx.ModelProto:
-    """Returns a ResNet: a stem, then four stages of ``blocks`` at 64, 128, 256, 512
-    channels.
+    """Returns a ResNet: a stem, then four stages of ``blocks`` at 64 to 512 channels.
 
     A bottleneck is 1x1, 3x3, 1x1 to four times the channels, with its stride on the 3x3 (v1.5).
     """
@@ -150,9 +149,7 @@ _MOBILENET_V2 = (  # expansion, channels, blocks, stride of the first: table 2 o
 
 
 def mobilenet_v2(seed: int) -> onnx.ModelProto:
-    """Returns MobileNetV2, of inverted residual blocks: wide 1x1, depthwise 3x3, narrow
-    linear 1x1.
-    """
+    """Returns MobileNetV2: inverted residual blocks of 1x1, depthwise 3x3, linear 1x1."""
     net = _Network("mobilenet_v2", seed)
 
     def layer(at: str, x: _Tensor, *shape: int, **options: int) -> _Tensor:

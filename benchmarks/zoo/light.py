@@ -27,8 +27,7 @@ _PEAK = 2.0
 
 
 def light(name: str, seed: int) -> onnx.ModelProto:
-    """Returns ``light_NAME.onnx`` of the onnx package with weights drawn by ``seed`` and an open
-    batch.
+    """Returns ``light_NAME.onnx`` with weights drawn by ``seed`` and an open batch.
 
     Its layers are scaled on drawn pictures, see `reseed`. Raises `TvmconvError` if the package
     lacks the file.

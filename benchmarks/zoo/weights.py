@@ -36,8 +36,7 @@ _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DO
 
 
 def strip(model: onnx.ModelProto, above_bytes: int = 1024) -> onnx.ModelProto:
-    """Returns a copy whose float tensors of more than ``above_bytes`` are shapes without
-    numbers.
+    """Returns a copy with float tensors above ``above_bytes`` as shapes without numbers.
 
     Constant nodes become initializers. Inputs that are also initializers (as before ONNX IR 4)
     become only initializers. The result is not a valid model until `reseed` fills it.
@@ -68,8 +67,7 @@ def hollow(name: str, data_type: int, shape: Sequence[int]) -> onnx.TensorProto:
 def reseed(
     model: onnx.ModelProto, feeds: Mapping[str, Array], seed: int = 0, pictures: int = 4
 ) -> onnx.ModelProto:
-    """Returns a copy of a stripped ``model`` with weights drawn by ``seed``, scaled on
-    ``feeds``.
+    """Returns a stripped ``model`` with weights drawn by ``seed``, scaled on ``feeds``.
 
     ``feeds`` maps input names to arrays of two or more different pictures; the first ``pictures``
     are used. Filters get He weights. Their layers' biases, and batch norm's scale, shift and

@@ -56,8 +56,7 @@ def load(name: str) -> onnx.ModelProto:
 
 
 def feeds(name: str, batch: int = 1, pictures: Source = photos) -> dict[str, NDArray[np.float32]]:
-    """Returns the network's input by name: ``batch`` different pictures, prepared as in its
-    training.
+    """Returns the input by name: ``batch`` different pictures, prepared as in training.
 
     pictures: `photos` or `drawings`, each replaced by pictures of the network's own domain, such as
     faces or text; or another source, of the size that the network prepares. Raises `DownloadError`

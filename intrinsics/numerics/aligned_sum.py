@@ -45,9 +45,7 @@ class AlignedSum:
         return wide + [_power(x, least_operand) for x in wide]
 
     def add(self, operands: list[Array], c: Array) -> Array:
-        """Returns ``sum(a * b, axis=0) + c``, for operands from `prepare`; c (...) and result
-        float32.
-        """
+        """Returns ``sum(a * b, axis=0) + c`` for operands of `prepare`; c (...), result float32."""
         out = self._blocks(operands, c)
         odd = ~np.isfinite(out)
         if odd.any():  # a finite result had only finite terms, so the rest is right already
@@ -114,9 +112,7 @@ class AlignedSum:
 
 
 def _power(x: Array, least: int) -> Array:
-    """Returns 2**exponent: 0 for 0, at least 2**least for other numbers, infinity for inf
-    and NaN.
-    """
+    """Returns 2**exponent: 0 for 0, at least 2**least otherwise, infinity for inf and NaN."""
     exponent = np.frexp(x)[1] - 1
     power = np.ldexp(1.0, np.maximum(exponent, least))
     power[x == 0] = 0.0

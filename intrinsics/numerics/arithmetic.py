@@ -141,15 +141,12 @@ def get(name: str) -> Numerics:
 
 
 def matmul(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
-    """Returns ``a @ b + c``: a (..., m, k), b (..., k, n), c and result (..., m, n). See
-    `fused`.
-    """
+    """Returns ``a @ b + c``: a (..., m, k), b (..., k, n), c (..., m, n). See `fused`."""
     return fused(a[..., :, None, :], np.swapaxes(b, -1, -2)[..., None, :, :], c, numerics)
 
 
 def fused(a: Array, b: Array, c: Array, numerics: Numerics) -> Array:
-    """Returns ``sum(a * b, axis=-1) + c`` as `numerics` computes it, block by block of the last
-    axis.
+    """Returns ``sum(a * b, axis=-1) + c`` as `numerics` computes it, block by block.
 
     a and b are (..., n), c is (...); the leading axes broadcast. Both operands have one dtype of
     `OPERANDS`; c has one of its accumulator dtypes, and so has the result. A sum that is exactly
@@ -220,9 +217,7 @@ def _exact(numerics: Numerics, planes: list[Array], total: Array, dtype: Any) ->
 
 
 def _pieces(planes: list[Array], out: Array) -> Iterator[tuple[tuple[slice, ...], list[Array]]]:
-    """Yields parts of `out` of at most `PIECE` elements: an index, and the planes (n, ...)
-    there.
-    """
+    """Yields parts of `out` of up to `PIECE` elements: an index, and the planes (n, ...)."""
     spread = []
     for x in planes:
         missing = out.ndim + 1 - x.ndim

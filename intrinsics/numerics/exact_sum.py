@@ -22,8 +22,7 @@ LOWEST, LIMBS = -11 * WIDTH, 22
 
 
 def exact_sum(terms: Iterable[Array], start: Array) -> tuple[Array, Array]:
-    """Returns the limbs (LIMBS, ...), lowest first, and the plain float64 sum, which keeps
-    infinities.
+    """Returns the limbs (LIMBS, ...), lowest first, and the float64 sum, which keeps infinities.
 
     ``terms`` and ``start`` are float64 (...), multiples of 2**-286 and below 2**260. At most 2**26
     terms.
@@ -42,8 +41,7 @@ def exact_sum(terms: Iterable[Array], start: Array) -> tuple[Array, Array]:
 
 
 def to_float(limbs: Array, plain: Array, dtype: Any) -> Array:
-    """Returns the sum as `dtype` (float32 or float16), rounded once to nearest even; zero is
-    positive.
+    """Returns the sum as float32 or float16, rounded once to nearest even; zero is positive.
 
     The result is `plain` where that is infinite or NaN.
     """

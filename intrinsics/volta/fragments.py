@@ -133,8 +133,7 @@ ACCUMULATOR_F16 = Operand("C", "float16", copies=1)
 
 @functools.cache
 def held(operand: Operand, layout: str) -> tuple[Index, Index]:
-    """Returns row and column of each element that each lane holds: two arrays (lane,
-    element).
+    """Returns row and column of the elements of each lane: two arrays (lane, element).
 
     layout: of the matrix in memory, ``"row"`` or ``"col"``. A and B lie in registers as they are
     loaded, four neighbours in memory side by side. An accumulator lies the same way for both.
@@ -164,8 +163,7 @@ def held(operand: Operand, layout: str) -> tuple[Index, Index]:
 
 @dataclass(frozen=True)
 class Holders:
-    """Arrays (row, column, copy) of the lane, register and half that hold each element of a
-    tile.
+    """Arrays (row, column, copy) of lane, register and half of each element of a tile.
 
     Registers are numbered within the fragment; copies are in the order of their lanes.
     """
@@ -193,8 +191,7 @@ def load(
     layout: str = "row",
     start: ArrayLike = 0,
 ) -> Array:
-    """Loads tiles as ``wmma.load`` does. Returns registers (*start.shape, 32 lanes, registers),
-    uint32.
+    """Loads as ``wmma.load`` does. Returns registers (*start.shape, 32 lanes, n), uint32.
 
     memory: one-dimensional, of the operand's dtype. leading_dimension: elements from one row
     (``layout="row"``) or column (``"col"``) to the next. start: index of each tile's first element;
@@ -219,8 +216,7 @@ def store(
     layout: str = "row",
     start: ArrayLike = 0,
 ) -> None:
-    """Writes accumulators into ``memory`` as ``wmma.store`` does; the arguments are those of
-    `load`.
+    """Writes accumulators into ``memory`` as ``wmma.store`` does; arguments as in `load`.
 
     Raises `FragmentError` as `load` does, and for A and B, which no instruction stores.
     """

@@ -71,8 +71,7 @@ F16 = Form("F16", ACCUMULATOR_F16, 2, 4, (22, 16, 18, 2), (12, 14, 8, 10), (4, 6
 
 @dataclass(frozen=True)
 class Instruction:
-    """One HMMA.884. ``set`` is 1 to 4, ``step`` from 0; d, a, b and c are first registers
-    of pairs.
+    """One HMMA.884. ``set`` is 1 to 4, ``step`` from 0; d, a, b, c begin pairs of registers.
 
     Raises ``ValueError`` for a set, step, register or layout out of range.
     """
@@ -160,9 +159,7 @@ class Program:
 
 
 def program(form: Form, a_layout: str = "row", b_layout: str = "col") -> Program:
-    """Returns the program for the layouts in memory. Raises ``ValueError`` for an unknown
-    layout.
-    """
+    """Returns the program for layouts in memory. Raises ``ValueError`` for an unknown one."""
     instructions = tuple(
         Instruction(form, s + 1, step, d, form.a[s], form.b[s], d, a_layout, b_layout)
         for s in range(SETS)
@@ -183,8 +180,7 @@ class State:
 
     @classmethod
     def of(cls, program: Program, a: Array, b: Array, c: Array) -> State:
-        """Returns a state with fragments from `fragments.load` in the program's registers, others
-        zero.
+        """Returns a state with fragments of `fragments.load` in their registers, others zero.
 
         The tiles' axes broadcast. Raises `FragmentError` for a fragment that is not the program's.
         """

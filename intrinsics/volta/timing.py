@@ -102,8 +102,7 @@ class Timeline:
 
 
 def timeline(form: Form, warps: int, wmmas: int) -> Timeline:
-    """Returns the timeline of several warps on one sub-core, each with its WMMAs in
-    sequence.
+    """Returns the timeline of several warps on one sub-core, WMMAs in sequence.
 
     It makes no difference whether a warp's WMMAs add to one accumulator: each result is there
     before the next WMMA reads it. Raises ``ValueError`` for negative numbers.
@@ -127,8 +126,7 @@ def timeline(form: Form, warps: int, wmmas: int) -> Timeline:
 
 
 def multiprocessor_cycles(form: Form, warps: int, wmmas: int) -> int:
-    """Returns the cycles in which ``warps`` warps of one multiprocessor each do ``wmmas``
-    WMMAs.
+    """Returns the cycles of ``warps`` warps of one multiprocessor with ``wmmas`` WMMAs each.
 
     Every WMMA from the second on adds as many cycles as the second.
     """
@@ -148,12 +146,11 @@ def gemm_cycles(
     warps: int = 8,
     multiprocessors: int = MULTIPROCESSORS,
 ) -> int:
-    """Returns the cycles of the HMMA instructions of an (m, k) by (k, n) product, without memory
-    access.
+    """Returns the cycles of the HMMA instructions of an (m, k) by (k, n) product.
 
-    Each warp computes one 16 x 16 tile of the result at a time, over all of k. Tiles are spread
-    evenly over multiprocessors, and each runs ``warps`` at once. Raises ``ValueError`` unless all
-    numbers are positive, and for more warps than a multiprocessor holds.
+    Memory accesses do not count. Each warp computes one 16 x 16 tile of the result at a time, over
+    all of k. Tiles are spread evenly over multiprocessors, and each runs ``warps`` at once. Raises
+    ``ValueError`` unless all numbers are positive, and for more warps than a multiprocessor holds.
     """
     if min(m, n, k, warps, multiprocessors) <= 0 or warps > MAX_WARPS:
         raise ValueError(

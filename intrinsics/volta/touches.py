@@ -34,8 +34,7 @@ class Touch:
 
 
 def touches(program: Program, operand: Operand, row: int, column: int) -> tuple[Touch, ...]:
-    """Returns the instructions of one WMMA that read element [row, column] of an operand,
-    in order.
+    """Returns the instructions of one WMMA that read [row, column] of an operand, in order.
 
     For the accumulator these are the instructions that add to it. Raises `FragmentError` for an
     element outside of the tile, and for an accumulator that is not the program's.
@@ -52,8 +51,7 @@ def touches(program: Program, operand: Operand, row: int, column: int) -> tuple[
 
 
 def elements(instruction: Instruction, name: str) -> tuple[Index, Index]:
-    """Returns row and column of every element that an instruction reads or writes: two
-    arrays.
+    """Returns row and column of the elements that an instruction reads or writes.
 
     name: ``"a"``, ``"b"``, ``"c"`` or ``"d"``; the axes are those of `hmma.Wiring`.
     """

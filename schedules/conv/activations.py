@@ -65,9 +65,7 @@ class Formula:
 
 
 def _finite(value: float) -> float:
-    """Returns the bound in the range of fp32. A clip with one bound has the largest number as the
-    other.
-    """
+    """Returns a bound within fp32: a clip with one bound has the largest number as the other."""
     most = float(np.finfo(np.float32).max)
     return float(np.clip(value, -most, most))
 
@@ -115,9 +113,7 @@ class Activation:
         return self.kind == "prelu"
 
     def apply(self, m: Any, x: Any, slope: Any = None) -> Any:
-        """Returns the function of x over the operations `m`. slope: that of x's channel, for a
-        "prelu".
-        """
+        """Returns the function of x over the operations `m`. slope: the channel's, of a "prelu"."""
         parameters = [m.real(value) for value in self.parameters]
         return FORMULAS[self.kind].apply(m, x, *parameters, *([slope] if self.has_slopes else []))
 

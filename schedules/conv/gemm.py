@@ -19,9 +19,7 @@ from schedules.conv.workload import ConvWorkload, round_up
 
 @dataclass(frozen=True)
 class Tile:
-    """The tile that the sizes of the GEMM are rounded up to: rows, columns, and k-block of
-    a block.
-    """
+    """The tile that the GEMM is padded to: rows, columns, and k-block of a block."""
 
     m: int
     k: int
@@ -135,9 +133,7 @@ class Gemm:
 
 
 def pixel(w: ConvWorkload, m: Any) -> tuple[Any, Any, Any]:
-    """Returns (n, p, q) of GEMM row m. The innermost is n within a packed block, then q, p,
-    block.
-    """
+    """Returns (n, p, q) of GEMM row m; innermost is n within a packed block, then q, p."""
     n_in, rest = m % w.out_layout.n, m // w.out_layout.n
     block = rest // (w.p * w.q)
     return block * w.out_layout.n + n_in, rest // w.q % w.p, rest % w.q
@@ -161,8 +157,7 @@ def gemm_index(w: ConvWorkload, *index: Any) -> tuple[Any, ...]:
 
 
 def pack_weight(w: ConvWorkload, tile: Tile, weight: NDArray[Any]) -> NDArray[Any]:
-    """Returns a weight (K, C/groups, R, S) as (g, o, i/16, k/16, 16, 16), padded with
-    zeros.
+    """Returns a weight (K, C/groups, R, S) as (g, o, i/16, k/16, 16, 16), zero-padded.
 
     The dtype is the one that is multiplied. One 16 x 16 tile is one operand of the instruction.
     """

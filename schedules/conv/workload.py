@@ -133,9 +133,7 @@ class ConvWorkload:
 
     @property
     def apart(self) -> tuple[ConvWorkload, ...]:
-        """The same computation as separate convolutions: the prologue, if any, then this one
-        without it.
-        """
+        """The same as separate convolutions: the prologue, if any, then this one without it."""
         return (self,) if self.prologue is None else (self.prologue, replace(self, prologue=None))
 
     @property
@@ -226,9 +224,7 @@ class ConvWorkload:
 
     @classmethod
     def from_json(cls, text: str) -> ConvWorkload:
-        """Returns the workload of a JSON text, also of one from before precisions. Raises
-        ``ValueError``.
-        """
+        """Returns the workload of JSON text, also of an older one. Raises ``ValueError``."""
         return cls._of(json.loads(text))
 
     @classmethod

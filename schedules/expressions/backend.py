@@ -47,8 +47,7 @@ class Cuda:
         sch.bind(loop, "threadIdx.y")
 
     def copy(self, sch: Schedule, block: SBlockRV, loops: int, warps: int, vector: int) -> None:
-        """Divides a copy, the `loops` innermost loops of `block`, among the threads of a
-        block.
+        """Divides a copy, the `loops` innermost loops of `block`, among a block's threads.
 
         Each thread moves `vector` elements at a time.
         """

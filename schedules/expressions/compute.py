@@ -222,8 +222,7 @@ def _input(
     inside: list[Expr],
     batches: int,
 ) -> Expr:
-    """Returns the element of x that output pixel (n, p, q) multiplies with tap (r, s) of
-    channel c.
+    """Returns the element of x that output pixel (n, p, q) multiplies with tap (r, s, c).
 
     Zero in the padding, and where a condition of `inside` fails. `batches` is one past the largest
     n. A packed input can be read up to whole blocks of batches.

@@ -19,9 +19,7 @@ from schedules.machine.footprint import FP32, MMA
 
 
 class Machine(Protocol):
-    """The rates of a machine: `schedules.machine.gpus.Card` or
-    `schedules.machine.processor.Processor`.
-    """
+    """The rates of a machine: of a `gpus.Card` or a `processor.Processor`."""
 
     @property
     def name(self) -> str:

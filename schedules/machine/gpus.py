@@ -131,8 +131,7 @@ class Card:
         return self.clocks.least_us
 
     def tflops(self, unit: str, operand: str) -> float:
-        """Returns the rate of a unit with operands of a dtype, in 1e12 operations per
-        second.
+        """Returns a unit's rate with operands of a dtype, in 1e12 operations per second.
 
         fp32 arithmetic converts its operands first. Raises ``LookupError`` if the card has no such
         unit or its rate is unknown.
@@ -144,8 +143,7 @@ class Card:
         raise LookupError(f"no rate of {unit} with {operand} operands is known for {self.name}")
 
     def peak_tflops(self, operand: str) -> float:
-        """Returns the rate of the fastest unit, in 1e12 operations per second: no kernel is
-        faster.
+        """Returns the fastest unit's rate, in 1e12 operations per second: no kernel is faster.
 
         Operands of a dtype that no tensor core takes are multiplied in fp32.
         """

@@ -61,9 +61,7 @@ FITTED = Fitted()
 
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted microseconds in a CUDA graph, the main one of `LIMITS`, and all terms in
-    microseconds.
-    """
+    """Microseconds in a CUDA graph, the main one of `LIMITS`, and all terms in microseconds."""
 
     us: float
     limit: str

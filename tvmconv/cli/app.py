@@ -1,5 +1,4 @@
-"""The command line: `tvmconv build | run | bench | compare | inspect | tune | simulate | zoo` and
-`records`.
+"""The command line: `tvmconv build`, `run`, `bench`, `compare`, `inspect` and others.
 
 A command's result goes to stdout: a table, or JSON with ``--json``. Progress and errors go to
 stderr, so that stdout can always be parsed. An error that the user can fix ends with exit code 1

@@ -34,9 +34,7 @@ SHIPPED = Path(__file__).parent
 
 
 def tvm_version() -> str:
-    """Returns TVM's version, or the one that tvmconv requires if TVM is not an installed
-    package.
-    """
+    """Returns TVM's version, or the required one if TVM is not an installed package."""
     try:
         return metadata.version("apache-tvm")
     except metadata.PackageNotFoundError:
@@ -89,9 +87,7 @@ class Record:
 
     @classmethod
     def from_json(cls, line: str) -> Record:
-        """Returns the record of a line. Raises ``ValueError``, ``TypeError`` or ``KeyError`` for
-        other text.
-        """
+        """Returns a line's record. Raises ``ValueError``, ``TypeError`` or ``KeyError``."""
         fields = json.loads(line)
         fields["workload"] = ConvWorkload.from_json(json.dumps(fields["workload"])).to_json()
         record = cls(**fields)
@@ -222,8 +218,7 @@ class Listed:
 
 
 def list_records(path: str | Path | None = None, arch: str | None = None) -> list[Listed]:
-    """Returns records by architecture and workload, of one file, or of the user and the
-    package.
+    """Returns records by architecture and workload, of one file, or the user's and shipped ones.
 
     arch: only those for it. Raises `RecordError` for a file that cannot be read.
     """

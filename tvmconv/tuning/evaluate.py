@@ -125,9 +125,7 @@ _KEPT: list[_Bench] = []
 
 
 def _bench(setup: Setup) -> _Bench:
-    """Returns the bench of a workload. Frees the last one first, with its memory and its tracker's
-    machine.
-    """
+    """Returns the bench of a workload. Frees the last one first, and its tracker's machine."""
     if not _KEPT or _KEPT[0].setup != setup:
         _KEPT.clear()
         _KEPT.append(_Bench(setup))

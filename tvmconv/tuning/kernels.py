@@ -62,8 +62,7 @@ class Kernel:
 def compile_candidate(
     w: ConvWorkload, family: Family, config: Any, target: Target, folder: str
 ) -> Kernel:
-    """Compiles a candidate's kernel: ``(x[, prologue], weight[, bias][, slope][, residual],
-    y)``.
+    """Compiles a candidate: ``(x[, prologue], weight[, bias][, slope][, residual], y)``.
 
     Raises `ConfigError` for a configuration that does not fit, and the errors of TVM and the CUDA
     compiler.
@@ -95,8 +94,7 @@ def references(w: ConvWorkload) -> tuple[ConvWorkload, ...]:
 
 
 def compile_difference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
-    """Compiles ``(y, expected, difference, size)``, which sums squares into fp32 (`SUMS`,)
-    arrays.
+    """Compiles ``(y, expected, difference, size)``, which sums squares into fp32 (`SUMS`,).
 
     difference: partial sums of y minus fp32 `expected`. size: of `expected`, without elements that
     are `UNTOUCHED`.

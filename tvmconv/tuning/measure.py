@@ -244,8 +244,7 @@ class Workshop:
         found: Sequence[Checked | str],
         rules: race.Rules | None,
     ) -> tuple[tuple[Timed, ...], int, int]:
-        """Races each distinct kernel that is right and not hopeless, and the first in any
-        case.
+        """Races each distinct kernel that is right and not hopeless, and always the first.
 
         Returns the times of all, the index of the winner, and the rounds.
         """
@@ -281,9 +280,7 @@ class Workshop:
         return tuple(timed), list(runs.values())[result.winner], result.rounds
 
     def _call(self, function: Callable[..., Any], *arguments: Any, timeout_s: float = 0.0) -> Any:
-        """Calls a function in the measuring process. An error ends the process, with its CUDA
-        context.
-        """
+        """Calls a function in the measuring process. An error ends that, with its CUDA context."""
         self._measurer.send(function, arguments, timeout=timeout_s or self.timeout_s)
         try:
             return self._measurer.recv()

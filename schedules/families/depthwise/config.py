@@ -28,8 +28,7 @@ SMALL_IMAGE = 28
 
 @dataclass(frozen=True)
 class DepthwiseConfig:
-    """A thread computes ``vector`` adjacent channels of ``rows`` x ``columns`` adjacent
-    pixels.
+    """A thread computes ``vector`` adjacent channels of ``rows`` x ``columns`` pixels.
 
     A GPU block is ``lanes`` threads along the channels by ``across`` by ``down`` tiles of pixels.
     """

@@ -1,5 +1,4 @@
-"""Depthwise convolution: one filter per channel and no sum over channels, so limited by
-memory.
+"""Depthwise convolution: one filter per channel, no sum over channels, limited by memory.
 
 A thread computes a tile of adjacent output pixels for a vector of adjacent channels. For each
 filter row it loads, once and in vectors, the taps and the patch of the input that the tile reads.

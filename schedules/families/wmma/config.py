@@ -224,9 +224,7 @@ def _chunk(w: ConvWorkload) -> int:
 
 
 def _cpu_guesses(w: ConvWorkload) -> Iterator[WmmaConfig]:
-    """Yields tiles whose gather is cheap beside the products, with rows by the size of the
-    image.
-    """
+    """Yields tiles whose gather is cheap beside the products; rows by the size of the image."""
     rows = Gemm.of(w, Tile(16, 16, 16)).m
     columns = min(4, ceil_div(w.group_k, 16))
     instruction = _instruction(w)
@@ -261,9 +259,7 @@ ENOUGH_BLOCKS = 96
 
 
 def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
-    """Yields the largest tile that gives enough blocks and pads few channels, with most stages
-    first.
-    """
+    """Yields the largest tile that gives enough blocks and pads few channels."""
     tiles = [t for t in GPU_TILES if _suits(w, WmmaConfig(*t).tile)]
     enough = hardware.card.scaled(ENOUGH_BLOCKS)
     filling = [t for t in tiles if _blocks(w, t) >= enough]
@@ -290,8 +286,7 @@ def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
 
 
 def _suits(w: ConvWorkload, tile: Tile) -> bool:
-    """Returns True if the tile pads channels by at most a third and gathers few rows by
-    element.
+    """Returns True if the tile pads channels by at most a third and its gather is cheap.
 
     Each row that is gathered element by element needs registers for its indices.
     """

@@ -53,9 +53,7 @@ class WmmaFamily(Family):
         self.name, self.packed = name, packed
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        """Takes groups of 8 or more channels and outputs in its layout, if WMMA has the
-        precision.
-        """
+        """Takes groups of 8 or more channels and outputs in its layout."""
         if reason := alone(w):
             return Reject(self.name, reason)
         if w.groups != 1 and w.group_c < FEWEST_CHANNELS:

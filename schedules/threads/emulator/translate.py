@@ -88,8 +88,7 @@ _PREDICATED = re.compile(r"\{ \.reg \.pred (\w+); setp\.ne\.b32 \1, (%\d+), 0; (
 
 
 def translated(kernel: Lowered) -> str:
-    """Returns C++ with a function ``kernel`` that takes pointers to the kernel's
-    parameters.
+    """Returns C++ with a function ``kernel`` that takes pointers to the parameters.
 
     Raises `EmulatorError` for an unknown instruction.
     """

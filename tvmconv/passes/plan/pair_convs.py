@@ -62,9 +62,7 @@ def _joined(
     regions: Mapping[relax.Var, Region],
     flow: Dataflow,
 ) -> bool:
-    """Returns True if `first` is a depthwise convolution that only the 1x1 convolution `then`
-    reads.
-    """
+    """Returns True if only the 1x1 convolution `then` reads the depthwise `first`."""
     channels = first.x_shape[3]
     if first.op != CONV or then.op != CONV or first.residual is not None:
         return False
@@ -80,9 +78,7 @@ def _joined(
 
 
 def _wanted(name: str, w: ConvWorkload, chooser: Chooser) -> bool:
-    """Returns True if pair `w` is to be one kernel: pinned, by the knob, or because it is
-    faster.
-    """
+    """Returns True if pair `w` is to be one kernel: by pin, by knob, or as it is faster."""
     if name in chooser.pins:
         return True
     always = knobs.pair()

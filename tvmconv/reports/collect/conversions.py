@@ -188,17 +188,13 @@ class _Graph:
         )
 
     def _back(self, x: relax.Expr) -> relax.Expr:
-        """Returns the origin of a tensor, before casts and reshapes that only add or drop axes of
-        size 1.
-        """
+        """Returns a tensor before casts and reshapes that only add or drop axes of size 1."""
         while isinstance(x, relax.Var) and self._renames(x):
             x = self.flow.values[x].args[0]
         return x
 
     def _forward(self, var: relax.Var) -> tuple[list[relax.Var], list[str]]:
-        """Returns the outputs that a tensor becomes and the operators that read it, after such
-        reshapes.
-        """
+        """Returns the outputs that a tensor becomes, and its readers, after such reshapes."""
         outputs = [var] if var in self.flow.outputs else []
         readers: list[str] = []
         for reader in self.flow.readers[var]:

@@ -1,5 +1,4 @@
-"""The fate of every node of the ONNX graph: the kernel that computes it, or why there is
-none.
+"""The fate of every node of the ONNX graph: its kernel, or why there is none.
 
 Three steps lead from a node to a kernel. onnxruntime's simplification keeps names of nodes and
 tensors. The passes keep names of variables (`tvmconv.reports.collect.nodes`). The plan and the

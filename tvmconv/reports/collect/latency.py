@@ -57,8 +57,7 @@ def bench(
     max_runs: int = 10_000,
     layers: bool = True,
 ) -> LatencyReport:
-    """Times ``exe`` on ``feeds``, arrays by input name; each bucket by
-    `Executable.each_bucket`.
+    """Times ``exe`` on ``feeds``, arrays by input name; for buckets each of them.
 
     relative_l2: the error that `compare` found; without it the report says "unchecked". Warm-up
     lasts ``warmup_ms``. Runs follow until there are ``min_runs`` and ``min_seconds`` have passed,

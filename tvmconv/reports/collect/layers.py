@@ -56,9 +56,7 @@ def layer_reports(
 def unplanned_reports(
     proto: onnx.ModelProto, machine: Machine | None, precision: Precision
 ) -> tuple[ConvReport, ...]:
-    """Returns the layers of a network that cannot be built: without family or cost, with
-    the floor.
-    """
+    """Returns the layers of a network that cannot be built: only with their floors."""
     why = "not planned, as the network has operators that can't be built"
     return tuple(_unplanned(layer, machine, precision, "", why) for layer in layers(proto).values())
 

@@ -20,8 +20,7 @@ RESHAPES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def node_names(mod: tvm.IRModule, simple: onnx.ModelProto) -> dict[relax.Var, str]:
-    """Returns the names of ONNX nodes by the variables that are their results, in any
-    layout.
+    """Returns the names of ONNX nodes by the variables that are their results.
 
     mod: as imported, after passes. simple: the graph that was imported. Passes keep the name of a
     variable whose value they keep, but can also give it to a new one, so operator and dimensions

@@ -77,9 +77,7 @@ def kernel_reports(
     nodes: Mapping[relax.Var, str],
     machine: Machine | None,
 ) -> tuple[KernelReport, ...]:
-    """Returns a report for each kernel. nodes: ONNX nodes by the variables that are their
-    results.
-    """
+    """Returns a report for each kernel. nodes: ONNX nodes by their result's variable."""
     return tuple(
         KernelReport(
             kernel.name,

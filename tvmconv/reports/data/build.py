@@ -237,8 +237,7 @@ class BuildReport(Report):
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> BuildReport:
-        """Returns the report that `to_json` gave as `data`, also from before some fields
-        existed.
+        """Returns the report of `to_json`, also from before some fields existed.
 
         Raises ``TypeError`` or ``KeyError`` for other data.
         """

@@ -127,9 +127,7 @@ class CapabilityReport(Report):
         return KindReport.of("suited", self.plan.suited)
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the fields, with `kinds`, `traits`, `all` and `suited`, which follow from
-        them.
-        """
+        """Returns the fields, and `kinds`, `traits`, `all` and `suited`, which follow from them."""
         derived = {
             "buildable": self.buildable,
             "kinds": [asdict(one) for one in self.kinds],

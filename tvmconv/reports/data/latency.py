@@ -47,9 +47,7 @@ class Timing:
 
 @dataclass(frozen=True)
 class LatencyReport(Report):
-    """Times that `bench` measured; for buckets those of the largest. ``print(report)`` is
-    tables.
-    """
+    """Times of `bench`; for buckets those of the largest. ``print(report)`` is tables."""
 
     target: str
     arch: str | None

@@ -76,9 +76,7 @@ def _kind_row(one: KindReport, report: CapabilityReport, indent: str = "") -> li
 
 
 def _shares(report: CapabilityReport) -> str:
-    """Returns the share of multiply-adds on tensor cores, or without a plan of those that suit
-    them.
-    """
+    """Returns the share of multiply-adds on tensor cores, or of those that suit them."""
     every, suited = report.all, report.suited
     if not report.buildable:
         unknown = sum(not conv.useful_macs for conv in report.convs)

@@ -29,8 +29,7 @@ MOST_NAME, MOST_SHAPE = 20, 26
 
 
 def layer_table(layers: Sequence[LayerTime]) -> str:
-    """Returns a row for each set of equal layers, with the time of all and the figures of
-    one.
+    """Returns a row for each set of equal layers: the time of all, the figures of one.
 
     Then the sum of the layers, other kernels, the slowest first, and their sum.
     """
