@@ -10,6 +10,7 @@ OCP 8-bit Floating Point Specification for e4m3 and e5m2.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import ml_dtypes
@@ -37,7 +38,7 @@ class ElementType:
     #: Exponent of the smallest normal number.
     least_exponent: int = field(default=0, kw_only=True)
 
-    @property
+    @cached_property
     def numpy(self) -> np.dtype[Any]:
         """The NumPy dtype of its arrays."""
         return np.dtype(getattr(ml_dtypes, self.stored, self.stored))
@@ -47,7 +48,7 @@ class ElementType:
         """Name of the dtype in memory."""
         return self.storage or self.name
 
-    @property
+    @cached_property
     def bytes(self) -> int:
         """Bytes of an element in memory."""
         return self.numpy.itemsize
@@ -94,13 +95,13 @@ UINT8 = ElementType("uint8", 8, "u8", ("int32",))
 INT32 = ElementType("int32", 32, "s32")
 
 TYPES: tuple[ElementType, ...] = (FP16, BF16, TF32, FP32, E4M3, E5M2, INT8, UINT8, INT32)
+_BY_NAME = {one.name: one for one in TYPES}
 
 
 def get(name: str) -> ElementType:
     """Returns the element type of that name. Raises ``LookupError``, which lists the known
     names.
     """
-    for one in TYPES:
-        if one.name == name:
-            return one
-    raise LookupError(f"no element type {name!r}: {', '.join(one.name for one in TYPES)}")
+    if name not in _BY_NAME:
+        raise LookupError(f"no element type {name!r}: {', '.join(_BY_NAME)}")
+    return _BY_NAME[name]

@@ -237,7 +237,7 @@ def test_the_choice_is_the_least_of_every_space(name: str, arch: str) -> None:
 
 def test_what_there_is_no_prediction_of() -> None:
     w = WORKLOADS["1x1"]
-    with pytest.raises(ValueError, match="of GPUs, not of llvm"):
+    with pytest.raises(ValueError, match="predicts GPUs, not llvm"):
         predict(w, choose(w, CPU).config, CPU)
     with pytest.raises(LookupError, match="no family has configurations like 7"):
         predict(w, 7, H200)
