@@ -207,7 +207,7 @@ def check_form(
             same, _ = compare(got, computed(instruction, operands, numerics))
             wrong[kind][name] = got.size - same
         text = ", ".join(f"{kind} {wrong[kind][name]}" for kind in KINDS if wrong[kind][name])
-        print(f"  variant {name}: of {128 * BATCH} a kind, not equal: {text or 'none'}", flush=True)
+        print(f"  variant {name}: {128 * BATCH} per kind, not equal: {text or 'none'}", flush=True)
     return [Agreement(instruction.name, kind, *totals[kind], wrong[kind]) for kind in KINDS]
 
 

@@ -61,7 +61,7 @@ def measure(name: str, images: int, numerics: str, activations: str) -> Simulati
 
 
 def main(
-    models: Annotated[str, typer.Option(help="names out of the zoo, with commas")] = MODELS,
+    models: Annotated[str, typer.Option(help="names of the zoo, with commas")] = MODELS,
     images: Annotated[int, typer.Option(min=1, help="photos")] = 10,
     numerics: Annotated[str, typer.Option(help="v100, a100, h100, ieee or exact")] = "v100",
     activations: Annotated[str, typer.Option(help="float32, as published, or float16")] = "float32",
@@ -74,7 +74,7 @@ def main(
         report = measure(name, images, numerics, activations)
         seconds = perf_counter() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(f"{name}: {seconds / images:.1f} s an image, built and compared; {peak:.2f} GiB")
+        print(f"{name}: {seconds / images:.1f} s per image, built and compared; {peak:.2f} GiB")
         print(f"{report}\n", flush=True)
         found[name] = {**report.to_json(), "seconds": seconds, "peak_gib": peak}
     if output is not None:

@@ -26,7 +26,7 @@ class TensorIntrinsic:
     accumulator_dtype: str
     #: Lowest compute capability that has it: 70 is ``sm_70``.
     min_sm: int
-    #: Where the shape, the dtypes and ``min_sm`` are specified.
+    #: Link to the specification of shape, dtypes and ``min_sm``.
     source: str
     #: Name of the instruction in PTX; empty if the compiler builds it from others.
     ptx: str = ""
@@ -52,7 +52,7 @@ class TensorIntrinsic:
             if failed
         ]
         if problems:
-            raise ValueError(f"{self!r} is no instruction: " + "; ".join(problems))
+            raise ValueError(f"{self!r} is not an instruction: " + "; ".join(problems))
 
     def _dtype_problems(self) -> list[str]:
         known = {one.name: one.accumulators for one in dtypes.TYPES if one.accumulators}

@@ -52,7 +52,7 @@ def alone(w: ConvWorkload) -> str:
     if w.prologue is not None:
         return "computes one convolution, not two"
     if w.epilogue.pool is not None:
-        return "pools nothing: a pool is a kernel of its own"
+        return "does not pool"
     return ""
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import tvm
+from tvm import tirx
 from tvm.tirx import compilation_pipeline
 
 #: The pipeline's name.
@@ -21,7 +22,7 @@ KERNELS = "tvmconv.kernels"
 LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
 
 
-def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) -> Any:
+def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) -> tvm.transform.Pass:
     """Returns the pass that lowers each function by its kind.
 
     scheduled: for functions marked ``s_tir``, as schedules mark theirs. written: for those in TVM
@@ -29,7 +30,7 @@ def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) ->
     """
 
     @tvm.transform.module_pass(opt_level=0, name="lower_kernels")
-    def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
+    def run(mod: tvm.IRModule, _: tvm.transform.PassContext) -> tvm.IRModule:
         lowered = tvm.IRModule({}, attrs=mod.attrs)
         for lower, wanted in ((scheduled, True), (written, False)):
             part = {var: f for var, f in mod.functions.items() if _is_scheduled(f) is wanted}
@@ -40,7 +41,7 @@ def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) ->
     return run
 
 
-def _is_scheduled(function: Any) -> bool:
+def _is_scheduled(function: tirx.PrimFunc) -> bool:
     return bool(function.attrs.get("s_tir", False))
 
 

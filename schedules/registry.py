@@ -78,7 +78,7 @@ def register(one: Family, *, before: str | None = None, replace: bool = False) -
     names = [other.name for other in _registered]
     if one.name in names and not replace:
         raise FamilyError(
-            f"there is a family {one.name!r} already",
+            f"there is already a family {one.name!r}",
             hint="register(family, replace=True) replaces it; or choose another name",
         )
     at = names.index(family(before).name) if before is not None else 0

@@ -15,9 +15,7 @@ PACKAGES = ("intrinsics", "schedules", "tvmconv", "benchmarks")
 LATER = (
     "schedules/families/depthwise_projection",
     "schedules/families/few_channels",
-    "schedules/families/mma_sync",
     "schedules/families/wgmma",
-    "schedules/threads/gpu_lanes.py",
     "schedules/threads/launch.py",
     "schedules/threads/registers.py",
 )

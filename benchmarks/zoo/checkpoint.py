@@ -150,9 +150,7 @@ def _unpickle(stream: io.BytesIO) -> Any:
 def _read_legacy(data: bytes) -> dict[str, NDArray[Any]]:
     stream = io.BytesIO(data)
     if _unpickle(stream) != _MAGIC or _unpickle(stream) != _PROTOCOL:
-        raise CheckpointError(
-            "this is not a PyTorch checkpoint", note="its first number is another"
-        )
+        raise CheckpointError("this is not a PyTorch checkpoint", note="its first number is wrong")
     if not _unpickle(stream)["little_endian"]:
         raise CheckpointError("the checkpoint was written on a big-endian machine")
     tensors = _tensors(_unpickle(stream))

@@ -115,7 +115,7 @@ V100 = Numerics(
 A100 = Numerics(
     "a100",
     "aligned",
-    block=8,  # [F] eight for fp16 and bf16; [K], [L], [X] the same: m16n8k16 is two halves in order
+    block=8,  # [F] eight for fp16 and bf16; [K], [L], [X] the same: m16n8k16 is two blocks in order
     extra_bits=1,  # [F] at least one; [K], [L] one; [X] 24 bits after the point
     least_exponent=((FP32.name, -132), (FP16.name, -20)),  # [K]; [X] has -126 and none
     provisional="least_exponent, clamps_fp16 ([K] and [X] differ); negative_zero (not published)",

@@ -106,7 +106,7 @@ class Instruction:
             if failed
         ]
         if problems:
-            raise ValueError(f"{self!r} is no instruction: " + "; ".join(problems))
+            raise ValueError(f"{self!r} is not an instruction: " + "; ".join(problems))
 
     @property
     def k(self) -> range:
@@ -258,7 +258,7 @@ def wiring(instruction: Instruction) -> Wiring:
     rows = (first_row + np.array(instruction.rows))[..., None]
     columns = np.array([o.column for o in OCTETS])[:, None] + np.array(instruction.columns)
     k = np.array(instruction.k)
-    # Of the two lanes that hold an element, the octet's own: octets o and o + 2 share rows of A,
+    # Two lanes hold each element; take the octet's own: octets o and o + 2 share rows of A,
     # octets 2o and 2o + 1 columns of B.
     a_copy, b_copy = octet[:, None, None, None] // 2, octet[:, None, None] % 2
     a = _at(A, instruction.a_layout, instruction.a, (rows, k, a_copy))

@@ -7,9 +7,8 @@ in parallel and the rest are loops, the innermost vectorised.
 
 from __future__ import annotations
 
-from typing import Any
-
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from intrinsics import dtypes
 from intrinsics.record import WARP_SIZE
@@ -39,15 +38,15 @@ def vector_width(extent: int, widest: int) -> int:
 class Cuda:
     """Maps the structure to blocks and threads."""
 
-    def block(self, sch: Schedule, loop: Any) -> None:
+    def block(self, sch: Schedule, loop: LoopRV) -> None:
         """Gives each iteration of a loop to a block."""
         sch.bind(loop, "blockIdx.x")
 
-    def warp(self, sch: Schedule, loop: Any) -> None:
+    def warp(self, sch: Schedule, loop: LoopRV) -> None:
         """Gives each iteration of a loop to a warp."""
         sch.bind(loop, "threadIdx.y")
 
-    def copy(self, sch: Schedule, block: Any, loops: int, warps: int, vector: int) -> None:
+    def copy(self, sch: Schedule, block: SBlockRV, loops: int, warps: int, vector: int) -> None:
         """Divides a copy, the `loops` innermost loops of `block`, among the threads of a
         block.
 
@@ -59,7 +58,7 @@ class Cuda:
         sch.bind(x, "threadIdx.x")
         sch.vectorize(lane)
 
-    def pipeline(self, sch: Schedule, loop: Any, stages: int, asynchronous: bool) -> None:
+    def pipeline(self, sch: Schedule, loop: LoopRV, stages: int, asynchronous: bool) -> None:
         """Overlaps two copies with the arithmetic of `stages` - 1 iterations before."""
         if stages == 1:
             return
@@ -68,7 +67,7 @@ class Cuda:
         if asynchronous:
             sch.annotate(loop, "software_pipeline_async_stages", [0])
 
-    def write(self, sch: Schedule, epilogue: Any, out: Any, width: int) -> None:
+    def write(self, sch: Schedule, epilogue: SBlockRV, out: SBlockRV, width: int) -> None:
         """Divides a warp's output tile among its lanes, a vector each.
 
         The epilogue's fp32 arithmetic is 4 wide, the widest of CUDA's vector types. Its results are
@@ -90,21 +89,21 @@ class Cuda:
 class Llvm:
     """Maps the structure to parallel loops and vectors."""
 
-    def block(self, sch: Schedule, loop: Any) -> None:
+    def block(self, sch: Schedule, loop: LoopRV) -> None:
         """Runs the iterations of a loop in parallel."""
         sch.parallel(loop)
 
-    def warp(self, sch: Schedule, loop: Any) -> None:
+    def warp(self, sch: Schedule, loop: LoopRV) -> None:
         """Leaves the loop over warps as it is."""
 
-    def copy(self, sch: Schedule, block: Any, loops: int, warps: int, vector: int) -> None:
+    def copy(self, sch: Schedule, block: SBlockRV, loops: int, warps: int, vector: int) -> None:
         """Vectorises the innermost loop of a copy."""
         sch.vectorize(sch.get_loops(block)[-1])
 
-    def pipeline(self, sch: Schedule, loop: Any, stages: int, asynchronous: bool) -> None:
+    def pipeline(self, sch: Schedule, loop: LoopRV, stages: int, asynchronous: bool) -> None:
         """Does nothing: a CPU needs no pipeline."""
 
-    def write(self, sch: Schedule, epilogue: Any, out: Any, width: int) -> None:
+    def write(self, sch: Schedule, epilogue: SBlockRV, out: SBlockRV, width: int) -> None:
         """Computes and stores the output tile in vectors."""
         sch.compute_inline(epilogue)
         columns = sch.get_loops(out)[-1]

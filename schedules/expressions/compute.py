@@ -14,10 +14,10 @@ not multiples of a tile are padded, with zeros in the gather and in the packed w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
 from tvm import te, tirx
+from tvm.ir import Expr
 
 from intrinsics.dtypes import FP32
 from schedules.conv.gemm import Gemm, Tile, gemm_index, pixel
@@ -36,13 +36,13 @@ class TvmMath:
     select = staticmethod(tirx.Select)
 
     @staticmethod
-    def real(value: float) -> Any:
+    def real(value: float) -> Expr:
         """Returns an fp32 constant."""
         return tirx.const(value, FP32.name)
 
 
 #: Placeholders of a kernel's operands by name, without the result.
-Placeholders = Mapping[str, Any]
+Placeholders = Mapping[str, te.Tensor]
 
 
 def placeholders(signature: Signature) -> Placeholders:
@@ -51,19 +51,21 @@ def placeholders(signature: Signature) -> Placeholders:
     return {one.name: te.placeholder(one.shape, one.dtype, name=one.name) for one in inputs}
 
 
-def function(w: ConvWorkload, operands: Placeholders, y: Any) -> tirx.PrimFunc:
+def function(w: ConvWorkload, operands: Placeholders, y: te.Tensor) -> tirx.PrimFunc:
     """Returns the unscheduled function of all operands, with y in the workload's window."""
     return in_window(w, te.create_prim_func([*operands.values(), y]))
 
 
-def finish(w: ConvWorkload, operands: Placeholders, total: Any, at: Any) -> Any:
+def finish(w: ConvWorkload, operands: Placeholders, total: Expr, at: Sequence[Expr]) -> Expr:
     """Returns one output. total: its accumulator. at: its (n, p, q, k)."""
     bias, slope = (operands[name][at[3]] if name in operands else None for name in (BIAS, SLOPE))
     residual = _residual(w, operands[RESIDUAL], *at) if RESIDUAL in operands else None
     return finished(w, total, bias, slope, residual)
 
 
-def finished(w: ConvWorkload, total: Any, bias: Any, slope: Any, residual: Any) -> Any:
+def finished(
+    w: ConvWorkload, total: Expr, bias: Expr | None, slope: Expr | None, residual: Expr | None
+) -> Expr:
     """Returns the epilogue's formula, in fp32, cast to the result's dtype.
 
     total is in the accumulator's dtype, residual in its own, bias and slope in fp32; None if the
@@ -81,11 +83,11 @@ def finished(w: ConvWorkload, total: Any, bias: Any, slope: Any, residual: Any) 
     return value.astype(w.precision.result)
 
 
-def _wide(value: Any, dtype: str) -> Any:
+def _wide(value: Expr, dtype: str) -> Expr:
     return value if dtype == FP32.name else value.astype(FP32.name)
 
 
-def _residual(w: ConvWorkload, residual: Any, n: Any, p: Any, q: Any, k: Any) -> Any:
+def _residual(w: ConvWorkload, residual: te.Tensor, n: Expr, p: Expr, q: Expr, k: Expr) -> Expr:
     """Returns an element of the residual, or zero if only the output's layout has it as padding."""
     layout, out = w.epilogue.residual_layout, w.out_layout
     conditions = [
@@ -101,7 +103,7 @@ def _residual(w: ConvWorkload, residual: Any, n: Any, p: Any, q: Any, k: Any) ->
     return _where(conditions, residual(*layout.index(n, p, q, k)))
 
 
-def _where(conditions: list[Any], value: Any) -> Any:
+def _where(conditions: list[Expr], value: Expr) -> Expr:
     """Returns the value if all conditions hold, else zero without reading."""
     if not conditions:
         return value
@@ -109,10 +111,10 @@ def _where(conditions: list[Any], value: Any) -> Any:
 
 
 #: ``product(gemm, X, Weight, accumulator)`` is the tensor Conv[g, m, k] of padded extents.
-Product = Callable[[Gemm, Any, Any, str], Any]
+Product = Callable[[Gemm, te.Tensor, te.Tensor, str], te.Tensor]
 
 
-def summed(gemm: Gemm, x: Any, weight: Any, dtype: str) -> Any:
+def summed(gemm: Gemm, x: te.Tensor, weight: te.Tensor, dtype: str) -> te.Tensor:
     """Returns the sum by its definition, for schedules to tensorize."""
     o = te.reduce_axis((0, gemm.reduction.outer), "o")
     i = te.reduce_axis((0, gemm.i_pad), "i")
@@ -143,14 +145,14 @@ def implicit_gemm(w: ConvWorkload, tile: Tile, product: Product = summed) -> tir
     )
     conv = product(gemm, gather, operands[WEIGHT], w.precision.accumulator)
 
-    def finishing(g: Any, m: Any, k: Any) -> Any:
+    def finishing(g: Expr, m: Expr, k: Expr) -> Expr:
         return finish(w, operands, conv[g, m, k], (*pixel(w, m), g * w.group_k + k))
 
     # Exactly the output's rows and columns, so that it stays inside the bias.
     columns = w.k_stored if w.groups == 1 else w.group_k
     epilogue = te.compute((w.groups, gemm.m, columns), finishing, name=EPILOGUE)
 
-    def out(*index: Any) -> Any:
+    def out(*index: Expr) -> Expr:
         at = gemm_index(w, *index)
         return epilogue(*at) if w.groups > 1 else epilogue(0, *at)
 
@@ -177,7 +179,7 @@ def direct(w: ConvWorkload) -> tirx.PrimFunc:
     r, s = te.reduce_axis((0, w.r), "r"), te.reduce_axis((0, w.s), "s")
     c = te.reduce_axis((0, w.group_c), "c")
 
-    def conv(*index: Any) -> Any:
+    def conv(*index: Expr) -> Expr:
         n, p, q, k = w.out_layout.element(*index)
         channel = k // w.group_k * w.group_c + c
         inside = [k < w.k] * (k_out > w.k) + [channel < w.c] * (k_out > w.k)
@@ -188,13 +190,15 @@ def direct(w: ConvWorkload) -> tirx.PrimFunc:
 
     sums = te.compute(w.out_shape, conv, name=CONV)
 
-    def out(*index: Any) -> Any:
+    def out(*index: Expr) -> Expr:
         return finish(w, operands, sums(*index), w.out_layout.element(*index))
 
     return function(w, operands, te.compute(w.out_shape, out, name=OUT))
 
 
-def _gathered(w: ConvWorkload, gemm: Gemm, x: Any, g: Any, o: Any, m: Any, i: Any) -> Any:
+def _gathered(
+    w: ConvWorkload, gemm: Gemm, x: te.Tensor, g: Expr, o: Expr, m: Expr, i: Expr
+) -> Expr:
     """Returns the input of row m of group g at (o, i), or zero outside of the input."""
     r, s, c = gemm.reduction.tap(w, o, i)
     n, p, q = pixel(w, m)
@@ -208,16 +212,16 @@ def _gathered(w: ConvWorkload, gemm: Gemm, x: Any, g: Any, o: Any, m: Any, i: An
 
 def _input(
     w: ConvWorkload,
-    x: Any,
-    n: Any,
-    p: Any,
-    q: Any,
-    r: Any,
-    s: Any,
-    c: Any,
-    inside: list[Any],
+    x: te.Tensor,
+    n: Expr,
+    p: Expr,
+    q: Expr,
+    r: Expr,
+    s: Expr,
+    c: Expr,
+    inside: list[Expr],
     batches: int,
-) -> Any:
+) -> Expr:
     """Returns the element of x that output pixel (n, p, q) multiplies with tap (r, s) of
     channel c.
 

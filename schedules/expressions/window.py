@@ -7,10 +7,10 @@ After:   out[n, rows(p), columns(q), position(k)] = epilogue[...]     out is the
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
 from tvm import s_tir, tirx
-from tvm.ir import Range
+from tvm.ir import Expr, Range
 
 from schedules.conv.workload import ConvWorkload
 
@@ -32,10 +32,10 @@ def in_window(w: ConvWorkload, function: tirx.PrimFunc) -> tirx.PrimFunc:
 class _Window:
     """Rebuilds the statements of an unscheduled function: loops around blocks that store."""
 
-    def __init__(self, w: ConvWorkload, old: Any, new: Any) -> None:
+    def __init__(self, w: ConvWorkload, old: tirx.Buffer, new: tirx.Buffer) -> None:
         self.w, self.old, self.new = w, old, new
 
-    def visit(self, node: Any) -> Any:
+    def visit(self, node: tirx.Stmt) -> tirx.Stmt:
         if isinstance(node, tirx.SeqStmt):
             return tirx.SeqStmt([self.visit(one) for one in node])
         if isinstance(node, tirx.For):
@@ -55,7 +55,7 @@ class _Window:
             return tirx.BufferStore(self.new, node.value, self._index(node.indices))
         return node
 
-    def _index(self, index: Any) -> list[Any]:
+    def _index(self, index: Sequence[Expr]) -> list[Expr]:
         n, p, q, *group, k = index
         if group:
             k = group[0] * self.w.group_k + k
@@ -63,7 +63,7 @@ class _Window:
             return [n, p, q, k]
         return [n, *self.w.window.pixel(p, q), self.w.window.position(k)]
 
-    def _written(self, region: Any) -> Any:
+    def _written(self, region: tirx.BufferRegion) -> tirx.BufferRegion:
         """Returns a written region moved to the window. Each block writes one element."""
         if not region.source.same_as(self.old):
             return region

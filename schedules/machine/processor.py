@@ -51,7 +51,7 @@ class Processor:
         """Source of the rates, for reports."""
         return (
             f"{self.cores} cores of {self.clock_ghz:.3g} GHz, assumed: {self.lanes} fp32 "
-            f"multiply-adds a clock, {self.memory_gbps:.0f} GB/s"
+            f"multiply-adds per clock, {self.memory_gbps:.0f} GB/s"
         )
 
     @property
@@ -71,7 +71,7 @@ class Processor:
         Raises ``LookupError`` for a unit that is not emulated.
         """
         if unit not in SHARES:
-            raise LookupError(f"a CPU emulates no {unit}")
+            raise LookupError(f"a CPU does not emulate {unit}")
         return self.peak_tflops(operand) * SHARES[unit]
 
     def peak_tflops(self, operand: str) -> float:

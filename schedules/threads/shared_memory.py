@@ -52,11 +52,6 @@ class SharedMemory:
         """The 32-bit address of its first byte in the shared window."""
         return T.cuda.cvta_generic_to_shared(self._data)
 
-    def sync(self) -> None:
-        """Makes all threads of the block wait for each other, as `ptx.block_sync` does; TVM sees
-        this one where it plans barriers itself."""
-        T.evaluate(T.tvm_storage_sync(SCOPE))
-
     def pointer(self, part: str, *index: Index) -> Expr:
         """The generic pointer to the sub-array of a part with these first indices."""
         return self.pointer_to(self.layout[part].at(*index))

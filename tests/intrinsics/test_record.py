@@ -36,7 +36,7 @@ def test_bad_record_is_refused(changes: dict[str, Any], complaint: str) -> None:
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
-    with pytest.raises(ValueError, match="is no instruction") as caught:
+    with pytest.raises(ValueError, match="is not an instruction") as caught:
         replace(GOOD, m=-16, min_sm=30, source="", accumulator_dtype="bool")
     assert str(caught.value).count(";") == 3
 

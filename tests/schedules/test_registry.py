@@ -89,7 +89,7 @@ def test_before_says_where() -> None:
 
 def test_a_name_twice_is_refused_but_to_replace() -> None:
     schedules.register(Mine(), before="direct")
-    with pytest.raises(FamilyError, match="there is a family 'mine' already") as told:
+    with pytest.raises(FamilyError, match="there is already a family 'mine'") as told:
         schedules.register(Mine())
     assert "replace=True" in str(told.value)
     again = schedules.register(Mine(), replace=True)

@@ -1,4 +1,4 @@
-"""Builds for CUDA up to the text of the kernels, which no compiler reads."""
+"""Builds for CUDA up to the text of the kernels: quick, and without a CUDA compiler."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ Command = Callable[..., None]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="an ONNX file")]
 What = Annotated[
     Path,
-    typer.Argument(metavar="FILE|MODEL", help="what `build` wrote, or *.onnx, which is built"),
+    typer.Argument(metavar="FILE|MODEL", help="file of `build`, or *.onnx, which is built"),
 ]
 Target = Annotated[str | None, typer.Option(help="cuda (the default); on a CPU: llvm, hmma-sim")]
 Arch = Annotated[str | None, typer.Option(help="GPU architecture, such as sm_90a; builds anywhere")]
@@ -28,7 +28,7 @@ Batch = Annotated[
 Shape = Annotated[
     list[str] | None, typer.Option(metavar="NAME=N,C,H,W", help="an input's shape; repeatable")
 ]
-Precision = Annotated[str | None, typer.Option(help="of the arithmetic; fp16 is the default")]
+Precision = Annotated[str | None, typer.Option(help="precision of convolutions; default: fp16")]
 IoDtype = Annotated[
     str | None, typer.Option(help="of inputs and outputs: float32 or float16; default the model's")
 ]

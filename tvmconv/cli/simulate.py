@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -95,7 +95,7 @@ def _traced(
     numerics: str,
     folder: Path | None,
     activations: str,
-    shapes: Any,
+    shapes: Mapping[str, tuple[int, ...]] | None,
     layer: str | None,
     tile: str | None,
     lane: int,

@@ -132,7 +132,7 @@ def read(path: Path | str) -> list[Record]:
         text = Path(path).read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise RecordError(
-            f"records of tuning can't be read from {path}",
+            f"records can't be read from {path}",
             note=str(error),
             hint="`tvmconv tune --records FILE` writes such a file",
         ) from error

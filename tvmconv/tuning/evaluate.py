@@ -79,7 +79,7 @@ class _Bench:
         self._sums = [self._tensor(np.zeros(SUMS, np.float32)) for _ in range(2)]
         self._expected = self._reference()
 
-    def _reference(self) -> Any:
+    def _reference(self) -> tvm.runtime.Tensor:
         """Returns the reference result: the convolutions of a pair in sequence, then a pool."""
         last, x = replace(self._tensors, first=None), None
         given = [last] if self._tensors.first is None else [self._tensors.first, last]
@@ -95,15 +95,17 @@ class _Bench:
         pool = self.setup.workload.epilogue.pool
         return x if pool is None or x is None else self._tensor(pool.apply(x.numpy()))
 
-    def _tensor(self, array: Array) -> Any:
+    def _tensor(self, array: Array) -> tvm.runtime.Tensor:
         return tvm.runtime.tensor(np.ascontiguousarray(array), self.place.device)
 
-    def arguments(self, one: Family, config: Any, out: Any) -> list[Any]:
+    def arguments(
+        self, one: Family, config: Any, out: tvm.runtime.Tensor
+    ) -> list[tvm.runtime.Tensor]:
         """Returns the operands of that family's kernel, with `out` as the last."""
         arrays = inputs(one, self.setup.workload, config, self._tensors)
         return [*map(self._tensor, arrays), out]
 
-    def checked(self, entry: Entry) -> tuple[float, Any, list[Any]]:
+    def checked(self, entry: Entry) -> tuple[float, tvm.runtime.Module, list[tvm.runtime.Tensor]]:
         """Returns the relative l2 error of a kernel's result, the kernel, and its arguments."""
         module = self.place.load(entry.path)
         arguments = self.arguments(entry.family, entry.config, self.y)

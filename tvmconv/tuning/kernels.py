@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import tvm
 import tvm_ffi
 from tvm import te, tirx
+from tvm.ir import Expr
 from tvm.s_tir import Schedule
 
 from intrinsics.dtypes import FP32
@@ -110,21 +112,21 @@ def _difference(w: ConvWorkload, kind: str) -> tirx.PrimFunc:
     for size in shape:
         elements *= size
 
-    def sums(name: str, term: Any) -> Any:
+    def sums(name: str, term: Callable[[list[Expr]], Expr]) -> te.Tensor:
         step = te.reduce_axis((0, ceil_div(elements, SUMS)), "step")
 
-        def body(at: Any) -> Any:
+        def body(at: Expr) -> Expr:
             flat = step * SUMS + at
             index = _unravelled(flat, shape)
             return te.sum(tirx.if_then_else(flat < elements, term(index), 0.0), axis=step)
 
         return te.compute((SUMS,), body, name)
 
-    def squared_difference(index: list[Any]) -> Any:
+    def squared_difference(index: list[Expr]) -> Expr:
         one = y(*index).astype(FP32.name) - expected(*index)
         return one * one
 
-    def squared(index: list[Any]) -> Any:
+    def squared(index: list[Expr]) -> Expr:
         one = expected(*index)
         return tirx.if_then_else(one == UNTOUCHED, 0.0, one * one)
 
@@ -141,8 +143,8 @@ def _difference(w: ConvWorkload, kind: str) -> tirx.PrimFunc:
     return sch.mod["main"]
 
 
-def _unravelled(flat: Any, shape: tuple[int, ...]) -> list[Any]:
-    index: list[Any] = []
+def _unravelled(flat: Expr, shape: tuple[int, ...]) -> list[Expr]:
+    index: list[Expr] = []
     for size in reversed(shape):
         index.insert(0, flat % size)
         flat = flat // size

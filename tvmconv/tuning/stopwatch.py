@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Protocol
 
 import tvm
 from tvm.s_tir.meta_schedule.runner import RPCConfig
@@ -50,12 +50,14 @@ class Tracker:
 class Place(Protocol):
     """A device that measures kernels."""
 
-    device: Any
+    device: tvm.runtime.Device
 
-    def load(self, path: str) -> Any:
+    def load(self, path: str) -> tvm.runtime.Module:
         """Returns the compiled kernel as a TVM module with the function ``main``."""
 
-    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+    def sampler(
+        self, module: tvm.runtime.Module, arguments: Sequence[tvm.runtime.Tensor], launches: int
+    ) -> Callable[[], float]:
         """Returns a function that measures microseconds per launch, the mean of `launches`.
 
         The kernel has run once before.
@@ -68,11 +70,13 @@ class HostPlace:
     def __init__(self) -> None:
         self.device = tvm.cpu()
 
-    def load(self, path: str) -> Any:
+    def load(self, path: str) -> tvm.runtime.Module:
         """Returns the kernel's module; see `Place`."""
         return tvm.runtime.load_module(path)
 
-    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+    def sampler(
+        self, module: tvm.runtime.Module, arguments: Sequence[tvm.runtime.Tensor], launches: int
+    ) -> Callable[[], float]:
         """Returns the sampler, by the clock; see `Place`."""
         function = module["main"]
 
@@ -91,11 +95,13 @@ class CudaPlace:
     def __init__(self) -> None:
         self.device = tvm.cuda(0)
 
-    def load(self, path: str) -> Any:
+    def load(self, path: str) -> tvm.runtime.Module:
         """Returns the kernel's module; see `Place`."""
         return tvm.runtime.load_module(path)
 
-    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+    def sampler(
+        self, module: tvm.runtime.Module, arguments: Sequence[tvm.runtime.Tensor], launches: int
+    ) -> Callable[[], float]:
         """Returns the sampler, by a CUDA graph of all launches; see `Place`."""
         self.device.sync()
         return cuda_runtime.launch_sampler(self.device, module["main"], arguments, launches)
@@ -113,10 +119,10 @@ class RemotePlace:
             tracker.host, tracker.port, tracker.key, session_timeout_sec=SESSION_S
         )
         self._session = configuration.connect_server()
-        self._loaded: dict[str, Any] = {}
+        self._loaded: dict[str, tvm.runtime.Module] = {}
         self.device = self._session.device(kind, 0)
 
-    def load(self, path: str) -> Any:
+    def load(self, path: str) -> tvm.runtime.Module:
         """Uploads the library and returns the kernel's module; see `Place`."""
         # Once: a loaded library must not be overwritten.
         if path not in self._loaded:
@@ -124,7 +130,9 @@ class RemotePlace:
             self._loaded[path] = self._session.load_module(Path(path).name)
         return self._loaded[path]
 
-    def sampler(self, module: Any, arguments: Sequence[Any], launches: int) -> Callable[[], float]:
+    def sampler(
+        self, module: tvm.runtime.Module, arguments: Sequence[tvm.runtime.Tensor], launches: int
+    ) -> Callable[[], float]:
         """Returns the sampler, by TVM's time evaluator; see `Place`."""
         evaluator = module.time_evaluator("main", self.device, number=launches, repeat=1)
 

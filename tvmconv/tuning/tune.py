@@ -81,7 +81,7 @@ def workloads_of(plan: BuildReport) -> Counter[str]:
         raise UnsupportedOperatorError(
             "the network can't be built, so there is nothing to tune",
             note=", ".join(plan.unsupported),
-            hint="tvmconv inspect says more",
+            hint="`tvmconv inspect` shows details",
         )
     reports = (*plan.smaller, plan)
     kernels = Counter(text for one in reports for conv in one.convs for text in conv.workloads)

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from tvm import te, tirx
+from tvm.ir import Expr
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from intrinsics import dtypes
 from intrinsics.dtypes import FP32
@@ -130,7 +132,7 @@ def depthwise(w: ConvWorkload, config: DepthwiseConfig) -> tirx.PrimFunc:
     )
     r, s = te.reduce_axis((0, w.r), "r"), te.reduce_axis((0, w.s), "s")
 
-    def conv(n: Any, p: Any, q: Any, k: Any) -> Any:
+    def conv(n: Expr, p: Expr, q: Expr, k: Expr) -> Expr:
         h, v = p * w.stride[0] + r * w.dilation[0], q * w.stride[1] + s * w.dilation[1]
         tap = operands[WEIGHT][r, s, k].astype(FP32.name)
         return te.sum(
@@ -147,7 +149,16 @@ def depthwise(w: ConvWorkload, config: DepthwiseConfig) -> tirx.PrimFunc:
     return function(w, operands, y)
 
 
-def _input(w: ConvWorkload, x: Any, n: Any, h: Any, v: Any, c: Any, height: int, width: int) -> Any:
+def _input(
+    w: ConvWorkload,
+    x: te.Tensor,
+    n: Expr,
+    h: Expr,
+    v: Expr,
+    c: Expr,
+    height: int,
+    width: int,
+) -> Expr:
     """Returns an element of x padded to `height` by `width`; zero outside, without reading.
 
     One condition without branches for a whole vector, from which nvcc makes a predicated load.
@@ -187,7 +198,7 @@ def _schedule(w: ConvWorkload, config: DepthwiseConfig, hardware: Hardware) -> t
     return sch.mod["main"]
 
 
-def _tile(sch: Schedule, config: DepthwiseConfig, on_gpu: bool) -> Any:
+def _tile(sch: Schedule, config: DepthwiseConfig, on_gpu: bool) -> LoopRV:
     """Splits into blocks, threads and tiles. Returns the innermost loop over threads."""
     n, p, q, k, r, s = sch.get_loops(sch.get_sblock(CONV))
     p, down, row = sch.split(p, [None, config.down, config.rows])
@@ -216,7 +227,7 @@ def _load(sch: Schedule, w: ConvWorkload, scope: str) -> None:
         _unroll(sch, block, r)
 
 
-def _write_gpu(sch: Schedule, w: ConvWorkload, thread: Any) -> None:
+def _write_gpu(sch: Schedule, w: ConvWorkload, thread: LoopRV) -> None:
     """Does the epilogue in registers; loads and stores are vectors of up to 16 bytes."""
     epilogue, out = sch.get_sblock(EPILOGUE), sch.get_sblock(OUT)
     sch.set_scope(epilogue, 0, "local")
@@ -239,7 +250,7 @@ def _write_gpu(sch: Schedule, w: ConvWorkload, thread: Any) -> None:
     _unroll(sch, epilogue, thread)
 
 
-def _write_cpu(sch: Schedule, thread: Any) -> None:
+def _write_cpu(sch: Schedule, thread: LoopRV) -> None:
     out = sch.get_sblock(OUT)
     sch.compute_inline(sch.get_sblock(EPILOGUE))
     sch.reverse_compute_at(out, thread, preserve_unit_loops=True)
@@ -247,7 +258,7 @@ def _write_cpu(sch: Schedule, thread: Any) -> None:
     _unroll(sch, out, thread)
 
 
-def _sum(sch: Schedule, w: ConvWorkload, thread: Any, on_gpu: bool) -> None:
+def _sum(sch: Schedule, w: ConvWorkload, thread: LoopRV, on_gpu: bool) -> None:
     """Keeps every accumulator in a register: all loops are unrolled except over large filters."""
     conv = sch.get_sblock(CONV)
     r, s, _row, _column, channel = sch.get_loops(conv)[-5:]
@@ -262,7 +273,7 @@ def _sum(sch: Schedule, w: ConvWorkload, thread: Any, on_gpu: bool) -> None:
             sch.unroll(loop)
 
 
-def _unroll(sch: Schedule, block: Any, outside: Any) -> None:
+def _unroll(sch: Schedule, block: SBlockRV, outside: LoopRV) -> None:
     """Unrolls all serial loops of the block inside the loop `outside`."""
     loops = sch.get_loops(block)
     start = next(i for i, loop in enumerate(loops) if sch.get(loop).same_as(sch.get(outside)))

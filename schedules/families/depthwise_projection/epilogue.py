@@ -12,6 +12,7 @@ from schedules.expressions.compute import finished
 from schedules.families.depthwise_projection.block import Block
 from schedules.families.depthwise_projection.config import COLUMNS
 from schedules.families.depthwise_projection.plan import PAIR
+from schedules.threads import ptx
 from schedules.threads.control import grid, unrolled, vectorized, when
 from schedules.threads.registers import Registers
 
@@ -55,10 +56,10 @@ class Store:
         plan, block = self.plan, self.block
         handed = block.shared.array("accumulators")
         shape: tuple[int, ...] = (plan.fragments, plan.columns, 4)
-        block.shared.sync()
+        ptx.shared_sync()
         with when(block.deep > 0), grid(*shape) as index:
             handed[(block.deep - 1, block.tile, *index, block.lane)] = self.accumulators[index]
-        block.shared.sync()
+        ptx.shared_sync()
         with when(block.deep == 0), grid(plan.config.deep - 1, *shape) as (deep, *index):
             at = tuple(index)
             more = handed[(deep, block.tile, *at, block.lane)]

@@ -55,6 +55,7 @@ from schedules.family import (
 )
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
+from schedules.threads.launch import WARP
 
 #: cp.async, ldmatrix and m16n8k16 are there from Ampere on.
 MIN_SM = 80
@@ -120,7 +121,7 @@ class DepthwiseProjectionFamily(Family):
         # step, run, instruction, lane = (pair of columns, column, pair), upper half, element
         lanes = split.transpose(0, 4, 6, 5, 7, 2, 1, 3)
         # As many instructions side by side as a lane loads at a time.
-        together = lanes.reshape(plan.steps, -1, plan.together, 32, 4).transpose(0, 1, 3, 2, 4)
+        together = lanes.reshape(plan.steps, -1, plan.together, WARP, 4).transpose(0, 1, 3, 2, 4)
         return plan.signature.pack(
             given,
             weight=together.reshape(plan.weight_shape).copy(),

@@ -26,7 +26,7 @@ from schedules.threads import ptx
 from schedules.threads.async_pipeline import AsyncCopyPipeline
 from schedules.threads.control import grid, serial, unrolled, vectorized, when
 from schedules.threads.kernel import Kernel
-from schedules.threads.launch import Launch
+from schedules.threads.launch import WARP, Launch
 from schedules.threads.registers import Registers
 from schedules.threads.shared_memory import SharedMemory
 
@@ -106,5 +106,5 @@ class Projection:
         """Loads the weights of 8 output channels, or 16, packed lane by lane."""
         pairs = PAIR * self.plan.together
         with vectorized(pairs) as v:
-            at = (number * 32 + self.block.lane) * pairs + v
+            at = (number * WARP + self.block.lane) * pairs + v
             self.weights[v // 2, v % 2] = self.shared_weights[stage, step, at]

@@ -74,7 +74,7 @@ class Patch:
             following = tirx.if_then_else(column + 1 < width, following, T.uint32(0))
             shifted = (pair >> T.uint32(16)) | (following << T.uint32(16))
             self.pairs[stage, 1, row, column] = shifted
-        self.block.shared.sync()
+        ptx.shared_sync()
 
     def number_pairs(self) -> None:
         """Computes the offsets of the thread's pairs of the reduction, in pairs from the first of a

@@ -42,7 +42,8 @@ class Weights:
             return
         count = plan.groups * steps * 2 * WARP
         with shared_out(count, plan.config.threads, block.thread.number) as n:
-            source = self.weight[n // (64 * steps), n // 64 % steps, n // 32 % 2, n % 32, 0]
+            group, step = n // (2 * WARP * steps), n // (2 * WARP) % steps
+            source = self.weight[group, step, n // WARP % 2, n % WARP, 0]
             to = self.shared.pointer(n // WARP, n % WARP, 0)
             ptx.cp_async(to, T.address_of(source), VECTOR * plan.operand.bytes)
 

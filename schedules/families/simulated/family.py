@@ -86,7 +86,7 @@ class HmmaSimFamily(Family):
         """Returns the compiled gather and epilogue around a call of `PRODUCT`."""
         self.check(w, config, hardware)
 
-        def product(gemm: Gemm, x: Any, weight: Any, dtype: str) -> Any:
+        def product(gemm: Gemm, x: te.Tensor, weight: te.Tensor, dtype: str) -> te.Tensor:
             shape = (gemm.groups, gemm.m_pad, gemm.k_pad)
             return te.extern(
                 shape,

@@ -17,6 +17,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import tirx
 from tvm.s_tir import Schedule
+from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from intrinsics.lower import LoweredIntrinsic, lower
 from intrinsics.record import TensorIntrinsic
@@ -148,7 +149,7 @@ def _flatten_output(sch: Schedule, w: ConvWorkload) -> None:
         sch.transform_block_layout(out, lambda n, p, q, k: gemm_index(w, n, p, q, k))
 
 
-def _tile(sch: Schedule, config: WmmaConfig, target: Backend) -> tuple[Any, Any, Any]:
+def _tile(sch: Schedule, config: WmmaConfig, target: Backend) -> tuple[LoopRV, LoopRV, LoopRV]:
     """Splits into blocks, warps and fragments.
 
     Returns the loops of a warp, of a reduction step, and of a fragment step.
@@ -167,7 +168,9 @@ def _tile(sch: Schedule, config: WmmaConfig, target: Backend) -> tuple[Any, Any,
     return warp, sch.fuse(o, i_outer), i
 
 
-def _stage(sch: Schedule, w: ConvWorkload, config: WmmaConfig, target: Backend, step: Any) -> None:
+def _stage(
+    sch: Schedule, w: ConvWorkload, config: WmmaConfig, target: Backend, step: LoopRV
+) -> None:
     """Copies both operands of a reduction step to shared memory, by the whole block."""
     gather = sch.get_sblock(GATHER)
     sch.set_scope(gather, 0, SHARED)
@@ -185,12 +188,14 @@ def _stage(sch: Schedule, w: ConvWorkload, config: WmmaConfig, target: Backend, 
 class _Fragments:
     """The blocks that move fragments: loads of A and B, store of the accumulators."""
 
-    a: Any
-    b: Any
-    accumulator: Any
+    a: SBlockRV
+    b: SBlockRV
+    accumulator: SBlockRV
 
 
-def _fragments(sch: Schedule, intrinsic: TensorIntrinsic, warp: Any, inner: Any) -> _Fragments:
+def _fragments(
+    sch: Schedule, intrinsic: TensorIntrinsic, warp: LoopRV, inner: LoopRV
+) -> _Fragments:
     """Loads operands by fragment, and stores the accumulators through shared memory."""
     conv = sch.get_sblock(CONV)
     accumulator = sch.cache_write(conv, 0, intrinsic.accumulator_scope)
@@ -210,7 +215,7 @@ def _tensorize(
     intrinsic: TensorIntrinsic,
     lowered: LoweredIntrinsic,
     fragments: _Fragments,
-    step: Any,
+    step: LoopRV,
 ) -> None:
     conv = sch.get_sblock(CONV)
     init = sch.decompose_reduction(conv, step)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import tvm
 import tvm_ffi
@@ -84,9 +83,9 @@ def _no_machine_code() -> Iterator[None]:
 
 def _read(host: tvm.IRModule, kernel: tirx.PrimFunc, text: str) -> Lowered:
     """Reads the launch and the tensor maps from the calls in the host's function."""
-    calls: dict[str, list[Any]] = {}
+    calls: dict[str, list[tvm.ir.Call]] = {}
 
-    def visit(call: Any) -> None:
+    def visit(call: tvm.ir.Call) -> None:
         if call.args and isinstance(call.args[0], tvm.ir.StringImm):
             calls.setdefault(call.args[0].value, []).append(call)
 
@@ -112,12 +111,12 @@ def _along(sizes: dict[str, int], index: str) -> tuple[int, int, int]:
     return sizes.get(f"{index}.x", 1), sizes.get(f"{index}.y", 1), sizes.get(f"{index}.z", 1)
 
 
-def _name(argument: Any) -> str:
+def _name(argument: tvm.ir.Expr) -> str:
     """Returns the name of the parameter, or tensor map, that an argument points to."""
     return str((argument.args[0] if isinstance(argument, tvm.ir.Call) else argument).name)
 
 
-def _tensor_map(call: Any) -> tuple[str, TensorMapCall]:
+def _tensor_map(call: tvm.ir.Call) -> tuple[str, TensorMapCall]:
     """Returns the map's name and its call, (encoder, map, [dtype, rank,] array, numbers...)."""
     encoder, target, *others = call.args
     at = 2 if encoder.value == TILED else 0

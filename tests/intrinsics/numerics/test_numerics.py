@@ -307,7 +307,7 @@ def test_nothing_to_add_leaves_the_accumulator() -> None:
         (np.ones(4, np.float16), np.ones(4, np.float32), np.float32(0), "not float16, float32"),
         (np.ones(4, np.float32), np.ones(4, np.float32), np.float32(0), "not float32, float32"),
         (np.ones(4, np.float16), np.ones(4, np.float16), np.float64(0), "not float64"),
-        (np.ones(4, np.float16), np.ones(3, np.float16), np.float32(0), "4 elements of a"),
+        (np.ones(4, np.float16), np.ones(3, np.float16), np.float32(0), "a has 4 elements along k"),
     ],
 )
 def test_other_operands_are_refused(a: Array, b: Array, c: Any, complaint: str) -> None:

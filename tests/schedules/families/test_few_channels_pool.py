@@ -184,7 +184,7 @@ def test_no_other_family_pools() -> None:
         reason = ONE_CONVOLUTION if one.name == "depthwise_projection" else alone(RESNET)
         assert one.match(RESNET, SM_90) == Reject(one.name, reason)
     assert choose(RESNET, SM_90).family is FAMILY
-    with pytest.raises(LookupError, match=r"(?s)max pool 3x3/2.*direct: pools nothing"):
+    with pytest.raises(LookupError, match=r"(?s)max pool 3x3/2.*direct: does not pool"):
         choose(RESNET, CPU)
 
 

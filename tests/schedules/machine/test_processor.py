@@ -17,8 +17,8 @@ def test_the_peak_follows_from_cores_clock_and_lanes() -> None:
     assert one.peak_tflops("float16") > one.tflops(MMA, "float16") > one.tflops(FP32, "float16") > 0
     assert one.memory_gbps == 80
     assert Processor("many", 128, 2.5, 16).memory_gbps == 400
-    assert one.source == "4 cores of 2.5 GHz, assumed: 16 fp32 multiply-adds a clock, 80 GB/s"
-    with pytest.raises(LookupError, match="emulates no wgmma"):
+    assert one.source == "4 cores of 2.5 GHz, assumed: 16 fp32 multiply-adds per clock, 80 GB/s"
+    with pytest.raises(LookupError, match="does not emulate wgmma"):
         one.tflops(WGMMA, "float16")
 
 

@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T
 from intrinsics import dtypes
 from intrinsics.dtypes import FP16
 from schedules.conv.signature import Operand
-from schedules.threads import emulator
+from schedules.threads import emulator, ptx
 from schedules.threads.control import grid, shared_out
 from schedules.threads.kernel import Kernel
 from schedules.threads.launch import Launch
@@ -40,7 +40,7 @@ def through_shared(read: str) -> tirx.PrimFunc:
             with grid(STAGES) as (stage,), shared_out(height * width, THREADS, thread.number) as i:
                 at = (stage, i // width, i % width)
                 elements[at] = kernel[name][at]
-        shared.sync()
+        ptx.shared_sync()
         pairs = shared.array(read, "uint32")
         with grid(STAGES) as (stage,), shared_out(rows * columns, THREADS, thread.number) as i:
             at = (stage, i // columns, i % columns)

@@ -166,7 +166,7 @@ def test_ones_own_come_first_though_slower() -> None:
 
 STALE = {
     "version": (record(family_version=99), "was version 99"),
-    "family": (record(family="winograd"), "no family winograd"),
+    "family": (record(family="winograd"), "family winograd is not registered"),
     "tvm": (record(versions={"tvm": "0.1"}), "measured with TVM 0.1"),
     "config": (record(config={"tile": 3}), "does not take"),
     "does not fit": (record(config={**record().config, "warps_m": 0}), "does not take"),
@@ -234,7 +234,7 @@ def test_a_tuned_build_is_right_and_says_so(tmp_path: Path) -> None:
     assert conv.config != here.convs[0].config
     assert conv.why_family.startswith("measured, 1.25 times as fast as the model's choice")
     assert "x1.25" in str(exe.report)
-    assert "1 of 2 tuned layers, in sum 10.0 us; the model's choices took 1.25 times" in str(
+    assert "1 of 2 tuned layers, in total 10.0 us; the model's choices took 1.25 times" in str(
         exe.report
     )
     assert type(exe.report).from_json(exe.report.to_json()) == exe.report

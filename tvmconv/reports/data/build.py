@@ -11,8 +11,8 @@ from tvmconv.reports.data.report import Report
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 #: Input channels per group from which tensor cores are worthwhile.
 SUITED_CHANNELS = 8
-#: What chose family and configuration: the cost model's estimate, the times that `tune` measured,
-#: the user, or nothing, if there was no choice.
+#: The origin of family and configuration: the cost model's estimate, the times that `tune`
+#: measured, the user, or nothing, if there was no choice.
 ChosenBy = Literal["model", "tuned", "pinned", "default"]
 
 

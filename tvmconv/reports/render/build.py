@@ -49,9 +49,8 @@ def build_text(report: BuildReport) -> str:
 def _headline(report: BuildReport) -> str:
     text = f"{target(report)}: {tensorized(report)}"
     if report.convs:
-        text += (
-            f", {report.useful_macs / 1e9:.2f} GMAC, {report.waste:.0%} of those done is padding"
-        )
+        text += f", {report.useful_macs / 1e9:.2f} GMAC"
+        text += f", padding is {report.waste:.0%} of those executed"
     if report.build_seconds:
         text += (
             f"\nbuilt in {report.build_seconds:.1f} s; weights {mib(report.weight_bytes)} MiB, "
@@ -208,9 +207,9 @@ def path(report: BuildReport) -> str:
         measured = sum(conv.cost_us for conv in tuned)
         before = sum(conv.cost_us * conv.tuned for conv in tuned)
         text += (
-            f"\nmeasured, not estimated: {len(tuned)} of {len(report.convs)} tuned layers, in sum "
-            f"{microseconds(measured)} us; the model's choices took {before / measured:.2f} times "
-            "as long"
+            f"\nmeasured, not estimated: {len(tuned)} of {len(report.convs)} tuned layers, in "
+            f"total {microseconds(measured)} us; the model's choices took "
+            f"{before / measured:.2f} times as long"
         )
     unknown = [conv for conv in report.convs if not conv.cost_us and not conv.part_of]
     if unknown:

@@ -55,7 +55,7 @@ def _kind_table(report: CapabilityReport) -> str:
         rows[0] += ["us", "tensor cores", "padding"]
     rows += [_kind_row(one, report) for one in (*report.kinds, report.all)]
     if report.traits:
-        rows.append(["of which, some in several", *[""] * (len(rows[0]) - 1)])
+        rows.append(["by trait, some in several", *[""] * (len(rows[0]) - 1)])
         rows += [_kind_row(one, report, "  ") for one in report.traits]
     return figures(without_unknown(rows, ["floor us", "us"]), text=("layers",))
 
@@ -84,7 +84,7 @@ def _shares(report: CapabilityReport) -> str:
         unknown = sum(not conv.useful_macs for conv in report.convs)
         text = (
             f"{percent(suited.macs, every.macs)} of all multiply-adds are of convolutions with "
-            f"{SUITED_CHANNELS} input channels a group or more, which tensor cores are made for"
+            f"{SUITED_CHANNELS} input channels per group or more, which suit tensor cores"
         )
         if unknown:
             text += f"\nwithout {unknown} whose shapes can't be inferred"
@@ -92,8 +92,8 @@ def _shares(report: CapabilityReport) -> str:
     return (
         f"on tensor cores: {percent(every.tensor_core_macs, every.macs)} of all multiply-adds, "
         f"{percent(suited.tensor_core_macs, suited.macs)} of those of convolutions with "
-        f"{SUITED_CHANNELS} input channels a group or more\n"
-        f"padding: {percent(every.padded_macs - every.macs, every.padded_macs)} of those done"
+        f"{SUITED_CHANNELS} input channels per group or more\n"
+        f"padding: {percent(every.padded_macs - every.macs, every.padded_macs)} of those executed"
     )
 
 

@@ -33,8 +33,8 @@ def _summary(report: TuningReport) -> str:
         text += "\nleft out: the budget does not suffice, or there is only one configuration"
     if report.us:
         text += (
-            f"\nmeasured and recorded ones in sum {microseconds(report.us)} us, as the model "
-            f"chooses {microseconds(report.model_us)} us: {report.model_us / report.us:.2f} times"
+            f"\nmeasured and recorded: in total {microseconds(report.us)} us; the model's choices "
+            f"{microseconds(report.model_us)} us, {report.model_us / report.us:.2f} times as long"
         )
     return text + f"\nrecords: {report.records}"
 
