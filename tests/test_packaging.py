@@ -33,6 +33,7 @@ PACKAGES = {
     "google": "protobuf",
     "cuda": "cuda-bindings",
     "PIL": "pillow",
+    "ml_dtypes": "ml-dtypes",
 }
 
 

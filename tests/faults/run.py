@@ -34,8 +34,8 @@ SUITES = {"default": "not gpu and not slow", "slow": "slow and not gpu"}
 NOTICED, UNNOTICED, NO_MATTER = "noticed", "NOT noticed", "fails without it, too"
 #: The longest that a selection may take, in seconds.
 LIMIT = 1800
-#: pytest's exit codes for passed, and for no tests selected.
-PASSED, NOTHING = 0, 5
+#: pytest's exit codes for passed, for arguments that it does not take, and for no tests selected.
+PASSED, REFUSED, NOTHING = 0, 4, 5
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,9 @@ def failed(root: Path, selection: Sequence[str], suite: str) -> str:
         ).returncode
     except subprocess.TimeoutExpired:
         return f"no end in {LIMIT} s"
-    assert ended != NOTHING, f"no test of the {suite} suite is selected by {selection}"
+    assert ended not in (REFUSED, NOTHING), (
+        f"no test of the {suite} suite is selected by {selection}"
+    )
     if ended == PASSED:
         return ""
     last = cache / "v" / "cache" / "lastfailed"

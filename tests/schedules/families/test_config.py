@@ -244,7 +244,7 @@ def test_large_convolution_gets_large_tiles_and_small_one_fills_the_chip() -> No
 
 
 @given(st.integers(1, 400), st.sampled_from([3, 8, 24, 64]), st.sampled_from([1, 7, 28]))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 def test_operands_are_packed_alike_for_every_batch(k: int, c: int, side: int) -> None:
     """By one family, so that batch buckets share them, though their tiles differ."""
     weight = np.ones((k, c, 1, 1), np.float16)

@@ -52,7 +52,7 @@ def check_kernels(exe: tvmconv.Executable, kernels: dict[str, str], arch: str) -
 @needs_cuobjdump
 @pytest.mark.parametrize(
     "arch",
-    ["sm_75", *(pytest.param(f"sm_{n}", marks=pytest.mark.slow) for n in (80, 86, 89)), "sm_90"],
+    [*(pytest.param(f"sm_{n}", marks=pytest.mark.slow) for n in (75, 80, 86, 89)), "sm_90"],
 )
 def test_resnet18(arch: str, tmp_path: Path) -> None:
     exe = tvmconv.build(zoo.load("resnet18"), target="cuda", arch=arch, batch=1)

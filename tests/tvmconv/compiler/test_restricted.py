@@ -64,7 +64,7 @@ def test_a_network_packed_and_by_wmma_alone_is_right(name: str) -> None:
 
 @needs_nvcc
 @needs_cuobjdump
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("arch", ["sm_80", pytest.param("sm_90a", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", ["resnet18", *SLOW])
 def test_a_network_packed_and_by_wmma_alone_for_a_gpu(name: str, arch: str, tmp_path: Path) -> None:
     families = LEAST[name][0]

@@ -167,11 +167,13 @@ def test_declined(name: str) -> None:
     assert "a kernel of TVM's" in result.fates[y]
 
 
-def test_declined_where_something_inside_is_read_elsewhere() -> None:
+@pytest.mark.parametrize("by", ["an operator", "the network"])
+def test_declined_where_something_inside_is_read_elsewhere(by: str) -> None:
     g = Graph([1, 8, 6, 5])
     x = g.conv("input", 8, 16, name="conv")
     gate = g.op("Sigmoid", x)
-    result = graphs.became(g.model(g.op("Mul", x, gate), g.op("Exp", gate)))
+    other = gate if by == "the network" else g.op("Exp", gate)
+    result = graphs.became(g.model(g.op("Mul", x, gate), other))
     assert result.epilogues["conv"] == "bias"
 
 
