@@ -149,13 +149,14 @@ class Problem:
 
     @classmethod
     def of(cls, w: ConvWorkload) -> Problem:
-        """Returns a problem with random operands in fp16; the result is computed in fp32."""
+        """Returns a problem with random operands; the result is computed in fp32."""
         torch = importlib.import_module("torch")
         torch.manual_seed(0)
-        x = torch.randn(w.n, w.h, w.w, w.c, device="cuda").half()
-        weight = (
-            torch.randn(w.k, w.c, w.r, w.s, device="cuda") / math.sqrt(w.c * w.r * w.s)
-        ).half()
+        dtype = getattr(torch, w.precision.x)
+        x = torch.randn(w.n, w.h, w.w, w.c, device="cuda").to(dtype)
+        weight = (torch.randn(w.k, w.c, w.r, w.s, device="cuda") / math.sqrt(w.c * w.r * w.s)).to(
+            dtype
+        )
         bias = torch.randn(w.k, device="cuda")
         image = x.float().permute(0, 3, 1, 2)
         y = torch.nn.functional.conv2d(
@@ -187,7 +188,7 @@ def measure(problem: Problem, job: Job, code: bytes, chosen: bool, effort: Effor
     given = {WEIGHT: problem.weight.cpu().numpy(), BIAS: problem.bias.cpu().numpy()}
     packed = family(job.family).pack(w, job.config, given)
     # Filled with NaN, so that elements that are not written show.
-    y = torch.full(w.out_shape, math.nan, device="cuda", dtype=torch.half)
+    y = torch.full(w.out_shape, math.nan, device="cuda", dtype=getattr(torch, w.precision.result))
     gpu = [tvm.runtime.tensor(np.asarray(array), tvm.cuda(0)) for array in packed.values()]
     x, out = (tvm.runtime.from_dlpack(tensor) for tensor in (problem.x, y))
 

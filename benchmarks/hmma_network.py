@@ -26,6 +26,7 @@ import tvmconv
 from benchmarks import machine
 from benchmarks.zoo import zoo
 from benchmarks.zoo.drawings import drawings
+from intrinsics.dtypes import FP16
 from tvmconv.cli.inputs import run_or_tell
 from tvmconv.reports.render.tables import table
 
@@ -85,7 +86,7 @@ def compare(
     for name, operator in names.items():
         ours, theirs = (np.stack([one[name] for one in run]) for run in (card, simulated))
         different = np.abs(ours.astype(np.float64) - theirs.astype(np.float64))
-        size = np.maximum(np.abs(ours), np.abs(theirs)).astype(np.float16)
+        size = np.maximum(np.abs(ours), np.abs(theirs)).astype(FP16.numpy)
         ulps = different / np.spacing(size).astype(np.float64)
         equal = int((ours.view(np.uint32) == theirs.view(np.uint32)).sum())
         layers.append(

@@ -191,8 +191,10 @@ def _times(torch: Any, folder: Path, entry: dict[str, Any]) -> list[float | None
     tvm = importlib.import_module("tvm")
     w = ConvWorkload.from_json(entry["workload"])
     torch.manual_seed(0)
-    x = torch.randn(w.n, w.h, w.w, w.c, device="cuda").half()
-    weight = (torch.randn(w.k, w.group_c, w.r, w.s, device="cuda") / (w.r * w.group_c**0.5)).half()
+    dtype = getattr(torch, w.precision.x)
+    x = torch.randn(w.n, w.h, w.w, w.c, device="cuda").to(dtype)
+    weight = torch.randn(w.k, w.group_c, w.r, w.s, device="cuda") / (w.r * w.group_c**0.5)
+    weight = weight.to(dtype)
     bias = torch.randn(w.k, device="cuda")
     expected = _expected(torch, w, x, weight, bias)
     library = tvm.runtime.load_module(str(folder / entry["library"]))
@@ -200,7 +202,7 @@ def _times(torch: Any, folder: Path, entry: dict[str, Any]) -> list[float | None
     for row in entry["rows"]:
         packed = torch.from_numpy(_packed(w, row["tile"], weight.cpu().numpy())).cuda()
         # Filled with NaN, so that elements that are not written show.
-        y = torch.full(w.out_shape, float("nan"), device="cuda", dtype=torch.half)
+        y = torch.full(w.out_shape, float("nan"), device="cuda", dtype=dtype)
         arguments = [tvm.runtime.from_dlpack(one) for one in (x, packed, bias, y)]
         function = library[row["symbol"]]
         function(*arguments)
@@ -229,7 +231,7 @@ def _expected(torch: Any, w: ConvWorkload, x: Any, weight: Any, bias: Any) -> An
 def _packed(w: ConvWorkload, tile: dict[str, int] | None, weight: Any) -> Any:
     """Packs as the families' `pack`, which need TVM's compiler."""
     if tile is None:
-        return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0), np.float16)
+        return np.ascontiguousarray(weight[:, 0].transpose(1, 2, 0), w.precision.x)
     return pack_weight(w, Tile(**tile), weight)
 
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import tvmconv
 from benchmarks.zoo import zoo
+from intrinsics.dtypes import FP16
 from tvmconv.cli.inputs import step
 
 #: Build options for inputs on a GPU.
-AS_PEERS: dict[str, Any] = {"io_dtype": "float16", "io_layout": "NHWC"}
+AS_PEERS: dict[str, Any] = {"io_dtype": FP16.name, "io_layout": "NHWC"}
 #: Suffix of the file of a network that is built for a GPU without them.
 AS_MODEL = "-as-model"
 

@@ -27,6 +27,7 @@ from benchmarks import whole_space
 from benchmarks.regret_report import geometric_mean, merge, write
 from benchmarks.whole_space import place_of, space_summary
 from benchmarks.zoo import zoo
+from intrinsics.dtypes import FP16
 from tvmconv.cli.inputs import run_or_tell, tell
 from tvmconv.cli.tune import parse_budget
 from tvmconv.errors import DownloadError, TvmconvError
@@ -72,7 +73,7 @@ def plan(
         for batch in map(int, batches.split(",")):
             report = tvmconv.inspect(
                 model, target, arch=arch, batch=batch, records=False,
-                io_dtype="float16", io_layout="NHWC",  # as networks are fed in practice
+                io_dtype=FP16.name, io_layout="NHWC",  # as networks are fed in practice
             )  # fmt: skip
             counts = workloads_of(report.plan)
             uses += [Use(name, batch, workload, count) for workload, count in counts.items()]

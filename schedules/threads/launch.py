@@ -1,4 +1,4 @@
-"""How a kernel is launched, and which of its threads a thread is."""
+"""The launch of a kernel, and the place of a thread in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a thread keeps in registers: bound values, variables and arrays."""
+"""Registers of a thread: bound values, variables and arrays."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import tvmconv
+from intrinsics.dtypes import FP16
 from tvmconv.cli.inputs import parse_shape, show, step, tell
 from tvmconv.cli.options import AsJson, Shape
 from tvmconv.errors import FeedError, TvmconvError
@@ -44,7 +45,7 @@ def simulate(
     ] = None,
     activations: Annotated[
         str, typer.Option(help="between layers: float16 as compiled, or float32")
-    ] = "float16",
+    ] = FP16.name,
     shape: Shape = None,
     trace: Annotated[bool, typer.Option("--trace", help="list one WMMA's instructions")] = False,
     layer: Layer = None,

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from intrinsics.dtypes import FP16, FP32
 from tvmconv.errors import TvmconvError
 from tvmconv.specs import TensorSpec
 
-DTYPES = ("float32", "float16")
+DTYPES = (FP32.name, FP16.name)
 LAYOUTS = ("NCHW", "NHWC")
 #: permute_dims(NCHW, TO_NHWC) is NHWC, and back.
 TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)

@@ -14,8 +14,8 @@ import tvm_ffi
 from intrinsics.wgmma import ENCODE_IM2COL, TENSOR_MAP_PROMOTION
 from tvmconv.errors import TargetError
 
-#: ``CUtensorMapDataType``: fp16.
-FLOAT16 = 6
+#: ``CUtensorMapDataType`` of fp16, the dtype that the copy engine reads.
+DATA_TYPE = 6
 
 
 @cache
@@ -42,7 +42,7 @@ def encode_im2col(tensor_map: Any, data: Any, *numbers: int) -> None:
     channels, pixels, step_w, step_h, swizzle = numbers[11:]
     status = _encode()(
         _pointer(tensor_map),
-        FLOAT16,
+        DATA_TYPE,
         len(sizes),
         _pointer(data),
         (ctypes.c_uint64 * 4)(*sizes),

@@ -18,6 +18,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
+from intrinsics.dtypes import FP16
 from intrinsics.volta import timing
 from intrinsics.volta.hmma import F32, PROGRAM_F32
 from schedules.conv.gemm import Gemm
@@ -49,7 +50,7 @@ def simulate(
     images: str | Path | Iterable[Mapping[str, Any]],
     *,
     numerics: str = simulator.DEFAULT,
-    activations: str = "float16",
+    activations: str = FP16.name,
     shapes: Shapes = None,
     watch: Watch = lambda number: None,
 ) -> SimulationReport:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intrinsics import volta
+from intrinsics.dtypes import FP16
 from intrinsics.numerics.arithmetic import Numerics
 from intrinsics.volta import fragments
 from intrinsics.volta.fragments import LANES
@@ -89,7 +90,7 @@ def trace_example(numerics: str = simulator.DEFAULT, lane: int = 0) -> Trace:
     a bad lane.
     """
     row, column = np.indices((SIDE, SIDE))
-    a, b = ((row + sign * column / 16).astype(np.float16) for sign in (1, -1))
+    a, b = ((row + sign * column / 16).astype(FP16.numpy) for sign in (1, -1))
     title = ("example: A[m, k] = m + k/16, B[k, n] = k - n/16, C = 0",)
     return _trace(title, a, b, np.zeros((SIDE, SIDE), np.float32), numerics, lane)
 
@@ -202,7 +203,7 @@ class _Part:
         inside = (n < w.n) & (h >= 0) & (h < w.h) & (v >= 0) & (v < w.w) & (i < reduction.inner)
         index = w.in_layout.index(n, h, v, self.group * w.group_c + c)
         at = tuple(np.where(inside, one, 0) for one in index)
-        return np.where(inside, x[at], 0).astype(np.float16)
+        return np.where(inside, x[at], 0).astype(FP16.numpy)
 
     def weights(self, packed: Array) -> Array:
         """B, (k, 16) float16, from weights packed by `gemm.pack_weight`."""

@@ -16,7 +16,7 @@ from schedules.threads.shared_memory import SharedMemory
 
 @dataclass(frozen=True)
 class Block:
-    """What the steps of the kernel have in common."""
+    """The context that the steps of the kernel share: its operands, its thread, shared memory."""
 
     plan: Plan
     operands: Kernel

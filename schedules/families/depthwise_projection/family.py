@@ -73,20 +73,24 @@ class DepthwiseProjectionFamily(Family):
     default_measured = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        """Returns the best guess, or why the family declines."""
         reason = _mismatch(w, hardware)
         if reason:
             return Reject(self.name, reason)
         return fitting(self.name, next(self.space(w, hardware), None), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionConfig]:
+        """Returns the configurations worth trying, the best guess first."""
         return depthwise_projection_space.space(w, hardware)
 
     def check(self, w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware) -> None:
+        """Raises `ConfigError` if `config` does not fit."""
         check(w, config, hardware)
 
     def footprint(
         self, w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware
     ) -> Footprint:
+        """Returns what the kernel takes of a GPU."""
         return footprint(w, config)
 
     def schedule(
@@ -97,6 +101,7 @@ class DepthwiseProjectionFamily(Family):
         return kernel(w, config)
 
     def padded_macs(self, w: ConvWorkload, config: DepthwiseProjectionConfig) -> int:
+        """Returns the multiply-adds that the instructions carry out."""
         plan = Plan(w, config)
         pixels = plan.blocks * math.prod(plan.tile)
         channels = plan.chunks * config.chunk * DEPTH

@@ -17,7 +17,7 @@ from schedules.threads.shared_memory import SharedMemory
 
 @dataclass(frozen=True)
 class Block:
-    """What the steps of the kernel have in common.
+    """The context that the steps of the kernel share: its operands, its thread, shared memory.
 
     A warp computes 16 pixels of each of `down` rows, and one part of the channels. In a fragment
     of mma.sync a thread has `row` and `row` + 8 of the pixels, and of each step of the reduction

@@ -62,29 +62,35 @@ class FewChannelsFamily(Family):
     default_measured = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        """Returns the best guess, or why the family declines."""
         reason = _mismatch(w, hardware)
         if reason:
             return Reject(self.name, reason)
         return fitting(self.name, default(w, hardware), hardware)
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
+        """Returns the configurations worth trying, the best guess first."""
         return few_channels_space.space(w, hardware)
 
     def check(self, w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> None:
+        """Raises `ConfigError` if `config` does not fit."""
         check(w, config, hardware)
 
     def footprint(
         self, w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware
     ) -> Footprint:
+        """Returns what the kernel takes of a GPU."""
         return footprint(w, config)
 
     def schedule(
         self, w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware
     ) -> tirx.PrimFunc:
+        """Returns the kernel. Raises `ConfigError` if `config` does not fit."""
         check(w, config, hardware)
         return kernel(w, config)
 
     def padded_macs(self, w: ConvWorkload, config: FewChannelsConfig) -> int:
+        """Returns the multiply-adds that the instructions carry out."""
         plan = Plan.of(w, config)
         pixels = plan.computed * config.rows * config.across * ROWS
         return pixels * plan.groups * GROUP * plan.steps * PAIRS * PAIR

@@ -53,7 +53,7 @@ class Block:
         return keep("first", self._first_step(self.thread.rank))
 
     def steps(self, first: Expr) -> Expr:
-        """How many steps the block does from its first one on: up to those of the next rank."""
+        """Returns the number of steps from the block's first one to the next rank's."""
         return self._first_step(self.thread.rank + 1) - first
 
     def _first_step(self, rank: Index) -> Expr:

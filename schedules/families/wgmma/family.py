@@ -48,6 +48,7 @@ class WgmmaFamily(Family):
     default_measured = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
+        """Returns the best guess, or why the family declines."""
         reason = self._decline(w, hardware)
         if reason:
             return Reject(self.name, reason)
@@ -78,19 +79,24 @@ class WgmmaFamily(Family):
         return ""
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
+        """Returns the configurations worth trying, the best guess first."""
         return wgmma_space.space(w, hardware)
 
     def check(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
+        """Raises `ConfigError` if `config` does not fit."""
         check(w, config, hardware)
 
     def footprint(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footprint:
+        """Returns what the kernel takes of a GPU."""
         return footprint(w, config, hardware)
 
     def schedule(self, w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> tirx.PrimFunc:
+        """Returns the kernel. Raises `ConfigError` if `config` does not fit."""
         check(w, config, hardware)
         return kernel(w, config, hardware)
 
     def padded_macs(self, w: ConvWorkload, config: WgmmaConfig) -> int:
+        """Returns the multiply-adds that the instructions carry out."""
         plan = Plan(w, config)
         return plan.tiles * config.rows * config.columns * plan.steps * plan.depth
 

@@ -95,7 +95,7 @@ class Plan:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Of the packed weight: (taps, chunks, K, depth)."""
+        """Shape of the packed weight: (taps, chunks, K, depth)."""
         return (self.w.r * self.w.s, self.chunks, self.k_packed, self.depth)
 
     @property

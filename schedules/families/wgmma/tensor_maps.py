@@ -1,4 +1,4 @@
-"""How the copy engine sees the operands of the WGMMA kernel."""
+"""The operands of the WGMMA kernel as the copy engine sees them."""
 
 from __future__ import annotations
 

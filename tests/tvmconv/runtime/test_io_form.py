@@ -15,14 +15,14 @@ from tvm import relax
 
 import tvmconv
 from benchmarks.zoo import zoo
-from schedules.conv.precision import FP16
 from schedules.machine.hardware import CPU
 from tests.support.models import Array, Graph, residual_net
 from tvmconv.compiler import build as compiler
 from tvmconv.errors import FeedError, TvmconvError
-from tvmconv.onnx import model as onnx_model
+from tvmconv.onnx.prepare import prepare
 from tvmconv.passes import graph
 from tvmconv.passes.kernels.lower_convs import lower_convs
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.runtime.io_form import IoForm, feeds_from_model
 from tvmconv.specs import TensorSpec
 
@@ -166,8 +166,8 @@ def test_feeds_of_the_model_are_converted() -> None:
 # --- no kernel converts ---------------------------------------------------------------------
 def lowered(model: onnx.ModelProto, form: IoForm, batch: int | None = None) -> tvm.IRModule:
     """After the convolutions are lowered."""
-    (given,) = compiler._graphs(onnx_model.read(model), batch, None, form)
-    mod, planned = compiler._plan(compiler._simplified(given), CPU, FP16, None)
+    (given,) = prepare(model, batch, None, form).graphs
+    mod, planned = compiler._plan(given, Chooser(CPU))
     return lower_convs(planned)(mod)
 
 

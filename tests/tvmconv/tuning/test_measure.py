@@ -19,16 +19,13 @@ import tvm
 from tvm import te, tirx
 from tvm.target.codegen import llvm_get_system_cpu
 
-from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import ConvWorkload, Epilogue
-from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.machine.hardware import CPU
-from schedules.registry import family
-from tests.support.workloads import PAIRS, RELU, WORKLOADS
+from tests.support.workloads import RELU, WORKLOADS
 from tvmconv.errors import TuningError
 from tvmconv.runtime import cuda as cuda_runtime
 from tvmconv.tuning import measure
-from tvmconv.tuning.candidates import Candidate, space
+from tvmconv.tuning.candidates import space
 from tvmconv.tuning.kernels import Kernel, Target
 from tvmconv.tuning.measure import Compiling, Workshop
 
@@ -44,11 +41,9 @@ def shop() -> Iterator[Workshop]:
         yield shop
 
 
-@pytest.mark.parametrize(
-    "name", ["not square", "stride phase", "depthwise", "batch 5, packed", "pair, stride 2"]
-)
+@pytest.mark.parametrize("name", ["not square", "stride phase", "depthwise", "batch 5, packed"])
 def test_candidates_are_right_and_timed(shop: Workshop, name: str) -> None:
-    w = (WORKLOADS | PAIRS)[name]
+    w = WORKLOADS[name]
     told: list[tuple[int, int]] = []
     candidates = space(w, CPU)[:3]
     measured = shop.measure(
@@ -81,24 +76,6 @@ def exported(path: Path, body: Any) -> str:
     y = te.compute(W.buffer_shape, lambda *at: body(x[0, 0, 0, 0]).astype("float16"), "y")
     tvm.compile(te.create_prim_func([*inputs, y]), target="llvm").export_library(str(path))
     return str(path)
-
-
-def test_a_pooled_kernel_is_compared_with_what_is_pooled(shop: Workshop) -> None:
-    """Of two paddings that give tensors of one size, the kernel of the other is wrong."""
-    pool = MaxPool((3, 3), (2, 2), (1, 1), (6, 6))
-    stem = ConvWorkload(1, 14, 14, 3, 8, 3, 3, epilogue=Epilogue(True, pool=pool))
-    other = replace(pool, padding=(0, 0), size=(6, 6))
-    shifted = replace(stem, epilogue=replace(stem.epilogue, pool=other))
-    config = FewChannelsConfig(2, 1)
-    candidates = [Candidate(family("few_channels"), replace(config, blocks=n), 1.0) for n in (0, 2)]
-    compiling = shop.compile(stem, candidates)
-    measured = shop.measure(compiling)
-    assert [one.candidate for one in measured.timed] == candidates
-    assert not measured.failures
-    wrong = shop.compile(shifted, candidates[1:])
-    measured = shop.measure(replaced(compiling, 1, wrong.kernels[0].result().path))
-    (why,) = measured.failures
-    assert "result is wrong: relative l2 error" in why
 
 
 def test_a_wrong_kernel_is_not_timed(shop: Workshop) -> None:

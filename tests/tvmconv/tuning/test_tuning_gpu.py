@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import tvmconv
+from schedules.conv.max_pool import MaxPool
+from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.families.few_channels.config import FewChannelsConfig
+from schedules.registry import family
 from tests.support import networks
 from tests.support.workloads import PAIRS, WORKLOADS
+from tests.tvmconv.tuning.test_measure import replaced
 from tvmconv.runtime import gpu
-from tvmconv.tuning.candidates import sample, space
+from tvmconv.tuning.candidates import Candidate, sample, space
 from tvmconv.tuning.kernels import Target
 from tvmconv.tuning.measure import Workshop
 
@@ -39,6 +45,24 @@ def test_candidates_of_every_family_are_right_and_timed(shop: Workshop, name: st
     assert not measured.failures
     assert all(0.5 < one.us < 1e4 for one in measured.timed), "no launch takes less than 0.5 us"
     assert measured.best.us <= measured.timed[0].us
+
+
+def test_a_pooled_kernel_is_compared_with_what_is_pooled(shop: Workshop) -> None:
+    """Of two paddings that give tensors of one size, the kernel of the other is wrong."""
+    pool = MaxPool((3, 3), (2, 2), (1, 1), (6, 6))
+    stem = ConvWorkload(1, 14, 14, 3, 8, 3, 3, epilogue=Epilogue(True, pool=pool))
+    other = replace(pool, padding=(0, 0), size=(6, 6))
+    shifted = replace(stem, epilogue=replace(stem.epilogue, pool=other))
+    config = FewChannelsConfig(2, 1)
+    candidates = [Candidate(family("few_channels"), replace(config, blocks=n), 1.0) for n in (0, 2)]
+    compiling = shop.compile(stem, candidates)
+    measured = shop.measure(compiling)
+    assert [one.candidate for one in measured.timed] == candidates
+    assert not measured.failures
+    wrong = shop.compile(shifted, candidates[1:])
+    measured = shop.measure(replaced(compiling, 1, wrong.kernels[0].result().path))
+    (why,) = measured.failures
+    assert "result is wrong: relative l2 error" in why
 
 
 def test_times_hold_in_another_run(shop: Workshop) -> None:

@@ -15,6 +15,7 @@ import onnx
 import tvm
 from tvm import relax
 
+from intrinsics.dtypes import FP16
 from schedules.machine.cost import Machine, memory_cost
 from tvmconv.onnx.model import inputs, shapes_of
 from tvmconv.passes.graph import Dataflow, dtype, element_bytes, is_constant, shape
@@ -62,8 +63,10 @@ class _Graph:
     kernels: dict[relax.Var, list[PlannedConv]]
     #: By variable: the number of convolutions that read it.
     regions: Counter[relax.Var]
-    #: By tensor, as far as known: True if it is in fp16 once the kernels are in place.
-    halves: dict[relax.Var, bool]
+    #: The dtype that the kernels read.
+    narrow: str
+    #: By tensor, as far as known: True if it is in that dtype once the kernels are in place.
+    narrowed: dict[relax.Var, bool]
 
     @classmethod
     def of(cls, mod: tvm.IRModule, plan: Plan, simple: onnx.ModelProto) -> _Graph:
@@ -74,7 +77,9 @@ class _Graph:
             regions.update(set(_tensors(planned)))
         shapes = {name: tuple(sizes) for name, sizes in shapes_of(simple).items()}
         params = list(mod["main"].params)
-        return cls(Dataflow.of(mod), simple, shapes, params, dict(kernels), regions, {})
+        read = (conv.kernels[0].choice.workload.precision.x for conv in plan.values())
+        narrow = next(read, FP16.name)  # one precision for all convolutions of a network
+        return cls(Dataflow.of(mod), simple, shapes, params, dict(kernels), regions, narrow, {})
 
     def reads(self, var: relax.Var) -> list[relax.Var]:
         """Returns the variables read to compute `var`, by the kernels if there are some."""
@@ -100,7 +105,7 @@ class _Graph:
             layout = self.kernels[var][0].layout
             if layout.copied_for:
                 what = f"{layout.layout} -> NHWC"
-                yield _report(what, shape(var), layout.copied_for, machine, "float16")
+                yield _report(what, shape(var), layout.copied_for, machine, self.narrow)
         elif self.flow.op(var) == PERMUTE:
             x = self.flow.values[var].args[0]
             yield self._permuted(var, x, machine)
@@ -114,33 +119,33 @@ class _Graph:
         axes = self.flow.values[var].attrs.axes
         rank = len(shape(x))
         order = tuple(map(int, axes)) if axes is not None else tuple(reversed(range(rank)))
-        read = "float16" if self._is_half(x) else dtype(x)
+        read = self.narrow if self._is_narrow(x) else dtype(x)
         # A cast joins the copy: to the kernels' dtype, or to the output's.
         outputs, _ = self._forward(var)
         for_kernels = self.regions[var] == len(self.flow.readers[var]) and not outputs
-        half = for_kernels or (read == "float16" and not outputs)
+        narrow = for_kernels or (read == self.narrow and not outputs)
         what = _named(order)
         cause = self._cause(var, x, order, what)
-        return _report(what, shape(x), cause, machine, read, "float16" if half else dtype(var))
+        return _report(what, shape(x), cause, machine, read, self.narrow if narrow else dtype(var))
 
-    def _is_half(self, x: relax.Expr) -> bool:
-        """Returns True if a tensor is in fp16 once the kernels are in place."""
-        if not isinstance(x, relax.Var) or dtype(x) == "float16":
+    def _is_narrow(self, x: relax.Expr) -> bool:
+        """Returns True if a tensor is in the kernels' dtype once they are in place."""
+        if not isinstance(x, relax.Var) or dtype(x) == self.narrow:
             return isinstance(x, relax.Var)
-        if x not in self.halves:
-            self.halves[x] = self._becomes_half(x)
-        return self.halves[x]
+        if x not in self.narrowed:
+            self.narrowed[x] = self._becomes_narrow(x)
+        return self.narrowed[x]
 
-    def _becomes_half(self, x: relax.Var) -> bool:
+    def _becomes_narrow(self, x: relax.Var) -> bool:
         if self.flow.op(x) == "relax.astype":
-            return self._is_half(self.flow.values[x].args[0])
+            return self._is_narrow(self.flow.values[x].args[0])
         if x in self.kernels:
             workload = self.kernels[x][0].kernels[0].choice.workload
             return workload.precision.result == workload.precision.x
         if self.flow.op(x) not in FOLLOWS_INPUT:
             return False
         tensors = relax.analysis.free_vars(self.flow.values[x])
-        return bool(tensors) and all(map(self._is_half, tensors))
+        return bool(tensors) and all(map(self._is_narrow, tensors))
 
     # ---------------------------------------------------------------- causes
 
