@@ -60,7 +60,8 @@ def register(one: Family, *, before: str | None = None, replace: bool = False) -
     """Adds a family, for builds and tuning in this process; returns it.
 
     It is chosen if its estimated cost is the least. Records take precedence: for a workload with a
-    record of another family, tune again, pin the layer, or name the families of the build.
+    record of another family, tune with this family named, pin the layer, or name the families of
+    the build.
 
     before: the name of the family to precede in the order of preference; by default the first.
     replace: a family of that name is replaced, in its place unless `before` names another.

@@ -17,17 +17,18 @@ import pytest
 
 from schedules import choose
 from schedules.conv.workload import ConvWorkload
-from schedules.machine.hardware import CUDA_ARCHS, Hardware
+from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from tests.support.models import Graph
 from tvmconv.cli.app import main
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
-#: Layers for which a family of the page is chosen, by its name.
+#: Machines and layers for which a family of the page is chosen, by the first name that it offers.
 LAYERS = {
-    "wgmma": ("sm_90a", ConvWorkload(32, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
-    "mma_sync": ("sm_80", ConvWorkload(1, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
-    "wmma_nhwc": ("sm_75", ConvWorkload(8, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
+    "ROWS": ("sm_90a", ConvWorkload(32, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
+    "GPU_TILES": ("sm_80", ConvWorkload(1, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
+    "GPU_WARPS": ("sm_75", ConvWorkload(8, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
+    "CPU_ROWS": ("llvm", ConvWorkload(1, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
 }
 
 
@@ -40,7 +41,7 @@ def rows() -> list[tuple[str, list[str], str]]:
 
 
 def hardware(name: str) -> Hardware:
-    return next(one for one in CUDA_ARCHS if one.name == name)
+    return next(one for one in (CPU, *CUDA_ARCHS) if name in (one.name, one.kind))
 
 
 @pytest.mark.parametrize(("family", "names", "file"), rows(), ids=lambda x: str(x)[:20])
@@ -48,7 +49,7 @@ def test_what_is_offered_decides_the_default(
     family: str, names: list[str], file: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
-    arch, w = LAYERS[family]
+    arch, w = LAYERS[names[0]]
     machine = hardware(arch)
     choose.forget()
     before = choose.choose(w, machine)
@@ -68,8 +69,8 @@ def test_what_is_offered_decides_the_default(
     assert any(changed), f"{names} decide nothing"
 
 
-def test_every_family_of_the_page_has_a_layer() -> None:
-    assert {family for family, _, _ in rows()} == LAYERS.keys()
+def test_every_row_of_the_page_has_a_layer() -> None:
+    assert {names[0] for _, names, _ in rows()} == LAYERS.keys()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cloudpickle") is None, reason="no tune extra")

@@ -130,7 +130,7 @@ def read(path: Path | str) -> list[Record]:
         raise RecordError(
             f"records can't be read from {path}",
             note=str(error),
-            hint="`tvmconv tune --records FILE` writes such a file",
+            hint="`tvmconv tune --records FILE` writes such a file; records=False uses none",
         ) from error
     records = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -50,8 +50,8 @@ def tune(
     model, target, arch, batch, shapes, precision, io_dtype, io_layout, families, layout: as in
         `build`.
     budget_s, records, most, jobs, tracker, timeout_s, dry_run, watch: as in `TuningOptions`. By
-        default records go to the file that `build` reads first. A recorded workload is not measured
-        again, so an interrupted run can be continued.
+        default records go to the file that `build` reads first. A workload that is
+        recorded there, by one of `families`, is not measured again: an interrupted run goes on.
 
     Raises as `inspect` does, `UnsupportedOperatorError` for a network that cannot be built,
     `TargetError` without a GPU to measure on, `TuningError` if a package is missing, and

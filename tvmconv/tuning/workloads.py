@@ -58,7 +58,8 @@ class TuningOptions:
     #: Seconds in total, split by shares of the network's estimated time. With too few, a workload
     #: has fewer candidates or is left out. None: no limit.
     budget_s: float | None = None
-    #: The file to add to; None: the user's own. Workloads recorded there are not measured again.
+    #: The file to add to; None: the user's own. Workloads recorded there are not measured again,
+    #: unless the record is of a family that is not measured now.
     records: str | Path | None = None
     #: Candidates of a workload, the best by the cost model.
     most: int = MOST
@@ -98,8 +99,9 @@ def measure_workloads(
     options = options or TuningOptions()
     place, tracker = Target(target, arch), options.tracker
     path = Path(options.records) if options.records is not None else book.user_file(arch)
-    known = Records(arch, [book.read(path)] if path.exists() else [])
-    todo = _todo(counts, place, known, options.most, families or registered())
+    families = families or registered()
+    known = _known(path, arch, families)
+    todo = _todo(counts, place, known, options.most, families)
     pace = Pace.guessed(target, options.jobs or default_jobs(place, tracker), place.kind == "llvm")
     budget = Budget(math.inf if options.budget_s is None else options.budget_s, pace)
     if options.dry_run:
@@ -121,6 +123,13 @@ class _Todo:
     def want(self) -> Want:
         """Its claim on the budget."""
         return Want(self.layer.share, len(self.candidates))
+
+
+def _known(path: Path, arch: str, families: Sequence[Family]) -> Records:
+    """Returns the file's records of these families, and those set by hand."""
+    names = {one.name for one in families}
+    records = book.read(path) if path.exists() else []
+    return Records(arch, [[one for one in records if one.set_by_hand or one.family in names]])
 
 
 def _todo(

@@ -223,13 +223,17 @@ def _chunk(w: ConvWorkload) -> int:
     return next(chunk for chunk in (4, 2, 1) if chunk <= most and fragments % chunk == 0)
 
 
+#: Rows of a CPU's tile in fragments; the first that leaves four tiles or more is the best guess.
+CPU_ROWS = (4, 2, 1)
+
+
 def _cpu_guesses(w: ConvWorkload) -> Iterator[WmmaConfig]:
     """Yields tiles whose gather is cheap beside the products; rows by the size of the image."""
     rows = Gemm.of(w, Tile(16, 16, 16)).m
     columns = min(4, ceil_div(w.group_k, 16))
     instruction = _instruction(w)
-    for fragments_m in (4, 2, 1):
-        if rows >= 4 * 16 * fragments_m or fragments_m == 1:
+    for fragments_m in CPU_ROWS:
+        if rows >= 4 * 16 * fragments_m or fragments_m == CPU_ROWS[-1]:
             yield WmmaConfig(1, 1, fragments_m, columns, _chunk(w), instruction=instruction)
 
 

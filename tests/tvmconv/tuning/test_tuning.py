@@ -157,6 +157,15 @@ def tune(path: Path, **options: Any) -> Any:
     return tvmconv.tune(networks.small(), "llvm", **options)
 
 
+def test_a_record_of_a_family_that_is_not_asked_for_does_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    tune(path, families=["wmma_nhwc"])
+    same = tune(path, families=["wmma_nhwc"], dry_run=True)
+    assert {layer.status for layer in same.layers} == {"recorded"}
+    other = tune(path, families=["direct"], dry_run=True)
+    assert "recorded" not in {layer.status for layer in other.layers}
+
+
 def test_a_run_that_is_stopped_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "records" / "r.jsonl"
 
