@@ -99,6 +99,17 @@ def run(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
 
 
+def run_here(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command of this project in this process, which has imported it already."""
+    from tvmconv.cli.app import main
+
+    monkeypatch.setattr(sys, "argv", words)
+    try:
+        main()
+    except SystemExit as done:
+        assert not done.code, shlex.join(words)
+
+
 def test_every_block_says_what_it_is() -> None:
     found = blocks(README)
     assert 2 * len(found) == README.count("```"), "a fence that opens or closes nothing"
@@ -125,11 +136,12 @@ def test_python_on_a_gpu(block: Block, folder: Path) -> None:
 
 
 @of_kind("bash")
-def test_bash(block: Block, folder: Path) -> None:
+def test_bash(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
     for line in block.text.splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["tvmconv"]:
-            run([sys.executable, "-m", "tvmconv.cli.app", *words[1:]], folder)
+            run_here(words, monkeypatch)
         elif words[:1] == ["make"]:
             run(["make", "-n", *words[1:]], ROOT)
         elif words[:2] == ["pip", "install"]:

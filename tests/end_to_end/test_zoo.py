@@ -22,7 +22,11 @@ ZOO_BOUND = 1e-2
 
 @pytest.mark.parametrize(
     ("name", "tensorized", "depthwise"),
-    [("resnet18", 20, 0), ("resnet50", 53, 0), ("mobilenet_v2", 35, 17)],
+    [
+        ("resnet18", 20, 0),
+        pytest.param("resnet50", 53, 0, marks=pytest.mark.slow),  # `test_trained` has its layers
+        ("mobilenet_v2", 35, 17),
+    ],
 )
 def test_generated(name: str, tensorized: int, depthwise: int) -> None:
     feeds, model = downloaded(lambda: zoo.feeds(name, 2)), zoo.load(name)

@@ -119,7 +119,7 @@ def test_a_kernel_that_does_not_end_is_stopped(tmp_path: Path) -> None:
         lambda x: tirx.call_extern("int32", "sleep", 1000).astype("float32") + x,
     )
     candidates = [one for one in space(W, CPU) if one.family.name == "direct"][:2]
-    with Workshop(TARGET, jobs=1, timeout_s=10) as shop:
+    with Workshop(TARGET, jobs=1, timeout_s=6) as shop:
         began = perf_counter()
         measured = shop.measure(replaced(shop.compile(W, candidates), 1, path))
     assert measured.timed[1].why == "it does not run: it took too long"

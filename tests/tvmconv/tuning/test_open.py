@@ -92,6 +92,7 @@ def run(*arguments: object, cwd: Path) -> None:
     assert done.stdout.endswith("done\n")
 
 
+@pytest.mark.slow  # the page of `test_extending` is a script too
 def test_in_a_script(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(FAMILY + REGISTER + USE)
