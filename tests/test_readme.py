@@ -104,10 +104,12 @@ def run_here(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from tvmconv.cli.app import main
 
     monkeypatch.setattr(sys, "argv", words)
+    code: object = 0
     try:
         main()
     except SystemExit as done:
-        assert not done.code, shlex.join(words)
+        code = done.code
+    assert not code, shlex.join(words)
 
 
 def test_every_block_says_what_it_is() -> None:
