@@ -49,6 +49,18 @@ def test_the_outline_has_the_kernels_that_are_called(model: onnx.ModelProto) -> 
     assert tvmconv.inspect(model, target="llvm").plan.kernels == exe.report.kernels
 
 
+def test_an_operator_may_become_several_kernels() -> None:
+    """Size is a shape, a tensor of it and a product; Exp before and after keep their places."""
+    g = Graph([1, 16, 8, 8])
+    x = g.op("Exp", "input", name="before")
+    count = g.op("Cast", g.op("Size", x, name="count"), to=onnx.TensorProto.FLOAT)
+    model = g.model(g.op("Sin", g.op("Mul", x, count), name="after"))
+    exe = tvmconv.build(model, target="llvm")
+    assert Counter(one.name for one in exe.report.kernels) == called(exe)
+    nodes = [node for one in exe.report.kernels for node in one.nodes]
+    assert nodes.index("before") < nodes.index("after")
+
+
 def test_bytes_are_those_of_operands_and_results() -> None:
     g = Graph([1, 16, 8, 8])
     x = g.op("Add", g.op("Exp", "input", name="exp"), "input", name="add")

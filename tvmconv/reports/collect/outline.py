@@ -55,7 +55,7 @@ def outline(
         fused = pipeline.run(legal, others[1:], "outline")
         final = pipeline.run(fused, pipeline.kernel_passes(), "outline")
     inside_pools = _groups(bindings(lowered), pooled)
-    same = dict(zip((one.var for one in bindings(legal)), inside_pools.values(), strict=True))
+    same = _legalised(inside_pools, legal)
     members = {
         var: [old for one in group for old in same.get(one, ())]
         for var, group in _groups(bindings(legal), fused).items()
@@ -87,6 +87,24 @@ def kernel_reports(
         )
         for kernel in kernels
     )
+
+
+def _legalised(
+    before: Mapping[relax.Var, list[relax.Var]], legal: tvm.IRModule
+) -> dict[relax.Var, list[relax.Var]]:
+    """Returns what each binding of `legal` computes of `before`, the same by binding, in order.
+
+    An operator may become several bindings: each computes what the last of them is bound to, which
+    alone keeps the variable.
+    """
+    found: dict[relax.Var, list[relax.Var]] = {}
+    parts: list[relax.Var] = []
+    for binding in bindings(legal):
+        parts.append(binding.var)
+        if binding.var in before:
+            found.update(dict.fromkeys(parts, before[binding.var]))
+            parts = []
+    return found
 
 
 def _groups(
