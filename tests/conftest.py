@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+from tests.support.shell import Command, command_in
+
 # Before TVM is imported, which reads them once. Tests share a machine, with each other and with
 # whoever works on it: threads that are few and not pinned keep out of the way.
 os.environ.setdefault("TVM_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.environ else "2")
@@ -25,3 +27,9 @@ def gpu_arch() -> str | None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") and gpu_arch() is None:
         pytest.skip("no NVIDIA GPU can be used here")
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`tvmconv` with these arguments, in this process: exit code, stdout, stderr."""
+    return command_in(monkeypatch, capsys)

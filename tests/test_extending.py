@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.util
 import os
@@ -19,7 +18,7 @@ from schedules import choose
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from tests.support.models import Graph
-from tvmconv.cli.app import main
+from tests.support.shell import Command
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -103,7 +102,7 @@ def _indented(text: str) -> str:
 
 
 def test_its_commands_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
     g = Graph([8, 16, 14, 14])
     y = g.op("Relu", g.conv("input", 16, 64, name="c0"))
@@ -111,10 +110,8 @@ def test_its_commands_run(
     monkeypatch.chdir(tmp_path)
     commands = [line for line in PAGE.splitlines() if line.startswith("tvmconv ")]
     assert len(commands) == 4
-    for command in commands:
-        monkeypatch.setattr(sys, "argv", shlex.split(command))
-        with contextlib.suppress(SystemExit):
-            main()
-        said = capsys.readouterr()
+    for line in commands:
+        said = command(*shlex.split(line)[1:])
+        assert said.code == 0, said.err
         assert "Hint" not in said.err, said.err
     assert "pinned" in said.out

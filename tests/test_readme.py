@@ -26,6 +26,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.shell import Command
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 KINDS = ("python", "python cuda", "python gpu", "bash", "text")
@@ -99,19 +101,6 @@ def run(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
 
 
-def run_here(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run a command of this project in this process, which has imported it already."""
-    from tvmconv.cli.app import main
-
-    monkeypatch.setattr(sys, "argv", words)
-    code: object = 0
-    try:
-        main()
-    except SystemExit as done:
-        code = done.code
-    assert not code, shlex.join(words)
-
-
 def test_every_block_says_what_it_is() -> None:
     found = blocks(README)
     assert 2 * len(found) == README.count("```"), "a fence that opens or closes nothing"
@@ -138,12 +127,15 @@ def test_python_on_a_gpu(block: Block, folder: Path) -> None:
 
 
 @of_kind("bash")
-def test_bash(block: Block, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bash(
+    block: Block, folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(folder)
     for line in block.text.splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] == ["tvmconv"]:
-            run_here(words, monkeypatch)
+            done = command(*words[1:])
+            assert done.code == 0, line + done.err
         elif words[:1] == ["make"]:
             run(["make", "-n", *words[1:]], ROOT)
         elif words[:2] == ["pip", "install"]:

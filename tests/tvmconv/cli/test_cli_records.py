@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -13,27 +11,11 @@ import pytest
 import tvmconv
 from tests.support import networks
 from tests.support.models import residual_net
-from tvmconv.cli import app as cli
+from tests.support.shell import Command
 from tvmconv.records import store as book
 
 LLVM = ("--target", "llvm", "--batch", "1")
 SMALLEST = {"warps_m": 1, "warps_k": 1, "fragments_m": 1, "fragments_k": 1}
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`tvmconv` with these arguments, in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tvmconv", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        assert isinstance(end.value.code, int)
-        return (end.value.code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

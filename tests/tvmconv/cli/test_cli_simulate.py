@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,24 +12,13 @@ import pytest
 
 import tvmconv
 from tests.support import networks
-from tvmconv.cli import app as cli
-
-Command = Callable[..., tuple[int, str, str]]
+from tests.support.shell import Command
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    """`tvmconv simulate` with these arguments, in this process: exit code, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tvmconv", "simulate", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        assert isinstance(end.value.code, int)
-        return (end.value.code, *capsys.readouterr())
-
-    return run
+def command(command: Command) -> Command:
+    """`tvmconv simulate` with these arguments."""
+    return partial(command, "simulate")
 
 
 @pytest.fixture(scope="module")
