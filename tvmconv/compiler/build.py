@@ -90,16 +90,16 @@ def build(
     batch: fills the open first dimension of every input. A list, ``[1, 8, 32]``, builds for each
         of these buckets, with shared weights; then `run` takes any number of images.
     shapes: input name to its dimensions; with buckets, those in the largest.
-    precision: ``"fp16"``: convolutions multiply fp16 and sum fp32.
+    precision: of what convolutions multiply, ``"fp16"`` or ``"bf16"`` (WMMA alone, on llvm and from
+        sm_80 on); they sum in fp32.
     io_dtype: ``"float32"`` or ``"float16"``, for inputs and outputs of floating point; by default
         each is as in the model. What fp16 can't hold is infinite in it.
     io_layout: ``"NHWC"`` for inputs and outputs of floating point with four dimensions; by
         default NCHW, as in the model. `shapes` are the model's in any case, and
         `Executable.inputs` says what to feed. With both, fp16 and NHWC, a convolution reads the
         input as it is fed.
-    records: of `tune`: where one is of a convolution at hand it decides how that is computed. True
-        looks into your own, then into those that ship; a path into that file alone; False into
-        none. Nothing is ever measured here.
+    records: those of `tune`, which decide how a recorded convolution is computed. True reads your
+        own, then those that ship; a path, that file alone; False, none. A build never measures.
     families: names of the families of schedules to choose among, such as ``("wmma_packed",
         "direct")``; by default all that are registered. `schedules.registered` lists them.
     layout: ``"packed"`` keeps what convolutions write in NHWC16n16c wherever one of the families
@@ -312,7 +312,7 @@ def _report(
         layer_reports(graph.simple, by_name, costs.machine, precision),
         {},
         batch=batch_of(graph.inputs),
-        conversions=conversions(mod, planned, costs.machine, graph.simple),
+        conversions=conversions(mod, planned, costs.machine, graph.simple, precision),
         machine=costs.report,
         kernels=kernel_reports(kernels, nodes, costs.machine),
     )

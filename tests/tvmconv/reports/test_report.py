@@ -14,6 +14,7 @@ import pytest
 
 import tvmconv
 from schedules.choose import Estimate, Policy, kernel_cost
+from schedules.conv.precision import FP16
 from schedules.conv.workload import PACKED, ConvWorkload
 from schedules.family import Family
 from schedules.machine.cost import Cost
@@ -42,7 +43,7 @@ def left(model: onnx.ModelProto, estimate: Estimate = kernel_cost) -> list[Conve
     named = list(zip(anchors(mod), kinds.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
     planned = plan(mod, find_regions(mod, named), Chooser(CPU, Policy(estimate=estimate)))
-    found = conversions(mod, planned, CPU.card, simple)
+    found = conversions(mod, planned, CPU.card, simple, FP16)
     lowered = lower_convs(planned)(mod)
     transposes = [b for b in bindings(lowered) if op_name(b.value) == "relax.permute_dims"]
     assert len(found) == len(transposes), lowered.script(show_meta=False)

@@ -15,7 +15,7 @@ import onnx
 import tvm
 from tvm import relax
 
-from intrinsics.dtypes import FP16
+from schedules.conv.precision import Precision
 from schedules.machine.cost import Machine, memory_cost
 from tvmconv.onnx.model import inputs, shapes_of
 from tvmconv.passes.graph import Dataflow, dtype, element_bytes, is_constant, shape
@@ -36,14 +36,18 @@ PERMUTE, TRANSPOSED = "relax.permute_dims", "relax.nn.conv2d_transpose"
 
 
 def conversions(
-    mod: tvm.IRModule, plan: Plan, machine: Machine | None, simple: onnx.ModelProto
+    mod: tvm.IRModule,
+    plan: Plan,
+    machine: Machine | None,
+    simple: onnx.ModelProto,
+    precision: Precision,
 ) -> tuple[ConversionReport, ...]:
     """Returns the conversions in the order of the graph.
 
     mod: after all passes, its regions planned. simple: the ONNX graph that was compiled, for its
-    names.
+    names. precision: what the kernels read.
     """
-    graph = _Graph.of(mod, plan, simple)
+    graph = _Graph.of(mod, plan, simple, precision.x)
     found: list[ConversionReport] = []
     for var in graph.live():
         found += graph.conversions(var, machine)
@@ -69,7 +73,7 @@ class _Graph:
     narrowed: dict[relax.Var, bool]
 
     @classmethod
-    def of(cls, mod: tvm.IRModule, plan: Plan, simple: onnx.ModelProto) -> _Graph:
+    def of(cls, mod: tvm.IRModule, plan: Plan, simple: onnx.ModelProto, narrow: str) -> _Graph:
         kernels: dict[relax.Var, list[PlannedConv]] = defaultdict(list)
         regions: Counter[relax.Var] = Counter()
         for planned in plan.values():
@@ -77,8 +81,6 @@ class _Graph:
             regions.update(set(_tensors(planned)))
         shapes = {name: tuple(sizes) for name, sizes in shapes_of(simple).items()}
         params = list(mod["main"].params)
-        read = (conv.kernels[0].choice.workload.precision.x for conv in plan.values())
-        narrow = next(read, FP16.name)  # one precision for all convolutions of a network
         return cls(Dataflow.of(mod), simple, shapes, params, dict(kernels), regions, narrow, {})
 
     def reads(self, var: relax.Var) -> list[relax.Var]:
