@@ -16,7 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvmconv.onnx import import_convs
+from tvmconv.onnx import import_convs, import_quantization
 
 Inputs = Sequence[Any]
 Attributes = dict[str, Any]
@@ -328,6 +328,7 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
     "ConvTranspose": import_convs.conv_transpose,
     **{operator: join(operator) for operator in JOINS},
     **{operator: reduce_extreme(operator) for operator in ("ReduceMax", "ReduceMin")},
+    "DequantizeLinear": import_quantization.dequantize,
     "Dropout": dropout,
     "Gemm": import_convs.gemm,
     **{operator: hard(operator) for operator in ("HardSigmoid", "HardSwish")},
@@ -336,6 +337,7 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
     "PRelu": prelu,
     "Pad": pad,
     "Pow": power,
+    "QuantizeLinear": import_quantization.quantize,
     "Slice": slice_by_attributes,
     "Softplus": softplus,
     "SpaceToDepth": space_to_depth,
