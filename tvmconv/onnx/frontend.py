@@ -26,6 +26,11 @@ from tvmconv.errors import (
 from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
 from tvmconv.onnx.model import infer_shapes, inputs, opset
+from tvmconv.onnx.quantized.duplicates import merge_pairs
+
+
+#: Attributes that name an element type.
+DTYPES = ("dtype", "output_dtype", "precision", "to")
 
 
 def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -43,7 +48,7 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
         _widen_tensor(tensor)
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name in ("to", "dtype") and attribute.i == fp16:
+            if attribute.name in DTYPES and attribute.i == fp16:
                 attribute.i = fp32
             if attribute.HasField("t"):
                 _widen_tensor(attribute.t)
@@ -99,11 +104,24 @@ def _folded_limit(proto: onnx.ModelProto) -> int:
     return max(FOLDED_BYTES, FOLDED_GROWTH * largest)
 
 
+#: Optimisations that are left out.
+DISABLED = (
+    # It renames the node, and adds reshapes to one of more than two dimensions.
+    "MatMulAddFusion",
+    # These are for kernels of onnxruntime: pairs are added past operators that move numbers, float
+    # weights become int8, and one of two pairs goes, though their scales differ.
+    "QDQPropagationTransformer",
+    "WeightBiasQuantization",
+    "DoubleQDQPairsRemover",
+)
+
+
 def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Reduces the number of nodes by onnxruntime's basic graph optimisations.
 
     They fold constants up to a size (shape arithmetic included), fold batch norms and scales into
-    the weights of convolutions, and remove identities. The result has standard operators only;
+    the weights of convolutions, and remove identities. Quantised weights stay behind their
+    DequantizeLinear, and pairs where they are. The result has standard operators only;
     nodes that stay keep their names. Raises `ModelError` if onnxruntime can't run the model.
     """
     check_size(proto)  # again: as fp32 it may have doubled
@@ -120,12 +138,13 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
                 proto.SerializeToString(),
                 options,
                 providers=["CPUExecutionProvider"],
-                # It renames the node, and adds reshapes to one of more than two dimensions.
-                disabled_optimizers=["MatMulAddFusion"],
+                disabled_optimizers=list(DISABLED),
             )
         except Exception as error:
             raise _not_taken(error) from error
         simple = onnx.load(options.optimized_model_filepath)
+    # It gives each reader a DequantizeLinear of its own.
+    merge_pairs(simple)
     _drop_unread(simple.graph)
     # Before ONNX IR 4 initializers are listed as inputs too, even those that are folded now.
     named = {one.name for one in (*inputs(proto), *simple.graph.initializer)}

@@ -1,6 +1,6 @@
 """The way in: from the model that is given to the graphs that are compiled, one for each batch.
 
-model -> read and checked -> shapes fixed at each batch -> operators checked -> simplified
+model -> read and checked -> quantised operators in one form -> shapes fixed at each batch -> operators checked -> simplified
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
 from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
+from tvmconv.onnx.quantized.inner_form import to_pairs
 from tvmconv.onnx.supported import unsupported
 from tvmconv.runtime.io_form import IoForm
 from tvmconv.specs import TensorSpec
@@ -63,7 +64,7 @@ def prepare(model: Model, batch: Batch, shapes: Shapes, form: IoForm) -> Prepare
     images affect each other if it is for several batches; `ShapeError` for shapes that are left
     open or do not fit.
     """
-    proto = read(model)
+    proto = to_pairs(read(model))
     graphs = [_graph(original, form) for original in at_batches(proto, batch, shapes)]
     missing = unsupported(graphs[-1].original)
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail

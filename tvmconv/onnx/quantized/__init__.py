@@ -1,0 +1,1 @@
+"""Quantised models: every way to write one is brought to QuantizeLinear and DequantizeLinear."""
