@@ -26,8 +26,7 @@ from tvmconv.errors import (
 from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
 from tvmconv.onnx.model import infer_shapes, inputs, opset
-from tvmconv.onnx.quantized.duplicates import merge_pairs
-
+from tvmconv.onnx.quantized.operators import DEQUANTIZE
 
 #: Attributes that name an element type.
 DTYPES = ("dtype", "output_dtype", "precision", "to")
@@ -143,8 +142,7 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
         except Exception as error:
             raise _not_taken(error) from error
         simple = onnx.load(options.optimized_model_filepath)
-    # It gives each reader a DequantizeLinear of its own.
-    merge_pairs(simple)
+    _drop_copies(simple.graph)
     _drop_unread(simple.graph)
     # Before ONNX IR 4 initializers are listed as inputs too, even those that are folded now.
     named = {one.name for one in (*inputs(proto), *simple.graph.initializer)}
@@ -168,6 +166,30 @@ def _not_taken(error: Exception) -> ModelError:
         note=first_line(error),
         hint="the model has to run in onnxruntime, which simplifies it: try that first",
     )
+
+
+#: What onnxruntime adds to the name of a DequantizeLinear that it copies.
+COPIED = re.compile(r"/duplicated\w*$")
+
+
+def _drop_copies(graph: onnx.GraphProto) -> None:
+    """Removes copies of DequantizeLinear: onnxruntime gives one to each reader, at every level."""
+    named = {node.name: node for node in graph.node if node.op_type == DEQUANTIZE}
+    names: dict[str, str] = {}
+    written: list[onnx.NodeProto] = []
+    placed: set[str] = set()
+    for node in graph.node:
+        first = named.get(COPIED.sub("", node.name), node)
+        if first.op_type == DEQUANTIZE:
+            names[node.output[0]] = first.output[0]
+            if first.name in placed:
+                continue
+            placed.add(first.name)  # where the first of its copies is read
+        written.append(onnx.NodeProto())
+        written[-1].CopyFrom(first)
+        written[-1].input[:] = [names.get(name, name) for name in first.input]
+    del graph.node[:]
+    graph.node.extend(written)
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

@@ -14,6 +14,7 @@ import onnx
 from onnx import helper
 
 from tvmconv.onnx.model import shapes_of
+from tvmconv.onnx.quantized.operators import DEQUANTIZE
 from tvmconv.reports.data.capability import KINDS, TRAITS
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -40,7 +41,7 @@ class Layer:
     x: tuple[int, ...]
     weight: tuple[int, ...]
     y: tuple[int, ...]
-    #: True if the weight, or one operand of a product, is a constant.
+    #: True if the weight, or one operand of a product, is a constant, quantised or not.
     constant: bool
 
     @property
@@ -73,7 +74,8 @@ def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
     shapes = {name: tuple(s) for name, s in shapes_of(proto).items() if s and 0 not in s}
     constants = {tensor.name for tensor in proto.graph.initializer}
     for node in proto.graph.node:
-        if node.op_type == "Constant":
+        quantised = node.op_type == DEQUANTIZE and node.input[0] in constants
+        if node.op_type == "Constant" or quantised:
             constants.update(node.output)
     return {
         node.name: _layer(node, shapes, constants)

@@ -17,8 +17,8 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.onnx import resize
 from tvmconv.onnx.model import opset, shapes_of
-from tvmconv.onnx.quantized import refusals
 from tvmconv.onnx.quantized.operators import DYNAMIC
+from tvmconv.onnx.quantized.rewrites import refusal
 
 #: Operators that TVM's importer has, but that do not build or give wrong results.
 NOT_LOWERED = {
@@ -90,7 +90,7 @@ def verdicts(
     known = {*onnx_frontend._get_convert_map(), "Constant"}
     facts = _Facts.of(proto, folded)
     for node in proto.graph.node:
-        if refused := refusals.refusal(node, facts.element, facts.constants, facts.dynamic):
+        if refused := refusal(node, facts.element, facts.constants, facts.dynamic):
             yield node, refused
             continue
         unknown = node.domain not in ("", "ai.onnx") or node.op_type not in known

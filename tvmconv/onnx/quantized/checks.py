@@ -41,7 +41,9 @@ def check(given: Parameters) -> None:
         check_scale(given.scale, given.where)
         if given.zero is not None:
             _check_shapes(given.scale, given.zero, given.where)
-    vector = next((one for one in (given.scale, given.zero) if one is not None and one.size > 1), None)
+    vector = next(
+        (one for one in (given.scale, given.zero) if one is not None and one.size > 1), None
+    )
     if vector is not None:
         _check_axis(given, len(vector))
 

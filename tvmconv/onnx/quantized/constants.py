@@ -48,9 +48,7 @@ def _initialize(editor: Editor, node: onnx.NodeProto) -> None:
             node.input[0] = editor.constant(weights, node.input[0])
 
 
-def _moved(
-    editor: Editor, node: onnx.NodeProto, source: onnx.NodeProto
-) -> onnx.NodeProto | None:
+def _moved(editor: Editor, node: onnx.NodeProto, source: onnx.NodeProto) -> onnx.NodeProto | None:
     """The DequantizeLinear of moved weights that gives what `node` gives; None if there is none.
 
     source: that of the weights as they are.

@@ -1,7 +1,7 @@
 """Quantised convolutions and matrix products as float ones between Dequantize and QuantizeLinear.
 
-A product of quantised numbers is ``(x - z_x) s_x * (w - z_w) s_w``, which is what the float operator
-computes of what DequantizeLinear gives. Padding is with the zero point, whose number is 0.
+A product of quantised numbers is ``(x - z_x) s_x * (w - z_w) s_w``, which is what the float
+operator computes of what DequantizeLinear gives. Padding is with the zero point, whose number is 0.
 """
 
 from __future__ import annotations
@@ -96,9 +96,7 @@ def matmul_integer(editor: Editor, node: onnx.NodeProto) -> bool:
     return True
 
 
-def _bias(
-    editor: Editor, bias: str, sx: str, sw: str, alpha: float = 1.0, axis: int = 0
-) -> str:
+def _bias(editor: Editor, bias: str, sx: str, sw: str, alpha: float = 1.0, axis: int = 0) -> str:
     """An int32 bias in units of ``alpha s_x s_w``, as float."""
     scale = np.float32(alpha) * known(editor, sx).reshape(()) * known(editor, sw)
     scale = np.asarray(scale, np.float32)

@@ -15,8 +15,8 @@ LARGEST = float(np.finfo(np.float32).max) / 256
 
 
 def merge_pairs(proto: onnx.ModelProto) -> None:
-    """Leaves the first of equal QuantizeLinear, and of equal DequantizeLinear, and removes pairs that
-    follow a pair of the same scale, in place; all pairs are explicit.
+    """Leaves the first of equal QuantizeLinear, and of equal DequantizeLinear, and removes pairs
+    that follow a pair of the same scale, in place; all pairs are explicit.
 
     Before: a -> Q -> DQ -> Q -> DQ -> b, and beside it a -> Q -> DQ -> c
     After: a -> Q -> DQ -> b, c

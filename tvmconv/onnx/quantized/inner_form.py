@@ -37,7 +37,7 @@ def to_pairs(proto: onnx.ModelProto) -> onnx.ModelProto:
     Every QuantizeLinear and DequantizeLinear of the result has a scale and a zero point that are
     initializers, or results of DynamicQuantizeLinear, and an axis. Weights are int8 or uint8
     initializers behind a DequantizeLinear. The float operator has the name of the node that it
-    comes from. Of opset 13 or later. What can't be built is left as it is; `refusals.refusal` says
+    comes from. Of opset 13 or later. What can't be built is left as it is; `rewrites.refusal` says
     why.
 
     Raises `QuantizationError` for scales, zero points and axes that can't be right, `ModelError`

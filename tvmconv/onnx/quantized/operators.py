@@ -21,8 +21,8 @@ POOLS = ("GlobalMaxPool", "MaxPool")
 
 _T = onnx.TensorProto
 #: Element types that are quantised to, and those that can be dequantised: biases are int32.
-QUANTIZED = (_T.INT8, _T.UINT8)
-DEQUANTIZED = (*QUANTIZED, _T.INT32)
+QUANTIZED: tuple[int, ...] = (_T.INT8, _T.UINT8)
+DEQUANTIZED: tuple[int, ...] = (*QUANTIZED, _T.INT32)
 #: Element types of scales. The plan decides what is computed in fp16, so both become fp32.
 SCALES = (_T.FLOAT, _T.FLOAT16)
 

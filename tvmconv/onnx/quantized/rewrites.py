@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 import onnx
 
 from tvmconv.onnx.quantized import convs_and_products as layers
 from tvmconv.onnx.quantized import pointwise
 from tvmconv.onnx.quantized.editor import Editor
-from tvmconv.onnx.quantized.operators import DEQUANTIZE, MICROSOFT, QUANTIZE, STANDARD
+from tvmconv.onnx.quantized.operators import (
+    DEQUANTIZE,
+    MICROSOFT,
+    QUANTIZE,
+    STANDARD,
+    is_pair,
+)
+from tvmconv.onnx.quantized.pairs import has
 from tvmconv.onnx.quantized.pointwise import Rewrite, around
-from tvmconv.onnx.quantized.refusals import refusal_of_pair
+from tvmconv.onnx.quantized.refusals import Element, refusal_of_pair, refusal_of_parameters
 
 #: By domain and operator. DynamicQuantizeLinear stays: it finds its scale when the network runs.
 REWRITES: dict[tuple[str, str], Rewrite] = {
@@ -42,7 +51,7 @@ def find(node: onnx.NodeProto) -> Rewrite | None:
 def rewrite(proto: onnx.ModelProto) -> None:
     """Rewrites the operators of the table, in place.
 
-    What is left is of a form that can't be built: `refusals.refusal` says why.
+    What is left is of a form that can't be built: `refusal` says why.
     """
     editor = Editor(proto)
     for node in editor.walk():
@@ -50,3 +59,21 @@ def rewrite(proto: onnx.ModelProto) -> None:
         if rule is None or refusal_of_pair(node, editor.element) or not rule(editor, node):
             editor.keep(node)
     editor.finish()
+
+
+def refusal(
+    node: onnx.NodeProto, element: Element, constants: Container[str], dynamic: Container[str]
+) -> str:
+    """The reason to refuse a node after `rewrite`; empty if there is none, and for operators that
+    are not quantised.
+
+    element: the element type of a tensor. constants: tensors whose value is known. dynamic: results
+    of DynamicQuantizeLinear.
+    """
+    if is_pair(node):
+        return refusal_of_pair(node, element) or refusal_of_parameters(node, constants, dynamic)
+    if find(node) is None:
+        return ""
+    if has(node, "channels_last"):
+        return "with channels_last"
+    return "its scales and zero points are no constants, or of a form that is not known"
