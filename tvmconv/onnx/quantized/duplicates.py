@@ -47,11 +47,14 @@ def merge_pairs(proto: onnx.ModelProto) -> None:
 
 
 def drop_unread(proto: onnx.ModelProto) -> None:
-    """Removes pairs, constants and initializers that nothing reads any more, in place."""
+    """Removes pairs, constants and what is computed from those that nothing reads any more, in
+    place."""
     editor = Editor(proto)
     read = set(editor.kept)
     for node in reversed(list(editor.walk())):
-        if is_standard(node, *PAIR, "Constant") and not read.intersection(node.output):
+        if not read.intersection(node.output) and (
+            is_standard(node, *PAIR) or editor.is_constant(node.output[0])
+        ):
             continue
         read.update(node.input)
         editor.keep(node)

@@ -75,6 +75,10 @@ class Editor:
             return None
         return self._values[name]
 
+    def is_constant(self, name: str) -> bool:
+        """True if `value` gives this tensor's value."""
+        return name in self._tensors or name in self._constant
+
     def evaluate(self, node: onnx.NodeProto, read: dict[str, Array]) -> dict[str, Array]:
         """What one node gives, by name, for the values of its inputs. Raises `ModelError`."""
         one = onnx.ModelProto(ir_version=self.proto.ir_version)
