@@ -17,6 +17,8 @@ from tvmconv.onnx.quantized.operators import (
 )
 from tvmconv.onnx.quantized.pairs import has
 
+#: How the types begin that ONNX quantises to or from, besides int8 and uint8.
+FORMS = ("int2", "uint2", "int4", "uint4", "int16", "uint16", "int32", "float4", "float8")
 UNDEFINED = TensorProto.UNDEFINED
 #: The element type of a tensor, `UNDEFINED` if it is not known.
 Element = Callable[[str], int]
@@ -50,8 +52,7 @@ def refusal_of_pair(node: onnx.NodeProto, element: Element) -> str:
 
 def _is_quantised_type(element: int) -> bool:
     """True for the types that ONNX quantises to. Any other is a mistake, not a form."""
-    name = element_name(element)
-    return name.startswith(("int", "uint", "float4", "float8"))
+    return element_name(element).startswith(FORMS)
 
 
 def refusal_of_parameters(
