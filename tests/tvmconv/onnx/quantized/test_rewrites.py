@@ -246,10 +246,13 @@ CASES: dict[tuple[str, str], tuple[int, dict[str, Case]]] = {
     ("", "QLinearConv"): (1, {name: conv(**given) for name, given in CONVS.items()}),
     ("", "QLinearMatMul"): (
         1,
-        {"per tensor": matmul(), "int8": matmul(a=INT8), "uint8 weights": matmul(w=UINT8)}
+        {"per tensor": matmul(), "int8": matmul(a=INT8), "uint8 weights": matmul(w=UINT8)},
     ),
     (MICROSOFT, "QLinearConv"): (1, {"per channel": conv(MICROSOFT, per="channel")}),
-    (MICROSOFT, "DequantizeLinear"): (0, {"int8": dequantize(), "no zero": dequantize(zeros=False)}),
+    (MICROSOFT, "DequantizeLinear"): (
+        0,
+        {"int8": dequantize(), "no zero": dequantize(zeros=False)},
+    ),
     (MICROSOFT, "QuantizeLinear"): (0, {"whole": quantize(), "per channel": quantize((3,), 1)}),
     (MICROSOFT, "QGemm"): (
         1,
