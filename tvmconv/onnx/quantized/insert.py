@@ -138,7 +138,7 @@ class _Insertion:
             dtype = np.int8 if one.signed else np.uint8
             x = name
             if editor.element(name) == TensorProto.FLOAT16:
-                x = editor.emit("Cast", [name], f"{name}.wide", to=TensorProto.FLOAT)
+                x = editor.emit("Cast", [name], f"{name}.float32", to=TensorProto.FLOAT)
             scale = editor.constant(np.array(one.scale, np.float32), f"{name}.scale")
             zero = editor.constant(np.array(one.zero_point, dtype), f"{name}.zero_point")
             q = editor.emit(QUANTIZE, [x, scale, zero], f"{name}.quantized", axis=0)
@@ -151,7 +151,7 @@ class _Insertion:
         # Scales are fp32, as fp16 has few digits for small ones.
         element = self.editor.element(name)
         if element in SCALES and element != TensorProto.FLOAT:
-            y = self.editor.emit("Cast", [y], f"{name}.narrow", to=element)
+            y = self.editor.emit("Cast", [y], f"{name}.float16", to=element)
         return y
 
 
