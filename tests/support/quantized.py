@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 from onnxruntime import quantization
 
 from tvmconv.onnx.model import read
-from tvmconv.onnx.quantized.inner_form import to_pairs
+from tvmconv.onnx.quantized.inner_form import to_qdq
 
 Array = NDArray[Any]
 FLOAT, INT8, UINT8, INT32 = (
@@ -112,9 +112,9 @@ def counts(model: onnx.ModelProto) -> Counter[str]:
     return Counter(f"{node.domain}.{node.op_type}".strip(".") for node in model.graph.node)
 
 
-def in_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
+def in_qdq(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model in the inner form, checked: what it says is all explicit, and onnx agrees."""
-    pairs = to_pairs(read(model))
+    pairs = to_qdq(read(model))
     onnx.checker.check_model(pairs, full_check=True)
     values = {tensor.name: numpy_helper.to_array(tensor) for tensor in pairs.graph.initializer}
     dynamic = {

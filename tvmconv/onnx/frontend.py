@@ -107,8 +107,8 @@ def _folded_limit(proto: onnx.ModelProto) -> int:
 DISABLED = (
     # It renames the node, and adds reshapes to one of more than two dimensions.
     "MatMulAddFusion",
-    # These are for kernels of onnxruntime: pairs are added past operators that move numbers, float
-    # weights become int8, and one of two pairs goes, though their scales differ.
+    # These are for kernels of onnxruntime: QDQ pairs are added past operators that move numbers,
+    # float weights become int8, and one of two QDQ pairs goes, though their scales differ.
     "QDQPropagationTransformer",
     "WeightBiasQuantization",
     "DoubleQDQPairsRemover",
@@ -120,7 +120,7 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
 
     They fold constants up to a size (shape arithmetic included), fold batch norms and scales into
     the weights of convolutions, and remove identities. Quantised weights stay behind their
-    DequantizeLinear, and pairs where they are. The result has standard operators only;
+    DequantizeLinear, and QDQ pairs where they are. The result has standard operators only;
     nodes that stay keep their names. Raises `ModelError` if onnxruntime can't run the model.
     """
     check_size(proto)  # again: as fp32 it may have doubled

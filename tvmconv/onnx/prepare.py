@@ -17,7 +17,7 @@ from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
 from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
 from tvmconv.onnx.quantized.beside import with_sidecar
-from tvmconv.onnx.quantized.inner_form import to_pairs
+from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.supported import unsupported
 from tvmconv.runtime.io_form import IoForm
 from tvmconv.specs import TensorSpec
@@ -28,7 +28,7 @@ class Graph:
     """The network at one batch."""
 
     #: The model as given, every shape fixed, every node with a name of its own; of a quantised one
-    #: its form of pairs (`tvmconv.onnx.quantized.inner_form`).
+    #: its form of QDQ (`tvmconv.onnx.quantized.inner_form`).
     original: onnx.ModelProto
     #: The same function in fewer nodes; the original where an operator of it can't be built.
     simple: onnx.ModelProto
@@ -77,7 +77,7 @@ def prepare(
     proto = read(model)
     if quantization is not None:
         proto = with_sidecar(proto, quantization)
-    proto = to_pairs(proto)
+    proto = to_qdq(proto)
     graphs = [_graph(original, form) for original in at_batches(proto, batch, shapes)]
     missing = unsupported(graphs[-1].original)
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail

@@ -1,6 +1,6 @@
-"""A float model with the scales of a file beside it, as a model with pairs.
+"""A float model with the scales of a file beside it, as a model with QDQ pairs.
 
-ModelProto of float operators, path of the scales -> ModelProto with pairs
+ModelProto of float operators, path of the scales -> ModelProto with QDQ pairs
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def read_sidecar(path: str | Path) -> Sidecar:
 
 
 def with_sidecar(proto: onnx.ModelProto, path: str | Path) -> onnx.ModelProto:
-    """A float model with pairs where the file has scales, its weights quantised.
+    """A float model with QDQ pairs where the file has scales, its weights quantised.
 
     Layers without a scale stay as they are, and a `QuantizationWarning` lists them. Raises
     `QuantizationError` for a file that can't be read, that names tensors that the model does not

@@ -6,14 +6,14 @@ import onnx
 
 from tvmconv.onnx.quantized.editor import Editor
 from tvmconv.onnx.quantized.operators import DEQUANTIZE, QUANTIZE, is_standard
-from tvmconv.onnx.quantized.pairs import attributes
+from tvmconv.onnx.quantized.wrap import attributes
 
 #: Operators that are done to quantised weights instead of to float ones, where there is one scale.
 RESHAPES = ("Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 
 
 def quantise_constants(proto: onnx.ModelProto) -> None:
-    """Computes what is quantised out of constants, in place; all pairs are explicit.
+    """Computes what is quantised out of constants, in place; all QDQ is explicit.
 
     Before: float weights -> QuantizeLinear -> DequantizeLinear -> Transpose -> product
     After: int8 weights, transposed -> DequantizeLinear -> product

@@ -1,4 +1,4 @@
-"""Merges equal pairs, and removes those that give what was there before."""
+"""Merges equal QDQ pairs, and removes those that give what was there before."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import numpy as np
 import onnx
 
 from tvmconv.onnx.quantized.editor import Editor
-from tvmconv.onnx.quantized.operators import DEQUANTIZE, PAIR, QUANTIZE, is_standard
+from tvmconv.onnx.quantized.operators import DEQUANTIZE, QDQ, QUANTIZE, is_standard
 
 #: The largest scale whose numbers are finite: 255 times it is less than fp32's largest.
 LARGEST = float(np.finfo(np.float32).max) / 256
 
 
-def merge_pairs(proto: onnx.ModelProto) -> None:
-    """Leaves the first of equal QuantizeLinear, and of equal DequantizeLinear, and removes pairs
-    that follow a pair of the same scale, in place; all pairs are explicit.
+def merge_qdq(proto: onnx.ModelProto) -> None:
+    """Leaves the first of equal QuantizeLinear, and of equal DequantizeLinear, and removes QDQ
+    pairs that follow one of the same scale, in place; all QDQ is explicit.
 
     Before: a -> Q -> DQ -> Q -> DQ -> b, and beside it a -> Q -> DQ -> c
     After: a -> Q -> DQ -> b, c
@@ -30,7 +30,7 @@ def merge_pairs(proto: onnx.ModelProto) -> None:
     sources: dict[str, tuple[Any, str]] = {}
     for node in editor.walk():
         node.input[:] = [names.get(name, name) for name in node.input]
-        if is_standard(node, *PAIR) and len(node.input) == 3 and not _has_own_type(node):
+        if is_standard(node, *QDQ) and len(node.input) == 3 and not _has_own_type(node):
             output, params = node.output[0], _parameters(editor, node)
             made, source = sources.get(node.input[0], (None, ""))
             if node.op_type == QUANTIZE and made == params and _small(editor, node):
@@ -47,13 +47,13 @@ def merge_pairs(proto: onnx.ModelProto) -> None:
 
 
 def drop_unread(proto: onnx.ModelProto) -> None:
-    """Removes pairs, constants and what is computed from those that nothing reads any more, in
+    """Removes QDQ, constants and what is computed from those that nothing reads any more, in
     place."""
     editor = Editor(proto)
     read = set(editor.kept)
     for node in reversed(list(editor.walk())):
         if not read.intersection(node.output) and (
-            is_standard(node, *PAIR) or editor.is_constant(node.output[0])
+            is_standard(node, *QDQ) or editor.is_constant(node.output[0])
         ):
             continue
         read.update(node.input)

@@ -8,8 +8,8 @@ from onnx import helper
 
 from tvmconv.onnx.quantized import checks
 from tvmconv.onnx.quantized.editor import Array, Editor
-from tvmconv.onnx.quantized.operators import DEQUANTIZE, PAIR, QUANTIZE, is_standard
-from tvmconv.onnx.quantized.refusals import refusal_of_pair
+from tvmconv.onnx.quantized.operators import DEQUANTIZE, QDQ, QUANTIZE, is_standard
+from tvmconv.onnx.quantized.refusals import refusal_of_qdq
 
 _T = onnx.TensorProto
 #: The axis where none is given.
@@ -17,7 +17,7 @@ AXIS = 1
 
 
 def explicit(proto: onnx.ModelProto) -> None:
-    """Gives every pair an initializer as scale and as zero point, and an axis, in place.
+    """Gives all QDQ an initializer as scale and as zero point, and an axis, in place.
 
     Scale and zero point are both a number, for the whole tensor, with axis 0; or both a vector,
     along an axis that is not negative where the number of dimensions is known. Attributes of newer
@@ -28,7 +28,7 @@ def explicit(proto: onnx.ModelProto) -> None:
     """
     editor = Editor(proto)
     for node in editor.walk():
-        if not is_standard(node, *PAIR) or refusal_of_pair(node, editor.element):
+        if not is_standard(node, *QDQ) or refusal_of_qdq(node, editor.element):
             editor.keep(node)
         else:
             _Pair(editor, node).write()

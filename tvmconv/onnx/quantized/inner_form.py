@@ -1,7 +1,7 @@
 """The one form of quantised models: ONNX's QuantizeLinear and DequantizeLinear around float
 operators.
 
-ModelProto of any quantised operators -> ModelProto of pairs
+ModelProto of any quantised operators -> ModelProto of QDQ
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from onnx import version_converter
 from tvmconv.errors import ModelError, first_line
 from tvmconv.onnx.model import name_nodes, opset
 from tvmconv.onnx.quantized.constants import quantise_constants
-from tvmconv.onnx.quantized.duplicates import drop_unread, merge_pairs
+from tvmconv.onnx.quantized.duplicates import drop_unread, merge_qdq
 from tvmconv.onnx.quantized.explicit import explicit
-from tvmconv.onnx.quantized.moves import move_between_pairs
-from tvmconv.onnx.quantized.operators import DYNAMIC, is_pair, is_standard
+from tvmconv.onnx.quantized.moves import wrap_moves
+from tvmconv.onnx.quantized.operators import DYNAMIC, is_qdq, is_standard
 from tvmconv.onnx.quantized.rewrites import find, rewrite
 
-#: The oldest opset whose pairs have an axis, and the oldest IR in which initializers are not listed
+#: The oldest opset whose QDQ has an axis, and the oldest IR in which initializers are not listed
 #: as inputs.
 OPSET, IR_VERSION = 13, 4
 
@@ -26,13 +26,13 @@ OPSET, IR_VERSION = 13, 4
 def is_quantised(proto: onnx.ModelProto) -> bool:
     """True if a model has quantised operators."""
     return any(
-        is_pair(node) or is_standard(node, DYNAMIC) or find(node) is not None
+        is_qdq(node) or is_standard(node, DYNAMIC) or find(node) is not None
         for node in proto.graph.node
     )
 
 
-def to_pairs(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """Brings a quantised model to pairs around float operators; any other is returned as it is.
+def to_qdq(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Brings a quantised model to QDQ pairs around float operators; any other is returned as it is.
 
     Every QuantizeLinear and DequantizeLinear of the result has a scale and a zero point that are
     initializers, or results of DynamicQuantizeLinear, and an axis. Weights are int8 or uint8
@@ -54,8 +54,8 @@ def to_pairs(proto: onnx.ModelProto) -> onnx.ModelProto:
         rewrite,
         explicit,
         quantise_constants,
-        move_between_pairs,
-        merge_pairs,
+        wrap_moves,
+        merge_qdq,
         drop_unread,
     ):
         step(changed)

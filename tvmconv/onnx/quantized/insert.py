@@ -1,4 +1,4 @@
-"""Puts pairs into a float model, where a quantised layer reads and where they cost no fusion.
+"""Puts QDQ pairs into a float model, where a quantised layer reads and where they cost no fusion.
 
 - At the input of every convolution and product whose weights are constants; these become int8, one
   scale for each output channel.
@@ -20,8 +20,8 @@ from onnx import TensorProto
 from tvmconv.errors import QuantizationError
 from tvmconv.onnx.quantized.editor import Array, Editor
 from tvmconv.onnx.quantized.operators import DEQUANTIZE, QUANTIZE, SCALES, is_standard
-from tvmconv.onnx.quantized.pairs import attributes
 from tvmconv.onnx.quantized.sidecar import Sidecar
+from tvmconv.onnx.quantized.wrap import attributes
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Operators that are computed on bytes.
@@ -33,7 +33,7 @@ LARGEST = 127
 
 
 def insert(proto: onnx.ModelProto, sidecar: Sidecar) -> list[str]:
-    """Puts pairs into a model of opset 13 or later, in place. Returns the tensors that layers read
+    """Puts QDQ pairs into a model of opset 13 or later, in place. Returns tensors that layers read
     and that have no scale. Raises `QuantizationError`."""
     return _Insertion(Editor(proto), sidecar).run()
 
@@ -42,8 +42,8 @@ class _Insertion:
     def __init__(self, editor: Editor, sidecar: Sidecar) -> None:
         self.editor, self.sidecar = editor, sidecar
         self.order = {node.name: at for at, node in enumerate(editor.proto.graph.node)}
-        #: By tensor its pair's result; by weight and axis that of its DequantizeLinear.
-        self.pairs: dict[str, str] = {}
+        #: By tensor its QDQ pair's result; by weight and axis that of its DequantizeLinear.
+        self.rounded: dict[str, str] = {}
         self.weights: dict[tuple[str, int | None], str] = {}
         self.missing: dict[str, None] = {}
 
@@ -129,11 +129,11 @@ class _Insertion:
             name = maker.input[0]
         return -1
 
-    # ------------------------------------------------------------ pairs
+    # ------------------------------------------------------------ QDQ pairs
 
     def _pair(self, name: str) -> str:
         """The tensor as it is after quantising, with the scale of the file."""
-        if name not in self.pairs:
+        if name not in self.rounded:
             one, editor = self.sidecar.scales[name], self.editor
             dtype = np.int8 if one.signed else np.uint8
             x = name
@@ -142,8 +142,8 @@ class _Insertion:
             scale = editor.constant(np.array(one.scale, np.float32), f"{name}.scale")
             zero = editor.constant(np.array(one.zero_point, dtype), f"{name}.zero_point")
             q = editor.emit(QUANTIZE, [x, scale, zero], f"{name}.quantized", axis=0)
-            self.pairs[name] = self._dequantize([q, scale, zero], name, 0)
-        return self.pairs[name]
+            self.rounded[name] = self._dequantize([q, scale, zero], name, 0)
+        return self.rounded[name]
 
     def _dequantize(self, inputs: list[str], name: str, axis: int) -> str:
         """Writes a DequantizeLinear with the element type of tensor `name`."""

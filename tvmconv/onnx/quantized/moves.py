@@ -1,4 +1,4 @@
-"""Operators on quantised numbers that change no scale, as float ones between pairs."""
+"""Operators on quantised numbers that change no scale, as float ones between QDQ pairs."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import onnx
 
 from tvmconv.onnx.quantized.editor import Editor
 from tvmconv.onnx.quantized.operators import MOVES, POOLS, QUANTIZE, is_standard
-from tvmconv.onnx.quantized.pairs import attributes, dequantized, quantized
+from tvmconv.onnx.quantized.wrap import attributes, dequantized, quantized
 
 
-def move_between_pairs(proto: onnx.ModelProto) -> None:
-    """Puts pairs around operators that move quantised numbers, in place; all pairs are explicit.
+def wrap_moves(proto: onnx.ModelProto) -> None:
+    """Puts QDQ around operators that move quantised numbers, in place; all QDQ is explicit.
 
     Before: QuantizeLinear -> MaxPool
     After: QuantizeLinear -> DequantizeLinear -> MaxPool -> QuantizeLinear

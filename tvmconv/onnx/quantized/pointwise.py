@@ -13,7 +13,7 @@ import onnx
 
 from tvmconv.onnx.quantized.editor import Editor
 from tvmconv.onnx.quantized.operators import STANDARD
-from tvmconv.onnx.quantized.pairs import (
+from tvmconv.onnx.quantized.wrap import (
     attributes,
     constants,
     dequantized,

@@ -13,9 +13,9 @@ from tvmconv.onnx.quantized.operators import (
     QUANTIZED,
     SCALES,
     element_name,
-    is_pair,
+    is_qdq,
 )
-from tvmconv.onnx.quantized.pairs import has
+from tvmconv.onnx.quantized.wrap import has
 
 #: How the types begin that ONNX quantises to or from, besides int8 and uint8.
 FORMS = ("int2", "uint2", "int4", "uint4", "int16", "uint16", "int32", "float4", "float8")
@@ -24,10 +24,10 @@ UNDEFINED = TensorProto.UNDEFINED
 Element = Callable[[str], int]
 
 
-def refusal_of_pair(node: onnx.NodeProto, element: Element) -> str:
+def refusal_of_qdq(node: onnx.NodeProto, element: Element) -> str:
     """The reason to refuse a QuantizeLinear or DequantizeLinear for its attributes and element
     types; empty for other nodes as well."""
-    if not is_pair(node):
+    if not is_qdq(node):
         return ""
     if has(node, "block_size"):
         return "in blocks"
@@ -58,7 +58,7 @@ def _is_quantised_type(element: int) -> bool:
 def refusal_of_parameters(
     node: onnx.NodeProto, constants: Container[str], dynamic: Container[str]
 ) -> str:
-    """The reason to refuse a pair for a scale or zero point that is computed as the network runs.
+    """The reason to refuse one of QDQ for a scale or zero point that is computed at run time.
 
     constants: tensors whose value is known. dynamic: results of DynamicQuantizeLinear.
     """

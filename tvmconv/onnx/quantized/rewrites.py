@@ -1,4 +1,4 @@
-"""The table of quantised operators and their rewrites to float operators between pairs."""
+"""The table of quantised operators and their rewrites to float operators between QDQ."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tvmconv.onnx.quantized.operators import (
     MICROSOFT,
     QUANTIZE,
     STANDARD,
-    is_pair,
+    is_qdq,
 )
-from tvmconv.onnx.quantized.pairs import has
 from tvmconv.onnx.quantized.pointwise import Rewrite, around
-from tvmconv.onnx.quantized.refusals import Element, refusal_of_pair, refusal_of_parameters
+from tvmconv.onnx.quantized.refusals import Element, refusal_of_parameters, refusal_of_qdq
+from tvmconv.onnx.quantized.wrap import has
 
 #: By domain and operator. DynamicQuantizeLinear stays: it finds its scale when the network runs.
 REWRITES: dict[tuple[str, str], Rewrite] = {
@@ -56,7 +56,7 @@ def rewrite(proto: onnx.ModelProto) -> None:
     editor = Editor(proto)
     for node in editor.walk():
         rule = find(node)
-        if rule is None or refusal_of_pair(node, editor.element) or not rule(editor, node):
+        if rule is None or refusal_of_qdq(node, editor.element) or not rule(editor, node):
             editor.keep(node)
     editor.finish()
 
@@ -70,8 +70,8 @@ def refusal(
     element: the element type of a tensor. constants: tensors whose value is known. dynamic: results
     of DynamicQuantizeLinear.
     """
-    if is_pair(node):
-        return refusal_of_pair(node, element) or refusal_of_parameters(node, constants, dynamic)
+    if is_qdq(node):
+        return refusal_of_qdq(node, element) or refusal_of_parameters(node, constants, dynamic)
     if find(node) is None:
         return ""
     if has(node, "channels_last"):

@@ -18,7 +18,7 @@ from onnxruntime.quantization import QuantFormat, QuantType
 import tvmconv
 from benchmarks.zoo.generated import mobilenet_v2, resnet
 from tests.support.models import residual_net
-from tests.support.quantized import counts, dynamic, feeds, in_pairs, run, static
+from tests.support.quantized import counts, dynamic, feeds, in_qdq, run, static
 from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.supported import unsupported
@@ -89,7 +89,7 @@ def test_a_network_gives_what_it_gave(
     given = FORMS[form](floats[network], tmp_path)
     fed = feeds(given)
     expected = run(given, fed)["output"]
-    pairs = in_pairs(given)
+    pairs = in_qdq(given)
     fixed = onnx_model.fix_shapes(pairs)
     onnx_model.name_nodes(fixed)
     simple = frontend.simplify(frontend.widen(fixed))
@@ -128,7 +128,7 @@ def test_the_forms_of_one_network_end_alike(
     floats: dict[str, onnx.ModelProto], tmp_path: Path
 ) -> None:
     ends = [
-        counts(in_pairs(FORMS[form](floats["resnet"], tmp_path)))
+        counts(in_qdq(FORMS[form](floats["resnet"], tmp_path)))
         for form in ("QDQ, asymmetric", "QDQ, dedicated, float weights", "QOperator, asymmetric")
     ]
     assert ends[0] == ends[1] == ends[2]
@@ -142,7 +142,7 @@ def test_a_network_of_another_opset(opset: int, form: str, tmp_path: Path) -> No
     model.ir_version = 6 if opset < 13 else 10
     given = FORMS[form](model, tmp_path)
     fed = feeds(given)
-    expected, got = (run(one, fed)["output"] for one in (given, in_pairs(given)))
+    expected, got = (run(one, fed)["output"] for one in (given, in_qdq(given)))
     np.testing.assert_allclose(
         got, expected, rtol=0, atol=bound(form) * float(np.abs(expected).max())
     )

@@ -24,7 +24,7 @@ from tests.support.quantized import (
     Builder,
     counts,
     feeds,
-    in_pairs,
+    in_qdq,
     off,
     run,
 )
@@ -325,7 +325,7 @@ def test_a_rewrite_gives_what_the_operator_gives(
 ) -> None:
     model = made()
     assert any((node.domain, node.op_type) == key for node in model.graph.node)
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert not [node.op_type for node in pairs.graph.node if find(node) is not None]
     fed = feeds(model)
     assert off(read(model), pairs, fed) <= steps
@@ -345,14 +345,14 @@ def test_a_zero_point_that_is_left_out_is_0_and_of_the_operands_type(operator: s
     b = Builder()
     said, silent = made(b.const(0, "int8"), b), made("", Builder())
     fed = feeds(silent)
-    assert off(in_pairs(said), in_pairs(silent), fed) == 0
-    assert off(said, in_pairs(said), fed) <= 1
+    assert off(in_qdq(said), in_qdq(silent), fed) == 0
+    assert off(said, in_qdq(said), fed) <= 1
 
 
 def test_most_results_of_a_convolution_are_equal() -> None:
     model = conv(per="channel")()
     fed = feeds(model)
-    one, two = (next(iter(run(m, fed).values())).astype(int) for m in (model, in_pairs(model)))
+    one, two = (next(iter(run(m, fed).values())).astype(int) for m in (model, in_qdq(model)))
     assert (one == two).mean() > 0.99
 
 
@@ -360,7 +360,7 @@ def test_most_results_of_a_convolution_are_equal() -> None:
 def test_qgemm_without_a_scale_of_the_result_is_float(per: str) -> None:
     model = qgemm(per, real=True, alpha=0.7)()
     fed = feeds(model)
-    one, two = (next(iter(run(m, fed).values())) for m in (model, in_pairs(model)))
+    one, two = (next(iter(run(m, fed).values())) for m in (model, in_qdq(model)))
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-5)
 
 
@@ -373,14 +373,14 @@ def test_qlinear_matmul_with_a_scale_for_each_row_and_column() -> None:
     _, sa, za, w, sb, _, sy, zy = (values.get(name) for name in model.graph.node[0].input)
     a = (fed["a"].astype(float) - za[:, None]) * sa[:, None]
     y = np.rint(a @ (w * sb.astype(float)) / sy) + zy
-    given = next(iter(run(in_pairs(model), fed).values()))
+    given = next(iter(run(in_qdq(model), fed).values()))
     assert np.abs(given - np.clip(y, 0, 255)).max() <= 1
 
 
 def test_the_float_operator_has_the_name_of_the_quantised_one() -> None:
     model = conv()()
     model.graph.node[0].name = "layer1.conv"
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert [n.name for n in pairs.graph.node if n.op_type == "Conv"] == ["layer1.conv"]
 
 
@@ -393,13 +393,13 @@ def test_a_node_without_a_name_is_called_by_its_place_in_the_file() -> None:
     model = b.model((x, UINT8))
     for node in model.graph.node:
         node.name = ""
-    assert [n.name for n in in_pairs(model).graph.node if n.op_type == "Sigmoid"] == [
+    assert [n.name for n in in_qdq(model).graph.node if n.op_type == "Sigmoid"] == [
         "QLinearSigmoid_2"
     ]
 
 
 def test_the_bias_has_the_product_of_both_scales() -> None:
-    pairs = in_pairs(conv(per="channel")())
+    pairs = in_qdq(conv(per="channel")())
     values = {one.name: onnx.numpy_helper.to_array(one) for one in pairs.graph.initializer}
     made = {node.output[0]: node for node in pairs.graph.node}
     node = next(node for node in pairs.graph.node if node.op_type == "Conv")
@@ -409,11 +409,11 @@ def test_the_bias_has_the_product_of_both_scales() -> None:
 
 
 def test_the_cast_after_whole_sums_goes() -> None:
-    assert counts(in_pairs(integer("ConvInteger")()))["Cast"] == 0
-    assert counts(in_pairs(integer("ConvInteger", cast="none")()))["Cast"] == 1
+    assert counts(in_qdq(integer("ConvInteger")()))["Cast"] == 0
+    assert counts(in_qdq(integer("ConvInteger", cast="none")()))["Cast"] == 1
 
 
 def test_a_float_model_is_returned_as_it_is() -> None:
     b = Builder()
     model = b.model((b.op("Relu", b.input("x", FLOAT, [2])), FLOAT))
-    assert in_pairs(model) == read(model)
+    assert in_qdq(model) == read(model)

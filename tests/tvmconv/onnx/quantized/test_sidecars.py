@@ -22,7 +22,7 @@ from tests.support.shell import Command
 from tvmconv import errors
 from tvmconv.onnx.model import read
 from tvmconv.onnx.quantized.beside import read_sidecar, with_sidecar
-from tvmconv.onnx.quantized.inner_form import to_pairs
+from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.quantized.sidecar import Scale
 
 HEADER = "TRT-8601-EntropyCalibration2"
@@ -98,7 +98,7 @@ def written(folder: Path, text: str) -> Path:
 def test_a_network_is_quantised_by_a_file(kind: str, tmp_path: Path) -> None:
     model = residual_net(2)
     path = written(tmp_path, FILES[kind](model))
-    pairs = to_pairs(with_sidecar(read(model), path))
+    pairs = to_qdq(with_sidecar(read(model), path))
     onnx.checker.check_model(pairs, full_check=True)
     # The input, the pool, four results, the shortcut of one block, which the next reads too, the
     # average pool and the product.
@@ -133,7 +133,7 @@ def test_build_and_inspect_take_a_file(kind: str, tmp_path: Path) -> None:
     path = written(tmp_path, FILES[kind](model))
     exe = tvmconv.build(model, "llvm", quantization=path, records=False)
     fed = feeds(model)
-    expected = run(to_pairs(with_sidecar(read(model), path)), fed)["output"]
+    expected = run(to_qdq(with_sidecar(read(model), path)), fed)["output"]
     np.testing.assert_allclose(exe.run(fed)["output"], expected, rtol=0.02, atol=0.02)
     report = tvmconv.inspect(model, "llvm", quantization=str(path), records=False)
     found = {one.operator: one.count for one in report.operators}
@@ -161,7 +161,7 @@ def test_cache_and_json_of_one_network_end_alike(tmp_path: Path) -> None:
     model = residual_net(2)
     ends = []
     for kind in ("cache", "JSON, int8"):
-        pairs = to_pairs(with_sidecar(read(model), written(tmp_path, FILES[kind](model))))
+        pairs = to_qdq(with_sidecar(read(model), written(tmp_path, FILES[kind](model))))
         ends.append(run(pairs, feeds(model))["output"])
     np.testing.assert_array_equal(*ends)
 
@@ -189,7 +189,7 @@ def test_tensors_without_a_scale_are_listed_and_stay(tmp_path: Path) -> None:
         del scales[name]
     path = written(tmp_path, cache(scales))
     with pytest.warns(errors.QuantizationWarning, match=r"no scale for 'maxpool_2', 'relu_4'"):
-        pairs = to_pairs(with_sidecar(read(model), path))
+        pairs = to_qdq(with_sidecar(read(model), path))
     makers = {name: node.op_type for node in pairs.graph.node for name in node.output}
     read_by = {
         node.name: makers[node.input[0]] for node in pairs.graph.node if node.op_type == "Conv"
@@ -214,7 +214,7 @@ def test_what_is_not_to_be_quantised_is_not(tmp_path: Path) -> None:
     text = ppl(tensors, {convs[2].name: "FLOAT32", convs[3].name: "INT8"})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pairs = to_pairs(with_sidecar(read(model), written(tmp_path, text)))
+        pairs = to_qdq(with_sidecar(read(model), written(tmp_path, text)))
     constants = {one.name for one in pairs.graph.initializer}
     as_float = {
         node.name
@@ -233,7 +233,7 @@ def test_transposed_convolutions_and_batch_norms(group: int, tmp_path: Path) -> 
     x = g.op("BatchNormalization", x, *stats)
     y = g.op("Identity", g.op("Conv", x, g.constant(np.eye(6, dtype="f").reshape(6, 6, 1, 1))))
     model = g.model(g.op("Add", y, x, name="output"))
-    pairs = to_pairs(with_sidecar(read(model), written(tmp_path, as_cache(model))))
+    pairs = to_qdq(with_sidecar(read(model), written(tmp_path, as_cache(model))))
     fed = feeds(model)
     expected, got = run(model, fed)["output"], run(pairs, fed)["output"]
     assert np.linalg.norm(got - expected) < 0.03 * np.linalg.norm(expected)
@@ -246,7 +246,7 @@ def test_a_model_of_fp16_and_an_old_opset(tmp_path: Path) -> None:
     g = Graph([1, 16, 6, 6], dtype="float16")
     model = g.model(g.op("Relu", g.conv(g.conv("input", 16, 8), 8, 8), name="output"), opset=11)
     path = written(tmp_path, cache({name: value / 127 for name, value in ranges(model).items()}))
-    pairs = to_pairs(with_sidecar(read(model), path))
+    pairs = to_qdq(with_sidecar(read(model), path))
     onnx.checker.check_model(pairs, full_check=True)
     fed = feeds(model)
     expected, got = run(model, fed)["output"], run(pairs, fed)["output"]

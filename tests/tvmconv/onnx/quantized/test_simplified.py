@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.support.quantized import FLOAT, INT8, Array, Builder, counts, feeds, in_pairs, off, run
+from tests.support.quantized import FLOAT, INT8, Array, Builder, counts, feeds, in_qdq, off, run
 from tvmconv.onnx import frontend
 from tvmconv.onnx import model as onnx_model
 
@@ -17,7 +17,7 @@ FLOAT16 = onnx.TensorProto.FLOAT16
 
 
 def simplified(model: onnx.ModelProto) -> onnx.ModelProto:
-    fixed = onnx_model.fix_shapes(in_pairs(model))
+    fixed = onnx_model.fix_shapes(in_qdq(model))
     onnx_model.name_nodes(fixed)
     return frontend.simplify(frontend.widen(fixed))
 
@@ -111,7 +111,7 @@ MODELS: dict[str, Callable[[], tuple[Builder, str]]] = {
 def test_pairs_stay_where_they_are(made: Callable[[], tuple[Builder, str]]) -> None:
     b, y = made()
     model = b.model((y, FLOAT))
-    pairs, simple = in_pairs(model), simplified(model)
+    pairs, simple = in_qdq(model), simplified(model)
     fed = feeds(model)
     assert off(model, simple, fed) == 0
     for operator in ("QuantizeLinear", "DequantizeLinear", "Conv", "MatMul", "Gemm"):
@@ -181,6 +181,6 @@ def test_a_cast_to_fp16_becomes_one_to_fp32(attribute: str) -> None:
     given = {attribute: FLOAT16} if attribute == "output_dtype" else {}
     y = b.op("DequantizeLinear", x, b.const(0.02), **given)
     y = y if given else b.op("Cast", y, to=FLOAT16)
-    wide = frontend.widen(onnx_model.fix_shapes(in_pairs(b.wrong((y, FLOAT16, [2, 3])))))
+    wide = frontend.widen(onnx_model.fix_shapes(in_qdq(b.wrong((y, FLOAT16, [2, 3])))))
     casts = [node for node in wide.graph.node if node.op_type == "Cast"]
     assert [node.attribute[0].i for node in casts] == [FLOAT, FLOAT16]

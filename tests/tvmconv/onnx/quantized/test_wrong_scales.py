@@ -17,7 +17,7 @@ from tests.support.quantized import (
     MICROSOFT,
     UINT8,
     Builder,
-    in_pairs,
+    in_qdq,
 )
 from tvmconv import errors
 
@@ -237,7 +237,7 @@ def test_what_dynamicquantizelinear_finds_is_taken() -> None:
     x = b.input("x", FLOAT, [2, 4])
     q = b.op("DynamicQuantizeLinear", x, outputs=3)
     model = b.model((b.op("DequantizeLinear", q, f"{q}.1", f"{q}.2"), FLOAT))
-    assert in_pairs(model).graph.node[1].input[1:] == [f"{q}.1", f"{q}.2"]
+    assert in_qdq(model).graph.node[1].input[1:] == [f"{q}.1", f"{q}.2"]
     assert not tvmconv.inspect(model, "llvm").unsupported
 
 

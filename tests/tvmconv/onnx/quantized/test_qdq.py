@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.support.quantized import FLOAT, INT8, UINT8, Builder, counts, feeds, in_pairs, off, run
+from tests.support.quantized import FLOAT, INT8, UINT8, Builder, counts, feeds, in_qdq, off, run
 from tvmconv.onnx.model import read
 
 FLOAT16 = onnx.TensorProto.FLOAT16
@@ -78,7 +78,7 @@ def test_every_opset(
     opset: int, per_channel: bool, bias: str, float_weights: bool, element: int
 ) -> None:
     model = convolution(opset, element, bool(per_channel), float_weights, bias)
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(model, pairs, feeds(model)) == 0
     found = weights_of(pairs)
     assert found["numbers"].dtype == np.int8
@@ -93,7 +93,7 @@ def test_every_opset(
 @pytest.mark.parametrize("float_weights", [False, True])
 def test_scales_of_fp16(opset: int, float_weights: bool) -> None:
     model = convolution(opset, INT8, True, float_weights, "int32", "float16")
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     # onnxruntime adds fp16 products in another order where weights are constants: one step.
     assert off(model, pairs, feeds(model)) <= (0.202 if float_weights else 0)
     assert weights_of(pairs)["scale"].dtype == np.float16
@@ -104,7 +104,7 @@ def test_no_zero_point_is_uint8_0() -> None:
     scale = b.const(0.02)
     q = b.op("QuantizeLinear", b.input("x", FLOAT, [2, 3]), scale)
     model = b.model((b.op("DequantizeLinear", q, scale), FLOAT), (q, UINT8))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(model, pairs, feeds(model)) == 0
     zeros = [one for one in pairs.graph.initializer if one.name.endswith("zero_point")]
     assert {one.data_type for one in zeros} == {UINT8}
@@ -114,7 +114,7 @@ def test_no_zero_point_of_a_vector_is_a_vector() -> None:
     b = Builder(13)
     x = b.input("x", INT8, [2, 3])
     model = b.model((b.op("DequantizeLinear", x, b.const([0.1, 0.2, 0.3]), axis=-1), FLOAT))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(model, pairs, feeds(model)) == 0
     assert pairs.graph.node[0].attribute[0].i == 1
     assert [list(one.dims) for one in pairs.graph.initializer] == [[3], [3]]
@@ -126,7 +126,7 @@ def test_output_dtype_becomes_the_zero_points_type(opset: int, element: int) -> 
     b = Builder(opset)
     x = b.input("x", FLOAT, [2, 3])
     model = b.model((b.op("QuantizeLinear", x, b.const(0.02), output_dtype=element), element))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(model, pairs, feeds(model)) == 0
     assert {one.data_type for one in pairs.graph.initializer} == {FLOAT, element}
 
@@ -136,7 +136,7 @@ def test_output_dtype_of_a_dequantizelinear_becomes_a_cast() -> None:
     x = b.input("x", INT8, [2, 3])
     y = b.op("DequantizeLinear", x, b.const(0.02), output_dtype=FLOAT16)
     model = b.wrong((y, FLOAT16, [2, 3]))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert counts(pairs) == {"DequantizeLinear": 1, "Cast": 1}
     fed = feeds(model)
     expected = (fed["x"] * np.float32(0.02)).astype("float16")
@@ -149,7 +149,7 @@ def test_a_scale_of_one_element_is_a_number(shape: tuple[int, ...]) -> None:
     x = b.input("x", FLOAT, [2, 3])
     scale, zero = b.const(np.full(shape, 0.02)), b.const(4, "uint8")
     model = b.model((b.op("QuantizeLinear", x, scale, zero, axis=1), UINT8))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(model, pairs, feeds(model)) == 0
     assert all(not one.dims for one in pairs.graph.initializer)
 
@@ -162,7 +162,7 @@ def test_scales_that_are_computed_from_constants() -> None:
     zero = b.op("Cast", b.const(7, "int64"), to=INT8)
     q = b.op("QuantizeLinear", "x", scale, zero)
     model = b.model((b.op("DequantizeLinear", q, scale, zero), FLOAT))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(model, pairs, feeds(model)) == 0
 
 
@@ -181,7 +181,7 @@ def test_transposed_weights_are_transposed_once(after: bool, per_channel: bool) 
         q = b.op("QuantizeLinear", b.op("Transpose", w, perm=[1, 0]), scale, zero, axis=1)
         w = b.op("DequantizeLinear", q, scale, zero, axis=1)
     model = b.model((b.op("MatMul", x, w), FLOAT))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(model, pairs, feeds(model)) == 0
     assert counts(pairs) == {"DequantizeLinear": 1, "MatMul": 1}
     found = weights_of(pairs, "MatMul")
@@ -195,7 +195,7 @@ def test_reshaped_weights_are_reshaped_once() -> None:
     w = b.op("DequantizeLinear", b.const(b.rng.integers(-9, 9, (2, 3, 3)), "int8"), b.const(0.1))
     w = b.op("Reshape", w, b.const([6, 3], "int64"))
     model = b.model((b.op("MatMul", x, w), FLOAT))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(model, pairs, feeds(model)) == 0
     assert counts(pairs) == {"DequantizeLinear": 1, "MatMul": 1}
 
@@ -207,7 +207,7 @@ def test_a_second_pair_of_the_same_scale_goes() -> None:
         scale, zero = b.const(0.013), b.const(77, "uint8")
         x = b.op("DequantizeLinear", b.op("QuantizeLinear", x, scale, zero), scale, zero)
     model = b.model((b.op("Relu", x), FLOAT))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert counts(pairs) == {"QuantizeLinear": 1, "DequantizeLinear": 1, "Relu": 1}
     assert off(model, pairs, feeds(model)) == 0
 
@@ -222,7 +222,7 @@ def test_a_second_pair_that_differs_stays(scale: float, zero: int) -> None:
         params = b.const(s), b.const(z, "uint8")
         x = b.op("DequantizeLinear", b.op("QuantizeLinear", x, *params), *params)
     model = b.model((x, FLOAT))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert counts(pairs) == {"QuantizeLinear": 2, "DequantizeLinear": 2}
     assert off(model, pairs, feeds(model)) == 0
 
@@ -247,7 +247,7 @@ def test_dedicated_pairs_become_one() -> None:
         read_by.append(b.op("DequantizeLinear", b.op("QuantizeLinear", x, *params), *params))
     y = b.op("Add", b.op("Mul", read_by[0], read_by[1]), b.op("Relu", read_by[2]))
     model = b.model((y, FLOAT))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert counts(pairs)["QuantizeLinear"] == counts(pairs)["DequantizeLinear"] == 1
     assert off(model, pairs, feeds(model)) == 0
 
@@ -259,7 +259,7 @@ def test_an_output_keeps_its_name_though_it_is_there_twice() -> None:
     first, second = (b.op("QuantizeLinear", x, *params) for _ in range(2))
     again = b.op("QuantizeLinear", b.op("DequantizeLinear", first, *params), *params)
     model = b.model((first, INT8), (second, INT8), (again, INT8))
-    assert off(model, in_pairs(model), feeds(model)) == 0
+    assert off(model, in_qdq(model), feeds(model)) == 0
 
 
 def test_graphs_inside_of_nodes_read_what_they_read() -> None:
@@ -277,7 +277,7 @@ def test_graphs_inside_of_nodes_read_what_they_read() -> None:
     chosen = b.op("Constant", value=numpy_helper.from_array(np.array(False)))
     y = b.op("If", chosen, then_branch=branches[0], else_branch=branches[1])
     model = b.model((y, FLOAT))
-    assert off(model, in_pairs(model), feeds(model)) == 0
+    assert off(model, in_qdq(model), feeds(model)) == 0
 
 
 MOVED: dict[str, dict[str, Any]] = {
@@ -298,7 +298,7 @@ def test_what_moves_quantised_numbers_is_between_pairs(operator: str, element: i
     q = b.op("QuantizeLinear", x, *params)
     moved = b.op(operator, q, **MOVED[operator])
     model = b.model((b.op("DequantizeLinear", moved, *params), FLOAT), (moved, element))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(model, pairs, feeds(model)) == 0
     node = next(one for one in pairs.graph.node if one.op_type == operator)
     makers = {name: one.op_type for one in pairs.graph.node for name in one.output}
@@ -313,7 +313,7 @@ def test_a_split_of_quantised_numbers_is_between_pairs() -> None:
     split = b.op("Split", b.op("QuantizeLinear", x, *params), axis=1, outputs=2)
     ends = [b.op("DequantizeLinear", name, *params) for name in (split, f"{split}.1")]
     model = b.model(*((name, FLOAT) for name in ends))
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(model, pairs, feeds(model)) == 0
     assert counts(pairs)["QuantizeLinear"] == 3
 
@@ -325,7 +325,7 @@ def test_initializers_that_are_inputs_too() -> None:
         value = onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
         model.graph.input.append(value)
     fed = {"x": feeds(model)["x"]}
-    pairs = in_pairs(model)
+    pairs = in_qdq(model)
     assert off(read(model), pairs, fed) == 0
     fed_by = {one.name for one in pairs.graph.input} - {one.name for one in pairs.graph.initializer}
     assert fed_by == {"x"}
