@@ -21,6 +21,15 @@ class UnsupportedOperatorError(ModelError):
     """A model uses operators, or forms of them, that can't be built. Lists all of them."""
 
 
+class QuantizationError(ModelError):
+    """A scale, zero point or axis of a quantised model can't be right, or a file of scales can't be
+    read or does not fit the model."""
+
+
+class QuantizationWarning(UserWarning):
+    """A file of scales leaves layers of the model without one: they are not quantised."""
+
+
 class ShapeError(ModelError):
     """A dimension is left open, or a given shape does not fit the model."""
 
@@ -98,6 +107,8 @@ __all__ = [
     "FamilyError",
     "FeedError",
     "ModelError",
+    "QuantizationError",
+    "QuantizationWarning",
     "RecordError",
     "RecordWarning",
     "ShapeError",

@@ -29,6 +29,10 @@ Shape = Annotated[
     list[str] | None, typer.Option(metavar="NAME=N,C,H,W", help="an input's shape; repeatable")
 ]
 Precision = Annotated[str | None, typer.Option(help="precision of convolutions; default: fp16")]
+Quantization = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="scales: OpenPPL's JSON or a TensorRT calibration cache"),
+]
 IoDtype = Annotated[
     str | None, typer.Option(help="of inputs and outputs: float32 or float16; default the model's")
 ]
@@ -65,6 +69,7 @@ def build_options(
     batch: Batch = None,
     shape: Shape = None,
     precision: Precision = None,
+    quantization: Quantization = None,
     io_dtype: IoDtype = None,
     io_layout: IoLayout = None,
     records: Records = None,
@@ -80,6 +85,7 @@ def build_options(
         "batch": None if batch is None else parse_batch(batch),
         "shapes": shapes or None,
         "precision": precision,
+        "quantization": quantization,
         "io_dtype": io_dtype,
         "io_layout": io_layout,
         "records": False if records == "off" else records,

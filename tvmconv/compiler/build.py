@@ -70,6 +70,7 @@ def build(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
+    quantization: str | Path | None = None,
     io_dtype: str | None = None,
     io_layout: str | None = None,
     records: bool | str | Path = True,
@@ -93,6 +94,9 @@ def build(
     shapes: input name to its dimensions; with buckets, those in the largest.
     precision: of what convolutions multiply, ``"fp16"`` or ``"bf16"`` (WMMA alone, on llvm and from
         sm_80 on); they sum in fp32.
+    quantization: a file of scales beside a float model, which is quantised by it: OpenPPL's JSON or
+        a TensorRT calibration cache. Weights have a scale for each channel, computed from them. A
+        layer whose input has no scale stays as it is; a `QuantizationWarning` lists those inputs.
     io_dtype: ``"float32"`` or ``"float16"``, for inputs and outputs of floating point; by default
         each is as in the model. What fp16 can't hold is infinite in it.
     io_layout: ``"NHWC"`` for inputs and outputs of floating point with four dimensions; by
@@ -119,6 +123,7 @@ def build(
         default those of the CPU.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
+    `QuantizationError` for its scales or those of `quantization`,
     `TargetError` or `ToolchainError` for the target, `RecordError` for the records, `FamilyError`
     for an unknown family or a convolution that none of `families` computes, `ConfigError` for a
     configuration that does not fit or names no layer, and of itself for an unknown option.
@@ -132,7 +137,7 @@ def build(
             "a simulation's kernels have no configurations", hint="leave configs out"
         )
     chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
-    prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
+    prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout), quantization)
     prepared.require_supported()
     if target == "cuda":
         toolchain.prepare_cuda(arch)
@@ -194,6 +199,7 @@ def inspect(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
+    quantization: str | Path | None = None,
     io_dtype: str | None = None,
     io_layout: str | None = None,
     records: bool | str | Path = True,
@@ -214,7 +220,7 @@ def inspect(
     hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
     chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
-    prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout))
+    prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout), quantization)
     largest = prepared.graphs[-1]
     if prepared.unsupported:
         missing = prepared.unsupported

@@ -26,6 +26,10 @@ from tvmconv.errors import (
 from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
 from tvmconv.onnx.model import infer_shapes, inputs, opset
+from tvmconv.onnx.quantized.operators import DEQUANTIZE
+
+#: Attributes that name an element type.
+DTYPES = ("dtype", "output_dtype", "precision", "to")
 
 
 def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -43,7 +47,7 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
         _widen_tensor(tensor)
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.name in ("to", "dtype") and attribute.i == fp16:
+            if attribute.name in DTYPES and attribute.i == fp16:
                 attribute.i = fp32
             if attribute.HasField("t"):
                 _widen_tensor(attribute.t)
@@ -99,11 +103,24 @@ def _folded_limit(proto: onnx.ModelProto) -> int:
     return max(FOLDED_BYTES, FOLDED_GROWTH * largest)
 
 
+#: Optimisations that are left out.
+DISABLED = (
+    # It renames the node, and adds reshapes to one of more than two dimensions.
+    "MatMulAddFusion",
+    # These are for kernels of onnxruntime: QDQ pairs are added past operators that move numbers,
+    # float weights become int8, and one of two QDQ pairs goes, though their scales differ.
+    "QDQPropagationTransformer",
+    "WeightBiasQuantization",
+    "DoubleQDQPairsRemover",
+)
+
+
 def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Reduces the number of nodes by onnxruntime's basic graph optimisations.
 
     They fold constants up to a size (shape arithmetic included), fold batch norms and scales into
-    the weights of convolutions, and remove identities. The result has standard operators only;
+    the weights of convolutions, and remove identities. Quantised weights stay behind their
+    DequantizeLinear, and QDQ pairs where they are. The result has standard operators only;
     nodes that stay keep their names. Raises `ModelError` if onnxruntime can't run the model.
     """
     check_size(proto)  # again: as fp32 it may have doubled
@@ -120,12 +137,12 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
                 proto.SerializeToString(),
                 options,
                 providers=["CPUExecutionProvider"],
-                # It renames the node, and adds reshapes to one of more than two dimensions.
-                disabled_optimizers=["MatMulAddFusion"],
+                disabled_optimizers=list(DISABLED),
             )
         except Exception as error:
             raise _not_taken(error) from error
         simple = onnx.load(options.optimized_model_filepath)
+    _drop_copies(simple.graph)
     _drop_unread(simple.graph)
     # Before ONNX IR 4 initializers are listed as inputs too, even those that are folded now.
     named = {one.name for one in (*inputs(proto), *simple.graph.initializer)}
@@ -149,6 +166,30 @@ def _not_taken(error: Exception) -> ModelError:
         note=first_line(error),
         hint="the model has to run in onnxruntime, which simplifies it: try that first",
     )
+
+
+#: What onnxruntime adds to the name of a DequantizeLinear that it copies.
+COPIED = re.compile(r"/duplicated\w*$")
+
+
+def _drop_copies(graph: onnx.GraphProto) -> None:
+    """Removes copies of DequantizeLinear: onnxruntime gives one to each reader, at every level."""
+    named = {node.name: node for node in graph.node if node.op_type == DEQUANTIZE}
+    names: dict[str, str] = {}
+    written: list[onnx.NodeProto] = []
+    placed: set[str] = set()
+    for node in graph.node:
+        first = named.get(COPIED.sub("", node.name), node)
+        if first.op_type == DEQUANTIZE:
+            names[node.output[0]] = first.output[0]
+            if first.name in placed:
+                continue
+            placed.add(first.name)  # where the first of its copies is read
+        written.append(onnx.NodeProto())
+        written[-1].CopyFrom(first)
+        written[-1].input[:] = [names.get(name, name) for name in first.input]
+    del graph.node[:]
+    graph.node.extend(written)
 
 
 def _drop_unread(graph: onnx.GraphProto) -> None:

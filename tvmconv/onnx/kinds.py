@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
 from onnx import helper
 
 from tvmconv.onnx.model import shapes_of
+from tvmconv.onnx.quantized.operators import DEQUANTIZE
 from tvmconv.reports.data.capability import KINDS, TRAITS
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -40,8 +41,10 @@ class Layer:
     x: tuple[int, ...]
     weight: tuple[int, ...]
     y: tuple[int, ...]
-    #: True if the weight, or one operand of a product, is a constant.
+    #: True if the weight, or one operand of a product, is a constant, quantised or not.
     constant: bool
+    #: True if that constant is behind a DequantizeLinear.
+    quantised: bool = False
 
     @property
     def known(self) -> bool:
@@ -72,11 +75,17 @@ def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
     """Layers by name of node, in order, of a graph with inferred shapes and named nodes."""
     shapes = {name: tuple(s) for name, s in shapes_of(proto).items() if s and 0 not in s}
     constants = {tensor.name for tensor in proto.graph.initializer}
+    quantised: set[str] = set()
     for node in proto.graph.node:
         if node.op_type == "Constant":
             constants.update(node.output)
+        elif node.op_type == DEQUANTIZE and node.input[0] in constants:
+            quantised.update(node.output)
     return {
-        node.name: _layer(node, shapes, constants)
+        node.name: replace(
+            _layer(node, shapes, constants | quantised),
+            quantised=not quantised.isdisjoint(node.input[:2]),
+        )
         for node in proto.graph.node
         if node.op_type in CONVOLUTIONS + PRODUCTS and node.domain in ("", "ai.onnx")
     }

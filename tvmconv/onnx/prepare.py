@@ -1,12 +1,14 @@
 """The way in: from the model that is given to the graphs that are compiled, one for each batch.
 
-model -> read and checked -> shapes fixed at each batch -> operators checked -> simplified
+model -> read and checked -> quantised operators in one form -> shapes fixed at each batch
+      -> operators checked -> simplified
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx
 
@@ -14,6 +16,8 @@ from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
 from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
+from tvmconv.onnx.quantized.beside import with_sidecar
+from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.supported import unsupported
 from tvmconv.runtime.io_form import IoForm
 from tvmconv.specs import TensorSpec
@@ -23,7 +27,8 @@ from tvmconv.specs import TensorSpec
 class Graph:
     """The network at one batch."""
 
-    #: The model as given, every shape fixed, every node with a name of its own.
+    #: The model as given, every shape fixed, every node with a name of its own; of a quantised one
+    #: its form of QDQ (`tvmconv.onnx.quantized.inner_form`).
     original: onnx.ModelProto
     #: The same function in fewer nodes; the original where an operator of it can't be built.
     simple: onnx.ModelProto
@@ -53,7 +58,13 @@ class Prepared:
             )
 
 
-def prepare(model: Model, batch: Batch, shapes: Shapes, form: IoForm) -> Prepared:
+def prepare(
+    model: Model,
+    batch: Batch,
+    shapes: Shapes,
+    form: IoForm,
+    quantization: str | Path | None = None,
+) -> Prepared:
     """Reads a model and brings it to the form that is compiled, at every batch.
 
     The parameters are those of `tvmconv.build`. Operators that can't be built are listed, not
@@ -61,9 +72,12 @@ def prepare(model: Model, batch: Batch, shapes: Shapes, form: IoForm) -> Prepare
 
     Raises `ModelError` for a model that can't be read, that onnxruntime does not take, or whose
     images affect each other if it is for several batches; `ShapeError` for shapes that are left
-    open or do not fit.
+    open or do not fit; `QuantizationError` for scales, zero points and axes that can't be right.
     """
     proto = read(model)
+    if quantization is not None:
+        proto = with_sidecar(proto, quantization)
+    proto = to_qdq(proto)
     graphs = [_graph(original, form) for original in at_batches(proto, batch, shapes)]
     missing = unsupported(graphs[-1].original)
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail

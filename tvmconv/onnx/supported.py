@@ -17,6 +17,8 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.onnx import resize
 from tvmconv.onnx.model import opset, shapes_of
+from tvmconv.onnx.quantized.operators import DYNAMIC
+from tvmconv.onnx.quantized.rewrites import refusal
 
 #: Operators that TVM's importer has, but that do not build or give wrong results.
 NOT_LOWERED = {
@@ -88,6 +90,9 @@ def verdicts(
     known = {*onnx_frontend._get_convert_map(), "Constant"}
     facts = _Facts.of(proto, folded)
     for node in proto.graph.node:
+        if refused := refusal(node, facts.element, facts.constants, facts.dynamic):
+            yield node, refused
+            continue
         unknown = node.domain not in ("", "ai.onnx") or node.op_type not in known
         yield node, "" if unknown else _refusal(node, facts) or None
 
@@ -108,7 +113,13 @@ class _Facts:
     dtypes: Mapping[str, str]
     #: Tensors that are known to have no elements.
     empty: Set[str]
+    #: Results of DynamicQuantizeLinear.
+    dynamic: Set[str]
     folded: bool
+
+    def element(self, name: str) -> int:
+        """The element type of a tensor as ONNX numbers it; 0 (undefined) if it is not known."""
+        return onnx.TensorProto.DataType.Value(self.dtypes.get(name, "UNDEFINED"))
 
     @classmethod
     def of(cls, proto: onnx.ModelProto, folded: bool) -> _Facts:
@@ -129,7 +140,11 @@ class _Facts:
             if any(dim.HasField("dim_value") and not dim.dim_value for dim in tensor.shape.dim):
                 empty.add(value.name)
         named = {name: onnx.TensorProto.DataType.Name(dtype) for name, dtype in dtypes.items()}
-        return cls(opset(proto), constants, shapes_of(proto), named, empty - {*constants}, folded)
+        dynamic = {
+            name for node in graph.node if node.op_type == DYNAMIC for name in node.output if name
+        }
+        empty -= {*constants}
+        return cls(opset(proto), constants, shapes_of(proto), named, empty, dynamic, folded)
 
 
 def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:

@@ -32,6 +32,7 @@ def tune(
     batch: Batch = None,
     shapes: Shapes = None,
     precision: str = "fp16",
+    quantization: str | Path | None = None,
     io_dtype: str | None = None,
     io_layout: str | None = None,
     families: Iterable[str] | None = None,
@@ -47,8 +48,8 @@ def tune(
 ) -> TuningReport:
     """Measures the convolutions of a network and records the fastest configuration of each.
 
-    model, target, arch, batch, shapes, precision, io_dtype, io_layout, families, layout: as in
-        `build`.
+    model, target, arch, batch, shapes, precision, quantization, io_dtype, io_layout, families,
+        layout: as in `build`.
     budget_s, records, most, jobs, tracker, timeout_s, dry_run, watch: as in `TuningOptions`. By
         default records go to the file that `build` reads first. A workload that is
         recorded there, by one of `families`, is not measured again: an interrupted run goes on.
@@ -64,7 +65,7 @@ def tune(
         raise TuningError("a simulation is not tuned", hint="tune for cuda or llvm")
     report = compiler.inspect(
         model, target, arch=arch, batch=batch, shapes=shapes, precision=precision,
-        io_dtype=io_dtype, io_layout=io_layout, records=False,
+        quantization=quantization, io_dtype=io_dtype, io_layout=io_layout, records=False,
         families=[one.name for one in among], layout=layout,
     )  # fmt: skip
     counts = workloads_of(report.plan)

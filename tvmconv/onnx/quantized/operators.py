@@ -9,7 +9,7 @@ STANDARD = ("", "ai.onnx")
 MICROSOFT = "com.microsoft"
 
 QUANTIZE, DEQUANTIZE, DYNAMIC = "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"
-PAIR = (QUANTIZE, DEQUANTIZE)
+QDQ = (QUANTIZE, DEQUANTIZE)
 
 #: Operators that move the numbers of their first input, and those that take the largest of some:
 #: of quantised numbers both give quantised numbers of the same scale.
@@ -32,9 +32,9 @@ def element_name(element: int) -> str:
     return _T.DataType.Name(element).lower()
 
 
-def is_pair(node: onnx.NodeProto) -> bool:
+def is_qdq(node: onnx.NodeProto) -> bool:
     """True for a QuantizeLinear or DequantizeLinear, ONNX's or onnxruntime's."""
-    return node.op_type in PAIR and node.domain in (*STANDARD, MICROSOFT)
+    return node.op_type in QDQ and node.domain in (*STANDARD, MICROSOFT)
 
 
 def is_standard(node: onnx.NodeProto, *operators: str) -> bool:

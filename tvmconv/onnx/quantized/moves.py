@@ -1,0 +1,54 @@
+"""Operators on quantised numbers that change no scale, as float ones between QDQ pairs."""
+
+from __future__ import annotations
+
+import onnx
+
+from tvmconv.onnx.quantized.editor import Editor
+from tvmconv.onnx.quantized.operators import MOVES, POOLS, QUANTIZE, is_standard
+from tvmconv.onnx.quantized.wrap import attributes, dequantized, quantized
+
+
+def wrap_moves(proto: onnx.ModelProto) -> None:
+    """Puts QDQ around operators that move quantised numbers, in place; all QDQ is explicit.
+
+    Before: QuantizeLinear -> MaxPool
+    After: QuantizeLinear -> DequantizeLinear -> MaxPool -> QuantizeLinear
+
+    with one scale and zero point, so the numbers are the same: dequantising keeps their order, and
+    what was dequantised is quantised to what it was. That is how quantisers write it that know of
+    no operators but float ones.
+    """
+    editor = Editor(proto)
+    #: By quantised tensor: scale and zero point of the whole of it.
+    params: dict[str, tuple[str, str]] = {}
+    for node in editor.walk():
+        if is_standard(node, QUANTIZE):
+            scale = editor.value(node.input[1])
+            if scale is not None and scale.size == 1:
+                params[node.output[0]] = (node.input[1], node.input[2])
+        elif _moves(node) and node.input[0] in params:
+            _write(editor, node, *params[node.input[0]])
+            params.update(dict.fromkeys(node.output, params[node.input[0]]))
+            continue
+        editor.keep(node)
+    editor.finish()
+
+
+def _moves(node: onnx.NodeProto) -> bool:
+    if is_standard(node, "Resize"):
+        mode = next((one.s for one in node.attribute if one.name == "mode"), b"nearest")
+        return mode == b"nearest"
+    return is_standard(node, *MOVES) or (is_standard(node, *POOLS) and len(node.output) == 1)
+
+
+def _write(editor: Editor, node: onnx.NodeProto, scale: str, zero: str) -> None:
+    x = dequantized(editor, (node.input[0], scale, zero))
+    outputs = [editor.fresh(f"{name}.real") if name else "" for name in node.output]
+    moved = onnx.helper.make_node(
+        node.op_type, [x, *node.input[1:]], outputs, node.name, **attributes(node)
+    )
+    editor.keep(moved)
+    for output, real in zip(node.output, outputs, strict=True):
+        if output:
+            quantized(editor, real, (output, scale, zero), like=zero)
