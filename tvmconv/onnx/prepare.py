@@ -18,6 +18,7 @@ from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_
 from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
 from tvmconv.onnx.quantized.beside import with_sidecar
 from tvmconv.onnx.quantized.inner_form import to_qdq
+from tvmconv.onnx.quantized.sink import sink
 from tvmconv.onnx.supported import unsupported
 from tvmconv.runtime.io_form import IoForm
 from tvmconv.specs import TensorSpec
@@ -82,7 +83,7 @@ def prepare(
     missing = unsupported(graphs[-1].original)
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail
         if not missing:
-            simple = frontend.simplify(frontend.widen(graphs[i].original))
+            simple = sink(frontend.simplify(frontend.widen(graphs[i].original)))
             graphs[i] = replace(graphs[i], simple=simple)
             missing = unsupported(simple, folded=True)
     if is_buckets(batch) and not missing:

@@ -144,6 +144,22 @@ def test_nothing_is_left_between_convolutions() -> None:
     assert len(net.report.kernels) == 2, net.report
 
 
+@pytest.mark.parametrize("scale", [0.03, 0.06], ids=["one scale", "two scales"])
+def test_pools_and_concats_of_one_scale_move_numbers(scale: float) -> None:
+    """Between convolutions, where nothing is quantised anew."""
+    g = Graph(SHAPE)
+    x = pair(g, conv(g, pair(g, "input", 0.03)), 0.03)
+    y = pair(g, conv(g, x), scale)
+    pooled = g.op("MaxPool", g.op("Concat", x, y, axis=1), kernel_shape=[2, 2])
+    model = g.model(pair(g, conv(g, pair(g, pooled, 0.03), 32), 0.05))
+    net = tvmconv.build(model, target="llvm")
+    assert steps(model, net).max() < 1.01
+    fates = [one.fate for one in net.report.operators if one.operator == "QuantizeLinear"]
+    left = sum(one.startswith(("a kernel of TVM's", "in a kernel of TVM's")) for one in fates)
+    # The input alone; with two scales the pool's result as well.
+    assert left == (1 if scale == 0.03 else 2), net.report
+
+
 def test_an_activation_that_saturation_makes_is_dropped() -> None:
     """Clip to [0, 6] before uint8 of 6 / 255; not before a larger scale."""
     for scale, left in ((6 / 255, "bias"), (0.05, "bias + clip")):
