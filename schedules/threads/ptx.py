@@ -235,14 +235,35 @@ _SETTLED = {
 }
 
 
+#: n of the wgmma of integers that TVM's table of PTX lacks, and ptxas takes.
+UNKNOWN_TO_TVM = (240, 256)
+
+
 def wgmma(
     instruction: TensorIntrinsic, accumulators: Sequence[Expr], a: Expr, b: Expr, add: Expr
 ) -> None:
     """accumulators = a b, to which where `add` holds they are added; operands by descriptor, both
     K-major; "wgmma.mma_async". Registers of integers are ``uint32``."""
-    integer = dtypes.get(instruction.accumulator_dtype).integer
-    # Floating-point operands can be negated and transposed.
-    emit(instruction.ptx, *accumulators, a, b, add, *(() if integer else (1, 1, 0, 0)))
+    if not dtypes.get(instruction.accumulator_dtype).integer:
+        # Floating-point operands can be negated and transposed.
+        emit(instruction.ptx, *accumulators, a, b, add, 1, 1, 0, 0)
+    elif instruction.n in UNKNOWN_TO_TVM:
+        name, source = _integer_wgmma(instruction)
+        T.evaluate(T.cuda.func_call(name, *accumulators, a, b, add, source_code=source))
+    else:
+        emit(instruction.ptx, *accumulators, a, b, add)
+
+
+def _integer_wgmma(instruction: TensorIntrinsic) -> tuple[str, str]:
+    """A CUDA function of the registers, both descriptors and the condition: name and text."""
+    count, name = instruction.accumulator_registers(), instruction.name
+    declared = ", ".join(f"uint32_t& d{i}" for i in range(count))
+    registers = ", ".join(f"%{i}" for i in range(count))
+    tied = ", ".join(f'"+r"(d{i})' for i in range(count))
+    return name, f"""__forceinline__ __device__ void {name}({declared}, uint64_t a_desc, uint64_t b_desc, uint32_t add) {{
+  asm volatile("{{ .reg .pred p; setp.ne.b32 p, %{count + 2}, 0; {instruction.ptx} {{{registers}}}, %{count}, %{count + 1}, p; }}" : {tied} : "l"(a_desc), "l"(b_desc), "r"(add));
+}}
+"""  # noqa: E501 - the emulator reads it as TVM writes it
 
 
 def wgmma_fence() -> None:

@@ -79,6 +79,10 @@ TRIED = {
         quantised(replace(ADDED, k=48), "uint8", "float16", SCALE, residual="float16"),
         WgmmaConfig(1, 1, 48, 3),
     ),
+    "256 columns": (
+        quantised(replace(ADDED, k=256), "uint8", "int8", SCALE, RESIDUAL_SCALE),
+        WgmmaConfig(2, 1, 256, 3),
+    ),
     "fp16 in": (replace(SMALL, precision=TO_INT8), WgmmaConfig(1, 1, 64, 3)),
     "split": (quantised(ADDED, "int8", "int8", *SCALES), WgmmaConfig(2, 1, 64, 3, 4)),
     "split, sums": (
