@@ -66,6 +66,21 @@ def other_precision(w: ConvWorkload, *known: Precision) -> str:
     return ""
 
 
+def other_operands(w: ConvWorkload, *known: Precision) -> str:
+    """Returns the reason to decline a workload whose products are of a precision other than
+    `known`, or "". Any scales are accepted here, and any dtypes of residual and result, but for
+    integers of 32 bits that are no sums.
+    """
+    for workload in w.apart:
+        own = workload.precision
+        products = (own.x, own.operands, own.accumulator, own.split)
+        unknown = products not in [(k.x, k.operands, k.accumulator, k.split) for k in known]
+        result = dtypes.get(own.result)
+        if unknown or (result.integer and result.bytes > 1 and not own.sums):
+            return f"{own}: not its precision"
+    return ""
+
+
 def other_than_floats(w: ConvWorkload) -> str:
     """Returns the reason to decline integers, split or scaled operands, or "".
 

@@ -112,6 +112,13 @@ class Activation:
         """True if it has a slope for each channel: a "prelu"."""
         return self.kind == "prelu"
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """(low, high) if it does nothing but limit values to them, else None."""
+        if self.kind == "clip":
+            return self.parameters[0], self.parameters[1]
+        return (0.0, _finite(np.inf)) if self.kind == "relu" else None
+
     def apply(self, m: Any, x: Any, slope: Any = None) -> Any:
         """Returns the function of x over the operations `m`. slope: the channel's, of a "prelu"."""
         parameters = [m.real(value) for value in self.parameters]

@@ -81,4 +81,9 @@ class Precision:
 #: By their names in `tvmconv.build`.
 FP16 = Precision()
 BF16 = Precision(dtypes.BF16.name, (dtypes.BF16.name, dtypes.BF16.name), result=dtypes.BF16.name)
+#: Sums of integers, which a workload scales.
+INT8, UINT8 = (
+    Precision(x, (x, dtypes.INT8.name), dtypes.INT32.name, dtypes.INT32.name)
+    for x in (dtypes.INT8.name, dtypes.UINT8.name)
+)
 PRECISIONS: dict[str, Precision] = {"fp16": FP16, "bf16": BF16}

@@ -22,6 +22,7 @@ from tvm.ir import Expr
 
 from intrinsics import dtypes
 from intrinsics.dtypes import FP32
+from schedules.conv.activations import IDENTITY, Activation
 from schedules.conv.gemm import Gemm, Tile, gemm_index, pixel
 from schedules.conv.precision import RESIDUAL_SCALE, RESULT_SCALE, RESULT_ZERO, SCALE
 from schedules.conv.signature import (
@@ -86,23 +87,51 @@ def finished(w: ConvWorkload, total: Expr, given: Mapping[str, Expr]) -> Expr:
     total: in the accumulator's dtype. given: by name the element of each of `channel_operands`, in
     fp32, and of the residual if there is one, in its own dtype.
     """
-    epilogue, own = w.epilogue, w.precision
+    own = w.precision
     if own.sums:
         return total
+    value = _real(w, w.epilogue.activation, total, given)
+    if dtypes.get(own.result).integer:
+        return quantised(value, given.get(RESULT_ZERO), own.result)
+    return value.astype(own.result)
+
+
+def before_rounding(w: ConvWorkload, total: Expr, given: Mapping[str, Expr]) -> Expr:
+    """Returns what `finished` rounds to an integer, less the zero point, and saturated already.
+
+    For kernels that round and convert by themselves: ``finished(...) == round(this) + zero``, ties
+    to even. An activation that only limits values costs nothing: its limits join those of the
+    dtype. A residual may also be given in fp32.
+    """
+    limits, activation = np.iinfo(dtypes.get(w.precision.result).numpy), w.epilogue.activation
+    low, high = TvmMath.real(float(limits.min)), TvmMath.real(float(limits.max))
+    if RESULT_ZERO in given:
+        low, high = low - given[RESULT_ZERO], high - given[RESULT_ZERO]
+    bounds = activation.bounds
+    if bounds is not None and not w.epilogue.residual_last and RESULT_SCALE not in given:
+        low, high = (_within(TvmMath.real(bound), low, high) for bound in bounds)
+        activation = IDENTITY
+    return _within(_real(w, activation, total, given), low, high)
+
+
+def _within(value: Expr, low: Expr, high: Expr) -> Expr:
+    return tirx.min(tirx.max(value, low), high)
+
+
+def _real(w: ConvWorkload, activation: Activation, total: Expr, given: Mapping[str, Expr]) -> Expr:
+    """Returns the formula of `finished` before it is cast, with this activation."""
+    epilogue, own = w.epilogue, w.precision
     value = _times(_wide(total, own.accumulator), given.get(SCALE))
     if BIAS in given:
         value = value + given[BIAS]
     if epilogue.residual_last:
-        value = epilogue.activation.apply(TvmMath, value, given.get(SLOPE))
+        value = activation.apply(TvmMath, value, given.get(SLOPE))
     if RESIDUAL in given:
         residual = _wide(given[RESIDUAL], own.added)
         value = value + _times(residual, given.get(RESIDUAL_SCALE))
     if not epilogue.residual_last:
-        value = epilogue.activation.apply(TvmMath, value, given.get(SLOPE))
-    value = _times(value, given.get(RESULT_SCALE))
-    if dtypes.get(own.result).integer:
-        return quantised(value, given.get(RESULT_ZERO), own.result)
-    return value.astype(own.result)
+        value = activation.apply(TvmMath, value, given.get(SLOPE))
+    return _times(value, given.get(RESULT_SCALE))
 
 
 def quantised(value: Expr, zero: Expr | None, dtype: str) -> Expr:

@@ -106,6 +106,10 @@ class Clocks:
 CLOCKS = Clocks()
 
 
+def _signed(operand: str) -> str:
+    return dtypes.INT8.name if operand == dtypes.UINT8.name else operand
+
+
 @dataclass(frozen=True)
 class Card:
     """One GPU; implements `schedules.machine.cost.Machine`."""
@@ -133,10 +137,10 @@ class Card:
     def tflops(self, unit: str, operand: str) -> float:
         """Returns a unit's rate with operands of a dtype, in 1e12 operations per second.
 
-        fp32 arithmetic converts its operands first. Raises ``LookupError`` if the card has no such
-        unit or its rate is unknown.
+        fp32 arithmetic converts its operands first; tensor cores multiply uint8 as they do int8.
+        Raises ``LookupError`` if the card has no such unit or its rate is unknown.
         """
-        multiplied = dtypes.FP32.name if unit == FP32 else operand
+        multiplied = dtypes.FP32.name if unit == FP32 else _signed(operand)
         for rate in self.rates:
             if rate.unit == unit and rate.operand == multiplied:
                 return rate.tera
@@ -147,7 +151,7 @@ class Card:
 
         Operands of a dtype that no tensor core takes are multiplied in fp32.
         """
-        found = [rate.tera for rate in self.rates if rate.operand == operand]
+        found = [rate.tera for rate in self.rates if rate.operand == _signed(operand)]
         return max(found) if found else self.tflops(FP32, operand)
 
     def scaled(self, count: int) -> int:

@@ -14,6 +14,7 @@ Such a kernel is for GPUs; on a CPU `emulator` runs its CUDA text.
     async_pipeline    `AsyncCopyPipeline`: commit, wait, release, on cp.async
     barrier_pipeline  `BarrierPipeline`: acquire, commit, wait, release, on mbarriers
     ptx               the PTX instructions, as functions
+    packed_bytes      8-bit integers in registers, from and to fp32
     tensor_map        what the copy engine has to know of a tensor
     emulator          runs a kernel on this CPU, thread by thread, and finds its mistakes
 

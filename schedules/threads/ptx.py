@@ -88,8 +88,9 @@ def maximum_of_pairs(target: Expr, other: Expr, dtype: str) -> None:
 
 
 def store_shared(pointer: Expr, registers: Sequence[Expr]) -> None:
-    """Stores four registers of 32 bits, 16-byte aligned; "st"."""
-    emit("st.shared.v4.b32", pointer, *registers)
+    """Stores 1, 2 or 4 registers of 32 bits, aligned to as many bytes; "st"."""
+    vector = f".v{len(registers)}" if len(registers) > 1 else ""
+    emit(f"st.shared{vector}.b32", pointer, *registers)
 
 
 # ------------------------------------------------------------------ cp.async
@@ -214,19 +215,55 @@ def mbarrier_wait(barrier: Expr, parity: Expr) -> None:
 
 # ------------------------------------------------------------------ warpgroups, blocks, clusters
 
-#: Keeps the compiler from reading an accumulator before the instruction that waits for it.
-_SETTLED = """__forceinline__ __device__ void settled(float& sum) {
+#: Keeps the compiler from reading an accumulator before the instruction that waits for it: by its
+#: dtype the name of a function, and the function.
+_SETTLED = {
+    "float32": (
+        "settled",
+        """__forceinline__ __device__ void settled(float& sum) {
   asm volatile("" : "+f"(sum) :: "memory");
 }
-"""
+""",
+    ),
+    "int32": (
+        "settled_integer",
+        """__forceinline__ __device__ void settled_integer(int& sum) {
+  asm volatile("" : "+r"(sum) :: "memory");
+}
+""",
+    ),
+}
+
+
+#: n of the wgmma of integers that TVM's table of PTX lacks, and ptxas takes.
+UNKNOWN_TO_TVM = (240, 256)
 
 
 def wgmma(
     instruction: TensorIntrinsic, accumulators: Sequence[Expr], a: Expr, b: Expr, add: Expr
 ) -> None:
     """accumulators = a b, to which where `add` holds they are added; operands by descriptor, both
-    K-major; "wgmma.mma_async"."""
-    emit(instruction.ptx, *accumulators, a, b, add, 1, 1, 0, 0)
+    K-major; "wgmma.mma_async". Registers of integers are ``uint32``."""
+    if not dtypes.get(instruction.accumulator_dtype).integer:
+        # Floating-point operands can be negated and transposed.
+        emit(instruction.ptx, *accumulators, a, b, add, 1, 1, 0, 0)
+    elif instruction.n in UNKNOWN_TO_TVM:
+        name, source = _integer_wgmma(instruction)
+        T.evaluate(T.cuda.func_call(name, *accumulators, a, b, add, source_code=source))
+    else:
+        emit(instruction.ptx, *accumulators, a, b, add)
+
+
+def _integer_wgmma(instruction: TensorIntrinsic) -> tuple[str, str]:
+    """A CUDA function of the registers, both descriptors and the condition: name and text."""
+    count, name = instruction.accumulator_registers(), instruction.name
+    declared = ", ".join(f"uint32_t& d{i}" for i in range(count))
+    registers = ", ".join(f"%{i}" for i in range(count))
+    tied = ", ".join(f'"+r"(d{i})' for i in range(count))
+    return name, f"""__forceinline__ __device__ void {name}({declared}, uint64_t a_desc, uint64_t b_desc, uint32_t add) {{
+  asm volatile("{{ .reg .pred p; setp.ne.b32 p, %{count + 2}, 0; {instruction.ptx} {{{registers}}}, %{count}, %{count + 1}, p; }}" : {tied} : "l"(a_desc), "l"(b_desc), "r"(add));
+}}
+"""  # noqa: E501 - the emulator reads it as TVM writes it
 
 
 def wgmma_fence() -> None:
@@ -246,8 +283,9 @@ def wgmma_wait(pending: int) -> None:
 
 
 def wgmma_settle(accumulator: Expr) -> None:
-    """After `wgmma_wait`, for each fp32 accumulator: the compiler reads it no earlier."""
-    T.evaluate(T.cuda.func_call("settled", accumulator, source_code=_SETTLED))
+    """After `wgmma_wait`, for each accumulator: the compiler reads it no earlier."""
+    name, source = _SETTLED[str(accumulator.ty.dtype)]
+    T.evaluate(T.cuda.func_call(name, accumulator, source_code=source))
 
 
 def set_registers(count: int, more: bool) -> None:
@@ -294,8 +332,9 @@ def map_to_rank(target: Expr, address: Expr, rank: Expr) -> None:
 
 
 def load_shared(registers: Sequence[Expr], address: Expr, cluster: bool = False) -> None:
-    """Loads 1, 2 or 4 fp32 registers from shared memory, of any block of a cluster where
-    `cluster`; "ld"."""
+    """Loads 1, 2 or 4 registers, all ``float32`` or ``uint32``, from shared memory, of any block of
+    a cluster where `cluster`; "ld"."""
     space = "shared::cluster" if cluster else "shared"
     vector = f".v{len(registers)}" if len(registers) > 1 else ""
-    emit(f"ld.{space}{vector}.f32", *registers, address)
+    kind = "f32" if str(registers[0].ty.dtype) == dtypes.FP32.name else "b32"
+    emit(f"ld.{space}{vector}.{kind}", *registers, address)

@@ -11,6 +11,8 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from intrinsics import dtypes
+from intrinsics.dtypes import INT8, UINT8
 from intrinsics.wgmma import ENCODE_IM2COL
 
 
@@ -39,7 +41,10 @@ class Matrix:
         """Encodes the map of a buffer, by ``cuTensorMapEncodeTiled``."""
         layout = (*self.sizes, self.row_bytes, *self.box, 1, 1, 0, self.swizzle, self.promotion, 0)
         name = "runtime.cuTensorMapEncodeTiled"
-        T.evaluate(T.call_packed(name, target, str(buffer.dtype), 2, buffer.data, *layout))
+        dtype = str(buffer.dtype)
+        # There are maps of unsigned bytes only.
+        copied = UINT8.name if dtype == INT8.name else dtype
+        T.evaluate(T.call_packed(name, target, copied, 2, buffer.data, *layout))
 
 
 @dataclass(frozen=True)
@@ -64,5 +69,6 @@ class Im2col:
     def encode(self, target: Expr, buffer: Expr) -> None:
         """Encodes the map of a buffer, by ``cuTensorMapEncodeIm2col``."""
         copy = (self.channels, self.pixels, *self.steps, self.swizzle)
-        layout = (*self.sizes, *self.strides, *self.lower, *self.upper, *copy)
+        element = dtypes.get(str(buffer.dtype)).bytes
+        layout = (*self.sizes, *self.strides, *self.lower, *self.upper, *copy, element)
         T.evaluate(T.call_packed(ENCODE_IM2COL, target, buffer.data, *layout))

@@ -14,8 +14,8 @@ import tvm_ffi
 from intrinsics.wgmma import ENCODE_IM2COL, TENSOR_MAP_PROMOTION
 from tvmconv.errors import TargetError
 
-#: ``CUtensorMapDataType`` of fp16, the dtype that the copy engine reads.
-DATA_TYPE = 6
+#: ``CUtensorMapDataType`` by the bytes of an element: unsigned bytes, fp16.
+DATA_TYPES = {1: 0, 2: 6}
 
 
 @cache
@@ -33,16 +33,16 @@ def _encode() -> Any:
 
 @tvm_ffi.register_global_func(ENCODE_IM2COL)
 def encode_im2col(tensor_map: Any, data: Any, *numbers: int) -> None:
-    """Writes the map of the fp16 NHWC tensor at `data` to where `tensor_map` points.
+    """Writes the map of the NHWC tensor at `data` to where `tensor_map` points.
 
-    numbers: as `schedules.families.wgmma.kernel.im2col` lists them. Raises `TargetError` where the
+    numbers: as `schedules.threads.tensor_map.Im2col` lists them. Raises `TargetError` where the
     driver refuses them.
     """
     sizes, strides, lower, upper = numbers[:4], numbers[4:7], numbers[7:9], numbers[9:11]
-    channels, pixels, step_w, step_h, swizzle = numbers[11:]
+    channels, pixels, step_w, step_h, swizzle, element = numbers[11:]
     status = _encode()(
         _pointer(tensor_map),
-        DATA_TYPE,
+        DATA_TYPES[element],
         len(sizes),
         _pointer(data),
         (ctypes.c_uint64 * 4)(*sizes),

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 
 from tvm.ir import Expr
 
-from schedules.conv.signature import channel_operands
+from schedules.conv.signature import CHANNEL, channel_operands
 from schedules.families.wgmma.plan import Plan
 from schedules.threads.barrier_pipeline import BarrierPipeline
-from schedules.threads.control import Index, repeat
+from schedules.threads.control import Index, repeat, vectorized
 from schedules.threads.kernel import Kernel
 from schedules.threads.launch import Launch, Thread
-from schedules.threads.registers import Variable, keep
+from schedules.threads.registers import Registers, Variable, keep
 from schedules.threads.shared_memory import SharedMemory
 
 
@@ -63,3 +63,12 @@ class Block:
     def channels(self, k: Expr) -> dict[str, Expr]:
         """Channel k of each of `channel_operands`, loaded, by name."""
         return {name: keep(name, self.operands[name][k]) for name in channel_operands(self.plan.w)}
+
+    def adjacent_channels(self, quad: Expr) -> dict[str, Registers]:
+        """Channels 4 quad to 4 quad + 3 of each of `channel_operands`, loaded, by name."""
+        found = {}
+        for name in channel_operands(self.plan.w):
+            found[name] = Registers.array(name, (4,), CHANNEL)
+            with vectorized(4) as e:
+                found[name][e] = self.operands[name][quad * 4 + e]
+        return found

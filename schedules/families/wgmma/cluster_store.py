@@ -18,19 +18,22 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
-from intrinsics import wgmma
+from intrinsics import dtypes, wgmma
+from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import RESIDUAL
 from schedules.conv.workload import ceil_div
 from schedules.expressions.backend import access_elements, vector_width
-from schedules.expressions.compute import finished
+from schedules.expressions.compute import before_rounding, finished
 from schedules.families.wgmma.block import Block
-from schedules.threads import ptx
+from schedules.threads import packed_bytes, ptx
 from schedules.threads.control import grid, serial, unrolled, vectorized, when
 from schedules.threads.registers import Registers, keep
 from schedules.threads.shared_memory import SharedArray
 
 #: The barrier by which all consumers of a block wait for each other.
 CONSUMERS_BARRIER = 1
+#: The most channels that a thread finishes at once.
+MOST_CHANNELS = 8
 
 
 class ClusterStore:
@@ -41,7 +44,11 @@ class ClusterStore:
         w = block.plan.w
         adjacent = w.window.adjacent if w.window else 0
         #: Adjacent channels that one thread finishes and stores at once.
-        self.width = vector_width(math.gcd(w.k, adjacent), access_elements(w.precision.result))
+        self.width = vector_width(
+            math.gcd(w.k, adjacent), min(access_elements(w.precision.result), MOST_CHANNELS)
+        )
+        #: Registers of accumulators in shared memory, by their dtype there.
+        self.integers = dtypes.get(w.precision.accumulator).integer
 
     def begin(self, m: Expr, k: Expr) -> None:
         """Nothing is loaded ahead."""
@@ -83,12 +90,27 @@ class ClusterStore:
     def _stage(self, accumulators: Registers, staged: SharedArray) -> None:
         """This thread's accumulators to shared memory, as rows and columns of the tile."""
         config, block = self.config, self.block
+        if self.plan.adjacent:
+            self._stage_adjacent(accumulators, staged)
+            return
         with grid(config.fragments, config.columns // 4) as (fragment, i):
             row, column = wgmma.element(block.lane, i * 2)
             row = (block.group * config.fragments + fragment) * wgmma.M + row
             with vectorized(2) as odd:
                 register = fragment * config.columns // 2 + i * 2 + odd
                 staged[row, column + odd] = accumulators[register]
+
+    def _stage_adjacent(self, accumulators: Registers, staged: SharedArray) -> None:
+        """The same where each thread has four adjacent columns of 16."""
+        config, block = self.config, self.block
+        registers = accumulators.view("uint32")
+        with grid(config.fragments, config.columns // wgmma.ADJACENT, 2) as (fragment, i, low):
+            first = i * 8 + low * 2
+            row, column = wgmma.adjacent_element(block.lane, first)
+            row = (block.group * config.fragments + fragment) * wgmma.M + row
+            first = fragment * config.columns // 2 + first
+            four = [registers[first + odd] for odd in (0, 1, 4, 5)]
+            ptx.store_shared(staged.pointer(row, column), four)
 
     def _store_run(self, staged: SharedArray, m: Expr, k: Expr, item: Expr) -> None:
         """Finishes the `item`-th run of adjacent channels of the tile at (m, k)."""
@@ -109,6 +131,7 @@ class ClusterStore:
         split, width = self.config.split, self.width
         vector = min(width, 4)
         sums = Registers.array("sums", (split * width,), self.plan.w.precision.accumulator)
+        registers = sums.view("uint32") if self.integers else sums
         local = keep("local", ptx.shared_address(staged.pointer(row, column)))
         with unrolled(split) as rank:
             remote = keep("remote", local)
@@ -116,7 +139,7 @@ class ClusterStore:
                 ptx.map_to_rank(remote, local, T.uint32(rank))
             with unrolled(width // vector) as i:
                 first = rank * width + i * vector
-                loaded = [sums[first + j] for j in range(vector)]
+                loaded = [registers[first + j] for j in range(vector)]
                 ptx.load_shared(loaded, remote + T.uint32(4 * i * vector), cluster=True)
         with unrolled(split - 1) as rank, unrolled(width) as e:
             sums[e] = sums[e] + sums[(rank + 1) * width + e]
@@ -134,11 +157,31 @@ class ClusterStore:
             with vectorized(width) as e:
                 # A multiple of the width, said so that TVM loads one vector.
                 residual[e] = operands["residual"][(*at, k // width * width + e)]
-        with unrolled(width) as e:
-            given = self.block.channels(k + e)
-            if residual is not None:
-                given[RESIDUAL] = residual[e]
-            elements[e] = finished(w, sums[e], given)
+        if self.plan.stored.bytes == 1 and width % packed_bytes.EACH == 0:
+            self._pack(elements.view("uint32"), sums, residual, k)
+        else:
+            with unrolled(width) as e:
+                given = self.block.channels(k + e)
+                if residual is not None:
+                    given[RESIDUAL] = residual[e]
+                elements[e] = finished(w, sums[e], given)
         with vectorized(width) as e:
             to = k + e if w.window is None else w.window.position(k + e)
             T.buffer_store(operands["y"], elements[e], [*at, to])
+
+    def _pack(self, words: Registers, sums: Registers, residual: Registers | None, k: Expr) -> None:
+        """The 8-bit results of channels from k on, packed into words."""
+        w, each = self.plan.w, packed_bytes.EACH
+        for i in range(self.width // each):
+            channels = self.block.adjacent_channels(keep("quad", k // each + i))
+            values = []
+            for e in range(each):
+                given = {name: own[e] for name, own in channels.items()}
+                if residual is not None and self.plan.added.bytes == 1:
+                    held = residual.view("uint32")[i]
+                    given[RESIDUAL] = packed_bytes.unpack(held, e, self.plan.added.name)
+                elif residual is not None:
+                    given[RESIDUAL] = residual[i * each + e]
+                value = before_rounding(w, sums[i * each + e], given)
+                values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
+            words[i] = packed_bytes.pack(values)

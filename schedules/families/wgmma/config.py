@@ -9,8 +9,6 @@ from schedules.machine.gpus import HOPPER
 
 #: Registers that a producer's thread keeps, and the most that a consumer's can have.
 PRODUCER_REGISTERS, MOST_REGISTERS = 24, 240
-#: Columns of the pieces in which a tile leaves through shared memory.
-PIECES = (64, 32, 16)
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,6 @@ class WgmmaConfig:
     def accumulators(self) -> int:
         """Accumulators of a consumer thread, one register each."""
         return self.fragments * self.columns // 2
-
-    @property
-    def piece(self) -> int:
-        """Columns that leave through shared memory at a time."""
-        return next((p for p in PIECES if self.columns % p == 0), 0)
 
     @property
     def share(self) -> int:

@@ -3,7 +3,8 @@
     config         the knobs; space: which of them fit, and are worth trying
     plan           a workload and a configuration in numbers, and the layout of shared memory
     kernel         the kernel: producer and consumers, in a `block`
-    tensor_store   its epilogue through the copy engine; cluster_store where blocks share a tile
+    tensor_store   its epilogue through the copy engine; adjacent_store with integers;
+                   cluster_store where blocks share a tile
     tensor_maps    how the copy engine sees the operands
     footprint      what the kernel takes of a GPU
 
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from intrinsics import dtypes, wgmma
-from schedules.conv.precision import Precision
+from schedules.conv.precision import FP16, INT8, UINT8
 from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.wgmma import space as wgmma_space
@@ -29,7 +30,7 @@ from schedules.families.wgmma.footprint import footprint
 from schedules.families.wgmma.kernel import kernel
 from schedules.families.wgmma.plan import Plan, corners
 from schedules.families.wgmma.space import check
-from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
+from schedules.family import Family, Given, Match, Reject, alone, fitting, other_operands
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -68,10 +69,11 @@ class WgmmaFamily(Family):
             return f"reads and writes NHWC, not {w.in_layout} and {w.out_layout}"
         if w.epilogue.residual_layout.packed:
             return f"the residual is laid out as {w.epilogue.residual_layout}"
-        if reason := other_precision(w, Precision()):
+        if reason := other_operands(w, FP16, INT8, UINT8):
             return reason
-        if w.c % 8:
-            return f"the copy engine moves 8 channels at least, of {w.c}"
+        least = wgmma.CHUNK_BYTES // dtypes.get(w.precision.x).bytes
+        if w.c % least:
+            return f"the copy engine moves {least} channels at least, of {w.c}"
         if max(w.stride) > MOST_STRIDE or max(offsets) > MOST_OFFSET:
             return f"stride {w.stride}, taps {offsets} apart: more than the copy engine steps"
         if any(corner not in CORNERS for corner in corners(w)):
@@ -106,13 +108,17 @@ class WgmmaFamily(Family):
 
     def pack(self, w: ConvWorkload, config: WgmmaConfig, given: Given) -> dict[str, NDArray[Any]]:
         """Packs the weight (K, C, R, S) as (taps, chunks, K, depth): swizzled rows as shared memory
-        has them, C and K padded with zeros."""
+        has them, C and K padded with zeros; K in the order of `wgmma.adjacent_row` if the plan says
+        so."""
         plan = Plan(w, config)
         taps, chunks, k, depth = plan.weight_shape
         padded = np.zeros((taps, k, chunks * depth), dtypes.get(w.precision.operands[1]).numpy)
-        padded[:, : w.k, : w.c] = given[WEIGHT].transpose(2, 3, 0, 1).reshape(taps, w.k, w.c)
-        rows = padded.reshape(taps, k, chunks, depth // 8, 8).transpose(0, 2, 1, 3, 4)
-        row, chunk = np.indices((k, depth // 8))
+        padded[:, plan.weight_rows, : w.c] = (
+            given[WEIGHT].transpose(2, 3, 0, 1).reshape(taps, w.k, w.c)
+        )
+        width = wgmma.CHUNK_BYTES // padded.itemsize
+        rows = padded.reshape(taps, k, chunks, depth // width, width).transpose(0, 2, 1, 3, 4)
+        row, chunk = np.indices((k, depth // width))
         # The permutation is its own inverse: chunk j of a row lies at swizzled(j), and there too
         # lies what is to be found at j.
         swizzled = rows[:, :, row, wgmma.swizzled(row, chunk, plan.row_bytes)]

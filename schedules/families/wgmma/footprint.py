@@ -10,8 +10,10 @@ from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import WGMMA, Footprint, exchange
 from schedules.machine.hardware import Hardware
 
-#: Warp instructions of a consumer in a step, and for each of its accumulators in the epilogue.
+#: Warp instructions of a consumer in a step, and for each of its accumulators in the epilogue; of
+#: integers as counted in the machine code, and more of them where there is a residual.
 STEP, ACCUMULATOR = 40, 8
+INTEGER, INTEGER_RESIDUAL = 7, 4
 #: Clocks until barriers and tensor maps are ready; until a copy of the engine's is there while all
 #: multiprocessors copy.
 BEGIN, COPY = 1500, 1400
@@ -25,10 +27,12 @@ def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footp
     outputs = config.rows * min(config.columns, w.k)
     # Each instruction reads its 64 rows and all columns from shared memory; both were written.
     products = config.warpgroups * config.fragments * (wgmma.M + config.columns) * plan.row_bytes
-    shared = steps * (products + plan.pixel_bytes + plan.weight_bytes) + 4 * outputs
+    # In the epilogue each result is written and read.
+    results = min(4, 2 * plan.stored.bytes) * outputs
+    shared = steps * (products + plan.pixel_bytes + plan.weight_bytes) + results
     if plan.clustered:
         shared += 8 * config.rows * config.columns
-    residual = plan.operand.bytes * outputs if w.epilogue.residual else 0
+    residual = plan.added.bytes * outputs if w.epilogue.residual else 0
     columns = min(config.columns, plan.k_packed)
     return Footprint(
         blocks=plan.tiles * config.split,
@@ -38,7 +42,7 @@ def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footp
         unit=WGMMA,
         operand=w.precision.operands[0],
         macs=steps * config.rows * config.columns * plan.depth,
-        instructions=consumers * (steps * STEP + config.accumulators * ACCUMULATOR),
+        instructions=consumers * (steps * STEP + config.accumulators * _epilogue(plan)),
         shared_traffic=shared,
         read_bytes=steps * (plan.pixel_bytes + columns * plan.row_bytes) + residual // config.split,
         written_bytes=outputs * dtypes.get(w.precision.result).bytes // config.split,
@@ -49,3 +53,10 @@ def footprint(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> Footp
         fetch=COPY,
         apart=True,
     )
+
+
+def _epilogue(plan: Plan) -> int:
+    """Warp instructions for each accumulator of a thread."""
+    if not plan.adjacent:
+        return ACCUMULATOR
+    return INTEGER + (INTEGER_RESIDUAL if plan.w.epilogue.residual else 0)

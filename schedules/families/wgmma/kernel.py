@@ -28,9 +28,10 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
-from intrinsics import wgmma
+from intrinsics import dtypes, wgmma
 from schedules.conv.workload import ConvWorkload
 from schedules.families.wgmma import tensor_maps
+from schedules.families.wgmma.adjacent_store import AdjacentStore
 from schedules.families.wgmma.block import Block
 from schedules.families.wgmma.cluster_store import ClusterStore
 from schedules.families.wgmma.config import PRODUCER_REGISTERS, WgmmaConfig
@@ -173,14 +174,17 @@ def _consume(block: Block) -> None:
         "accumulators", (config.accumulators,), plan.w.precision.accumulator
     )
     consumer = block.pipeline.consumer(block.lane)
-    store = ClusterStore(block) if plan.clustered else TensorStore(block)
+    stores = AdjacentStore if plan.adjacent else TensorStore
+    store = ClusterStore(block) if plan.clustered else stores(block)
+    integers = dtypes.get(plan.w.precision.accumulator).integer
+    registers = accumulators.view("uint32") if integers else accumulators
     with block.tiles() as (first_row, first_column):
         m = keep("m", first_row + block.group * config.group_rows)
         k = keep("k", first_column)
         store.begin(m, k)
         with serial(block.steps(block.first_step())) as i:
             consumer.wait()
-            _multiply(block, consumer, accumulators, i)
+            _multiply(block, consumer, registers, i)
             ptx.wgmma_wait(1)
             with when(i > 0):
                 consumer.release()
@@ -194,7 +198,8 @@ def _consume(block: Block) -> None:
 
 
 def _multiply(block: Block, consumer: Consumer, accumulators: Registers, i: Expr) -> None:
-    """Starts the products of step i; the first one overwrites the accumulators."""
+    """Starts the products of step i; the first one overwrites the accumulators. Integers are
+    given as ``uint32``."""
     plan, config = block.plan, block.plan.config
     pixels, weights = plan.memory["pixels"], plan.memory["weights"]
     each = config.columns // 2

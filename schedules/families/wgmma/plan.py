@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from intrinsics import dtypes, wgmma
 from intrinsics.dtypes import ElementType
 from intrinsics.record import TensorIntrinsic
@@ -14,8 +17,11 @@ from schedules.families.wgmma.config import WgmmaConfig
 from schedules.machine.hardware import Hardware
 from schedules.threads.shared_layout import BARRIER, Part, SharedLayout
 
-#: Elements that pad a row of accumulators in shared memory, against bank conflicts.
-ACCUMULATORS_PAD = 4
+#: Elements that pad a row of accumulators in shared memory, against bank conflicts: where lanes
+#: hold pairs of columns, and where they hold four.
+ACCUMULATORS_PAD, ADJACENT_PAD = 4, 16
+#: The longest row of a piece of the output: the longest that can be swizzled.
+PIECE_BYTES = 128
 #: A swizzle repeats after 8 rows of 128 bytes, and is computed from the address.
 SWIZZLE_ALIGNMENT = 1024
 
@@ -23,13 +29,15 @@ SWIZZLE_ALIGNMENT = 1024
 def depth(w: ConvWorkload) -> int:
     """Channels of one step of the reduction: a row of 128, 64 or 32 bytes in shared memory.
 
-    The widest that pads C by a third at most. It depends on C alone, so that the packed weight is
-    the same array for every batch and every configuration.
+    The widest that pads C by a third at most. It depends on C and its dtype alone, so that the
+    packed weight is the same array for every batch and every configuration.
     """
-    for channels in (64, 32):
+    size = dtypes.get(w.precision.operands[0]).bytes
+    wide, middle, narrow = (row // size for row in (128, 64, 32))
+    for channels in (wide, middle):
         if 3 * round_up(w.c, channels) <= 4 * w.c:
             return channels
-    return 16
+    return narrow
 
 
 def corners(w: ConvWorkload) -> tuple[int, int, int, int]:
@@ -52,8 +60,24 @@ class Plan:
 
     @property
     def operand(self) -> ElementType:
-        """The element type of x and the residual, and of what is multiplied."""
+        """The element type of x, and of what is multiplied."""
         return dtypes.get(self.w.precision.x)
+
+    @property
+    def stored(self) -> ElementType:
+        """The element type of y."""
+        return dtypes.get(self.w.precision.result)
+
+    @property
+    def added(self) -> ElementType:
+        """The element type of the residual."""
+        return dtypes.get(self.w.precision.added)
+
+    @property
+    def adjacent(self) -> bool:
+        """True where the rows of the weight are ordered so that a thread has adjacent columns
+        (`wgmma.adjacent_row`): of all precisions with integers."""
+        return dtypes.get(self.w.precision.accumulator).integer or self.stored.integer
 
     @property
     def instruction(self) -> TensorIntrinsic:
@@ -90,8 +114,16 @@ class Plan:
 
     @property
     def k_packed(self) -> int:
-        """Rows of the packed weight: whole swizzles."""
-        return round_up(self.w.k, wgmma.SWIZZLE_ROWS)
+        """Rows of the packed weight: whole swizzles, or whole groups of adjacent columns."""
+        return round_up(self.w.k, wgmma.ADJACENT if self.adjacent else wgmma.SWIZZLE_ROWS)
+
+    @property
+    def weight_rows(self) -> NDArray[np.intp]:
+        """The row of the packed weight in which each output channel lies."""
+        k = np.arange(self.w.k)
+        if not self.adjacent:
+            return k
+        return k // wgmma.ADJACENT * wgmma.ADJACENT + wgmma.adjacent_row(k % wgmma.ADJACENT)
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
@@ -126,14 +158,17 @@ class Plan:
     def engine_problems(self) -> list[str]:
         """Why the copy engine can't store the output (or load the residual); empty if it can."""
         w, window = self.w, self.w.window
+        run = wgmma.CHUNK_BYTES // self.stored.bytes
         problems = []
-        if w.precision.result != w.precision.x:
+        if self.stored.bytes > 2 if self.adjacent else self.stored != self.operand:
             problems.append(f"{w.precision.result} output")
-        if w.k % 8:
-            problems.append("output channels no multiple of 8")
+        if w.epilogue.residual and self.added.bytes != self.stored.bytes:
+            problems.append(f"{w.precision.added} residual of {w.precision.result} output")
+        if w.k % run:
+            problems.append(f"output channels no multiple of {run}")
         if window is not None:
             whole = (window.rows, window.columns) == (w.p, w.q)
-            if not whole or window.shuffle > 1 or window.channels % 8 or window.channel % 8:
+            if not whole or window.shuffle > 1 or window.channels % run or window.channel % run:
                 problems.append("the output is a scattered part of a tensor")
         return problems
 
@@ -145,9 +180,15 @@ class Plan:
         return min(self.tiles, hardware.card.multiprocessors * self.config.resident)
 
     @property
+    def piece(self) -> int:
+        """Columns that leave through shared memory at a time: at most 128 bytes."""
+        most = PIECE_BYTES // self.stored.bytes
+        return next((p for p in (128, 64, 32, 16) if p <= most and self.config.columns % p == 0), 0)
+
+    @property
     def pieces(self) -> int:
         """Pieces in which a warpgroup's part of a tile leaves."""
-        return self.config.fragments * self.config.columns // self.config.piece
+        return self.config.fragments * self.config.columns // self.piece
 
     # ---------------------------------------------------------------- shared memory
 
@@ -164,14 +205,16 @@ class Plan:
         while the next stages arrive. Clustered blocks have one tile: accumulators lie over stages.
         """
         config, dtype = self.config, self.operand.name
+        multiplied = dtypes.get(self.w.precision.operands[1]).stored
         pixels = Part("pixels", dtype, (config.stages, config.rows, self.depth))
-        weights = Part("weights", dtype, (config.stages, config.columns, self.depth))
-        tile = (config.rows, config.columns + ACCUMULATORS_PAD)
-        buffers = (config.warpgroups, 2, wgmma.M, config.piece)
+        weights = Part("weights", multiplied, (config.stages, config.columns, self.depth))
+        pad = ADJACENT_PAD if self.adjacent else ACCUMULATORS_PAD
+        tile = (config.rows, config.columns + pad)
+        buffers = (config.warpgroups, 2, wgmma.M, self.piece)
         leaves = (
             Part("accumulators", self.w.precision.accumulator, tile, over="pixels")
             if self.clustered
-            else Part("pieces", dtype, buffers, align=SWIZZLE_ALIGNMENT)
+            else Part("pieces", self.stored.name, buffers, align=SWIZZLE_ALIGNMENT)
         )
         return SharedLayout(
             pixels,
@@ -195,4 +238,4 @@ class Plan:
     @property
     def piece_bytes(self) -> int:
         """Bytes of a piece of the output, or of the residual."""
-        return wgmma.M * self.config.piece * self.operand.bytes
+        return wgmma.M * self.piece * self.stored.bytes

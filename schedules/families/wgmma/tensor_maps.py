@@ -47,6 +47,6 @@ def residual(plan: Plan) -> Matrix:
 
 
 def _pieces(plan: Plan, columns: int, channels: int) -> Matrix:
-    size, piece = plan.operand.bytes, plan.config.piece
+    size, piece = plan.stored.bytes, plan.piece
     swizzle = wgmma.TENSOR_MAP_SWIZZLE[size * piece]
     return Matrix((columns, plan.m), size * channels, (piece, wgmma.M), swizzle)

@@ -41,7 +41,7 @@ class TensorStore:
     def __init__(self, block: Block) -> None:
         self.block, self.plan, self.config = block, block.plan, block.plan.config
         self.has_residual = block.plan.w.epilogue.residual
-        self.across = self.config.columns // self.config.piece
+        self.across = self.config.columns // self.plan.piece
         self.full = block.shared.array("residual")
         self.buffer = Variable("buffer", 0)
         #: One bit for each buffer: the parity of the residual's next arrival.
@@ -60,9 +60,9 @@ class TensorStore:
         plan, lane = self.plan, self.block.lane
         with unrolled(plan.pieces) as piece:
             self._await_buffer()
-            column = keep("column", k + piece % self.across * self.config.piece)
-            with unrolled(self.config.piece // 16) as pair:
-                first = piece * self.config.piece // 2 + pair * 8
+            column = keep("column", k + piece % self.across * plan.piece)
+            with unrolled(plan.piece // 16) as pair:
+                first = piece * plan.piece // 2 + pair * 8
                 self._finish(accumulators, first, pair, column + pair * 16)
             ptx.fence_proxy()
             self._sync()
@@ -92,7 +92,7 @@ class TensorStore:
         """One thread: loads a piece of the residual."""
         full = self.full.pointer(self.block.group, buffer)
         ptx.mbarrier_arrive_expect(full, T.uint32(self.plan.piece_bytes))
-        source = (k + piece % self.across * self.config.piece, m + piece // self.across * wgmma.M)
+        source = (k + piece % self.across * self.plan.piece, m + piece // self.across * wgmma.M)
         ptx.tensor_load(self._pointer(buffer), self.block.maps["residual"], source, full)
 
     def _await_buffer(self) -> None:
@@ -130,7 +130,7 @@ class TensorStore:
     def _byte(self, pair: Expr) -> Expr:
         """Byte of shared memory that a lane names to ldmatrix and stmatrix (see the picture)."""
         lane = self.block.lane
-        row_bytes = self.config.piece * self.plan.operand.bytes
+        row_bytes = self.plan.piece * self.plan.operand.bytes
         row = lane // 32 * 16 + lane % 16
         chunk = wgmma.swizzled(row, pair * 2 + lane % 32 // 16, row_bytes)
         buffer = self.plan.memory["pieces"].at(self.block.group, self.buffer.value)

@@ -35,7 +35,7 @@ struct Copy {
 // A product of a warpgroup: its registers of a thread, and where its operands lie.
 struct Product {
   void (*multiply)(struct Block&, struct Thread*, int);
-  float* accumulators;
+  void* accumulators;
   int columns;
   uint64_t a, b;
   bool add;

@@ -187,16 +187,16 @@ static int accumulator_row(int thread, int i) {
 }
 static int accumulator_column(int thread, int i) { return i / 4 * 8 + thread % 4 * 2 + i % 2; }
 
-template <class Element>
+template <class A, class B, class Accumulator>
 static void multiply_warpgroup(Block& block, Thread* threads, int number) {
-  constexpr int K = 32 / sizeof(Element);
-  static float a[64][K], b[K][256], c[64][256];
+  constexpr int K = 32 / sizeof(A);
+  static Accumulator a[64][K], b[K][256], c[64][256];
   const Product product = threads[0].product_groups.front()[number];
   int columns = product.columns;
   for (int k = 0; k < K; k++) {
-    for (int row = 0; row < 64; row++) a[row][k] = operand<Element>(block, product.a, row, k);
+    for (int row = 0; row < 64; row++) a[row][k] = operand<A>(block, product.a, row, k);
     for (int column = 0; column < columns; column++)
-      b[k][column] = operand<Element>(block, product.b, column, k);
+      b[k][column] = operand<B>(block, product.b, column, k);
   }
   for (int thread = 0; thread < WARPGROUP; thread++) {
     const Product& own = threads[thread].product_groups.front()[number];
@@ -204,7 +204,7 @@ static void multiply_warpgroup(Block& block, Thread* threads, int number) {
       fail("threads of a warpgroup multiply different matrices");
     for (int i = 0; i < columns / 2; i++)
       c[accumulator_row(thread, i)][accumulator_column(thread, i)] =
-          own.add ? own.accumulators[i] : 0;
+          own.add ? static_cast<Accumulator*>(own.accumulators)[i] : 0;
   }
   for (int row = 0; row < 64; row++)
     for (int k = 0; k < K; k++)
@@ -212,17 +212,23 @@ static void multiply_warpgroup(Block& block, Thread* threads, int number) {
   for (int thread = 0; thread < WARPGROUP; thread++) {
     const Product& own = threads[thread].product_groups.front()[number];
     for (int i = 0; i < columns / 2; i++)
-      own.accumulators[i] = c[accumulator_row(thread, i)][accumulator_column(thread, i)];
+      static_cast<Accumulator*>(own.accumulators)[i] =
+          c[accumulator_row(thread, i)][accumulator_column(thread, i)];
   }
 }
-template <class Element>
-void wgmma(int columns, float* first, float* last, uint64_t a, uint64_t b, bool add) {
+template <class A, class B, class Accumulator, class Register>
+void wgmma(int columns, Register* first, Register* last, uint64_t a, uint64_t b, bool add) {
   if (last != first + columns / 2 - 1) fail("accumulators do not lie side by side");
   if (!current->fenced) fail("registers are multiplied into before a fence");
-  current->products.push_back({multiply_warpgroup<Element>, first, columns, a, b, add});
+  current->products.push_back({multiply_warpgroup<A, B, Accumulator>, first, columns, a, b, add});
 }
-template void wgmma<half>(int, float*, float*, uint64_t, uint64_t, bool);
-template void wgmma<nv_bfloat16>(int, float*, float*, uint64_t, uint64_t, bool);
+#define INSTANCE(A, B, Accumulator, Register) \
+  template void wgmma<A, B, Accumulator>(int, Register*, Register*, uint64_t, uint64_t, bool);
+INSTANCE(half, half, float, float)
+INSTANCE(nv_bfloat16, nv_bfloat16, float, float)
+INSTANCE(int8_t, int8_t, int32_t, uint32_t)
+INSTANCE(uint8_t, int8_t, int32_t, uint32_t)
+#undef INSTANCE
 
 void wgmma_fence() { current->fenced = true; }
 void wgmma_commit() {

@@ -32,6 +32,24 @@ inline uint __pack_half2(half x, half y) {
   return bits;
 }
 
+inline float __uint_as_float(uint bits) {
+  float x;
+  __builtin_memcpy(&x, &bits, 4);
+  return x;
+}
+inline uint __float_as_uint(float x) {
+  uint bits;
+  __builtin_memcpy(&bits, &x, 4);
+  return bits;
+}
+// Byte i is that byte of {b, a} which the i-th four bits name.
+inline uint __byte_perm(uint a, uint b, uint selector) {
+  uint64_t both = uint64_t(b) << 32 | a;
+  uint bytes = 0;
+  for (int i = 0; i < 4; i++) bytes |= uint(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  return bytes;
+}
+
 // NaN marks what has not arrived, so it must not be lost: CUDA's own give the other number.
 template <class T>
 inline T max(T a, T b) { return a != a || a > b ? a : b; }
@@ -39,7 +57,7 @@ template <class T>
 inline T min(T a, T b) { return a != a || a < b ? a : b; }
 extern "C" {
 float expf(float), logf(float), sqrtf(float), tanhf(float), erff(float), powf(float, float);
-float fabsf(float), floorf(float), ceilf(float), roundf(float), fmaxf(float, float);
+float nearbyintf(float), fabsf(float), floorf(float), ceilf(float), roundf(float), fmaxf(float, float);
 }
 
 namespace emulator {
@@ -115,8 +133,9 @@ template <class Element, class Accumulator>
 void mma_sync(Accumulator& d0, Accumulator& d1, Accumulator& d2, Accumulator& d3, uint32_t a0,
               uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1, Accumulator c0,
               Accumulator c1, Accumulator c2, Accumulator c3);
-template <class Element>
-void wgmma(int columns, float* first, float* last, uint64_t a, uint64_t b, bool add);
+// Registers of integers hold their bits.
+template <class A, class B, class Accumulator, class Register>
+void wgmma(int columns, Register* first, Register* last, uint64_t a, uint64_t b, bool add);
 void wgmma_fence();
 void wgmma_commit();
 void wgmma_wait(int left);

@@ -42,7 +42,8 @@ def encode(function: str, array: NDArray[Any], numbers: list[int]) -> Map:
 
 def _im2col(array: NDArray[Any], numbers: list[int]) -> Map:
     sizes, strides, lower, upper = numbers[:4], numbers[4:7], numbers[7:9], numbers[9:11]
-    channels, pixels, *steps, swizzle = numbers[11:]
+    channels, pixels, *steps, swizzle, element = numbers[11:]
+    _require(element == array.itemsize, "the size of an element")
     # "cuTensorMapEncodeIm2col" in the documentation of the driver, for tensors of rank 4.
     _require(all(-128 <= corner <= 127 for corner in lower + upper), "a corner of the box")
     _require(1 <= channels <= 256 and 1 <= pixels <= 1024, "the size of the box")

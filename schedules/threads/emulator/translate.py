@@ -22,7 +22,10 @@ from schedules.errors import EmulatorError
 from schedules.threads.emulator.lowered import Lowered
 
 #: By PTX's names of element types: their C++ types in `elements.h`.
-TYPES = {"f16": "half", "bf16": "nv_bfloat16", "f32": "float"}
+TYPES = {
+    "f16": "half", "bf16": "nv_bfloat16", "f32": "float",
+    "s8": "int8_t", "u8": "uint8_t", "s32": "int32_t",
+}  # fmt: skip
 _ELEMENT = "(f16|bf16)"
 
 #: By the PTX name of an instruction, as a regular expression: the C++ call. `{...}` are the groups
@@ -48,7 +51,12 @@ INSTRUCTIONS = {
     r"cp\.async\.wait_group": "cp_async_wait(",
     # products
     rf"mma\.sync\.aligned\.m16n8k16\.row\.col\.(f32)\.{_ELEMENT}\.\2\.\1": "mma_sync<{1}, {0}>(",
-    rf"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.{_ELEMENT}\.\2": "wgmma<{1}>({0}, ",
+    rf"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.{_ELEMENT}\.\2": (
+        "wgmma<{1}, {1}, float>({0}, "
+    ),
+    r"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k32\.(s32)\.([su]8)\.(s8)": (
+        "wgmma<{2}, {3}, {1}>({0}, "
+    ),
     r"wgmma\.fence\.sync\.aligned": "wgmma_fence(",
     r"wgmma\.commit_group\.sync\.aligned": "wgmma_commit(",
     r"wgmma\.wait_group\.sync\.aligned": "wgmma_wait(",
@@ -173,9 +181,10 @@ def _arguments(name: str, text: str) -> list[str]:
     if name.startswith("ld.shared"):
         return [values[-1], *values[:-1]]
     if name.startswith("wgmma.mma_async"):
-        # The last four: 1 keeps the sign, of a and b; 1 transposes, a and b.
-        registers, (a, b, add, *flags) = values[:-7], values[-7:]
-        if flags != ["1", "1", "0", "0"]:
+        # The last four: 1 keeps the sign, of a and b; 1 transposes, a and b. Integers have none.
+        count = 0 if ".s32." in name else 4
+        registers, (a, b, add, *flags) = values[: -3 - count], values[-3 - count :]
+        if flags != ["1", "1", "0", "0"][:count]:
             raise EmulatorError(f"the emulator does not know {name} with the flags {flags}")
         return [f"&{registers[0]}", f"&{registers[-1]}", a, b, add]
     return values

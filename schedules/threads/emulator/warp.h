@@ -53,6 +53,7 @@ void load(uint32_t address, int words, uint32_t* to) {
 }
 void store(uint32_t address, int words, const uint32_t* from) {
   memcpy(shared(address, 4 * words), from, 4 * words);
+  current->unfenced.push_back(address);
 }
 
 // Four 8x8 matrices of 16 bits, whose rows the lanes point at, eight each. Lane l gets of each the
