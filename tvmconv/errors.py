@@ -57,6 +57,10 @@ class TuningError(TvmconvError):
     """Measuring is not possible: a package, a device or a reference result is missing."""
 
 
+class QuantizationError(TvmconvError):
+    """A network can't be quantised as it was asked for."""
+
+
 class CheckpointError(TvmconvError):
     """A file of weights is damaged, or holds something other than tensors."""
 
@@ -98,6 +102,7 @@ __all__ = [
     "FamilyError",
     "FeedError",
     "ModelError",
+    "QuantizationError",
     "RecordError",
     "RecordWarning",
     "ShapeError",

@@ -34,7 +34,7 @@ from tvmconv.reports.data.build import ConvReport
 from tvmconv.reports.data.simulation import OutputError, SimulatedLayer, SimulationReport
 from tvmconv.runtime import simulator
 from tvmconv.runtime.executable import Executable
-from tvmconv.simulation.pictures import read_images
+from tvmconv.images import read_images
 
 Array = NDArray[Any]
 #: HMMA instructions of one WMMA, by numerics; two m16n8k16 from Ampere on. Other numerics belong to
