@@ -61,9 +61,7 @@ class Errors:
     def __init__(self) -> None:
         self._sums: dict[str, tuple[float, float]] = {}
 
-    def add(
-        self, reference: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]
-    ) -> None:
+    def add(self, reference: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> None:
         """Adds the tensors in floating point of one run."""
         for name, y in reference.items():
             if not np.issubdtype(y.dtype, np.floating):
@@ -83,7 +81,7 @@ class Errors:
         return math.sqrt(noise / power) if power else math.inf
 
     def largest(self, names: Iterable[str] | None = None) -> float:
-        """Returns the largest relative l2 error of these tensors, or of all; NaN becomes infinity."""
+        """Returns the largest relative l2 error of these tensors, or of all; infinity for NaN."""
         errors = [self.relative_l2(name) for name in (self._sums if names is None else names)]
         return max((math.inf if math.isnan(one) else one for one in errors), default=0.0)
 
@@ -92,8 +90,8 @@ class Errors:
 
 
 def decibels(relative_l2: float) -> float:
-    """Returns the ratio of signal to noise in dB: infinite without an error, minus infinity without a
-    signal."""
+    """Returns the ratio of signal to noise in dB: infinite without an error, minus infinity where
+    the error is not finite."""
     if relative_l2 == 0:
         return math.inf
     return -20 * math.log10(relative_l2) if math.isfinite(relative_l2) else -math.inf

@@ -18,8 +18,11 @@ from tvmconv.quantization.network import Network
 
 #: Pointwise functions of one tensor; any further inputs are constants.
 UNARY = frozenset(
-    "Abs Celu Clip Elu Erf Exp Gelu HardSigmoid HardSwish Identity LeakyRelu Mish Neg PRelu "
-    "Relu Selu Sigmoid Softplus Softsign Sqrt Swish Tanh ThresholdedRelu".split()
+    (
+        *("Abs", "Celu", "Clip", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish"),
+        *("Identity", "LeakyRelu", "Mish", "Neg", "PRelu", "Relu", "Selu", "Sigmoid", "Softplus"),
+        *("Softsign", "Sqrt", "Swish", "Tanh", "ThresholdedRelu"),
+    )
 )
 #: Pointwise functions of two, one of which is a constant or depends on the layer as well.
 BINARY = frozenset(("Add", "Div", "Max", "Min", "Mul", "Pow", "Sub"))

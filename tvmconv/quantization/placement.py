@@ -31,8 +31,11 @@ from tvmconv.quantization.network import Network
 #: Operators with one input to pass through, the first. AveragePool of few pixels and a Resize
 #: between pixels average neighbours that are alike: at their scale that adds half a step of error.
 ONE_INPUT = frozenset(
-    "AveragePool DepthToSpace Expand Flatten Gather GlobalMaxPool Identity MaxPool Pad Reshape "
-    "Resize Slice SpaceToDepth Split Squeeze Tile Transpose Unsqueeze Upsample".split()
+    (
+        *("AveragePool", "DepthToSpace", "Expand", "Flatten", "Gather", "GlobalMaxPool"),
+        *("Identity", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "SpaceToDepth", "Split"),
+        *("Squeeze", "Tile", "Transpose", "Unsqueeze", "Upsample"),
+    )
 )
 PASSING = ONE_INPUT | {"Concat"}
 #: The most pixels of such an AveragePool: 3x3.
@@ -128,7 +131,9 @@ def _pads_a_number(node: onnx.NodeProto, network: Network) -> bool:
     return node.input[2] not in network.constants or bool(network.constant(node.input[2]).any())
 
 
-def _ranging(tensors: Sequence[str], network: Network, absorbed: Collection[str]) -> tuple[str, ...]:
+def _ranging(
+    tensors: Sequence[str], network: Network, absorbed: Collection[str]
+) -> tuple[str, ...]:
     found = [name for name in tensors if not _is_cut(name, network, absorbed)]
     return tuple(found or tensors)
 

@@ -78,8 +78,8 @@ def quantize(
     preprocessing: of pictures in a folder; default ImageNet's.
 
     Weights are int8 per output channel, activations int8 per tensor, both with zero point 0; where
-    in the graph is said by `tvmconv.quantization.placement`, and which layers stay in floating point
-    by `tvmconv.quantization.candidates`.
+    in the graph is said by `tvmconv.quantization.placement`, and which layers stay in floating
+    point by `tvmconv.quantization.candidates`.
 
     Raises `ModelError` for a model that can't be read or that onnxruntime can't run, `FeedError`
     for feeds that do not fit or are not finite, `QuantizationError` for unknown layers or methods,

@@ -139,7 +139,9 @@ class Writer:
         arrays = {bits: integers, step: scale, zero: np.zeros(scale.shape, integers.dtype)}
         for one, array in arrays.items():
             graph.initializer.append(numpy_helper.from_array(array, one))
-        return helper.make_node("DequantizeLinear", [bits, step, zero], [back], name=back, axis=axis)
+        return helper.make_node(
+            "DequantizeLinear", [bits, step, zero], [back], name=back, axis=axis
+        )
 
 
 def output_axis(node: onnx.NodeProto) -> int:
