@@ -7,6 +7,7 @@
     placement           which tensors are in 8 bits, and which of them share a scale
     calibration         ranges, by onnxruntime's calibrators; scales
     write               the QDQ model
+    correction          biases that take back what rounding shifts
     accuracy            its error, layer by layer
     search              which layers go back to float for a bound on the error
 

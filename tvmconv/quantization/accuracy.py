@@ -18,7 +18,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from tvmconv.errors import ModelError, first_line
+from tvmconv.errors import ModelError, QuantizationError, first_line
 
 Feeds = Sequence[Mapping[str, Any]]
 
@@ -62,7 +62,10 @@ class Errors:
         self._sums: dict[str, tuple[float, float]] = {}
 
     def add(self, reference: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]) -> None:
-        """Adds the tensors in floating point of one run."""
+        """Adds the tensors in floating point of one run.
+
+        Raises `QuantizationError` for a reference that is not finite.
+        """
         for name, y in reference.items():
             if not np.issubdtype(y.dtype, np.floating):
                 continue
@@ -71,6 +74,11 @@ class Errors:
             power, noise = self._sums.get(name, (0.0, 0.0))
             power += float(np.vdot(exact, exact))
             noise += float(np.vdot(difference, difference))
+            if not math.isfinite(power):
+                raise QuantizationError(
+                    f"{name!r} is not finite in the float model",
+                    hint="are the feeds scaled as the network was trained?",
+                )
             self._sums[name] = (power, noise)
 
     def relative_l2(self, name: str) -> float:

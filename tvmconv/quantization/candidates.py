@@ -70,8 +70,9 @@ def _reason(layer: Layer, network: Network, machine: Machine) -> str:
     if info.kind == "grouped" and info.group_channels < GROUP_CHANNELS:
         return f"{info.group_channels} channels a group, fewer than {GROUP_CHANNELS}"
     saved = saved_us(info, machine)
-    if layer.rows < ROWS and saved < LEAST_US:
-        return f"a product with a vector ({layer.rows} rows): int8 saves {saved:.2f} us"
+    if layer.rows < ROWS and saved < LEAST_US and info.kind != "depthwise":
+        rows = "1 row" if layer.rows == 1 else f"{layer.rows} rows"
+        return f"a product with a vector ({rows}): int8 saves {saved:.2f} us"
     return ""
 
 

@@ -57,7 +57,7 @@ def _one(number: int, feed: Feed, inputs: Sequence[TensorSpec]) -> dict[str, Arr
 def _array(number: int, spec: TensorSpec, given: Any) -> Array:
     array = np.asarray(given)
     fits = len(array.shape) == len(spec.shape) and all(
-        size == wanted or (wanted == 0 and size > 0)
+        size > 0 and wanted in (0, size)
         for size, wanted in zip(array.shape, spec.shape, strict=True)
     )
     if not fits or str(array.dtype) != spec.dtype:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
+from numpy.typing import NDArray
 
 from tvmconv.compiler import toolchain
 from tvmconv.errors import QuantizationError
@@ -18,6 +20,7 @@ from tvmconv.onnx.model import inputs as onnx_inputs
 from tvmconv.quantization import accuracy, calibration, search
 from tvmconv.quantization.accuracy import Errors, Reference
 from tvmconv.quantization.candidates import declined, savings
+from tvmconv.quantization.correction import corrections
 from tvmconv.quantization.feeds import Feed, checked
 from tvmconv.quantization.layers import Layer, find_layers
 from tvmconv.quantization.network import Network, prepare
@@ -54,6 +57,7 @@ def quantize(
     keep: Collection[str] = (),
     max_error: float | None = None,
     unsigned: bool = False,
+    correct_bias: bool = True,
     arch: str = "sm_90a",
     shapes: Shapes = None,
     preprocessing: Preprocessing = IMAGENET,
@@ -72,6 +76,8 @@ def quantize(
         back for the microseconds that int8 saves them.
     unsigned: tensors that are never negative on the feeds, as after a Relu, get uint8 with zero
         point 0: steps of half the size. By default all activations are int8.
+    correct_bias: biases take back what rounding shifts on average, as
+        `tvmconv.quantization.correction` says.
     arch: the GPU by whose rates microseconds are estimated.
     shapes: whole shapes by input, where dimensions are open and ``feeds`` is a folder; then an open
         batch is 1. Open dimensions stay open in the result.
@@ -98,19 +104,30 @@ def quantize(
     floats = declined(layers, network, keep, machine)
     names = [layer.name for layer in layers if layer.name not in floats]
 
-    found = calibration.ranges(network, tensors_of(place(network, layers, names)), fed, method)
+    tensors = tensors_of(place(network, layers, names))
+    sizes = {name: math.prod(sized.shapes.get(name, ())) for name in tensors}
+    found = calibration.ranges(network, sizes, fed, method)
     writer = Writer(network, layers)
+
+    shifts: dict[str, NDArray[Any]] = {}
 
     def write(chosen: Collection[str]) -> onnx.ModelProto:
         groups = place(network, layers, chosen)
-        return writer.write(chosen, calibration.scales(groups, found, unsigned))
+        return writer.write(chosen, calibration.scales(groups, found, unsigned), shifts)
+
+    def finish(chosen: Collection[str]) -> onnx.ModelProto:
+        shifts.clear()
+        if correct_bias:
+            rounded = [layer for layer in layers if layer.name in chosen]
+            shifts.update(corrections(network, rounded, writer, write(chosen), fed))
+        return write(chosen)
 
     saved = savings(layers, machine)
     alone: Mapping[str, float] = {}
     if max_error is not None:
-        best = search.within(max_error, names, saved, write, Reference(network.proto, fed))
+        best = search.within(max_error, names, saved, write, finish, Reference(network.proto, fed))
         names, alone = list(best.names), best.alone
-    proto = write(names)
+    proto = finish(names)
     watched = [layer.output for layer in layers]
     errors = accuracy.errors(network.proto, proto, fed, watched)
     rows = [_row(layer, floats, names, saved, alone, errors) for layer in layers]

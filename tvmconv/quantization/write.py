@@ -38,16 +38,31 @@ class Writer:
         self._names = {*network.nodes, *network.producer, *network.constants}
         self._names.update(value.name for value in network.proto.graph.input)
 
-    def write(self, names: Collection[str], scales: Mapping[str, Scale]) -> onnx.ModelProto:
+    def back(self, tensor: str) -> str:
+        """Returns the name of a tensor in 8 bits after it was rounded."""
+        return self._name(f"{tensor}_dequantized")
+
+    def step(self, model: onnx.ModelProto, tensor: str) -> float:
+        """Returns the scale of a tensor in 8 bits in a model that was written."""
+        name = self._name(f"{tensor}_scale")
+        found = next(one for one in model.graph.initializer if one.name == name)
+        return float(numpy_helper.to_array(found))
+
+    def write(
+        self,
+        names: Collection[str],
+        scales: Mapping[str, Scale],
+        corrections: Mapping[str, Array] | None = None,
+    ) -> onnx.ModelProto:
         """Returns the network with the layers of these names in 8 bits.
 
-        scales: of every tensor that is in 8 bits. Raises `QuantizationError` for weights that are
-        not finite.
+        scales: of every tensor that is in 8 bits. corrections: by layer, what is subtracted from
+        its bias, (K,). Raises `QuantizationError` for weights that are not finite.
         """
         proto = onnx.ModelProto()
         proto.CopyFrom(self._network.proto)
         graph = proto.graph
-        rewired = {name: self._name(f"{name}_dequantized") for name in scales}
+        rewired = {name: self.back(name) for name in scales}
         nodes = [n for v in graph.input if v.name in scales for n in self._pair(v.name, scales)]
         for name, scale in scales.items():
             self._parameters(graph, name, scale)
@@ -55,7 +70,9 @@ class Writer:
         for node in list(graph.node):
             node.input[:] = [rewired.get(name, name) for name in node.input]
             if node.name in chosen:
-                nodes += self._weights(graph, node, chosen[node.name], scales)
+                layer = chosen[node.name]
+                shift = (corrections or {}).get(layer.name)
+                nodes += self._weights(graph, node, layer, scales[layer.x].scale, shift)
             nodes.append(node)
             nodes += [n for name in node.output if name in scales for n in self._pair(name, scales)]
         _rewire_subgraphs(nodes, rewired)
@@ -80,7 +97,7 @@ class Writer:
     def _pair(self, tensor: str, scales: Mapping[str, Scale]) -> list[onnx.NodeProto]:
         """The two nodes of an activation. Its own name is before them."""
         parameters = [self._name(f"{tensor}_{suffix}") for suffix in ("scale", "zero_point")]
-        bits, back = (self._name(f"{tensor}_{what}") for what in ("quantized", "dequantized"))
+        bits, back = self._name(f"{tensor}_quantized"), self.back(tensor)
         return [
             helper.make_node("QuantizeLinear", [tensor, *parameters], [bits], name=bits),
             helper.make_node("DequantizeLinear", [bits, *parameters], [back], name=back),
@@ -91,43 +108,29 @@ class Writer:
         graph: onnx.GraphProto,
         node: onnx.NodeProto,
         layer: Layer,
-        scales: Mapping[str, Scale],
+        step: float,
+        shift: Array | None,
     ) -> list[onnx.NodeProto]:
-        """Replaces a layer's weights and bias by integers. Returns the nodes that they need."""
-        weight = self._network.constant(layer.weight)
+        """Replaces a layer's weights and bias by integers. Returns the nodes that they need.
+
+        step: the scale of the layer's input. shift: what is subtracted from the bias.
+        """
+        integers, scale = rounded_weight(self._network, layer, step)
         axis = output_axis(node)
-        bias = self._integer_bias(layer, node, weight.shape[axis])
-        step = scales[layer.x].scale
-        per_channel = weight_scales(weight, axis, None if bias is None else bias / step)
-        if not np.isfinite(weight).all() or not np.isfinite(per_channel).all():
-            raise QuantizationError(
-                f"layer {layer.name!r} has weights that are not finite", hint=f"keep={[layer.name]}"
-            )
-        along = [1] * weight.ndim
-        along[axis] = -1
-        integers = np.clip(np.rint(weight / per_channel.reshape(along)), -127, 127)
-        stored = (integers.astype(np.int8), per_channel)
-        nodes = [self._constant(graph, f"{layer.name}.weight", *stored, axis)]
+        along = scale.ravel()
+        nodes = [self._constant(graph, f"{layer.name}.weight", integers, along, axis)]
         node.input[1] = nodes[0].output[0]
+        bias = integer_bias(self._network, layer)
+        if bias is None and shift is not None and not layer.bias and node.op_type != "MatMul":
+            bias = np.zeros(shift.shape)
         if bias is not None:
-            product = (step * per_channel.astype(np.float64)).astype(np.float32)
-            product = np.maximum(product, SMALLEST)
-            groups = len(bias) // len(product)
-            product = np.tile(product, groups)
+            bias = bias if shift is None else bias - shift
+            product = np.maximum(step * along.astype(np.float64), SMALLEST).astype(np.float32)
+            product = np.tile(product, len(bias) // len(product))
             rounded = np.rint(bias / product).astype(np.int32)
             nodes.append(self._constant(graph, f"{layer.name}.bias", rounded, product, 0))
-            node.input[2] = nodes[1].output[0]
+            node.input[2:] = [nodes[1].output[0]]
         return nodes
-
-    def _integer_bias(self, layer: Layer, node: onnx.NodeProto, channels: int) -> Array | None:
-        """The bias if it can be stored as integers: one number a channel, added as it is."""
-        if not layer.bias or layer.bias not in self._network.constants:
-            return None
-        bias = self._network.constant(layer.bias).astype(np.float64)
-        factors = {one.name: one.f for one in node.attribute if one.name in ("alpha", "beta")}
-        if bias.ndim != 1 or len(bias) % channels or any(one != 1 for one in factors.values()):
-            return None
-        return bias
 
     def _constant(
         self, graph: onnx.GraphProto, name: str, integers: Array, scale: Array, axis: int
@@ -144,16 +147,53 @@ class Writer:
         )
 
 
+def attribute(node: onnx.NodeProto, name: str, default: float) -> float:
+    """Returns a number that is an attribute of a node."""
+    found = (helper.get_attribute_value(one) for one in node.attribute if one.name == name)
+    return float(next(found, default))
+
+
 def output_axis(node: onnx.NodeProto) -> int:
     """Returns the axis of a layer's weights that counts output channels.
 
     A transposed convolution has those of one group along it, (C, K/groups, ...).
     """
-    if node.op_type == "Conv":
-        return 0
-    if node.op_type == "Gemm":
-        return 0 if any(one.name == "transB" and one.i for one in node.attribute) else 1
-    return 1
+    return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
+
+
+def integer_bias(network: Network, layer: Layer) -> Array | None:
+    """Returns the bias, (K,) float64, if it can be integers: one number a channel, added as it is.
+
+    None for another, and for a layer without.
+    """
+    if layer.bias not in network.constants:
+        return None
+    node = network.nodes[layer.name]
+    bias = network.constant(layer.bias).astype(np.float64)
+    channels = network.constant(layer.weight).shape[output_axis(node)]
+    scaled = attribute(node, "alpha", 1) != 1 or attribute(node, "beta", 1) != 1
+    return None if bias.ndim != 1 or len(bias) % channels or scaled else bias
+
+
+def rounded_weight(network: Network, layer: Layer, step: float) -> tuple[Array, Array]:
+    """Returns a layer's weights as int8, and their scales along the axis of output channels.
+
+    step: the scale of the layer's input. Raises `QuantizationError` for weights or biases that are
+    not finite.
+    """
+    weight, bias = network.constant(layer.weight), integer_bias(network, layer)
+    axis = output_axis(network.nodes[layer.name])
+    scale = weight_scales(weight, axis, None if bias is None else bias / step)
+    if not np.isfinite(weight).all() or not np.isfinite(scale).all():
+        raise QuantizationError(
+            f"layer {layer.name!r} has weights that are not finite",
+            note="so has what the float model computes of them",
+            hint="export the model anew from a checkpoint that is whole",
+        )
+    along = [1] * weight.ndim
+    along[axis] = -1
+    scale = scale.reshape(along)
+    return np.clip(np.rint(weight / scale), -127, 127).astype(np.int8), scale
 
 
 def weight_scales(weight: Array, axis: int, bias: Array | None) -> Array:
