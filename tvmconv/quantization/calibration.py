@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import math
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -160,8 +161,11 @@ class _Reader(CalibrationDataReader):
 def _found(
     calibrator: CalibraterBase, feeds: Sequence[Mapping[str, Any]], chunk: int
 ) -> dict[str, Range]:
-    for start in range(0, len(feeds), chunk):
-        calibrator.collect_data(_Reader(feeds[start : start + chunk]))
+    # The histograms of one chunk are of feeds of one shape.
+    for _, alike in itertools.groupby(feeds, key=lambda feed: [x.shape for x in feed.values()]):
+        left = list(alike)
+        for start in range(0, len(left), chunk):
+            calibrator.collect_data(_Reader(left[start : start + chunk]))
     found = {}
     for name, data in calibrator.compute_data().items():
         lowest, highest = (float(np.asarray(one).ravel()[0]) for one in data.range_value)

@@ -14,7 +14,7 @@ the output pixels counts for the others alone; else a mean is taken to be the sa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -40,36 +40,45 @@ def corrections(
 ) -> dict[str, Array]:
     """Returns what to subtract from the bias of each layer, (K,) float64, by name.
 
-    layers: those in 8 bits in `model`, which `writer` wrote. A Gemm that transposes its input has
-    none. Runs the model on all feeds.
+    layers: those in 8 bits in `model`, which `writer` wrote. Runs the model on all feeds.
     """
-    chosen = [one for one in layers if not attribute(network.nodes[one.name], "transA", 0)]
-    axes = {one.x: -1 if one.info.operator in kinds.PRODUCTS else 1 for one in chosen}
-    means = _means(model, {n: a for x, a in axes.items() for n in (x, writer.back(x))}, feeds)
+    axes = {layer.name: _channel_axis(network.nodes[layer.name]) for layer in layers}
+    wanted = {(n, axes[one.name]) for one in layers for n in (one.x, writer.back(one.x))}
+    means = _means(model, sorted(wanted), feeds)
     found = {}
-    for layer in chosen:
+    for layer in layers:
+        axis = axes[layer.name]
         weight = network.constant(layer.weight).astype(np.float64)
         integers, scale = rounded_weight(network, layer, writer.step(model, layer.x))
         rounded = integers * scale.astype(np.float64)
-        after = _mean_of_products(network, layer, rounded, means[writer.back(layer.x)])
-        found[layer.name] = after - _mean_of_products(network, layer, weight, means[layer.x])
+        after = _mean_of_products(network, layer, rounded, means[writer.back(layer.x), axis])
+        found[layer.name] = after - _mean_of_products(network, layer, weight, means[layer.x, axis])
     return found
 
 
-def _means(model: onnx.ModelProto, axes: Mapping[str, int], feeds: Feeds) -> dict[str, Array]:
-    """The mean of each channel of tensors over all feeds, float64. axes: that of the channels."""
-    run = Runner(model, axes)
-    sums = {name: np.zeros(0) for name in axes}
-    counts = dict.fromkeys(axes, 0)
+def _channel_axis(node: onnx.NodeProto) -> int:
+    """The axis of a layer's input that counts channels."""
+    if node.op_type in kinds.PRODUCTS:
+        return 0 if attribute(node, "transA", 0) else -1
+    return 1
+
+
+def _means(
+    model: onnx.ModelProto, wanted: Sequence[tuple[str, int]], feeds: Feeds
+) -> dict[tuple[str, int], Array]:
+    """The means over all feeds of the slices of tensors along an axis, float64."""
+    run = Runner(model, [name for name, _ in wanted])
+    sums: dict[tuple[str, int], Array] = {}
+    counts = dict.fromkeys(wanted, 0)
     for feed in feeds:
         found = {**feed, **run(feed)}
-        for name, axis in axes.items():
-            by_channel = np.moveaxis(found[name], axis, 0)
-            by_channel = by_channel.reshape(len(by_channel), -1)
-            total = by_channel.sum(axis=1, dtype=np.float64)
-            sums[name] = total + (sums[name] if counts[name] else 0)
-            counts[name] += by_channel.shape[1]
-    return {name: total / counts[name] for name, total in sums.items()}
+        for name, axis in wanted:
+            slices = np.moveaxis(found[name], axis, 0)
+            slices = slices.reshape(len(slices), -1)
+            total = slices.sum(axis=1, dtype=np.float64)
+            sums[name, axis] = total + sums.get((name, axis), 0.0)
+            counts[name, axis] += slices.shape[1]
+    return {key: total / counts[key] for key, total in sums.items()}
 
 
 def _mean_of_products(network: Network, layer: Layer, weight: Array, means: Array) -> Array:

@@ -167,7 +167,10 @@ def test_biases_take_back_what_rounding_shifts() -> None:
     before, after = shifts(False), shifts(True)
     assert after["product"] == before["product"]  # it has no bias to correct
     ratios = {name: after[name] / before[name] for name in outputs if name != "product"}
-    assert all(ratio < 0.15 for ratio in ratios.values()), ratios
+    # The mean of the pixels that a tap meets is not quite the channel's; those of the depthwise one
+    # are a sixth of its pixels.
+    assert ratios.pop("depthwise") < 0.25
+    assert max(ratios.values()) < 0.1, ratios
 
 
 def test_errors_are_those_of_numpy() -> None:
