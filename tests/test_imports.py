@@ -23,7 +23,7 @@ FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("
 MOST_FILES = 20
 #: Imports inside functions, each with its reason: (file, function, module).
 LATE: dict[tuple[str, str, str], str] = {
-    ("tvmconv/simulation/pictures.py", "_picture", "PIL"): "an extra, which only pictures need",
+    ("tvmconv/images.py", "_picture", "PIL"): "an extra, which only pictures need",
 }
 
 

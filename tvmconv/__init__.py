@@ -41,6 +41,8 @@ from tvmconv import knobs  # noqa: E402
 
 if TYPE_CHECKING:
     from tvmconv.compiler.build import build, inspect
+    from tvmconv.images import Preprocessing, read_images
+    from tvmconv.quantization.quantize import Quantized, quantize
     from tvmconv.records.store import list_records, merge_records
     from tvmconv.reports.collect.comparison import compare
     from tvmconv.reports.collect.latency import bench
@@ -48,12 +50,12 @@ if TYPE_CHECKING:
     from tvmconv.reports.data.capability import CapabilityReport
     from tvmconv.reports.data.comparison import CompareReport
     from tvmconv.reports.data.latency import LatencyReport
+    from tvmconv.reports.data.quantization import QuantizationReport
     from tvmconv.reports.data.simulation import SimulationReport
     from tvmconv.reports.data.tuning import TuningReport
     from tvmconv.runtime.binding import Binding
     from tvmconv.runtime.executable import Executable
     from tvmconv.runtime.loading import load
-    from tvmconv.simulation.pictures import read_images
     from tvmconv.simulation.simulate import simulate
     from tvmconv.simulation.tracing import Trace, trace_example, trace_layer
     from tvmconv.tuning.layers import layer_choices, set_record
@@ -69,6 +71,9 @@ _HOMES = {
     "CompareReport": "reports.data.comparison",
     "Executable": "runtime.executable",
     "LatencyReport": "reports.data.latency",
+    "Preprocessing": "images",
+    "QuantizationReport": "reports.data.quantization",
+    "Quantized": "quantization.quantize",
     "SimulationReport": "reports.data.simulation",
     "Trace": "simulation.tracing",
     "Tracker": "tuning.stopwatch",
@@ -81,7 +86,8 @@ _HOMES = {
     "list_records": "records.store",
     "load": "runtime.loading",
     "merge_records": "records.store",
-    "read_images": "simulation.pictures",
+    "quantize": "quantization.quantize",
+    "read_images": "images",
     "set_record": "tuning.layers",
     "simulate": "simulation.simulate",
     "trace_example": "simulation.tracing",
@@ -96,6 +102,9 @@ __all__ = [
     "CompareReport",
     "Executable",
     "LatencyReport",
+    "Preprocessing",
+    "QuantizationReport",
+    "Quantized",
     "SimulationReport",
     "Trace",
     "Tracker",
@@ -110,6 +119,7 @@ __all__ = [
     "list_records",
     "load",
     "merge_records",
+    "quantize",
     "read_images",
     "set_record",
     "simulate",

@@ -66,6 +66,10 @@ class TuningError(TvmconvError):
     """Measuring is not possible: a package, a device or a reference result is missing."""
 
 
+class QuantizationError(TvmconvError):
+    """A network can't be quantised as it was asked for."""
+
+
 class CheckpointError(TvmconvError):
     """A file of weights is damaged, or holds something other than tensors."""
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 import tvmconv
+from tvmconv.cli import quantize as cli_quantize
 from tvmconv.cli import records as cli_records
 from tvmconv.cli import simulate as cli_simulate
 from tvmconv.cli import tune as cli_tune
@@ -45,6 +46,7 @@ app = typer.Typer(
 )
 app.command()(cli_tune.tune)
 app.command()(cli_simulate.simulate)
+app.command()(cli_quantize.quantize)
 app.add_typer(cli_records.app, name="records")
 
 

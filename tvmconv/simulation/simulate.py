@@ -27,6 +27,7 @@ from schedules.families.simulated.family import TILE
 from tvmconv.compiler.build import build
 from tvmconv.compiler.targets import SIMULATED
 from tvmconv.errors import FeedError
+from tvmconv.images import read_images
 from tvmconv.onnx.batches import Shapes
 from tvmconv.onnx.model import Model, fix_shapes, inputs, read, specs
 from tvmconv.reports.collect.comparison import reference_outputs
@@ -34,7 +35,6 @@ from tvmconv.reports.data.build import ConvReport
 from tvmconv.reports.data.simulation import OutputError, SimulatedLayer, SimulationReport
 from tvmconv.runtime import simulator
 from tvmconv.runtime.executable import Executable
-from tvmconv.simulation.pictures import read_images
 
 Array = NDArray[Any]
 #: HMMA instructions of one WMMA, by numerics; two m16n8k16 from Ampere on. Other numerics belong to

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from tvmconv.errors import FeedError
-from tvmconv.simulation.pictures import image_files, read_images
+from tvmconv.images import Preprocessing, image_files, read_images
 from tvmconv.specs import TensorSpec
 
 SPEC = TensorSpec("x", (1, 3, 14, 28), "float32")
@@ -45,7 +46,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     for name, spec, said in (
         ("broken.npy", SPEC, "can't be read"),
         ("broken.png", SPEC, "can't be read"),
-        ("broken.png", TensorSpec("x", (1, 8), "float32"), "takes .1, 8.\n.*as .npy"),
+        ("broken.png", TensorSpec("x", (1, 8), "float32"), r"(?s)takes .1, 8.\n.*as .npy"),
     ):
         folder = tmp_path / f"{name} {len(spec.shape)}"
         folder.mkdir()
@@ -57,3 +58,48 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
         next(read_images(tmp_path, [SPEC]))
     with pytest.raises(FeedError, match="one input"):
         read_images(tmp_path, [SPEC, SPEC])
+
+
+def test_an_archive_feeds_all_inputs(tmp_path: Path) -> None:
+    """By their names, with or without the batch."""
+    other = TensorSpec("size", (1, 2), "int64")
+    picture = np.random.default_rng(0).random((3, 14, 28), np.float32)
+    np.savez(tmp_path / "a.npz", x=picture, size=np.array([[14, 28]]))
+    (found,) = read_images(tmp_path, [SPEC, other])
+    assert np.array_equal(found["x"], picture[None])
+    assert found["size"].tolist() == [[14, 28]]
+    np.savez(tmp_path / "a.npz", x=picture)
+    with pytest.raises(FeedError, match=r"has \['x'\], the network's inputs are \['size', 'x'\]"):
+        next(read_images(tmp_path, [SPEC, other]))
+    (tmp_path / "a.npz").write_text("nonsense")
+    with pytest.raises(FeedError, match="can't be read"):
+        next(read_images(tmp_path, [SPEC]))
+
+
+def test_preprocessing_is_an_option(tmp_path: Path) -> None:
+    """NHWC, other colours, and nothing cut off at a ratio of 1."""
+    picture = np.random.default_rng(0).integers(0, 255, (14, 28, 3), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "one.png")
+    how = Preprocessing(mean=(0.5, 0, 0), std=(1, 2, 1), layout="NHWC", resize=1)
+    spec = TensorSpec("x", (1, 14, 28, 3), "float32")
+    (found,) = read_images(tmp_path, [spec], how)
+    expected = (picture / 255 - [0.5, 0, 0]) / [1, 2, 1]
+    assert np.allclose(found["x"][0], expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"mean": (0.5,)}, "mean can't be"),
+        ({"mean": (0.5, 0.5, float("nan"))}, "mean can't be"),
+        ({"std": (1, 0, 1)}, "std can't be"),
+        ({"std": (1, 1, float("inf"))}, "std can't be"),
+        ({"layout": "HWC"}, "layout can't be 'HWC'"),
+        ({"resize": 0.9}, "resize can't be 0.9"),
+        ({"resize": float("nan")}, "resize can't be nan"),
+    ],
+)
+def test_preprocessing_that_can_not_be_meant(given: dict[str, Any], said: str) -> None:
+    with pytest.raises(FeedError, match=said) as error:
+        Preprocessing(**given)
+    assert error.value.hint

@@ -1,0 +1,57 @@
+"""docs/quantisation.md is followed: its commands and its Python run."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from tests.support.models import residual_net
+from tests.support.calibrated import feeds
+from tests.support.shell import Command
+from tvmconv.quantization.calibration import METHODS
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "quantisation.md").read_text()
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"^```{kind}\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the reader has: model.onnx, whose layers are conv_0 to conv_10, and images."""
+    model = residual_net("batch", 16, 32)
+    onnx.save(model, tmp_path / "model.onnx")
+    (tmp_path / "images").mkdir()
+    for at, feed in enumerate(feeds(model, 2)):
+        np.save(tmp_path / "images" / f"{at}.npy", feed["input"])
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_commands(folder: Path, command: Command) -> None:
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    assert len(lines) == 3
+    for line in lines:
+        done = command(*shlex.split(line)[1:])
+        assert done.code == 0, line + done.err
+        onnx.checker.check_model(onnx.load(folder / "model.int8.onnx"))
+
+
+def test_python(folder: Path) -> None:
+    (block,) = blocks("python")
+    exec(compile(block, "page", "exec"), {})
+    assert (folder / "model.int8.onnx").exists()
+
+
+def test_methods_and_files_are_there() -> None:
+    listed = re.findall(r"^\| `(\w+)`", PAGE, re.MULTILINE)
+    assert tuple(listed) == METHODS
+    linked = re.findall(r"\]\(([^)]+)\)", PAGE)
+    assert all((ROOT / "docs" / path).exists() for path in linked)

@@ -1,0 +1,83 @@
+"""Layers that can be in 8 bits, and for the others the reason."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Collection, Mapping, Sequence
+
+from schedules.machine.cost import Machine
+from tvmconv.errors import QuantizationError
+from tvmconv.onnx import kinds
+from tvmconv.quantization.layers import Layer
+from tvmconv.quantization.network import Network
+from tvmconv.quantization.saving import saved_us
+
+#: Channels that a group has at least: one chunk of an instruction's operands. Of fewer, most of
+#: what it multiplies is padding, and the group is no faster than in fp16.
+GROUP_CHANNELS = 8
+#: A product of fewer rows than an instruction's tile has is one with a vector, or nearly: it takes
+#: as long as reading its matrix. Unless that saves more than `LEAST_US`, which is less than the
+#: launch of one kernel more, rounding its input is not worth it.
+ROWS, LEAST_US = 16, 1.0
+
+
+def declined(
+    layers: Sequence[Layer], network: Network, keep: Collection[str], machine: Machine
+) -> dict[str, str]:
+    """Returns the layers that stay in floating point, with the reason of each.
+
+    keep: names of layers that the user keeps. Raises `QuantizationError` for one that does not
+    exist, with the names that are near.
+    """
+    _check_names(keep, [layer.name for layer in layers])
+    found: dict[str, str] = {}
+    for layer in layers:
+        reason = "kept, as asked for" if layer.name in keep else _reason(layer, network, machine)
+        if reason:
+            found[layer.name] = reason
+    return found
+
+
+def _check_names(keep: Collection[str], names: Sequence[str]) -> None:
+    if isinstance(keep, str | bytes):
+        raise QuantizationError("keep is a collection of names", hint=f"keep=[{keep!r}]")
+    unknown = [name for name in keep if name not in names]
+    if not unknown:
+        return
+    near = {name: difflib.get_close_matches(str(name), names, n=3, cutoff=0.4) for name in unknown}
+    listed = "; ".join(
+        f"{name!r} is near {', '.join(map(repr, found))}" for name, found in near.items() if found
+    )
+    raise QuantizationError(
+        f"there are no layers to keep named {', '.join(map(repr, unknown))}",
+        note=listed or f"the first of {len(names)} layers are {', '.join(names[:8])}",
+        hint="`tvmconv inspect` lists the layers of a model",
+    )
+
+
+def _reason(layer: Layer, network: Network, machine: Machine) -> str:
+    info = layer.info
+    if layer.weight not in network.constants:
+        weights = layer.x in network.constants and "the matrix is on the left"
+        return weights or "its weights are computed"
+    if layer.x not in network.floats or layer.output not in network.floats:
+        return "it is not in fp32 or fp16"
+    if not info.known:
+        return "its sizes are not known"
+    if len(info.weight) < 2 or (info.operator in kinds.PRODUCTS and len(info.weight) != 2):
+        return "its weights are no matrix"
+    if info.kind == "grouped" and info.group_channels < GROUP_CHANNELS:
+        return f"{info.group_channels} channels a group, fewer than {GROUP_CHANNELS}"
+    saved = saved_us(info, machine)
+    if layer.rows < ROWS and saved < LEAST_US and info.kind != "depthwise":
+        rows = "1 row" if layer.rows == 1 else f"{layer.rows} rows"
+        return f"a product with a vector ({rows}): int8 saves {saved:.2f} us"
+    return ""
+
+
+def savings(layers: Sequence[Layer], machine: Machine) -> Mapping[str, float]:
+    """Returns the microseconds that each layer saves in int8, by name."""
+    found = {layer.name: saved_us(layer.info, machine) for layer in layers}
+    assert all(math.isfinite(one) for one in found.values())
+    return found
