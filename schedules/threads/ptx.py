@@ -260,10 +260,18 @@ def _integer_wgmma(instruction: TensorIntrinsic) -> tuple[str, str]:
     declared = ", ".join(f"uint32_t& d{i}" for i in range(count))
     registers = ", ".join(f"%{i}" for i in range(count))
     tied = ", ".join(f'"+r"(d{i})' for i in range(count))
-    return name, f"""__forceinline__ __device__ void {name}({declared}, uint64_t a_desc, uint64_t b_desc, uint32_t add) {{
-  asm volatile("{{ .reg .pred p; setp.ne.b32 p, %{count + 2}, 0; {instruction.ptx} {{{registers}}}, %{count}, %{count + 1}, p; }}" : {tied} : "l"(a_desc), "l"(b_desc), "r"(add));
-}}
-"""  # noqa: E501 - the emulator reads it as TVM writes it
+    # A predicate of the condition, as TVM writes it.
+    add = f"{{ .reg .pred p; setp.ne.b32 p, %{count + 2}, 0; "
+    multiply = f"{instruction.ptx} {{{registers}}}, %{count}, %{count + 1}, p; }}"
+    lines = (
+        f"__forceinline__ __device__ void {name}(",
+        f"    {declared}, uint64_t a_desc, uint64_t b_desc, uint32_t add) {{",
+        f'  asm volatile("{add}"',
+        f'    "{multiply}"',
+        f'    : {tied} : "l"(a_desc), "l"(b_desc), "r"(add));',
+        "}",
+    )
+    return name, "\n".join(lines) + "\n"
 
 
 def wgmma_fence() -> None:
