@@ -92,6 +92,7 @@ class Editor:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
+        options.intra_op_num_threads = 1  # to start others costs more than a node does
         try:
             session = onnxruntime.InferenceSession(
                 one.SerializeToString(), options, providers=["CPUExecutionProvider"]
