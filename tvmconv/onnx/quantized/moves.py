@@ -63,6 +63,6 @@ def _write(editor: Editor, node: onnx.NodeProto, scale: str, zero: str) -> None:
     outputs = [editor.fresh(f"{name}.real") if name else "" for name in node.output]
     moved = onnx.helper.make_node(node.op_type, [x, *rest], outputs, node.name, **attributes(node))
     editor.keep(moved)
-    for output, real in zip(node.output, outputs, strict=True):
+    for output, moved_real in zip(node.output, outputs, strict=True):
         if output:
-            quantized(editor, real, (output, scale, zero), like=zero)
+            quantized(editor, moved_real, (output, scale, zero), like=zero)
