@@ -80,7 +80,7 @@ class Editor:
         return name in self._tensors or name in self._constant
 
     def evaluate(self, node: onnx.NodeProto, read: dict[str, Array]) -> dict[str, Array]:
-        """What one node gives, by name, for the values of its inputs. Raises `ModelError`."""
+        """The results of one node, by name, for the values of its inputs. Raises `ModelError`."""
         one = onnx.ModelProto(ir_version=self.proto.ir_version)
         one.opset_import.extend(self.proto.opset_import)
         one.graph.name = "one"

@@ -47,7 +47,7 @@ def _moves(editor: Editor, node: onnx.NodeProto) -> bool:
 
 
 def _real(number: Array | None, scale: Array, zero: Array) -> Array:
-    """What a quantised number stands for."""
+    """The number that a quantised one stands for."""
     assert number is not None, "_moves looks whether it is known"
     whole = np.asarray(number).reshape(()).astype(np.int32) - zero.reshape(()).astype(np.int32)
     return np.asarray(whole.astype(scale.dtype) * scale.reshape(()), scale.dtype)
