@@ -8,15 +8,25 @@ from typing import Any
 
 from intrinsics import dtypes
 
+#: Names of the scales: `schedules.expressions.compute.finished` has the formula. Each is an operand
+#: of the kernel, fp32 (K,).
+SCALE, RESIDUAL_SCALE, RESULT_SCALE, RESULT_ZERO = SCALES = (
+    "scale", "residual_scale", "result_scale", "result_zero",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Precision:
     """``result = cast(epilogue(sum of cast(x) * weight))``, each in a dtype of `intrinsics.dtypes`.
 
-    Raises ``LookupError`` for an unknown dtype, ``ValueError`` for a bad split or repeated scales.
+    Quantised tensors are int8 or uint8; their real values are (number - zero point) * scale. The
+    zero point of x is a part of the bias, and has to be 0 where x is padded, as kernels pad with
+    zeros. Weights have no zero point.
+
+    Raises ``LookupError`` for an unknown dtype, ``ValueError`` for a bad split or unknown scales.
     """
 
-    #: Dtype of x and the residual in memory.
+    #: Dtype of x in memory.
     x: str = dtypes.FP16.name
     #: Dtypes that are multiplied: of x, which is rounded to it, and of the weight.
     operands: tuple[str, str] = (dtypes.FP16.name, dtypes.FP16.name)
@@ -26,14 +36,26 @@ class Precision:
     result: str = dtypes.FP16.name
     #: Number of terms that each operand is split into; 1 if it is not split.
     split: int = 1
-    #: Names of the scales that the epilogue multiplies by; each is an operand of the kernel.
+    #: Those of `SCALES` that the epilogue has, in their order.
     scales: tuple[str, ...] = ()
+    #: Dtype of the residual in memory, if it differs from that of x.
+    residual: str = ""
 
     def __post_init__(self) -> None:
-        for name in (self.x, *self.operands, self.accumulator, self.result):
+        for name in (self.x, *self.operands, self.accumulator, self.result, self.added):
             dtypes.get(name)
-        if self.split < 1 or len(set(self.scales)) < len(self.scales):
-            raise ValueError(f"{self!r}: split is at least 1, and scales differ")
+        if self.split < 1 or self.scales != tuple(one for one in SCALES if one in self.scales):
+            raise ValueError(f"{self!r}: split is at least 1, scales are some of {SCALES} in order")
+
+    @property
+    def sums(self) -> bool:
+        """True if the result is the sums of integers themselves, without an epilogue."""
+        return self.result == self.accumulator and dtypes.get(self.result).integer
+
+    @property
+    def added(self) -> str:
+        """Dtype of the residual in memory."""
+        return self.residual or self.x
 
     def __str__(self) -> str:
         operands = " x ".join(dict.fromkeys(dtypes.get(one).ptx for one in self.operands))
@@ -42,7 +64,12 @@ class Precision:
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields as JSON values."""
-        return {**asdict(self), "operands": list(self.operands), "scales": list(self.scales)}
+        lists = {"operands": list(self.operands), "scales": list(self.scales)}
+        fields = {**asdict(self), **lists}
+        # Left out if there is none, as in records from before quantised residuals.
+        if not self.residual:
+            del fields["residual"]
+        return fields
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Precision:

@@ -26,6 +26,13 @@ X, PROLOGUE, WEIGHT, BIAS, SLOPE, RESIDUAL, Y = (
 )  # fmt: skip
 
 
+def channel_operands(w: ConvWorkload) -> tuple[str, ...]:
+    """Returns the names of the epilogue's operands with one number per output channel, in order."""
+    epilogue = w.epilogue
+    names = [BIAS] * epilogue.bias + [SLOPE] * epilogue.activation.has_slopes
+    return (*names, *w.precision.scales)
+
+
 @dataclass(frozen=True)
 class Operand:
     """One operand of a kernel, as it lies in memory.
@@ -56,16 +63,14 @@ class Signature:
         """Returns the signature of a kernel, given the shapes of its packed weight and prologue."""
         precision, epilogue = w.precision, w.epilogue
         first, multiplied = w.apart[0], dtypes.get(precision.operands[1]).stored
-        channels = [BIAS] * epilogue.bias + [SLOPE] * epilogue.activation.has_slopes
-        channels += precision.scales
         found = [Operand(X, precision.x, w.in_shape, str(first.in_layout))]
         if prologue is not None:
             found.append(Operand(PROLOGUE, multiplied, prologue, "packed"))
         found.append(Operand(WEIGHT, multiplied, weight, "packed"))
-        found += [Operand(name, CHANNEL, (w.k_stored,), "K") for name in channels]
+        found += [Operand(name, CHANNEL, (w.k_stored,), "K") for name in channel_operands(w)]
         if epilogue.residual:
             layout = str(epilogue.residual_layout)
-            found.append(Operand(RESIDUAL, precision.x, w.residual_shape, layout))
+            found.append(Operand(RESIDUAL, precision.added, w.residual_shape, layout))
         found.append(Operand(Y, precision.result, w.buffer_shape, str(w.out_layout)))
         return cls(tuple(found))
 

@@ -91,6 +91,8 @@ class ConvWorkload:
             raise ValueError(f"{self!r}: the filter is larger than the padded image")
         if self.window is not None:
             self._check_window(self.window)
+        if self.precision.sums and (self.epilogue != Epilogue() or self.precision.scales):
+            raise ValueError(f"{self!r}: sums of integers have no epilogue")
         pool = self.epilogue.pool
         if pool is not None and (not pool.reads(self.p, self.q) or self.window is not None):
             raise ValueError(f"{self!r}: an empty window of the pool, or a pool in a window")

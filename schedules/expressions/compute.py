@@ -16,12 +16,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 from tvm import te, tirx
 from tvm.ir import Expr
 
+from intrinsics import dtypes
 from intrinsics.dtypes import FP32
 from schedules.conv.gemm import Gemm, Tile, gemm_index, pixel
-from schedules.conv.signature import BIAS, RESIDUAL, SLOPE, WEIGHT, Signature, X
+from schedules.conv.precision import RESIDUAL_SCALE, RESULT_SCALE, RESULT_ZERO, SCALE
+from schedules.conv.signature import (
+    BIAS,
+    RESIDUAL,
+    SLOPE,
+    WEIGHT,
+    Signature,
+    X,
+    channel_operands,
+)
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.expressions.window import in_window
 
@@ -58,29 +69,57 @@ def function(w: ConvWorkload, operands: Placeholders, y: te.Tensor) -> tirx.Prim
 
 def finish(w: ConvWorkload, operands: Placeholders, total: Expr, at: Sequence[Expr]) -> Expr:
     """Returns one output. total: its accumulator. at: its (n, p, q, k)."""
-    bias, slope = (operands[name][at[3]] if name in operands else None for name in (BIAS, SLOPE))
-    residual = _residual(w, operands[RESIDUAL], *at) if RESIDUAL in operands else None
-    return finished(w, total, bias, slope, residual)
+    given = {name: operands[name][at[3]] for name in channel_operands(w)}
+    if RESIDUAL in operands:
+        given[RESIDUAL] = _residual(w, operands[RESIDUAL], *at)
+    return finished(w, total, given)
 
 
-def finished(
-    w: ConvWorkload, total: Expr, bias: Expr | None, slope: Expr | None, residual: Expr | None
-) -> Expr:
+def finished(w: ConvWorkload, total: Expr, given: Mapping[str, Expr]) -> Expr:
     """Returns the epilogue's formula, in fp32, cast to the result's dtype.
 
-    total is in the accumulator's dtype, residual in its own, bias and slope in fp32; None if the
-    epilogue has none.
+        activation(total * scale + bias + residual * residual_scale) * result_scale
+
+    with the residual after the activation if it is last. Scales that the workload lacks are 1. A
+    sum of integers that is the result stays as it is.
+
+    total: in the accumulator's dtype. given: by name the element of each of `channel_operands`, in
+    fp32, and of the residual if there is one, in its own dtype.
     """
-    epilogue = w.epilogue
-    value = _wide(total, w.precision.accumulator)
-    value = value if bias is None else value + bias
+    epilogue, own = w.epilogue, w.precision
+    if own.sums:
+        return total
+    value = _times(_wide(total, own.accumulator), given.get(SCALE))
+    if BIAS in given:
+        value = value + given[BIAS]
     if epilogue.residual_last:
-        value = epilogue.activation.apply(TvmMath, value, slope)
-    if residual is not None:
-        value = value + _wide(residual, w.precision.x)
+        value = epilogue.activation.apply(TvmMath, value, given.get(SLOPE))
+    if RESIDUAL in given:
+        residual = _wide(given[RESIDUAL], own.added)
+        value = value + _times(residual, given.get(RESIDUAL_SCALE))
     if not epilogue.residual_last:
-        value = epilogue.activation.apply(TvmMath, value, slope)
-    return value.astype(w.precision.result)
+        value = epilogue.activation.apply(TvmMath, value, given.get(SLOPE))
+    value = _times(value, given.get(RESULT_SCALE))
+    if dtypes.get(own.result).integer:
+        return quantised(value, given.get(RESULT_ZERO), own.result)
+    return value.astype(own.result)
+
+
+def quantised(value: Expr, zero: Expr | None, dtype: str) -> Expr:
+    """Returns ``saturate(round(value) + zero)``, ties to even, as ONNX's QuantizeLinear defines it.
+
+    value and zero: fp32, zero a whole number. In fp32 the sum is exact wherever it does not
+    saturate.
+    """
+    limits = np.iinfo(dtypes.get(dtype).numpy)
+    rounded = tirx.nearbyint(value)
+    rounded = rounded if zero is None else rounded + zero
+    low, high = TvmMath.real(float(limits.min)), TvmMath.real(float(limits.max))
+    return tirx.max(tirx.min(rounded, high), low).astype(dtype)
+
+
+def _times(value: Expr, scale: Expr | None) -> Expr:
+    return value if scale is None else value * scale
 
 
 def _wide(value: Expr, dtype: str) -> Expr:
@@ -171,11 +210,12 @@ def direct_weight_shape(w: ConvWorkload) -> tuple[int, ...]:
 def direct(w: ConvWorkload) -> tirx.PrimFunc:
     """Returns the convolution by its definition, as a function of its operands.
 
-    The weight has `direct_weight_shape`. Accumulates in fp32.
+    The weight has `direct_weight_shape`. Accumulates in fp32, or integers in int32.
     """
     k_out = w.k_stored
     operands = placeholders(Signature.of(w, direct_weight_shape(w)))
-    multiplied = w.precision.operands[0]
+    multiplied, accumulator = w.precision.operands[0], w.precision.accumulator
+    wide = accumulator if dtypes.get(accumulator).integer else FP32.name
     r, s = te.reduce_axis((0, w.r), "r"), te.reduce_axis((0, w.s), "s")
     c = te.reduce_axis((0, w.group_c), "c")
 
@@ -185,8 +225,8 @@ def direct(w: ConvWorkload) -> tirx.PrimFunc:
         inside = [k < w.k] * (k_out > w.k) + [channel < w.c] * (k_out > w.k)
         batches = round_up(w.n, w.out_layout.n)
         value = _input(w, operands[X], n, p, q, r, s, channel, inside, batches)
-        weight = operands[WEIGHT][r, s, c, k].astype(FP32.name)
-        return te.sum(value.astype(multiplied).astype(FP32.name) * weight, [r, s, c])
+        weight = operands[WEIGHT][r, s, c, k].astype(wide)
+        return te.sum(value.astype(multiplied).astype(wide) * weight, [r, s, c])
 
     sums = te.compute(w.out_shape, conv, name=CONV)
 

@@ -24,6 +24,7 @@ import tvmconv.runtime.tensor_map  # noqa: F401 - kernels of the wgmma family ca
 from intrinsics import dtypes
 from schedules.conv.activations import FORMULAS
 from schedules.conv.max_pool import MaxPool
+from schedules.conv.precision import RESIDUAL_SCALE, RESULT_SCALE, RESULT_ZERO, SCALE
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Family
 from schedules.lowering import KERNELS, LOWERING
@@ -50,18 +51,24 @@ ONNX_NAMES = {
 #: What fills the padding of packed inputs. Any finite number must do: it meets zero weights or
 #: outputs nobody reads.
 PADDING = 3.0
+#: What fills an output of integers before the kernel runs.
+UNLIKELY = 101
 
 
 def reference(w: ConvWorkload, operands: Tensors) -> Array:
     """(N, P, Q, K), or pooled, in fp32, as onnxruntime computes it from the same operands; what is
-    between a prologue and it rounded as they are."""
+    between a prologue and it rounded as they are.
+
+    Sums of integers are exact in fp32 too, as their terms add up to less than 2**24.
+    """
     if w.prologue is not None:
         assert operands.first is not None
         first, then = w.apart
         between = reference(first, operands.first).astype(operands.x.dtype)
         return reference(then, replace(operands, x=between, first=None))
     feeds = {"x": _cropped(w, operands.x).transpose(0, 3, 1, 2), "w": operands.weight}
-    if operands.bias is not None:
+    scales = {name: array[:, None, None] for name, array in operands.scales.items()}
+    if operands.bias is not None and SCALE not in scales:
         feeds["b"] = operands.bias
     conv = helper.make_node(
         "Conv",
@@ -78,9 +85,18 @@ def reference(w: ConvWorkload, operands: Tensors) -> Array:
         inputs = [nodes[-1].output[0], *others]
         nodes.append(helper.make_node(op, inputs, [f"y{len(nodes)}"], **attributes))
 
+    def then_with(op: str, name: str, array: Array | None) -> None:
+        if array is not None:
+            feeds[name] = array
+            then(op, name)
+
     def add_residual() -> None:
-        feeds["r"] = _own_pixels(w, operands.residual).transpose(0, 3, 1, 2)
-        then("Add", "r")
+        residual = _own_pixels(w, operands.residual).transpose(0, 3, 1, 2).astype(np.float32)
+        then_with("Add", "r", residual * scales.get(RESIDUAL_SCALE, np.float32(1)))
+
+    if SCALE in scales:
+        then_with("Mul", SCALE, scales[SCALE])
+        then_with("Add", "b", None if operands.bias is None else operands.bias[:, None, None])
 
     if operands.residual is not None and not w.epilogue.residual_last:
         add_residual()
@@ -101,6 +117,13 @@ def reference(w: ConvWorkload, operands: Tensors) -> Array:
         then(ONNX_NAMES[activation.kind], **parameters)
     if operands.residual is not None and w.epilogue.residual_last:
         add_residual()
+    then_with("Mul", RESULT_SCALE, scales.get(RESULT_SCALE))
+    if dtypes.get(w.precision.result).integer and w.precision.result != w.precision.accumulator:
+        limits = np.iinfo(w.precision.result)
+        then("Round")
+        then_with("Add", RESULT_ZERO, scales.get(RESULT_ZERO))
+        feeds |= {"least": np.array(limits.min), "most": np.array(limits.max)}
+        then("Clip", "least", "most")
     if w.epilogue.pool is not None:
         then("MaxPool", **pool_attributes(w.epilogue.pool, w.p, w.q))
     wide = {name: np.ascontiguousarray(array, np.float32) for name, array in feeds.items()}
@@ -167,13 +190,16 @@ def run(
     Asserts that no element of the output, padding included, is left or made NaN or infinite.
     """
     arrays = inputs(family, w, config, operands, PADDING)
-    arrays.append(np.full(w.buffer_shape, np.nan, dtypes.get(w.precision.result).numpy))
+    result = dtypes.get(w.precision.result)
+    poison = UNLIKELY if result.integer else np.nan
+    arrays.append(np.full(w.buffer_shape, poison, result.numpy))
     y = (execute or build_and_call)(family.schedule(w, config, hardware), arrays, hardware)
     if w.window is not None:
         index = window_index(w)
         inside = y[index]
-        y[index] = np.nan
-        assert np.isnan(y).all(), "something was written outside of the window"
+        y[index] = poison
+        left = (y == poison) | np.isnan(y)
+        assert left.all(), "something was written outside of the window"
         y = inside
     assert np.isfinite(y).all(), f"{np.count_nonzero(~np.isfinite(y))} of {y.size} not finite"
     return from_layout(y, w.out_layout, (w.n, *w.out_pixels, w.k))

@@ -7,7 +7,14 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from schedules.conv.activations import FORMULAS, Activation
-from schedules.conv.precision import Precision
+from schedules.conv.precision import (
+    RESIDUAL_SCALE,
+    RESULT_SCALE,
+    RESULT_ZERO,
+    SCALE,
+    SCALES,
+    Precision,
+)
 from schedules.conv.workload import (
     NHWC,
     PACKED,
@@ -150,6 +157,44 @@ WORKLOADS = {
     "depthwise, multiplier 2": ConvWorkload(2, 9, 8, 12, 24, 3, 3, padding=SAME, groups=12),
 }  # fmt: skip
 
+
+def quantised(
+    w: ConvWorkload, x: str, result: str, *scales: str, residual: str = ""
+) -> ConvWorkload:
+    """The workload with 8-bit operands, and those scales that apply to it."""
+    given = tuple(one for one in scales if one != RESIDUAL_SCALE or w.epilogue.residual)
+    precision = Precision(x, (x, "int8"), "int32", result, scales=given, residual=residual)
+    return replace(w, precision=precision)
+
+
+def _int8_workloads() -> dict[str, ConvWorkload]:
+    """Every form of result and scales, and of layout, each in some of `WORKLOADS`."""
+    sums = {
+        f"{name}, sums": quantised(replace(WORKLOADS[name], epilogue=Epilogue()), x, "int32")
+        for name, x in (("not square", "int8"), ("stride", "uint8"), ("groups", "int8"))
+    }
+    forms = {
+        "int8": ("int8", "int8", (SCALE, RESIDUAL_SCALE)),
+        "uint8": ("uint8", "uint8", SCALES),
+        "zero point": ("int8", "int8", (SCALE, RESIDUAL_SCALE, RESULT_ZERO)),
+        "fp16 out": ("uint8", "float16", (SCALE, RESIDUAL_SCALE)),
+    }
+    everywhere = ("not square", "1x1", "depthwise", "residual last")
+    named = [(name, form) for name in everywhere for form in forms]
+    once = ("stem", "20 to 10 channels", "batch 5, packed", "groups", "stride phase", "prelu")
+    named += [(name, "uint8") for name in once]
+    found = {
+        f"{name}, {form}": quantised(WORKLOADS[name], *forms[form][:2], *forms[form][2])
+        for name, form in named
+    }
+    w = WORKLOADS["1x1"]
+    found["fp16 residual"] = quantised(w, "int8", "int8", SCALE, RESULT_SCALE, residual="float16")
+    found["fp16 to int8"] = replace(w, precision=Precision(result="int8", scales=(RESULT_SCALE,)))
+    return sums | found
+
+
+#: The same in integers.
+INT8_WORKLOADS = _int8_workloads()
 
 BIAS = Epilogue(True)
 RELU6 = Epilogue(True, activation=Activation("clip", (0.0, 6.0)))

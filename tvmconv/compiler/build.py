@@ -36,6 +36,7 @@ from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx.batches import Batch, Shapes
 from tvmconv.onnx.model import Model
 from tvmconv.onnx.prepare import Graph, prepare
+from tvmconv.onnx.quantized.weights import fold_weights
 from tvmconv.passes import pipeline
 from tvmconv.passes.kernels.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.kernels.lower_convs import lower_convs
@@ -253,14 +254,15 @@ def _chooser(
 
 
 def _plan(graph: Graph, chooser: Chooser, pairs: bool = True) -> tuple[tvm.IRModule, Plan]:
-    names = kinds.convolutions(graph.simple)
-    mod = frontend.to_relax(graph.simple)
+    floats, weight_scales = fold_weights(graph.simple)
+    names = kinds.convolutions(floats)
+    mod = frontend.to_relax(floats)
     with accepted("bring this network to its convolution kernels"):
         mod = pipeline.run(mod, [io_form(graph.inputs, graph.outputs)], "0_io")
         mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
-        regions = find_regions(mod, named)
+        regions = find_regions(mod, named, weight_scales)
     return mod, plan(mod, regions, chooser, pairs)
 
 

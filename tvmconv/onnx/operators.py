@@ -16,7 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
-from tvmconv.onnx import import_convs
+from tvmconv.onnx import import_convs, import_quantization
 
 Inputs = Sequence[Any]
 Attributes = dict[str, Any]
@@ -259,22 +259,88 @@ def reduce_extreme(operator: str) -> Callable[..., relax.Expr | None]:
     return reduced
 
 
+def bit_shift(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """Imports a BitShift by any number of bits: by a negative one, or by the width or more, it is
+    a shift by all bits, which neither a CPU nor a GPU has."""
+    x, bits = inputs
+    if is_constant(x) and is_constant(bits):
+        return None  # folded by NumPy, which defines it so
+    dtype = str(x.ty.dtype)
+    width = np.iinfo(dtype).bits
+    # As an unsigned number a negative one is large.
+    distance = builder.emit(relax.op.astype(bits, f"uint{width}"))
+    past = builder.emit(relax.op.greater_equal(distance, relax.const(width, f"uint{width}")))
+    zero = relax.const(0, dtype)
+    if attributes["direction"] == b"RIGHT" and dtype.startswith("int"):
+        # The sign is left: what a shift by one bit less than all gives.
+        inside = relax.op.where(past, relax.const(width - 1, dtype), bits)
+        return relax.op.right_shift(x, builder.emit(inside))
+    shift = relax.op.left_shift if attributes["direction"] == b"LEFT" else relax.op.right_shift
+    inside = builder.emit(relax.op.where(past, zero, bits))
+    return relax.op.where(past, zero, builder.emit(shift(x, inside)))
+
+
+def modulo(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """Imports a Mod of floats with the divisor's sign; TVM's floor_mod loses digits, and is NaN for
+    an infinite divisor.
+
+    It is fmod(x, y), plus y where that has the other sign: Python's and NumPy's definition.
+    """
+    x, y = inputs
+    dtype = str(x.ty.dtype)
+    if not dtype.startswith("float") or attributes.get("fmod", 0):
+        return None
+    zero = relax.const(0.0, dtype)
+    rest = builder.emit(relax.op.mod(x, y))
+    negative = builder.emit(relax.op.less(y, zero))
+    # Not not_equal, which TVM compares as floats.
+    differs = relax.op.logical_xor(builder.emit(relax.op.less(rest, zero)), negative)
+    signed = relax.op.where(builder.emit(differs), builder.emit(relax.op.add(rest, y)), rest)
+    none = relax.op.where(negative, relax.const(-0.0, dtype), zero)
+    is_zero = builder.emit(relax.op.equal(rest, zero))
+    return relax.op.where(is_zero, builder.emit(none), builder.emit(signed))
+
+
+def space_to_depth(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """Imports a SpaceToDepth of mode CRD: the channel is the slowest, then the place in the block;
+    TVM has the mode DCR alone."""
+    if attributes.get("mode", b"DCR") == b"DCR":
+        return None
+    n, c, h, w = (int(size) for size in inputs[0].ty.shape)
+    size = int(attributes["blocksize"])
+    rows, columns = h // size, w // size
+    blocks = builder.emit(relax.op.reshape(inputs[0], (n, c, rows, size, columns, size)))
+    by_channel = builder.emit(relax.op.permute_dims(blocks, [0, 1, 3, 5, 2, 4]))
+    return relax.op.reshape(by_channel, (n, c * size * size, rows, columns))
+
+
 #: Converters by operator, used in place of TVM's.
 OWN: dict[str, Callable[..., relax.Expr | None]] = {
+    "BitShift": bit_shift,
     "Clip": clip,
     "Conv": import_convs.conv,
     "ConvTranspose": import_convs.conv_transpose,
     **{operator: join(operator) for operator in JOINS},
     **{operator: reduce_extreme(operator) for operator in ("ReduceMax", "ReduceMin")},
+    "DequantizeLinear": import_quantization.dequantize,
     "Dropout": dropout,
     "Gemm": import_convs.gemm,
     **{operator: hard(operator) for operator in ("HardSigmoid", "HardSwish")},
     "LeakyRelu": leaky_relu,
+    "Mod": modulo,
     "PRelu": prelu,
     "Pad": pad,
     "Pow": power,
+    "QuantizeLinear": import_quantization.quantize,
     "Slice": slice_by_attributes,
     "Softplus": softplus,
+    "SpaceToDepth": space_to_depth,
     "Squeeze": squeeze,
 }
 

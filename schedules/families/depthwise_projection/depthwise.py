@@ -139,7 +139,7 @@ class Depthwise:
         plan = self.plan
         with grid(plan.fragments, 4) as (fragment, i):
             total = self.accumulators[fragment, i]
-            self.rounded[fragment, i] = finished(self.finishing, total, None, None, None)
+            self.rounded[fragment, i] = finished(self.finishing, total, {})
         with grid(plan.fragments, 2) as (fragment, i):
             ptx.movmatrix(self.fragments[fragment, half * 2 + i], self.packed[fragment, i])
 

@@ -29,7 +29,7 @@ class Store:
         self.width = PAIR * self.plan.run
         precision = self.w.precision
         self.biases = Registers.array("bias", (PAIR * self.plan.columns,), CHANNEL)
-        self.residuals = Registers.array("residual", (self.width,), precision.x)
+        self.residuals = Registers.array("residual", (self.width,), precision.added)
         self.results = Registers.array("results", (self.width,), precision.result)
 
     def store(self) -> None:
@@ -79,9 +79,10 @@ class Store:
             with vectorized(width) as v:
                 self.residuals[v] = self.residual[(*pixel, k + v)]
         with unrolled(width) as i:
-            bias = None if self.bias is None else self.biases[run * width + i]
-            residual = None if self.residual is None else self.residuals[i]
+            given = {} if self.bias is None else {BIAS: self.biases[run * width + i]}
+            if self.residual is not None:
+                given[RESIDUAL] = self.residuals[i]
             total = self.accumulators[fragment, run * plan.run + i // 2, low * 2 + i % 2]
-            self.results[i] = finished(self.w, total, bias, None, residual)
+            self.results[i] = finished(self.w, total, given)
         with vectorized(width) as v:
             T.buffer_store(self.y, self.results[v], [*pixel, k + v])

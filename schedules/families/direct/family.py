@@ -22,7 +22,7 @@ from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import require_none
 from schedules.expressions.backend import CPU_VECTOR, GPU_ARITHMETIC, vector_width
 from schedules.expressions.compute import CONV, OUT, direct, direct_weight_shape
-from schedules.family import Family, Given, Match, Reject, alone, other_than_floats
+from schedules.family import Family, Given, Match, Reject, alone
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import FP32, Footprint
 from schedules.machine.hardware import Hardware
@@ -90,7 +90,7 @@ def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
 
 
 class DirectFamily(Family):
-    """Takes every floating-point convolution without a pool."""
+    """Takes every convolution without a prologue or a pool."""
 
     name = "direct"
     version = 1
@@ -100,11 +100,11 @@ class DirectFamily(Family):
     last_resort = True
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        """Takes floating-point convolutions without prologue or pool."""
+        """Takes convolutions of every precision without split operands, prologue or pool."""
         if reason := alone(w):
             return Reject(self.name, reason)
-        if reason := other_than_floats(w):
-            return Reject(self.name, reason)
+        if w.precision.split > 1:
+            return Reject(self.name, f"{w.precision}: not its precision")
         return Match(self.name, next(self.space(w, hardware)))
 
     def space(self, w: ConvWorkload, hardware: Hardware) -> Iterator[DirectConfig]:

@@ -10,7 +10,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from schedules.conv.activations import IDENTITY
-from schedules.conv.signature import BIAS, CHANNEL, SLOPE, Y
+from schedules.conv.signature import CHANNEL, Y, channel_operands
 from schedules.expressions.compute import finished
 from schedules.families.few_channels.block import Block
 from schedules.families.few_channels.plan import ROWS
@@ -27,11 +27,9 @@ class Store:
         self.accumulators = accumulators
         self.y = block.operands[Y]
         shape = (8 * self.plan.part_groups,)
-        #: Bias and slopes of the channels that the thread writes.
+        #: Bias, slopes and scales of the channels that the thread writes.
         self.channels = {
-            name: Registers.array(name, shape, CHANNEL)
-            for name in (BIAS, SLOPE)
-            if name in block.operands
+            name: Registers.array(name, shape, CHANNEL) for name in channel_operands(self.w)
         }
         #: The results of eight channels.
         self.packed = Registers.array("results", (4,), "uint32")
@@ -85,11 +83,8 @@ class Store:
         """
         with unrolled(8) as i:
             total = self.accumulators[row, group, i // 2, eight * 2 + i % 2]
-            bias, slope = (
-                self.channels[name][group * 8 + i] if name in self.channels else None
-                for name in (BIAS, SLOPE)
-            )
-            self.results[i] = finished(self.without_relu, total, bias, slope, None)
+            given = {name: array[group * 8 + i] for name, array in self.channels.items()}
+            self.results[i] = finished(self.without_relu, total, given)
 
     def keep_larger(self, target: Expr, other: Expr) -> None:
         """Keeps in `target` the larger elements of two packed pairs of results."""

@@ -23,7 +23,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from schedules.conv.gemm import pixel
-from schedules.conv.signature import BIAS, RESIDUAL, SLOPE, Y
+from schedules.conv.signature import RESIDUAL, Y, channel_operands
 from schedules.conv.workload import ceil_div
 from schedules.expressions.backend import access_elements, vector_width
 from schedules.expressions.compute import finished
@@ -53,8 +53,7 @@ class Epilogue:
         #: Operands of the epilogue: a lane's channels of each.
         self.vectors = {
             name: Registers.array(f"{name}_vector", (WIDTH,), self.plan.signature[name].dtype)
-            for name in (BIAS, SLOPE, RESIDUAL)
-            if name in self.plan.signature
+            for name in (*channel_operands(self.w), *[RESIDUAL] * self.w.epilogue.residual)
         }
         #: Channels of one vector: adjacent channels of a group, where they are stored.
         adjacent = self.w.window.adjacent if self.w.window else 0
@@ -180,7 +179,7 @@ class Epilogue:
     def _load_channels(self, column: Index) -> None:
         """Loads the lane's channels of bias and slopes."""
         k = self.block.group * self.w.group_k + column
-        names = [name for name in (BIAS, SLOPE) if name in self.vectors]
+        names = channel_operands(self.w)
 
         def load(e: int) -> None:
             for name in names:
@@ -205,10 +204,9 @@ class Epilogue:
         to, from_residual = self._places(m, k)
         if RESIDUAL in self.vectors:
             _copy(self.vectors[RESIDUAL].buffer, e, operands[RESIDUAL], from_residual, width)
-        loaded = [self.vectors.get(name) for name in (BIAS, SLOPE, RESIDUAL)]
         for i in range(e, e + width):
-            elements = [None if one is None else one[i] for one in loaded]
-            self.done[i] = finished(w, self.value[i], *elements)
+            given = {name: vector[i] for name, vector in self.vectors.items()}
+            self.done[i] = finished(w, self.value[i], given)
         _copy(operands[Y], to, self.done.buffer, e, width)
 
     def _places(self, m: Index, k: Index) -> tuple[Index, Index]:

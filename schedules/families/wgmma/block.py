@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from tvm.ir import Expr
 
+from schedules.conv.signature import channel_operands
 from schedules.families.wgmma.plan import Plan
 from schedules.threads.barrier_pipeline import BarrierPipeline
 from schedules.threads.control import Index, repeat
@@ -59,7 +60,6 @@ class Block:
     def _first_step(self, rank: Index) -> Expr:
         return rank * self.plan.steps // self.plan.config.split
 
-    def channel(self, name: str, k: Expr) -> Expr | None:
-        """Channel k of operand bias or slope, loaded; None where the kernel has no such operand."""
-        buffer = self.operands.get(name)
-        return None if buffer is None else keep(name, buffer[k])
+    def channels(self, k: Expr) -> dict[str, Expr]:
+        """Channel k of each of `channel_operands`, loaded, by name."""
+        return {name: keep(name, self.operands[name][k]) for name in channel_operands(self.plan.w)}

@@ -19,6 +19,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from intrinsics import wgmma
+from schedules.conv.signature import RESIDUAL
 from schedules.conv.workload import ceil_div
 from schedules.expressions.backend import access_elements, vector_width
 from schedules.expressions.compute import finished
@@ -129,14 +130,15 @@ class ClusterStore:
         elements = Registers.array("elements", (width,), w.precision.result)
         residual = None
         if w.epilogue.residual:
-            residual = Registers.array("residual", (width,), self.plan.operand.name)
+            residual = Registers.array("residual", (width,), w.precision.added)
             with vectorized(width) as e:
                 # A multiple of the width, said so that TVM loads one vector.
                 residual[e] = operands["residual"][(*at, k // width * width + e)]
         with unrolled(width) as e:
-            bias, slope = (self.block.channel(name, k + e) for name in ("bias", "slope"))
-            before = None if residual is None else residual[e]
-            elements[e] = finished(w, sums[e], bias, slope, before)
+            given = self.block.channels(k + e)
+            if residual is not None:
+                given[RESIDUAL] = residual[e]
+            elements[e] = finished(w, sums[e], given)
         with vectorized(width) as e:
             to = k + e if w.window is None else w.window.position(k + e)
             T.buffer_store(operands["y"], elements[e], [*at, to])

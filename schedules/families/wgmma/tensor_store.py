@@ -23,6 +23,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from intrinsics import wgmma
+from schedules.conv.signature import RESIDUAL
 from schedules.expressions.compute import finished
 from schedules.families.wgmma.block import Block
 from schedules.families.wgmma.tensor_maps import output_place
@@ -118,11 +119,12 @@ class TensorStore:
         with unrolled(2) as right, unrolled(2) as odd:
             inside = column + right * 8 + self.block.lane % 4 * 2 + odd
             c = keep("c", T.min(inside, plan.w.k - 1))
-            bias, slope = (self.block.channel(name, c) for name in ("bias", "slope"))
+            given = self.block.channels(c)
             with unrolled(2) as low:
                 i = right * 4 + low * 2 + odd
-                residual = elements[i] if self.has_residual else None
-                elements[i] = finished(plan.w, accumulators[first + i], bias, slope, residual)
+                if self.has_residual:
+                    given[RESIDUAL] = elements[i]
+                elements[i] = finished(plan.w, accumulators[first + i], given)
         ptx.stmatrix(pointer, [packed[i] for i in range(4)])
 
     def _byte(self, pair: Expr) -> Expr:

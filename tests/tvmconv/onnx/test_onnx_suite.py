@@ -69,8 +69,37 @@ NOT_FOR_CUDA = (
 @pytest.mark.parametrize("name", NOT_FOR_CUDA)
 def test_what_is_not_scheduled_for_cuda(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda_text.without_compiler(monkeypatch)
-    (case,) = (one for group in onnx_suite.cases().values() for one in group if one.name == name)
-    tvmconv.build(onnx_suite.together([case]), target="cuda", arch="sm_80")
+    tvmconv.build(onnx_suite.together(named(name)), target="cuda", arch="sm_80")
+
+
+#: Forms that TVM's importer gets wrong, and `tvmconv.onnx.operators` imports.
+PUT_RIGHT = (
+    "test_bitshift_left_int32_negative_shift",
+    "test_bitshift_right_int8_shift_ge_width",
+    "test_mod_float_edge_cases_fmod_0_float16",
+    "test_mod_float_edge_cases_fmod_0_float64",
+    "test_spacetodepth_crd_mode_example",
+)
+
+
+def named(*names: str) -> list[TestCase]:
+    return [one for group in onnx_suite.cases().values() for one in group if one.name in names]
+
+
+@pytest.mark.parametrize("name", PUT_RIGHT)
+def test_forms_that_tvm_gets_wrong(name: str) -> None:
+    (case,) = named(name)
+    run(case)
+
+
+def test_those_forms_are_scheduled_for_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = cuda_text.without_compiler(monkeypatch)
+    networks = defaultdict(list)
+    for case in named(*PUT_RIGHT):
+        networks[opset(onnx_suite.model(case))].append(case)
+    for cases in networks.values():
+        tvmconv.build(onnx_suite.together(cases), target="cuda", arch="sm_90a")
+    assert len(texts) == len(networks)
 
 
 @pytest.mark.slow

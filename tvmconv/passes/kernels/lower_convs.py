@@ -27,6 +27,7 @@ from schedules.machine.hardware import Hardware
 from tvmconv.passes.graph import op_name, shape
 from tvmconv.passes.plan.plan import Plan, PlannedConv, PlannedKernel, kernel_names
 from tvmconv.passes.plan.readers import FOLLOWS_INPUT
+from tvmconv.passes.regions.region import Region
 
 #: relax's OpPatternKind kOpaque.
 OPAQUE = 8
@@ -115,11 +116,27 @@ class _Lower(PyExprMutator):
         """Emits the kernels of a region."""
         region, read = planned.region, {}
         signature = planned.kernels[0].signature
-        for name, arg in ((X, region.x), (RESIDUAL, region.residual)):
+        for name, arg in ((X, self._x(region)), (RESIDUAL, region.residual)):
             if arg is not None:
                 read[name] = self._operand(arg, signature[name])
         for kernel in planned.kernels:
             self._write(planned, kernel, read)
+
+    def _x(self, region: Region) -> relax.Expr:
+        """x as the kernel multiplies it: its numbers, padded where they have a zero point; or as
+        floats without it, of which any dtype that is multiplied holds 9 bits."""
+        if region.scale is None or (region.integers and not any(region.widths)):
+            return region.x
+        x = self.visit_expr(region.x)
+        if region.integers:
+            top, left, bottom, right = region.widths
+            around = [0, 0, top, bottom, left, right, 0, 0]
+            return self.builder_.emit(relax.op.nn.pad(x, around, "constant", region.x_zero))
+        wide = self.builder_.emit(relax.op.astype(x, self.narrow))
+        if not region.x_zero:
+            return wide
+        zero = relax.const(region.x_zero, self.narrow)
+        return self.builder_.emit(relax.op.subtract(wide, zero))
 
     def _operand(self, arg: relax.Expr, expected: Operand) -> relax.Expr:
         """`arg` in the dtype and shape that a kernel reads."""

@@ -24,12 +24,11 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow
+from tvmconv.passes.plan.quantised import HOMOGENEOUS, is_quantised
 from tvmconv.passes.plan.readers import readers
 from tvmconv.passes.regions.absorb_scale import scaled
 from tvmconv.passes.regions.region import Region
 
-#: Functions f for which f(s * x) = s * f(x), s > 0.
-HOMOGENEOUS = ("none", "relu", "leaky_relu", "prelu")
 #: The least gain of a filter that is scaled down.
 ENLARGED = 8.0
 #: Upper limit of a scaled weight, far below the largest fp16 number.
@@ -61,7 +60,11 @@ def balance_ranges(regions: Mapping[relax.Var, Region], flow: Dataflow) -> dict[
 def _scale(region: Region) -> NDArray[np.float64]:
     """The power of two for every output channel, (K,), that cancels its filter's gain."""
     ones = np.ones(region.k)
-    if region.residual is not None or region.activation.kind not in HOMOGENEOUS:
+    if (
+        is_quantised(region)
+        or region.residual is not None
+        or region.activation.kind not in HOMOGENEOUS
+    ):
         return ones
     largest = float(np.abs(region.weight).max())
     if not np.isfinite(region.weight).all() or largest == 0:

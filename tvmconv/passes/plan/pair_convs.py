@@ -21,6 +21,7 @@ from tvmconv import knobs
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
+from tvmconv.passes.plan.quantised import is_quantised
 from tvmconv.passes.plan.readers import readers, written
 from tvmconv.passes.plan.workloads import workloads
 from tvmconv.passes.regions.region import Region
@@ -68,7 +69,7 @@ def _joined(
         return False
     if not first.groups == channels == first.k > 1 or first.slope is not None:
         return False
-    if first.pool is not None:
+    if first.pool is not None or is_quantised(first) or is_quantised(then):
         return False
     if places[first.output] != Place(first.output, 0, first.k):
         return False

@@ -24,10 +24,12 @@ from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.absorb_pool import absorb_pools
 from tvmconv.passes.plan.balance_ranges import balance_ranges
 from tvmconv.passes.plan.channel_shuffle import shuffled
+from tvmconv.passes.plan.choose_operands import choose_operands
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place, concat_places
 from tvmconv.passes.plan.layouts import PLAIN, Chosen, choose_layouts
 from tvmconv.passes.plan.pair_convs import pair_convs
+from tvmconv.passes.plan.quantised import constants, is_quantised
 from tvmconv.passes.plan.readers import written
 from tvmconv.passes.plan.workloads import workloads
 from tvmconv.passes.regions.region import Region
@@ -50,7 +52,13 @@ class PlannedKernel:
     def given(self) -> Given:
         """The constant tensors that the family packs."""
         region = self.region
-        found = {WEIGHT: self.weight, BIAS: region.bias, SLOPE: region.slope}
+        found: dict[str, NDArray[Any] | None] = {
+            WEIGHT: self.weight,
+            BIAS: region.bias,
+            SLOPE: region.slope,
+        }
+        if is_quantised(region):
+            found |= constants(region)
         if (first := region.prologue) is not None:
             found |= {PROLOGUE_WEIGHT: first.weight, PROLOGUE_BIAS: first.bias}
         return {name: array for name, array in found.items() if array is not None}
@@ -121,6 +129,7 @@ def plan(
     places = {var: Place(var, 0, region.k) for var, region in regions.items()}
     places |= concat_places(regions, flow)
     places = {var: shuffled(place, flow) for var, place in places.items()}
+    regions = choose_operands(regions, places, chooser)
     for var, region in regions.items():
         _check(region, places[var], chooser.precision)
     regions, places = absorb_pools(regions, places, flow, chooser)
@@ -165,7 +174,7 @@ def _check_range(region: Region, kernel: PlannedKernel) -> None:
         largest = max(largest, float(np.abs(region.prologue.weight).max()))
     w = kernel.choice.workload
     multiplied = dtypes.get(w.precision.operands[1])
-    if not largest <= multiplied.largest:
+    if not multiplied.integer and not largest <= multiplied.largest:
         raise ModelError(
             f"conv {region.name!r} has a weight of magnitude {largest:g}, "
             f"too large for {multiplied.name}",

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from schedules.conv.precision import Precision
 from schedules.conv.workload import NHWC, ConvWorkload, Epilogue, Layout, Window
+from tvmconv.passes.plan import quantised
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.stride_phases import Phase, phases
 from tvmconv.passes.regions.region import Region
@@ -27,14 +28,18 @@ def workloads(
     x, residual, out: layouts. Raises ``ValueError`` for a region that is no valid convolution.
     """
     epilogue = Epilogue(
-        bias=region.bias is not None,
+        bias=region.adds_bias,
         residual=region.residual is not None,
         residual_layout=residual,
         activation=region.activation,
         residual_last=region.residual_last,
         pool=region.pool,
     )
+    precision = quantised.precision(region, precision)
     n, h, w, c = region.x_shape
+    top, left, bottom, right = region.widths
+    h, w = h + top + bottom, w + left + right
+    padding = _padding(region)
     if region.transposed:
         return [
             (_phase(region, place, phase, epilogue, x, precision), phase.weight)
@@ -51,10 +56,16 @@ def workloads(
     whole = place.channels == k and place.shuffle == 1
     window = None if whole else _window(region, place)
     workload = ConvWorkload(
-        n, h, w, c, k, r, s, region.stride, region.padding, region.dilation, region.groups,
+        n, h, w, c, k, r, s, region.stride, padding, region.dilation, region.groups,
         x, out, epilogue=epilogue, precision=precision, window=window, prologue=prologue,
     )  # fmt: skip
     return [(workload, region.weight)]
+
+
+def _padding(region: Region) -> tuple[int, int, int, int]:
+    """The padding that is left to the kernel."""
+    (top, left, bottom, right), before = region.padding, region.widths
+    return top - before[0], left - before[1], bottom - before[2], right - before[3]
 
 
 def _window(region: Region, place: Place, phase: Phase | None = None) -> Window:

@@ -31,14 +31,11 @@ def scale_after(region: Region, flow: Dataflow) -> Region | None:
     if step is None:
         return None
     scale, shift = step
-    bias = np.zeros(region.k) if region.bias is None else region.bias
-    bias = bias * scale + shift
-    return replace(
-        region,
-        output=reader,
-        weight=scaled(region, scale),
-        bias=bias if region.bias is not None or bias.any() else None,
-    )
+    shifted = (0.0 if region.bias is None else region.bias) * scale + shift
+    bias = shifted if region.bias is not None or shifted.any() else None
+    if region.scale is not None:  # the weight is whole numbers
+        return replace(region, output=reader, scale=region.scale * scale, bias=bias)
+    return replace(region, output=reader, weight=scaled(region, scale), bias=bias)
 
 
 def scaled(region: Region, scale: Array) -> NDArray[Any]:

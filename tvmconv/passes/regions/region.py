@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
@@ -37,9 +38,21 @@ class Region:
     groups: int = 1
     bias: NDArray[Any] | None = None
     residual: relax.Var | None = None
+    #: Multiplies a residual of whole numbers; their zero point is a part of the bias.
+    residual_scale: float = 1.0
     residual_last: bool = False
     activation: Activation = IDENTITY
     slope: NDArray[Any] | None = None
+    #: Of a quantised convolution, (K,): weight and x are whole numbers, and this times the sum of
+    #: (x - x_zero) * weight is the real sum.
+    scale: NDArray[np.float64] | None = None
+    x_zero: int = 0
+    #: Whether the kernel multiplies 8-bit numbers, or the same numbers as floats.
+    integers: bool = False
+    #: Dtype of a quantised result, round(value * result_scale) + result_zero, each (K,).
+    result: str = ""
+    result_scale: NDArray[np.float64] | None = None
+    result_zero: NDArray[np.float64] | None = None
     #: `absorb_pool`; never one where there is a residual.
     pool: MaxPool | None = None
     #: A depthwise convolution that the same kernel computes first: x is its input, `x_shape` the
@@ -57,6 +70,20 @@ class Region:
         return self.weight.shape[1] * self.groups if self.transposed else self.weight.shape[0]
 
     @property
+    def adds_bias(self) -> bool:
+        """True if the kernel adds a bias: one of the model, or one that x's zero point makes."""
+        return self.bias is not None or bool(self.integers and self.x_zero)
+
+    @property
+    def widths(self) -> tuple[int, int, int, int]:
+        """Padding that x gets before the kernel reads it: kernels pad integers with 0, which is a
+        real 0 only where the zero point is 0."""
+        if not (self.integers and self.x_zero):
+            return (0, 0, 0, 0)
+        top, left, bottom, right = (max(pad, 0) for pad in self.padding)
+        return top, left, bottom, right
+
+    @property
     def linear(self) -> bool:
-        """True if it has neither a residual nor an activation so far."""
-        return self.residual is None and self.activation.kind == "none"
+        """True if it has no residual, no activation and no quantised result so far."""
+        return self.residual is None and self.activation.kind == "none" and not self.result

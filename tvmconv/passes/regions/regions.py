@@ -4,16 +4,19 @@ Before:  y = conv2d(pad(x), weight); y = batch norm, bias; y = add(y, residual);
 After:   the same bindings, and a `Region` that describes them; `lower_convs` replaces the last of
          them by a kernel, and the others are removed as unused
 Requires: NHWC activations, constant weights; no other reader of an absorbed value
-Formula: y = activation(conv(x, weight) + bias + residual), the `Epilogue` of schedules
+Formula: y = activation(conv(x, weight) + bias + residual), the `Epilogue` of schedules; quantised,
+         if the model says so
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import numpy as np
 import tvm
+from numpy.typing import NDArray
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow, is_constant, shape
@@ -22,15 +25,19 @@ from tvmconv.passes.regions.absorb_pad import pad_before
 from tvmconv.passes.regions.absorb_residual import residual_after
 from tvmconv.passes.regions.absorb_scale import scale_after
 from tvmconv.passes.regions.anchors import is_anchor
+from tvmconv.passes.regions.quantization import numbers_before, quantised_after
 from tvmconv.passes.regions.region import Region
 
 
 def find_regions(
-    mod: tvm.IRModule, named: Sequence[tuple[relax.Expr, str]]
+    mod: tvm.IRModule,
+    named: Sequence[tuple[relax.Expr, str]],
+    weight_scales: Mapping[str, NDArray[np.float64]] | None = None,
 ) -> dict[relax.Var, Region]:
     """The region of every convolution with constant weights, by the variable that it computes.
 
-    named: weights, as `anchors` returns them, with the name of each ONNX node.
+    named: weights, as `anchors` returns them, with the name of each ONNX node. weight_scales: by
+    name, (K,), of quantised weights: weight / scale is whole numbers.
     """
     flow = Dataflow.of(mod)
     found = {}
@@ -43,7 +50,9 @@ def find_regions(
         # Products that share a matrix are in order.
         at = next(i for i, (weight, _) in enumerate(left) if weight.same_as(value.args[1]))
         name = left.pop(at)[1]
-        region = grow(_anchor(name, flow.op(var), var, value), flow, taken)
+        region = pad_before(_anchor(name, flow.op(var), var, value), flow)
+        region = numbers_before(region, flow, (weight_scales or {}).get(name))
+        region = grow(region, flow, taken)
         found[region.output] = region
     return found
 
@@ -51,7 +60,6 @@ def find_regions(
 def grow(region: Region, flow: Dataflow, taken: set[relax.Var]) -> Region:
     """Lets a region absorb all that the rules allow, except variables in `taken`, and adds what it
     absorbs to `taken`."""
-    region = pad_before(region, flow)
     while (larger := _absorbed(region, flow)) is not None and larger.output not in taken:
         region = larger
         taken.add(region.output)
@@ -61,7 +69,10 @@ def grow(region: Region, flow: Dataflow, taken: set[relax.Var]) -> Region:
 def _absorbed(region: Region, flow: Dataflow) -> Region | None:
     """The region with one thing more in it, by the first rule that applies; or None."""
     return (
-        scale_after(region, flow) or residual_after(region, flow) or activation_after(region, flow)
+        scale_after(region, flow)
+        or residual_after(region, flow)
+        or activation_after(region, flow)
+        or quantised_after(region, flow)
     )
 
 

@@ -1,0 +1,97 @@
+"""Every family that multiplies integers, against onnxruntime, on this CPU.
+
+Sums of integers are exact. What follows is fp32 in the order of `compute.finished`; where a
+compiler contracts a product and a sum, a value may fall on the other side of a tie.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from intrinsics import dtypes
+from schedules.conv.precision import RESIDUAL_SCALE, RESULT_SCALE, RESULT_ZERO, SCALE, Precision
+from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.family import Family, Reject
+from schedules.machine.hardware import CPU
+from schedules.registry import FAMILIES
+from schedules.tensors import Tensors
+from tests.support import kernels
+from tests.support.workloads import INT8_WORKLOADS
+
+
+def matching(w: ConvWorkload) -> list[Family]:
+    return [f for f in FAMILIES if not isinstance(f.match(w, CPU), Reject)]
+
+
+def cases() -> Iterator[Any]:
+    for name, w in INT8_WORKLOADS.items():
+        for family in matching(w):
+            yield pytest.param(family, w, id=f"{name}-{family.name}")
+
+
+def check(w: ConvWorkload, got: Any, expected: Any) -> None:
+    """At most one step off, in one element of a hundred; sums that are the result are equal."""
+    if not dtypes.get(w.precision.result).integer:
+        assert kernels.relative_l2(got, expected) < 2 * dtypes.get(w.precision.result).unit
+        return
+    off = abs(got.astype(np.int64) - expected)
+    assert off.max() <= (w.precision.result != w.precision.accumulator), f"{off.max()} steps"
+    assert (off > 0).mean() <= 0.01, f"{(off > 0).mean():%} differ"
+
+
+@pytest.mark.parametrize(("family", "w"), list(cases()))
+def test_integers(family: Family, w: ConvWorkload) -> None:
+    tensors = Tensors.random(w)
+    match = family.match(w, CPU)
+    assert not isinstance(match, Reject)
+    got = kernels.run(family, w, match.config, CPU, tensors)
+    check(w, got, kernels.reference(w, tensors))
+
+
+@pytest.mark.parametrize("name", INT8_WORKLOADS)
+def test_some_family_takes_it(name: str) -> None:
+    assert matching(INT8_WORKLOADS[name])
+
+
+def test_rounding_is_to_even_and_saturates() -> None:
+    """Ties and values past the range, through a 1x1 convolution of one channel."""
+    own = Precision("int8", ("int8", "int8"), "int32", "int8", scales=(SCALE, RESULT_ZERO))
+    w = ConvWorkload(1, 1, 8, 1, 1, 1, 1, precision=own)
+    x = np.array([1, 3, 5, -1, -3, 127, -127, 0], np.int8).reshape(1, 1, 8, 1)
+    scales = {SCALE: np.full(1, 0.5, np.float32), RESULT_ZERO: np.full(1, 3, np.float32)}
+    tensors = replace(Tensors.random(w), x=x, weight=np.full((1, 1, 1, 1), 1, np.int8))
+    direct = matching(w)[-1]
+    config = direct.match(w, CPU).config  # type: ignore[union-attr]
+    got = kernels.run(direct, w, config, CPU, replace(tensors, scales=scales))
+    # 0.5, 1.5, 2.5, -0.5, -1.5, 63.5, -63.5, 0, to even, and 3 more
+    assert got.ravel().tolist() == [3, 5, 5, 3, 1, 67, -61, 3]
+    scales[SCALE][:] = 2
+    got = kernels.run(direct, w, config, CPU, replace(tensors, scales=scales))
+    assert got.ravel().tolist() == [5, 9, 13, 1, -3, 127, -128, 3]
+
+
+@pytest.mark.parametrize(
+    "scales", [("zoom",), (RESULT_SCALE, SCALE), (SCALE, SCALE)], ids=["unknown", "order", "twice"]
+)
+def test_bad_scales_are_refused(scales: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError, match="scales are some of"):
+        Precision(scales=scales)
+
+
+def test_sums_have_no_epilogue() -> None:
+    own = Precision("int8", ("int8", "int8"), "int32", "int32")
+    with pytest.raises(ValueError, match="no epilogue"):
+        ConvWorkload(1, 4, 4, 16, 16, 1, 1, precision=own, epilogue=Epilogue(bias=True))
+
+
+def test_json_keeps_scales_and_the_residuals_dtype() -> None:
+    own = Precision("int8", ("int8", "int8"), "int32", "uint8", residual="float16")
+    own = replace(own, scales=(SCALE, RESIDUAL_SCALE))
+    w = ConvWorkload(1, 4, 4, 16, 16, 1, 1, precision=own, epilogue=Epilogue(residual=True))
+    assert ConvWorkload.from_json(w.to_json()) == w
+    assert "residual" not in Precision().to_json()

@@ -1,0 +1,99 @@
+"""Quantised weights as float constants, with the scale that makes whole numbers of them again.
+
+ModelProto of fp32 with QuantizeLinear and DequantizeLinear
+    -> ModelProto without DequantizeLinear of constants, scales by name of node
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from tvmconv.onnx.quantized.operators import DEQUANTIZE, is_standard
+
+#: The scale of each output channel of a node's weight, float64 (K,), by the node's name.
+WeightScales = Mapping[str, NDArray[np.float64]]
+#: The axis of the output channels in an operator's weight, and where that may be.
+OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+#: Numbers that kernels multiply by: those of int8.
+LEAST, MOST = -128, 127
+
+
+def fold_weights(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, WeightScales]:
+    """Returns the model with float constants for what DequantizeLinear gives of constants.
+
+    weight / scale of a node are whole numbers from -128 to 127, zero point subtracted, exactly
+    once they are rounded: a fp32 number is off by 2**-24 of itself. A weight of other numbers, or
+    with a scale along another axis than the output channels, has no scale: it is a float weight.
+    """
+    folded = onnx.ModelProto()
+    folded.CopyFrom(proto)
+    graph = folded.graph
+    constants = {one.name: one for one in graph.initializer}
+    given: dict[str, tuple[onnx.NodeProto, NDArray[np.int64]]] = {}
+    kept = []
+    for node in graph.node:
+        if not is_standard(node, DEQUANTIZE) or not all(one in constants for one in node.input):
+            kept.append(node)
+            continue
+        arrays = [numpy_helper.to_array(constants[one]) for one in node.input]
+        numbers, scale = arrays[0].astype(np.int64), arrays[1]
+        if len(arrays) > 2:
+            numbers = numbers - _along(arrays[2], node, numbers.ndim).astype(np.int64)
+        real = numbers.astype(np.float32) * _along(scale, node, numbers.ndim).astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(real, node.output[0]))
+        given[node.output[0]] = node, numbers
+    del graph.node[:]
+    graph.node.extend(kept)
+    scales = {}
+    for node in kept:
+        if node.op_type in OUTPUT_AXIS and len(node.input) > 1 and node.input[1] in given:
+            dequantize, numbers = given[node.input[1]]
+            scale = numpy_helper.to_array(constants[dequantize.input[1]])
+            found = _by_output(node, numbers, _along(scale, dequantize, numbers.ndim))
+            if found is not None:
+                scales[node.name] = found
+    _drop_unread(graph)
+    return folded, scales
+
+
+def _along(values: NDArray[np.generic], node: onnx.NodeProto, rank: int) -> NDArray[np.generic]:
+    """A scale or zero point, shaped to be broadcast over its tensor."""
+    if values.size == 1:
+        return values.reshape([1] * rank)
+    axis = next((one.i for one in node.attribute if one.name == "axis"), 1) % rank
+    return values.reshape([-1 if at == axis else 1 for at in range(rank)])
+
+
+def _by_output(
+    node: onnx.NodeProto, numbers: NDArray[np.int64], scale: NDArray[np.generic]
+) -> NDArray[np.float64] | None:
+    """The scale of each output channel, or None if kernels can't multiply the numbers."""
+    attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    axis = OUTPUT_AXIS[node.op_type]
+    if node.op_type == "Gemm" and attributes.get("transB", 0):
+        axis = 0
+    if node.op_type == "Gemm" and attributes.get("alpha", 1.0) != 1.0:
+        return None
+    groups = int(attributes.get("group", 1))
+    if numbers.size == 0 or numbers.min() < LEAST or numbers.max() > MOST:
+        return None
+    if scale.size not in (1, numbers.shape[axis]) or scale.size != scale.shape[axis]:
+        return None
+    if node.op_type == "ConvTranspose":
+        each = np.broadcast_to(scale.reshape(-1), (numbers.shape[1],))
+        return np.tile(each, groups).astype(np.float64)
+    return np.broadcast_to(scale.reshape(-1), (numbers.shape[axis],)).astype(np.float64)
+
+
+def _drop_unread(graph: onnx.GraphProto) -> None:
+    """Removes initializers that nothing reads."""
+    read = {name for node in graph.node for name in node.input}
+    read |= {output.name for output in graph.output}
+    live = [one for one in graph.initializer if one.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(live)

@@ -1,0 +1,153 @@
+"""Multiply whole numbers, and write whole numbers, where the model is quantised.
+
+Before:  x = (float(q) - z) * s; y = conv(x, weight)
+         p = int8(min(max(round(y * t) + o, -128), 127))
+After:   the kernel reads q and writes p: a region with a `Region.scale`, and with a `Region.result`
+Requires: reading: a weight with a scale for each output channel (`fold_weights`), one scale and a
+          whole zero point for all of q, padding or not; not before a transposed convolution unless
+          z = 0, as not every output has every tap. Writing: no other reader of y, or of what is
+          between
+Formula: conv(x, weight) = s * scale * conv(q - z, numbers), where weight = scale * numbers
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from tvm import relax
+
+from intrinsics import dtypes
+from schedules.conv.activations import IDENTITY
+from tvmconv.passes.graph import Dataflow, array, dtype, shape
+from tvmconv.passes.regions.absorb_scale import by_channel
+from tvmconv.passes.regions.region import Region
+
+#: How far a zero point may be from a whole number: it is a quotient of fp32 numbers.
+WHOLE = 1e-3
+EIGHT_BITS = (dtypes.INT8.name, dtypes.UINT8.name)
+
+
+@dataclass(frozen=True)
+class Dequantised:
+    """The real values (numbers - zero) * scale of a tensor of 8-bit numbers."""
+
+    numbers: relax.Var
+    scale: float
+    zero: int
+
+
+def dequantised(value: relax.Expr | None, flow: Dataflow) -> Dequantised | None:
+    """The numbers whose real values a tensor has, or None.
+
+    `scale_and_shift` has brought the arithmetic to float(q) * scale + shift, either of them left
+    out where it does nothing.
+    """
+    scale, shift = 1.0, 0.0
+    for op, at in (("relax.add", 1), ("relax.multiply", 0)):
+        if not isinstance(value, relax.Var) or flow.op(value) != op:
+            continue
+        first, second = flow.values[value].args
+        number = _number(second)
+        if number is None or shape(first) != shape(value):
+            return None
+        scale, shift = (scale, number) if at else (number, shift)
+        value = first
+    if not isinstance(value, relax.Var) or flow.op(value) != "relax.astype":
+        return None
+    numbers = flow.values[value].args[0]
+    if not isinstance(numbers, relax.Var) or dtype(numbers) not in EIGHT_BITS or scale <= 0:
+        return None
+    zero = round(-shift / scale)
+    limits = np.iinfo(dtypes.get(dtype(numbers)).numpy)
+    if abs(zero + shift / scale) > WHOLE or not limits.min <= zero <= limits.max:
+        return None
+    return Dequantised(numbers, scale, zero)
+
+
+def numbers_before(
+    region: Region, flow: Dataflow, weight_scale: NDArray[np.float64] | None
+) -> Region:
+    """The region, reading and multiplying whole numbers if x and weight are; else unchanged."""
+    x = dequantised(region.x, flow)
+    if x is None or weight_scale is None or (region.transposed and x.zero):
+        return region
+    by_output = _by_output(region, weight_scale)
+    numbers = np.rint(region.weight / by_output)
+    return replace(region, x=x.numbers, x_zero=x.zero, weight=numbers, scale=weight_scale * x.scale)
+
+
+def _by_output(region: Region, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(K,), to be broadcast over the region's weight."""
+    if not region.transposed:
+        return values[:, None, None, None]
+    c, group_k = region.weight.shape[:2]
+    each = values.reshape(region.groups, 1, group_k)
+    by_input = np.broadcast_to(each, (region.groups, c // region.groups, group_k))
+    return by_input.reshape(c, group_k, 1, 1)
+
+
+def quantised_after(region: Region, flow: Dataflow) -> Region | None:
+    """The region with the quantisation of its result, or None."""
+    if region.result:
+        return None
+    var = flow.sole_reader(region.output)
+    scale = zero = None
+    if var is not None and flow.op(var) == "relax.multiply":
+        scale = _other(region, var, region.output, flow)
+        var = flow.sole_reader(var) if scale is not None else None
+    if var is None or flow.op(var) != "relax.round":
+        return None
+    rounded, var = var, flow.sole_reader(var)
+    if var is not None and flow.op(var) == "relax.add":
+        zero = _other(region, var, rounded, flow)
+        rounded, var = (var, flow.sole_reader(var)) if zero is not None else (var, None)
+    bounds = []
+    for op in ("relax.maximum", "relax.minimum"):
+        if var is None or flow.op(var) != op:
+            return None
+        bounds.append(_number(flow.values[var].args[1]))
+        var = flow.sole_reader(var)
+    if var is None or flow.op(var) != "relax.astype" or dtype(var) not in EIGHT_BITS:
+        return None
+    limits = np.iinfo(dtypes.get(dtype(var)).numpy)
+    if bounds != [limits.min, limits.max]:
+        return None
+    found = replace(
+        region,
+        output=var,
+        result=dtype(var),
+        result_scale=np.ones(region.k) if scale is None else scale,
+        result_zero=np.zeros(region.k) if zero is None else zero,
+    )
+    return without_bounds(found)
+
+
+def without_bounds(region: Region) -> Region:
+    """The region without an activation that only keeps values in bounds which saturation keeps."""
+    activation, last = region.activation, region.residual is not None and region.residual_last
+    if activation.kind not in ("relu", "clip") or last:
+        return region
+    bounds = (0.0, np.inf) if activation.kind == "relu" else activation.parameters
+    assert region.result_scale is not None
+    assert region.result_zero is not None
+    limits = np.iinfo(dtypes.get(region.result).numpy)
+    low, high = (np.rint(bound * region.result_scale) + region.result_zero for bound in bounds)
+    redundant = (low <= limits.min).all() and (high >= limits.max).all()
+    return replace(region, activation=IDENTITY) if redundant else region
+
+
+def _other(
+    region: Region, var: relax.Var, of: relax.Var, flow: Dataflow
+) -> NDArray[np.float64] | None:
+    """The constant operand beside `of`, one for each output channel; else None."""
+    first, second = flow.values[var].args
+    other = second if first.same_as(of) else first
+    return by_channel(other, region.k) if shape(var) == shape(of) else None
+
+
+def _number(value: relax.Expr) -> float | None:
+    """A constant of one number; else None."""
+    numbers = array(value)
+    return float(numbers.reshape(-1)[0]) if numbers is not None and numbers.size == 1 else None
