@@ -87,8 +87,8 @@ def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
 def convolutions(proto: onnx.ModelProto) -> list[str]:
     """Names of the nodes that become convolutions or matrix products of Relax, in order.
 
-    A Gemm or MatMul is one if it multiplies by a constant fp32 matrix, quantised or not. The calls of Relax in the
-    same order are `tvmconv.passes.regions.anchors`.
+    A Gemm or MatMul is one if it multiplies by a constant fp32 matrix, quantised or not. The calls
+    of Relax in the same order are `tvmconv.passes.regions.anchors`.
     """
     shapes = shapes_of(proto)
     single = onnx.TensorProto.FLOAT
