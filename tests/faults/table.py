@@ -30,7 +30,11 @@ class Fault:
 FAMILIES, PASSES = "schedules/families", "tvmconv/passes"
 OF_FAMILIES, OF_PASSES = "tests/schedules/families", "tests/tvmconv/passes"
 
+<<<<<<< HEAD
 QUANTIZATION, OF_QUANTIZATION = "tvmconv/quantization", "tests/tvmconv/quantization"
+=======
+QUANTIZED, OF_QUANTIZED = "tvmconv/onnx/quantized", "tests/tvmconv/onnx/quantized"
+>>>>>>> q-import
 
 FAULTS: tuple[Fault, ...] = (
     # ---------------------------------------------------------------- families
@@ -580,6 +584,7 @@ FAULTS: tuple[Fault, ...] = (
         "if shared_bytes > limits.sm_shared + limits.block_shared:",
         ("tests/schedules/machine/test_gpus.py",),
     ),
+<<<<<<< HEAD
     # ---------------------------------------------------------------- quantisation
     Fault(
         "the shortcut of a residual is not rounded",
@@ -732,5 +737,146 @@ FAULTS: tuple[Fault, ...] = (
         "not np.isfinite(array).all()",
         "np.isnan(array).all()",
         (f"{OF_QUANTIZATION}/test_bad_input.py",),
+=======
+    # ---------------------------------------------------------------- quantised models
+    Fault(
+        "weights scaled along input channels",
+        "QDQ",
+        f"{QUANTIZED}/convs_and_products.py",
+        "dequantized(editor, (w, sw, zw), 0)",
+        "dequantized(editor, (w, sw, zw), 1)",
+        (f"{OF_QUANTIZED}/test_rewrites.py",),
+    ),
+    Fault(
+        "a bias without the scale of the weights",
+        "QDQ",
+        f"{QUANTIZED}/convs_and_products.py",
+        "known(editor, sx).reshape(()) * known(editor, sw)",
+        "known(editor, sx).reshape(()) * np.ones_like(known(editor, sw))",
+        (f"{OF_QUANTIZED}/test_rewrites.py",),
+    ),
+    Fault(
+        "a bias of QGemm without alpha",
+        "QDQ",
+        f"{QUANTIZED}/convs_and_products.py",
+        "np.float32(alpha) *",
+        "np.float32(1) *",
+        (f"{OF_QUANTIZED}/test_rewrites.py",),
+    ),
+    Fault(
+        "columns of a transposed matrix",
+        "QDQ",
+        f"{QUANTIZED}/convs_and_products.py",
+        'columns = 0 if given.get("transB", 0) else 1',
+        "columns = 1",
+        (f"{OF_QUANTIZED}/test_rewrites.py",),
+    ),
+    Fault(
+        "whole sums that others read lose their name",
+        "QDQ",
+        f"{QUANTIZED}/convs_and_products.py",
+        "len(readers) == 1 and _to_float",
+        "_to_float",
+        (f"{OF_QUANTIZED}/test_rewrites.py",),
+    ),
+    Fault(
+        "Softmax of an old opset along one axis",
+        "QDQ",
+        f"{QUANTIZED}/pointwise.py",
+        "if joined and axis != -1:",
+        "if False:",
+        (f"{OF_QUANTIZED}/test_rewrites.py",),
+    ),
+    Fault(
+        "a result without a zero point is uint8",
+        "QDQ",
+        f"{QUANTIZED}/wrap.py",
+        "editor.element(like) or onnx.TensorProto.UINT8",
+        "onnx.TensorProto.UINT8",
+        (f"{OF_QUANTIZED}/test_rewrites.py",),
+    ),
+    Fault(
+        "no zero point where there is none",
+        "QDQ",
+        f"{QUANTIZED}/explicit.py",
+        "dtype = helper.tensor_dtype_to_np_dtype(wanted or _T.UINT8)",
+        "dtype = helper.tensor_dtype_to_np_dtype(_T.INT8)",
+        (f"{OF_QUANTIZED}/test_qdq.py",),
+    ),
+    Fault(
+        "transposed weights keep their axis",
+        "QDQ",
+        f"{QUANTIZED}/constants.py",
+        'given["axis"] = list(axes).index(given["axis"])',
+        "pass",
+        (f"{OF_QUANTIZED}/test_qdq.py",),
+    ),
+    Fault(
+        "a second QDQ pair goes whatever its scale",
+        "QDQ",
+        f"{QUANTIZED}/duplicates.py",
+        "made == params and _small",
+        "made and _small",
+        (f"{OF_QUANTIZED}/test_qdq.py",),
+    ),
+    Fault(
+        "an output may lose its name",
+        "QDQ",
+        f"{QUANTIZED}/duplicates.py",
+        "if same != output and output not in editor.kept:",
+        "if same != output:",
+        (f"{OF_QUANTIZED}/test_qdq.py",),
+    ),
+    Fault(
+        "scales of 0 are taken",
+        "QDQ",
+        f"{QUANTIZED}/checks.py",
+        "(flat > 0)",
+        "(flat >= 0)",
+        (
+            f"{OF_QUANTIZED}/test_wrong_scales.py",
+            f"{OF_QUANTIZED}/test_sidecars.py",
+        ),
+    ),
+    Fault(
+        "any length of scale is taken",
+        "QDQ",
+        f"{QUANTIZED}/checks.py",
+        "if shape[axis] not in (None, length):",
+        "if False:",
+        (f"{OF_QUANTIZED}/test_wrong_scales.py",),
+    ),
+    Fault(
+        "one axis too many",
+        "QDQ",
+        f"{QUANTIZED}/checks.py",
+        "<= axis < len(shape)",
+        "<= axis <= len(shape)",
+        (f"{OF_QUANTIZED}/test_wrong_scales.py",),
+    ),
+    Fault(
+        "blocks are taken",
+        "QDQ",
+        f"{QUANTIZED}/refusals.py",
+        'if has(node, "block_size"):',
+        "if False:",
+        (f"{OF_QUANTIZED}/test_wrong_scales.py",),
+    ),
+    Fault(
+        "QDQ at both sides of an Add",
+        "QDQ",
+        f"{QUANTIZED}/insert.py",
+        "if made[at] < 0 or made[at] < last)",
+        ")",
+        (f"{OF_QUANTIZED}/test_sidecars.py",),
+    ),
+    Fault(
+        "scales of a cache in the other order of bytes",
+        "QDQ",
+        f"{QUANTIZED}/calibration_cache.py",
+        'struct.unpack(">f", bits)',
+        'struct.unpack("<f", bits)',
+        (f"{OF_QUANTIZED}/test_sidecars.py",),
+>>>>>>> q-import
     ),
 )

@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 import tvmconv
-from tests.support.models import Graph
 from tests.support.calibrated import feeds
+from tests.support.models import Graph
 from tvmconv.errors import (
     FeedError,
     ModelError,

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.support.models import Graph, residual_net
 from tests.support.calibrated import View, quantized
+from tests.support.models import Graph, residual_net
 
 
 def test_a_residual_is_rounded_at_the_shortcut_and_after_the_sum() -> None:

@@ -13,8 +13,8 @@ from PIL import Image
 
 import tvmconv
 from tests.support import networks
-from tests.support.models import Graph, residual_net
 from tests.support.calibrated import View, feeds, quantized, ran
+from tests.support.models import Graph, residual_net
 from tvmconv.quantization.calibration import METHODS
 from tvmconv.reports.data.quantization import (
     QuantizationReport,

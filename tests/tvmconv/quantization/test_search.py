@@ -7,8 +7,8 @@ import onnx
 import pytest
 
 import tvmconv
-from tests.support.models import Graph, residual_net
 from tests.support.calibrated import feeds
+from tests.support.models import Graph, residual_net
 from tvmconv.errors import QuantizationError
 from tvmconv.quantization import accuracy
 

@@ -9,8 +9,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from tests.support.models import Graph
 from tests.support.calibrated import View, feeds, quantized, ran
+from tests.support.models import Graph
 from tvmconv.errors import QuantizationError
 
 

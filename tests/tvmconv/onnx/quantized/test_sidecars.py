@@ -182,6 +182,16 @@ def test_a_range_without_a_scale_is_the_engines(tmp_path: Path) -> None:
     assert found.scales == {"x": Scale(2.54 / 127, 0, True)}
 
 
+def test_the_scale_of_what_is_only_moved_is_that_of_its_numbers(tmp_path: Path) -> None:
+    model = residual_net(2)
+    scales = {name: value / 127 for name, value in ranges(model).items()}
+    (flat,) = (node.output[0] for node in model.graph.node if node.op_type == "Flatten")
+    del scales[flat]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_sidecar(read(model), written(tmp_path, cache(scales)))
+
+
 def test_tensors_without_a_scale_are_listed_and_stay(tmp_path: Path) -> None:
     model = residual_net(2)
     scales = {name: value / 127 for name, value in ranges(model).items()}
