@@ -30,11 +30,8 @@ class Fault:
 FAMILIES, PASSES = "schedules/families", "tvmconv/passes"
 OF_FAMILIES, OF_PASSES = "tests/schedules/families", "tests/tvmconv/passes"
 
-<<<<<<< HEAD
 QUANTIZATION, OF_QUANTIZATION = "tvmconv/quantization", "tests/tvmconv/quantization"
-=======
 QUANTIZED, OF_QUANTIZED = "tvmconv/onnx/quantized", "tests/tvmconv/onnx/quantized"
->>>>>>> q-import
 
 FAULTS: tuple[Fault, ...] = (
     # ---------------------------------------------------------------- families
@@ -500,7 +497,7 @@ FAULTS: tuple[Fault, ...] = (
         "the residual in the dtype of the result",
         "signatures",
         "schedules/conv/signature.py",
-        "Operand(RESIDUAL, precision.x, w.residual_shape, layout)",
+        "Operand(RESIDUAL, precision.added, w.residual_shape, layout)",
         "Operand(RESIDUAL, precision.result, w.residual_shape, layout)",
         (f"{OF_FAMILIES}/test_families.py", "-k", "random_convolutions"),
     ),
@@ -584,8 +581,31 @@ FAULTS: tuple[Fault, ...] = (
         "if shared_bytes > limits.sm_shared + limits.block_shared:",
         ("tests/schedules/machine/test_gpus.py",),
     ),
-<<<<<<< HEAD
     # ---------------------------------------------------------------- quantisation
+    Fault(
+        "a zero point has the other sign",
+        "pass quantization",
+        "tvmconv/passes/regions/quantization.py",
+        "zero = round(-shift / scale)",
+        "zero = round(shift / scale)",
+        (f"{OF_PASSES}/regions/test_quantization.py",),
+    ),
+    Fault(
+        "the dearer of two kernels is chosen",
+        "pass choose_operands",
+        "tvmconv/passes/plan/choose_operands.py",
+        "chosen[var] = min(options",
+        "chosen[var] = max(options",
+        (f"{OF_PASSES}/regions/test_quantization.py",),
+    ),
+    Fault(
+        "numbers are sunk past operators of two scales",
+        "quantised models",
+        "tvmconv/onnx/quantized/sink.py",
+        "return one.dtype == two.dtype and one.size == two.size == 1 and one.item() == two.item()",
+        "return one.dtype == two.dtype",
+        (f"{OF_PASSES}/regions/test_quantization.py",),
+    ),
     Fault(
         "the shortcut of a residual is not rounded",
         "quantisation",
@@ -737,7 +757,7 @@ FAULTS: tuple[Fault, ...] = (
         "not np.isfinite(array).all()",
         "np.isnan(array).all()",
         (f"{OF_QUANTIZATION}/test_bad_input.py",),
-=======
+    ),
     # ---------------------------------------------------------------- quantised models
     Fault(
         "weights scaled along input channels",
@@ -835,7 +855,7 @@ FAULTS: tuple[Fault, ...] = (
         "(flat >= 0)",
         (
             f"{OF_QUANTIZED}/test_wrong_scales.py",
-            f"{OF_QUANTIZED}/test_sidecars.py",
+            "tests/tvmconv/onnx/sidecars/test_sidecars.py",
         ),
     ),
     Fault(
@@ -865,18 +885,17 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "QDQ at both sides of an Add",
         "QDQ",
-        f"{QUANTIZED}/insert.py",
+        "tvmconv/onnx/sidecars/insert.py",
         "if made[at] < 0 or made[at] < last)",
         ")",
-        (f"{OF_QUANTIZED}/test_sidecars.py",),
+        ("tests/tvmconv/onnx/sidecars/test_sidecars.py",),
     ),
     Fault(
         "scales of a cache in the other order of bytes",
         "QDQ",
-        f"{QUANTIZED}/calibration_cache.py",
+        "tvmconv/onnx/sidecars/calibration_cache.py",
         'struct.unpack(">f", bits)',
         'struct.unpack("<f", bits)',
-        (f"{OF_QUANTIZED}/test_sidecars.py",),
->>>>>>> q-import
+        ("tests/tvmconv/onnx/sidecars/test_sidecars.py",),
     ),
 )

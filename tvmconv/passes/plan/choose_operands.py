@@ -35,7 +35,7 @@ def choose_operands(
 
 
 def _cost(region: Region, place: Place, chooser: Chooser) -> tuple[bool, float]:
-    """Whether a kernel is one of last resort, and estimated microseconds of all."""
+    """Returns whether a kernel is of last resort, and the estimated microseconds of all."""
     kernels = [w for w, _ in workloads(region, place, NHWC, NHWC, NHWC, chooser.precision)]
     costs = [chooser.cost(region.name, w) for w in kernels]
     last = any(chooser.estimated(region.name, w).family.last_resort for w in kernels)

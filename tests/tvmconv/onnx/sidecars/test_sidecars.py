@@ -21,9 +21,9 @@ from tests.support.quantized import counts, feeds, run, static
 from tests.support.shell import Command
 from tvmconv import errors
 from tvmconv.onnx.model import read
-from tvmconv.onnx.quantized.beside import read_sidecar, with_sidecar
 from tvmconv.onnx.quantized.inner_form import to_qdq
-from tvmconv.onnx.quantized.sidecar import Scale
+from tvmconv.onnx.sidecars.beside import read_sidecar, with_sidecar
+from tvmconv.onnx.sidecars.sidecar import Scale
 
 HEADER = "TRT-8601-EntropyCalibration2"
 

@@ -20,8 +20,8 @@ from onnx import TensorProto
 from tvmconv.errors import QuantizationError
 from tvmconv.onnx.quantized.editor import Array, Editor
 from tvmconv.onnx.quantized.operators import DEQUANTIZE, MOVES, QUANTIZE, SCALES, is_standard
-from tvmconv.onnx.quantized.sidecar import Scale, Sidecar
 from tvmconv.onnx.quantized.wrap import attributes
+from tvmconv.onnx.sidecars.sidecar import Scale, Sidecar
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Operators that are computed on bytes.
