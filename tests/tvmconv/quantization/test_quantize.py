@@ -42,6 +42,8 @@ def test_what_is_saved_is_what_onnxruntime_runs(tmp_path: Path) -> None:
     found.save(tmp_path / "int8.onnx")
     loaded = onnx.load(tmp_path / "int8.onnx")
     assert loaded == found.proto
+    assert {one.domain for one in loaded.opset_import} == {""}
+    assert {node.domain for node in loaded.graph.node} == {""}
     onnx.checker.check_model(loaded, full_check=True)
     assert loaded.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
     (feed,) = feeds(model, 1, batch=5)
