@@ -118,6 +118,10 @@ void stmatrix(uint32_t row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3);
 void movmatrix(uint32_t& d, uint32_t a);
 template <class Element>
 void max_of_pairs(uint32_t& d, uint32_t a, uint32_t b);
+template <class Element>
+void min_of_pairs(uint32_t& d, uint32_t a, uint32_t b);
+template <class Element>
+void add_pairs(uint32_t& d, uint32_t a, uint32_t b);
 
 // -- asynchronous copies of a thread
 void cp_async(uint32_t to, const void* from, int bytes, uint32_t read);

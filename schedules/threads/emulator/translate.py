@@ -45,6 +45,8 @@ INSTRUCTIONS = {
     r"stmatrix\.sync\.aligned\.m8n8\.x4\.shared\.b16": "stmatrix(",
     r"movmatrix\.sync\.aligned\.m8n8\.trans\.b16": "movmatrix(",
     r"max\.NaN\.(f16)x2": "max_of_pairs<{0}>(",
+    r"min\.NaN\.(f16)x2": "min_of_pairs<{0}>(",
+    r"add\.rn\.(f16)x2": "add_pairs<{0}>(",
     # asynchronous copies
     r"cp\.async\.c[ag]\.shared\.global(?:\.L2::\d+B)?": "cp_async(",
     r"cp\.async\.commit_group": "cp_async_commit(",
