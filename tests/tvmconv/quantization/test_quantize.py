@@ -119,7 +119,7 @@ def test_a_folder_of_pictures_is_read_at_the_size_of_the_input(tmp_path: Path) -
     (tmp_path / "c.npy").unlink()
     dark = tvmconv.Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
     unit = tvmconv.quantize(model, tmp_path, preprocessing=dark, **given)
-    assert View(unit.proto).scales["input"] == pytest.approx(1 / 127, rel=0.05)
+    assert View(unit.proto).scales["input"] == pytest.approx(1 / 255, rel=0.05)
 
 
 def images(folder: Path) -> list[dict[str, np.ndarray]]:
