@@ -106,6 +106,10 @@ class Clocks:
 CLOCKS = Clocks()
 
 
+#: Dtypes that tensor cores multiply at the rate of another, which documents give for both.
+SAME_RATE = {dtypes.UINT8.name: dtypes.INT8.name}
+
+
 @dataclass(frozen=True)
 class Card:
     """One GPU; implements `schedules.machine.cost.Machine`."""
@@ -136,7 +140,7 @@ class Card:
         fp32 arithmetic converts its operands first. Raises ``LookupError`` if the card has no such
         unit or its rate is unknown.
         """
-        multiplied = dtypes.FP32.name if unit == FP32 else operand
+        multiplied = dtypes.FP32.name if unit == FP32 else SAME_RATE.get(operand, operand)
         for rate in self.rates:
             if rate.unit == unit and rate.operand == multiplied:
                 return rate.tera
@@ -147,7 +151,8 @@ class Card:
 
         Operands of a dtype that no tensor core takes are multiplied in fp32.
         """
-        found = [rate.tera for rate in self.rates if rate.operand == operand]
+        same = SAME_RATE.get(operand, operand)
+        found = [rate.tera for rate in self.rates if rate.operand == same]
         return max(found) if found else self.tflops(FP32, operand)
 
     def scaled(self, count: int) -> int:
