@@ -10,7 +10,6 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import tirx
 
-from intrinsics import dtypes
 from schedules.conv.precision import Precision
 from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload
@@ -78,18 +77,6 @@ def other_operands(w: ConvWorkload, *known: Precision) -> str:
         result = dtypes.get(own.result)
         if unknown or (result.integer and result.bytes > 1 and not own.sums):
             return f"{own}: not its precision"
-    return ""
-
-
-def other_than_floats(w: ConvWorkload) -> str:
-    """Returns the reason to decline integers, split or scaled operands, or "".
-
-    For families that multiply floating-point numbers of any width in fp32.
-    """
-    own = w.precision
-    types = [dtypes.get(one) for one in (own.x, *own.operands, own.result)]
-    if any(one.integer for one in types) or own.split > 1 or own.scales:
-        return f"{own}: not its precision"
     return ""
 
 

@@ -22,9 +22,9 @@ from schedules.families.direct.family import DirectFamily
 from schedules.family import Family
 from schedules.lowering import LOWERING
 from schedules.machine.cost import Machine
-from schedules.machine.hardware import CPU, Hardware
+from schedules.machine.hardware import Hardware
 from tvmconv.compiler import cubins, toolchain
-from tvmconv.compiler.targets import find_processor
+from tvmconv.compiler.targets import find_processor, hardware_of
 from tvmconv.passes import pipeline
 
 #: Value of floats that a kernel does not write; no result equals it.
@@ -43,7 +43,7 @@ class Target:
     @property
     def hardware(self) -> Hardware:
         """The limits of the target. Raises `TargetError` for an unknown architecture."""
-        return CPU if self.kind == "llvm" else toolchain.cuda_arch(self.arch)
+        return hardware_of(self.arch) if self.kind == "llvm" else toolchain.cuda_arch(self.arch)
 
     @property
     def machine(self) -> Machine:
