@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 from tvm import tirx
 
+from intrinsics import dtypes
 from schedules.conv.precision import Precision
 from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload
