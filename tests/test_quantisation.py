@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 import pytest
 
-from tests.support.models import residual_net
 from tests.support.calibrated import feeds
+from tests.support.models import residual_net
 from tests.support.shell import Command
 from tvmconv.quantization.calibration import METHODS
 

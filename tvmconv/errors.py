@@ -22,8 +22,8 @@ class UnsupportedOperatorError(ModelError):
 
 
 class QuantizationError(ModelError):
-    """A scale, zero point or axis of a quantised model can't be right, or a file of scales can't be
-    read or does not fit the model."""
+    """A scale, zero point or axis of a quantised model can't be right, a file of scales can't be
+    read or does not fit the model, or a network can't be quantised as it was asked for."""
 
 
 class QuantizationWarning(UserWarning):
@@ -64,10 +64,6 @@ class RecordWarning(UserWarning):
 
 class TuningError(TvmconvError):
     """Measuring is not possible: a package, a device or a reference result is missing."""
-
-
-class QuantizationError(TvmconvError):
-    """A network can't be quantised as it was asked for."""
 
 
 class CheckpointError(TvmconvError):

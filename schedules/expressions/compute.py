@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import tvm
 from tvm import te, tirx
 from tvm.ir import Expr
 
@@ -36,6 +37,9 @@ from schedules.conv.signature import (
 )
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.expressions.window import in_window
+
+# TVM says so of every other rounding; without it a vector of results is rounded one by one.
+tvm.ir.register_op_attr("tirx.nearbyint", "TVectorizable", True)
 
 #: Block names that the schedules look for.
 GATHER, CONV, EPILOGUE, OUT = "gather", "conv", "epilogue", "out"

@@ -18,11 +18,18 @@ class Hardware:
     card: Card
     #: Compute capability times ten, 0 on a CPU.
     sm: int = 0
+    #: True for a CPU with 512-bit VNNI, whose VPDPBUSD multiplies 8-bit integers.
+    vnni: bool = False
 
     @property
     def kind(self) -> str:
         """TVM's target kind, ``"cuda"`` or ``"llvm"``."""
         return "cuda" if self.sm else "llvm"
+
+    @property
+    def form(self) -> str:
+        """Form of instructions, as `intrinsics.lower` calls it."""
+        return "vnni" if self.vnni else self.kind
 
     @property
     def has_cp_async(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import onnx
@@ -43,8 +43,6 @@ class Layer:
     y: tuple[int, ...]
     #: True if the weight, or one operand of a product, is a constant, quantised or not.
     constant: bool
-    #: True if that constant is behind a DequantizeLinear.
-    quantised: bool = False
 
     @property
     def known(self) -> bool:
@@ -75,17 +73,12 @@ def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
     """Layers by name of node, in order, of a graph with inferred shapes and named nodes."""
     shapes = {name: tuple(s) for name, s in shapes_of(proto).items() if s and 0 not in s}
     constants = {tensor.name for tensor in proto.graph.initializer}
-    quantised: set[str] = set()
     for node in proto.graph.node:
         if node.op_type == "Constant":
             constants.update(node.output)
-        elif node.op_type == DEQUANTIZE and node.input[0] in constants:
-            quantised.update(node.output)
+    constants |= _dequantised(proto, constants)
     return {
-        node.name: replace(
-            _layer(node, shapes, constants | quantised),
-            quantised=not quantised.isdisjoint(node.input[:2]),
-        )
+        node.name: _layer(node, shapes, constants)
         for node in proto.graph.node
         if node.op_type in CONVOLUTIONS + PRODUCTS and node.domain in ("", "ai.onnx")
     }
@@ -94,12 +87,13 @@ def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
 def convolutions(proto: onnx.ModelProto) -> list[str]:
     """Names of the nodes that become convolutions or matrix products of Relax, in order.
 
-    A Gemm or MatMul is one if it multiplies by a constant fp32 matrix. The calls of Relax in the
-    same order are `tvmconv.passes.regions.anchors`.
+    A Gemm or MatMul is one if it multiplies by a constant fp32 matrix, quantised or not. The calls
+    of Relax in the same order are `tvmconv.passes.regions.anchors`.
     """
     shapes = shapes_of(proto)
     single = onnx.TensorProto.FLOAT
     constants = {one.name for one in proto.graph.initializer if one.data_type == single}
+    constants |= _dequantised(proto, {one.name for one in proto.graph.initializer})
 
     def is_one(node: onnx.NodeProto) -> bool:
         if node.op_type == "Conv":
@@ -113,6 +107,15 @@ def convolutions(proto: onnx.ModelProto) -> list[str]:
         return constant and rows not in constants and len(shapes[rows]) >= 2
 
     return [node.name for node in proto.graph.node if is_one(node)]
+
+
+def _dequantised(proto: onnx.ModelProto, constants: Collection[str]) -> set[str]:
+    """Tensors that DequantizeLinear gives of constants: quantised weights as numbers."""
+    return {
+        node.output[0]
+        for node in proto.graph.node
+        if node.op_type == DEQUANTIZE and node.input[0] in constants
+    }
 
 
 def _layer(

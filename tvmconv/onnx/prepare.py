@@ -16,9 +16,9 @@ from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
 from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
-from tvmconv.onnx.quantized.beside import with_sidecar
 from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.quantized.sink import sink
+from tvmconv.onnx.sidecars.beside import with_sidecar
 from tvmconv.onnx.supported import unsupported
 from tvmconv.runtime.io_form import IoForm
 from tvmconv.specs import TensorSpec

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 import tvmconv
-from tests.support.models import residual_net
 from tests.support.calibrated import View, feeds
+from tests.support.models import residual_net
 from tests.support.shell import Command
 
 

@@ -25,8 +25,8 @@ import tvmconv
 from benchmarks.zoo import zoo
 from benchmarks.zoo.generated import resnet
 from benchmarks.zoo.inputs import imagenet
-from tests.support.models import Graph, residual_net
 from tests.support.calibrated import feeds, quantized, ran
+from tests.support.models import Graph, residual_net
 from tvmconv.quantization import accuracy
 from tvmconv.quantization.network import prepare
 

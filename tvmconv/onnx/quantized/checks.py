@@ -1,4 +1,4 @@
-"""Whether a scale, a zero point and an axis can be right.
+"""Checks of scales, zero points and axes: can they be right?
 
 Only what is known when the network is built is checked: DynamicQuantizeLinear finds its own.
 """
@@ -22,7 +22,7 @@ NAMED = 4
 
 @dataclass(frozen=True)
 class Parameters:
-    """What a QuantizeLinear or DequantizeLinear is given.
+    """Scale, zero point and axis of a QuantizeLinear or DequantizeLinear.
 
     scale, zero: a number, or a vector along `axis`; None for one that is found at run time. shape:
     of the tensor that is scaled, None where it is open. where: the node, for errors.

@@ -80,7 +80,7 @@ class Editor:
         return name in self._tensors or name in self._constant
 
     def evaluate(self, node: onnx.NodeProto, read: dict[str, Array]) -> dict[str, Array]:
-        """What one node gives, by name, for the values of its inputs. Raises `ModelError`."""
+        """The results of one node, by name, for the values of its inputs. Raises `ModelError`."""
         one = onnx.ModelProto(ir_version=self.proto.ir_version)
         one.opset_import.extend(self.proto.opset_import)
         one.graph.name = "one"
@@ -92,6 +92,7 @@ class Editor:
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
+        options.intra_op_num_threads = 1  # to start others costs more than a node does
         try:
             session = onnxruntime.InferenceSession(
                 one.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import onnx
 
-from tvmconv.onnx.quantized.editor import Editor
+from tvmconv.onnx.quantized.editor import Array, Editor
 from tvmconv.onnx.quantized.operators import MOVES, POOLS, QUANTIZE, is_standard
-from tvmconv.onnx.quantized.wrap import attributes, dequantized, quantized
+from tvmconv.onnx.quantized.wrap import attributes, dequantized, known, quantized
 
 
 def wrap_moves(proto: onnx.ModelProto) -> None:
@@ -27,7 +28,7 @@ def wrap_moves(proto: onnx.ModelProto) -> None:
             scale = editor.value(node.input[1])
             if scale is not None and scale.size == 1:
                 params[node.output[0]] = (node.input[1], node.input[2])
-        elif _moves(node) and node.input[0] in params:
+        elif node.input and node.input[0] in params and _moves(editor, node):
             _write(editor, node, *params[node.input[0]])
             params.update(dict.fromkeys(node.output, params[node.input[0]]))
             continue
@@ -35,20 +36,33 @@ def wrap_moves(proto: onnx.ModelProto) -> None:
     editor.finish()
 
 
-def _moves(node: onnx.NodeProto) -> bool:
+def _moves(editor: Editor, node: onnx.NodeProto) -> bool:
+    if is_standard(node, "Pad"):
+        value = node.input[2] if len(node.input) > 2 else ""
+        return not value or editor.value(value) is not None
     if is_standard(node, "Resize"):
         mode = next((one.s for one in node.attribute if one.name == "mode"), b"nearest")
         return mode == b"nearest"
     return is_standard(node, *MOVES) or (is_standard(node, *POOLS) and len(node.output) == 1)
 
 
+def _real(number: Array | None, scale: Array, zero: Array) -> Array:
+    """The number that a quantised one stands for."""
+    assert number is not None, "_moves looks whether it is known"
+    whole = np.asarray(number).reshape(()).astype(np.int32) - zero.reshape(()).astype(np.int32)
+    return np.asarray(whole.astype(scale.dtype) * scale.reshape(()), scale.dtype)
+
+
 def _write(editor: Editor, node: onnx.NodeProto, scale: str, zero: str) -> None:
     x = dequantized(editor, (node.input[0], scale, zero))
+    rest = list(node.input[1:])
+    if node.op_type == "Pad":
+        value = editor.value(rest[1]) if len(rest) > 1 and rest[1] else np.array(0)
+        real = _real(value, known(editor, scale), known(editor, zero))
+        rest[1:2] = [editor.constant(real, f"{node.output[0]}.padding")]
     outputs = [editor.fresh(f"{name}.real") if name else "" for name in node.output]
-    moved = onnx.helper.make_node(
-        node.op_type, [x, *node.input[1:]], outputs, node.name, **attributes(node)
-    )
+    moved = onnx.helper.make_node(node.op_type, [x, *rest], outputs, node.name, **attributes(node))
     editor.keep(moved)
-    for output, real in zip(node.output, outputs, strict=True):
+    for output, moved_real in zip(node.output, outputs, strict=True):
         if output:
-            quantized(editor, real, (output, scale, zero), like=zero)
+            quantized(editor, moved_real, (output, scale, zero), like=zero)

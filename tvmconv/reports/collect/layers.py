@@ -63,12 +63,7 @@ def unplanned_reports(
 
 def merged_layers(simple: onnx.ModelProto, planned: Mapping[str, PlannedConv]) -> set[str]:
     """Returns layers with constant weights that are in no plan, as an equal one is computed."""
-    # One of quantised weights is in no plan for another reason: no family takes it.
-    left = {
-        name
-        for name, layer in layers(simple).items()
-        if layer.constant and not layer.quantised and name not in planned
-    }
+    left = {name for name, layer in layers(simple).items() if layer.constant} - planned.keys()
     left -= {one.region.prologue.name for one in planned.values() if one.region.prologue}
     return left & set(convolutions(simple))
 
@@ -213,8 +208,6 @@ def instruction_tflops(choice: Choice) -> float:
 
 
 def _why_generic(layer: Layer) -> str:
-    if layer.quantised:
-        return "its weights are quantised, and no family multiplies those"
     if layer.kind == "product of activations":
         return "a product of activations, neither of them constant"
     if layer.operator in ("Gemm", "MatMul"):

@@ -18,7 +18,7 @@ from onnxruntime.quantization import QuantFormat, QuantType
 import tvmconv
 from benchmarks.zoo.generated import mobilenet_v2, resnet
 from tests.support.models import residual_net
-from tests.support.quantized import counts, dynamic, feeds, in_qdq, run, static
+from tests.support.quantized import FLOAT, Builder, counts, dynamic, feeds, in_qdq, run, static
 from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.supported import unsupported
@@ -121,7 +121,8 @@ def _all_quantised(given: onnx.ModelProto, simple: onnx.ModelProto) -> None:
             onnx.TensorProto.UINT8,
         )
     assert counts(simple)["Cast"] == 0
-    assert all(one.constant and one.quantised for one in kinds.layers(simple).values())
+    assert all(one.constant for one in kinds.layers(simple).values())
+    assert kinds.convolutions(simple) == [node.name for node in layers]
 
 
 def test_the_forms_of_one_network_end_alike(
@@ -170,3 +171,20 @@ def test_a_quantised_network_builds_and_names_its_convolutions(form: str, tmp_pa
 def test_mobilenet(form: str, tmp_path: Path) -> None:
     floats = {"mobilenet_v2": small(partial(mobilenet_v2, 2))}
     test_a_network_gives_what_it_gave("mobilenet_v2", form, floats, tmp_path)
+
+
+def test_equal_convolutions_of_equal_weights_are_one() -> None:
+    b = Builder()
+    params = b.const(0.03), b.const(0, "int8")
+    x = b.op("QuantizeLinear", b.input("x", FLOAT, [1, 16, 6, 6]), *params)
+    x = b.op("DequantizeLinear", x, *params)
+    numbers, scale = b.const(b.rng.integers(-127, 128, (16, 16, 1, 1)), "int8"), b.const(0.01)
+    one, other = (b.op("Conv", x, b.op("DequantizeLinear", numbers, scale)) for _ in range(2))
+    model = b.model((b.op("Add", one, b.op("Relu", other)), FLOAT))
+    report = tvmconv.build(model, "llvm", records=False).report
+    assert len(report.convs) == 1
+    fates = {node.name: node.fate for node in report.operators}
+    assert sorted(fates[name].startswith("merged with an equal one") for name in (one, other)) == [
+        False,
+        True,
+    ]

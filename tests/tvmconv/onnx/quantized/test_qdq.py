@@ -306,6 +306,22 @@ def test_what_moves_quantised_numbers_is_between_pairs(operator: str, element: i
     assert node.name == operator.lower() + "_1"
 
 
+@pytest.mark.parametrize("value", [None, 30, -7])
+def test_padding_of_quantised_numbers_stands_for_a_number(value: int | None) -> None:
+    b = Builder(17)
+    x = b.input("x", FLOAT, [1, 2, 3, 3])
+    params = b.const(0.02), b.const(30, "int8")
+    q = b.op("QuantizeLinear", x, *params)
+    pads = b.const([0, 0, 1, 1, 0, 0, 0, 2], "int64")
+    padded = b.op("Pad", q, pads, *([] if value is None else [b.const(value, "int8")]))
+    model = b.model((b.op("DequantizeLinear", padded, *params), FLOAT))
+    qdq = in_qdq(model)
+    assert off(model, qdq, feeds(model)) == 0
+    assert [node.op_type for node in qdq.graph.node] == [
+        *("QuantizeLinear", "DequantizeLinear", "Pad", "QuantizeLinear", "DequantizeLinear")
+    ]
+
+
 def test_a_split_of_quantised_numbers_is_between_pairs() -> None:
     b = Builder(17)
     x = b.input("x", FLOAT, [1, 4, 6])

@@ -14,7 +14,7 @@ from tvmconv.errors import QuantizationError
 
 @dataclass(frozen=True)
 class Scale:
-    """How an activation is quantised: ``(q - zero_point) * scale``, q of int8 or uint8."""
+    """The quantisation of an activation: ``(q - zero_point) * scale``, q of int8 or uint8."""
 
     scale: float
     zero_point: int = 0
@@ -23,7 +23,7 @@ class Scale:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What a file of scales says of a model.
+    """The contents of a file of scales.
 
     Of weights only the names are kept: their scales are computed from the weights.
     """

@@ -21,9 +21,9 @@ from tests.support.quantized import counts, feeds, run, static
 from tests.support.shell import Command
 from tvmconv import errors
 from tvmconv.onnx.model import read
-from tvmconv.onnx.quantized.beside import read_sidecar, with_sidecar
 from tvmconv.onnx.quantized.inner_form import to_qdq
-from tvmconv.onnx.quantized.sidecar import Scale
+from tvmconv.onnx.sidecars.beside import read_sidecar, with_sidecar
+from tvmconv.onnx.sidecars.sidecar import Scale
 
 HEADER = "TRT-8601-EntropyCalibration2"
 
@@ -180,6 +180,16 @@ def test_a_range_without_a_scale_is_the_engines(tmp_path: Path) -> None:
     del one["scale"], one["zero_point"], one["q_min"], one["q_max"]
     found = read_sidecar(written(tmp_path, ppl({"x": one})))
     assert found.scales == {"x": Scale(2.54 / 127, 0, True)}
+
+
+def test_the_scale_of_what_is_only_moved_is_that_of_its_numbers(tmp_path: Path) -> None:
+    model = residual_net(2)
+    scales = {name: value / 127 for name, value in ranges(model).items()}
+    (flat,) = (node.output[0] for node in model.graph.node if node.op_type == "Flatten")
+    del scales[flat]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with_sidecar(read(model), written(tmp_path, cache(scales)))
 
 
 def test_tensors_without_a_scale_are_listed_and_stay(tmp_path: Path) -> None:

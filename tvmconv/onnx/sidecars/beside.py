@@ -14,10 +14,11 @@ import onnx
 
 from tvmconv.errors import QuantizationError, QuantizationWarning
 from tvmconv.onnx.model import name_nodes
-from tvmconv.onnx.quantized import calibration_cache, checks, openppl
+from tvmconv.onnx.quantized import checks
 from tvmconv.onnx.quantized.inner_form import OPSET, at_least, is_quantised
-from tvmconv.onnx.quantized.insert import insert
-from tvmconv.onnx.quantized.sidecar import Sidecar, content
+from tvmconv.onnx.sidecars import calibration_cache, openppl
+from tvmconv.onnx.sidecars.insert import insert
+from tvmconv.onnx.sidecars.sidecar import Sidecar, content
 
 #: Names that an error or warning lists, at most.
 LISTED = 50

@@ -12,7 +12,7 @@ import re
 import struct
 
 from tvmconv.errors import QuantizationError
-from tvmconv.onnx.quantized.sidecar import Scale, Sidecar
+from tvmconv.onnx.sidecars.sidecar import Scale, Sidecar
 
 #: How the first line begins.
 MAGIC = "TRT-"

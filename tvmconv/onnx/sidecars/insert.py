@@ -19,9 +19,9 @@ from onnx import TensorProto
 
 from tvmconv.errors import QuantizationError
 from tvmconv.onnx.quantized.editor import Array, Editor
-from tvmconv.onnx.quantized.operators import DEQUANTIZE, QUANTIZE, SCALES, is_standard
-from tvmconv.onnx.quantized.sidecar import Sidecar
+from tvmconv.onnx.quantized.operators import DEQUANTIZE, MOVES, QUANTIZE, SCALES, is_standard
 from tvmconv.onnx.quantized.wrap import attributes
+from tvmconv.onnx.sidecars.sidecar import Scale, Sidecar
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 #: Operators that are computed on bytes.
@@ -53,8 +53,9 @@ class _Insertion:
                 if is_standard(node, *LAYERS):
                     self._layer(node)
                 for at in self._carried(node):
-                    if node.input[at] in self.sidecar.scales:
-                        node.input[at] = self._pair(node.input[at])
+                    scale = self._scale(node.input[at])
+                    if scale is not None:
+                        node.input[at] = self._pair(node.input[at], scale)
             self.editor.keep(node)
         self.editor.finish()
         return list(self.missing)
@@ -77,13 +78,14 @@ class _Insertion:
                 note=f"{node.op_type} {node.name!r} sums over its channels",
                 hint="give an activation one scale; only weights have one for each channel",
             )
-        if x not in self.sidecar.scales:
+        given = self._scale(x)
+        if given is None:
             self.missing[x] = None
             return
         axis = _channels(node)
         if (name, axis) not in self.weights:
             self.weights[name, axis] = self._weights(name, weights, axis)
-        node.input[0], node.input[1] = self._pair(x), self.weights[name, axis]
+        node.input[0], node.input[1] = self._pair(x, given), self.weights[name, axis]
 
     def _weights(self, name: str, weights: Array, axis: int | None) -> str:
         """Writes int8 weights behind a DequantizeLinear. axis: None for one scale of all."""
@@ -131,10 +133,20 @@ class _Insertion:
 
     # ------------------------------------------------------------ QDQ pairs
 
-    def _pair(self, name: str) -> str:
-        """The tensor as it is after quantising, with the scale of the file."""
+    def _scale(self, name: str) -> Scale | None:
+        """The scale of a tensor, or of the one whose numbers it has in another order; None if the
+        file has neither. TensorRT, for one, has none of a Flatten's result."""
+        while name not in self.sidecar.scales:
+            maker = self.editor.makers.get(name)
+            if maker is None or not is_standard(maker, *MOVES, "Dropout"):
+                return None
+            name = maker.input[0]
+        return self.sidecar.scales[name]
+
+    def _pair(self, name: str, one: Scale) -> str:
+        """The tensor as it is after quantising."""
         if name not in self.rounded:
-            one, editor = self.sidecar.scales[name], self.editor
+            editor = self.editor
             dtype = np.int8 if one.signed else np.uint8
             x = name
             if editor.element(name) == TensorProto.FLOAT16:

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tvmconv.errors import QuantizationError
-from tvmconv.onnx.quantized.sidecar import Scale, Sidecar
+from tvmconv.onnx.sidecars.sidecar import Scale, Sidecar
 
 KEYS = ("quant_info", "op_info")
 BITS = 8

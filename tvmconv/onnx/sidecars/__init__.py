@@ -1,0 +1,1 @@
+"""Scales in a file beside a float model: read, and brought into the model as QDQ."""
