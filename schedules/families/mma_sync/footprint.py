@@ -12,8 +12,9 @@ from schedules.families.mma_sync.space import OTHER_REGISTERS
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint, exchange
 
-#: Warp instructions: of a warp's step; of 32 copies of 16 bytes; of 32 vectors of the output.
-STEP, COPY, STORE = 30, 6, 40
+#: Warp instructions: of a warp's step; of 32 copies of 16 bytes; of 32 vectors of the output, and
+#: more of them where a residual of bytes is read, as counted in the machine code.
+STEP, COPY, STORE, BYTES = 30, 6, 40, 28
 
 
 def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
@@ -38,6 +39,7 @@ def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
     reduction = Reduction.of(w)
     useful = min(1.0, reduction.inner / gemm.i_pad)
     residual = added * outputs if w.epilogue.residual else 0
+    store = STORE + (BYTES if residual and added == 1 else 0)
     # One ldmatrix loads a fragment. Accumulators that are to be added are written and read.
     fragment = FRAGMENT * FRAGMENT_BYTES
     accumulator = dtypes.get(own.accumulator).bytes
@@ -50,7 +52,7 @@ def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
         unit=MMA,
         operand=own.operands[0],
         macs=macs * count,
-        instructions=step * count + STORE * outputs // GPU_VECTOR // 32,
+        instructions=step * count + store * outputs // GPU_VECTOR // 32,
         shared_traffic=count * (loads * fragment + x * copied) + staged,
         read_bytes=int(x * count * copied * useful) + residual // config.split,
         written_bytes=outputs * result // config.split,
