@@ -60,7 +60,8 @@ def mma(
     before: Sequence[Expr] | None = None,
 ) -> None:
     """accumulators = a b + before, which is the accumulators where none is given; "mma". In each,
-    the registers of the operand's `intrinsics.mma_sync.Fragment`, in order."""
+    the registers of the operand's `intrinsics.mma_sync.Fragment`, in order; those of integers are
+    ``uint32``."""
     emit(instruction.ptx, *accumulators, *a, *b, *(accumulators if before is None else before))
 
 

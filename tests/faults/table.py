@@ -116,6 +116,22 @@ FAULTS: tuple[Fault, ...] = (
         (f"{OF_FAMILIES}/test_mma_sync.py",),
     ),
     Fault(
+        "bytes of weights loaded as the pairs of fp16 are",
+        "family mma_sync",
+        f"{FAMILIES}/mma_sync/fragments.py",
+        "row, half = lane % 8 + lane // FRAGMENT * 8, lane // 8 % 2",
+        "pass",
+        (f"{OF_FAMILIES}/test_mma_sync_int8.py", "-k", "onnxruntime"),
+    ),
+    Fault(
+        "output channels of bytes in the order of the instruction",
+        "family mma_sync",
+        f"{FAMILIES}/mma_sync/family.py",
+        "weight = rows[..., order, :]",
+        "weight = rows",
+        (f"{OF_FAMILIES}/test_mma_sync_int8.py", "-k", "read_back"),
+    ),
+    Fault(
         "multiply-adds of one group alone",
         "family mma_sync",
         f"{FAMILIES}/mma_sync/family.py",

@@ -133,11 +133,11 @@ void cp_async_commit();
 void cp_async_wait(int left);
 
 // -- products
-template <class Element, class Accumulator>
-void mma_sync(Accumulator& d0, Accumulator& d1, Accumulator& d2, Accumulator& d3, uint32_t a0,
-              uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1, Accumulator c0,
-              Accumulator c1, Accumulator c2, Accumulator c3);
 // Registers of integers hold their bits.
+template <class A, class B, class Accumulator, class Register>
+void mma_sync(Register& d0, Register& d1, Register& d2, Register& d3, uint32_t a0, uint32_t a1,
+              uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1, Register c0, Register c1,
+              Register c2, Register c3);
 template <class A, class B, class Accumulator, class Register>
 void wgmma(int columns, Register* first, Register* last, uint64_t a, uint64_t b, bool add);
 void wgmma_fence();

@@ -52,7 +52,12 @@ INSTRUCTIONS = {
     r"cp\.async\.commit_group": "cp_async_commit(",
     r"cp\.async\.wait_group": "cp_async_wait(",
     # products
-    rf"mma\.sync\.aligned\.m16n8k16\.row\.col\.(f32)\.{_ELEMENT}\.\2\.\1": "mma_sync<{1}, {0}>(",
+    rf"mma\.sync\.aligned\.m16n8k16\.row\.col\.(f32)\.{_ELEMENT}\.\2\.\1": (
+        "mma_sync<{1}, {1}, {0}>("
+    ),
+    r"mma\.sync\.aligned\.m16n8k32\.row\.col\.(s32)\.([su]8)\.(s8)\.\1": (
+        "mma_sync<{1}, {2}, {0}>("
+    ),
     rf"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.{_ELEMENT}\.\2": (
         "wgmma<{1}, {1}, float>({0}, "
     ),
