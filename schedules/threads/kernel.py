@@ -78,6 +78,11 @@ class Kernel:
         size = math.prod(int(extent) for extent in buffer.shape)
         return IRBuilder.name(name, T.decl_buffer((size,), buffer.dtype, data=buffer.data))
 
+    def words(self, name: str, shape: tuple[int, ...]) -> Expr:
+        """An operand of 8 or 16-bit elements as ``uint32`` of this shape."""
+        data = self._buffers[name].data
+        return IRBuilder.name(f"{name}_words", T.decl_buffer(shape, "uint32", data=data))
+
     @contextmanager
     def launch(self, launch: Launch) -> Iterator[Thread]:
         """Begins what runs on the GPU, until the end of the function; gives the thread."""

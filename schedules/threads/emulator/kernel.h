@@ -42,11 +42,16 @@ inline uint __float_as_uint(float x) {
   __builtin_memcpy(&bits, &x, 4);
   return bits;
 }
-// Byte i is that byte of {b, a} which the i-th four bits name.
+// Byte i is that byte of {b, a} which the i-th four bits name; the highest of them asks for its sign
+// in every bit.
 inline uint __byte_perm(uint a, uint b, uint selector) {
   uint64_t both = uint64_t(b) << 32 | a;
   uint bytes = 0;
-  for (int i = 0; i < 4; i++) bytes |= uint(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  for (int i = 0; i < 4; i++) {
+    uint mode = selector >> 4 * i, byte = both >> 8 * (mode & 7) & 0xff;
+    if (mode & 8) byte = byte & 0x80 ? 0xff : 0;
+    bytes |= byte << 8 * i;
+  }
   return bytes;
 }
 
@@ -122,6 +127,19 @@ template <class Element>
 void min_of_pairs(uint32_t& d, uint32_t a, uint32_t b);
 template <class Element>
 void add_pairs(uint32_t& d, uint32_t a, uint32_t b);
+
+// Four bytes of a, and of b as signed ones.
+template <class A>
+inline void dp4a(int32_t& d, uint32_t a, uint32_t b, int32_t c) {
+  uint32_t sum = c;
+  for (int i = 0; i < 32; i += 8) sum += uint32_t(int32_t(A(a >> i)) * int32_t(int8_t(b >> i)));
+  d = sum;
+}
+// NaN becomes 0.
+inline void fma_sat(float& d, float a, float b, float c) {
+  float x = __builtin_fmaf(a, b, c);
+  d = x > 0 ? (x < 1 ? x : 1) : 0;
+}
 
 // -- asynchronous copies of a thread
 void cp_async(uint32_t to, const void* from, int bytes, uint32_t read);

@@ -1,0 +1,227 @@
+"""The epilogue of the depthwise kernel of dp4a: of one pixel at a time, stored as one vector.
+
+Where a result of 8 bits is the sum, scaled and shifted, within limits, it takes five instructions:
+
+    real       the sum in fp32                                              an addition
+    part       min(max((real * scale + bias - low) / RANGE, 0), 1)          one instruction
+    limited    min(part, (high - low) / RANGE)
+    rounded    limited * RANGE + low, to even, in the lowest bits           one instruction
+
+low and high are the whole numbers to which the results are limited, and RANGE a power of two, by
+which fp32 divides exactly. From 0 to 127 the limit from above is taken on four bytes at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from tvm import tirx
+from tvm.ir import Expr
+from tvm.script.ir_builder import tirx as T
+
+from intrinsics import dtypes
+from intrinsics.dtypes import FP32
+from schedules.conv.precision import RESULT_SCALE, RESULT_ZERO, SCALE
+from schedules.conv.signature import BIAS, CHANNEL, RESIDUAL, Y, channel_operands
+from schedules.conv.workload import ConvWorkload
+from schedules.expressions.compute import before_rounding, finished, last_bounds
+from schedules.families.depthwise_dp4a.patch import Patch
+from schedules.families.depthwise_dp4a.plan import QUAD
+from schedules.families.depthwise_dp4a.tile import Tile
+from schedules.threads import byte_products, packed_bytes
+from schedules.threads.control import vectorized, when
+from schedules.threads.registers import Registers, keep
+
+
+class Store:
+    """Finishes the sums of a pixel and stores them."""
+
+    def __init__(self, tile: Tile) -> None:
+        self.tile, self.plan, self.w = tile, tile.plan, tile.plan.w
+        own, plan = self.w.precision, self.plan
+        self.result = dtypes.get(own.result)
+        self.bytes = self.result.integer and not own.sums
+        self.channels = {
+            name: Registers.array(name, (plan.channels,), CHANNEL)
+            for name in channel_operands(self.w)
+        }
+        size = math.prod(self.w.buffer_shape) // QUAD
+        self.y = (
+            tile.operands.words(Y, (size,)) if self.bytes else tile.operands.flat(Y)
+        )
+        self.short = Short(self) if is_short(self.w) else None
+        if self.w.epilogue.residual:
+            words = plan.config.words * dtypes.get(own.added).bytes
+            self.residual = tile.operands.words(
+                RESIDUAL, (math.prod(self.w.residual_shape) * dtypes.get(own.added).bytes // 4,)
+            )
+            self.added = Registers.array("added", (words,), "uint32")
+        self.at = keep("stored", tile.output_at(0, 0))
+
+    def begin(self) -> None:
+        """Loads what the epilogue has of each of the thread's channels."""
+        for name, registers in self.channels.items():
+            source = self.tile.operands[name]
+            for word in range(self.plan.config.words):
+                with vectorized(QUAD) as v:
+                    channel = (self.tile.word + word) * QUAD + v
+                    registers[word * QUAD + v] = source[channel]
+        if self.short is not None:
+            self.short.begin()
+
+    def store(self, patch: Patch, row: int, column: int) -> None:
+        """Computes, finishes and stores one of the tile's pixels."""
+        plan, w, tile, words = self.plan, self.w, self.tile, self.plan.config.words
+        down, across, _ = plan.tiles
+        inside = []
+        if (down - 1) * plan.config.rows + row >= w.p:
+            inside.append(tile.p < w.p - row)
+        if (across - 1) * plan.config.columns + column >= w.q:
+            inside.append(tile.q < w.q - column)
+        condition = tirx.all(*inside, tirx.const(True))
+        with when(condition):
+            if w.epilogue.residual:
+                self._load_residual(row, column)
+            results = Registers.array("results", (words * QUAD,), self.result.name)
+            for word in range(words):
+                self._finish(patch, row, column, word, results)
+            at = tile.output_at(row, column)
+            if self.bytes:
+                packed = results.view("uint32")
+                with vectorized(words) as v:
+                    T.buffer_store(self.y, packed[v], [at + v])
+                return
+            for word in range(words):
+                with vectorized(QUAD) as v:
+                    index = (at + word) * QUAD + v
+                    T.buffer_store(self.y, results[word * QUAD + v], [index])
+
+    def _finish(
+        self, patch: Patch, row: int, column: int, word: int, results: Registers
+    ) -> None:
+        """Computes the results of four channels."""
+        channels = range(word * QUAD, (word + 1) * QUAD)
+        start = T.int32(0 if self.w.precision.sums else byte_products.START)
+        totals = [patch.total(row, column, channel, start) for channel in channels]
+        if self.short is not None:
+            values = [
+                self.short.rounded(total, c) for total, c in zip(totals, channels, strict=True)
+            ]
+            results.view("uint32")[word] = self.short.limited(packed_bytes.pack(values))
+            return
+        if self.w.precision.sums:
+            for channel, total in zip(channels, totals, strict=True):
+                results[channel] = total
+            return
+        own = self.w.precision
+        values = []
+        for channel, total in zip(channels, totals, strict=True):
+            given = self.given(channel)
+            value = keep("total", byte_products.real(total))
+            if self.bytes:
+                value = before_rounding(self.w, value, given)
+                values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
+            else:
+                results[channel] = finished(self.w, value, given)
+        if own.result and self.bytes:
+            results.view("uint32")[word] = packed_bytes.pack(values)
+
+    def given(self, channel: int) -> Mapping[str, Expr]:
+        """What the epilogue has of a channel of the pixel."""
+        given = {name: registers[channel] for name, registers in self.channels.items()}
+        if self.w.epilogue.residual:
+            own = self.w.precision
+            if dtypes.get(own.added).integer:
+                word = self.added[channel // QUAD]
+                residual = packed_bytes.unpack(word, channel % QUAD, own.added)
+                given[RESIDUAL] = keep("residual", residual)
+            else:
+                given[RESIDUAL] = self.added.view(own.added)[channel]
+        return given
+
+    def _load_residual(self, row: int, column: int) -> None:
+        size = dtypes.get(self.w.precision.added).bytes
+        at = self.tile.residual_at(row, column)
+        for word in range(self.plan.config.words):
+            with vectorized(size) as v:
+                self.added[word * size + v] = self.residual[(at + word) * size + v]
+
+
+def is_short(w: ConvWorkload) -> bool:
+    """Returns True if the results are sums of 8-bit integers, scaled, shifted and limited."""
+    own = w.precision
+    limits = w.epilogue.activation.kind == "none" or last_bounds(w) is not None
+    whole = dtypes.get(own.result).integer and not own.sums
+    return whole and limits and not w.epilogue.residual and RESULT_SCALE not in own.scales
+
+
+class Short:
+    """The epilogue of `is_short`: see above."""
+
+    def __init__(self, store: Store) -> None:
+        self.w, self.channels = store.w, store.channels
+        limits = np.iinfo(dtypes.get(self.w.precision.result).numpy)
+        #: The limits of the dtype; of the activation, if there are any; of both.
+        self.least, self.most = float(limits.min), float(limits.max)
+        self.bounds = last_bounds(self.w)
+        self.low, self.high = (
+            float(np.clip(np.rint(one), self.least, self.most))
+            for one in self.bounds or (self.least, self.most)
+        )
+        self.has_zero = RESULT_ZERO in self.channels
+        #: From 0 to 127.
+        self.seven = not self.has_zero and (self.low, self.high) == (0, 127)
+        self.range = 128.0 if self.seven else 256.0
+        shape = (store.plan.channels,)
+        names = ["factor", "shift"] + ["limit", "first"] * self.has_zero
+        #: By name, a number for each channel.
+        self.own = {name: Registers.array(name, shape, FP32.name) for name in names}
+
+    def begin(self) -> None:
+        """Computes, once, what is multiplied and added."""
+        each = _real(1 / self.range)
+        for channel in range(int(self.own["factor"].buffer.shape[0])):
+            scale, bias = (
+                self.channels[name][channel] if name in self.channels else _real(default)
+                for name, default in ((SCALE, 1.0), (BIAS, 0.0))
+            )
+            low, high = self._limits(channel)
+            self.own["factor"][channel] = scale * each
+            self.own["shift"][channel] = (bias - low) * each
+            if self.has_zero:
+                self.own["limit"][channel] = (high - low) * each
+                self.own["first"][channel] = _real(packed_bytes.ROUNDS) + low
+
+    def _limits(self, channel: int) -> tuple[Expr, Expr]:
+        if not self.has_zero:
+            return _real(self.low), _real(self.high)
+        zero = self.channels[RESULT_ZERO][channel]
+        low, high = _real(self.least) - zero, _real(self.most) - zero
+        if self.bounds is None:
+            return low, high
+        inner = (_real(float(np.clip(np.rint(one), -1024, 1024))) for one in self.bounds)
+        first, last = (tirx.min(tirx.max(one, low), high) for one in inner)
+        return first, last
+
+    def rounded(self, total: Expr, channel: int) -> Expr:
+        """An fp32 number whose lowest bits are the result, but for `limited`."""
+        factor, shift = self.own["factor"][channel], self.own["shift"][channel]
+        part = byte_products.limited(byte_products.real(total), factor, shift)
+        first = _real(packed_bytes.ROUNDS + self.low)
+        if self.has_zero:
+            part = tirx.min(part, self.own["limit"][channel])
+            zero = self.channels[RESULT_ZERO][channel]
+            return part * _real(self.range) + self.own["first"][channel] + zero
+        if not self.seven:
+            part = tirx.min(part, _real((self.high - self.low) / self.range))
+        return part * _real(self.range) + first
+
+    def limited(self, bytes: Expr) -> Expr:
+        """Four results, of what is `rounded`."""
+        return byte_products.below_128(bytes) if self.seven else bytes
+
+
+def _real(value: float) -> Expr:
+    return tirx.const(value, FP32.name)
