@@ -36,7 +36,7 @@ _PERMUTE = """__forceinline__ __device__ uint permuted_bytes(uint a, uint b, uin
 }
 """
 _REAL = """__forceinline__ __device__ float sum_as_float(int sum) {
-  return __uint_as_float(uint(sum)) - 12582912.0f;
+  return __uint_as_float((uint)sum) - 12582912.0f;
 }
 """
 #: "fma" of the PTX ISA.

@@ -47,27 +47,27 @@ class Store:
             name: Registers.array(name, (plan.channels,), CHANNEL)
             for name in channel_operands(self.w)
         }
-        size = math.prod(self.w.buffer_shape) // QUAD
-        self.y = (
-            tile.operands.words(Y, (size,)) if self.bytes else tile.operands.flat(Y)
-        )
+        words, groups = plan.config.words, math.prod(self.w.buffer_shape) // plan.channels
+        self.y = tile.operands.elements(Y, (groups, words, QUAD))
+        if self.bytes:
+            self.y = tile.operands.words(Y, (groups, words))
         self.short = Short(self) if is_short(self.w) else None
         if self.w.epilogue.residual:
-            words = plan.config.words * dtypes.get(own.added).bytes
-            self.residual = tile.operands.words(
-                RESIDUAL, (math.prod(self.w.residual_shape) * dtypes.get(own.added).bytes // 4,)
-            )
-            self.added = Registers.array("added", (words,), "uint32")
-        self.at = keep("stored", tile.output_at(0, 0))
+            size = dtypes.get(own.added).bytes
+            groups = math.prod(self.w.residual_shape) // plan.channels
+            self.residual = tile.operands.words(RESIDUAL, (groups, words, size))
+            self.added = Registers.array("added", (words, size), "uint32")
+            self.residual_at = keep("residual_at", tile.residual_at())
+        self.at = keep("stored_at", tile.output_at())
 
     def begin(self) -> None:
         """Loads what the epilogue has of each of the thread's channels."""
         for name, registers in self.channels.items():
-            source = self.tile.operands[name]
+            shape = (self.tile.groups, self.plan.config.words, QUAD)
+            source = self.tile.operands.elements(name, shape)
             for word in range(self.plan.config.words):
                 with vectorized(QUAD) as v:
-                    channel = (self.tile.word + word) * QUAD + v
-                    registers[word * QUAD + v] = source[channel]
+                    registers[word * QUAD + v] = source[self.tile.group, word, v]
         if self.short is not None:
             self.short.begin()
 
@@ -80,23 +80,23 @@ class Store:
             inside.append(tile.p < w.p - row)
         if (across - 1) * plan.config.columns + column >= w.q:
             inside.append(tile.q < w.q - column)
-        condition = tirx.all(*inside, tirx.const(True))
-        with when(condition):
-            if w.epilogue.residual:
-                self._load_residual(row, column)
-            results = Registers.array("results", (words * QUAD,), self.result.name)
-            for word in range(words):
-                self._finish(patch, row, column, word, results)
-            at = tile.output_at(row, column)
+        stored = tirx.all(*inside, tirx.const(True))
+        if w.epilogue.residual:
+            self._load_residual(row, column, stored)
+        results = Registers.array("results", (words * QUAD,), self.result.name)
+        for word in range(words):
+            self._finish(patch, row, column, word, results)
+        at = self.at + tile.pixels_to(row, column) * tile.written_groups
+        # The store alone is conditional, so that the compiler predicates it and makes no branch.
+        with when(stored):
             if self.bytes:
                 packed = results.view("uint32")
                 with vectorized(words) as v:
-                    T.buffer_store(self.y, packed[v], [at + v])
+                    T.buffer_store(self.y, packed[v], [at, v])
                 return
             for word in range(words):
                 with vectorized(QUAD) as v:
-                    index = (at + word) * QUAD + v
-                    T.buffer_store(self.y, results[word * QUAD + v], [index])
+                    T.buffer_store(self.y, results[word * QUAD + v], [at, word, v])
 
     def _finish(
         self, patch: Patch, row: int, column: int, word: int, results: Registers
@@ -134,19 +134,19 @@ class Store:
         if self.w.epilogue.residual:
             own = self.w.precision
             if dtypes.get(own.added).integer:
-                word = self.added[channel // QUAD]
+                word = self.added[channel // QUAD, 0]
                 residual = packed_bytes.unpack(word, channel % QUAD, own.added)
                 given[RESIDUAL] = keep("residual", residual)
             else:
-                given[RESIDUAL] = self.added.view(own.added)[channel]
+                given[RESIDUAL] = self.added.view(own.added)[channel // QUAD, channel % QUAD]
         return given
 
-    def _load_residual(self, row: int, column: int) -> None:
-        size = dtypes.get(self.w.precision.added).bytes
-        at = self.tile.residual_at(row, column)
+    def _load_residual(self, row: int, column: int, inside: Expr) -> None:
+        at = self.residual_at + self.tile.pixels_to(row, column) * self.tile.groups
         for word in range(self.plan.config.words):
-            with vectorized(size) as v:
-                self.added[word * size + v] = self.residual[(at + word) * size + v]
+            with vectorized(dtypes.get(self.w.precision.added).bytes) as v:
+                value = self.residual[at, word, v]
+                self.added[word, v] = tirx.if_then_else(inside, value, T.uint32(0))
 
 
 def is_short(w: ConvWorkload) -> bool:

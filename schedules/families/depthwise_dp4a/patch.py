@@ -22,9 +22,9 @@ class Patch:
     def __init__(self, tile: Tile) -> None:
         self.tile, self.plan, self.w = tile, tile.plan, tile.plan.w
         plan = self.plan
-        words = self.w.n * self.w.h * self.w.w * self.w.c // QUAD
-        self.x = tile.operands.words(X, (words,))
-        self.weight = tile.operands.words(WEIGHT, plan.weight_words)
+        words, pixels = plan.config.words, self.w.n * self.w.h * self.w.w
+        self.x = tile.operands.words(X, (pixels * tile.groups, words))
+        self.weight = tile.operands.words(WEIGHT, (tile.groups, words, *plan.weight_words[1:]))
         self.at = keep("at", tile.input_at())
         shape = (plan.height, 2 * plan.pairs, plan.config.words)
         self.loaded = Registers.array("loaded", shape, "uint32")
@@ -41,16 +41,16 @@ class Patch:
             for r in range(self.w.r):
                 for packing in self.plan.used:
                     with vectorized(QUAD) as v:
-                        taps = self.weight[self.tile.word + word, r, packing, v]
+                        taps = self.weight[self.tile.group, word, r, packing, v]
                         self.taps[r, packing, word * QUAD + v] = taps
 
     def load(self, row: int) -> None:
         """Loads an input row, zeros where it lies in the padding."""
         plan, w = self.plan, self.w
         for column in range(plan.width):
-            to = (row * w.w + column) * (w.c // QUAD)
+            to = (row * w.w + column) * self.tile.groups
             with vectorized(plan.config.words) as v:
-                words = self.x[self.at + to + v]
+                words = self.x[self.at + to, v]
                 inside = self._inside(row, column)
                 if inside is not None:
                     words = tirx.if_then_else(inside, words, T.uint32(0))

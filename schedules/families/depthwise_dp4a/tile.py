@@ -1,16 +1,16 @@
 """The tile of a thread: which pixels and channels, and where they lie in memory.
 
-All indices are in quads of four adjacent channels, which of 8-bit integers are words.
+All indices are in groups of as many adjacent channels as a thread has.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tvm import tirx
 from tvm.ir import Expr
 
-from schedules.families.depthwise_dp4a.plan import QUAD, Plan
-from schedules.threads.control import Index
+from schedules.families.depthwise_dp4a.plan import Plan
 from schedules.threads.kernel import Kernel
 from schedules.threads.launch import Thread
 from schedules.threads.registers import keep
@@ -20,7 +20,7 @@ from schedules.threads.registers import keep
 class Tile:
     """The context that the steps of the kernel share.
 
-    n: the image. p, q: the first output row and column. word: the first of its words of channels.
+    n: the image. p, q: the first output row and column. group: of channels.
     """
 
     plan: Plan
@@ -28,22 +28,23 @@ class Tile:
     n: Expr
     p: Expr
     q: Expr
-    word: Expr
+    group: Expr
 
     @classmethod
     def of(cls, plan: Plan, operands: Kernel, thread: Thread) -> Tile:
         """The tile of a thread. Adjacent threads take adjacent channels, then columns."""
+        # Nothing here is negative, which TVM can't see: its // would take care of that.
         down, across, along = plan.tiles
         number = keep("number", thread.block * plan.config.threads + thread.number)
-        tile = keep("tile", number // along)
-        above = keep("above", tile // across)
+        tile = keep("tile", tirx.truncdiv(number, along))
+        above = keep("above", tirx.truncdiv(tile, across))
         return cls(
             plan,
             operands,
-            keep("n", above // down),
-            keep("p", above % down * plan.config.rows),
-            keep("q", tile % across * plan.config.columns),
-            keep("word", number % along * plan.config.words),
+            keep("n", tirx.truncdiv(above, down)),
+            keep("p", tirx.truncmod(above, down) * plan.config.rows),
+            keep("q", tirx.truncmod(tile, across) * plan.config.columns),
+            keep("group", tirx.truncmod(number, along)),
         )
 
     @property
@@ -51,27 +52,43 @@ class Tile:
         """False for the threads past the last tile."""
         return self.n < self.plan.w.n
 
+    @property
+    def groups(self) -> int:
+        """Groups of channels of a pixel."""
+        return self.plan.tiles[2]
+
+    @property
+    def written_groups(self) -> int:
+        """The same of the tensor that is written."""
+        return self.plan.w.buffer_shape[3] // self.plan.channels
+
     def input_at(self) -> Expr:
         """Index of the tile's first input pixel, which may lie in the padding."""
         w = self.plan.w
         top, left = w.padding[:2]
         row, column = self.p * w.stride[0] - top, self.q * w.stride[1] - left
-        return ((self.n * w.h + row) * w.w + column) * (w.c // QUAD) + self.word
+        return ((self.n * w.h + row) * w.w + column) * self.groups + self.group
 
-    def output_at(self, row: Index, column: Index) -> Expr:
-        """Index in y of a pixel of the tile."""
+    def output_at(self) -> Expr:
+        """Index in y of the tile's first pixel."""
+        window, size = self.plan.w.window, self.plan.channels
+        first = 0 if window is None else window.channel // size
+        return self._written() * self.written_groups + (self.group + first)
+
+    def residual_at(self) -> Expr:
+        """Index in the residual of the tile's first pixel."""
+        return self._written() * self.groups + self.group
+
+    def _written(self) -> Expr:
+        """Number of the tile's first pixel in the tensor that is written."""
         w = self.plan.w
-        _, rows, columns, channels = w.buffer_shape
-        p, q = self._pixel(row, column)
-        first = 0 if w.window is None else w.window.channel // QUAD
-        return ((self.n * rows + p) * columns + q) * (channels // QUAD) + (self.word + first)
+        _, rows, columns, _ = w.buffer_shape
+        p, q = (self.p, self.q) if w.window is None else w.window.pixel(self.p, self.q)
+        return (self.n * rows + p) * columns + q
 
-    def residual_at(self, row: Index, column: Index) -> Expr:
-        """Index in the residual of a pixel of the tile."""
-        _, rows, columns, _ = self.plan.w.residual_shape
-        p, q = self._pixel(row, column)
-        return ((self.n * rows + p) * columns + q) * (self.plan.w.k // QUAD) + self.word
-
-    def _pixel(self, row: Index, column: Index) -> tuple[Expr, Expr]:
-        window, p, q = self.plan.w.window, self.p + row, self.q + column
-        return (p, q) if window is None else window.pixel(p, q)
+    def pixels_to(self, row: int, column: int) -> int:
+        """Pixels from the tile's first one to another, in the tensor that is written."""
+        w = self.plan.w
+        window, columns = w.window, w.buffer_shape[2]
+        steps = (1, 1) if window is None else (window.row_step, window.column_step)
+        return row * steps[0] * columns + column * steps[1]
