@@ -2,9 +2,9 @@
 
 A sum starts at `START`, the bits of 1.5 * 2**23. So long as it stays below 2**22 in magnitude, its
 bits are those of an fp32 number, 1.5 * 2**23 plus the sum: an addition makes it fp32, where an
-instruction that converts would run at an eighth of the rate (see `packed_bytes`). And a product of
-fp32 with an addition can limit its result to 0 ... 1 at no cost: `limited` takes the lower limit of
-a result by that, an instruction less.
+instruction that converts would run at an eighth of the rate (see `packed_bytes`). Back to bytes, a
+product of fp32 with an addition can limit its result to 0 ... 1 at no cost (`limited`), one product
+rounds that to an integer (`whole`), and two instructions make four of them bytes (`saturated`).
 """
 
 from __future__ import annotations
@@ -46,11 +46,25 @@ _LIMITED = """__forceinline__ __device__ float limited(float a, float b, float c
   return limited;
 }
 """
-#: A byte of 128 has all ones in its byte of the mask.
-_BELOW_128 = """__forceinline__ __device__ uint bytes_below_128(uint bytes) {
-  return (bytes | __byte_perm(bytes, bytes, 0xba98)) & 0x7f7f7f7f;
+#: The smallest numbers of fp32 are whole multiples of 2**-149, and have the multiple for their bits.
+#: "mul" of the PTX ISA, which keeps them.
+_WHOLE = """__forceinline__ __device__ int whole_number(float part, int range) {
+  float whole, factor = __int_as_float(range);
+  asm("mul.rn.f32 %0, %1, %2;" : "=f"(whole) : "f"(part), "f"(factor));
+  return __float_as_int(whole);
 }
 """
+#: By dtype. "cvt.pack" of the PTX ISA, whose first operand goes to the upper of two bytes.
+_SATURATED = {
+    dtype: f"""__forceinline__ __device__ uint saturated_{dtype}(int a, int b, int c, int d) {{
+  uint cd, abcd;
+  asm("cvt.pack.sat.{kind}.s32.b32 %0, %1, %2, %3;" : "=r"(cd) : "r"(d), "r"(c), "r"(0));
+  asm("cvt.pack.sat.{kind}.s32.b32 %0, %1, %2, %3;" : "=r"(abcd) : "r"(b), "r"(a), "r"(cd));
+  return abcd;
+}}
+"""
+    for dtype, kind in ((dtypes.INT8.name, "s8"), (dtypes.UINT8.name, "u8"))
+}
 
 
 def dot(a: Expr, b: Expr, total: Expr, dtype: str) -> Expr:
@@ -94,8 +108,18 @@ def limited(a: Expr, b: Expr, c: Expr) -> Expr:
     return T.cuda.func_call("limited", a, b, c, source_code=_LIMITED, return_type=FP32.name)
 
 
-def below_128(bytes: Expr) -> Expr:
-    """Four bytes up to 128, with 127 for 128."""
+def whole(part: Expr, range: int) -> Expr:
+    """``round(part * range)`` as ``int32``, ties to even. part: fp32, from 0 to 1. range: at most
+    2**22."""
     return T.cuda.func_call(
-        "bytes_below_128", bytes, source_code=_BELOW_128, return_type="uint32"
+        "whole_number", part, range, source_code=_WHOLE, return_type="int32"
+    )
+
+
+def saturated(values: Sequence[Expr], dtype: str) -> Expr:
+    """Four ``int32`` numbers limited to int8 or uint8, as ``uint32``, the first in its lowest
+    bits."""
+    assert len(values) == EACH
+    return T.cuda.func_call(
+        f"saturated_{dtype}", *values, source_code=_SATURATED[dtype], return_type="uint32"
     )

@@ -1,20 +1,24 @@
 """The epilogue of the depthwise kernel of dp4a: of one pixel at a time, stored as one vector.
 
-Where a result of 8 bits is the sum, scaled and shifted, within limits, it takes five instructions:
+Where a result of 8 bits is the sum, scaled and shifted, within limits, it is short:
 
-    real       the sum in fp32                                              an addition
-    part       min(max((real * scale + bias - low) / RANGE, 0), 1)          one instruction
-    limited    min(part, (high - low) / RANGE)
-    rounded    limited * RANGE + low, to even, in the lowest bits           one instruction
+    real     the sum in fp32                                              an addition
+    part     min(max((real * scale + bias - low) / RANGE, 0), 1)          one instruction
+    whole    part * RANGE, rounded to even                                a product
+    bytes    limited to high - low                                        two instructions for four
 
-low and high are the whole numbers to which the results are limited, and RANGE a power of two, by
-which fp32 divides exactly. From 0 to 127 the limit from above is taken on four bytes at once.
+low and high are the whole numbers to which results are limited, and RANGE a power of two, by which
+fp32 divides exactly. So for the limits of `WHOLE`. With others low may be odd, which would change
+what is rounded to even; then the last two are
+
+    rounded  min(part, (high - low) / RANGE) * RANGE + low                two instructions
+    bytes    the lowest bits of that plus 1.5 * 2**23, and a zero point   see `packed_bytes`
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from tvm import tirx
@@ -106,10 +110,7 @@ class Store:
         start = T.int32(0 if self.w.precision.sums else byte_products.START)
         totals = [patch.total(row, column, channel, start) for channel in channels]
         if self.short is not None:
-            values = [
-                self.short.rounded(total, c) for total, c in zip(totals, channels, strict=True)
-            ]
-            results.view("uint32")[word] = self.short.limited(packed_bytes.pack(values))
+            results.view("uint32")[word] = self.short.word(totals, channels)
             return
         if self.w.precision.sums:
             for channel, total in zip(channels, totals, strict=True):
@@ -157,6 +158,11 @@ def is_short(w: ConvWorkload) -> bool:
     return whole and limits and not w.epilogue.residual and RESULT_SCALE not in own.scales
 
 
+#: By the limits of a result: the dtype that, of the number less the lower limit, has the upper one;
+#: and the bits in which four bytes of that differ from the result.
+WHOLE = {(0, 127): ("int8", 0), (0, 255): ("uint8", 0), (-128, 127): ("uint8", 0x80808080)}
+
+
 class Short:
     """The epilogue of `is_short`: see above."""
 
@@ -171,9 +177,10 @@ class Short:
             for one in self.bounds or (self.least, self.most)
         )
         self.has_zero = RESULT_ZERO in self.channels
-        #: From 0 to 127.
-        self.seven = not self.has_zero and (self.low, self.high) == (0, 127)
-        self.range = 128.0 if self.seven else 256.0
+        limited = (int(self.low), int(self.high))
+        #: The dtype that limits from above, and what the bytes differ by; None for other limits.
+        self.whole = None if self.has_zero else WHOLE.get(limited)
+        self.range = 128 if limited == (0, 127) else 256
         shape = (store.plan.channels,)
         names = ["factor", "shift"] + ["limit", "first"] * self.has_zero
         #: By name, a number for each channel.
@@ -205,22 +212,30 @@ class Short:
         first, last = (tirx.min(tirx.max(one, low), high) for one in inner)
         return first, last
 
-    def rounded(self, total: Expr, channel: int) -> Expr:
-        """An fp32 number whose lowest bits are the result, but for `limited`."""
-        factor, shift = self.own["factor"][channel], self.own["shift"][channel]
-        part = byte_products.limited(byte_products.real(total), factor, shift)
-        first = _real(packed_bytes.ROUNDS + self.low)
-        if self.has_zero:
-            part = tirx.min(part, self.own["limit"][channel])
-            zero = self.channels[RESULT_ZERO][channel]
-            return part * _real(self.range) + self.own["first"][channel] + zero
-        if not self.seven:
-            part = tirx.min(part, _real((self.high - self.low) / self.range))
-        return part * _real(self.range) + first
+    def word(self, totals: Sequence[Expr], channels: Sequence[int]) -> Expr:
+        """The results of four channels, of their sums."""
+        parts = [
+            byte_products.limited(
+                byte_products.real(total), self.own["factor"][channel], self.own["shift"][channel]
+            )
+            for total, channel in zip(totals, channels, strict=True)
+        ]
+        if self.whole is None:
+            both = zip(parts, channels, strict=True)
+            return packed_bytes.pack([self._rounded(part, channel) for part, channel in both])
+        dtype, sign = self.whole
+        wholes = [byte_products.whole(part, self.range) for part in parts]
+        bytes = byte_products.saturated(wholes, dtype)
+        return bytes ^ T.uint32(sign) if sign else bytes
 
-    def limited(self, bytes: Expr) -> Expr:
-        """Four results, of what is `rounded`."""
-        return byte_products.below_128(bytes) if self.seven else bytes
+    def _rounded(self, part: Expr, channel: int) -> Expr:
+        """An fp32 number whose lowest bits are the result."""
+        if not self.has_zero:
+            part = tirx.min(part, _real((self.high - self.low) / self.range))
+            return part * _real(self.range) + _real(packed_bytes.ROUNDS + self.low)
+        part = tirx.min(part, self.own["limit"][channel])
+        rounded = part * _real(self.range) + self.own["first"][channel]
+        return rounded + self.channels[RESULT_ZERO][channel]
 
 
 def _real(value: float) -> Expr:

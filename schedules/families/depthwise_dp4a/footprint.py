@@ -12,7 +12,7 @@ from schedules.machine.footprint import FP32, Footprint
 
 #: Instructions of a thread: for its indices and what the epilogue has of its channels; for a load
 #: with bounds; for an element's epilogue, a short one or another; for a vector of the output.
-PLACE, LOAD, SHORT, LONG, STORE = 70, 1.6, 5.25, 12.0, 2
+PLACE, LOAD, SHORT, LONG, STORE = 80, 1.2, 4.5, 10.0, 1.1
 #: Bytes of one L2 access.
 SECTOR = 32
 

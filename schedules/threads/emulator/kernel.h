@@ -42,18 +42,15 @@ inline uint __float_as_uint(float x) {
   __builtin_memcpy(&bits, &x, 4);
   return bits;
 }
-// Byte i is that byte of {b, a} which the i-th four bits name; the highest of them asks for its sign
-// in every bit.
+// Byte i is that byte of {b, a} which the i-th four bits name.
 inline uint __byte_perm(uint a, uint b, uint selector) {
   uint64_t both = uint64_t(b) << 32 | a;
   uint bytes = 0;
-  for (int i = 0; i < 4; i++) {
-    uint mode = selector >> 4 * i, byte = both >> 8 * (mode & 7) & 0xff;
-    if (mode & 8) byte = byte & 0x80 ? 0xff : 0;
-    bytes |= byte << 8 * i;
-  }
+  for (int i = 0; i < 4; i++) bytes |= uint(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
   return bytes;
 }
+inline float __int_as_float(int bits) { return __uint_as_float(bits); }
+inline int __float_as_int(float x) { return __float_as_uint(x); }
 
 // NaN marks what has not arrived, so it must not be lost: CUDA's own give the other number.
 template <class T>
@@ -139,6 +136,16 @@ inline void dp4a(int32_t& d, uint32_t a, uint32_t b, int32_t c) {
 inline void fma_sat(float& d, float a, float b, float c) {
   float x = __builtin_fmaf(a, b, c);
   d = x > 0 ? (x < 1 ? x : 1) : 0;
+}
+inline void mul_rn(float& d, float a, float b) { d = a * b; }
+template <class Byte>
+inline uint32_t saturated(int32_t x) {
+  constexpr int32_t least = Byte(-1) < 0 ? -128 : 0, most = least + 255;
+  return uint8_t(x < least ? least : x > most ? most : x);
+}
+template <class Byte>
+inline void cvt_pack(uint32_t& d, int32_t a, int32_t b, uint32_t c) {
+  d = saturated<Byte>(b) | saturated<Byte>(a) << 8 | c << 16;
 }
 
 // -- asynchronous copies of a thread

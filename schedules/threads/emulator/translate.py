@@ -50,6 +50,8 @@ INSTRUCTIONS = {
     r"dp4a\.s32\.s32": "dp4a<int8_t>(",
     r"dp4a\.u32\.s32": "dp4a<uint8_t>(",
     r"fma\.rn\.sat\.f32": "fma_sat(",
+    r"mul\.rn\.f32": "mul_rn(",
+    r"cvt\.pack\.sat\.([su]8)\.s32\.b32": "cvt_pack<{0}>(",
     # asynchronous copies
     r"cp\.async\.c[ag]\.shared\.global(?:\.L2::\d+B)?": "cp_async(",
     r"cp\.async\.commit_group": "cp_async_commit(",
