@@ -46,7 +46,7 @@ _LIMITED = """__forceinline__ __device__ float limited(float a, float b, float c
   return limited;
 }
 """
-#: The smallest numbers of fp32 are whole multiples of 2**-149, and have the multiple for their bits.
+#: The smallest numbers of fp32 are whole multiples of 2**-149, and their bits are the multiple.
 #: "mul" of the PTX ISA, which keeps them.
 _WHOLE = """__forceinline__ __device__ int whole_number(float part, int range) {
   float whole, factor = __int_as_float(range);
@@ -111,9 +111,7 @@ def limited(a: Expr, b: Expr, c: Expr) -> Expr:
 def whole(part: Expr, range: int) -> Expr:
     """``round(part * range)`` as ``int32``, ties to even. part: fp32, from 0 to 1. range: at most
     2**22."""
-    return T.cuda.func_call(
-        "whole_number", part, range, source_code=_WHOLE, return_type="int32"
-    )
+    return T.cuda.func_call("whole_number", part, range, source_code=_WHOLE, return_type="int32")
 
 
 def saturated(values: Sequence[Expr], dtype: str) -> Expr:

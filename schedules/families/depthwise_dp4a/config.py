@@ -15,10 +15,7 @@ class DepthwiseDp4aConfig:
     words: int = 1
     #: Threads of a block.
     threads: int = 128
-    #: Blocks that a multiprocessor is to hold at once, a bound on their registers; 0 for none.
-    resident: int = 0
 
     def __str__(self) -> str:
-        text = f"{self.rows}x{self.columns} pixels of {4 * self.words} channels"
-        text += f", {self.threads} threads"
-        return text + f", {self.resident} an SM" * bool(self.resident)
+        size = f"{self.rows}x{self.columns} pixels of {4 * self.words} channels"
+        return f"{size}, {self.threads} threads"

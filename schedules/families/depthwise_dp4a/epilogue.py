@@ -102,9 +102,7 @@ class Store:
                 with vectorized(QUAD) as v:
                     T.buffer_store(self.y, results[word * QUAD + v], [at, word, v])
 
-    def _finish(
-        self, patch: Patch, row: int, column: int, word: int, results: Registers
-    ) -> None:
+    def _finish(self, patch: Patch, row: int, column: int, word: int, results: Registers) -> None:
         """Computes the results of four channels."""
         channels = range(word * QUAD, (word + 1) * QUAD)
         start = T.int32(0 if self.w.precision.sums else byte_products.START)
@@ -180,7 +178,7 @@ class Short:
         limited = (int(self.low), int(self.high))
         #: The dtype that limits from above, and what the bytes differ by; None for other limits.
         self.whole = None if self.has_zero else WHOLE.get(limited)
-        self.range = 128 if limited == (0, 127) else 256
+        self.range = 128 if self.whole and limited == (0, 127) else 256
         shape = (store.plan.channels,)
         names = ["factor", "shift"] + ["limit", "first"] * self.has_zero
         #: By name, a number for each channel.

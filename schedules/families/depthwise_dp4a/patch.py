@@ -9,7 +9,7 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from schedules.conv.signature import WEIGHT, X
-from schedules.families.depthwise_dp4a.plan import QUAD, Plan
+from schedules.families.depthwise_dp4a.plan import QUAD
 from schedules.families.depthwise_dp4a.tile import Tile
 from schedules.threads import byte_products
 from schedules.threads.control import vectorized
@@ -31,9 +31,7 @@ class Patch:
         self.quads = Registers.array(
             "quads", (plan.height, len(plan.quads), plan.channels), "uint32"
         )
-        self.taps = Registers.array(
-            "taps", (self.w.r, len(plan.packings), plan.channels), "uint32"
-        )
+        self.taps = Registers.array("taps", (self.w.r, len(plan.packings), plan.channels), "uint32")
 
     def load_taps(self) -> None:
         """Loads the taps of the thread's channels."""
@@ -96,18 +94,10 @@ class Patch:
 
     def total(self, row: int, column: int, channel: int, start: Expr) -> Expr:
         """`start` and the sum of a channel of one of the tile's pixels."""
-        plan, w = self.plan, self.w
-        total = start
-        for r in range(w.r):
-            at = row * w.stride[0] + r * w.dilation[0]
+        plan, total = self.plan, start
+        for r, at in enumerate(plan.read(row)):
             for packing, quad in plan.terms(column):
                 values = self.quads[at, plan.quads.index(quad), channel]
                 taps = self.taps[r, packing, channel]
-                total = byte_products.dot(values, taps, total, w.precision.x)
+                total = byte_products.dot(values, taps, total, self.w.precision.x)
         return total
-
-
-def read_rows(plan: Plan, row: int) -> list[int]:
-    """The input rows of the tile that an output row of it reads."""
-    w = plan.w
-    return [row * w.stride[0] + r * w.dilation[0] for r in range(w.r)]

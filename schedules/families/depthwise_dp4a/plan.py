@@ -15,7 +15,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from schedules.conv.signature import WEIGHT, Signature, channel_operands
+from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.depthwise_dp4a.config import DepthwiseDp4aConfig
 
@@ -63,6 +63,11 @@ class Plan:
         """Input rows of a thread."""
         w = self.w
         return (self.config.rows - 1) * w.stride[0] + (w.r - 1) * w.dilation[0] + 1
+
+    def read(self, row: int) -> list[int]:
+        """The input rows that one of the tile's output rows reads, both as numbers in the tile."""
+        w = self.w
+        return [row * w.stride[0] + r * w.dilation[0] for r in range(w.r)]
 
     @property
     def width(self) -> int:
@@ -122,12 +127,12 @@ class Plan:
 
     @property
     def registers(self) -> int:
-        """Registers of a thread, about as ptxas allocates: taps, what the epilogue has of each
-        channel, the quads of a filter's rows, and the next row as it was loaded."""
+        """Registers of a thread, about as ptxas allocates: taps, bias and scales of each channel,
+        the quads of a filter's rows, and the next row as it was loaded."""
         w = self.w
         rows = min(self.height, (w.r - 1) * w.dilation[0] + 1)
         quads = rows * len(self.quads) * self.channels
-        epilogue = len(channel_operands(w)) * self.channels
+        epilogue = (1 + len(w.precision.scales)) * self.channels
         return self.taps + epilogue + quads + self.width * self.config.words + OTHER_REGISTERS
 
     @property

@@ -27,17 +27,16 @@ def adjacent(w: ConvWorkload) -> int:
 
 def problems(w: ConvWorkload, config: DepthwiseDp4aConfig, hardware: Hardware) -> list[str]:
     """Returns why `config` does not fit; nothing where it does."""
-    if min(config.rows, config.columns, config.words, config.threads) < 1 or config.resident < 0:
-        return [f"every knob is at least 1, resident at least 0: {config}"]
+    if min(config.rows, config.columns, config.words, config.threads) < 1:
+        return [f"every knob is at least 1: {config}"]
     found = []
     if config.words not in (1, 2, 4):
         found.append(f"a vector has 1, 2 or 4 words, not {config.words}")
     elif adjacent(w) % (QUAD * config.words):
         found.append(f"{QUAD * config.words} channels are not contiguous in memory")
-    plan = Plan(w, config)
-    found += hardware.exceeded(
-        config.threads, registers=plan.registers, resident=max(config.resident, 1)
-    )
+    if config.rows * config.columns * QUAD * config.words > LONGEST:
+        found.append(f"more than {LONGEST} outputs of a thread: its code is too long")
+    found += hardware.exceeded(config.threads, registers=Plan(w, config).registers)
     return found
 
 
@@ -56,11 +55,8 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseDp4aConfig]:
     seen = set()
     for rows, columns, words, threads in itertools.product(ROWS, COLUMNS, WORDS, THREADS):
         config = DepthwiseDp4aConfig(even(w.p, rows), even(w.q, columns), words, threads)
-        outputs = config.rows * config.columns * QUAD * words
-        if config in seen or outputs > LONGEST:
-            continue
-        seen.add(config)
-        if not problems(w, config, hardware):
+        if config not in seen and not problems(w, config, hardware):
+            seen.add(config)
             yield config
 
 
