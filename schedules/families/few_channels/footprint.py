@@ -18,6 +18,8 @@ PIXELS_BYTES, FILTER_BYTES = 512, 1024
 #: of the filter; for 32 copies into the patch; for 32 vectors of the output, and more of them where
 #: these are rounded to integers.
 FRAGMENT, FILTER, COPY, STORE, ROUND = 6, 3, 14, 40, 16
+#: More of these where sums of integers are converted.
+CONVERT = 8
 #: To pool two rows of 16 pixels and 32 channels: warp instructions, and bytes that are exchanged.
 POOL, POOL_BYTES = 100, 8 * 128
 
@@ -41,6 +43,7 @@ def _tile(plan: Plan) -> Footprint:
     patch = plan.memory["patches"].stride(1)
     loaded = config.down * PIXELS_BYTES + filters * FILTER_BYTES
     store = STORE + (ROUND if dtypes.get(w.precision.result).integer else 0)
+    store += CONVERT if plan.operand.integer else 0
     instructions = config.warps * plan.steps * issued + (COPY * copies + store * outputs // 8) // 32
     return Footprint(
         blocks=plan.total,
