@@ -56,7 +56,7 @@ def quantize(
     method: str = "entropy",
     keep: Collection[str] = (),
     max_error: float | None = None,
-    unsigned: bool = False,
+    unsigned: bool = True,
     correct_bias: bool = True,
     arch: str = "sm_90a",
     shapes: Shapes = None,
@@ -75,7 +75,7 @@ def quantize(
         Layers go back to floating point until it is reached, those first that give most accuracy
         back for the microseconds that int8 saves them.
     unsigned: tensors that are never negative on the feeds, as after a Relu, get uint8 with zero
-        point 0: steps of half the size. By default all activations are int8.
+        point 0: steps of half the size. Without it all activations are int8.
     correct_bias: biases take back what rounding shifts on average, as
         `tvmconv.quantization.correction` says.
     arch: the GPU by whose rates microseconds are estimated.

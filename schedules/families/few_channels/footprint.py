@@ -8,15 +8,18 @@ from intrinsics import dtypes
 from schedules.conv.signature import WEIGHT
 from schedules.conv.workload import ConvWorkload
 from schedules.families.few_channels.config import FewChannelsConfig
-from schedules.families.few_channels.plan import COLUMNS, PAIR, PAIRS, ROWS, Plan, PooledPlan
+from schedules.families.few_channels.plan import COLUMNS, PAIR, PAIRS, ROWS, WORD, Plan, PooledPlan
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint
 
 #: Bytes that a warp reads for a fragment of pixels, and for those of the filter of 32 channels.
 PIXELS_BYTES, FILTER_BYTES = 512, 1024
 #: Warp instructions: for a fragment of pixels, which four loads gather; for those of 32 channels
-#: of the filter; for 32 copies into the patch; for 32 vectors of the output.
-FRAGMENT, FILTER, COPY, STORE = 6, 3, 14, 40
+#: of the filter; for 32 copies into the patch; for 32 vectors of the output, and more of them where
+#: these are rounded to integers.
+FRAGMENT, FILTER, COPY, STORE, ROUND = 6, 3, 14, 40, 16
+#: To make elements of 32 words of four bytes.
+WIDEN = 12
 #: To pool two rows of 16 pixels and 32 channels: warp instructions, and bytes that are exchanged.
 POOL, POOL_BYTES = 100, 8 * 128
 
@@ -38,8 +41,12 @@ def _tile(plan: Plan) -> Footprint:
     issued = config.down * FRAGMENT + filters * FILTER + products
     copies = plan.patch_rows * plan.vectors * plan.copies
     patch = plan.memory["patches"].stride(1)
+    read = plan.stage_bytes if plan.widens else patch // plan.copies
+    widened = plan.patch_rows * plan.vectors * plan.vector if plan.widens else 0
     loaded = config.down * PIXELS_BYTES + filters * FILTER_BYTES
-    instructions = config.warps * plan.steps * issued + (COPY * copies + STORE * outputs // 8) // 32
+    store = STORE + (ROUND if dtypes.get(w.precision.result).integer else 0)
+    moved = COPY * copies + store * outputs // 8 + WIDEN * widened // WORD
+    instructions = config.warps * plan.steps * issued + moved // 32
     return Footprint(
         blocks=plan.total,
         threads=config.threads,
@@ -49,8 +56,8 @@ def _tile(plan: Plan) -> Footprint:
         operand=w.precision.operands[0],
         macs=config.warps * plan.steps * products * ROWS * COLUMNS * PAIRS * PAIR,
         instructions=instructions,
-        shared_traffic=config.warps * plan.steps * loaded + 2 * patch,
-        read_bytes=patch // plan.copies + plan.signature[WEIGHT].bytes // plan.rounds,
+        shared_traffic=config.warps * plan.steps * loaded + 2 * patch + 2 * widened,
+        read_bytes=read + plan.signature[WEIGHT].bytes // plan.rounds,
         written_bytes=outputs * dtypes.get(w.precision.result).bytes,
         dram_bytes=moved_bytes(w),
         steps=1,

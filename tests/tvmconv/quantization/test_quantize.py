@@ -103,7 +103,7 @@ def test_batch_norms_are_folded_first() -> None:
 
 def test_a_folder_of_pictures_is_read_at_the_size_of_the_input(tmp_path: Path) -> None:
     g = Graph(["batch", 3, "height", "width"])
-    x = g.op("Relu", g.conv("input", 3, 16, name="stem"))
+    x = g.op("Relu", g.conv(g.op("Concat", *["input"] * 3, axis=1), 9, 16, name="stem"))
     model = g.model(g.conv(x, 16, 16, name="next"))
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.jpg"):
@@ -119,7 +119,7 @@ def test_a_folder_of_pictures_is_read_at_the_size_of_the_input(tmp_path: Path) -
     (tmp_path / "c.npy").unlink()
     dark = tvmconv.Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
     unit = tvmconv.quantize(model, tmp_path, preprocessing=dark, **given)
-    assert View(unit.proto).scales["input"] == pytest.approx(1 / 127, rel=0.05)
+    assert View(unit.proto).scales["input"] == pytest.approx(1 / 255, rel=0.05)
 
 
 def images(folder: Path) -> list[dict[str, np.ndarray]]:

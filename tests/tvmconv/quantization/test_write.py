@@ -131,7 +131,7 @@ def test_unsigned_is_for_what_is_never_negative() -> None:
     assert zeros == {
         "input": np.int8, "a": np.int8, "b": np.int8, "mixed": np.int8, "c": np.uint8
     }  # fmt: skip
-    signed = View(quantized(model).proto)
+    signed = View(quantized(model, unsigned=False).proto)
     assert signed.scales["c"] / view.scales["c"] == pytest.approx(255 / 127)
 
 
