@@ -671,6 +671,22 @@ FAULTS: tuple[Fault, ...] = (
         ("tests/tvmconv/runtime/test_io_numbers.py",),
     ),
     Fault(
+        "zeros around a tensor are quantised to 0",
+        "pass runtime_scales",
+        f"{PASSES}/simplify/runtime_scales.py",
+        "numbers, pads = _padded(body, numbers, pads, flow), []",
+        "pass",
+        (f"{OF_PASSES}/simplify/test_runtime_scales.py",),
+    ),
+    Fault(
+        "a scale of 0 where all is 0",
+        "quantised models",
+        "tvmconv/onnx/import_quantization.py",
+        "relax.op.where(empty, relax.const(1.0, wide), scale)",
+        "relax.op.where(empty, nothing, scale)",
+        (f"{OF_PASSES}/simplify/test_runtime_scales.py",),
+    ),
+    Fault(
         "the dearer of two kernels is chosen",
         "pass choose_operands",
         "tvmconv/passes/plan/choose_operands.py",

@@ -47,6 +47,7 @@ from tvmconv.passes.plan.simulated import simulated
 from tvmconv.passes.regions.anchors import anchors
 from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.io_form import io_form
+from tvmconv.passes.simplify.runtime_scales import runtime_scales
 from tvmconv.records import store as tuned
 from tvmconv.reports.collect.capability import capability
 from tvmconv.reports.collect.conversions import conversions
@@ -266,7 +267,8 @@ def _plan(graph: Graph, chooser: Chooser, pairs: bool = True) -> tuple[tvm.IRMod
         mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
-        regions = find_regions(mod, named, weight_scales)
+        mod, anchored, weight_scales = runtime_scales(mod, named, weight_scales)
+        regions = find_regions(mod, anchored, weight_scales)
     return mod, plan(mod, regions, chooser, pairs)
 
 

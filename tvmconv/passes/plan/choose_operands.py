@@ -17,12 +17,14 @@ from dataclasses import replace
 
 from tvm import relax
 
+from intrinsics import dtypes
 from schedules.conv.workload import NHWC
 from schedules.machine.cost import copy_cost
 from tvmconv.passes.graph import shape
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.workloads import workloads
+from tvmconv.passes.regions.quantization import EIGHT_BITS
 from tvmconv.passes.regions.region import Region
 
 
@@ -38,9 +40,11 @@ def choose_operands(
 
 
 def _forms(region: Region) -> list[Region]:
-    """What the region may be: integers or floats, with the quantisation of its result or not."""
+    """What the region may be: integers or floats, with the quantisation of its result or not.
+    Kernels of floats do not write their sums as integers."""
     whole = [region] if region.unquantised is None else [region, region.unquantised]
-    return [replace(one, integers=True) for one in whole if one.scale is not None] + whole
+    floats = [one for one in whole if one.result != dtypes.INT32.name]
+    return [replace(one, integers=True) for one in whole if one.scale is not None] + floats
 
 
 def _cost(form: Region, whole: Region, chooser: Chooser) -> tuple[bool, float]:
@@ -50,7 +54,7 @@ def _cost(form: Region, whole: Region, chooser: Chooser) -> tuple[bool, float]:
     kernels = [w for w, _ in workloads(form, place, NHWC, NHWC, NHWC, chooser.precision)]
     us = sum(chooser.cost(form.name, w) for w in kernels)
     last = any(chooser.estimated(form.name, w).family.last_resort for w in kernels)
-    if whole.result and not form.result:
+    if whole.result in EIGHT_BITS and not form.result:
         elements = math.prod(shape(form.output))
         card, read = chooser.hardware.card, chooser.precision.result
         us += copy_cost(elements, card, read, whole.result).us

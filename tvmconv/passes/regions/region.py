@@ -51,7 +51,8 @@ class Region:
     x_zero: int = 0
     #: Whether the kernel multiplies 8-bit numbers, or the same numbers as floats.
     integers: bool = False
-    #: Dtype of a quantised result, round(value * result_scale) + result_zero, each (K,).
+    #: Dtype of a quantised result, round(value * result_scale) + result_zero, each (K,); int32 for
+    #: the sums of whole numbers themselves.
     result: str = ""
     result_scale: NDArray[np.float64] | None = None
     result_zero: NDArray[np.float64] | None = None

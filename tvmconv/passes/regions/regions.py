@@ -26,7 +26,7 @@ from tvmconv.passes.regions.absorb_pad import pad_before
 from tvmconv.passes.regions.absorb_residual import residual_after
 from tvmconv.passes.regions.absorb_scale import scale_after
 from tvmconv.passes.regions.anchors import is_anchor
-from tvmconv.passes.regions.quantization import numbers_before, quantised_after
+from tvmconv.passes.regions.quantization import numbers_before, quantised_after, sums_after
 from tvmconv.passes.regions.region import Region
 
 
@@ -75,6 +75,7 @@ def _absorbed(region: Region, flow: Dataflow) -> Region | None:
         or residual_after(region, flow)
         or activation_after(region, flow)
         or quantised_after(region, flow)
+        or sums_after(region, flow)
     )
 
 
