@@ -34,7 +34,8 @@ Quantization = Annotated[
     typer.Option(metavar="FILE", help="scales: OpenPPL's JSON or a TensorRT calibration cache"),
 ]
 IoDtype = Annotated[
-    str | None, typer.Option(help="of inputs and outputs: float32 or float16; default the model's")
+    str | None,
+    typer.Option(help="of inputs and outputs, float32 or float16; of inputs, int8 or uint8"),
 ]
 IoLayout = Annotated[
     str | None, typer.Option(help="of images: NHWC, or NCHW as in the model, the default")

@@ -98,7 +98,10 @@ def build(
         a TensorRT calibration cache. Weights have a scale for each channel, computed from them. A
         layer whose input has no scale stays as it is; a `QuantizationWarning` lists those inputs.
     io_dtype: ``"float32"`` or ``"float16"``, for inputs and outputs of floating point; by default
-        each is as in the model. What fp16 can't hold is infinite in it.
+        each is as in the model. What fp16 can't hold is infinite in it. ``"int8"`` or ``"uint8"``
+        for inputs alone: where a QuantizeLinear to that is all that reads one, its numbers are fed
+        (`TensorSpec` has their scale and zero point); else its real numbers, which are whole then,
+        such as a camera's bytes for a model that scales them itself.
     io_layout: ``"NHWC"`` for inputs and outputs of floating point with four dimensions; by
         default NCHW, as in the model. `shapes` are the model's in any case, and
         `Executable.inputs` says what to feed. With both, fp16 and NHWC, a convolution reads the
@@ -123,10 +126,11 @@ def build(
         default those of the CPU.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
-    `QuantizationError` for its scales or those of `quantization`,
-    `TargetError` or `ToolchainError` for the target, `RecordError` for the records, `FamilyError`
-    for an unknown family or a convolution that none of `families` computes, `ConfigError` for a
-    configuration that does not fit or names no layer, and of itself for an unknown option.
+    `QuantizationError` for its scales or those of `quantization`, and for an input that `io_dtype`
+    does not suit, `TargetError` or `ToolchainError` for the target, `RecordError` for the records,
+    `FamilyError` for an unknown family or a convolution that none of `families` computes,
+    `ConfigError` for a configuration that does not fit or names no layer, and of itself for an
+    unknown option.
     """
     started = time.perf_counter()
     hardware, arch = find_hardware(target, arch)

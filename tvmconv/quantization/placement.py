@@ -14,7 +14,8 @@ The rules, with `x` a tensor in fp32 and `layers` those that are in 8 bits:
    else they are computed with that, and the result is rounded. What they cut off does not widen the
    scale of tensors of which nothing else becomes.
 6. An average over many pixels is not rule 4's: it is much smaller than the largest pixel, whose
-   scale would leave it few of the 8 bits.
+   scale would leave it few of the 8 bits. If it is in 8 bits, so are the pixels, at a scale of
+   their own: errors of many average out, and the layer before writes a quarter of the bytes.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ ONE_INPUT = frozenset(
 )
 PASSING = ONE_INPUT | {"Concat"}
 AVERAGING = frozenset(("AveragePool", "Resize", "Upsample"))
+#: Operators that average over many pixels.
+AVERAGES = frozenset(("AveragePool", "GlobalAveragePool", "ReduceMean"))
 #: The most pixels of such an AveragePool: 3x3.
 FEW_PIXELS = 9
 #: Pointwise operators that keep what they do not cut off.
@@ -75,8 +78,12 @@ def place(network: Network, layers: Sequence[Layer], names: Collection[str]) -> 
             continue
         placed[tensor] = tensor
         node = network.producer.get(tensor)
-        if node is not None and passes(node, network, absorbed):
+        if node is None:
+            continue
+        if passes(node, network, absorbed):
             waiting += data_inputs(node)
+        elif node.op_type in AVERAGES and node.name not in absorbed:
+            waiting += [name for name in node.input[:1] if name in network.floats]
     for tensor in placed:
         node = network.producer.get(tensor)
         if node is not None and passes(node, network, absorbed):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from intrinsics import dtypes
-from schedules.conv.precision import FP16
+from schedules.conv.precision import FP16, INT8, UINT8
 from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.few_channels import space as few_channels_space
@@ -50,6 +50,8 @@ MOST_CHANNELS = 4
 FEWEST_COLUMNS = 8
 #: cp.async and m16n8k16 are there from Ampere on.
 MIN_SM = 80
+#: fp32 has all whole numbers up to it.
+EXACT = 2**24
 
 
 class FewChannelsFamily(Family):
@@ -97,14 +99,14 @@ class FewChannelsFamily(Family):
 
     def signature(self, w: ConvWorkload, config: FewChannelsConfig) -> Signature:
         """Returns the operands; the weight has `Plan.weight_shape`."""
-        return Plan(w, config).signature
+        return Plan.of(w, config).signature
 
     def pack(
         self, w: ConvWorkload, config: FewChannelsConfig, given: Given
     ) -> dict[str, NDArray[Any]]:
         """Packs the weight as the instruction's second operand, lane by lane."""
-        plan = Plan(w, config)
-        dtype = dtypes.get(w.precision.operands[1]).numpy
+        plan = Plan.of(w, config)
+        dtype = plan.operand.numpy
         rows = np.zeros((w.r, PAIR * plan.row_pairs, plan.groups * GROUP), dtype)
         taps = given[WEIGHT].transpose(2, 3, 1, 0).reshape(w.r, w.s * w.c, w.k)
         rows[:, plan.lead : plan.lead + w.s * w.c, : w.k] = taps
@@ -136,10 +138,13 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     if w.dilation != (1, 1):
         return f"dilation {w.dilation}: columns of the filter are not adjacent"
     result = dtypes.get(w.precision.result)
-    if w.k % VECTOR or (result.bytes > 1 and result.name != w.precision.x):
+    if w.k % VECTOR or (result.bytes > 1 and result.name != FP16.result):
         return f"writes eight channels at a time, not {w.k} {result.name}"
-    if reason := other_operands(w, FP16):
+    if reason := other_operands(w, FP16, INT8, UINT8):
         return reason
+    x = dtypes.get(w.precision.x)
+    if x.integer and w.r * w.s * w.c * x.largest * -np.iinfo(np.int8).min > EXACT:
+        return f"sums of {w.r * w.s * w.c} products of {x.name} may be inexact in fp32"
     if w.epilogue.residual or w.window is not None:
         return "adds no residual and writes a tensor of its own"
     pool = w.epilogue.pool

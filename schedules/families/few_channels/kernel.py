@@ -2,7 +2,7 @@
 
 copy the first patch and the filter
 for each turn:
-    wait until the patch of its tile has arrived
+    wait until the patch of its tile has arrived; of bytes, make elements
     start to copy the next tile's
     for each step of the reduction:
         pixels (16 of each row, 16 deep)   gathered from the patch      `patch`
@@ -16,7 +16,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 from tvm import tirx
-from tvm.ir import Expr
 
 from schedules.conv.workload import ConvWorkload
 from schedules.families.few_channels.block import Block
@@ -41,7 +40,7 @@ def kernel(w: ConvWorkload, config: FewChannelsConfig) -> tirx.PrimFunc:
     launch = Launch(plan.blocks, config.threads, resident=config.resident)
     with Kernel(plan.signature, plans_barriers=True) as function, function.launch(launch) as thread:
         shared = SharedMemory(plan.memory, "few_channels_shared", "uint32")
-        pipeline = AsyncCopyPipeline(plan.stages, plan.memory["patches"].stride(1))
+        pipeline = AsyncCopyPipeline(plan.stages, plan.stage_bytes)
         _compute(Block(plan, function, thread, shared, pipeline))
     return function.function
 
@@ -61,8 +60,12 @@ def _compute(block: Block) -> None:
     store.begin()
     patch.number_pairs()
     with serial(plan.rounds, "turn") as turn:
-        tile, stage = block.tile(turn), pipeline.stage(turn)
+        tile = block.tile(turn)
+        stage: Index = pipeline.stage(turn)
         store.wait(turn)
+        if plan.widens:
+            patch.widen(stage)
+            stage = 0
         if plan.copies == 2:
             patch.shift(stage)
         if plan.rounds > 1:
@@ -76,7 +79,7 @@ def _compute(block: Block) -> None:
 
 
 def _multiply(
-    plan: Plan, patch: Patch, weights: Weights, accumulators: Registers, stage: Expr
+    plan: Plan, patch: Patch, weights: Weights, accumulators: Registers, stage: Index
 ) -> None:
     """Multiplies the patch of a stage by the filter."""
 

@@ -12,11 +12,13 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from schedules.conv.signature import X
+from schedules.conv.workload import ceil_div
 from schedules.families.few_channels.block import Block
-from schedules.families.few_channels.plan import PAIR, ROWS
-from schedules.threads import ptx
+from schedules.families.few_channels.plan import PAIR, ROWS, WORD
+from schedules.threads import packed_integers, ptx
 from schedules.threads.control import Index, grid, shared_out, unrolled
-from schedules.threads.registers import Registers
+from schedules.threads.registers import Registers, keep
+from schedules.threads.shared_memory import SharedArray
 
 
 class Patch:
@@ -29,6 +31,7 @@ class Patch:
         self.block, self.plan, self.w = block, block.plan, block.plan.w
         self.x = block.operands[X]
         self.elements = block.shared.array("patches")
+        self.bytes = block.shared.array("bytes") if self.plan.widens else None
         self.pairs = block.shared.array("patches", "uint32")
         self.offsets = Registers.array("offsets", (2 * self.plan.steps,), "int32")
         self.fragments = Registers.array("pixels", (self.plan.config.down, 4), "uint32")
@@ -45,20 +48,44 @@ class Patch:
             element = q * plan.pixel + plan.first_element + vector * plan.vector
             inside = tirx.all(h >= 0, h < w.h, element >= 0, element < w.w * w.c)
             source = self.x[n, h, element // w.c, element % w.c]
-            self._copy((stage, 0, row, vector * plan.vector), source, inside)
+            column = vector * plan.vector
+            if self.bytes is None:
+                self._copy(self.elements, (stage, 0, row, column), source, inside)
+            else:
+                self._copy(self.bytes, (stage, row, column), source, inside)
 
-    def _copy(self, to: tuple[Index, ...], source: Expr, inside: Expr) -> None:
-        """Copies one vector. The least that cp.async moves is a pair: one element goes through a
-        register."""
+    def _copy(
+        self, patches: SharedArray, to: tuple[Index, ...], source: Expr, inside: Expr
+    ) -> None:
+        """Copies one vector. The least that cp.async moves is four bytes: one element goes through
+        a register."""
+        x = self.plan.x
         if self.plan.vector == 1:
-            zero = tirx.const(0, self.plan.operand.name)
-            self.elements[to] = tirx.if_then_else(inside, source, zero)
+            patches[to] = tirx.if_then_else(inside, source, tirx.const(0, x.name))
             return
-        size = self.plan.vector * self.plan.operand.bytes
+        size = self.plan.vector * x.bytes
         count = T.Select(inside, T.uint32(size), T.uint32(0))
-        ptx.cp_async(self.elements.pointer(*to), T.address_of(source), size, count=count)
+        ptx.cp_async(patches.pointer(*to), T.address_of(source), size, count=count)
 
-    def shift(self, stage: Expr) -> None:
+    def widen(self, stage: Index) -> None:
+        """Makes the elements of a patch, of the bytes that have arrived: four at a time."""
+        plan, x = self.plan, self.plan.x
+        words = self.block.shared.array("bytes", "uint32")
+        pairs = Registers.array("widened", (WORD // PAIR,), "uint32")
+        width = ceil_div(plan.vectors * plan.vector, WORD)
+        count = plan.patch_rows * width
+        with shared_out(count, plan.config.threads, self.block.thread.number) as number:
+            row, column = number // width, number % width
+            both = [pairs[i] for i in range(WORD // PAIR)]
+            word = keep("word", words[stage, row, column])
+            for i in range(WORD // PAIR):
+                pairs[i] = packed_integers.biased(word, i, x.name)
+            packed_integers.unbias(both, x.name)
+            # Stored by hand: a barrier follows, and TVM would add another.
+            ptx.store_shared(self.pairs.pointer(0, 0, row, column * len(both)), both)
+        ptx.shared_sync()
+
+    def shift(self, stage: Index) -> None:
         """Makes the second copy of a patch, whose pairs begin one element later.
 
         first copy     (e0, e1)  (e2, e3)  (e4, e5) ...
@@ -87,7 +114,7 @@ class Patch:
             # The weights past the last pair are zeros.
             self.offsets[i] = T.Select(pair < pairs, at, 0)
 
-    def load(self, step: Index, stage: Expr) -> None:
+    def load(self, step: Index, stage: Index) -> None:
         """Gathers the fragments of a step: of pixels `row` and `row` + 8 of each of the warp's
         rows, the pairs of the step's lower and of its upper half."""
         plan, block, down = self.plan, self.block, self.plan.config.down

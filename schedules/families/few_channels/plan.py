@@ -23,13 +23,14 @@ element.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from intrinsics import dtypes, mma_sync
 from intrinsics.dtypes import ElementType
 from intrinsics.record import TensorIntrinsic
 from schedules.conv.max_pool import MaxPool
+from schedules.conv.precision import FP16
 from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.families.few_channels.config import FewChannelsConfig
@@ -41,6 +42,8 @@ from schedules.threads.shared_layout import Part, SharedLayout
 ROWS, COLUMNS, PAIRS = 16, 8, 8
 #: Elements of 16 bytes, and of a packed pair.
 VECTOR, PAIR = 8, 2
+#: Bytes that are made elements at a time; the least that cp.async moves.
+WORD = 4
 #: Output channels of four instructions, of which every thread holds eight adjacent ones: 16 bytes.
 GROUP = 4 * COLUMNS
 #: Rows and columns from one pooled window to the next, and of a window.
@@ -58,13 +61,26 @@ class Plan:
 
     @staticmethod
     def of(w: ConvWorkload, config: FewChannelsConfig) -> Plan:
-        """Returns the plan: a `PooledPlan` where a pool follows."""
+        """Returns the plan: a `PooledPlan` where a pool follows. Bytes are multiplied as fp16."""
+        if dtypes.get(w.precision.accumulator).integer:
+            own = replace(w.precision, operands=FP16.operands, accumulator=FP16.accumulator)
+            w = replace(w, precision=own)
         return (Plan if w.epilogue.pool is None else PooledPlan)(w, config)
 
     @property
     def operand(self) -> ElementType:
-        """The element type of x and of what is multiplied, of 16 bits."""
+        """The element type of what is multiplied, of 16 bits."""
+        return dtypes.get(self.w.precision.operands[0])
+
+    @property
+    def x(self) -> ElementType:
+        """The element type of x: that of what is multiplied, or bytes."""
         return dtypes.get(self.w.precision.x)
+
+    @property
+    def widens(self) -> bool:
+        """True if patches arrive as bytes, of which elements of 16 bits are made."""
+        return self.x.bytes < self.operand.bytes
 
     @property
     def instruction(self) -> TensorIntrinsic:
@@ -92,8 +108,12 @@ class Plan:
 
     @property
     def vector(self) -> int:
-        """Elements of a copy to shared memory: all rows of x begin at a multiple."""
-        return math.gcd(self.w.w * self.w.c, VECTOR)
+        """Elements of a copy to shared memory: all rows of x begin at a multiple, and so do tiles.
+        Fewer than four bytes are copied one by one."""
+        if not self.widens:
+            return math.gcd(self.w.w * self.w.c, VECTOR)
+        vector = math.gcd(self.w.w * self.w.c, 2 * OVERLAP * self.pixel, 2 * VECTOR)
+        return vector if vector >= WORD else 1
 
     @property
     def _before(self) -> int:
@@ -218,9 +238,14 @@ class Plan:
 
     @property
     def parts(self) -> list[Part]:
-        """The parts of shared memory: patches, and the filter if it is kept there."""
-        patch = (self.stages, self.copies, self.patch_rows, PAIR * self.pitch)
+        """The parts of shared memory: patches, and the filter if it is kept there. Of bytes only
+        those of the patch that is multiplied are made elements."""
+        stages = 1 if self.widens else self.stages
+        patch = (stages, self.copies, self.patch_rows, PAIR * self.pitch)
         found = [Part("patches", self.operand.name, patch)]
+        if self.widens:
+            row = round_up(self.vectors * self.vector, 2 * VECTOR)
+            found.append(Part("bytes", self.x.name, (self.stages, self.patch_rows, row)))
         if self.config.weights == "shared":
             *fragments, lanes, vector = self.weight_shape
             shape = (math.prod(fragments), lanes, vector)
@@ -231,6 +256,11 @@ class Plan:
     def memory(self) -> SharedLayout:
         """Shared memory of a block."""
         return SharedLayout(*self.parts)
+
+    @property
+    def stage_bytes(self) -> int:
+        """Bytes of a patch as it arrives."""
+        return self.memory["bytes" if self.widens else "patches"].stride(1)
 
     @property
     def registers(self) -> int:

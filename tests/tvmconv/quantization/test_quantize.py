@@ -103,7 +103,7 @@ def test_batch_norms_are_folded_first() -> None:
 
 def test_a_folder_of_pictures_is_read_at_the_size_of_the_input(tmp_path: Path) -> None:
     g = Graph(["batch", 3, "height", "width"])
-    x = g.op("Relu", g.conv("input", 3, 16, name="stem"))
+    x = g.op("Relu", g.conv(g.op("Concat", *["input"] * 3, axis=1), 9, 16, name="stem"))
     model = g.model(g.conv(x, 16, 16, name="next"))
     rng = np.random.default_rng(0)
     for name in ("a.png", "b.jpg"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ class Region:
     op: str
     x: relax.Expr
     x_shape: tuple[int, int, int, int]
+    #: A power of two by which x is multiplied where it is converted to floats.
+    x_scale: float = field(default=1.0, kw_only=True)
     #: The last absorbed variable, which the kernel computes.
     output: relax.Var
     weight: NDArray[Any]
