@@ -18,13 +18,20 @@ os.environ.setdefault("TVM_BIND_THREADS", "0")
 os.environ["TVMCONV_RECORDS"] = os.devnull
 
 
-#: Folders whose subject is the graph: importing, passes, reports. What LLVM makes faster there is
-#: half of the time of a small build, and no subject of theirs. Kernels, instructions, simulation,
-#: runtime, tuning and whole networks are compiled as users get them, and so is all that is slow.
-UNOPTIMIZED = tuple(
-    f"tests/tvmconv/{folder}/"
-    for folder in ("cli", "compiler", "integrations", "onnx", "passes", "quantization", "reports")
-)
+#: Tests whose subject is the graph: importing, passes, reports, batches. What LLVM makes faster
+#: there is half of the time of a small build, and no subject of theirs. Kernels, instructions,
+#: simulation, loading and running, tuning and whole networks are compiled as users get them, and
+#: so is all that is slow.
+UNOPTIMIZED = (
+    *(
+        f"tests/tvmconv/{folder}/"
+        for folder in (
+            "cli", "compiler", "integrations", "onnx", "passes", "quantization", "reports"
+        )
+    ),
+    "tests/tvmconv/runtime/test_buckets.py",
+    "tests/tvmconv/runtime/test_io_form.py",
+)  # fmt: skip
 
 
 @pytest.hookimpl(wrapper=True)

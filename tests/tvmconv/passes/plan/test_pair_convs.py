@@ -255,17 +255,40 @@ def test_weights_that_fp16_cannot_hold_are_refused() -> None:
 # ---------------------------------------------------------------- MobileNetV2, planned only
 
 
-def test_what_is_planned_of_mobilenet_v2(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = mobilenet_v2(2)
+def small_images() -> onnx.ModelProto:
+    """Its second and third block."""
+    g = Graph([128, 16, 112, 112])
+    x = bottleneck(g, "input", 16, 96, 24, 2)
+    for node in g.nodes:
+        node.name = f"first_{node.name}"
+    return g.model(bottleneck(g, x, 24, 144, 24))
+
+
+@pytest.mark.parametrize(
+    ("network", "convs", "pairs", "saved_us"),
+    [
+        (small_images, 6, 1, 0),
+        pytest.param(lambda: mobilenet_v2(2), 53, 8, 100, marks=pytest.mark.slow),
+    ],
+    ids=["two blocks", "whole"],
+)
+def test_what_is_planned_of_mobilenet_v2(
+    network: Callable[[], onnx.ModelProto],
+    convs: int,
+    pairs: int,
+    saved_us: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = network()
     whole = tvmconv.inspect(model, arch="sm_90a", batch=128, records=False).plan
     monkeypatch.setenv("TVMCONV_PAIR", "0")
     apart = tvmconv.inspect(model, arch="sm_90a", batch=128, records=False).plan
     parts = [conv for conv in whole.convs if conv.part_of]
-    assert len(parts) >= 8
-    assert len(whole.convs) == len(apart.convs) == 53
+    assert len(parts) >= pairs
+    assert len(whole.convs) == len(apart.convs) == convs
     assert whole.useful_macs == apart.useful_macs
-    assert whole.cost_us < apart.cost_us - 100
-    assert whole.floor_us < apart.floor_us - 100
+    assert whole.cost_us < apart.cost_us - saved_us
+    assert whole.floor_us < apart.floor_us - saved_us
     by_name = {conv.name: conv for conv in apart.convs}
     for part in parts:
         pair = next(conv for conv in whole.convs if conv.name == part.part_of)
