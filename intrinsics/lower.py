@@ -20,6 +20,7 @@ from typing import Any
 from tvm.s_tir import TensorIntrin
 from tvm.script import tirx as T
 
+from intrinsics import dtypes, vnni
 from intrinsics.record import TensorIntrinsic
 
 #: Alignment of every tile, in bytes: WMMA loads need pointers aligned to 32 bytes.
@@ -43,20 +44,23 @@ class LoweredIntrinsic:
 def lower(intrinsic: TensorIntrinsic, kind: str, shared_scope: str) -> LoweredIntrinsic:
     """Registers the instruction with TVM and returns its names. Repeated calls are free.
 
-    kind: ``"cuda"`` or ``"llvm"``. shared_scope: ``"shared"`` or ``"shared.dyn"``, the scope that
-    operands are loaded from and the accumulator is stored to.
+    kind: ``"cuda"``, ``"llvm"``, or ``"vnni"`` for llvm on a CPU that has it, where what VNNI does
+    not multiply is as for llvm. shared_scope: ``"shared"`` or ``"shared.dyn"``, the scope that
+    operands are loaded from and the accumulator is stored to. Raises ``KeyError`` for another kind.
     """
+    if kind == "vnni" and not vnni.multiplies(intrinsic):
+        return lower(intrinsic, "llvm", shared_scope)
     m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
     a = _Tile(m, k, intrinsic.a_dtype, intrinsic.a_scope)
     b = _Tile(k, n, intrinsic.b_dtype, intrinsic.b_scope)
     c = _Tile(m, n, intrinsic.accumulator_dtype, intrinsic.accumulator_scope)
     shared_a, shared_b, shared_c = (replace(tile, scope=shared_scope) for tile in (a, b, c))
     says = _description(intrinsic)
-    does = _instruction(intrinsic) if kind == "cuda" else _emulation(intrinsic)
+    does = _IMPLEMENTATIONS[kind](intrinsic)
     forms: dict[str, tuple[Any, ...]] = {
         "fill": (_fill, says.fill, does.fill, (c,)),
-        "load_a": (_copy, says.load, does.load, (shared_a, a)),
-        "load_b": (_copy, says.load, does.load, (shared_b, b)),
+        "load_a": (_copy, says.load_a, does.load_a, (shared_a, a)),
+        "load_b": (_copy, says.load_b, does.load_b, (shared_b, b)),
         "mma": (_mma, says.mma, does.mma, (a, b, c)),
         "store": (_copy, says.store, does.store, (c, shared_c)),
     }
@@ -103,7 +107,8 @@ class _Bodies:
     """The body of each form: functions that TVMScript's parser runs on the tiles."""
 
     fill: Callable[[Any], None]
-    load: Callable[[Any, Any], None]
+    load_a: Callable[[Any, Any], None]
+    load_b: Callable[[Any, Any], None]
     mma: Callable[[Any, Any, Any], None]
     store: Callable[[Any, Any], None]
 
@@ -179,7 +184,7 @@ def _description(intrinsic: TensorIntrinsic) -> _Bodies:
                 vi, vj, vl = T.axis.remap("SSR", [i, j, l])
                 C[vi, vj] = C[vi, vj] + widen(A[vi, vl]) * widen(B[vl, vj])
 
-    return _Bodies(fill, copy, mma, copy)
+    return _Bodies(fill, copy, copy, mma, copy)
 
 
 # ---------------------------------------------------------------- CUDA: the instruction
@@ -188,6 +193,7 @@ def _description(intrinsic: TensorIntrinsic) -> _Bodies:
 def _instruction(intrinsic: TensorIntrinsic) -> _Bodies:
     """Each form as the call that TVM's CUDA code generator writes as ``nvcuda::wmma``."""
     m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
+    zero = T.int32(0) if dtypes.get(intrinsic.accumulator_dtype).integer else T.float32(0)
 
     def number(tile: Any) -> Any:
         """Returns the index of fragment `tile` in the array of fragments it was cut from."""
@@ -196,7 +202,7 @@ def _instruction(intrinsic: TensorIntrinsic) -> _Bodies:
         return row * (stride // columns) + column
 
     def fill(C: Any) -> None:
-        T.evaluate(T.tvm_fill_fragment(C.data, m, n, k, number(C), T.float32(0), dtype="void"))
+        T.evaluate(T.tvm_fill_fragment(C.data, m, n, k, number(C), zero, dtype="void"))
 
     def load(S: Any, D: Any) -> None:
         pointer, stride = S.access_ptr("r", ptr_type=S.dtype), S.strides[0]
@@ -218,7 +224,7 @@ def _instruction(intrinsic: TensorIntrinsic) -> _Bodies:
             )
         )
 
-    return _Bodies(fill, load, mma, store)
+    return _Bodies(fill, load, load, mma, store)
 
 
 # ---------------------------------------------------------------- LLVM: the emulation
@@ -271,4 +277,17 @@ def _emulation(intrinsic: TensorIntrinsic) -> _Bodies:
                 for j in T.vectorized(n):
                     C[io * ROWS_AT_ONCE + ii, j] = T.cast(total[ii, j], C.dtype)
 
-    return _Bodies(fill, copy, mma, copy)
+    return _Bodies(fill, copy, copy, mma, copy)
+
+
+def _emulation_by_vnni(intrinsic: TensorIntrinsic) -> _Bodies:
+    """`_emulation`, with VPDPBUSD for products and with fragments as it reads them."""
+    return replace(
+        _emulation(intrinsic),
+        load_a=functools.partial(vnni.load_a, intrinsic),
+        load_b=functools.partial(vnni.load_b, intrinsic),
+        mma=functools.partial(vnni.mma, intrinsic),
+    )
+
+
+_IMPLEMENTATIONS = {"cuda": _instruction, "llvm": _emulation, "vnni": _emulation_by_vnni}

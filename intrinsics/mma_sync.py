@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from intrinsics import dtypes
-from intrinsics.dtypes import BF16, FP16, FP32, ElementType
+from intrinsics.dtypes import BF16, FP16, FP32, INT8, INT32, UINT8, ElementType
 from intrinsics.record import WARP_SIZE, TensorIntrinsic
 
 #: PTX ISA, "mma": shapes, dtypes, the first target of each, and which lane holds which element.
@@ -23,13 +23,14 @@ PTX_ISA = (
 
 
 def _instruction(
-    k: int, operand: ElementType, accumulator: ElementType, min_sm: int
+    k: int, a: ElementType, accumulator: ElementType, min_sm: int, b: ElementType | None = None
 ) -> TensorIntrinsic:
-    """Returns m16n8k<k>; every mma.sync here has 16 rows and 8 columns."""
-    operands = f"{operand.ptx}.{operand.ptx}"
-    ptx = f"mma.sync.aligned.m16n8k{k}.row.col.{accumulator.ptx}.{operands}.{accumulator.ptx}"
+    """Returns m16n8k<k>; every mma.sync here has 16 rows and 8 columns. b: as `a` if not given."""
+    b = b or a
+    types = f"{accumulator.ptx}.{a.ptx}.{b.ptx}.{accumulator.ptx}"
+    ptx = f"mma.sync.aligned.m16n8k{k}.row.col.{types}"
     return TensorIntrinsic(
-        "mma_sync", 16, 8, k, operand.name, operand.name, accumulator.name, min_sm, PTX_ISA, ptx
+        "mma_sync", 16, 8, k, a.name, b.name, accumulator.name, min_sm, PTX_ISA, ptx
     )
 
 
@@ -43,20 +44,30 @@ INSTRUCTIONS = (
     _instruction(8, FP16, FP16, 75),
     _instruction(8, BF16, FP32, 80),
 )
+#: Of integers, whose sums are exact. Weights are signed.
+INTEGER_INSTRUCTIONS = (
+    _instruction(32, INT8, INT32, 80),
+    _instruction(32, UINT8, INT32, 80, INT8),
+)
 
 
 def get(k: int, operand: str, accumulator: str) -> TensorIntrinsic:
-    """Returns m16n8k<k> of those dtypes. Raises ``LookupError``, which lists the instructions."""
-    for one in INSTRUCTIONS:
+    """Returns m16n8k<k> of those dtypes. operand: of A; integers are multiplied by INT8.
+
+    Raises ``LookupError``, which lists the instructions.
+    """
+    instructions = INSTRUCTIONS + INTEGER_INSTRUCTIONS
+    for one in instructions:
         if (one.k, one.a_dtype, one.accumulator_dtype) == (k, operand, accumulator):
             return one
-    known = ", ".join(one.name for one in INSTRUCTIONS)
+    known = ", ".join(one.name for one in instructions)
     raise LookupError(f"no mma.sync m16n8k{k} of {operand} into {accumulator}: {known}")
 
 
 #: Moves of 8 x 8 matrices of 16-bit elements, a row of 16 bytes each (PTX ISA, "ldmatrix",
 #: "stmatrix", "movmatrix"). For x4, lane 8 i + j gives the address of row j of matrix i. Lane l
-#: holds two elements of each matrix: row l // 4, columns 2 (l % 4) and the next.
+#: holds two elements of each matrix: row l // 4, columns 2 (l % 4) and the next. Bytes move in
+#: pairs, and can't be transposed.
 LDMATRIX = "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
 LDMATRIX_TRANSPOSED = "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16"
 STMATRIX = "stmatrix.sync.aligned.m8n8.x4.shared.b16"

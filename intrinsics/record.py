@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from intrinsics import dtypes
 
 WARP_SIZE = 32
+#: `TensorIntrinsic.min_sm` of an instruction that no GPU has: a CPU's, or its emulation's.
+CPU_ONLY = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class TensorIntrinsic:
     a_dtype: str
     b_dtype: str
     accumulator_dtype: str
-    #: Lowest compute capability that has it: 70 is ``sm_70``.
+    #: Lowest compute capability that has it: 70 is ``sm_70``; or `CPU_ONLY`.
     min_sm: int
     #: Link to the specification of shape, dtypes and ``min_sm``.
     source: str

@@ -81,18 +81,6 @@ def other_operands(w: ConvWorkload, *known: Precision) -> str:
     return ""
 
 
-def other_than_floats(w: ConvWorkload) -> str:
-    """Returns the reason to decline integers, split or scaled operands, or "".
-
-    For families that multiply floating-point numbers of any width in fp32.
-    """
-    own = w.precision
-    types = [dtypes.get(one) for one in (own.x, *own.operands, own.result)]
-    if any(one.integer for one in types) or own.split > 1 or own.scales:
-        return f"{own}: not its precision"
-    return ""
-
-
 def fitting(family: str, config: Any, hardware: Hardware) -> Match | Reject:
     """Returns a match with this default, or a rejection if ``config`` is None."""
     if config is None:

@@ -66,13 +66,15 @@ class Cuda:
         if asynchronous:
             sch.annotate(loop, "software_pipeline_async_stages", [0])
 
-    def write(self, sch: Schedule, epilogue: SBlockRV, out: SBlockRV, width: int) -> None:
-        """Divides a warp's output tile among its lanes, a vector each.
+    def write(
+        self, sch: Schedule, epilogue: SBlockRV, out: SBlockRV, width: int, dtype: str
+    ) -> None:
+        """Divides a warp's output tile of a dtype among its lanes, a vector each.
 
         The epilogue's fp32 arithmetic is 4 wide, the widest of CUDA's vector types. Its results are
         gathered in registers, so that the store is one 16-byte access.
         """
-        vector = vector_width(width, GPU_VECTOR)
+        vector = vector_width(width, max(GPU_VECTOR, access_elements(dtype)))
         rows, columns = sch.get_loops(out)[-2:]
         outer, lane = sch.split(columns, [None, vector])
         _, thread = sch.split(sch.fuse(rows, outer), [None, WARP_SIZE])
@@ -102,7 +104,9 @@ class Llvm:
     def pipeline(self, sch: Schedule, loop: LoopRV, stages: int, asynchronous: bool) -> None:
         """Does nothing: a CPU needs no pipeline."""
 
-    def write(self, sch: Schedule, epilogue: SBlockRV, out: SBlockRV, width: int) -> None:
+    def write(
+        self, sch: Schedule, epilogue: SBlockRV, out: SBlockRV, width: int, dtype: str
+    ) -> None:
         """Computes and stores the output tile in vectors."""
         sch.compute_inline(epilogue)
         columns = sch.get_loops(out)[-1]

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import tvm
 from tvm import te, tirx
 from tvm.ir import Expr
 
@@ -36,6 +37,9 @@ from schedules.conv.signature import (
 )
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.expressions.window import in_window
+
+# TVM says so of every other rounding; without it a vector of results is rounded one by one.
+tvm.ir.register_op_attr("tirx.nearbyint", "TVectorizable", True)
 
 #: Block names that the schedules look for.
 GATHER, CONV, EPILOGUE, OUT = "gather", "conv", "epilogue", "out"
@@ -103,15 +107,28 @@ def before_rounding(w: ConvWorkload, total: Expr, given: Mapping[str, Expr]) -> 
     to even. An activation that only limits values costs nothing: its limits join those of the
     dtype. A residual may also be given in fp32.
     """
-    limits, activation = np.iinfo(dtypes.get(w.precision.result).numpy), w.epilogue.activation
+    limits = np.iinfo(dtypes.get(w.precision.result).numpy)
     low, high = TvmMath.real(float(limits.min)), TvmMath.real(float(limits.max))
     if RESULT_ZERO in given:
         low, high = low - given[RESULT_ZERO], high - given[RESULT_ZERO]
-    bounds = activation.bounds
-    if bounds is not None and not w.epilogue.residual_last and RESULT_SCALE not in given:
+    if (bounds := last_bounds(w)) is not None:
         low, high = (_within(TvmMath.real(bound), low, high) for bound in bounds)
-        activation = IDENTITY
-    return _within(_real(w, activation, total, given), low, high)
+    return _within(unlimited(w, total, given), low, high)
+
+
+def last_bounds(w: ConvWorkload) -> tuple[float, float] | None:
+    """Returns the limits of an activation that does nothing but limit, and is the last before
+    results are rounded; None where there is no such activation."""
+    if w.epilogue.residual_last or RESULT_SCALE in w.precision.scales:
+        return None
+    return w.epilogue.activation.bounds
+
+
+def unlimited(w: ConvWorkload, total: Expr, given: Mapping[str, Expr]) -> Expr:
+    """Returns what `finished` limits to `last_bounds`, rounds, adds the zero point to and limits to
+    the dtype, for kernels that do so by themselves. given: as for `finished`."""
+    activation = w.epilogue.activation if last_bounds(w) is None else IDENTITY
+    return _real(w, activation, total, given)
 
 
 def _within(value: Expr, low: Expr, high: Expr) -> Expr:

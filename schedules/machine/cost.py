@@ -119,8 +119,8 @@ def moved_bytes(w: ConvWorkload) -> int:
     x, multiplied, result = (dtypes.get(one).bytes for one in (own.x, own.operands[1], own.result))
     out = math.prod(w.out_shape) * result
     weight = w.k * w.group_c * w.r * w.s * multiplied
-    added = dtypes.get(own.added).bytes
-    residual = math.prod(w.out_shape) * added if w.epilogue.residual else 0
+    added = dtypes.get(own.added).bytes if w.epilogue.residual else 0
+    residual = math.prod(w.out_shape) * added
     # A stride larger than the filter skips rows and columns.
     rows = min(w.h, w.p * w.r)
     columns = min(w.w, w.q * w.s)

@@ -106,8 +106,8 @@ class Clocks:
 CLOCKS = Clocks()
 
 
-def _signed(operand: str) -> str:
-    return dtypes.INT8.name if operand == dtypes.UINT8.name else operand
+#: Dtypes that tensor cores multiply at the rate of another, which documents give for both.
+SAME_RATE = {dtypes.UINT8.name: dtypes.INT8.name}
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class Card:
         fp32 arithmetic converts its operands first; tensor cores multiply uint8 as they do int8.
         Raises ``LookupError`` if the card has no such unit or its rate is unknown.
         """
-        multiplied = dtypes.FP32.name if unit == FP32 else _signed(operand)
+        multiplied = dtypes.FP32.name if unit == FP32 else SAME_RATE.get(operand, operand)
         for rate in self.rates:
             if rate.unit == unit and rate.operand == multiplied:
                 return rate.tera
@@ -151,7 +151,8 @@ class Card:
 
         Operands of a dtype that no tensor core takes are multiplied in fp32.
         """
-        found = [rate.tera for rate in self.rates if rate.operand == _signed(operand)]
+        same = SAME_RATE.get(operand, operand)
+        found = [rate.tera for rate in self.rates if rate.operand == same]
         return max(found) if found else self.tflops(FP32, operand)
 
     def scaled(self, count: int) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from schedules.machine.gpus import ARCHITECTURES, H200, Card, Limits
 
@@ -18,11 +19,18 @@ class Hardware:
     card: Card
     #: Compute capability times ten, 0 on a CPU.
     sm: int = 0
+    #: True for a CPU with 512-bit VNNI, whose VPDPBUSD multiplies 8-bit integers.
+    vnni: bool = False
 
     @property
     def kind(self) -> str:
         """TVM's target kind, ``"cuda"`` or ``"llvm"``."""
         return "cuda" if self.sm else "llvm"
+
+    @property
+    def form(self) -> str:
+        """Form of instructions, as `intrinsics.lower` calls it."""
+        return "vnni" if self.vnni else self.kind
 
     @property
     def has_cp_async(self) -> bool:
@@ -82,5 +90,14 @@ CUDA_ARCHS: tuple[Hardware, ...] = tuple(
     for name, (limits, card) in ARCHITECTURES.items()
 )
 
-#: A CPU, which emulates an H200. A block's tiles should stay in the second-level cache.
+#: A CPU without VNNI, which emulates an H200. A block's tiles should stay in the second-level
+#: cache.
 CPU = Hardware("llvm", Limits(block_shared=1 << 20, sm_shared=1 << 30), H200)
+
+#: The vector extension that `Hardware.vnni` is about, as LLVM and Linux name it without separators.
+VNNI = "avx512vnni"
+
+
+def cpu(features: Collection[str]) -> Hardware:
+    """Returns `CPU` with the instructions of these vector extensions, such as ``avx512vnni``."""
+    return replace(CPU, vnni=VNNI in features)

@@ -14,16 +14,24 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from intrinsics.dtypes import INT8, UINT8
 from schedules.machine.footprint import FP32, MMA
+from schedules.machine.hardware import VNNI
 
 #: fp32 multiply-adds of a core per clock, by vector extension; the first that is present counts.
 #: The fastest cores have two units of 512 or 256 bits; without an extension, two of 128 bits.
 LANES = {"avx512f": 32, "avx2": 16}
 LEAST_LANES = 8
+#: 8-bit multiply-adds of a core per clock with 512-bit VNNI: 4 for each fp32 one.
+BYTE_PRODUCTS = 4
 #: Share of the peak that kernels reach, by processor time of one thread on a Zen 4 EPYC with
 #: AVX-512 at 2.6 GHz: emulated tensor cores 39 to 59 GFLOP/s (the convolutions of ResNets),
 #: fp32 arithmetic 27 to 34 (`direct`) and 75 (`depthwise`).
 SHARES = {MMA: 0.33, FP32: 0.2}
+#: The same of emulated tensor cores with VNNI: 100 to 180 GOP/s.
+VNNI_SHARE = 0.24
+#: Dtypes of x that VNNI multiplies with int8 weights.
+BYTES = (INT8.name, UINT8.name)
 #: Bandwidth of a core and of all cores, in 1e9 bytes per second, read and written. On that CPU a
 #: copy in one thread reached 40 while another core was busy.
 MEMORY_OF_CORE, MOST_MEMORY = 20.0, 400.0
@@ -45,13 +53,18 @@ class Processor:
     clock_ghz: float
     #: fp32 multiply-adds of a core per clock.
     lanes: int
+    #: True if it multiplies 8-bit integers by 512-bit VNNI.
+    vnni: bool = False
 
     @property
     def source(self) -> str:
         """Source of the rates, for reports."""
+        products = f"{self.lanes} fp32 multiply-adds per clock"
+        if self.vnni:
+            products += f", with VNNI {BYTE_PRODUCTS * self.lanes} of 8 bits"
         return (
-            f"{self.cores} cores of {self.clock_ghz:.3g} GHz, assumed: {self.lanes} fp32 "
-            f"multiply-adds per clock, {self.memory_gbps:.0f} GB/s"
+            f"{self.cores} cores of {self.clock_ghz:.3g} GHz, assumed: {products}, "
+            f"{self.memory_gbps:.0f} GB/s"
         )
 
     @property
@@ -67,16 +80,25 @@ class Processor:
     def tflops(self, unit: str, operand: str) -> float:
         """Returns the rate that kernels reach, in 1e12 operations per second.
 
-        unit: emulated tensor cores or fp32 arithmetic. Operands of any dtype are converted to fp32.
-        Raises ``LookupError`` for a unit that is not emulated.
+        unit: emulated tensor cores or fp32 arithmetic, to which operands are converted but for
+        those that VNNI multiplies. Raises ``LookupError`` for a unit that is not emulated.
         """
         if unit not in SHARES:
             raise LookupError(f"a CPU does not emulate {unit}")
-        return self.peak_tflops(operand) * SHARES[unit]
+        if unit == MMA and self._by_vnni(operand):
+            return self.peak_tflops(operand) * VNNI_SHARE
+        return self._fp32_tflops * SHARES[unit]
 
     def peak_tflops(self, operand: str) -> float:
         """Returns the rate that no kernel exceeds, in 1e12 operations per second."""
+        return self._fp32_tflops * (BYTE_PRODUCTS if self._by_vnni(operand) else 1)
+
+    @property
+    def _fp32_tflops(self) -> float:
         return self.cores * self.clock_ghz * self.lanes * 2 / 1e3
+
+    def _by_vnni(self, operand: str) -> bool:
+        return self.vnni and operand in BYTES
 
 
 def processor(name: str, features: Collection[str]) -> Processor:
@@ -86,7 +108,7 @@ def processor(name: str, features: Collection[str]) -> Processor:
     code may use, such as ``avx512f``.
     """
     lanes = next((lanes for known, lanes in LANES.items() if known in features), LEAST_LANES)
-    return Processor(name, _cores(), _clock_ghz(), lanes)
+    return Processor(name, _cores(), _clock_ghz(), lanes, VNNI in features)
 
 
 def _cores() -> int:

@@ -60,7 +60,8 @@ def mma(
     before: Sequence[Expr] | None = None,
 ) -> None:
     """accumulators = a b + before, which is the accumulators where none is given; "mma". In each,
-    the registers of the operand's `intrinsics.mma_sync.Fragment`, in order."""
+    the registers of the operand's `intrinsics.mma_sync.Fragment`, in order; those of integers are
+    ``uint32``."""
     emit(instruction.ptx, *accumulators, *a, *b, *(accumulators if before is None else before))
 
 
@@ -85,6 +86,16 @@ def maximum_of_pairs(target: Expr, other: Expr, dtype: str) -> None:
     """The larger elements of two packed pairs, into `target`; NaN where one is; "max". dtype: of
     the elements, of 16 bits."""
     emit(f"max.NaN.{dtypes.get(dtype).ptx}x2", target, target, other)
+
+
+def minimum_of_pairs(target: Expr, other: Expr, dtype: str) -> None:
+    """As `maximum_of_pairs`, the smaller elements; "min"."""
+    emit(f"min.NaN.{dtypes.get(dtype).ptx}x2", target, target, other)
+
+
+def add_pairs(target: Expr, other: Expr, dtype: str) -> None:
+    """Adds a packed pair to `target`; "add". dtype: of the elements, of 16 bits."""
+    emit(f"add.rn.{dtypes.get(dtype).ptx}x2", target, target, other)
 
 
 def store_shared(pointer: Expr, registers: Sequence[Expr]) -> None:

@@ -6,6 +6,8 @@ matrix product of several tiles (`product`) whose tiles are fragments of wider a
 
 from __future__ import annotations
 
+import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,15 @@ from tvm import te
 from tvm.s_tir import Schedule, TensorIntrin
 
 import intrinsics
-from intrinsics import INTRINSICS, TensorIntrinsic, dtypes, emulate
+from intrinsics import INTRINSICS, TensorIntrinsic, dtypes, emulate, vnni
 from intrinsics.lower import lower
-from intrinsics.record import WARP_SIZE
+from intrinsics.record import CPU_ONLY, WARP_SIZE
 from schedules.machine.hardware import CPU, Hardware
 from tests.support import kernels, sass
-from tests.support.tiles import KINDS, tiles
+from tests.support.tiles import kinds, tiles
 from tvmconv.compiler import toolchain
 from tvmconv.runtime import gpu
+from tvmconv.runtime.device import cpu_features
 
 Array = NDArray[Any]
 each_intrinsic = pytest.mark.parametrize("intrinsic", INTRINSICS, ids=lambda i: i.name)
@@ -46,8 +49,8 @@ def same_bits(got: Array, expected: Array) -> None:
 class Emulated:
     """The five implementations of one instruction for LLVM, each a function of its tiles."""
 
-    def __init__(self, intrinsic: TensorIntrinsic) -> None:
-        names = lower(intrinsic, "llvm", "shared")
+    def __init__(self, intrinsic: TensorIntrinsic, kind: str = "llvm") -> None:
+        names = lower(intrinsic, kind, "shared")
         functions = {
             form: TensorIntrin.get(getattr(names, form)).impl.with_attr("global_symbol", form)
             for form in FORMS
@@ -59,18 +62,33 @@ class Emulated:
         self.module[form](*(tvm_ffi.from_dlpack(kernels.Exported(one)) for one in operands))
 
 
-@pytest.fixture(scope="module", params=INTRINSICS, ids=lambda intrinsic: intrinsic.name)
+#: All, but of integers one shape of each, as shapes differ in nothing that dtypes change.
+TRIED = [i for i in INTRINSICS if i.accumulator_dtype != "int32" or i.m == i.n]
+
+
+@pytest.fixture(scope="module", params=TRIED, ids=lambda intrinsic: intrinsic.name)
 def emulated(request: pytest.FixtureRequest) -> tuple[TensorIntrinsic, Emulated]:
     return request.param, Emulated(request.param)
 
 
+def unlikely(dtype: Any) -> float:
+    """Fills what nothing may write: NaN, or an integer that no tile is full of."""
+    return kernels.UNLIKELY if np.issubdtype(dtype, np.integer) else np.nan
+
+
+def only_wrote(part: Array, wide: Array) -> bool:
+    """Whether a buffer of `part_of_wider` has what it had but for the part, which is lost here."""
+    part[...] = unlikely(part.dtype)
+    return bool((np.isnan(wide) | (wide == unlikely(part.dtype))).all())
+
+
 def part_of_wider(tile: Array) -> tuple[Array, Array]:
-    """A copy of the tile in the middle of a NaN buffer, and the buffer.
+    """A copy of the tile in the middle of a buffer of `unlikely` numbers, and the buffer.
 
     The tile begins 64 elements into a row, as TVM wants arguments aligned at 64 bytes.
     """
     rows, columns = tile.shape
-    flat = np.full(3 * rows * (128 + columns) + 32, np.nan, tile.dtype)
+    flat = np.full(3 * rows * (128 + columns) + 64, unlikely(tile.dtype), tile.dtype)
     skip = -flat.ctypes.data % 64 // tile.itemsize
     wide = flat[skip : skip + 3 * rows * (128 + columns)].reshape(3 * rows, 128 + columns)
     # Rows are then no multiple of 64 bytes apart; the first row of the tile still has to be.
@@ -85,25 +103,24 @@ def test_fill(emulated: tuple[TensorIntrinsic, Emulated]) -> None:
     part, wide = part_of_wider(tiles(intrinsic, "normal")[2])
     run("fill", part)
     same_bits(part, np.zeros_like(part))
-    assert np.count_nonzero(~np.isnan(wide)) == part.size
+    assert only_wrote(part, wide)
 
 
 @pytest.mark.parametrize("form", ["load_a", "load_b", "store"])
 def test_copies(emulated: tuple[TensorIntrinsic, Emulated], form: str) -> None:
     intrinsic, run = emulated
-    tile = tiles(intrinsic, "mixed")[("load_a", "load_b", "store").index(form)]
+    tile = tiles(intrinsic, kinds(intrinsic)[-1])[("load_a", "load_b", "store").index(form)]
     source, _ = part_of_wider(tile)
-    destination, wide = part_of_wider(np.full_like(tile, np.nan))
+    destination, wide = part_of_wider(np.full_like(tile, unlikely(tile.dtype)))
     run(form, source, destination)
     same_bits(destination, tile)
     same_bits(source, tile)
-    assert np.count_nonzero(~np.isnan(wide)) == tile.size
+    assert only_wrote(destination, wide)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_mma(emulated: tuple[TensorIntrinsic, Emulated], kind: str) -> None:
+def test_mma(emulated: tuple[TensorIntrinsic, Emulated]) -> None:
     intrinsic, run = emulated
-    for seed in range(3):
+    for kind, seed in itertools.product(kinds(intrinsic), range(3)):
         a, b, c = tiles(intrinsic, kind, seed)
         expected = emulate.mma(intrinsic, a, b, c)
         (part_a, _), (part_b, _), (part_c, wide) = map(part_of_wider, (a, b, c))
@@ -111,7 +128,45 @@ def test_mma(emulated: tuple[TensorIntrinsic, Emulated], kind: str) -> None:
         same_bits(part_c, expected)
         same_bits(part_a, a)
         same_bits(part_b, b)
-        assert np.count_nonzero(~np.isnan(wide)) == c.size
+        assert only_wrote(part_c, wide)
+
+
+INTEGERS = [i for i in INTRINSICS if vnni.multiplies(i)]
+needs_vnni = pytest.mark.skipif("avx512vnni" not in cpu_features(), reason="a CPU without VNNI")
+
+
+@needs_vnni
+@pytest.mark.parametrize(
+    "intrinsic", [i for i in INTEGERS if i.m == i.n or i.min_sm == CPU_ONLY], ids=lambda i: i.name
+)
+def test_vnni_has_the_bits_of_numpy(intrinsic: TensorIntrinsic) -> None:
+    """Its fragments are laid out in its own way, so that operands are loaded first."""
+    run = Emulated(intrinsic, "vnni")
+    for kind, seed in itertools.product(kinds(intrinsic), range(3)):
+        a, b, c = tiles(intrinsic, kind, seed)
+        (part_c, wide_c), *wider = map(part_of_wider, (c, a, b, np.zeros_like(a), np.zeros_like(b)))
+        (part_a, _), (part_b, _), (loaded_a, wide_a), (loaded_b, wide_b) = wider
+        run("load_a", part_a, loaded_a)
+        run("load_b", part_b, loaded_b)
+        run("mma", loaded_a, loaded_b, part_c)
+        same_bits(part_c, emulate.mma(intrinsic, a, b, c))
+        same_bits(part_a, a)
+        same_bits(part_b, b)
+        for part, wide in ((part_c, wide_c), (loaded_a, wide_a), (loaded_b, wide_b)):
+            assert only_wrote(part, wide)
+
+
+@pytest.mark.parametrize("cpu", ["cascadelake", "znver4"])
+def test_vnni_is_the_instruction_wherever_there_is_one(cpu: str) -> None:
+    """Per tile of 16 x 16 x 16 one for 64 multiply-adds, and signed operands one for 1024."""
+    for operands, most in ((("uint8", "int8"), 64), (("int8", "int8"), 68)):
+        intrinsic = intrinsics.get(16, 16, 16, operands, "int32")
+        names = lower(intrinsic, "vnni", "shared")
+        mma = TensorIntrin.get(names.mma).impl.with_attr("global_symbol", "mma")
+        target = tvm.target.Target({"kind": "llvm", "mcpu": cpu})
+        with target:
+            assembly = tvm.compile(mma, target=target).mod.inspect_source("asm")
+        assert len(re.findall(r"\bvpdpbusd\b[^\n]*zmm", assembly)) == most
 
 
 # ---------------------------------------------------------------- all forms together
@@ -182,9 +237,9 @@ def product_operands(intrinsic: TensorIntrinsic, kind: str) -> tuple[Array, Arra
     Each row of a has a single 1 in the first k columns, so that the step picks rows of b.
     """
     rng = np.random.default_rng(7)
-    operand = dtypes.get(intrinsic.a_dtype).numpy
+    operand, weight = (dtypes.get(one).numpy for one in (intrinsic.a_dtype, intrinsic.b_dtype))
     a = np.empty((TILES_M * intrinsic.m, TILES_K * intrinsic.k), operand)
-    b = np.empty((TILES_K * intrinsic.k, TILES_N * intrinsic.n), operand)
+    b = np.empty((TILES_K * intrinsic.k, TILES_N * intrinsic.n), weight)
     for i in range(TILES_M):
         rows = slice(i * intrinsic.m, (i + 1) * intrinsic.m)
         pick = np.eye(intrinsic.k, dtype=operand)[rng.integers(0, intrinsic.k, intrinsic.m)]
@@ -192,7 +247,7 @@ def product_operands(intrinsic: TensorIntrinsic, kind: str) -> tuple[Array, Arra
     for j in range(TILES_N):
         columns = slice(j * intrinsic.n, (j + 1) * intrinsic.n)
         _, right, c = tiles(intrinsic, kind, j)
-        picked = c.astype(operand)[rng.integers(0, intrinsic.m, intrinsic.k)]
+        picked = c.astype(weight)[rng.integers(0, intrinsic.m, intrinsic.k)]
         b[:, columns] = np.vstack([picked, right])
     return a, b
 
@@ -214,14 +269,23 @@ def expected_product(intrinsic: TensorIntrinsic, a: Array, b: Array) -> tuple[Ar
 
 def run_product(intrinsic: TensorIntrinsic, hardware: Hardware, function: Any, kind: str) -> Array:
     a, b = product_operands(intrinsic, kind)
-    d = np.full((len(a), b.shape[1]), np.nan, intrinsic.accumulator_dtype)
+    d = np.full((len(a), b.shape[1]), unlikely(intrinsic.accumulator_dtype))
+    d = d.astype(intrinsic.accumulator_dtype)
     return kernels.call(function, [a, b, d], hardware)
 
 
-@each_intrinsic
-def test_product_on_the_cpu_is_numpys_bit_for_bit(intrinsic: TensorIntrinsic) -> None:
-    function = kernels.compiled(product(intrinsic, "llvm"), CPU)[intrinsic.name]
-    for kind in KINDS:
+@pytest.mark.parametrize(
+    ("intrinsic", "form"),
+    [pytest.param(i, "llvm", id=i.name) for i in TRIED]
+    + [
+        pytest.param(i, "vnni", id=f"{i.name}-vnni", marks=needs_vnni)
+        for i in INTEGERS
+        if i.a_dtype == i.b_dtype and i.n > 8
+    ],
+)
+def test_product_on_the_cpu_is_numpys_bit_for_bit(intrinsic: TensorIntrinsic, form: str) -> None:
+    function = kernels.compiled(product(intrinsic, form), CPU)[intrinsic.name]
+    for kind in kinds(intrinsic):
         got = run_product(intrinsic, CPU, function, kind)
         same_bits(got, expected_product(intrinsic, *product_operands(intrinsic, kind))[0])
 
@@ -238,21 +302,26 @@ def test_product_runs_on_tensor_cores(arch: str, tmp_path: Path) -> None:
     assert len(listing) == len(there)
     for intrinsic in there:
         text = listing[f"{intrinsic.name}_kernel"]
-        accumulator = {"float32": ".F32", "float16": ".F16"}[intrinsic.accumulator_dtype]
-        shape = {"sm_75": "HMMA.1688", "sm_90": "HMMA.16816"}[arch]
-        # An HMMA has 16 x 8 results, and 8 or 16 of the 16 products of each.
-        per_tile = {"sm_75": 4, "sm_90": 2}[arch]
-        assert text.count(shape + accumulator) == TILES_M * TILES_N * TILES_K * per_tile
+        if intrinsic.accumulator_dtype == "int32":
+            shape, per_tile = {"sm_75": ("IMMA.8816", 4), "sm_90": ("IMMA.16816", 2)}[arch]
+            operands = {"int8": ".S8.S8", "uint8": ".U8.U8"}[intrinsic.a_dtype]
+        else:
+            # An HMMA has 16 x 8 results, and 8 or 16 of the 16 products of each.
+            shape, per_tile = {"sm_75": ("HMMA.1688", 4), "sm_90": ("HMMA.16816", 2)}[arch]
+            operands = {"float32": ".F32", "float16": ".F16"}[intrinsic.accumulator_dtype]
+        assert text.count(shape + operands) == TILES_M * TILES_N * TILES_K * per_tile
 
 
 @pytest.mark.gpu
-@each_intrinsic
+@pytest.mark.parametrize(
+    "intrinsic", [i for i in INTRINSICS if i.min_sm < CPU_ONLY], ids=lambda i: i.name
+)
 def test_product_on_a_gpu_is_within_the_bound(intrinsic: TensorIntrinsic) -> None:
     arch = gpu.detect_arch()
     assert arch is not None
     hardware = toolchain.cuda_arch(arch)
     function = kernels.compiled(product(intrinsic, "cuda"), hardware)[intrinsic.name]
-    for kind in KINDS:
+    for kind in kinds(intrinsic):
         got = run_product(intrinsic, hardware, function, kind)
         expected, bound = expected_product(intrinsic, *product_operands(intrinsic, kind))
         off = np.abs(got.astype(np.float64) - expected)
@@ -264,11 +333,16 @@ def test_lowering_again_is_free_and_gives_the_same_names() -> None:
     assert lower(intrinsic, "llvm", "shared") is lower(intrinsic, "llvm", "shared")
 
 
+def test_unknown_form_is_refused() -> None:
+    with pytest.raises(KeyError, match="amx"):
+        lower(intrinsics.get(16, 16, 16), "amx", "shared")
+
+
 def test_no_two_lowerings_share_a_name() -> None:
     names = [
         getattr(lower(intrinsic, kind, "shared"), form)
         for intrinsic in INTRINSICS
-        for kind in ("cuda", "llvm")
+        for kind in ("cuda", "llvm", *(["vnni"] if vnni.multiplies(intrinsic) else []))
         for form in FORMS
     ]
     assert len(set(names)) == len(names)

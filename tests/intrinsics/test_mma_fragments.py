@@ -10,11 +10,14 @@ from numpy.typing import NDArray
 
 from intrinsics import dtypes
 from intrinsics.mma_fragments import mma, pack, unpack
-from intrinsics.mma_sync import INSTRUCTIONS, M16N8K16, Fragment
+from intrinsics.mma_sync import INSTRUCTIONS, INTEGER_INSTRUCTIONS, M16N8K16, Fragment
 from intrinsics.numerics import arithmetic as numerics
 from intrinsics.record import TensorIntrinsic
 
 Array = NDArray[Any]
+every_instruction = pytest.mark.parametrize(
+    "instruction", INSTRUCTIONS + INTEGER_INSTRUCTIONS, ids=lambda i: i.name
+)
 each_instruction = pytest.mark.parametrize("instruction", INSTRUCTIONS, ids=lambda i: i.name)
 
 
@@ -35,8 +38,9 @@ def matrix(operand: str, instruction: TensorIntrinsic, values: Array) -> Array:
 
 def tiles(instruction: TensorIntrinsic, leading: tuple[int, ...], seed: int = 0) -> list[Array]:
     draw = np.random.default_rng(seed).normal
+    spread = 40 if dtypes.get(instruction.accumulator_dtype).integer else 1
     return [
-        matrix(operand, instruction, draw(size=(*leading, *instruction.shape(operand))))
+        matrix(operand, instruction, spread * draw(size=(*leading, *instruction.shape(operand))))
         for operand in "abc"
     ]
 
@@ -89,7 +93,7 @@ def test_one_formula_serves_every_width(key: Any) -> None:
             assert fragment.element(lane, number) == expected
 
 
-@each_instruction
+@every_instruction
 @pytest.mark.parametrize("operand", "abc")
 def test_places_are_the_inverse_of_elements(operand: str, instruction: TensorIntrinsic) -> None:
     fragment = Fragment.of(operand, instruction)
@@ -98,7 +102,7 @@ def test_places_are_the_inverse_of_elements(operand: str, instruction: TensorInt
         assert fragment.element(lanes[row, column], numbers[row, column]) == (row, column)
 
 
-@each_instruction
+@every_instruction
 def test_unpacking_gives_back_what_was_packed(instruction: TensorIntrinsic) -> None:
     for operand, value in zip("abc", tiles(instruction, (2, 3)), strict=True):
         held = pack(value, operand, instruction)

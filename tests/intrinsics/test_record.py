@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 import intrinsics
-from intrinsics import INTRINSICS, TensorIntrinsic
+from intrinsics import INTRINSICS, TensorIntrinsic, wmma
+from intrinsics.record import CPU_ONLY
 
 GOOD = intrinsics.get(16, 16, 16)
 
@@ -47,26 +48,38 @@ def test_record_is_frozen() -> None:
 
 
 def test_each_is_found_by_its_shape_and_dtypes() -> None:
-    """PTX ISA: every shape with fp16 operands and both accumulators, with bf16 and fp32."""
+    """PTX ISA: every shape with fp16 operands and both accumulators, with bf16 and fp32, with 8-bit
+    integers of one kind and int32; and what only a CPU multiplies."""
     shapes = {(16, 16, 16), (32, 8, 16), (8, 32, 16)}
-    forms = {("float16", "float32"), ("float16", "float16"), ("bfloat16", "float32")}
-    found = {((i.m, i.n, i.k), (i.a_dtype, i.accumulator_dtype)): i for i in INTRINSICS}
+    forms = {
+        (("float16", "float16"), "float32"): 70,
+        (("float16", "float16"), "float16"): 70,
+        (("bfloat16", "bfloat16"), "float32"): 80,
+        (("int8", "int8"), "int32"): 72,
+        (("uint8", "uint8"), "int32"): 72,
+        (("uint8", "int8"), "int32"): CPU_ONLY,
+    }
+    found = {
+        ((i.m, i.n, i.k), ((i.a_dtype, i.b_dtype), i.accumulator_dtype)): i for i in INTRINSICS
+    }
     assert found.keys() == {(shape, form) for shape in shapes for form in forms}
     assert len(found) == len(INTRINSICS)
     for (shape, form), i in found.items():
         assert intrinsics.get(*shape, *form) is i
+        assert i.min_sm == forms[form] == wmma.min_sm(*form)
+    assert wmma.min_sm(("int8", "uint8"), "int32") is None
 
 
 def test_unknown_instruction_lists_the_known_ones() -> None:
-    with pytest.raises(LookupError, match="m16n8k8 of float16 into float32") as caught:
+    with pytest.raises(LookupError, match="m16n8k8 of float16 x float16 into float32") as caught:
         intrinsics.get(16, 8, 8)
     assert all(intrinsic.name in str(caught.value) for intrinsic in INTRINSICS)
 
 
 @pytest.mark.parametrize("intrinsic", INTRINSICS, ids=lambda intrinsic: intrinsic.name)
 def test_figures(intrinsic: TensorIntrinsic) -> None:
-    # 256 results over 32 threads: 8 each, one register each in fp32 and half of one in fp16.
+    # 256 results over 32 threads: 8 each, one register each in 32 bits and half of one in fp16.
     assert (
         intrinsic.accumulator_registers()
-        == {"float32": 8, "float16": 4}[intrinsic.accumulator_dtype]
+        == {"float32": 8, "float16": 4, "int32": 8}[intrinsic.accumulator_dtype]
     )

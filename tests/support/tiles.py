@@ -12,12 +12,21 @@ from intrinsics import TensorIntrinsic, dtypes
 Array = NDArray[Any]
 
 KINDS = ("normal", "cancelling", "subnormal", "tiny", "large", "mixed")
+#: Of integers: the whole range; its two ends and zero.
+INTEGER_KINDS = ("normal", "extreme")
+
+
+def kinds(intrinsic: TensorIntrinsic) -> tuple[str, ...]:
+    """The kinds of operands that an instruction's arithmetic is tried with."""
+    return INTEGER_KINDS if dtypes.get(intrinsic.a_dtype).integer else KINDS
 
 
 def tiles(intrinsic: TensorIntrinsic, kind: str, seed: int = 0) -> tuple[Array, Array, Array]:
     """a (m, k), b (k, n) and c (m, n) whose product stays finite in the accumulator's dtype."""
     m, n, k = intrinsic.m, intrinsic.n, intrinsic.k
     rng = np.random.default_rng(seed)
+    if kinds(intrinsic) is INTEGER_KINDS:
+        return _integers(intrinsic, kind, rng)
     accumulator = intrinsic.accumulator_dtype
     a, b, c = rng.standard_normal((m, k)), rng.standard_normal((k, n)), rng.standard_normal((m, n))
     if kind == "cancelling":
@@ -50,3 +59,19 @@ def tiles(intrinsic: TensorIntrinsic, kind: str, seed: int = 0) -> tuple[Array, 
         c[rng.random((m, n)) < 0.2] = -0.0
     left, right = (dtypes.get(one).numpy for one in (intrinsic.a_dtype, intrinsic.b_dtype))
     return a.astype(left), b.astype(right), c.astype(accumulator)
+
+
+def _integers(
+    intrinsic: TensorIntrinsic, kind: str, rng: np.random.Generator
+) -> tuple[Array, Array, Array]:
+    def draw(operand: str) -> Array:
+        dtype = np.dtype(intrinsic.dtype(operand))
+        limits = np.iinfo(dtype)
+        # Accumulators leave room for the sum.
+        low, high = (limits.min, limits.max) if operand != "c" else (-(2**30), 2**30)
+        shape = intrinsic.shape(operand)
+        if kind == "extreme":
+            return rng.choice(np.array([low, high, 0]), shape).astype(dtype)
+        return rng.integers(low, high, shape, endpoint=True).astype(dtype)
+
+    return draw("a"), draw("b"), draw("c")

@@ -29,7 +29,8 @@ MaxError = Annotated[
     typer.Option(metavar="E", help="relative l2 of the outputs; layers go back to fp16 for it"),
 ]
 Unsigned = Annotated[
-    bool, typer.Option("--unsigned", help="uint8 for activations that are never negative")
+    bool,
+    typer.Option("--unsigned/--signed", help="whether what is never negative gets uint8, or int8"),
 ]
 Arch = Annotated[str | None, typer.Option(help="GPU whose microseconds are told; default sm_90a")]
 Mean = Annotated[
@@ -51,7 +52,7 @@ def quantize(
     method: Method = "entropy",
     keep: Keep = None,
     max_error: MaxError = None,
-    unsigned: Unsigned = False,
+    unsigned: Unsigned = True,
     arch: Arch = None,
     shape: Shape = None,
     mean: Mean = None,

@@ -8,8 +8,9 @@ from tvm.target import codegen
 
 from schedules.conv.precision import PRECISIONS, Precision
 from schedules.families.simulated.family import ACTIVATIONS, Simulation
+from schedules.machine import hardware as machines
 from schedules.machine.cost import Machine
-from schedules.machine.hardware import CPU, Hardware
+from schedules.machine.hardware import Hardware
 from schedules.machine.processor import Processor, processor
 from tvmconv.compiler import toolchain
 from tvmconv.errors import TargetError, TvmconvError
@@ -35,7 +36,7 @@ def find_hardware(target: str, arch: str | None) -> tuple[Hardware, str]:
         cpu = arch or codegen.llvm_get_system_cpu()
         if not codegen.llvm_is_valid_cpu(cpu, codegen.llvm_get_system_triple()):
             raise TargetError(f"LLVM knows no CPU {cpu!r}", hint="leave arch out for this one")
-        return CPU, cpu
+        return hardware_of(cpu), cpu
     arch = arch or gpu.detect_arch()
     if arch is None:
         raise TargetError(
@@ -43,6 +44,11 @@ def find_hardware(target: str, arch: str | None) -> tuple[Hardware, str]:
             hint='name what to build for, such as arch="sm_90", or build with target="llvm"',
         )
     return toolchain.cuda_arch(arch), arch
+
+
+def hardware_of(cpu: str) -> Hardware:
+    """Returns what to schedule for on a CPU, as LLVM calls it."""
+    return machines.cpu(code_features(cpu))
 
 
 def find_precision(name: str) -> Precision:

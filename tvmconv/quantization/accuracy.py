@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from onnx import helper
 
 from tvmconv.errors import ModelError, QuantizationError, first_line
 
@@ -33,7 +34,8 @@ class Runner:
         known = {value.name: value for value in (*proto.graph.value_info, *proto.graph.input)}
         outputs = {value.name for value in proto.graph.output}
         more = dict.fromkeys(name for name in watched if name not in outputs)
-        wide.graph.output.extend(known[name] for name in more)
+        typed = (known.get(name) or helper.make_empty_tensor_value_info(name) for name in more)
+        wide.graph.output.extend(typed)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         # Rounding stays where it is written, and products are of numbers in fp32.

@@ -174,7 +174,7 @@ def _found(
 
 
 def scales(
-    groups: Iterable[Group], found: Mapping[str, Range], unsigned: bool = False
+    groups: Iterable[Group], found: Mapping[str, Range], unsigned: bool = True
 ) -> dict[str, Scale]:
     """Returns the scale of each tensor of the groups.
 

@@ -12,7 +12,7 @@ The rules, with `x` a tensor in fp32 and `layers` those that are in 8 bits:
    to convert.
 5. Relu and Clip outside of a layer's region pass it through as well, if what is before them does;
    else they are computed with that, and the result is rounded. What they cut off does not widen the
-   scale of a tensor that only they read.
+   scale of tensors of which nothing else becomes.
 6. An average over many pixels is not rule 4's: it is much smaller than the largest pixel, whose
    scale would leave it few of the 8 bits.
 """
@@ -38,6 +38,7 @@ ONE_INPUT = frozenset(
     )
 )
 PASSING = ONE_INPUT | {"Concat"}
+AVERAGING = frozenset(("AveragePool", "Resize", "Upsample"))
 #: The most pixels of such an AveragePool: 3x3.
 FEW_PIXELS = 9
 #: Pointwise operators that keep what they do not cut off.
@@ -139,11 +140,19 @@ def _ranging(
 
 
 def _is_cut(tensor: str, network: Network, absorbed: Collection[str]) -> bool:
-    """True if one Relu or Clip alone reads a tensor, and passes the scale through."""
+    """True if all that becomes of a tensor is moved and then cut off by one Relu or Clip.
+
+    An average in between would be of other numbers if they were cut off before it.
+    """
     readers = network.readers.get(tensor, [])
-    if len(readers) != 1 or tensor in network.outputs or readers[0].op_type not in CUTTING:
+    if len(readers) != 1 or tensor in network.outputs or not passes(readers[0], network, absorbed):
         return False
-    return passes(readers[0], network, absorbed)
+    (node,) = readers
+    if node.op_type in CUTTING:
+        return True
+    return node.op_type not in AVERAGING and all(
+        _is_cut(name, network, absorbed) for name in node.output if name in network.floats
+    )
 
 
 def tensors_of(groups: Iterable[Group]) -> tuple[str, ...]:

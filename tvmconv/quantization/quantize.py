@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 
 from tvmconv.compiler import toolchain
-from tvmconv.errors import QuantizationError
+from tvmconv.errors import FeedError, QuantizationError
 from tvmconv.images import IMAGENET, Preprocessing, read_images
 from tvmconv.onnx.batches import Shapes
 from tvmconv.onnx.model import Model, fix_shapes, specs
@@ -56,7 +56,7 @@ def quantize(
     method: str = "entropy",
     keep: Collection[str] = (),
     max_error: float | None = None,
-    unsigned: bool = False,
+    unsigned: bool = True,
     correct_bias: bool = True,
     arch: str = "sm_90a",
     shapes: Shapes = None,
@@ -68,29 +68,30 @@ def quantize(
     feeds: what to calibrate with, like what the network will see: mappings of input names to NumPy
         arrays, or arrays for a network of one input, each one run; or a folder of images, as
         `read_images` takes it. All stay in memory.
-    method: onnxruntime's calibrator: ``entropy`` (the bound that loses least information),
-        ``minmax`` (nothing is cut off) or ``percentile`` (99.999 % of the numbers are not).
+    method: onnxruntime's calibrator: ``entropy`` (of 128 bins, as it is by default), ``minmax``
+        (nothing is cut off) or ``percentile`` (99.999 % of the numbers are not).
     keep: names of layers, as reports have them, that stay in floating point.
     max_error: largest relative l2 error of the outputs, over the feeds, against the float model.
         Layers go back to floating point until it is reached, those first that give most accuracy
         back for the microseconds that int8 saves them.
     unsigned: tensors that are never negative on the feeds, as after a Relu, get uint8 with zero
-        point 0: steps of half the size. By default all activations are int8.
+        point 0: steps of half the size. Without it all activations are int8.
     correct_bias: biases take back what rounding shifts on average, as
         `tvmconv.quantization.correction` says.
     arch: the GPU by whose rates microseconds are estimated.
-    shapes: whole shapes by input, where dimensions are open and ``feeds`` is a folder; then an open
-        batch is 1. Open dimensions stay open in the result.
-    preprocessing: of pictures in a folder; default ImageNet's.
+    shapes: for a folder: whole shapes by input, where dimensions other than the batch are open.
+        They stay open in the result.
+    preprocessing: for a folder: of its pictures; default ImageNet's.
 
     Weights are int8 per output channel, activations int8 per tensor, both with zero point 0; where
     in the graph is said by `tvmconv.quantization.placement`, and which layers stay in floating
     point by `tvmconv.quantization.candidates`.
 
-    Raises `ModelError` for a model that can't be read or that onnxruntime can't run, `FeedError`
-    for feeds that do not fit or are not finite, `QuantizationError` for unknown layers or methods,
-    a model that is quantised already, activations that are 0 or not finite, and a bound that can't
-    be reached, and `TargetError` for an unknown GPU.
+    Raises `ModelError` for a model that can't be read or that onnxruntime can't run, `ShapeError`
+    for dimensions of images that are left open, `FeedError` for feeds that do not fit or are not
+    finite, `QuantizationError` for unknown layers or methods, a model that is quantised already,
+    activations that are 0 or not finite, and a bound that can't be reached, and `TargetError` for
+    an unknown GPU.
     """
     if max_error is not None and not 0 < max_error < math.inf:
         raise QuantizationError(
@@ -128,16 +129,14 @@ def quantize(
         best = search.within(max_error, names, saved, write, finish, Reference(network.proto, fed))
         names, alone = list(best.names), best.alone
     proto = finish(names)
-    watched = [layer.output for layer in layers]
-    errors = accuracy.errors(network.proto, proto, fed, watched)
-    rows = [_row(layer, floats, names, saved, alone, errors) for layer in layers]
+    errors = accuracy.errors(network.proto, proto, fed, [layer.output for layer in layers])
     report = QuantizationReport(
         method=method,
         feeds=len(fed),
         machine=machine.name,
         max_error=max_error,
         outputs=tuple(_output(v.name, errors) for v in proto.graph.output if v.name in errors),
-        layers=tuple(rows),
+        layers=tuple(_row(layer, floats, names, saved, alone, errors) for layer in layers),
     )
     return Quantized(proto, report)
 
@@ -150,6 +149,12 @@ def _read(
     preprocessing: Preprocessing,
 ) -> Iterable[Feed]:
     if not isinstance(feeds, str | Path):
+        if shapes is not None or preprocessing is not IMAGENET:
+            raise FeedError(
+                "shapes and preprocessing are for a folder of images",
+                note="feeds are taken as they are",
+                hint="leave them out, or name a folder",
+            )
         return feeds
     is_open = all(spec.shape[:1] == (0,) for spec in inputs)
     fixed = fix_shapes(network.proto, 1 if is_open else None, shapes)

@@ -1,11 +1,11 @@
 """Writes the QDQ model: QuantizeLinear and DequantizeLinear around tensors, weights in int8.
 
-The forms are those that onnxruntime turns into QLinearConv, and TensorRT into its int8 layers:
+The forms are those that onnxruntime turns into QLinearConv:
 
 - an activation: QuantizeLinear, DequantizeLinear, per tensor, zero point 0; all readers read it
 - a weight: an int8 initializer, DequantizeLinear per output channel, zero point 0, from -127 to 127
-- a bias: an int32 initializer, DequantizeLinear per output channel, at the product of the scales of
-  input and weight: it can be added to the accumulators as it is
+- a bias: in fp32, as it was, but for its correction. onnxruntime brings it to int32 at the product
+  of the scales of input and weight, and so can any kernel: `weight_scales` sees to it that it fits
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from tvmconv.quantization.layers import Layer
 from tvmconv.quantization.network import Network
 
 Array = NDArray[Any]
-#: The largest integer of a bias, which leaves half the range of int32 to the sum of products.
+#: The largest integer of a bias, which leaves half the range of int32 to the sum of products. As
+#: kernels may bring a bias to int32, weights of a channel are rounded more coarsely if it needs be.
 LARGEST_BIAS = 2.0**30
 
 
@@ -78,7 +79,7 @@ class Writer:
         _rewire_subgraphs(nodes, rewired)
         del graph.node[:]
         graph.node.extend(nodes)
-        _drop_unread_constants(graph)
+        _drop_unread(proto)
         proto.producer_name = "tvmconv"
         return infer_shapes(proto)
 
@@ -111,26 +112,22 @@ class Writer:
         step: float,
         shift: Array | None,
     ) -> list[onnx.NodeProto]:
-        """Replaces a layer's weights and bias by integers. Returns the nodes that they need.
+        """Replaces a layer's weights by integers, and its bias by the corrected one. Returns the
+        nodes that they need.
 
         step: the scale of the layer's input. shift: what is subtracted from the bias.
         """
         integers, scale = rounded_weight(self._network, layer, step)
         axis = output_axis(node)
-        along = scale.ravel()
-        nodes = [self._constant(graph, f"{layer.name}.weight", integers, along, axis)]
-        node.input[1] = nodes[0].output[0]
-        bias = integer_bias(self._network, layer)
-        if bias is None and shift is not None and not layer.bias and node.op_type != "MatMul":
-            bias = np.zeros(shift.shape)
-        if bias is not None:
-            bias = bias if shift is None else bias - shift
-            product = np.maximum(step * along.astype(np.float64), SMALLEST).astype(np.float32)
-            product = np.tile(product, len(bias) // len(product))
-            rounded = np.rint(bias / product).astype(np.int32)
-            nodes.append(self._constant(graph, f"{layer.name}.bias", rounded, product, 0))
-            node.input[2:] = [nodes[1].output[0]]
-        return nodes
+        back = self._constant(graph, f"{layer.name}.weight", integers, scale.ravel(), axis)
+        node.input[1] = back.output[0]
+        bias = bias_by_channel(self._network, layer)
+        if shift is not None and bias is not None:
+            name = self._name(f"{layer.name}.bias_corrected")
+            corrected = (bias - shift).astype(np.float32)
+            graph.initializer.append(numpy_helper.from_array(corrected, name))
+            node.input[2:] = [name]
+        return [back]
 
     def _constant(
         self, graph: onnx.GraphProto, name: str, integers: Array, scale: Array, axis: int
@@ -161,18 +158,23 @@ def output_axis(node: onnx.NodeProto) -> int:
     return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
 
 
-def integer_bias(network: Network, layer: Layer) -> Array | None:
-    """Returns the bias, (K,) float64, if it can be integers: one number a channel, added as it is.
+def bias_by_channel(network: Network, layer: Layer) -> Array | None:
+    """Returns the bias, (K,) float64, of zeros where a convolution or Gemm has none.
 
-    None for another, and for a layer without.
+    None where there can't be one, or it is no vector of channels that is added as it is.
     """
+    node = network.nodes[layer.name]
+    if node.op_type == "MatMul" or any(attribute(node, one, 1) != 1 for one in ("alpha", "beta")):
+        return None
+    shape = network.constant(layer.weight).shape
+    channels = shape[output_axis(node)]
+    if not layer.bias:
+        groups = attribute(node, "group", 1) if node.op_type == "ConvTranspose" else 1
+        return np.zeros(int(groups) * channels)
     if layer.bias not in network.constants:
         return None
-    node = network.nodes[layer.name]
     bias = network.constant(layer.bias).astype(np.float64)
-    channels = network.constant(layer.weight).shape[output_axis(node)]
-    scaled = attribute(node, "alpha", 1) != 1 or attribute(node, "beta", 1) != 1
-    return None if bias.ndim != 1 or len(bias) % channels or scaled else bias
+    return None if bias.ndim != 1 or len(bias) % channels else bias
 
 
 def rounded_weight(network: Network, layer: Layer, step: float) -> tuple[Array, Array]:
@@ -181,7 +183,7 @@ def rounded_weight(network: Network, layer: Layer, step: float) -> tuple[Array, 
     step: the scale of the layer's input. Raises `QuantizationError` for weights or biases that are
     not finite.
     """
-    weight, bias = network.constant(layer.weight), integer_bias(network, layer)
+    weight, bias = network.constant(layer.weight), bias_by_channel(network, layer)
     axis = output_axis(network.nodes[layer.name])
     scale = weight_scales(weight, axis, None if bias is None else bias / step)
     if not np.isfinite(weight).all() or not np.isfinite(scale).all():
@@ -202,7 +204,7 @@ def weight_scales(weight: Array, axis: int, bias: Array | None) -> Array:
         scale = max |w| / 127, of a channel without weights 1
 
     bias: over the scale of the input; at least |bias| / 2^30 is returned, so that a bias that is
-    far larger than its channel's products is an int32.
+    far larger than its channel's products fits into int32.
     """
     others = tuple(one for one in range(weight.ndim) if one != axis)
     scale = np.abs(weight).max(axis=others).astype(np.float64) / 127
@@ -223,12 +225,26 @@ def _rewire_subgraphs(nodes: Sequence[onnx.NodeProto], rewired: Mapping[str, str
                 _rewire_subgraphs(graph.node, rewired)
 
 
-def _drop_unread_constants(graph: onnx.GraphProto) -> None:
+def _drop_unread(proto: onnx.ModelProto) -> None:
+    """Removes constants that nothing reads, and imports of operators that there are none of."""
+    graph = proto.graph
     read = {name for node in graph.node for name in _all_inputs(node)}
     read.update(value.name for value in graph.output)
     kept = [tensor for tensor in graph.initializer if tensor.name in read]
     del graph.initializer[:]
     graph.initializer.extend(kept)
+    domains = {"", "ai.onnx", *_domains(graph)}
+    imports = [one for one in proto.opset_import if one.domain in domains]
+    del proto.opset_import[:]
+    proto.opset_import.extend(imports)
+
+
+def _domains(graph: onnx.GraphProto) -> set[str]:
+    found = {node.domain for node in graph.node}
+    for node in graph.node:
+        for one in node.attribute:
+            found = found.union(*(_domains(inner) for inner in (one.g, *one.graphs)))
+    return found
 
 
 def _all_inputs(node: onnx.NodeProto) -> list[str]:

@@ -28,6 +28,8 @@ class Binding:
     inputs: Mapping[str, Any]
     outputs: Mapping[str, Any]
     _replay: Callable[[int | None], None] = field(repr=False)
+    #: Holds the kernels and weights of the network, which a CUDA graph does not.
+    _network: Any = field(repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def run(self, stream: int | None = None) -> None:
@@ -62,6 +64,7 @@ def bind(
         {spec.name: tensor for spec, tensor in zip(inputs, tensors, strict=True)},
         {spec.name: made[i] for i, spec in enumerate(outputs)},
         replay,
+        run,
     )
 
 

@@ -15,18 +15,19 @@ from tvm import te, tirx
 from tvm.ir import Expr
 from tvm.s_tir import Schedule
 
+from intrinsics import dtypes
 from intrinsics.dtypes import FP32
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.direct.family import DirectFamily
 from schedules.family import Family
 from schedules.lowering import LOWERING
 from schedules.machine.cost import Machine
-from schedules.machine.hardware import CPU, Hardware
+from schedules.machine.hardware import Hardware
 from tvmconv.compiler import cubins, toolchain
-from tvmconv.compiler.targets import find_processor
+from tvmconv.compiler.targets import find_processor, hardware_of
 from tvmconv.passes import pipeline
 
-#: Value of elements that a kernel does not write; no result equals it.
+#: Value of floats that a kernel does not write; no result equals it.
 UNTOUCHED = -1234.0
 #: Partial sums of `difference`, and threads of one of its blocks.
 SUMS, THREADS = 1 << 15, 256
@@ -42,7 +43,7 @@ class Target:
     @property
     def hardware(self) -> Hardware:
         """The limits of the target. Raises `TargetError` for an unknown architecture."""
-        return CPU if self.kind == "llvm" else toolchain.cuda_arch(self.arch)
+        return hardware_of(self.arch) if self.kind == "llvm" else toolchain.cuda_arch(self.arch)
 
     @property
     def machine(self) -> Machine:
@@ -86,17 +87,30 @@ def by_definition(w: ConvWorkload, hardware: Hardware) -> tuple[DirectFamily, An
 def references(w: ConvWorkload) -> tuple[ConvWorkload, ...]:
     """Returns the workloads whose results candidates are compared with.
 
-    One for each convolution of `w`; the last writes fp32, before rounding and pooling.
+    One for each convolution of `w`; the last writes fp32, before rounding and pooling, or the
+    integers that `w` writes.
     """
     *first, last = w.apart
-    precision = replace(last.precision, result=FP32.name)
+    precision = replace(last.precision, result=expected_dtype(w))
     return *first, replace(last, epilogue=replace(last.epilogue, pool=None), precision=precision)
+
+
+def expected_dtype(w: ConvWorkload) -> str:
+    """Returns the dtype of the reference result."""
+    result = w.precision.result
+    return result if dtypes.get(result).integer else FP32.name
+
+
+def untouched(dtype: str) -> float:
+    """Returns the value of elements before a kernel runs: of integers, whose every value may be a
+    result, 0."""
+    return 0.0 if dtypes.get(dtype).integer else UNTOUCHED
 
 
 def compile_difference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
     """Compiles ``(y, expected, difference, size)``, which sums squares into fp32 (`SUMS`,).
 
-    difference: partial sums of y minus fp32 `expected`. size: of `expected`, without elements that
+    difference: partial sums of y minus `expected`. size: of `expected`, without elements that
     are `UNTOUCHED`.
     """
     return _compile(_difference(w, target.kind), target, folder)
@@ -105,7 +119,7 @@ def compile_difference(w: ConvWorkload, target: Target, folder: str) -> Kernel:
 def _difference(w: ConvWorkload, kind: str) -> tirx.PrimFunc:
     shape = w.buffer_shape
     y = te.placeholder(shape, w.precision.result, "y")
-    expected = te.placeholder(shape, FP32.name, "expected")
+    expected = te.placeholder(shape, expected_dtype(w), "expected")
     elements = 1
     for size in shape:
         elements *= size
@@ -121,11 +135,11 @@ def _difference(w: ConvWorkload, kind: str) -> tirx.PrimFunc:
         return te.compute((SUMS,), body, name)
 
     def squared_difference(index: list[Expr]) -> Expr:
-        one = y(*index).astype(FP32.name) - expected(*index)
+        one = y(*index).astype(FP32.name) - expected(*index).astype(FP32.name)
         return one * one
 
     def squared(index: list[Expr]) -> Expr:
-        one = expected(*index)
+        one = expected(*index).astype(FP32.name)
         return tirx.if_then_else(one == UNTOUCHED, 0.0, one * one)
 
     outputs = [sums("difference", squared_difference), sums("size", squared)]

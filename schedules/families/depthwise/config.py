@@ -81,11 +81,12 @@ def padded_pixels(w: ConvWorkload, config: DepthwiseConfig) -> tuple[int, int]:
 def registers(w: ConvWorkload, config: DepthwiseConfig) -> int:
     """Returns the 32-bit registers of a GPU thread.
 
-    Accumulators in fp32, patch and taps as packed pairs, and `OTHER_REGISTERS`.
+    Accumulators of 32 bits, patch and taps packed, and `OTHER_REGISTERS`.
     """
     sums = config.rows * config.columns * config.vector
     loaded = patch_vectors(w, config) + (w.s if by_row(w) else 1)
-    return sums + ceil_div(loaded * config.vector, 2) + OTHER_REGISTERS
+    packed = max(2, dtypes.get(w.precision.x).per_register)
+    return sums + ceil_div(loaded * config.vector, packed) + OTHER_REGISTERS
 
 
 def _cpu_problems(w: ConvWorkload, config: DepthwiseConfig) -> Iterator[str]:

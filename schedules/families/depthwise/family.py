@@ -2,9 +2,9 @@
 
 A thread computes a tile of adjacent output pixels for a vector of adjacent channels. For each
 filter row it loads, once and in vectors, the taps and the patch of the input that the tile reads.
-Accumulators are fp32 registers. Adjacent threads read adjacent vectors. The tiles of a block are
-next to each other, so that their overlapping patches come from L1. On a CPU a block is one thread,
-and a vector is one register.
+Accumulators are registers, fp32 or int32. Adjacent threads read adjacent vectors. The tiles of a
+block are next to each other, so that their overlapping patches come from L1. On a CPU a block is
+one thread, and a vector is one register.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from intrinsics import dtypes
 from intrinsics.dtypes import FP32
-from schedules.conv.signature import BIAS, RESIDUAL, SLOPE, WEIGHT, Signature, X
+from schedules.conv.signature import RESIDUAL, WEIGHT, Signature, X, channel_operands
 from schedules.conv.workload import ConvWorkload
 from schedules.expressions.backend import GPU_ARITHMETIC
 from schedules.expressions.compute import CONV, EPILOGUE, OUT, finish, function, placeholders
@@ -36,7 +36,7 @@ from schedules.families.depthwise.config import (
     space,
 )
 from schedules.families.depthwise.footprint import footprint
-from schedules.family import Family, Given, Match, Reject, alone, other_than_floats
+from schedules.family import Family, Given, Match, Reject, alone
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -54,11 +54,11 @@ class DepthwiseFamily(Family):
     tensorized = False
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        """Takes depthwise convolutions of floating-point NHWC without multiplier."""
+        """Takes depthwise convolutions of NHWC without multiplier, of floats or 8-bit integers."""
         if reason := alone(w):
             return Reject(self.name, reason)
-        if reason := other_than_floats(w):
-            return Reject(self.name, reason)
+        if not _multiplied(w):
+            return Reject(self.name, f"{w.precision}: not its precision")
         if not w.depthwise:
             return Reject(self.name, f"not depthwise: {w.groups} groups of {w.group_c} channels")
         if w.k != w.c:
@@ -106,6 +106,13 @@ class DepthwiseFamily(Family):
         return signature(w).pack(given, weight=taps)
 
 
+def _multiplied(w: ConvWorkload) -> bool:
+    """Returns True for floats, which are multiplied in fp32, and for 8-bit integers, in int32."""
+    own = w.precision
+    integers = [dtypes.get(one).integer for one in (own.x, *own.operands, own.accumulator)]
+    return own.split == 1 and (all(integers) or not any(integers))
+
+
 def signature(w: ConvWorkload) -> Signature:
     """Returns the operands of a depthwise kernel; the weight is (R, S, C)."""
     return Signature.of(w, (w.r, w.s, w.c))
@@ -115,7 +122,7 @@ def signature(w: ConvWorkload) -> Signature:
 
 
 def depthwise(w: ConvWorkload, config: DepthwiseConfig) -> tirx.PrimFunc:
-    """Returns the convolution as a function of its operands, accumulated in fp32.
+    """Returns the convolution as a function of its operands, accumulated in fp32 or int32.
 
     Accumulators cover whole blocks, so that no thread needs a bounds check for them. y has only its
     own pixels.
@@ -124,6 +131,8 @@ def depthwise(w: ConvWorkload, config: DepthwiseConfig) -> tirx.PrimFunc:
     height = (p_pad - 1) * w.stride[0] + (w.r - 1) * w.dilation[0] + 1
     width = (q_pad - 1) * w.stride[1] + (w.s - 1) * w.dilation[1] + 1
     operands = placeholders(signature(w))
+    accumulator = w.precision.accumulator
+    wide = accumulator if dtypes.get(accumulator).integer else FP32.name
     patch = te.compute(
         (w.n, height, width, w.c),
         lambda n, h, v, c: _input(w, operands[X], n, h, v, c, height, width),
@@ -133,10 +142,9 @@ def depthwise(w: ConvWorkload, config: DepthwiseConfig) -> tirx.PrimFunc:
 
     def conv(n: Expr, p: Expr, q: Expr, k: Expr) -> Expr:
         h, v = p * w.stride[0] + r * w.dilation[0], q * w.stride[1] + s * w.dilation[1]
-        tap = operands[WEIGHT][r, s, k].astype(FP32.name)
-        return te.sum(
-            patch[n, h, v, k].astype(w.precision.operands[0]).astype(FP32.name) * tap, [r, s]
-        )
+        tap = operands[WEIGHT][r, s, k].astype(wide)
+        value = patch[n, h, v, k].astype(w.precision.operands[0]).astype(wide)
+        return te.sum(value * tap, [r, s])
 
     sums = te.compute((w.n, p_pad, q_pad, w.c), conv, name=CONV)
     epilogue = te.compute(
@@ -234,7 +242,7 @@ def _write_gpu(sch: Schedule, w: ConvWorkload, thread: LoopRV) -> None:
     sch.reverse_compute_at(out, thread, preserve_unit_loops=True)
     reads = [region.source.name for region in sch.get(epilogue).reads]
     vectors = [(out, w.precision.result)]
-    for name in (RESIDUAL, BIAS, SLOPE):
+    for name in (RESIDUAL, *channel_operands(w)):
         if name in reads:
             block = sch.cache_read(epilogue, reads.index(name), "local")
             pixel = sch.get_loops(epilogue)[-2]

@@ -39,7 +39,8 @@ def footprint(w: ConvWorkload, config: DepthwiseConfig) -> Footprint:
     channels = max(SECTOR, x * vector * config.lanes)
     warps = ceil_div(config.threads, 32)
     written = tall * wide * vector * config.lanes * result
-    residual = tall * wide * vector * config.lanes * x if w.epilogue.residual else 0
+    added = dtypes.get(w.precision.added).bytes if w.epilogue.residual else 0
+    residual = tall * wide * vector * config.lanes * added
     return Footprint(
         blocks=blocks,
         threads=config.threads,

@@ -1,7 +1,7 @@
 """Convolution by its definition, without tensor cores, for what no other family takes.
 
-Each thread (or CPU vector) accumulates the taps of a few adjacent output channels in fp32
-registers. This is slow for most convolutions, so reports show why the other families declined.
+Each thread (or CPU vector) accumulates the taps of a few adjacent output channels in registers,
+fp32 or int32. This is slow for most convolutions, so reports show why the other families declined.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def footprint(w: ConvWorkload, config: DirectConfig) -> Footprint:
     warps = ceil_div(config.threads, 32)
     x, result = (dtypes.get(one).bytes for one in (w.precision.x, w.precision.result))
     written = config.threads * config.vector * result
-    residual = config.threads * config.vector * x if w.epilogue.residual else 0
+    added = dtypes.get(w.precision.added).bytes if w.epilogue.residual else 0
+    residual = config.threads * config.vector * added
     # Each value of a block's pixels and filters is read once.
     pixels = ceil_div(config.threads * config.vector, w.k_stored)
     filters = min(config.threads * config.vector, w.k_stored)
@@ -146,7 +147,14 @@ class DirectFamily(Family):
             thread = channels
             sch.parallel(sch.fuse(*pixels[:2]))
         sch.reorder(r, s, c, lane)
-        sch.vectorize(lane)
+        if hardware.kind == "cuda" and dtypes.get(w.precision.accumulator).integer:
+            # TVM has no CUDA form of the vector of one integer that a product would take.
+            weight = sch.cache_read(conv, 1, "local")
+            sch.compute_at(weight, c)
+            sch.vectorize(sch.get_loops(weight)[-1])
+            sch.unroll(lane)
+        else:
+            sch.vectorize(lane)
         sch.reverse_compute_at(out, thread, preserve_unit_loops=True)
         sch.vectorize(sch.get_loops(out)[-1])
         sch.decompose_reduction(conv, r)

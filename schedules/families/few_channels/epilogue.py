@@ -1,26 +1,30 @@
 """The epilogue of the kernel of few channels: in registers, eight adjacent channels of a pixel at a
-time, since the packed weight orders the columns of four instructions so that a thread has those."""
+time, since the packed weight orders the columns of four instructions so that a thread has those.
+8-bit results are pairs of fp16 until they are stored (`packed_integers`)."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
+from intrinsics import dtypes
 from schedules.conv.activations import IDENTITY
+from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import CHANNEL, Y, channel_operands
-from schedules.expressions.compute import finished
+from schedules.expressions.compute import finished, last_bounds, unlimited
 from schedules.families.few_channels.block import Block
 from schedules.families.few_channels.plan import ROWS
-from schedules.threads import ptx
+from schedules.threads import packed_integers, ptx
 from schedules.threads.control import Index, grid, unrolled, vectorized, when
 from schedules.threads.registers import Registers
 
 
 class Store:
-    """Finishes the accumulators of a tile and stores them, 16 bytes at a time."""
+    """Finishes the accumulators of a tile and stores them, eight channels at a time."""
 
     def __init__(self, block: Block, accumulators: Registers) -> None:
         self.block, self.plan, self.w = block, block.plan, block.plan.w
@@ -33,10 +37,16 @@ class Store:
         }
         #: The results of eight channels.
         self.packed = Registers.array("results", (4,), "uint32")
-        self.results = self.packed.view(self.w.precision.result)
+        self.results = self.packed.view(self.plan.held.name)
+        self.integer = dtypes.get(self.w.precision.result).integer
+        if self.integer:
+            #: The same as bytes, and the zero points of a group's channels.
+            self.words = Registers.array("words", (2,), "uint32")
+            self.zeros = Registers.array("zeros", (4,), "uint32")
         # ReLU comes last, on packed pairs: rounded, it is the same.
         epilogue = self.w.epilogue
-        self.relu = epilogue.activation.kind == "relu"
+        self.relu = last_bounds(self.w) is not None and epilogue.activation.kind == "relu"
+        self.relu = self.relu and not self.integer
         if self.relu:
             epilogue = replace(epilogue, activation=IDENTITY)
         self.without_relu = replace(self.w, epilogue=epilogue)
@@ -63,8 +73,11 @@ class Store:
                 if self.relu:
                     with unrolled(4) as i:
                         self.keep_larger(self.packed[i], T.uint32(0))
+                results = self.results
+                if self.integer:
+                    results = self.bytes([self.packed[i] for i in range(4)], group)
                 with vectorized(8) as v:
-                    T.buffer_store(self.y, self.results[v], [n, line, column, first + v])
+                    T.buffer_store(self.y, results[v], [n, line, column, first + v])
 
     def load_channels(self) -> None:
         """Loads bias and slopes into registers."""
@@ -81,11 +94,35 @@ class Store:
         row: of the warp's rows. eight: 0 for the pixel of the thread's row in a fragment, 1 for
         that of its row + 8.
         """
+        if self.integer:
+            with unrolled(4) as pair:
+                given = [self.given(row, eight, group, pair * 2 + low) for low in range(2)]
+                values = [unlimited(self.w, *one) for one in given]
+                self.packed[pair] = packed_integers.nearest(*values)
+            return
         with unrolled(8) as i:
-            total = self.accumulators[row, group, i // 2, eight * 2 + i % 2]
-            given = {name: array[group * 8 + i] for name, array in self.channels.items()}
-            self.results[i] = finished(self.without_relu, total, given)
+            self.results[i] = finished(self.without_relu, *self.given(row, eight, group, i))
+
+    def given(
+        self, row: Index, eight: Expr, group: Expr, i: Expr
+    ) -> tuple[Expr, Mapping[str, Expr]]:
+        """The accumulator of one of the eight channels, and what the epilogue has of it."""
+        total = self.accumulators[row, group, i // 2, eight * 2 + i % 2]
+        return total, {name: array[group * 8 + i] for name, array in self.channels.items()}
+
+    def bytes(self, pairs: list[Expr], group: Expr) -> Registers:
+        """The results of eight channels as integers of 8 bits, of whole numbers, which change."""
+        zeros = None
+        if RESULT_ZERO in self.channels:
+            elements, zero = self.zeros.view(self.plan.held.name), self.channels[RESULT_ZERO]
+            with unrolled(8) as i:
+                elements[i] = zero[group * 8 + i].astype(self.plan.held.name)
+            zeros = [self.zeros[i] for i in range(4)]
+        packed_integers.limit(pairs, self.w.precision.result, last_bounds(self.w), zeros)
+        for i in range(2):
+            self.words[i] = packed_integers.join(pairs[2 * i :][:2])
+        return self.words.view(self.w.precision.result)
 
     def keep_larger(self, target: Expr, other: Expr) -> None:
         """Keeps in `target` the larger elements of two packed pairs of results."""
-        ptx.maximum_of_pairs(target, other, self.w.precision.result)
+        ptx.maximum_of_pairs(target, other, self.plan.held.name)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from intrinsics import dtypes
-from schedules.conv.precision import Precision
+from schedules.conv.precision import FP16
 from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.few_channels import space as few_channels_space
@@ -40,7 +40,7 @@ from schedules.families.few_channels.plan import (
     Plan,
 )
 from schedules.families.few_channels.space import check, default
-from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
+from schedules.family import Family, Given, Match, Reject, alone, fitting, other_operands
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -135,9 +135,10 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
         return f"{w.q} columns, an instruction takes {ROWS} pixels of a row"
     if w.dilation != (1, 1):
         return f"dilation {w.dilation}: columns of the filter are not adjacent"
-    if w.k % VECTOR or w.precision.result != w.precision.x:
-        return f"writes eight channels at a time, not {w.k} {w.precision.result}"
-    if reason := other_precision(w, Precision()):
+    result = dtypes.get(w.precision.result)
+    if w.k % VECTOR or (result.bytes > 1 and result.name != w.precision.x):
+        return f"writes eight channels at a time, not {w.k} {result.name}"
+    if reason := other_operands(w, FP16):
         return reason
     if w.epilogue.residual or w.window is not None:
         return "adds no residual and writes a tensor of its own"

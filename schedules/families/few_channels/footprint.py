@@ -15,8 +15,9 @@ from schedules.machine.footprint import MMA, Footprint
 #: Bytes that a warp reads for a fragment of pixels, and for those of the filter of 32 channels.
 PIXELS_BYTES, FILTER_BYTES = 512, 1024
 #: Warp instructions: for a fragment of pixels, which four loads gather; for those of 32 channels
-#: of the filter; for 32 copies into the patch; for 32 vectors of the output.
-FRAGMENT, FILTER, COPY, STORE = 6, 3, 14, 40
+#: of the filter; for 32 copies into the patch; for 32 vectors of the output, and more of them where
+#: these are rounded to integers.
+FRAGMENT, FILTER, COPY, STORE, ROUND = 6, 3, 14, 40, 16
 #: To pool two rows of 16 pixels and 32 channels: warp instructions, and bytes that are exchanged.
 POOL, POOL_BYTES = 100, 8 * 128
 
@@ -39,7 +40,8 @@ def _tile(plan: Plan) -> Footprint:
     copies = plan.patch_rows * plan.vectors * plan.copies
     patch = plan.memory["patches"].stride(1)
     loaded = config.down * PIXELS_BYTES + filters * FILTER_BYTES
-    instructions = config.warps * plan.steps * issued + (COPY * copies + STORE * outputs // 8) // 32
+    store = STORE + (ROUND if dtypes.get(w.precision.result).integer else 0)
+    instructions = config.warps * plan.steps * issued + (COPY * copies + store * outputs // 8) // 32
     return Footprint(
         blocks=plan.total,
         threads=config.threads,

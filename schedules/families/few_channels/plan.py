@@ -33,6 +33,7 @@ from schedules.conv.max_pool import MaxPool
 from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.families.few_channels.config import FewChannelsConfig
+from schedules.threads import packed_integers
 from schedules.threads.launch import WARP
 from schedules.threads.shared_layout import Part, SharedLayout
 
@@ -70,6 +71,12 @@ class Plan:
         """The mma.sync instruction that multiplies."""
         precision = self.w.precision
         return mma_sync.get(PAIR * PAIRS, precision.operands[0], precision.accumulator)
+
+    @property
+    def held(self) -> ElementType:
+        """The element type of results in registers, of 16 bits: 8-bit integers are stored last."""
+        result = dtypes.get(self.w.precision.result)
+        return dtypes.get(packed_integers.ELEMENT) if result.integer else result
 
     # ---------------------------------------------------------------- a row of the patch
 
@@ -321,4 +328,4 @@ class PooledPlan(Plan):
         """The same, and ``edges``: a column that each warp leaves for the one beside it, in two
         buffers, since rounds alternate."""
         edges = (2, self.windows, self.config.across, self.groups, GROUP)
-        return [*super().parts, Part("edges", self.w.precision.result, edges)]
+        return [*super().parts, Part("edges", self.held.name, edges)]

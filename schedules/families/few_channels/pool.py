@@ -63,7 +63,7 @@ class PooledStore(Store):
         self.edge = Registers.array("edge", windows, "uint32")
         #: The largest of the window so far.
         self.best = Registers.array("best", windows, "uint32")
-        self.least = T.uint32(_least(self.w.precision.result))
+        self.least = T.uint32(_least(plan.held.name))
         with grid(*rows) as index:
             self.kept[index] = self.least
 
@@ -192,12 +192,12 @@ class PooledStore(Store):
                     self.keep_larger(best, T.uint32(0))
 
     def _store(self, tile: Expr, turn: Expr) -> None:
-        """Stores 16 bytes at a time. A block's first tile was only for its last row."""
+        """Stores eight channels at a time. A block's first tile was only for its last row."""
         plan, block = self.pooled, self.block
         rows, columns = plan.pool.size
         n, _, q = block.at(tile)
         down = tile % plan.tiles[1] - plan.idle
-        elements = self.best.view(self.w.precision.result)
+        elements = self.best.view(plan.held.name)
         with grid(plan.windows, plan.part_groups) as (window, group):
             first = block.channel(group)
             pair = block.across * WINDOWS + self._pair
@@ -206,8 +206,19 @@ class PooledStore(Store):
             if plan.overlap:
                 inside += [pair >= plan.skipped, pair < plan.skipped + plan.columns]
             inside.append(tile < plan.total)
-            with when(tirx.all(*inside)), vectorized(8) as v:
-                T.buffer_store(self.y, elements[window, group, v], [n, line, column, first + v])
+            with when(tirx.all(*inside)):
+                if self.integer:
+                    pairs = [self.best[window, group, i] for i in range(CHANNELS)]
+                    self._store_eight(self.bytes(pairs, group), (), [n, line, column], first)
+                else:
+                    self._store_eight(elements, (window, group), [n, line, column], first)
+
+    def _store_eight(
+        self, elements: Registers, at: tuple[Expr, ...], pixel: list[Expr], first: Expr
+    ) -> None:
+        """Stores eight channels of a pixel, from the first on, of elements with these indices."""
+        with vectorized(8) as v:
+            T.buffer_store(self.y, elements[(*at, v)], [*pixel, first + v])
 
 
 def _least(dtype: str) -> int:

@@ -67,7 +67,9 @@ class Block:
             bind("block_m", tile_m * config.tile.m),
             bind("block_k", tile_k * config.tile.k),
         )
-        shared = SharedMemory(plan.memory, dtype=plan.operand.name)
+        # Kernels of other operands in the same module give it another dtype.
+        own = ("shared_bytes",) if plan.operand.integer else ("shared", plan.operand.name)
+        shared = SharedMemory(plan.memory, *own)
         first: Index = 0
         end: Index = plan.steps
         if config.split > 1:

@@ -17,7 +17,7 @@ class MmaSyncConfig:
     warps_k: int = 2
     fragments_m: int = 4
     fragments_k: int = 4
-    #: Fragments of 16 along the reduction in a k-block, which a stage holds.
+    #: Fragments of 32 bytes along the reduction in a k-block, which a stage holds.
     chunk: int = 4
     #: Stages of the pipeline.
     stages: int = 3
@@ -40,7 +40,8 @@ class MmaSyncConfig:
 
     @property
     def tile(self) -> Tile:
-        """The output tile of a block, and how much of the reduction a k-block is."""
+        """The output tile of a block, and how much of the reduction a k-block is, of elements of
+        16 bits. `Plan.tile` is that of the workload."""
         m, k = self.warps_m * self.fragments_m, self.warps_k * self.fragments_k
         return Tile(m * 16, k * 16, self.chunk * 16)
 

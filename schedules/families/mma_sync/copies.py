@@ -116,7 +116,7 @@ class _Pixels:
         fragment = bind("fragment", block.first_step * plan.config.chunk + chunk)
         self.tap = Variable("tap", fragment // plan.tap_fragments)
         self.column = Variable("column", self.tap.value % self.w.s)
-        self.i = Variable("i", fragment % plan.tap_fragments * FRAGMENT)
+        self.i = Variable("i", fragment % plan.tap_fragments * plan.depth)
         self.moved = Variable("moved", self._moved(self.tap.value) + self.i.value)
         self.bit = Variable("bit", T.uint32(1) << T.cast(self.tap.value, "uint32"))
 
@@ -127,7 +127,7 @@ class _Pixels:
 
     def advance(self) -> None:
         """On to the fragment of the next step, which may be another tap's."""
-        step, inside = self.plan.config.tile.i, self.plan.gemm.i_pad
+        step, inside = self.plan.tile.i, self.plan.gemm.i_pad
         if self.w.r * self.w.s == 1 and not self.plan.ends_within:
             self.i.set(self.i.value + step)
             self.moved.set(self.moved.value + step)
@@ -199,7 +199,7 @@ class _Place:
 
 
 class _Weights:
-    """Rows of packed 16 x 16 tiles, one row for each fragment of the reduction.
+    """Rows of packed tiles, one row for each fragment of the reduction.
 
     A tile has 16 rows of two chunks, swizzled: chunks 0 to 7 lie in order, 8 to 15 swapped in
     pairs (9, 8, 11, 10, ...), and so on.
@@ -207,14 +207,14 @@ class _Weights:
 
     def __init__(self, block: Block, writer: AsyncWriter) -> None:
         self.block, self.plan, self.writer = block, block.plan, writer
-        config, vector = self.plan.config, self.plan.vector
+        config, tile, vector = self.plan.config, self.plan.tile, self.plan.vector
         #: Elements of a row of tiles in memory, and the chunks of a row that the block takes.
-        self.row_elements = self.plan.gemm.weight_columns * FRAGMENT
-        self.across = config.tile.k * FRAGMENT // vector
-        self.count = config.tile.i * config.tile.k // vector // config.threads
+        self.row_elements = self.plan.gemm.weight_columns * self.plan.depth
+        self.across = tile.k * self.plan.depth // vector
+        self.count = tile.i * tile.k // vector // config.threads
         self.row = Variable("row", block.first_step * config.chunk)
         row = block.group * self.plan.fragments + self.row.value
-        self.first = Variable("first", row * self.row_elements + block.k * FRAGMENT)
+        self.first = Variable("first", row * self.row_elements + block.k * self.plan.depth)
 
     def advance(self) -> None:
         """On to the rows of the next step."""

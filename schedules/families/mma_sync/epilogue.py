@@ -3,7 +3,7 @@
 A unit is 8 rows by 32 output channels: the upper or lower half of four accumulator fragments. In
 it a lane finishes and stores channels 8 (l % 4) to 8 (l % 4) + 7 of row l // 4. It gets them from
 its three neighbours or, where accumulators of several warps or blocks are added, through shared
-memory, in the order of blocks and warps.
+memory, in the order of blocks and warps. Of integers it has them: see `plan.adjacent_channel`.
 
 Channels of a row of a unit that each lane holds, before and after:
 
@@ -22,21 +22,22 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
+from intrinsics import dtypes
 from schedules.conv.gemm import pixel
+from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import RESIDUAL, Y, channel_operands
 from schedules.conv.workload import ceil_div
 from schedules.expressions.backend import access_elements, vector_width
-from schedules.expressions.compute import finished
+from schedules.expressions.compute import before_rounding, finished
 from schedules.families.mma_sync.block import Block
-from schedules.families.mma_sync.plan import FRAGMENT, UNIT_COLUMNS, UNIT_ROWS
-from schedules.threads import ptx
+from schedules.families.mma_sync.plan import FRAGMENT, UNIT_COLUMNS, UNIT_ROWS, WIDTH
+from schedules.threads import packed_bytes, ptx
 from schedules.threads.control import Index, vectorized, when
-from schedules.threads.registers import Registers, bind
+from schedules.threads.registers import Registers, bind, keep
 from schedules.threads.shared_memory import SharedArray
 
-#: Lanes that share a row of a unit, and the channels of each.
+#: Lanes that share a row of a unit.
 LANES = 4
-WIDTH = UNIT_COLUMNS // LANES
 #: Accumulators that one load from shared memory takes.
 LOADED = 4
 
@@ -58,6 +59,10 @@ class Epilogue:
         #: Channels of one vector: adjacent channels of a group, where they are stored.
         adjacent = self.w.window.adjacent if self.w.window else 0
         self.width = vector_width(math.gcd(self.w.group_k, adjacent), WIDTH)
+        #: True where results or residuals are bytes that are made or read four at a time.
+        four = self.width % packed_bytes.EACH == 0
+        self.packs = four and dtypes.get(precision.result).bytes == 1
+        self.unpacks = four and dtypes.get(precision.added).bytes == 1
 
     def from_registers(self, accumulators: Registers) -> None:
         """Stores where each warp has the whole reduction: unit by unit, output channels outermost,
@@ -70,7 +75,7 @@ class Epilogue:
             self._load_channels(column)
             for m in range(config.fragments_m):
                 for half in range(2):
-                    self._exchange(accumulators, m, half, k)
+                    self._gather(accumulators, m, half, k)
                     row = first_row + m * FRAGMENT + half * UNIT_ROWS
                     self._store(self._row(row), column)
 
@@ -104,13 +109,18 @@ class Epilogue:
 
     # ---------------------------------------------------------------- to eight channels a lane
 
-    def _exchange(self, accumulators: Registers, m: int, half: int, k: int) -> None:
-        """Gives each lane its channels of a unit (see the picture): a transposition of 4 x 4 pairs,
-        by swaps with the next lane and the next but one."""
-        lane, value = self.block.lane, self.value
+    def _gather(self, accumulators: Registers, m: int, half: int, k: int) -> None:
+        """Gives each lane its channels of a unit."""
         for tile in range(LANES):
             for e in range(2):
-                value[tile * 2 + e] = accumulators[m, k * LANES + tile, half * 2 + e]
+                self.value[tile * 2 + e] = accumulators[m, k * LANES + tile, half * 2 + e]
+        if not self.plan.adjacent:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Exchanges a unit among lanes (see the picture): a transposition of 4 x 4 pairs, by swaps
+        with the next lane and the next but one."""
+        lane, value = self.block.lane, self.value
         for mask in (1, 2):
             upper = tirx.NE(lane & mask, 0)
             for low in (tile for tile in range(LANES) if not tile & mask):
@@ -130,6 +140,10 @@ class Epilogue:
         first_column = block.warp_k * (config.fragments_k * FRAGMENT // UNIT_COLUMNS)
         for m in range(config.fragments_m):
             for half in range(2):
+                if self.plan.adjacent:
+                    row = (first_row + m * 2 + half) * across + first_column
+                    self._stage_adjacent(accumulators, staged, (m, half), row)
+                    continue
                 for k in range(config.fragments_k * 2):
                     unit = (first_row + m * 2 + half) * across + first_column + k // LANES
                     column = k % LANES * 8 + lane % 4 * 2
@@ -137,10 +151,22 @@ class Epilogue:
                         value = accumulators[m, k, half * 2 + e]
                         staged[block.warp_i, unit, lane // 4, column + e] = value
 
+    def _stage_adjacent(
+        self, accumulators: Registers, staged: SharedArray, at: tuple[int, int], unit: Index
+    ) -> None:
+        """The same of half a row of fragments whose lanes hold adjacent channels, 16 bytes at a
+        time. at: the row of fragments, and which half. unit: the first."""
+        block, (m, half), bits = self.block, at, accumulators.view("uint32")
+        for k in range(0, self.config.fragments_k * 2, 2):
+            column = block.lane % LANES * WIDTH + k % LANES * 2
+            to = staged.pointer(block.warp_i, unit + k // LANES, block.lane // LANES, column)
+            ptx.store_shared(to, [bits[m, k + e // 2, half * 2 + e % 2] for e in range(LOADED)])
+
     def _add_up(self, staged: SharedArray, unit: Expr) -> None:
         """The lane's channels of a unit: block by block and warp by warp, in ascending order."""
         config, value, lane = self.config, self.value, self.block.lane
         loaded = Registers.array("loaded", (LOADED,), self.w.precision.accumulator)
+        words = loaded.view("uint32") if self.plan.adjacent else loaded
         remote = Registers.array("remote", (1,), "uint32")
         for e in range(WIDTH):
             value[e] = tirx.const(0, self.w.precision.accumulator)
@@ -152,7 +178,7 @@ class Epilogue:
                     if config.split > 1:
                         ptx.map_to_rank(remote[0], address, T.uint32(rank))
                         address = remote[0]
-                    registers = [loaded[i] for i in range(LOADED)]
+                    registers = [words[i] for i in range(LOADED)]
                     ptx.load_shared(registers, address, cluster=config.split > 1)
                     for i in range(LOADED):
                         value[e + i] = value[e + i] + loaded[i]
@@ -204,10 +230,31 @@ class Epilogue:
         to, from_residual = self._places(m, k)
         if RESIDUAL in self.vectors:
             _copy(self.vectors[RESIDUAL].buffer, e, operands[RESIDUAL], from_residual, width)
-        for i in range(e, e + width):
-            given = {name: vector[i] for name, vector in self.vectors.items()}
-            self.done[i] = finished(w, self.value[i], given)
+        if self.packs:
+            for i in range(e, e + width, packed_bytes.EACH):
+                self._pack(i)
+        else:
+            for i in range(e, e + width):
+                self.done[i] = finished(w, self.value[i], self._given(i))
         _copy(operands[Y], to, self.done.buffer, e, width)
+
+    def _given(self, i: int) -> dict[str, Expr]:
+        """The lane's i-th channel of each operand of the epilogue, by name."""
+        given = {name: vector[i] for name, vector in self.vectors.items()}
+        if RESIDUAL in given and self.unpacks:
+            word = self.vectors[RESIDUAL].view("uint32")[i // packed_bytes.EACH]
+            value = packed_bytes.unpack(word, i % packed_bytes.EACH, self.w.precision.added)
+            given[RESIDUAL] = keep("residual", value)
+        return given
+
+    def _pack(self, first: int) -> None:
+        """The results of four channels as bytes."""
+        values = []
+        for i in range(first, first + packed_bytes.EACH):
+            given = self._given(i)
+            value = before_rounding(self.w, self.value[i], given)
+            values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
+        self.done.view("uint32")[first // packed_bytes.EACH] = packed_bytes.pack(values)
 
     def _places(self, m: Index, k: Index) -> tuple[Index, Index]:
         """The elements of y and of the residual that are channel k of row m."""

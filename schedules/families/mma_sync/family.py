@@ -24,22 +24,28 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from tvm import tirx
 
 from intrinsics import dtypes
 from intrinsics.mma_sync import M16N8K16
 from schedules.conv.gemm import Reduction, pack_weight
-from schedules.conv.precision import Precision
+from schedules.conv.precision import FP16, INT8, UINT8
 from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.mma_sync import space as mma_sync_space
 from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.families.mma_sync.footprint import footprint
 from schedules.families.mma_sync.kernel import kernel
-from schedules.families.mma_sync.plan import CHUNK_BYTES, Plan
+from schedules.families.mma_sync.plan import (
+    CHUNK_BYTES,
+    UNIT_COLUMNS,
+    Plan,
+    adjacent_channel,
+)
 from schedules.families.mma_sync.space import check
-from schedules.family import Family, Given, Match, Reject, alone, fitting, other_precision
+from schedules.family import Family, Given, Match, Reject, alone, fitting, other_operands
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
@@ -83,16 +89,22 @@ class MmaSyncFamily(Family):
     def padded_macs(self, w: ConvWorkload, config: MmaSyncConfig) -> int:
         """Returns the multiply-adds that the instructions carry out."""
         plan = Plan(w, config)
-        return w.groups * plan.gemm.m_pad * plan.gemm.k_pad * plan.steps * config.tile.i
+        return w.groups * plan.gemm.m_pad * plan.gemm.k_pad * plan.steps * plan.tile.i
 
     def signature(self, w: ConvWorkload, config: MmaSyncConfig) -> Signature:
-        """Returns the operands; the weight as `gemm.pack_weight` gives it."""
+        """Returns the operands; the weight has `Plan.weight_shape`."""
         return Plan(w, config).signature
 
     def pack(self, w: ConvWorkload, config: MmaSyncConfig, given: Given) -> dict[str, NDArray[Any]]:
-        """Packs the weight as the WMMA families do, so that buckets can share it."""
+        """Packs the weight as the WMMA families do, so that buckets can share it. Bytes lie with
+        channels innermost, output channels in the order of `adjacent_channel`."""
         plan = Plan(w, config)
         weight = pack_weight(w, plan.gemm.tile, given[WEIGHT])
+        if plan.adjacent:
+            *outer, tiles, depth, columns = weight.shape
+            rows = weight.swapaxes(-1, -2).reshape(*outer, -1, UNIT_COLUMNS, depth)
+            order = adjacent_channel(np.arange(UNIT_COLUMNS))
+            weight = rows[..., order, :].reshape(*outer, tiles, columns, depth)
         return plan.signature.pack(given, weight=weight)
 
 
@@ -115,4 +127,4 @@ def _unsuited(w: ConvWorkload, hardware: Hardware) -> str:
         return f"{w.r * w.s} filter taps, and the mask of valid ones has {MOST_TAPS} bits"
     if max(math.prod(shape) for shape in (w.in_shape, w.buffer_shape, w.residual_shape)) >= 2**31:
         return "elements are numbered in 32 bits, and a tensor has more"
-    return other_precision(w, Precision())
+    return other_operands(w, FP16, INT8, UINT8)

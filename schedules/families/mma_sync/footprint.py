@@ -7,20 +7,23 @@ from schedules.conv.gemm import Reduction
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.expressions.backend import GPU_VECTOR
 from schedules.families.mma_sync.config import MmaSyncConfig
-from schedules.families.mma_sync.plan import FRAGMENT, Plan
+from schedules.families.mma_sync.plan import FRAGMENT, FRAGMENT_BYTES, Plan
 from schedules.families.mma_sync.space import OTHER_REGISTERS
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint, exchange
 
-#: Warp instructions: of a warp's step; of 32 copies of 16 bytes; of 32 vectors of the output.
-STEP, COPY, STORE = 30, 6, 40
+#: Warp instructions: of a warp's step; of 32 copies of 16 bytes; of 32 vectors of the output, and
+#: more of them where a residual of bytes is read, as counted in the machine code.
+STEP, COPY, STORE, BYTES = 30, 6, 40, 28
 
 
 def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
     """Returns the kernel's footprint."""
-    plan, tile = Plan(w, config), config.tile
+    plan = Plan(w, config)
+    tile = plan.tile
     gemm, mma = plan.gemm, plan.instruction
-    x, result = (dtypes.get(one).bytes for one in (w.precision.x, w.precision.result))
+    own = w.precision
+    x, result, added = (dtypes.get(one).bytes for one in (own.x, own.result, own.added))
     count = ceil_div(plan.steps, config.split)
     macs = tile.m * tile.k * tile.i
     copied = (tile.m + tile.k) * tile.i
@@ -35,10 +38,11 @@ def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
     outputs = tile.m * min(tile.k, gemm.k)
     reduction = Reduction.of(w)
     useful = min(1.0, reduction.inner / gemm.i_pad)
-    residual = x * outputs if w.epilogue.residual else 0
+    residual = added * outputs if w.epilogue.residual else 0
+    store = STORE + (BYTES if residual and added == 1 else 0)
     # One ldmatrix loads a fragment. Accumulators that are to be added are written and read.
-    fragment = FRAGMENT * FRAGMENT * plan.operand.bytes
-    accumulator = dtypes.get(w.precision.accumulator).bytes
+    fragment = FRAGMENT * FRAGMENT_BYTES
+    accumulator = dtypes.get(own.accumulator).bytes
     staged = 2 * accumulator * outputs * config.splits_reduction
     return Footprint(
         blocks=gemm.blocks * config.split,
@@ -46,9 +50,9 @@ def footprint(w: ConvWorkload, config: MmaSyncConfig) -> Footprint:
         registers=config.fragment_registers + OTHER_REGISTERS,
         shared_bytes=plan.memory.bytes,
         unit=MMA,
-        operand=w.precision.operands[0],
+        operand=own.operands[0],
         macs=macs * count,
-        instructions=step * count + STORE * outputs // GPU_VECTOR // 32,
+        instructions=step * count + store * outputs // GPU_VECTOR // 32,
         shared_traffic=count * (loads * fragment + x * copied) + staged,
         read_bytes=int(x * count * copied * useful) + residual // config.split,
         written_bytes=outputs * result // config.split,

@@ -2,12 +2,17 @@
 
 A fragment is 16 x 16 elements. ldmatrix loads it as four matrices of 8 x 8; lane l names the chunk
 of row l % 16 in half l // 16. Of pixels (row, channel) that is operand a of an instruction.
-Weights (channel, output channel) are transposed on the way, and are operand b of two:
+Weights (channel, output channel) are transposed on the way, and are operand b of two. Bytes, which
+are moved in pairs, are 16 x 32 elements, weights with channels innermost and not transposed:
 
     pixels          channel 0-7  8-15            weights      output channel 0-7  8-15
     row 0-7           matrix 0     2             channel 0-7        matrix 0     2
     row 8-15          matrix 1     3             channel 8-15       matrix 1     3
                                                                    first b    second b
+
+                                         bytes        channel      0-15  16-31
+                                         output channel 0-7      matrix 0     1     first b
+                                         output channel 8-15     matrix 2     3     second b
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
+from intrinsics import dtypes
 from intrinsics.mma_sync import Fragment
 from schedules.families.mma_sync.block import Block
 from schedules.families.mma_sync.plan import CHUNK_BYTES, FRAGMENT, swizzled
@@ -50,6 +56,8 @@ class Fragments:
             (config.fragments_m, self.columns, each),
             self.instruction.accumulator_dtype,
         )
+        integers = dtypes.get(self.instruction.accumulator_dtype).integer
+        self._sums = self.accumulators.view("uint32") if integers else self.accumulators
         self.reader = pipeline.reader("read")
         self._locate(block)
         zero = tirx.const(0, self.instruction.accumulator_dtype)
@@ -70,8 +78,11 @@ class Fragments:
             chunk = swizzled(lane % FRAGMENT, chunk, plan.pixel_chunks)
             at = plan.memory["pixels"].at(0, row, chunk * plan.vector)
             self._from_a[i] = start + T.cast(at, "uint32")
-        chunk = lane % FRAGMENT * plan.fragment_chunks
-        chunk += swizzled(lane, lane // FRAGMENT, plan.fragment_chunks)
+        row, half = lane, lane // FRAGMENT
+        if plan.adjacent:
+            row, half = lane % 8 + lane // FRAGMENT * 8, lane // 8 % 2
+        chunk = row % FRAGMENT * plan.fragment_chunks
+        chunk += swizzled(row, half, plan.fragment_chunks)
         tiles = plan.memory["weights"].at(
             0, block.warp_i * count, block.warp_k * config.fragments_k
         )
@@ -88,7 +99,7 @@ class Fragments:
             ptx.ldmatrix(self._four(self._a, turn, m), address)
         for k in range(self.config.fragments_k):
             address = ptx.offset(self._from_b + stage, i * tile_row_bytes + k * tile_bytes)
-            ptx.ldmatrix(self._four(self._b, turn, k), address, transposed=True)
+            ptx.ldmatrix(self._four(self._b, turn, k), address, transposed=not self.plan.adjacent)
 
     def products(self, turn: int) -> list[Product]:
         """The instructions that multiply set `turn`, each to be emitted by a call: to and fro
@@ -104,9 +115,8 @@ class Fragments:
         """16 rows by 8 output channels: half of fragment (m, k // 2)."""
         half = Fragment.of("b", self.instruction).registers
         b = self._four(self._b, turn, k // 2)[k % 2 * half :][:half]
-        ptx.mma(
-            self.instruction, self._four(self.accumulators, m, k), self._four(self._a, turn, m), b
-        )
+        sums = self._four(self._sums, m, k)
+        ptx.mma(self.instruction, sums, self._four(self._a, turn, m), b)
 
     def _four(self, registers: Registers, first: int, second: int) -> list[Expr]:
         """The registers of one fragment."""

@@ -9,14 +9,14 @@ from typing import Any
 from intrinsics import dtypes, mma_sync
 from intrinsics.dtypes import ElementType
 from intrinsics.record import TensorIntrinsic
-from schedules.conv.gemm import Gemm
+from schedules.conv.gemm import Gemm, Tile
 from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.mma_sync.config import MmaSyncConfig
 from schedules.threads.shared_layout import Part, SharedLayout, Stages
 
-#: Rows, columns and depth of a fragment of the configuration.
-FRAGMENT = 16
+#: Rows and columns of a fragment of the configuration, and bytes of its depth.
+FRAGMENT, FRAGMENT_BYTES = 16, 32
 #: Bytes of a chunk: what a copy moves, ldmatrix reads, and the swizzle permutes.
 CHUNK_BYTES = 16
 #: Rows below each other that the swizzle puts into different banks.
@@ -25,6 +25,8 @@ SWIZZLE_ROWS = 8
 UNIT_ROWS, UNIT_COLUMNS = 8, 32
 #: Accumulators that pad a row of a unit in shared memory, against bank conflicts.
 UNIT_PAD = 4
+#: Channels of a unit that a lane stores.
+WIDTH = 8
 
 
 def swizzled(row: Any, chunk: Any, chunks: int) -> Any:
@@ -33,6 +35,16 @@ def swizzled(row: Any, chunk: Any, chunks: int) -> Any:
     Takes integers or TVM expressions.
     """
     return chunk ^ (row // max(1, SWIZZLE_ROWS // chunks) % min(SWIZZLE_ROWS, chunks))
+
+
+def adjacent_channel(column: Any) -> Any:
+    """Returns the output channel whose weights lie in a column of a unit where lanes are to hold
+    adjacent channels.
+
+    Of 8 columns lane l holds 2 (l % 4) and the next. So ordered, its columns of all four
+    instructions are channels 8 (l % 4) to 8 (l % 4) + 7. Takes integers or arrays.
+    """
+    return column % 8 // 2 * WIDTH + column // 8 * 2 + column % 2
 
 
 @dataclass(frozen=True)
@@ -48,31 +60,54 @@ class Plan:
 
     @property
     def operand(self) -> ElementType:
-        """The element type of x and the residual, and of what is multiplied."""
+        """The element type of x, and of what is multiplied."""
         return dtypes.get(self.w.precision.x)
+
+    @property
+    def adjacent(self) -> bool:
+        """True if lanes hold adjacent channels, as weights are ordered so: those of integers, which
+        no other family reads."""
+        return self.operand.integer
+
+    @property
+    def depth(self) -> int:
+        """Channels of a fragment."""
+        return FRAGMENT_BYTES // self.operand.bytes
+
+    @property
+    def tile(self) -> Tile:
+        """The output tile of a block, and the channels of a k-block."""
+        return replace(self.config.tile, i=self.config.chunk * self.depth)
 
     @property
     def instruction(self) -> TensorIntrinsic:
         """The mma.sync instruction that multiplies. Raises ``LookupError`` where there is none."""
         precision = self.w.precision
-        return mma_sync.get(FRAGMENT, precision.operands[0], precision.accumulator)
+        return mma_sync.get(self.depth, precision.operands[0], precision.accumulator)
 
     @cached_property
     def signature(self) -> Signature:
         """The operands of the kernel."""
-        return Signature.of(self.w, self.gemm.weight_shape)
+        return Signature.of(self.w, self.weight_shape)
+
+    @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the packed weight: that of `gemm.pack_weight`, channels innermost if bytes,
+        which ldmatrix does not transpose."""
+        *outer, depth, columns = self.gemm.weight_shape
+        return (*outer, columns, depth) if self.adjacent else self.gemm.weight_shape
 
     # ---------------------------------------------------------------- extents
 
     @cached_property
     def gemm(self) -> Gemm:
         """The implicit GEMM. Its taps are padded to a fragment each."""
-        return Gemm.of(self.w, replace(self.config.tile, i=FRAGMENT))
+        return Gemm.of(self.w, replace(self.config.tile, i=self.depth, fragment_i=self.depth))
 
     @property
     def tap_fragments(self) -> int:
         """Fragments along the channels of a filter tap."""
-        return self.gemm.i_pad // FRAGMENT
+        return self.gemm.i_pad // self.depth
 
     @property
     def fragments(self) -> int:
@@ -110,7 +145,7 @@ class Plan:
     @property
     def fragment_chunks(self) -> int:
         """Chunks of a row of a fragment."""
-        return FRAGMENT // self.vector
+        return self.depth // self.vector
 
     @property
     def pixel_chunks(self) -> int:
@@ -123,14 +158,15 @@ class Plan:
         accumulators that are to be added.
 
         A stage has for each row of the tile the channels of a k-block, swizzled, and the weights
-        as they are packed: tiles of 16 channels by 16 output channels, swizzled.
+        as they are packed: tiles of 16 channels by 16 output channels, swizzled; of bytes, of 16
+        output channels by 32 channels.
         """
-        config, tile, precision = self.config, self.config.tile, self.w.precision
+        config, tile, precision = self.config, self.tile, self.w.precision
         weight, across = dtypes.get(precision.operands[1]).stored, tile.k // FRAGMENT
         stages = Stages(
             config.stages,
             Part("pixels", precision.x, (tile.m, tile.i)),
-            Part("weights", weight, (config.chunk, across, FRAGMENT, FRAGMENT)),
+            Part("weights", weight, (config.chunk, across, *self.weight_shape[-2:])),
         )
         if not config.splits_reduction:
             return SharedLayout(stages)

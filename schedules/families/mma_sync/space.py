@@ -35,7 +35,7 @@ def check(w: ConvWorkload, config: MmaSyncConfig, hardware: Hardware) -> None:
 
 
 def _shape_problems(plan: Plan) -> Iterator[str]:
-    config, tile = plan.config, plan.config.tile
+    config, tile = plan.config, plan.tile
     blocks_m = plan.gemm.m_pad // tile.m
     if blocks_m % config.swizzle:
         yield f"swizzle {config.swizzle} does not divide {blocks_m} blocks of rows"
@@ -92,7 +92,8 @@ def _ranked(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
     Weights are stored in as many columns as the widest tile of `gemm.TILES_K` reads. Tiles that
     read more are left out, so that buckets share the weights.
     """
-    chunk, most = _chunk(w), hardware.card.scaled(MOST_BLOCKS)
+    depth, most = Plan(w, MmaSyncConfig()).depth, hardware.card.scaled(MOST_BLOCKS)
+    chunk = _chunk(w, depth)
     tried: list[tuple[float, MmaSyncConfig]] = []
     for warps_m, warps_k, m, k, warps_i in GPU_TILES:
         if chunk == 4:
@@ -114,10 +115,10 @@ def _ranked(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
             yield replace(config, stages=stages)
 
 
-def _chunk(w: ConvWorkload) -> int:
-    """Fragments of a k-block: four, or two where that pads less."""
+def _chunk(w: ConvWorkload, depth: int) -> int:
+    """Fragments of a k-block: four, or two where that pads less. depth: channels of a fragment."""
     reduction = Reduction.of(w)
-    return 4 if reduction.outer * ceil_div(reduction.inner, 16) % 4 in (0, 3) else 2
+    return 4 if reduction.outer * ceil_div(reduction.inner, depth) % 4 in (0, 3) else 2
 
 
 def estimate_us(w: ConvWorkload, config: MmaSyncConfig, card: Card) -> float:
@@ -125,7 +126,8 @@ def estimate_us(w: ConvWorkload, config: MmaSyncConfig, card: Card) -> float:
     the busiest multiprocessor at the tile's rate, and the steps of one block alone.
 
     It ranks tiles and splits of one workload and compares with nothing else: each multiprocessor
-    is taken for one of an H200, whatever the card.
+    is taken for one of an H200, whatever the card, and a fragment of integers, of twice the
+    products, for one of fp16.
     """
     shape = (config.warps_m, config.warps_k, config.fragments_m, config.fragments_k)
     rate = next(rate for known, rate in GPU_TILES.items() if known[:4] == shape)

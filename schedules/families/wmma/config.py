@@ -92,7 +92,7 @@ def fragment_registers(intrinsic: TensorIntrinsic, config: WmmaConfig) -> int:
 
 def instruction(w: ConvWorkload, config: WmmaConfig) -> TensorIntrinsic:
     """Returns the WMMA that multiplies. Raises ``LookupError`` if there is none."""
-    return wmma.get(*config.instruction, w.precision.operands[0], w.precision.accumulator)
+    return wmma.get(*config.instruction, w.precision.operands, w.precision.accumulator)
 
 
 def check(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> None:
@@ -144,6 +144,8 @@ def _gpu_problems(
     access = access_elements(w.precision.operands[0])
     if config.pad % access or (tile.i + config.pad) % access:
         problems.append(f"pad {config.pad} breaks 16-byte alignment")
+    if tile.fragment_k % access_elements(w.precision.operands[1]):
+        problems.append(f"a row of {tile.fragment_k} weights is not a multiple of 16 bytes")
     return problems
 
 
@@ -267,14 +269,14 @@ def _gpu_guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
     tiles = [t for t in GPU_TILES if _suits(w, WmmaConfig(*t).tile)]
     enough = hardware.card.scaled(ENOUGH_BLOCKS)
     filling = [t for t in tiles if _blocks(w, t) >= enough]
-    instruction = _instruction(w)
+    instruction, pad = _instruction(w), access_elements(w.precision.operands[0])
     shapes = [
         (tile, (16, 16, 16)) for tile in (*filling, *reversed(tiles), GPU_TILES[-1], ONE_WARP)
     ]
     if instruction != (16, 16, 16):
         shapes = [(tile, instruction) for tile in NARROW_TILES] + shapes
     for tile, shape in shapes:
-        config = WmmaConfig(*tile, chunk=_chunk(w), pad=8, instruction=shape)
+        config = WmmaConfig(*tile, chunk=_chunk(w), pad=pad, instruction=shape)
         if config.tile.m == 32 and Reduction.of(w).inner % 128 == 0:
             # Few warps in a block: a longer k-block keeps as much in flight.
             config = replace(config, chunk=8)

@@ -20,7 +20,7 @@ from tvm.s_tir import Schedule
 from tvm.s_tir.schedule import LoopRV, SBlockRV
 
 from intrinsics.lower import LoweredIntrinsic, lower
-from intrinsics.record import TensorIntrinsic
+from intrinsics.record import CPU_ONLY, TensorIntrinsic
 from intrinsics.wmma import min_sm
 from schedules.conv.gemm import Gemm, gemm_index, pack_weight
 from schedules.conv.signature import WEIGHT, Signature
@@ -101,9 +101,11 @@ class WmmaFamily(Family):
 def _no_instruction(w: ConvWorkload, hardware: Hardware) -> str:
     """Returns the reason that no WMMA multiplies `w` on `hardware`, or ""."""
     own = w.precision
-    first = min_sm(own.operands[0], own.accumulator)
-    if first is None or own.operands[0] != own.operands[1] or own.split > 1 or own.scales:
+    first = min_sm(own.operands, own.accumulator)
+    if first is None or own.split > 1:
         return f"no WMMA multiplies {own}"
+    if hardware.kind == "cuda" and first == CPU_ONLY:
+        return f"WMMA multiplies equal types, not {own}"
     if hardware.kind == "cuda" and hardware.sm < first:
         return f"{hardware.name} has no WMMA that multiplies {own}"
     return ""
@@ -116,12 +118,13 @@ def _schedule(w: ConvWorkload, config: WmmaConfig, hardware: Hardware) -> tirx.P
     sch = Schedule(implicit_gemm(w, config.tile))
     target = backend(hardware)
     intrinsic = instruction(w, config)
-    lowered = lower(intrinsic, hardware.kind, SHARED)
+    lowered = lower(intrinsic, hardware.form, SHARED)
     _flatten_output(sch, w)
     warp, step, inner = _tile(sch, config, target)
     _stage(sch, w, config, target, step)
     fragments = _fragments(sch, intrinsic, warp, inner)
-    target.write(sch, sch.get_sblock(EPILOGUE), sch.get_sblock(OUT), _columns(w))
+    epilogue, out = sch.get_sblock(EPILOGUE), sch.get_sblock(OUT)
+    target.write(sch, epilogue, out, _columns(w), w.precision.result)
     _tensorize(sch, intrinsic, lowered, fragments, step)
     target.pipeline(sch, step, config.stages, config.asynchronous)
     return sch.mod["main"]

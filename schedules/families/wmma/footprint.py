@@ -82,7 +82,7 @@ def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
     copied = x * tile.m * tile.i * max(1, 6 // wide) + weight * tile.i * tile.k
     # Accumulators go through shared memory: the stride of a row is a multiple of 64 bytes.
     staged = 4 * tile.m * tile.k * (1 + min(4, tile.k // 8))
-    residual = x * outputs if w.epilogue.residual else 0
+    residual = dtypes.get(w.precision.added).bytes * outputs if w.epilogue.residual else 0
     useful = min(1.0, gemm.reduction.inner / gemm.i_pad)
     hides = config.asynchronous and wide == full
     return Footprint(

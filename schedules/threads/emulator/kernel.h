@@ -118,6 +118,10 @@ void stmatrix(uint32_t row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3);
 void movmatrix(uint32_t& d, uint32_t a);
 template <class Element>
 void max_of_pairs(uint32_t& d, uint32_t a, uint32_t b);
+template <class Element>
+void min_of_pairs(uint32_t& d, uint32_t a, uint32_t b);
+template <class Element>
+void add_pairs(uint32_t& d, uint32_t a, uint32_t b);
 
 // -- asynchronous copies of a thread
 void cp_async(uint32_t to, const void* from, int bytes, uint32_t read);
@@ -129,11 +133,11 @@ void cp_async_commit();
 void cp_async_wait(int left);
 
 // -- products
-template <class Element, class Accumulator>
-void mma_sync(Accumulator& d0, Accumulator& d1, Accumulator& d2, Accumulator& d3, uint32_t a0,
-              uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1, Accumulator c0,
-              Accumulator c1, Accumulator c2, Accumulator c3);
 // Registers of integers hold their bits.
+template <class A, class B, class Accumulator, class Register>
+void mma_sync(Register& d0, Register& d1, Register& d2, Register& d3, uint32_t a0, uint32_t a1,
+              uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1, Register c0, Register c1,
+              Register c2, Register c3);
 template <class A, class B, class Accumulator, class Register>
 void wgmma(int columns, Register* first, Register* last, uint64_t a, uint64_t b, bool add);
 void wgmma_fence();

@@ -45,12 +45,19 @@ INSTRUCTIONS = {
     r"stmatrix\.sync\.aligned\.m8n8\.x4\.shared\.b16": "stmatrix(",
     r"movmatrix\.sync\.aligned\.m8n8\.trans\.b16": "movmatrix(",
     r"max\.NaN\.(f16)x2": "max_of_pairs<{0}>(",
+    r"min\.NaN\.(f16)x2": "min_of_pairs<{0}>(",
+    r"add\.rn\.(f16)x2": "add_pairs<{0}>(",
     # asynchronous copies
     r"cp\.async\.c[ag]\.shared\.global(?:\.L2::\d+B)?": "cp_async(",
     r"cp\.async\.commit_group": "cp_async_commit(",
     r"cp\.async\.wait_group": "cp_async_wait(",
     # products
-    rf"mma\.sync\.aligned\.m16n8k16\.row\.col\.(f32)\.{_ELEMENT}\.\2\.\1": "mma_sync<{1}, {0}>(",
+    rf"mma\.sync\.aligned\.m16n8k16\.row\.col\.(f32)\.{_ELEMENT}\.\2\.\1": (
+        "mma_sync<{1}, {1}, {0}>("
+    ),
+    r"mma\.sync\.aligned\.m16n8k32\.row\.col\.(s32)\.([su]8)\.(s8)\.\1": (
+        "mma_sync<{1}, {2}, {0}>("
+    ),
     rf"wgmma\.mma_async\.sync\.aligned\.m64n(\d+)k16\.f32\.{_ELEMENT}\.\2": (
         "wgmma<{1}, {1}, float>({0}, "
     ),

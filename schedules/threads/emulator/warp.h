@@ -96,39 +96,55 @@ void movmatrix(uint32_t& d, uint32_t a) {
   });
   memcpy(&d, mine.out, 4);
 }
-template <class Element>
-void max_of_pairs(uint32_t& d, uint32_t a, uint32_t b) {
+template <class Element, class Operation>
+static void each_of_pairs(uint32_t& d, uint32_t a, uint32_t b, Operation operation) {
   Element left[2], right[2];
   memcpy(left, &a, 4), memcpy(right, &b, 4);
-  for (int i = 0; i < 2; i++) left[i] = max(left[i], right[i]);
+  for (int i = 0; i < 2; i++) left[i] = operation(left[i], right[i]);
   memcpy(&d, left, 4);
 }
+template <class Element>
+void max_of_pairs(uint32_t& d, uint32_t a, uint32_t b) {
+  each_of_pairs<Element>(d, a, b, [](Element x, Element y) { return max(x, y); });
+}
+template <class Element>
+void min_of_pairs(uint32_t& d, uint32_t a, uint32_t b) {
+  each_of_pairs<Element>(d, a, b, [](Element x, Element y) { return min(x, y); });
+}
+template <class Element>
+void add_pairs(uint32_t& d, uint32_t a, uint32_t b) {
+  each_of_pairs<Element>(d, a, b, [](Element x, Element y) { return Element(x + y); });
+}
 template void max_of_pairs<half>(uint32_t&, uint32_t, uint32_t);
+template void min_of_pairs<half>(uint32_t&, uint32_t, uint32_t);
+template void add_pairs<half>(uint32_t&, uint32_t, uint32_t);
 
 // mma.sync m16n8, whose k is 8 registers of elements: for elements of 16 bits, m16n8k16. Register i
 // of the first operand is row l / 4 + i % 2 * 8 of lane l, words l % 4 + i / 2 * 4 of that row; the
 // second's columns are as its rows; accumulator i is (l / 4 + i / 2 * 8, l % 4 * 2 + i % 2).
-template <class Element, class Accumulator>
+template <class Accumulator>
 struct Operands {
   uint32_t a[4], b[2];
   Accumulator c[4];
 };
-template <class Element, class Accumulator>
-static void multiply_warp(Operands<Element, Accumulator>** lanes) {
-  constexpr int EACH = 4 / sizeof(Element), K = 8 * EACH;
-  Element words[EACH];
+template <class A, class B, class Accumulator>
+static void multiply_warp(Operands<Accumulator>** lanes) {
+  static_assert(sizeof(A) == sizeof(B));
+  constexpr int EACH = 4 / sizeof(A), K = 8 * EACH;
+  A left[EACH];
+  B right[EACH];
   Accumulator a[16][K], b[K][8], c[16][8];
   for (int lane = 0; lane < WARP; lane++) {
     int row = lane / 4, word = lane % 4;
     for (int i = 0; i < 4; i++) {
-      memcpy(words, &lanes[lane]->a[i], 4);
+      memcpy(left, &lanes[lane]->a[i], 4);
       for (int e = 0; e < EACH; e++)
-        a[row + i % 2 * 8][(word + i / 2 * 4) * EACH + e] = Accumulator(words[e]);
+        a[row + i % 2 * 8][(word + i / 2 * 4) * EACH + e] = Accumulator(left[e]);
       c[row + i / 2 * 8][word * 2 + i % 2] = lanes[lane]->c[i];
     }
     for (int i = 0; i < 2; i++) {
-      memcpy(words, &lanes[lane]->b[i], 4);
-      for (int e = 0; e < EACH; e++) b[(word + i * 4) * EACH + e][row] = Accumulator(words[e]);
+      memcpy(right, &lanes[lane]->b[i], 4);
+      for (int e = 0; e < EACH; e++) b[(word + i * 4) * EACH + e][row] = Accumulator(right[e]);
     }
   }
   for (int row = 0; row < 16; row++)
@@ -137,20 +153,26 @@ static void multiply_warp(Operands<Element, Accumulator>** lanes) {
   for (int lane = 0; lane < WARP; lane++)
     for (int i = 0; i < 4; i++) lanes[lane]->c[i] = c[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2];
 }
-template <class Element, class Accumulator>
-void mma_sync(Accumulator& d0, Accumulator& d1, Accumulator& d2, Accumulator& d3, uint32_t a0,
-              uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1, Accumulator c0,
-              Accumulator c1, Accumulator c2, Accumulator c3) {
-  Operands<Element, Accumulator> mine{{a0, a1, a2, a3}, {b0, b1}, {c0, c1, c2, c3}};
-  together("mma.sync", mine, multiply_warp<Element, Accumulator>);
-  d0 = mine.c[0], d1 = mine.c[1], d2 = mine.c[2], d3 = mine.c[3];
+template <class A, class B, class Accumulator, class Register>
+void mma_sync(Register& d0, Register& d1, Register& d2, Register& d3, uint32_t a0, uint32_t a1,
+              uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1, Register c0, Register c1,
+              Register c2, Register c3) {
+  static_assert(sizeof(Register) == sizeof(Accumulator));
+  Register bits[4]{c0, c1, c2, c3};
+  Operands<Accumulator> mine{{a0, a1, a2, a3}, {b0, b1}, {}};
+  memcpy(mine.c, bits, sizeof bits);
+  together("mma.sync", mine, multiply_warp<A, B, Accumulator>);
+  memcpy(bits, mine.c, sizeof bits);
+  d0 = bits[0], d1 = bits[1], d2 = bits[2], d3 = bits[3];
 }
-#define INSTANCE(Element, Accumulator)                                                       \
-  template void mma_sync<Element, Accumulator>(                                              \
-      Accumulator&, Accumulator&, Accumulator&, Accumulator&, uint32_t, uint32_t, uint32_t,  \
-      uint32_t, uint32_t, uint32_t, Accumulator, Accumulator, Accumulator, Accumulator);
-INSTANCE(half, float)
-INSTANCE(nv_bfloat16, float)
+#define INSTANCE(A, B, Accumulator, Register)                                                \
+  template void mma_sync<A, B, Accumulator, Register>(                                       \
+      Register&, Register&, Register&, Register&, uint32_t, uint32_t, uint32_t, uint32_t,    \
+      uint32_t, uint32_t, Register, Register, Register, Register);
+INSTANCE(half, half, float, float)
+INSTANCE(nv_bfloat16, nv_bfloat16, float, float)
+INSTANCE(int8_t, int8_t, int32_t, uint32_t)
+INSTANCE(uint8_t, int8_t, int32_t, uint32_t)
 #undef INSTANCE
 
 }  // namespace emulator

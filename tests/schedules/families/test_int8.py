@@ -14,18 +14,26 @@ import numpy as np
 import pytest
 
 from intrinsics import dtypes
+from schedules.choose import choose
 from schedules.conv.precision import RESIDUAL_SCALE, RESULT_SCALE, RESULT_ZERO, SCALE, Precision
 from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.families.depthwise.config import DepthwiseConfig, registers
+from schedules.families.wmma.config import WmmaConfig
+from schedules.families.wmma.family import WmmaFamily
 from schedules.family import Family, Reject
 from schedules.machine.hardware import CPU
 from schedules.registry import FAMILIES
 from schedules.tensors import Tensors
 from tests.support import kernels
-from tests.support.workloads import INT8_WORKLOADS
+from tests.support.workloads import INT8_WORKLOADS, WORKLOADS, quantised
+from tvmconv.runtime.device import cpu_features
+
+#: This CPU: with its VNNI, if it has it.
+HERE = replace(CPU, vnni="avx512vnni" in cpu_features())
 
 
 def matching(w: ConvWorkload) -> list[Family]:
-    return [f for f in FAMILIES if not isinstance(f.match(w, CPU), Reject)]
+    return [f for f in FAMILIES if not isinstance(f.match(w, HERE), Reject)]
 
 
 def cases() -> Iterator[Any]:
@@ -47,15 +55,49 @@ def check(w: ConvWorkload, got: Any, expected: Any) -> None:
 @pytest.mark.parametrize(("family", "w"), list(cases()))
 def test_integers(family: Family, w: ConvWorkload) -> None:
     tensors = Tensors.random(w)
-    match = family.match(w, CPU)
+    match = family.match(w, HERE)
     assert not isinstance(match, Reject)
-    got = kernels.run(family, w, match.config, CPU, tensors)
+    got = kernels.run(family, w, match.config, HERE, tensors)
     check(w, got, kernels.reference(w, tensors))
+
+
+@pytest.mark.parametrize("instruction", [(16, 16, 16), (32, 8, 16), (8, 32, 16)])
+@pytest.mark.parametrize("name", ["not square, int8", "batch 5, packed, uint8"])
+def test_every_instruction_and_vnni_give_the_same(
+    name: str, instruction: tuple[int, int, int]
+) -> None:
+    """Several warps, fragments and chunks at once, with and without VNNI: the same bits."""
+    w = INT8_WORKLOADS[name]
+    (family,) = (f for f in matching(w) if isinstance(f, WmmaFamily))
+    config = WmmaConfig(2, 2, 2, 2, 2, instruction=instruction)
+    tensors = Tensors.random(w)
+    plain, here = (kernels.run(family, w, config, cpu, tensors) for cpu in (CPU, HERE))
+    np.testing.assert_array_equal(plain, here)
+    check(w, here, kernels.reference(w, tensors))
+
+
+@pytest.mark.parametrize("x", ["int8", "uint8"])
+@pytest.mark.parametrize("name", ["not square", "batch 5, packed", "depthwise"])
+def test_the_fastest_family_is_chosen_on_a_cpu(name: str, x: str) -> None:
+    w = quantised(WORKLOADS[name], x, x, SCALE)
+    families = {"not square": "wmma_nhwc", "batch 5, packed": "wmma_packed"}
+    choice = choose(w, HERE)
+    assert choice.family.name == families.get(name, name)
 
 
 @pytest.mark.parametrize("name", INT8_WORKLOADS)
 def test_some_family_takes_it(name: str) -> None:
     assert matching(INT8_WORKLOADS[name])
+
+
+def test_registers_hold_four_bytes() -> None:
+    """A row of taps and of x at a time, 16 channels each."""
+    w = ConvWorkload(1, 8, 8, 16, 16, 3, 3, padding=(1, 1, 1, 1), groups=16)
+    config = DepthwiseConfig(vector=16, columns=4)
+    x, taps = 4 + 2, 3
+    halves = registers(replace(w, precision=Precision("float16")), config)
+    of_bytes = registers(quantised(w, "int8", "int8", SCALE), config)
+    assert halves - of_bytes == (x + taps) * 16 // 2 - (x + taps) * 16 // 4
 
 
 def test_rounding_is_to_even_and_saturates() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from schedules.machine import processor as module
 from schedules.machine.footprint import FP32, MMA, WGMMA
+from schedules.machine.hardware import cpu
 from schedules.machine.processor import Processor, processor
 
 
@@ -20,6 +21,29 @@ def test_the_peak_follows_from_cores_clock_and_lanes() -> None:
     assert one.source == "4 cores of 2.5 GHz, assumed: 16 fp32 multiply-adds per clock, 80 GB/s"
     with pytest.raises(LookupError, match="does not emulate wgmma"):
         one.tflops(WGMMA, "float16")
+
+
+def test_vnni_multiplies_bytes_four_times_as_fast_as_fp32() -> None:
+    plain, one = Processor("some", 2, 2.5, 32), Processor("some", 2, 2.5, 32, vnni=True)
+    for x in ("int8", "uint8"):
+        assert plain.peak_tflops(x) == plain.peak_tflops("float16")
+        assert plain.tflops(MMA, x) == plain.tflops(MMA, "float16")
+        assert one.peak_tflops(x) == 4 * plain.peak_tflops(x)
+        assert one.peak_tflops(x) > one.tflops(MMA, x) > 2.5 * plain.tflops(MMA, x)
+        # Depthwise and direct kernels do not use it.
+        assert one.tflops(FP32, x) == plain.tflops(FP32, x)
+    assert one.tflops(MMA, "float16") == plain.tflops(MMA, "float16")
+    assert "32 fp32 multiply-adds per clock, with VNNI 128 of 8 bits, 40 GB/s" in one.source
+
+
+@pytest.mark.parametrize(
+    ("features", "vnni"), [(("avx512f", "avx512vnni"), True), (("avx2",), False)]
+)
+def test_a_cpu_and_what_is_scheduled_for_it_agree_on_vnni(
+    features: tuple[str, ...], vnni: bool
+) -> None:
+    assert processor("some", features).vnni == cpu(features).vnni == vnni
+    assert cpu(features).form == ("vnni" if vnni else "llvm")
 
 
 @pytest.mark.parametrize(

@@ -47,14 +47,20 @@ def random(*shape: int, dtype: Any = np.float16) -> Array:
 # ---------------------------------------------------------------- instructions
 
 
-KNOWN = [one for one in mma_sync.INSTRUCTIONS if (one.k, one.accumulator_dtype) == (16, "float32")]
+KNOWN = [
+    *mma_sync.INTEGER_INSTRUCTIONS,
+    *(one for one in mma_sync.INSTRUCTIONS if (one.k, one.accumulator_dtype) == (16, "float32")),
+]
 
 
 @pytest.mark.parametrize("instruction", KNOWN, ids=lambda one: one.name)
 def test_mma_sync_is_the_product_of_fragments(instruction: TensorIntrinsic) -> None:
+    integer = dtypes.get(instruction.accumulator_dtype).integer
+    held = "uint32" if integer else "float32"
+
     def body(thread: Any, *buffers: Any) -> None:
         a, b, c, d = buffers
-        registers = T.alloc_buffer((4,), "float32", scope="local")
+        registers = T.alloc_buffer((4,), held, scope="local")
         with T.unroll(4) as i:
             T.buffer_store(registers, c[thread, i], [i])
         operands = [*(a[thread, i] for i in range(4)), *(b[thread, i] for i in range(2))]
@@ -63,23 +69,26 @@ def test_mma_sync_is_the_product_of_fragments(instruction: TensorIntrinsic) -> N
         with T.unroll(4) as i:
             T.buffer_store(d, registers[i], [thread, i])
 
-    type_ = dtypes.get(instruction.a_dtype).numpy
-    matrices = [
-        random(*instruction.shape(operand)).astype(type_ if operand != "c" else np.float32)
-        for operand in "abc"
-    ]
+    matrices = []
+    for operand in "abc":
+        type_ = dtypes.get(instruction.dtype(operand)).numpy
+        values = random(*instruction.shape(operand), dtype=np.float32)
+        bits = (values * 1e6).astype(np.int64).astype(type_) if integer else values
+        matrices.append(bits.astype(type_))
     registers = []
     for operand, matrix in zip("abc", matrices, strict=True):
         fragment = mma_sync.Fragment.of(operand, instruction)
         lanes = np.empty((32, fragment.elements), matrix.dtype)
         lanes[fragment.places()] = matrix
-        registers.append(lanes.view(np.uint32) if operand != "c" else lanes)
+        registers.append(lanes.view(held if operand == "c" else np.uint32))
     shapes = {name: (one.shape, str(one.dtype)) for name, one in zip("abc", registers, strict=True)}
-    function = kernel({**shapes, "d": ((32, 4), "float32")}, 32, body)
-    got = emulator.run(function, [*registers, np.zeros((32, 4), np.float32)], SM_90A)
+    function = kernel({**shapes, "d": ((32, 4), held)}, 32, body)
+    got = emulator.run(function, [*registers, np.zeros((32, 4), held)], SM_90A)
+    got = got.view(instruction.accumulator_dtype)
     a, b, c = (matrix.astype(np.float64) for matrix in matrices)
     places = mma_sync.Fragment.of("c", instruction).places()
-    np.testing.assert_allclose(got[places], a @ b + c, rtol=1e-5, atol=1e-5)
+    within = 0 if integer else 1e-5
+    np.testing.assert_allclose(got[places], a @ b + c, rtol=within, atol=within)
 
 
 @pytest.mark.parametrize(
@@ -179,12 +188,12 @@ def test_a_fault_is_told(pattern: str, replacement: str, complaint: str) -> None
 def test_an_unknown_instruction_is_named() -> None:
     def body(thread: Any, x: Any, y: Any) -> None:
         word = T.alloc_buffer((1,), "uint32", scope="local")
-        T.evaluate(script.ptx["min.NaN.f16x2"](word[0], x[thread], x[thread]))
+        T.evaluate(script.ptx["min.f16x2"](word[0], x[thread], x[thread]))
         T.buffer_store(y, word[0], [thread])
 
     function = kernel({"x": ((32,), "uint32"), "y": ((32,), "uint32")}, 32, body)
     words = np.zeros(32, np.uint32)
-    with pytest.raises(EmulatorError, match=r"does not know the instruction min\.NaN\.f16x2"):
+    with pytest.raises(EmulatorError, match=r"does not know the instruction min\.f16x2"):
         emulator.run(function, [words, words], SM_90A)
 
 

@@ -141,3 +141,11 @@ def test_pictures_that_do_not_fit(tmp_path: Path) -> None:
     g = Graph(["batch", 3, "height", "width"])
     model = g.model(g.conv("input", 3, 16))
     refused(ShapeError, "left open", model, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"shapes": {"input": (1, 16, 8, 8)}}, {"preprocessing": tvmconv.Preprocessing(resize=1)}],
+)
+def test_what_is_for_pictures_is_not_ignored(given: dict[str, Any]) -> None:
+    refused(FeedError, "for a folder of images", network(), [ONE], **given)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +13,7 @@ import tvmconv
 from tests.support.calibrated import feeds
 from tests.support.models import Graph, residual_net
 from tvmconv.errors import QuantizationError
-from tvmconv.quantization import accuracy
+from tvmconv.quantization import accuracy, search
 
 
 def outlier() -> onnx.ModelProto:
@@ -43,22 +46,30 @@ def test_the_layer_that_costs_most_goes_back_first() -> None:
     assert kept.proto.graph == found.proto.graph
 
 
-def test_microseconds_decide_among_equals() -> None:
-    """Of two layers with the same error, the one that saves less goes back; the report's savings
-    and errors say so of every layer."""
-    model = residual_net(16, 16, 32)
-    fed = feeds(model, 2)
-    free = tvmconv.quantize(model, fed, method="minmax").report.relative_l2
-    report = tvmconv.quantize(model, fed, method="minmax", max_error=0.7 * free).report
-    assert report.relative_l2 <= 0.7 * free
-    worth = {
-        decision: [
-            layer.alone**2 / layer.saved_us for layer in report.layers if layer.decision == decision
-        ]
-        for decision in ("float", "int8")
-    }
-    assert worth["float"]
-    assert min(worth["float"]) > max(worth["int8"])
+class Powers:
+    """A reference for which powers of errors add up, and models are the names of their layers."""
+
+    def __init__(self, errors: dict[str, float]) -> None:
+        self.errors = errors
+
+    def error(self, model: Any, most: int | None = None) -> float:
+        return math.sqrt(sum(self.errors[name] ** 2 for name in model))
+
+
+@pytest.mark.parametrize(
+    ("bound", "left"), [(0.2, "abcd"), (0.12, "abd"), (0.05, "bd"), (0.015, "b")]
+)
+def test_the_most_error_for_a_microsecond_goes_back_first(bound: float, left: str) -> None:
+    """c costs less accuracy than a, and goes before it, as it saves much less."""
+    errors = {"a": 0.1, "b": 0.01, "c": 0.09, "d": 0.03}
+    savings = {"a": 10.0, "b": 9.0, "c": 1.0, "d": 5.0}
+    reference: Any = Powers(errors)
+    write: Any = tuple
+    found = search.within(bound, list("abcd"), savings, write, write, reference)
+    assert "".join(found.names) == left
+    assert found.error == pytest.approx(reference.error(left))
+    assert found.error <= bound
+    assert found.alone == ({} if left == "abcd" else errors)
 
 
 def test_half_of_the_error_is_reached() -> None:

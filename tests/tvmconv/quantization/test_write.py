@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_weights_are_int8_by_output_channel(kind: str) -> None:
-    """They come back within half a step, the largest of each channel as 127; so does the bias."""
+    """They come back within half a step, the largest of each channel as 127."""
     model, name = layer(kind)
     weight = next(one for one in model.graph.initializer if one.name == name)
     exact = onnx.numpy_helper.to_array(weight)
@@ -71,15 +72,7 @@ def test_weights_are_int8_by_output_channel(kind: str) -> None:
     assert (abs(integers * along - exact) <= along / 2 * (1 + 1e-5)).all()
     assert name not in view.values
     if kind != "MatMul":
-        bias, step, _ = view.weight("layer", 2)
-        bias_name = model.graph.node[0].input[2]
-        (exact_bias,) = (
-            onnx.numpy_helper.to_array(i) for i in model.graph.initializer if i.name == bias_name
-        )
-        assert bias.dtype == np.int32
-        tiled = np.tile(scale, 24 // len(scale))
-        np.testing.assert_allclose(step, view.scales["input"] * tiled, rtol=1e-6)
-        assert (abs(bias * step.astype(np.float64) - exact_bias) <= 0.6 * step).all()
+        assert view.node("layer").input[2] == model.graph.node[0].input[2]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -101,7 +94,7 @@ def test_the_result_is_that_of_the_rounded_numbers(kind: str) -> None:
 
 
 def test_onnxruntime_computes_in_integers() -> None:
-    """With uint8 after a Relu, whose lower bound the rounding does; the bias is what it takes."""
+    """With uint8 after a Relu, whose lower bound the rounding does."""
     g = Graph([1, 16, 8, 8])
     x = "input"
     for at in range(3):
@@ -114,8 +107,6 @@ def test_onnxruntime_computes_in_integers() -> None:
 
 def optimised(proto: onnx.ModelProto) -> list[str]:
     """The operators of a model as onnxruntime runs it."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
@@ -140,12 +131,12 @@ def test_unsigned_is_for_what_is_never_negative() -> None:
     assert zeros == {
         "input": np.int8, "a": np.int8, "b": np.int8, "mixed": np.int8, "c": np.uint8
     }  # fmt: skip
-    signed = View(quantized(model).proto)
+    signed = View(quantized(model, unsigned=False).proto)
     assert signed.scales["c"] / view.scales["c"] == pytest.approx(255 / 127)
 
 
 def test_channels_without_weights_and_biases_without_measure() -> None:
-    """A channel of zeros has a scale; a bias far above its channel's products is an int32."""
+    """A channel of zeros has a scale; a bias far above its channel's products fits in int32."""
     g = Graph([1, 16, 8, 8])
     weight = g.rng.standard_normal((16, 16, 1, 1)).astype(np.float32)
     weight[0], weight[1], weight[2] = 0, 1e-12, 1e-42
@@ -158,9 +149,10 @@ def test_channels_without_weights_and_biases_without_measure() -> None:
     (exact,), (found,) = ran(model, feed), ran(proto, feed, fused=False)
     assert np.isfinite(found).all()
     np.testing.assert_allclose(found[0, :3], exact[0, :3], rtol=1e-6)
-    integers, scale, _ = View(proto).weight("layer", 2)
-    assert abs(integers.astype(np.int64)).max() <= 2**30
+    view = View(proto)
+    scale = view.weight("layer")[1]
     assert (scale > 0).all()
+    assert (bias / (scale.astype(float) * view.scales["input"]) <= 2**30 * (1 + 1e-6)).all()
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import onnx
 import pytest
 
 import tvmconv
-from schedules.choose import Estimate, Policy, kernel_cost
+from schedules.choose import Estimate, Policy, choose, kernel_cost
 from schedules.conv.precision import FP16
 from schedules.conv.workload import PACKED, ConvWorkload
 from schedules.family import Family
@@ -21,6 +21,7 @@ from schedules.machine.cost import Cost
 from schedules.machine.hardware import CPU, Hardware
 from schedules.machine.processor import LEAST_US
 from tests.support.models import Graph, residual_net
+from tests.support.workloads import quantised
 from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
@@ -31,6 +32,7 @@ from tvmconv.passes.plan.plan import plan
 from tvmconv.passes.regions.anchors import anchors
 from tvmconv.passes.regions.regions import find_regions
 from tvmconv.reports.collect.conversions import conversions
+from tvmconv.reports.collect.layers import emulated_by
 from tvmconv.reports.data.build import BuildReport, ConversionReport, MachineReport
 from tvmconv.reports.render import build as render
 from tvmconv.reports.render import tables
@@ -183,6 +185,23 @@ def test_a_report_from_before_kernels_were_told_is_read(exe: tvmconv.Executable)
     again = BuildReport.from_json(data)
     assert (again.kernels, again.machine) == ((), MachineReport())
     assert again.convs[0] == replace(exe.report.convs[0], declined={}, chosen_by="default")
+
+
+@pytest.mark.parametrize(
+    ("vnni", "how"),
+    [(True, "emulated, 1 of 8 bits by VNNI"), (False, "emulated, 1 of 8 bits by vectors")],
+)
+def test_a_report_says_what_multiplies_8_bit_integers_on_a_cpu(
+    exe: tvmconv.Executable, vnni: bool, how: str
+) -> None:
+    w = quantised(ConvWorkload(1, 8, 8, 16, 16, 3, 3), "uint8", "uint8", "scale")
+    hardware = replace(CPU, vnni=vnni)
+    by = emulated_by(choose(w, hardware))
+    first, *others = exe.report.convs
+    report = replace(exe.report, convs=(replace(first, emulated_by=by), *others))
+    assert f" on tensor cores ({how})" in str(report)
+    assert " on tensor cores (emulated)" in str(exe.report)
+    assert emulated_by(choose(replace(w, precision=FP16), hardware)) == ""
 
 
 @pytest.mark.parametrize("key", ["operators", "target", "convs"])

@@ -14,6 +14,8 @@ from schedules.expressions.backend import GPU_VECTOR
 from schedules.machine.gpus import ARCHITECTURES
 
 VECTOR_BYTES = 16
+#: Elements of one byte in a vector: TVM writes constants of four, and of no other number.
+BYTES_AT_ONCE = 4
 #: The most and the least threads of a block. Small tensors get small blocks, to use every SM.
 THREADS = (256, 32)
 #: Blocks that fill a multiprocessor.
@@ -82,13 +84,13 @@ def write_vectors(sch: s_tir.Schedule, block: Any, thread: Any) -> None:
 
 
 def vectorize(sch: s_tir.Schedule, block: Any) -> None:
-    """Vectorises a block's innermost loop, by at most 16 bytes of its widest element type."""
+    """Vectorises a block's innermost loop, by at most 16 bytes of its widest element type, and 4
+    elements of one byte."""
     stmt = sch.get(block)
     sizes = [np.dtype(str(one.source.dtype)).itemsize for one in (*stmt.reads, *stmt.writes)]
     *_, lane = sch.get_loops(block)
-    outer, lane = sch.split(
-        lane, [None, math.gcd(int(sch.get(lane).extent), VECTOR_BYTES // max(sizes))]
-    )
+    widest = min(VECTOR_BYTES // max(sizes), BYTES_AT_ONCE if min(sizes) == 1 else VECTOR_BYTES)
+    outer, lane = sch.split(lane, [None, math.gcd(int(sch.get(lane).extent), widest)])
     sch.vectorize(lane)
     sch.unroll(outer)
 

@@ -1,20 +1,25 @@
-"""Choose for each quantised convolution whether its kernel multiplies integers or floats.
+"""Choose for each quantised convolution what its kernel multiplies and writes.
 
-Before:  regions of whole numbers, `Region.scale`
+Before:  regions of whole numbers (`Region.scale`), regions with a quantised result
 After:   `Region.integers` is True for int8 or uint8 by int8 with sums in int32; False for the same
-         numbers, zero point subtracted, as floats, whose sums are exact below 2**24
-Requires: estimated costs of both; a family of last resort comes after all others
-Formula: the sums are the same numbers, so are the results
+         numbers, zero point subtracted, as floats, whose sums are exact below 2**24. A result is
+         quantised by the kernel, or by another after it
+Requires: estimated costs of all; a family of last resort comes after all others
+Formula: the sums are the same numbers. A result that another kernel quantises is rounded to fp16
+         first
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from tvm import relax
 
 from schedules.conv.workload import NHWC
+from schedules.machine.cost import copy_cost
+from tvmconv.passes.graph import shape
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.workloads import workloads
@@ -22,21 +27,31 @@ from tvmconv.passes.regions.region import Region
 
 
 def choose_operands(
-    regions: Mapping[relax.Var, Region], places: Mapping[relax.Var, Place], chooser: Chooser
+    regions: Mapping[relax.Var, Region], chooser: Chooser
 ) -> dict[relax.Var, Region]:
-    """The regions, those of whole numbers as integers unless floats cost less."""
-    chosen = dict(regions)
-    for var, region in regions.items():
-        if region.scale is None:
-            continue
-        options = [replace(region, integers=True), region]
-        chosen[var] = min(options, key=lambda one: _cost(one, places[var], chooser))
+    """The regions, each quantised one in the form that costs least."""
+    chosen = {}
+    for region in regions.values():
+        best = min(_forms(region), key=lambda form: _cost(form, region, chooser))
+        chosen[best.output] = best
     return chosen
 
 
-def _cost(region: Region, place: Place, chooser: Chooser) -> tuple[bool, float]:
-    """Returns whether a kernel is of last resort, and the estimated microseconds of all."""
-    kernels = [w for w, _ in workloads(region, place, NHWC, NHWC, NHWC, chooser.precision)]
-    costs = [chooser.cost(region.name, w) for w in kernels]
-    last = any(chooser.estimated(region.name, w).family.last_resort for w in kernels)
-    return last, sum(costs)
+def _forms(region: Region) -> list[Region]:
+    """What the region may be: integers or floats, with the quantisation of its result or not."""
+    whole = [region] if region.unquantised is None else [region, region.unquantised]
+    return [replace(one, integers=True) for one in whole if one.scale is not None] + whole
+
+
+def _cost(form: Region, whole: Region, chooser: Chooser) -> tuple[bool, float]:
+    """Returns whether a kernel is of last resort, and the estimated microseconds of all kernels,
+    with one that quantises the result if these do not."""
+    place = Place(form.output, 0, form.k)
+    kernels = [w for w, _ in workloads(form, place, NHWC, NHWC, NHWC, chooser.precision)]
+    us = sum(chooser.cost(form.name, w) for w in kernels)
+    last = any(chooser.estimated(form.name, w).family.last_resort for w in kernels)
+    if whole.result and not form.result:
+        elements = math.prod(shape(form.output))
+        card, read = chooser.hardware.card, chooser.precision.result
+        us += copy_cost(elements, card, read, whole.result).us
+    return last, us

@@ -125,13 +125,12 @@ def plan(
     """
     chooser.require_layers(region.name for region in regions.values())
     flow = Dataflow.of(mod)
-    regions = balance_ranges(regions, flow)
+    for var, region in regions.items():
+        _check(region, Place(var, 0, region.k), chooser.precision)
+    regions = balance_ranges(choose_operands(regions, chooser), flow)
     places = {var: Place(var, 0, region.k) for var, region in regions.items()}
     places |= concat_places(regions, flow)
     places = {var: shuffled(place, flow) for var, place in places.items()}
-    regions = choose_operands(regions, places, chooser)
-    for var, region in regions.items():
-        _check(region, places[var], chooser.precision)
     regions, places = absorb_pools(regions, places, flow, chooser)
     if pairs:
         regions = pair_convs(regions, places, flow, chooser)

@@ -120,6 +120,7 @@ def quantised_after(region: Region, flow: Dataflow) -> Region | None:
         result=dtype(var),
         result_scale=np.ones(region.k) if scale is None else scale,
         result_zero=np.zeros(region.k) if zero is None else zero,
+        unquantised=region,
     )
     return without_bounds(found)
 

@@ -53,6 +53,8 @@ class Region:
     result: str = ""
     result_scale: NDArray[np.float64] | None = None
     result_zero: NDArray[np.float64] | None = None
+    #: The same without the quantisation of its result.
+    unquantised: Region | None = None
     #: `absorb_pool`; never one where there is a residual.
     pool: MaxPool | None = None
     #: A depthwise convolution that the same kernel computes first: x is its input, `x_shape` the

@@ -8,6 +8,7 @@ from typing import Any
 
 import onnx
 
+from intrinsics import dtypes
 from schedules.choose import Choice, cost_on
 from schedules.conv.precision import Precision
 from schedules.conv.workload import ConvWorkload
@@ -112,6 +113,7 @@ def _planned(
         moved_bytes=sum(moved_bytes(one.workload) for one in choices),
         instruction_tflops=instruction_tflops(choice),
         chosen_by=_chosen_by(choices),
+        emulated_by=emulated_by(choice),
         declined={reject.family: reject.reason for reject in choice.rejects},
     )
 
@@ -185,6 +187,14 @@ def _chosen_by(choices: Sequence[Choice]) -> ChosenBy:
     if "pinned" in found:
         return "pinned"
     return "tuned" if found == {"record"} else "model"
+
+
+def emulated_by(choice: Choice) -> str:
+    """Returns what a CPU multiplies 8-bit integers by in place of tensor cores; else ""."""
+    integers = dtypes.get(choice.workload.precision.accumulator).integer
+    if not (integers and choice.family.tensorized and choice.hardware.kind == "llvm"):
+        return ""
+    return "VNNI" if choice.hardware.vnni else "vectors"
 
 
 def _margin(choices: Sequence[Choice]) -> float:

@@ -76,6 +76,9 @@ class ConvReport:
     #: then has all but the multiply-adds of both.
     part_of: str = ""
     chosen_by: ChosenBy = "default"
+    #: On a CPU that emulates the multiply-adds of 8-bit integers: ``VNNI``, or ``vectors`` of
+    #: 32-bit ones. Else empty.
+    emulated_by: str = ""
     #: By family that declines: its reason.
     declined: dict[str, str] = field(default_factory=dict)
 

@@ -20,7 +20,7 @@ from tvmconv.reports.render.tables import (
 )
 
 #: Suffix by target without tensor cores.
-HOW = {"llvm": " (emulated)", "hmma-sim": " (simulated)"}
+HOW = {"llvm": "emulated", "hmma-sim": "simulated"}
 
 
 @as_text.register
@@ -78,7 +78,14 @@ def tensorized(report: BuildReport) -> str:
     if products:
         done = sum(conv.tensor_core for conv in products)
         text += f" and {done} of {len(products)} matrix products"
-    return text + " on tensor cores" + HOW.get(report.target, "")
+    return text + " on tensor cores" + _how(report)
+
+
+def _how(report: BuildReport) -> str:
+    how = HOW.get(report.target, "")
+    emulated = Counter(conv.emulated_by for conv in report.convs if conv.emulated_by)
+    parts = [how, *(f"{count} of 8 bits by {by}" for by, count in sorted(emulated.items()))]
+    return f" ({', '.join(filter(None, parts))})" if how else ""
 
 
 def bucket_table(report: BuildReport) -> str:

@@ -1,0 +1,139 @@
+"""`few_channels` with 8-bit results: its CUDA text on this CPU against onnxruntime."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tvm
+
+from schedules.choose import choose
+from schedules.conv.activations import Activation
+from schedules.conv.precision import RESULT_SCALE, RESULT_ZERO, SCALE, Precision
+from schedules.conv.workload import ConvWorkload, Epilogue
+from schedules.errors import KernelFault
+from schedules.families.few_channels.space import default, problems
+from schedules.family import Reject
+from schedules.tensors import Tensors
+from schedules.threads import emulator
+from tests.schedules.families.test_few_channels import CASES, FAMILY, SM_80, SM_90, STEM, C
+from tests.schedules.families.test_few_channels_pool import CASES as POOLED
+from tests.schedules.families.test_few_channels_pool import RESNET, unpooled
+from tests.schedules.families.test_int8 import check
+from tests.support import kernels, sass
+
+on_cpu = pytest.mark.skipif(not emulator.available(), reason="no g++")
+CLIP = Epilogue(True, activation=Activation("clip", (-20.5, 90.25)))
+SILU = Epilogue(True, activation=Activation("silu"))
+
+
+def to(
+    case: tuple[ConvWorkload, Any], result: str, *scales: str, epilogue: Epilogue | None = None
+) -> tuple[ConvWorkload, Any]:
+    """The case with another result, and other epilogue but for the pool."""
+    w, config = case
+    if epilogue is not None:
+        w = replace(w, epilogue=replace(epilogue, pool=w.epilogue.pool))
+    return replace(w, precision=Precision(result=result, scales=scales)), config
+
+
+TRIED = {
+    "stem": to(CASES["stem"], "int8", SCALE),
+    "uint8, zero point": to(CASES["8 bytes"], "uint8", SCALE, RESULT_ZERO),
+    "result scaled, clip": to(CASES["stride 1"], "int8", RESULT_SCALE, epilogue=CLIP),
+    "clip": to(CASES["2 bytes"], "int8", SCALE, RESULT_ZERO, epilogue=CLIP),
+    "silu": to(CASES["4 bytes"], "uint8", SCALE, RESULT_SCALE, RESULT_ZERO, epilogue=SILU),
+    "no epilogue": to(CASES["1x1"], "int8", SCALE),
+    "prelu": to(CASES["two channels, prelu"], "int8", SCALE),
+    "scaled fp16": to(CASES["four channels"], "float16", SCALE, RESULT_SCALE),
+    "pool": to(POOLED["padded"], "int8", SCALE),
+    "pool, zero point": to(POOLED["warps side by side"], "uint8", SCALE, RESULT_ZERO),
+    "pool, clip": to(POOLED["rounded up"], "int8", SCALE, RESULT_ZERO, epilogue=CLIP),
+    "pool, not padded": to(POOLED["tiles side by side, not padded"], "int8", RESULT_SCALE),
+    "pool, scaled fp16": to(POOLED["padded above"], "float16", SCALE, RESULT_SCALE),
+}  # fmt: skip
+
+
+def compare(w: ConvWorkload, config: Any, execute: Any = emulator.run) -> Any:
+    tensors = Tensors.random(w)
+    got = kernels.run(FAMILY, w, config, SM_80, tensors, execute)
+    check(w, got, kernels.reference(w, tensors))
+    return got, tensors
+
+
+@on_cpu
+@pytest.mark.parametrize("name", TRIED)
+def test_it_gives_what_onnxruntime_gives(name: str) -> None:
+    w, config = TRIED[name]
+    assert not problems(w, config, SM_90)
+    got, tensors = compare(w, config)
+    if w.epilogue.pool is not None:
+        one = C(1, config.across)
+        whole = kernels.run(FAMILY, unpooled(w), one, SM_80, tensors, emulator.run)
+        np.testing.assert_array_equal(got, w.epilogue.pool.apply(whole.astype(np.float32)))
+
+
+#: Name: what is run, what is replaced in its text and by what.
+BROKEN = {
+    "not limited from above": ("uint8, zero point", r"\w+_min_NaN_f16x2\(.*\);", ";"),
+    "the other bytes": (
+        "stem", r"joined_bytes\((\w+\[\d\]), (\w+\[\d\])\)", r"joined_bytes(\2, \1)"),
+    "zero point left out": ("pool, zero point", r"\w+_add_\w*f16x2\(.*zeros.*\);", ";"),
+    "a window's maximum left out": (
+        "pool", r"\w+max_NaN_f16x2\((\w+\[0\]), \w+\[\d+\], \w+\[.*\);", ";"),
+}  # fmt: skip
+
+
+@on_cpu
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_kernel_is_noticed(name: str) -> None:
+    tried, pattern, replacement = BROKEN[name]
+    with pytest.raises((AssertionError, KernelFault), match=r"steps|differ"):
+        compare(*TRIED[tried], kernels.broken(pattern, replacement))
+
+
+def test_it_is_chosen_for_the_stem() -> None:
+    for w in (STEM, RESNET):
+        own = replace(w, precision=Precision(result="int8", scales=(SCALE,)))
+        assert choose(own, SM_90).family is FAMILY
+        assert choose(own, SM_90).cost.us < choose(w, SM_90).cost.us
+
+
+@pytest.mark.parametrize(
+    ("precision", "reason"),
+    [
+        (Precision(result="int32"), "not 64 int32"),
+        (Precision(result="float32", scales=(SCALE,)), "not 64 float32"),
+        (Precision("int8", ("int8", "int8"), "int32", "int8"), "not its precision"),
+    ],
+    ids=["32 bits", "fp32", "int8 in"],
+)
+def test_it_says_why_it_declines(precision: Precision, reason: str) -> None:
+    answer = FAMILY.match(replace(STEM, precision=precision), SM_90)
+    assert isinstance(answer, Reject)
+    assert reason in answer.reason
+
+
+@pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm")
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
+def test_machine_code(tmp_path: Path) -> None:
+    precision = Precision(result="uint8", scales=(SCALE, RESULT_ZERO))
+    functions = {}
+    for i, w in enumerate((STEM, RESNET)):
+        own, config = replace(w, precision=precision), default(w, SM_90)
+        function = FAMILY.schedule(own, config, SM_90)
+        functions[f"conv_{i}"] = function.with_attr("global_symbol", f"conv_{i}")
+    library = tmp_path / "kernels.so"
+    kernels.compiled(tvm.IRModule(functions), SM_90).export_library(str(library))
+    for text in sass.kernels(library).values():
+        # Conversions of integers run on the unit of transcendental functions.
+        assert not re.search(r"\b(I2F|F2I|FRND)\b", text)
+        assert re.search(r"\bHMNMX2\b", text)
+        assert re.search(r"\bSTG\.E\.64\b", text)
+        sums = text[text.index("HMMA") : text.rindex("HMMA")]
+        assert not re.search(r"\b(LDL|STL)\b", sums), "registers are spilled where it multiplies"
