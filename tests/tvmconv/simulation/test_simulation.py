@@ -73,7 +73,9 @@ def test_ieee_is_llvm_and_a_chip_is_near(
         tvmconv.build(model, "hmma-sim", numerics=name, activations="float32").run(feed)["output"]
         for name in wide_by
     ]
-    assert len({one.tobytes() for one in wide}) == len(wide_by), "nothing rounds the differences away"
+    assert len({one.tobytes() for one in wide}) == len(wide_by), (
+        "nothing rounds the differences away"
+    )
     assert all(error(one, expected) < 1e-3 for one in (v100, *wide))
 
 

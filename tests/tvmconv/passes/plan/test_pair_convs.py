@@ -45,11 +45,14 @@ def clip(g: Graph, x: str) -> str:
     return g.op("Clip", x, *six)
 
 
-def bottleneck(g: Graph, x: str, c: int, hidden: int, k: int, stride: int = 1) -> str:
+def bottleneck(
+    g: Graph, x: str, c: int, hidden: int, k: int, stride: int = 1, prefix: str = ""
+) -> str:
     """MobileNetV2's block; the input is added where the shapes are the same."""
-    wide = clip(g, g.conv(x, c, hidden, 1, name="expand"))
-    deep = g.conv(wide, hidden, hidden, group=hidden, strides=[stride] * 2, name="deep")
-    y = g.conv(clip(g, deep), hidden, k, 1, name="project")
+    expand, deep, project = (prefix + name for name in ("expand", "deep", "project"))
+    y = clip(g, g.conv(x, c, hidden, 1, name=expand))
+    y = g.conv(y, hidden, hidden, group=hidden, strides=[stride] * 2, name=deep)
+    y = g.conv(clip(g, y), hidden, k, 1, name=project)
     return g.op("Add", y, x) if c == k and stride == 1 else y
 
 
@@ -255,19 +258,17 @@ def test_weights_that_fp16_cannot_hold_are_refused() -> None:
 # ---------------------------------------------------------------- MobileNetV2, planned only
 
 
-def small_images() -> onnx.ModelProto:
-    """Its second and third block."""
+def two_blocks() -> onnx.ModelProto:
+    """Its second and third."""
     g = Graph([128, 16, 112, 112])
-    x = bottleneck(g, "input", 16, 96, 24, 2)
-    for node in g.nodes:
-        node.name = f"first_{node.name}"
-    return g.model(bottleneck(g, x, 24, 144, 24))
+    x = bottleneck(g, "input", 16, 96, 24, 2, prefix="second_")
+    return g.model(bottleneck(g, x, 24, 144, 24, prefix="third_"))
 
 
 @pytest.mark.parametrize(
     ("network", "convs", "pairs", "saved_us"),
     [
-        (small_images, 6, 1, 0),
+        (two_blocks, 6, 1, 0),
         pytest.param(lambda: mobilenet_v2(2), 53, 8, 100, marks=pytest.mark.slow),
     ],
     ids=["two blocks", "whole"],
