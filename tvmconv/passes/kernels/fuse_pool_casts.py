@@ -41,7 +41,7 @@ def _patterns() -> list[Pattern]:
 
 
 def _before() -> list[dict[str, DFPattern]]:
-    """What may be before a pool, by names, in order: arithmetic of a DequantizeLinear, or a cast."""
+    """Patterns before a pool by name, in order: arithmetic of a DequantizeLinear, or a cast."""
     cast: Any = is_op("relax.astype")(wildcard())
     scaled: Any = is_op("relax.multiply")(cast, is_const())
     shifted: Any = is_op("relax.add")(scaled, is_const())
