@@ -59,7 +59,12 @@ def runtime_scales(
             at = next(i for i, (weight, _) in enumerate(left) if weight.same_as(value.args[1]))
             weight, name = left.pop(at)
             runtime = runtime_of(value.args[0], flow)
-            if runtime is not None and name in scales and not declined(var, runtime, flow):
+            if runtime is None or name not in scales:
+                why = "static"
+            else:
+                transposed = flow.op(var) == TRANSPOSED
+                why = declined(transposed, bool(_pads(value)), runtime, flow)
+            if runtime is not None and not why:
                 numbers = _whole(value, scales[name])
                 _write(body, var, runtime, numbers, scales[name], flow)
                 place = next(i for i, one in enumerate(found) if one == (weight, name))
@@ -86,13 +91,13 @@ def runtime_of(value: relax.Expr, flow: Dataflow) -> Runtime | None:
     return Runtime(numbers, taken.get("relax.subtract"), taken.get("relax.multiply"))
 
 
-def declined(conv: relax.Var, runtime: Runtime, flow: Dataflow) -> str:
-    """Why a convolution can't read numbers whose zero point is computed; empty if it can."""
-    if flow.op(conv) == TRANSPOSED:
+def declined(transposed: bool, pads: bool, runtime: Runtime, flow: Dataflow) -> str:
+    """Why a convolution can't read numbers whose scale is computed; empty if it can."""
+    if transposed:
         return "a transposed convolution of numbers whose scale is computed at run time"
     if runtime.zero is None:
         return ""
-    if _pads(flow.values[conv]) and _quantisation(runtime.numbers, flow) is None:
+    if pads and _quantisation(runtime.numbers, flow) is None:
         return "padding with a zero point that is computed at run time"
     return ""
 
