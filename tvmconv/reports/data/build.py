@@ -81,15 +81,12 @@ class ConvReport:
     #: On a CPU that emulates the multiply-adds of 8-bit integers: ``VNNI``, or ``vectors`` of
     #: 32-bit ones. Else empty.
     emulated_by: str = ""
-<<<<<<< HEAD
     #: What its kernel multiplies, in PTX's words: ``f16``, ``u8 x s8`` and the like; "" if TVM
     #: computes it.
     multiplies: str = ""
-=======
     #: Why a layer of a quantised model multiplies floats; empty if it multiplies integers, and in
     #: other models.
     floats_because: str = ""
->>>>>>> q-io
     #: By family that declines: its reason.
     declined: dict[str, str] = field(default_factory=dict)
 
