@@ -38,7 +38,7 @@ class Numbers:
 
 
 def find_numbers(proto: onnx.ModelProto, dtype: str) -> dict[str, Numbers]:
-    """Returns the numbers that each input of floating point is fed, by name, of a model in QDQ form.
+    """Returns the numbers that inputs of floating point are fed, by name, of a model in QDQ form.
 
     dtype: ``int8`` or ``uint8``. Raises `ModelError` if there is no such input, and
     `QuantizationError` for one that is quantised to other numbers, in whose range bytes are not.
