@@ -778,8 +778,8 @@ FAULTS: tuple[Fault, ...] = (
         "a depthwise convolution is a grouped one",
         "quantisation",
         f"{QUANTIZATION}/candidates.py",
-        'info.kind == "grouped" and',
-        'info.kind != "dense" and',
+        'if info.kind != "depthwise" and info.group_channels',
+        "if info.group_channels",
         (f"{OF_QUANTIZATION}/test_placement.py",),
     ),
     Fault(
