@@ -51,7 +51,10 @@ As = Annotated[
 Input = Annotated[
     list[str] | None, typer.Option("--input", metavar="NAME=FILE.npy", help="an input; repeatable")
 ]
-Bound = Annotated[float, typer.Option(help="relative l2 error that still passes")]
+Bound = Annotated[
+    float | None,
+    typer.Option(help="relative l2 error that still passes; default 5e-3, for int8 0.1"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 

@@ -59,7 +59,7 @@ def weight_reasons(proto: onnx.ModelProto) -> dict[str, str]:
 
 
 def _dequantised(graph: onnx.GraphProto) -> Dequantised:
-    """What DequantizeLinear reads, where all of it is constant."""
+    """Returns what DequantizeLinear reads, where all of it is constant."""
     constants = {one.name: one for one in graph.initializer}
     given = {}
     for node in graph.node:

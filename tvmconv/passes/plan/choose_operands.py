@@ -62,8 +62,11 @@ def _why_floats(
 
 
 def _forms(region: Region) -> list[Region]:
-    """What the region may be: integers or floats, with the quantisation of its result or not.
-    Kernels of floats do not write their sums as integers."""
+    """Returns the forms that the region may have: of integers or floats, with the quantisation of
+    its result or without.
+
+    Kernels of floats do not write their sums as integers.
+    """
     whole = [region] if region.unquantised is None else [region, region.unquantised]
     floats = [one for one in whole if one.result != dtypes.INT32.name]
     return [replace(one, integers=True) for one in whole if one.scale is not None] + floats

@@ -121,6 +121,7 @@ def _planned(
         instruction_tflops=instruction_tflops(choice),
         chosen_by=_chosen_by(choices),
         emulated_by=emulated_by(choice),
+        multiplies=w.precision.products,
         declined={reject.family: reject.reason for reject in choice.rejects},
     )
 
@@ -168,6 +169,7 @@ def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
         traits=layer.traits,
         group_channels=layer.group_channels,
         part_of=planned.name,
+        multiplies=first.precision.products,
     )
 
 

@@ -11,6 +11,8 @@ from tvmconv.reports.data.report import Report
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 #: Input channels per group from which tensor cores are worthwhile.
 SUITED_CHANNELS = 8
+#: Products of 8-bit integers, as `ConvReport.multiplies` has them.
+INTEGERS = ("s8", "u8 x s8")
 #: The origin of family and configuration: the cost model's estimate, the times that `tune`
 #: measured, the user, or nothing, if there was no choice.
 ChosenBy = Literal["model", "tuned", "pinned", "default"]
@@ -79,6 +81,9 @@ class ConvReport:
     #: On a CPU that emulates the multiply-adds of 8-bit integers: ``VNNI``, or ``vectors`` of
     #: 32-bit ones. Else empty.
     emulated_by: str = ""
+    #: What its kernel multiplies, in PTX's words: ``f16``, ``u8 x s8`` and the like; "" if TVM
+    #: computes it.
+    multiplies: str = ""
     #: Why a layer of a quantised model multiplies floats; empty if it multiplies integers, and in
     #: other models.
     floats_because: str = ""
@@ -89,6 +94,11 @@ class ConvReport:
     def waste(self) -> float:
         """Share of the executed multiply-adds that is padding, 0 to 1."""
         return 1 - self.useful_macs / self.padded_macs if self.padded_macs else 0.0
+
+    @property
+    def in_int8(self) -> bool:
+        """True if its kernel multiplies 8-bit integers."""
+        return self.multiplies in INTEGERS
 
 
 @dataclass(frozen=True)
@@ -194,6 +204,11 @@ class BuildReport(Report):
     def tensorized(self) -> int:
         """Number of convolutions on tensor cores, or on llvm on their emulation."""
         return sum(conv.tensor_core for conv in self.convolutions)
+
+    @property
+    def in_int8(self) -> int:
+        """Number of convolutions whose kernels multiply 8-bit integers."""
+        return sum(conv.in_int8 for conv in self.convolutions)
 
     @property
     def useful_macs(self) -> int:

@@ -80,7 +80,18 @@ def tensorized(report: BuildReport) -> str:
     if products:
         done = sum(conv.tensor_core for conv in products)
         text += f" and {done} of {len(products)} matrix products"
-    return text + " on tensor cores" + _how(report)
+    return text + " on tensor cores" + _how(report) + _in_int8(report)
+
+
+def _in_int8(report: BuildReport) -> str:
+    """Returns the number of layers that multiply 8-bit integers, in words; empty without any."""
+    products = [conv for conv in report.convs if conv not in report.convolutions]
+    done = sum(conv.in_int8 for conv in products)
+    if not report.in_int8 + done:
+        return ""
+    text = f"; {report.in_int8} of {len(report.convolutions)} convolutions"
+    text += f" and {done} of {len(products)} matrix products" if products else ""
+    return f"{text} in int8"
 
 
 def _how(report: BuildReport) -> str:
@@ -119,6 +130,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "config": ("",),
     "layouts": ("", "NHWC"),
     "epilogue": ("", "none"),
+    "multiplies": ("", "f16"),
     "MMAC": (),
     "pad": ("",),
     "us": ("-",),
@@ -134,6 +146,7 @@ WORDS = (
     "config",
     "layouts",
     "epilogue",
+    "multiplies",
     "limit",
     "runner-up",
     "chosen",
@@ -161,7 +174,7 @@ def _total(convs: Sequence[ConvReport]) -> tuple[str, ...]:
     cost = microseconds(sum(conv.cost_us for conv in convs))
     floor = microseconds(sum(conv.floor_us for conv in convs))
     figures = (f"{useful / 1e6:.1f}", percent(padded - useful, padded), cost, "", floor, "", "")
-    return ("all", str(len(convs)), "", "", "", "", "", *figures)
+    return ("all", str(len(convs)), "", "", "", "", "", "", *figures)
 
 
 def _row(conv: ConvReport) -> tuple[str, ...]:
@@ -174,6 +187,7 @@ def _row(conv: ConvReport) -> tuple[str, ...]:
         conv.config,
         layouts if conv.family else "",
         conv.epilogue,
+        conv.multiplies,
         f"{conv.useful_macs / 1e6:.1f}",
         f"{conv.waste:.0%}" if conv.family else "",
         microseconds(conv.cost_us),
