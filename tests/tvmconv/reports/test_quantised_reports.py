@@ -152,8 +152,9 @@ OUT = ("int8 -> float32", "an output of the network is real numbers")
 
 def test_only_the_ends_are_converted() -> None:
     g = Graph(SHAPE)
-    x = conv(g, pair(g, "input", 0.03))
-    model = g.model(pair(g, conv(g, pair(g, x, 0.03)), 0.05))
+    x = conv(g, pair(g, "input", 0.03), strides=[1, 2])
+    # By itself it would be as fast in floats on an H200, but for the kernel that converts them.
+    model = g.model(pair(g, conv(g, pair(g, x, 0.03), r=1), 0.04))
     for options in ({}, {"target": "cuda", "arch": "sm_90a"}):
         report = plan_of(model, **options)
         assert told(report) == [IN, OUT]

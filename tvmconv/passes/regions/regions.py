@@ -21,6 +21,7 @@ from tvm import relax
 
 from tvmconv.passes.graph import Dataflow, is_constant, shape
 from tvmconv.passes.regions.absorb_activation import activation_after
+from tvmconv.passes.regions.absorb_input_quantization import fed_numbers_before
 from tvmconv.passes.regions.absorb_input_scale import input_scale_before
 from tvmconv.passes.regions.absorb_pad import pad_before
 from tvmconv.passes.regions.absorb_residual import residual_after
@@ -53,6 +54,7 @@ def find_regions(
         name = left.pop(at)[1]
         region = pad_before(_anchor(name, flow.op(var), var, value), flow)
         region = numbers_before(region, flow, (weight_scales or {}).get(name))
+        region = fed_numbers_before(region, flow)
         region = input_scale_before(region, flow)
         region = grow(region, flow, taken)
         found[region.output] = region
