@@ -164,3 +164,19 @@ def test_the_report_as_data() -> None:
     assert found.quantized == ("a",)
     with pytest.raises(FrozenInstanceError):
         found.feeds = 3  # type: ignore[misc]
+
+
+def test_an_output_whose_shape_only_the_model_knows_keeps_it_and_is_built() -> None:
+    """Its last node takes a shape that is computed, of which inference finds not even the rank."""
+    g = Graph(["batch", 16, 8, 8])
+    x = g.op("Flatten", g.op("GlobalAveragePool", g.conv("input", 16, 16)))
+    model = g.model(g.op("Reshape", g.op("Softmax", x), g.op("Shape", x), name="output"))
+    fed = feeds(model, 2)
+    sizes = ["batch", None]
+    model.graph.output[0].CopyFrom(
+        onnx.helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, sizes)
+    )
+    found = tvmconv.quantize(model, fed).proto
+    assert len(found.graph.output[0].type.tensor_type.shape.dim) == 2
+    exe = tvmconv.build(found, target="llvm", batch=1)
+    assert tvmconv.compare(found, exe).passed()
