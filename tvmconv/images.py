@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvmconv.errors import FeedError
-from tvmconv.specs import TensorSpec
+from tvmconv.specs import TensorSpec, as_fed
 
 Array = NDArray[Any]
 
@@ -120,7 +120,7 @@ def _fitted(path: Path, spec: TensorSpec, array: Array) -> Array:
         raise FeedError(
             f"{path} has the shape {list(array.shape)}, the network takes {list(spec.shape)}"
         )
-    return np.ascontiguousarray(array, spec.dtype)
+    return as_fed(spec, array)
 
 
 def _array(path: Path) -> Array:

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -16,11 +20,35 @@ class TensorSpec:
     dtype: str
     #: ``NHWC`` if the shape is NHWC and the model's NCHW; empty if the shape is the model's.
     layout: str = ""
+    #: For 8-bit numbers that stand for real ones of the model: feed round(real / scale) +
+    #: zero_point, saturated. None if the model's own numbers are fed.
+    scale: float | None = None
+    zero_point: int = 0
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{list(self.shape)}"
+        plain = f"{self.name}: {self.dtype}{list(self.shape)}"
+        if self.scale is None:
+            return plain
+        real = "real" if self.scale == 1 else f"real / {self.scale:.6g}"
+        zero = f" {'+' if self.zero_point > 0 else '-'} {abs(self.zero_point)}"
+        return f"{plain} = {real}{zero if self.zero_point else ''}"
 
 
 def batch_of(inputs: Iterable[TensorSpec]) -> int:
     """Images of one run: the first dimension of the first input that is no scalar, else 1."""
     return next((spec.shape[0] for spec in inputs if spec.shape), 1)
+
+
+def is_float(dtype: str) -> bool:
+    """True for a NumPy dtype of floating point, by name."""
+    return dtype.startswith("float")
+
+
+def as_fed(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    """Real numbers of the model in the dtype of `spec`, contiguous: of 8 bits as QuantizeLinear
+    makes them. Others, and what is in 8 bits already, are cast."""
+    if spec.scale is not None and is_float(array.dtype.name):
+        limits, wide = np.iinfo(spec.dtype), array.astype(np.float32, copy=False)
+        whole = np.rint(wide / np.float32(spec.scale)) + np.float32(spec.zero_point)
+        array = np.clip(whole, limits.min, limits.max)
+    return np.ascontiguousarray(array, spec.dtype)

@@ -64,8 +64,22 @@ def photos(count: int) -> Pictures:
     The first four are prepared as in an evaluation on ImageNet: shrunk to 256, centre cut. Raises
     `DownloadError` if the package cannot be downloaded, as all functions here do.
     """
-    shrunk = [_shrunk(path, Image.Resampling.BILINEAR) for path in _imagenet(_CROPPED)]
-    return np.stack([_crop(shrunk[i % len(shrunk)], i // len(shrunk)) for i in range(count)])
+    return _crops(_CROPPED, count)
+
+
+def others(count: int) -> Pictures:
+    """Returns pictures as `photos` does, of sixteen photos that it does not crop."""
+    names = tuple(name for name in _IMAGENET if name not in _CROPPED)
+    return _crops(names, count)
+
+
+def halves(count: int) -> tuple[Pictures, Pictures]:
+    """Returns ``count`` crops of each half of the twenty photos: to calibrate with, and to test.
+
+    Those of `photos` are in the second half.
+    """
+    tested = (*_CROPPED, *(name for name in _IMAGENET if name not in _CROPPED))[:10]
+    return _crops(tuple(n for n in _IMAGENET if n not in tested), count), _crops(tested, count)
 
 
 def labelled() -> dict[str, tuple[Pictures, int]]:
@@ -125,6 +139,12 @@ def resized(pictures: Pictures, height: int, width: int) -> Pictures:
 
 def _resized(image: Image.Image, height: int, width: int) -> Pictures:
     return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR), np.uint8)
+
+
+def _crops(names: tuple[str, ...], count: int) -> Pictures:
+    """Returns [count, SIDE, SIDE, 3]: first each photo's centre, then other crops."""
+    shrunk = [_shrunk(path, Image.Resampling.BILINEAR) for path in _imagenet(names)]
+    return np.stack([_crop(shrunk[i % len(shrunk)], i // len(shrunk)) for i in range(count)])
 
 
 def _imagenet(names: tuple[str, ...]) -> list[Path]:

@@ -3,6 +3,7 @@
     model = zoo.load("resnet50")
     feeds = zoo.feeds("resnet50", batch=8)                     # real pictures
     feeds = zoo.feeds("resnet50", batch=8, pictures=drawings)  # drawn ones, without a download
+    feeds = zoo.calibration("resnet50", 16)                    # others, to quantise with
 
 Generated networks follow torchvision's architecture tables, light ones come without weights from
 the onnx package. Both have seeded weights: shapes and work are the real ones, the answers are
@@ -19,7 +20,7 @@ from benchmarks.zoo.drawings import drawings
 from benchmarks.zoo.generated import GENERATED
 from benchmarks.zoo.light import LIGHT
 from benchmarks.zoo.model import Source, ZooModel
-from benchmarks.zoo.photos import Pictures, labelled, photos
+from benchmarks.zoo.photos import Pictures, halves, labelled, others, photos
 from benchmarks.zoo.trained import TRAINED
 from benchmarks.zoo.weights import reseed, strip
 from tvmconv.errors import TvmconvError
@@ -28,8 +29,11 @@ __all__ = [
     "ZOO",
     "Pictures",
     "ZooModel",
+    "apart",
+    "calibration",
     "drawings",
     "feeds",
+    "halves",
     "labelled",
     "load",
     "names",
@@ -65,6 +69,45 @@ def feeds(name: str, batch: int = 1, pictures: Source = photos) -> dict[str, NDA
     entry = _entry(name)
     own: dict[Source, Source] = {photos: entry.photos, drawings: entry.drawings}
     return {entry.input_name: entry.prepare(own.get(pictures, pictures)(batch))}
+
+
+def calibration(
+    name: str, count: int, batch: int = 1, pictures: Source = photos, *, besides: int = 0
+) -> list[dict[str, NDArray[np.float32]]]:
+    """Returns ``count`` feeds of ``batch`` pictures to quantise the network with.
+
+    None of them is among ``feeds(name, besides, pictures)``. They are of other photos than
+    `photos` crops; of drawings, and where a network has pictures of its own domain, which are few,
+    the ones that follow: other drawings, or other crops of the same text or face.
+    """
+    entry = _entry(name)
+    if pictures is photos and entry.photos is photos:
+        given = others(count * batch)
+    else:
+        own: dict[Source, Source] = {photos: entry.photos, drawings: entry.drawings}
+        given = own.get(pictures, pictures)(besides + count * batch)[besides:]
+    prepared = entry.prepare(given)
+    return [{entry.input_name: prepared[at : at + batch]} for at in range(0, count * batch, batch)]
+
+
+def apart(
+    name: str, calibrated: int, tested: int
+) -> tuple[list[dict[str, NDArray[np.float32]]], list[dict[str, NDArray[np.float32]]]]:
+    """Returns feeds of one picture each: to calibrate with, and others to test on.
+
+    Of different photos by `halves`; of networks with pictures of their own domain, other drawings,
+    or other crops. Raises as `feeds` does.
+    """
+    entry = _entry(name)
+    if entry.photos is photos:
+        first, second = halves(max(calibrated, tested))
+        given = (first[:calibrated], second[:tested])
+    else:
+        pictures = entry.photos(tested + calibrated)
+        given = (pictures[tested:], pictures[:tested])
+    found = ([{entry.input_name: entry.prepare(one[None])} for one in part] for part in given)
+    first_part, second_part = found
+    return first_part, second_part
 
 
 def _entry(name: str) -> ZooModel:

@@ -57,9 +57,15 @@ class Precision:
         """Dtype of the residual in memory."""
         return self.residual or self.x
 
+    @property
+    def products(self) -> str:
+        """The dtypes that are multiplied, such as ``f16`` or ``u8 x s8``."""
+        return " x ".join(dict.fromkeys(dtypes.get(one).ptx for one in self.operands))
+
     def __str__(self) -> str:
-        operands = " x ".join(dict.fromkeys(dtypes.get(one).ptx for one in self.operands))
-        text = f"{operands} + {dtypes.get(self.accumulator).ptx} -> {dtypes.get(self.result).ptx}"
+        text = (
+            f"{self.products} + {dtypes.get(self.accumulator).ptx} -> {dtypes.get(self.result).ptx}"
+        )
         return text + (f", {self.split} terms" if self.split > 1 else "")
 
     def to_json(self) -> dict[str, Any]:

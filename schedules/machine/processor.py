@@ -28,8 +28,8 @@ BYTE_PRODUCTS = 4
 #: AVX-512 at 2.6 GHz: emulated tensor cores 39 to 59 GFLOP/s (the convolutions of ResNets),
 #: fp32 arithmetic 27 to 34 (`direct`) and 75 (`depthwise`).
 SHARES = {MMA: 0.33, FP32: 0.2}
-#: The same of emulated tensor cores with VNNI: 100 to 180 GOP/s.
-VNNI_SHARE = 0.24
+#: The same of emulated tensor cores with VNNI: 130 to 250 GOP/s, while other processes ran.
+VNNI_SHARE = 0.28
 #: Dtypes of x that VNNI multiplies with int8 weights.
 BYTES = (INT8.name, UINT8.name)
 #: Bandwidth of a core and of all cores, in 1e9 bytes per second, read and written. On that CPU a

@@ -27,7 +27,9 @@ SHIFTS = 1536.0
 _NEAREST = """__forceinline__ __device__ uint nearest_pair(float a, float b) {
   a = (a + 12582912.0f) - 12582912.0f;
   b = (b + 12582912.0f) - 12582912.0f;
-  return __pack_half2(__float2half_rn(a), __float2half_rn(b));
+  uint pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+  return pair;
 }
 """
 _JOIN = """__forceinline__ __device__ uint joined_bytes(uint ab, uint cd) {

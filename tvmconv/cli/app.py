@@ -35,9 +35,6 @@ from tvmconv.reports.render.tables import table
 if TYPE_CHECKING:
     from tvmconv.runtime.executable import Executable
 
-#: Equals `comparison.BOUND`, whose import would load onnx and TVM before ``--help``.
-BOUND = 5e-3
-
 app = typer.Typer(
     help="Compiles ONNX convolutional networks to tensor cores.",
     no_args_is_help=True,
@@ -111,7 +108,7 @@ def compare(
         Path | None, typer.Argument(metavar="[FILE]", help="what `build` made of MODEL")
     ] = None,
     inputs: Input = None,
-    bound: Bound = BOUND,
+    bound: Bound = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare outputs with onnxruntime's; exit code 1 if they differ by more than --bound."""
@@ -119,10 +116,11 @@ def compare(
     exe = _executable(file or model, options)
     with step("comparing with onnxruntime"):
         report = tvmconv.compare(model, exe, feeds or None)
-    passed = report.passed(bound)
-    show(report, as_json, bound=bound, passed=passed)
+    limit = report.bound if bound is None else bound
+    passed = report.passed(limit)
+    show(report, as_json, bound=limit, passed=passed)
     if not passed:
-        tell(f"failed: relative l2 error {report.relative_l2:.2e}, the bound is {bound:g}")
+        tell(f"failed: relative l2 error {report.relative_l2:.2e}, the bound is {limit:g}")
         raise typer.Exit(1)
 
 
@@ -136,7 +134,7 @@ def bench(
         Path | None, typer.Option(metavar="MODEL", help="for a FILE: the model to compare with")
     ] = None,
     unchecked: Annotated[bool, typer.Option(help="for a FILE: time without comparison")] = False,
-    bound: Bound = BOUND,
+    bound: Bound = None,
     warmup_ms: Annotated[float, typer.Option(help="warm-up, in milliseconds")] = 200.0,
     min_runs: Annotated[int, typer.Option(min=1, help="fewest runs to time")] = 10,
     min_seconds: Annotated[float, typer.Option(help="shortest time to spend")] = 1.0,
@@ -155,8 +153,9 @@ def bench(
     if reference is not None:
         with step("comparing with onnxruntime"):
             report = tvmconv.compare(reference, exe, feeds)
-        if not report.passed(bound):
-            raise TvmconvError(f"not timed, as it is over the bound of {bound:g}", note=str(report))
+        limit = report.bound if bound is None else bound
+        if not report.passed(limit):
+            raise TvmconvError(f"not timed, as it is over the bound of {limit:g}", note=str(report))
         error = report.relative_l2
     # No spinner: drawing it would disturb the timing.
     tell(f"timing, for {min_seconds:g} s or more")

@@ -34,7 +34,8 @@ Quantization = Annotated[
     typer.Option(metavar="FILE", help="scales: OpenPPL's JSON or a TensorRT calibration cache"),
 ]
 IoDtype = Annotated[
-    str | None, typer.Option(help="of inputs and outputs: float32 or float16; default the model's")
+    str | None,
+    typer.Option(help="of inputs and outputs, float32 or float16; of inputs, int8 or uint8"),
 ]
 IoLayout = Annotated[
     str | None, typer.Option(help="of images: NHWC, or NCHW as in the model, the default")
@@ -50,7 +51,10 @@ As = Annotated[
 Input = Annotated[
     list[str] | None, typer.Option("--input", metavar="NAME=FILE.npy", help="an input; repeatable")
 ]
-Bound = Annotated[float, typer.Option(help="relative l2 error that still passes")]
+Bound = Annotated[
+    float | None,
+    typer.Option(help="relative l2 error that still passes; default 5e-3, for int8 0.1"),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 
 

@@ -16,6 +16,7 @@ from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
 from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
+from tvmconv.onnx.quantized.fed_numbers import Numbers, feed_numbers, find_numbers
 from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.quantized.sink import sink
 from tvmconv.onnx.sidecars.beside import with_sidecar
@@ -73,17 +74,20 @@ def prepare(
 
     Raises `ModelError` for a model that can't be read, that onnxruntime does not take, or whose
     images affect each other if it is for several batches; `ShapeError` for shapes that are left
-    open or do not fit; `QuantizationError` for scales, zero points and axes that can't be right.
+    open or do not fit; `QuantizationError` for scales, zero points and axes that can't be right,
+    and for inputs that can't be fed as `form` says.
     """
     proto = read(model)
     if quantization is not None:
         proto = with_sidecar(proto, quantization)
     proto = to_qdq(proto)
-    graphs = [_graph(original, form) for original in at_batches(proto, batch, shapes)]
+    numbers = find_numbers(proto, str(form.dtype)) if form.eight_bits else {}
+    graphs = [_graph(original, form, numbers) for original in at_batches(proto, batch, shapes)]
     missing = unsupported(graphs[-1].original)
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail
         if not missing:
-            simple = sink(frontend.simplify(frontend.widen(graphs[i].original)))
+            fed = feed_numbers(graphs[i].original, numbers)
+            simple = sink(frontend.simplify(frontend.widen(fed)))
             graphs[i] = replace(graphs[i], simple=simple)
             missing = unsupported(simple, folded=True)
     if is_buckets(batch) and not missing:
@@ -91,8 +95,9 @@ def prepare(
     return Prepared(tuple(graphs), missing, is_buckets(batch))
 
 
-def _graph(original: onnx.ModelProto, form: IoForm) -> Graph:
+def _graph(original: onnx.ModelProto, form: IoForm, numbers: Mapping[str, Numbers]) -> Graph:
     """The graph of one batch, not simplified yet. Names the nodes of `original`."""
     name_nodes(original)
-    fed, given = specs(inputs(original)), specs(original.graph.output)
-    return Graph(original, original, form.of(fed), form.of(given))
+    scaled = {name: (one.scale, one.zero) for name, one in numbers.items()}
+    fed = form.inputs(specs(inputs(original)), scaled)
+    return Graph(original, original, fed, form.outputs(specs(original.graph.output)))

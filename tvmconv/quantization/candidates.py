@@ -12,8 +12,9 @@ from tvmconv.quantization.layers import Layer
 from tvmconv.quantization.network import Network
 from tvmconv.quantization.saving import saved_us
 
-#: Channels that a group has at least: one chunk of an instruction's operands. Of fewer, most of
-#: what it multiplies is padding, and the group is no faster than in fp16.
+#: Channels that a convolution reads at least, or a group of it: one chunk of an instruction's
+#: operands. Of fewer, most of what it multiplies is padding, and it is no faster than in fp16. Its
+#: result may be in 8 bits all the same.
 GROUP_CHANNELS = 8
 #: A product of fewer rows than an instruction's tile has is one with a vector, or nearly: it takes
 #: as long as reading its matrix. Unless that saves more than `LEAST_US`, which is less than the
@@ -66,8 +67,9 @@ def _reason(layer: Layer, network: Network, machine: Machine) -> str:
         return "its sizes are not known"
     if len(info.weight) < 2 or (info.operator in kinds.PRODUCTS and len(info.weight) != 2):
         return "its weights are no matrix"
-    if info.kind == "grouped" and info.group_channels < GROUP_CHANNELS:
-        return f"{info.group_channels} channels a group, fewer than {GROUP_CHANNELS}"
+    if info.kind != "depthwise" and info.group_channels < GROUP_CHANNELS:
+        group = " a group" if info.kind == "grouped" else ""
+        return f"reads {info.group_channels} channels{group}, fewer than {GROUP_CHANNELS}"
     saved = saved_us(info, machine)
     if layer.rows < ROWS and saved < LEAST_US and info.kind != "depthwise":
         rows = "1 row" if layer.rows == 1 else f"{layer.rows} rows"

@@ -132,13 +132,17 @@ def _window(array: Any, start: int, count: int) -> Any:
 
 
 def random_feeds(specs: Iterable[TensorSpec], seed: int = 0) -> dict[str, NDArray[Any]]:
-    """An array for every spec: standard normal if it is a float, else of zeros and ones."""
+    """An array for every spec: standard normal if it is a float, 8-bit numbers of any value if they
+    stand for real ones, else zeros and ones."""
     rng = np.random.default_rng(seed)
     feeds = {}
     for spec in specs:
         dtype = np.dtype(spec.dtype)
         if np.issubdtype(dtype, np.floating):
             feeds[spec.name] = rng.standard_normal(spec.shape).astype(dtype)
+        elif spec.scale is not None:
+            limits = np.iinfo(dtype)
+            feeds[spec.name] = rng.integers(limits.min, limits.max + 1, spec.shape, dtype)
         else:  # may be indices or masks, for which 0 and 1 are valid
             feeds[spec.name] = rng.integers(0, 2, spec.shape).astype(dtype)
     return feeds

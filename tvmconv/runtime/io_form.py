@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from intrinsics.dtypes import FP16, FP32
+from intrinsics.dtypes import FP16, FP32, INT8, UINT8
 from tvmconv.errors import TvmconvError
-from tvmconv.specs import TensorSpec
+from tvmconv.specs import TensorSpec, as_fed, is_float
 
-DTYPES = (FP32.name, FP16.name)
+#: Of inputs alone: numbers that a quantised model has, or whole real numbers.
+EIGHT_BITS = (INT8.name, UINT8.name)
+DTYPES = (FP32.name, FP16.name, *EIGHT_BITS)
 LAYOUTS = ("NCHW", "NHWC")
 #: permute_dims(NCHW, TO_NHWC) is NHWC, and back.
 TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
@@ -23,7 +25,8 @@ TO_NHWC, TO_NCHW = (0, 2, 3, 1), (0, 3, 1, 2)
 class IoForm:
     """Dtype and layout that a build was asked for; None leaves them as in the model."""
 
-    #: For every input and output of floating point, one of `DTYPES`; others keep theirs.
+    #: For every input and output of floating point, one of `DTYPES`; others keep theirs, and
+    #: outputs do where it is one of `EIGHT_BITS`.
     dtype: str | None = None
     #: For every input and output of floating point with four dimensions, one of `LAYOUTS`; the
     #: model has NCHW.
@@ -40,22 +43,36 @@ class IoForm:
                     hint=f"one of {', '.join(known)}; left out, it is the model's",
                 )
 
-    def of(self, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
-        """Converts specs of the model to this form."""
-        return tuple(map(self._of, specs))
+    @property
+    def eight_bits(self) -> bool:
+        """True if inputs are fed as 8-bit numbers."""
+        return self.dtype in EIGHT_BITS
 
-    def _of(self, spec: TensorSpec) -> TensorSpec:
+    def inputs(
+        self, specs: Iterable[TensorSpec], numbers: Mapping[str, tuple[float, int]]
+    ) -> tuple[TensorSpec, ...]:
+        """Converts specs of the model's inputs to this form.
+
+        numbers: scale and zero point of those that are fed as 8-bit numbers, by name.
+        """
+        dtype = self.dtype
+        return tuple(
+            replace(self._of(spec, dtype), scale=scale, zero_point=zero)
+            for spec in specs
+            for scale, zero in (numbers.get(spec.name, (None, 0)),)
+        )
+
+    def outputs(self, specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+        """Converts specs of the model's outputs to this form."""
+        return tuple(self._of(spec, None if self.eight_bits else self.dtype) for spec in specs)
+
+    def _of(self, spec: TensorSpec, dtype: str | None) -> TensorSpec:
         if not is_float(spec.dtype):
             return spec
-        spec = replace(spec, dtype=self.dtype or spec.dtype)
+        spec = replace(spec, dtype=dtype or spec.dtype)
         if self.layout != "NHWC" or len(spec.shape) != 4:
             return spec
         return replace(spec, shape=tuple(spec.shape[axis] for axis in TO_NHWC), layout="NHWC")
-
-
-def is_float(dtype: str) -> bool:
-    """True for a NumPy dtype of floating point, by name."""
-    return dtype.startswith("float")
 
 
 def model_shape(spec: TensorSpec) -> tuple[int, ...]:
@@ -72,10 +89,7 @@ def feeds_from_model(
     specs: Iterable[TensorSpec], feeds: Mapping[str, NDArray[Any]]
 ) -> dict[str, NDArray[Any]]:
     """Converts feeds of the model to those of a network with the inputs `specs`."""
-    return {
-        spec.name: np.ascontiguousarray(arranged(spec, feeds[spec.name]), spec.dtype)
-        for spec in specs
-    }
+    return {spec.name: as_fed(spec, arranged(spec, feeds[spec.name])) for spec in specs}
 
 
 def feeds_to_model(
@@ -83,13 +97,21 @@ def feeds_to_model(
 ) -> dict[str, NDArray[Any]]:
     """Converts feeds of a network with the inputs `specs` to those of the model.
 
-    model: the model's specs of the same inputs.
+    model: the model's specs of the same inputs. 8-bit numbers become (number - zero point) * scale.
     """
     dtypes = {spec.name: spec.dtype for spec in model}
     return {
-        spec.name: np.ascontiguousarray(_back(spec, feeds[spec.name]), dtypes[spec.name])
+        spec.name: np.ascontiguousarray(_real(spec, _back(spec, array)), dtypes[spec.name])
         for spec in specs
+        for array in (feeds[spec.name],)
     }
+
+
+def _real(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:
+    """The real numbers that those of a feed stand for."""
+    if spec.scale is None:
+        return array
+    return (array.astype(np.float32) - np.float32(spec.zero_point)) * np.float32(spec.scale)
 
 
 def _back(spec: TensorSpec, array: NDArray[Any]) -> NDArray[Any]:

@@ -53,4 +53,4 @@ def _entry(item: dict[str, Any], code: bytes, weights: int) -> Entry:
 
 
 def _spec(item: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(item["name"], tuple(item["shape"]), item["dtype"], item["layout"])
+    return TensorSpec(**{**item, "shape": tuple(item["shape"])})

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from intrinsics import dtypes
-from schedules.conv.precision import FP16
+from schedules.conv.precision import FP16, INT8, UINT8
 from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.few_channels import space as few_channels_space
@@ -30,13 +30,12 @@ from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.families.few_channels.footprint import footprint
 from schedules.families.few_channels.kernel import kernel
 from schedules.families.few_channels.plan import (
+    ADJACENT,
     GROUP,
-    PAIR,
-    PAIRS,
+    PACKS,
     POOL_STEP,
     POOL_TAPS,
     ROWS,
-    VECTOR,
     Plan,
 )
 from schedules.families.few_channels.space import check, default
@@ -93,25 +92,25 @@ class FewChannelsFamily(Family):
         """Returns the multiply-adds that the instructions carry out."""
         plan = Plan.of(w, config)
         pixels = plan.computed * config.rows * config.across * ROWS
-        return pixels * plan.groups * GROUP * plan.steps * PAIRS * PAIR
+        return pixels * plan.groups * GROUP * plan.steps * PACKS * plan.each
 
     def signature(self, w: ConvWorkload, config: FewChannelsConfig) -> Signature:
         """Returns the operands; the weight has `Plan.weight_shape`."""
-        return Plan(w, config).signature
+        return Plan.of(w, config).signature
 
     def pack(
         self, w: ConvWorkload, config: FewChannelsConfig, given: Given
     ) -> dict[str, NDArray[Any]]:
         """Packs the weight as the instruction's second operand, lane by lane."""
-        plan = Plan(w, config)
-        dtype = dtypes.get(w.precision.operands[1]).numpy
-        rows = np.zeros((w.r, PAIR * plan.row_pairs, plan.groups * GROUP), dtype)
+        plan = Plan.of(w, config)
+        dtype, each = dtypes.get(w.precision.operands[1]).numpy, plan.each
+        rows = np.zeros((w.r, each * plan.row_packs, plan.groups * GROUP), dtype)
         taps = given[WEIGHT].transpose(2, 3, 1, 0).reshape(w.r, w.s * w.c, w.k)
         rows[:, plan.lead : plan.lead + w.s * w.c, : w.k] = taps
-        pairs = np.zeros((plan.steps * PAIRS, PAIR, plan.groups * GROUP), dtype)
-        pairs[: w.r * plan.row_pairs] = rows.reshape(w.r * plan.row_pairs, PAIR, -1)
-        # pair (step, upper, t), element; channel (group, n / 2, tile / 2, tile % 2, n % 2)
-        split = pairs.reshape(plan.steps, 2, 4, PAIR, plan.groups, 4, 2, 2, 2)
+        packs = np.zeros((plan.steps * PACKS, each, plan.groups * GROUP), dtype)
+        packs[: w.r * plan.row_packs] = rows.reshape(w.r * plan.row_packs, each, -1)
+        # pack (step, upper, t), element; channel (group, n / 2, tile / 2, tile % 2, n % 2)
+        split = packs.reshape(plan.steps, 2, 4, each, plan.groups, 4, 2, 2, 2)
         # group, step, tile / 2, lane = (n / 2, n % 2, t), tile % 2, upper, element
         packed = split.transpose(4, 0, 6, 5, 8, 2, 7, 1, 3).reshape(plan.weight_shape).copy()
         return plan.signature.pack(given, weight=packed)
@@ -136,9 +135,9 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     if w.dilation != (1, 1):
         return f"dilation {w.dilation}: columns of the filter are not adjacent"
     result = dtypes.get(w.precision.result)
-    if w.k % VECTOR or (result.bytes > 1 and result.name != w.precision.x):
+    if w.k % ADJACENT or (result.bytes > 1 and result.name != FP16.result):
         return f"writes eight channels at a time, not {w.k} {result.name}"
-    if reason := other_operands(w, FP16):
+    if reason := other_operands(w, FP16, INT8, UINT8):
         return reason
     if w.epilogue.residual or w.window is not None:
         return "adds no residual and writes a tensor of its own"

@@ -8,7 +8,7 @@ from intrinsics import dtypes
 from schedules.conv.signature import WEIGHT
 from schedules.conv.workload import ConvWorkload
 from schedules.families.few_channels.config import FewChannelsConfig
-from schedules.families.few_channels.plan import COLUMNS, PAIR, PAIRS, ROWS, Plan, PooledPlan
+from schedules.families.few_channels.plan import COLUMNS, PACKS, ROWS, Plan, PooledPlan
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint
 
@@ -18,6 +18,8 @@ PIXELS_BYTES, FILTER_BYTES = 512, 1024
 #: of the filter; for 32 copies into the patch; for 32 vectors of the output, and more of them where
 #: these are rounded to integers.
 FRAGMENT, FILTER, COPY, STORE, ROUND = 6, 3, 14, 40, 16
+#: More of these where sums of integers are converted.
+CONVERT = 8
 #: To pool two rows of 16 pixels and 32 channels: warp instructions, and bytes that are exchanged.
 POOL, POOL_BYTES = 100, 8 * 128
 
@@ -41,6 +43,7 @@ def _tile(plan: Plan) -> Footprint:
     patch = plan.memory["patches"].stride(1)
     loaded = config.down * PIXELS_BYTES + filters * FILTER_BYTES
     store = STORE + (ROUND if dtypes.get(w.precision.result).integer else 0)
+    store += CONVERT if plan.operand.integer else 0
     instructions = config.warps * plan.steps * issued + (COPY * copies + store * outputs // 8) // 32
     return Footprint(
         blocks=plan.total,
@@ -49,7 +52,7 @@ def _tile(plan: Plan) -> Footprint:
         shared_bytes=plan.memory.bytes,
         unit=MMA,
         operand=w.precision.operands[0],
-        macs=config.warps * plan.steps * products * ROWS * COLUMNS * PAIRS * PAIR,
+        macs=config.warps * plan.steps * products * ROWS * COLUMNS * PACKS * plan.each,
         instructions=instructions,
         shared_traffic=config.warps * plan.steps * loaded + 2 * patch,
         read_bytes=patch // plan.copies + plan.signature[WEIGHT].bytes // plan.rounds,

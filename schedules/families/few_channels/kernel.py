@@ -16,7 +16,6 @@ from __future__ import annotations
 from contextlib import nullcontext
 
 from tvm import tirx
-from tvm.ir import Expr
 
 from schedules.conv.workload import ConvWorkload
 from schedules.families.few_channels.block import Block
@@ -59,11 +58,11 @@ def _compute(block: Block) -> None:
     weights.load()
     pipeline.commit()
     store.begin()
-    patch.number_pairs()
+    patch.number_packs()
     with serial(plan.rounds, "turn") as turn:
         tile, stage = block.tile(turn), pipeline.stage(turn)
         store.wait(turn)
-        if plan.copies == 2:
+        if plan.copies > 1:
             patch.shift(stage)
         if plan.rounds > 1:
             following = block.tile(turn + 1)
@@ -76,19 +75,20 @@ def _compute(block: Block) -> None:
 
 
 def _multiply(
-    plan: Plan, patch: Patch, weights: Weights, accumulators: Registers, stage: Expr
+    plan: Plan, patch: Patch, weights: Weights, accumulators: Registers, stage: Index
 ) -> None:
     """Multiplies the patch of a stage by the filter."""
+    sums = accumulators.view("uint32") if plan.operand.integer else accumulators
 
     def multiply(step: Index, first: bool = False) -> None:
         """One step of the reduction; the first overwrites the accumulators."""
         patch.load(step, stage)
         weights.load_step(step)
-        zeros = [tirx.const(0, plan.w.precision.accumulator)] * 4
+        zeros = [tirx.const(0, str(sums.buffer.dtype))] * 4
         with grid(plan.config.down, plan.part_groups, 4) as (row, group, column):
             ptx.mma(
                 plan.instruction,
-                [accumulators[row, group, column, i] for i in range(4)],
+                [sums[row, group, column, i] for i in range(4)],
                 [patch.fragments[row, i] for i in range(4)],
                 weights.fragment(step, group, column),
                 before=zeros if first else None,

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
-from schedules.conv.gemm import Reduction, stored_columns
+from schedules.conv.gemm import stored_columns
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.errors import ConfigError, passes, require_none
 from schedules.families.mma_sync.config import MmaSyncConfig
@@ -92,10 +92,10 @@ def _ranked(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
     Weights are stored in as many columns as the widest tile of `gemm.TILES_K` reads. Tiles that
     read more are left out, so that buckets share the weights.
     """
-    depth, most = Plan(w, MmaSyncConfig()).depth, hardware.card.scaled(MOST_BLOCKS)
-    chunk = _chunk(w, depth)
+    plan, most = Plan(w, MmaSyncConfig()), hardware.card.scaled(MOST_BLOCKS)
     tried: list[tuple[float, MmaSyncConfig]] = []
     for warps_m, warps_k, m, k, warps_i in GPU_TILES:
+        chunk = _chunk(plan, warps_i)
         if chunk == 4:
             config = MmaSyncConfig(warps_m, warps_k, m, k, max(4, 2 * warps_i), 4, warps_i)
         else:
@@ -115,10 +115,12 @@ def _ranked(w: ConvWorkload, hardware: Hardware) -> Iterator[MmaSyncConfig]:
             yield replace(config, stages=stages)
 
 
-def _chunk(w: ConvWorkload, depth: int) -> int:
-    """Fragments of a k-block: four, or two where that pads less. depth: channels of a fragment."""
-    reduction = Reduction.of(w)
-    return 4 if reduction.outer * ceil_div(reduction.inner, depth) % 4 in (0, 3) else 2
+def _chunk(plan: Plan, warps_i: int) -> int:
+    """Fragments of a k-block: four, or two where that pads less. Of integers four as well where
+    warps share the fragments, unless two are all: 3x3 taps of 64 channels have 18."""
+    if plan.operand.integer and warps_i > 1 and plan.fragments > 2:
+        return 4
+    return 4 if plan.fragments % 4 in (0, 3) else 2
 
 
 def estimate_us(w: ConvWorkload, config: MmaSyncConfig, card: Card) -> float:

@@ -210,7 +210,12 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
 
 def guesses(w: ConvWorkload, hardware: Hardware) -> Iterator[WmmaConfig]:
     """Yields configurations to start from that pass `check`, the best guess first."""
-    ranked = _gpu_guesses(w, hardware) if hardware.kind == "cuda" else _cpu_guesses(w)
+    if hardware.kind == "cuda":
+        ranked = _gpu_guesses(w, hardware)
+    elif hardware.vnni and dtypes.get(w.precision.accumulator).integer:
+        ranked = _vnni_guesses(w)
+    else:
+        ranked = _cpu_guesses(w)
     return (config for config in ranked if fits(w, config, hardware))
 
 
@@ -237,6 +242,24 @@ def _cpu_guesses(w: ConvWorkload) -> Iterator[WmmaConfig]:
     for fragments_m in CPU_ROWS:
         if rows >= 4 * 16 * fragments_m or fragments_m == CPU_ROWS[-1]:
             yield WmmaConfig(1, 1, fragments_m, columns, _chunk(w), instruction=instruction)
+
+
+#: Columns of VNNI's tile in fragments, if they pad no more channels than 4 do. Against 4 they were
+#: 5 to 20 % faster on the convolutions of ResNets, as each gathered row is used twice as often.
+VNNI_COLUMNS = 8
+#: Tiles that cores share, at least, if there are rows for them.
+VNNI_TILES = 8
+
+
+def _vnni_guesses(w: ConvWorkload) -> Iterator[WmmaConfig]:
+    """Yields wide tiles: beside VNNI's products, copies of weights and pixels count for more."""
+    config = next(_cpu_guesses(w))
+    if round_up(w.group_k, 16 * VNNI_COLUMNS) == round_up(w.group_k, 64):
+        config = replace(config, fragments_k=VNNI_COLUMNS)
+    for fragments_m in CPU_ROWS:
+        rows = replace(config, fragments_m=fragments_m)
+        if Gemm.of(w, rows.tile).blocks >= VNNI_TILES or fragments_m == CPU_ROWS[-1]:
+            yield rows
 
 
 def _instruction(w: ConvWorkload) -> tuple[int, int, int]:

@@ -20,8 +20,11 @@ from schedules.families.wmma.config import (
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint
 
-#: Multiply-adds of one mma.sync, and bytes of one fragment, which one ldmatrix loads.
-MMA_MACS, FRAGMENT_BYTES = 16 * 8 * 16, 512
+#: Multiply-adds of one mma.sync, and elements of one fragment, which one ldmatrix loads.
+MMA_MACS, FRAGMENT = 16 * 8 * 16, 256
+#: The rate of 8-bit integers is that of an mma.sync of 32 steps along k. WMMA becomes those of 16,
+#: which are assumed to take as long.
+INTEGERS = 2
 #: Warp instructions: of a step's loop; of a gather by 32 lanes with bounds, of 16 bytes or one
 #: element each; of a copy of weights by 32 lanes; of 32 vectors of the output and its epilogue.
 STEP, GATHER, ELEMENT, WEIGHT, STORE = 30, 17, 26, 7, 40
@@ -76,9 +79,9 @@ def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
     outputs = tile.m * min(tile.k, gemm.k)
     stores = STORE * outputs // GPU_VECTOR // WARP_SIZE
     # A tile of weights is contiguous: its rows are one fragment's columns apart.
-    a = config.fragments_m * conflicts(x * (tile.i + config.pad))
-    b = config.fragments_k * conflicts(weight * tile.fragment_k)
-    fragments = config.warps * config.chunk * (a + b) * FRAGMENT_BYTES
+    a = x * config.fragments_m * conflicts(x * (tile.i + config.pad))
+    b = weight * config.fragments_k * conflicts(weight * tile.fragment_k)
+    fragments = config.warps * config.chunk * (a + b) * FRAGMENT
     copied = x * tile.m * tile.i * max(1, 6 // wide) + weight * tile.i * tile.k
     # Accumulators go through shared memory: the stride of a row is a multiple of 64 bytes.
     staged = 4 * tile.m * tile.k * (1 + min(4, tile.k // 8))
@@ -92,7 +95,7 @@ def footprint(w: ConvWorkload, config: WmmaConfig) -> Footprint:
         shared_bytes=shared_bytes(w, config),
         unit=MMA,
         operand=w.precision.operands[0],
-        macs=macs * steps,
+        macs=macs * steps * (INTEGERS if dtypes.get(w.precision.accumulator).integer else 1),
         instructions=step * steps + stores,
         shared_traffic=(fragments + copied) * steps + staged,
         read_bytes=int(steps * (x * tile.m * tile.i * useful + weight * tile.i * tile.k))

@@ -52,6 +52,7 @@ INSTRUCTIONS = {
     r"fma\.rn\.sat\.f32": "fma_sat(",
     r"mul\.rn\.f32": "mul_rn(",
     r"cvt\.pack\.sat\.([su]8)\.s32\.b32": "cvt_pack<{0}>(",
+    r"cvt\.rn\.(f16)x2\.f32": "pair_of<{0}>(",
     # asynchronous copies
     r"cp\.async\.c[ag]\.shared\.global(?:\.L2::\d+B)?": "cp_async(",
     r"cp\.async\.commit_group": "cp_async_commit(",

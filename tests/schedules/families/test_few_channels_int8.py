@@ -18,7 +18,8 @@ from schedules.conv.precision import RESULT_SCALE, RESULT_ZERO, SCALE, Precision
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.errors import KernelFault
 from schedules.families.few_channels.space import default, problems
-from schedules.family import Reject
+from schedules.family import Match, Reject
+from schedules.machine.hardware import Hardware
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.schedules.families.test_few_channels import CASES, FAMILY, SM_80, SM_90, STEM, C
@@ -26,6 +27,7 @@ from tests.schedules.families.test_few_channels_pool import CASES as POOLED
 from tests.schedules.families.test_few_channels_pool import RESNET, unpooled
 from tests.schedules.families.test_int8 import check
 from tests.support import kernels, sass
+from tests.support.workloads import INT8_WORKLOADS, SAME, quantised
 
 on_cpu = pytest.mark.skipif(not emulator.available(), reason="no g++")
 CLIP = Epilogue(True, activation=Activation("clip", (-20.5, 90.25)))
@@ -42,6 +44,12 @@ def to(
     return replace(w, precision=Precision(result=result, scales=scales)), config
 
 
+def of(case: tuple[ConvWorkload, Any], x: str, *own: str) -> tuple[ConvWorkload, Any]:
+    """The case with an input of bytes, another result, and scales."""
+    w, config = case
+    return quantised(w, x, *own), config
+
+
 TRIED = {
     "stem": to(CASES["stem"], "int8", SCALE),
     "uint8, zero point": to(CASES["8 bytes"], "uint8", SCALE, RESULT_ZERO),
@@ -56,7 +64,23 @@ TRIED = {
     "pool, clip": to(POOLED["rounded up"], "int8", SCALE, RESULT_ZERO, epilogue=CLIP),
     "pool, not padded": to(POOLED["tiles side by side, not padded"], "int8", RESULT_SCALE),
     "pool, scaled fp16": to(POOLED["padded above"], "float16", SCALE, RESULT_SCALE),
+    "bytes": of(CASES["stem"], "uint8", "int8", SCALE),
+    "bytes, warps and turns": of(CASES["two channels, prelu"], "int8", "uint8", SCALE, RESULT_ZERO),
+    "bytes, 8 at a time": of(CASES["8 bytes"], "int8", "int8", SCALE),
+    "bytes, 4 at a time": of(CASES["four channels"], "uint8", "int8", SCALE),
+    "bytes, one by one": of(CASES["4 bytes"], "int8", "float16", SCALE),
+    "bytes, one by one, odd": of(CASES["2 bytes"], "uint8", "float16", SCALE),
+    "bytes, second copy": of(CASES["stride 1"], "uint8", "uint8", SCALE, RESULT_SCALE, RESULT_ZERO),
+    "bytes, filter in registers": of(CASES["filter in registers"], "int8", "int8", SCALE),
+    "bytes, pool": of(POOLED["padded"], "uint8", "int8", SCALE),
+    "bytes, pool, tile after tile": of(
+        POOLED["blocks that end in the middle of an image"], "uint8", "uint8", SCALE, RESULT_ZERO
+    ),
+    "bytes, pool, tiles side by side": of(
+        POOLED["tiles side by side, not padded"], "int8", "int8", SCALE
+    ),
 }  # fmt: skip
+TAKEN = {n: w for n, w in INT8_WORKLOADS.items() if isinstance(FAMILY.match(w, SM_80), Match)}
 
 
 def compare(w: ConvWorkload, config: Any, execute: Any = emulator.run) -> Any:
@@ -76,6 +100,14 @@ def test_it_gives_what_onnxruntime_gives(name: str) -> None:
         one = C(1, config.across)
         whole = kernels.run(FAMILY, unpooled(w), one, SM_80, tensors, emulator.run)
         np.testing.assert_array_equal(got, w.epilogue.pool.apply(whole.astype(np.float32)))
+
+
+@on_cpu
+@pytest.mark.parametrize("name", TAKEN)
+def test_workloads(name: str) -> None:
+    match = FAMILY.match(TAKEN[name], SM_80)
+    assert isinstance(match, Match)
+    compare(TAKEN[name], match.config)
 
 
 #: Name: what is run, what is replaced in its text and by what.
@@ -98,10 +130,10 @@ def test_a_broken_kernel_is_noticed(name: str) -> None:
 
 
 def test_it_is_chosen_for_the_stem() -> None:
-    for w in (STEM, RESNET):
+    for w in (STEM, RESNET, replace(STEM, n=1), replace(STEM, k=32, r=3, s=3, padding=SAME)):
         own = replace(w, precision=Precision(result="int8", scales=(SCALE,)))
-        assert choose(own, SM_90).family is FAMILY
-        assert choose(own, SM_90).cost.us < choose(w, SM_90).cost.us
+        for one in (own, quantised(w, "uint8", "int8", SCALE)):
+            assert choose(one, SM_90).family is FAMILY
 
 
 @pytest.mark.parametrize(
@@ -109,31 +141,51 @@ def test_it_is_chosen_for_the_stem() -> None:
     [
         (Precision(result="int32"), "not 64 int32"),
         (Precision(result="float32", scales=(SCALE,)), "not 64 float32"),
-        (Precision("int8", ("int8", "int8"), "int32", "int8"), "not its precision"),
+        (Precision("int8", ("int8", "int8"), "int32", "int32"), "not 64 int32"),
+        (Precision("float16", ("int8", "int8"), "int32", "int8"), "not its precision"),
     ],
-    ids=["32 bits", "fp32", "int8 in"],
+    ids=["32 bits", "fp32", "sums", "rounded to int8"],
 )
 def test_it_says_why_it_declines(precision: Precision, reason: str) -> None:
-    answer = FAMILY.match(replace(STEM, precision=precision), SM_90)
+    epilogue = Epilogue() if precision.sums else STEM.epilogue
+    answer = FAMILY.match(replace(STEM, precision=precision, epilogue=epilogue), SM_90)
     assert isinstance(answer, Reject)
     assert reason in answer.reason
 
 
+@on_cpu
+def test_largest_sums_are_exact() -> None:
+    w, config = of(CASES["8 bytes"], "uint8", "float16", SCALE)
+    w = replace(w, epilogue=Epilogue())
+    tensors = Tensors.random(w)
+    x, weight = np.full_like(tensors.x, 255), np.full_like(tensors.weight, -127)
+    scales = {SCALE: np.full(w.k, 2.0**-8, np.float32)}
+    tensors = replace(tensors, x=x, weight=weight, scales=scales)
+    got = kernels.run(FAMILY, w, config, SM_80, tensors, emulator.run)
+    np.testing.assert_array_equal(got, kernels.reference(w, tensors).astype(np.float16))
+
+
 @pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm")
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
-def test_machine_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hardware", [SM_80, SM_90], ids=lambda one: one.name)
+def test_machine_code(tmp_path: Path, hardware: Hardware) -> None:
     precision = Precision(result="uint8", scales=(SCALE, RESULT_ZERO))
+    bytes = Precision("uint8", ("uint8", "int8"), "int32", "int8", scales=(SCALE,))
     functions = {}
-    for i, w in enumerate((STEM, RESNET)):
-        own, config = replace(w, precision=precision), default(w, SM_90)
-        function = FAMILY.schedule(own, config, SM_90)
+    for i, (w, own) in enumerate([(STEM, precision), (RESNET, precision), (RESNET, bytes)]):
+        own, config = replace(w, precision=own), default(w, hardware)
+        function = FAMILY.schedule(own, config, hardware)
         functions[f"conv_{i}"] = function.with_attr("global_symbol", f"conv_{i}")
     library = tmp_path / "kernels.so"
-    kernels.compiled(tvm.IRModule(functions), SM_90).export_library(str(library))
-    for text in sass.kernels(library).values():
-        # Conversions of integers run on the unit of transcendental functions.
-        assert not re.search(r"\b(I2F|F2I|FRND)\b", text)
+    kernels.compiled(tvm.IRModule(functions), hardware).export_library(str(library))
+    for name, text in sass.kernels(library).items():
+        # Conversions that run on the unit of transcendental functions; sm_80 has no other from
+        # integers.
+        assert not re.search(r"\b(F2I|FRND)\b", text)
+        assert hardware is SM_80 or "I2F." not in text
+        assert ("IMMA.16832.U8.S8" in text) == (name == "conv_2_kernel")
         assert re.search(r"\bHMNMX2\b", text)
         assert re.search(r"\bSTG\.E\.64\b", text)
-        sums = text[text.index("HMMA") : text.rindex("HMMA")]
+        multiply = "IMMA.16832.U8.S8" if "IMMA" in text else "HMMA"
+        sums = text[text.index(multiply) : text.rindex(multiply)]
         assert not re.search(r"\b(LDL|STL)\b", sums), "registers are spilled where it multiplies"

@@ -13,9 +13,10 @@ import pytest
 
 import tvmconv
 from tests.support import networks
+from tests.support.calibrated import quantized
+from tests.support.models import residual_net
 from tests.support.shell import Command
-from tvmconv.cli import app as cli
-from tvmconv.reports.data.comparison import BOUND
+from tvmconv.reports.data.comparison import BOUND, INT8_BOUND
 
 LLVM = ("--target", "llvm", "--batch", "1")
 QUICK = ("--warmup-ms", "1", "--min-runs", "3", "--min-seconds", "0.01")
@@ -109,8 +110,28 @@ def test_compare_past_the_bound_fails(command: Command, folder: Path) -> None:
     assert done.json["passed"] is False
 
 
-def test_the_bound_is_the_librarys() -> None:
-    assert cli.BOUND == BOUND
+def test_the_bound_is_the_librarys(command: Command, folder: Path) -> None:
+    done = command("compare", folder / "model.onnx", folder / "built", "--json")
+    assert done.json["bound"] == BOUND
+    told = command("compare", "--help").out
+    assert f"{INT8_BOUND:g}" in told
+    assert "5e-3" in told
+
+
+def test_a_quantised_model_is_told_of_and_compared_with_the_bound_of_int8(
+    command: Command, tmp_path: Path
+) -> None:
+    model = residual_net("batch", 16, 32)
+    path = tmp_path / "model.int8.onnx"
+    quantized(model).save(path)
+    seen = command("inspect", path, *LLVM)
+    assert "4 of 5 convolutions and 0 of 1 matrix products in int8" in seen.out
+    assert "u8 x s8" in seen.out
+    done = command("bench", path, *LLVM, *QUICK, "--json")
+    assert done.code == 0, done.err
+    assert 0 < done.json["relative_l2"] < INT8_BOUND
+    done = command("compare", path, *LLVM, "--json")
+    assert (done.code, done.json["bound"]) == (0, INT8_BOUND)
 
 
 def test_bench_checks_a_model_before_timing_it(command: Command, folder: Path) -> None:

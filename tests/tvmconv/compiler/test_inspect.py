@@ -11,6 +11,7 @@ from onnx import helper
 
 import tvmconv
 from benchmarks.zoo import zoo
+from tests.support.calibrated import quantized
 from tests.support.models import Graph, residual_net
 from tvmconv.compiler.targets import find_processor
 from tvmconv.errors import TargetError
@@ -98,6 +99,12 @@ def test_products_of_activations_count_and_are_tvms() -> None:
     assert report.all.tensor_core_macs == 4 * 10 * 16 * 10
     assert "neither of them constant" in str(report)
     assert "1 of 2 matrix products on tensor cores" in str(report)
+
+
+def test_weights_in_integers_are_parameters_and_scales_are_not() -> None:
+    model = residual_net(1)
+    quantised, floats = (tvmconv.inspect(one, "llvm") for one in (quantized(model).proto, model))
+    assert quantised.parameters == floats.parameters
 
 
 # --- whole networks -------------------------------------------------------------------------

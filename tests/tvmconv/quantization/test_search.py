@@ -99,7 +99,7 @@ def test_a_bound_that_can_not_be_reached_says_what_is() -> None:
     model = residual_net(1, 16, 32)
     with pytest.raises(QuantizationError, match="leaves no layer in int8") as error:
         tvmconv.quantize(model, feeds(model, 2), method="minmax", max_error=1e-7)
-    assert "with all 5 the error is" in error.value.note
+    assert "with all 4 the error is" in error.value.note
     assert "alone" in error.value.note
 
 

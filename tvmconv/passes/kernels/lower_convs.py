@@ -124,8 +124,10 @@ class _Lower(PyExprMutator):
 
     def _x(self, region: Region) -> relax.Expr:
         """x as the kernel multiplies it: its numbers, padded where they have a zero point; or as
-        floats without it, of which any dtype that is multiplied holds 9 bits."""
-        if region.scale is None or (region.integers and not any(region.widths)):
+        floats without it, of which any dtype that is multiplied holds 9 bits, times a power of
+        two. What converts them is elementwise, so one kernel that reads bytes."""
+        numbers = region.scale is not None
+        if (not numbers and region.x_scale == 1) or (region.integers and not any(region.widths)):
             return region.x
         x = self.visit_expr(region.x)
         if region.integers:
@@ -133,6 +135,9 @@ class _Lower(PyExprMutator):
             around = [0, 0, top, bottom, left, right, 0, 0]
             return self.builder_.emit(relax.op.nn.pad(x, around, "constant", region.x_zero))
         wide = self.builder_.emit(relax.op.astype(x, self.narrow))
+        if region.x_scale != 1:
+            factor = relax.const(region.x_scale, self.narrow)
+            return self.builder_.emit(relax.op.multiply(wide, factor))
         if not region.x_zero:
             return wide
         zero = relax.const(region.x_zero, self.narrow)

@@ -12,6 +12,23 @@ from tvmconv.onnx.supported import operator, verdicts
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.reports.data.capability import CapabilityReport, OperatorSupport
 
+#: By operator: its inputs that are numbers of weights and biases, and those that are scales.
+NUMBERS = {
+    "DequantizeLinear": (0,),
+    "QLinearConv": (3, 8),
+    "QLinearMatMul": (0, 3),
+    "ConvInteger": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QGemm": (3, 6),
+}
+SCALES = {
+    "QuantizeLinear": (1,),
+    "DequantizeLinear": (1,),
+    "QLinearConv": (1, 4, 6),
+    "QLinearMatMul": (1, 4, 6),
+    "QGemm": (1, 4, 7),
+}
+
 
 def capability(
     original: onnx.ModelProto, simple: onnx.ModelProto, plan: BuildReport
@@ -35,17 +52,21 @@ def capability(
 def _parameters(proto: onnx.ModelProto) -> int:
     """Returns the number of trained parameters, as `CapabilityReport.parameters` defines it."""
     floats = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE)
-    statistics = set()
+    others: set[str] = set()
+    numbers: set[str] = set()
     tensors = {tensor.name: tensor for tensor in proto.graph.initializer}
     for node in proto.graph.node:
+        given = dict(enumerate(node.input))
+        others.update(given.get(at, "") for at in SCALES.get(node.op_type, ()))
+        numbers.update(given.get(at, "") for at in NUMBERS.get(node.op_type, ()))
         if node.op_type == "BatchNormalization":
-            statistics.update(node.input[3:5])
+            others.update(node.input[3:5])
         elif node.op_type == "Constant" and node.attribute[0].HasField("t"):
             tensors[node.output[0]] = node.attribute[0].t
     return sum(
         math.prod(tensor.dims)
         for name, tensor in tensors.items()
-        if tensor.data_type in floats and tensor.dims and name not in statistics
+        if (tensor.data_type in floats or name in numbers) and tensor.dims and name not in others
     )
 
 

@@ -1,4 +1,9 @@
-"""`compare`: an executable's outputs beside onnxruntime's, which computes in fp32 on the CPU."""
+"""`compare`: an executable's outputs beside onnxruntime's, which computes in fp32 on the CPU.
+
+So it does of a quantised model: QuantizeLinear and DequantizeLinear round as ONNX defines them, and
+everything between them is in fp32. By default onnxruntime would take integer kernels, whose results
+depend on the processor, and round biases. Models of QLinearConv and the like have no other way.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,8 @@ from numpy.typing import NDArray
 
 from tvmconv.errors import ModelError, first_line
 from tvmconv.onnx import model as onnx_model
-from tvmconv.reports.data.comparison import CompareReport, OutputDifference
+from tvmconv.onnx.quantized.operators import QUANTIZE
+from tvmconv.reports.data.comparison import BOUND, INT8_BOUND, CompareReport, OutputDifference
 from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.io_form import arranged, feeds_to_model, model_shape
 
@@ -62,7 +68,8 @@ def compare(
     the shapes and dtypes in ``exe.inputs``; the default is `random_feeds`. A trained network may
     answer near zero to noise, which the report then notes: give it real inputs. A network built for
     buckets is compared at each, on the feeds of `Executable.each_bucket`; the report has every
-    output at every batch.
+    output at every batch. Its bound is
+    `INT8_BOUND` where activations are rounded to 8 bits.
 
     Raises `FeedError` for feeds that do not fit ``exe``, `ModelError` (of which `ShapeError` is
     one) for a model that cannot be read, that onnxruntime cannot run, or that ``exe`` is not built
@@ -74,7 +81,16 @@ def compare(
         errors += _differences(proto, one, fed)
     target = f"{exe.target} {exe.arch or ''}".strip()
     version = onnxruntime.__version__
-    return CompareReport(target, f"onnxruntime {version}, fp32 on the CPU", tuple(errors))
+    reference = f"onnxruntime {version}, fp32 on the CPU"
+    bound = INT8_BOUND if _rounds_to_8_bits(proto, exe) else BOUND
+    return CompareReport(target, reference, tuple(errors), bound)
+
+
+def _rounds_to_8_bits(model: onnx.ModelProto, exe: Executable) -> bool:
+    """True if activations are rounded to 8 bits: by the model, or by a file of scales beside it."""
+    return any(conv.in_int8 for conv in exe.report.convs) or any(
+        node.op_type == QUANTIZE or node.op_type.startswith("QLinear") for node in model.graph.node
+    )
 
 
 def _differences(
@@ -110,6 +126,7 @@ def reference_outputs(model: bytes, feeds: Mapping[str, Any]) -> dict[str, NDArr
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]

@@ -11,6 +11,8 @@ from tvmconv.reports.data.report import Report
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 #: Input channels per group from which tensor cores are worthwhile.
 SUITED_CHANNELS = 8
+#: Products of 8-bit integers, as `ConvReport.multiplies` has them.
+INTEGERS = ("s8", "u8 x s8")
 #: The origin of family and configuration: the cost model's estimate, the times that `tune`
 #: measured, the user, or nothing, if there was no choice.
 ChosenBy = Literal["model", "tuned", "pinned", "default"]
@@ -79,6 +81,12 @@ class ConvReport:
     #: On a CPU that emulates the multiply-adds of 8-bit integers: ``VNNI``, or ``vectors`` of
     #: 32-bit ones. Else empty.
     emulated_by: str = ""
+    #: What its kernel multiplies, in PTX's words: ``f16``, ``u8 x s8`` and the like; "" if TVM
+    #: computes it.
+    multiplies: str = ""
+    #: Why a layer of a quantised model multiplies floats; empty if it multiplies integers, and in
+    #: other models.
+    floats_because: str = ""
     #: By family that declines: its reason.
     declined: dict[str, str] = field(default_factory=dict)
 
@@ -87,12 +95,18 @@ class ConvReport:
         """Share of the executed multiply-adds that is padding, 0 to 1."""
         return 1 - self.useful_macs / self.padded_macs if self.padded_macs else 0.0
 
+    @property
+    def in_int8(self) -> bool:
+        """True if its kernel multiplies 8-bit integers."""
+        return self.multiplies in INTEGERS
+
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """A copy of a tensor to another order of axes that is left after all passes."""
+    """A copy of a tensor to another order of axes, or dtype, that is left after all passes."""
 
-    #: ``NCHW -> NHWC`` and the like, or ``axes (0, 2, 1)`` of another transpose.
+    #: ``NCHW -> NHWC`` and the like, or ``axes (0, 2, 1)`` of another transpose; ``int8 ->
+    #: float16`` and the like.
     conversion: str
     #: Shape that is read.
     shape: tuple[int, ...]
@@ -174,6 +188,8 @@ class BuildReport(Report):
     smaller: tuple[BuildReport, ...] = ()
     #: Every conversion of layouts that is left.
     conversions: tuple[ConversionReport, ...] = ()
+    #: Every kernel that only quantises or dequantises. It may convert a layout as well.
+    quantising: tuple[ConversionReport, ...] = ()
     #: The machine that costs and floors are for.
     machine: MachineReport = MachineReport()
     #: Kernels of TVM's, in order. Conversions are among them.
@@ -188,6 +204,11 @@ class BuildReport(Report):
     def tensorized(self) -> int:
         """Number of convolutions on tensor cores, or on llvm on their emulation."""
         return sum(conv.tensor_core for conv in self.convolutions)
+
+    @property
+    def in_int8(self) -> int:
+        """Number of convolutions whose kernels multiply 8-bit integers."""
+        return sum(conv.in_int8 for conv in self.convolutions)
 
     @property
     def useful_macs(self) -> int:
@@ -249,6 +270,7 @@ class BuildReport(Report):
             "operators": lambda item: OperatorReport(**item),
             "convs": lambda item: ConvReport(**_tuples(item, "workloads", "traits", "kernels")),
             "conversions": lambda item: ConversionReport(**_tuples(item, "shape")),
+            "quantising": lambda item: ConversionReport(**_tuples(item, "shape")),
             "kernels": lambda item: KernelReport(**_tuples(item, "nodes")),
             "smaller": cls.from_json,
         }

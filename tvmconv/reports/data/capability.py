@@ -71,7 +71,8 @@ class CapabilityReport(Report):
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     opset: int
-    #: Trained parameters: floating-point constants without scalars and batch norms' statistics.
+    #: Trained parameters: floating-point constants without scalars, batch norms' statistics and
+    #: scales of quantised tensors; and weights and biases in integers.
     parameters: int
     #: Those that cannot be built first, then by count.
     operators: tuple[OperatorSupport, ...]

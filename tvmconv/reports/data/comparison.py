@@ -10,6 +10,18 @@ from tvmconv.reports.data.report import Report, finite_or_none
 
 #: The relative l2 error that a network with fp16 operands and fp32 accumulators should stay below.
 BOUND = 5e-3
+#: The same for one that rounds activations to 8 bits. Sums of integers are exact, but a number near
+#: the middle between two steps is rounded up after one order of fp32 operations and down after
+#: another, every layer rounds again what differs, and so single steps add up. Outputs of the zoo's
+#: ResNet-18, MobileNetV2 and ResNet-50 in int8, over four photos, differ by (relative l2)
+#:
+#:     ours on llvm, from onnxruntime computing QDQ in fp32     0.72 %   2.1 %   5.1 %
+#:     onnxruntime without optimisations, from the same         0.87 %   1.6 %   3.5 %
+#:     onnxruntime with its integer kernels, from the same      2.1 %    4.8 %   9.3 %
+#:     (the same from the float model                           2.9 %    6.0 %   9.7 %)
+#:
+#: so ours is as far from onnxruntime as that is from itself. A wrong kernel shows as far more.
+INT8_BOUND = 0.1
 
 
 @dataclass(frozen=True)
@@ -47,6 +59,8 @@ class CompareReport(Report):
     target: str
     reference: str
     outputs: tuple[OutputDifference, ...]
+    #: The relative l2 error that this network should stay below.
+    bound: float = BOUND
 
     @property
     def relative_l2(self) -> float:
@@ -59,9 +73,13 @@ class CompareReport(Report):
                 errors.append(math.inf if math.isnan(output.relative_l2) else output.relative_l2)
         return max(errors)
 
-    def passed(self, bound: float = BOUND) -> bool:
-        """Returns True if every output is finite with a relative l2 error of at most `bound`."""
-        return all(output.passed(bound) for output in self.outputs)
+    def passed(self, bound: float | None = None) -> bool:
+        """Returns True if every output is finite with a relative l2 error of at most `bound`.
+
+        By default that of the report.
+        """
+        limit = self.bound if bound is None else bound
+        return all(output.passed(limit) for output in self.outputs)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the fields by their names, NaN and infinity as None."""

@@ -33,12 +33,14 @@ def build_text(report: BuildReport) -> str:
         parts.append(layer_table(report.convs))
     if report.convs or report.kernels:
         parts.append(path(report))
-    if report.conversions:
-        parts.append(conversion_table(report.conversions))
+    if report.conversions or report.quantising:
+        parts.append(conversion_table((*report.conversions, *report.quantising)))
     if report.kernels:
         parts.append(kernel_table(report.kernels))
     if any(not conv.tensor_core for conv in report.convs):
         parts.append(reasons(report.convs))
+    if any(conv.floats_because for conv in report.convs):
+        parts.append(floats_table(report.convs))
     if report.convs:
         parts.append(_layout_reasons(report.convs))
     if report.operators:
@@ -78,7 +80,18 @@ def tensorized(report: BuildReport) -> str:
     if products:
         done = sum(conv.tensor_core for conv in products)
         text += f" and {done} of {len(products)} matrix products"
-    return text + " on tensor cores" + _how(report)
+    return text + " on tensor cores" + _how(report) + _in_int8(report)
+
+
+def _in_int8(report: BuildReport) -> str:
+    """Returns the number of layers that multiply 8-bit integers, in words; empty without any."""
+    products = [conv for conv in report.convs if conv not in report.convolutions]
+    done = sum(conv.in_int8 for conv in products)
+    if not report.in_int8 + done:
+        return ""
+    text = f"; {report.in_int8} of {len(report.convolutions)} convolutions"
+    text += f" and {done} of {len(products)} matrix products" if products else ""
+    return f"{text} in int8"
 
 
 def _how(report: BuildReport) -> str:
@@ -117,6 +130,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "config": ("",),
     "layouts": ("", "NHWC"),
     "epilogue": ("", "none"),
+    "multiplies": ("", "f16"),
     "MMAC": (),
     "pad": ("",),
     "us": ("-",),
@@ -132,6 +146,7 @@ WORDS = (
     "config",
     "layouts",
     "epilogue",
+    "multiplies",
     "limit",
     "runner-up",
     "chosen",
@@ -159,7 +174,7 @@ def _total(convs: Sequence[ConvReport]) -> tuple[str, ...]:
     cost = microseconds(sum(conv.cost_us for conv in convs))
     floor = microseconds(sum(conv.floor_us for conv in convs))
     figures = (f"{useful / 1e6:.1f}", percent(padded - useful, padded), cost, "", floor, "", "")
-    return ("all", str(len(convs)), "", "", "", "", "", *figures)
+    return ("all", str(len(convs)), "", "", "", "", "", "", *figures)
 
 
 def _row(conv: ConvReport) -> tuple[str, ...]:
@@ -172,6 +187,7 @@ def _row(conv: ConvReport) -> tuple[str, ...]:
         conv.config,
         layouts if conv.family else "",
         conv.epilogue,
+        conv.multiplies,
         f"{conv.useful_macs / 1e6:.1f}",
         f"{conv.waste:.0%}" if conv.family else "",
         microseconds(conv.cost_us),
@@ -277,6 +293,23 @@ def reasons(convs: Sequence[ConvReport]) -> str:
     counted = Counter(conv.why_family for conv in convs if not conv.tensor_core)
     lines = [f"  {count} x {reason}" for reason, count in counted.most_common()]
     return "not on tensor cores:\n" + "\n".join(lines)
+
+
+#: Names in a row of the table of causes.
+MOST_NAMES = 3
+
+
+def floats_table(convs: Sequence[ConvReport]) -> str:
+    """Returns the layers of a quantised model that multiply floats, a row for each cause."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for conv in convs:
+        if conv.floats_because:
+            alike[conv.floats_because].append(_shortened(conv.name))
+    rows = [("not in integers", "x", "cause")]
+    for cause, names in alike.items():
+        more = ", ..." if names[MOST_NAMES:] else ""
+        rows.append((", ".join(names[:MOST_NAMES]) + more, str(len(names)), cause))
+    return figures(rows, text=("not in integers", "cause"))
 
 
 def _layout_reasons(convs: Sequence[ConvReport]) -> str:
