@@ -128,7 +128,7 @@ class Store:
             results.view("uint32")[word] = packed_bytes.pack(values)
 
     def given(self, channel: int) -> Mapping[str, Expr]:
-        """What the epilogue has of a channel of the pixel."""
+        """By name, the operands of the epilogue for a channel of the pixel."""
         given = {name: registers[channel] for name, registers in self.channels.items()}
         if self.w.epilogue.residual:
             own = self.w.precision

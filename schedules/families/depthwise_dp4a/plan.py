@@ -27,7 +27,7 @@ OTHER_REGISTERS = 36
 
 @dataclass(frozen=True)
 class Plan:
-    """What follows from a workload and a configuration."""
+    """Numbers that follow from a workload and a configuration."""
 
     w: ConvWorkload
     config: DepthwiseDp4aConfig
