@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from intrinsics import dtypes
-from schedules.conv.activations import IDENTITY
+from schedules.conv.activations import IDENTITY, Activation
 from tvmconv.passes.graph import Dataflow, array, dtype, shape
 from tvmconv.passes.regions.absorb_scale import by_channel
 from tvmconv.passes.regions.region import Region
@@ -139,7 +139,9 @@ def sums_after(region: Region, flow: Dataflow) -> Region | None:
 
 
 def without_bounds(region: Region) -> Region:
-    """The region without an activation that only keeps values in bounds which saturation keeps."""
+    """The region without an activation that only keeps values in bounds which saturation keeps; with
+    a ReLU where saturation keeps the upper bound of a clip from 0 on. Unlike a clip, a ReLU is the
+    same on scaled values, so that the result's scale is folded into the convolution's."""
     activation, last = region.activation, region.residual is not None and region.residual_last
     if activation.kind not in ("relu", "clip") or last:
         return region
@@ -148,8 +150,11 @@ def without_bounds(region: Region) -> Region:
     assert region.result_zero is not None
     limits = np.iinfo(dtypes.get(region.result).numpy)
     low, high = (np.rint(bound * region.result_scale) + region.result_zero for bound in bounds)
-    redundant = (low <= limits.min).all() and (high >= limits.max).all()
-    return replace(region, activation=IDENTITY) if redundant else region
+    if (high < limits.max).any():
+        return region
+    if (low <= limits.min).all():
+        return replace(region, activation=IDENTITY)
+    return replace(region, activation=Activation("relu")) if bounds[0] == 0 else region
 
 
 def _other(

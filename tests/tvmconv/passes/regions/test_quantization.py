@@ -132,17 +132,28 @@ def test_pools_and_concats_of_one_scale_move_numbers(scale: float) -> None:
     assert left == (1 if scale == 0.03 else 2), net.report
 
 
-def test_an_activation_that_saturation_makes_is_dropped() -> None:
-    """Clip to [0, 6] before uint8 of 6 / 255; not before a larger scale."""
-    for scale, left in ((6 / 255, "bias"), (0.05, "bias + clip")):
-        g = Graph(SHAPE)
-        bounds = [g.constant(np.float32(bound)) for bound in (0, 6)]
-        y = g.op("Clip", conv(g, pair(g, "input", 0.03)), *bounds)
-        model = g.model(pair(g, y, scale, U8(0)))
-        net = tvmconv.build(model, target="llvm")
-        assert steps(model, net).max() < 1.01
-        assert net.report.convs[0].epilogue.startswith(left)
-        assert ("clip" in net.report.convs[0].epilogue) == ("clip" in left)
+@pytest.mark.parametrize(
+    ("zero", "scale", "bounds", "left"),
+    [
+        (U8(0), 6 / 255, (0, 6), "bias"),
+        (U8(0), 0.05, (0, 6), "bias + clip(0, 6)"),
+        (S8(0), 6 / 127, (0, 6), "bias + relu"),
+        (S8(0), 0.06, (0, 6), "bias + clip(0, 6)"),
+        (S8(-128), 6 / 255, (0, 6), "bias"),
+        (S8(-100), 6 / 255, (0, 6), "bias + relu"),
+        (S8(0), 6 / 127, (-1, 6), "bias + clip(-1, 6)"),
+    ],
+)
+def test_bounds_that_saturation_keeps_are_dropped(
+    zero: Any, scale: float, bounds: tuple[float, float], left: str
+) -> None:
+    g = Graph(SHAPE)
+    constants = [g.constant(np.float32(bound)) for bound in bounds]
+    y = g.op("Clip", conv(g, pair(g, "input", 0.03)), *constants)
+    model = g.model(pair(g, y, scale, zero))
+    net = tvmconv.build(model, target="llvm")
+    assert steps(model, net).max() < 1.01
+    assert net.report.convs[0].epilogue == left
 
 
 def test_a_tensor_that_others_read_stays_float() -> None:
