@@ -1,38 +1,21 @@
-"""The epilogue of the depthwise kernel of dp4a: of one pixel at a time, stored as one vector.
-
-Where a result of 8 bits is the sum, scaled and shifted, within limits, it is short:
-
-    real     the sum in fp32                                              an addition
-    part     min(max((real * scale + bias - low) / RANGE, 0), 1)          one instruction
-    whole    part * RANGE, rounded to even                                a product
-    bytes    limited to high - low                                        two instructions for four
-
-low and high are the whole numbers to which results are limited, and RANGE a power of two, by which
-fp32 divides exactly. So for the limits of `WHOLE`. With others low may be odd, which would change
-what is rounded to even; then the last two are
-
-    rounded  min(part, (high - low) / RANGE) * RANGE + low                two instructions
-    bytes    the lowest bits of that plus 1.5 * 2**23, and a zero point   see `packed_bytes`
-"""
+"""The epilogue of the depthwise kernel of dp4a: of one pixel at a time, stored as one vector."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from intrinsics import dtypes
-from intrinsics.dtypes import FP32
-from schedules.conv.precision import RESULT_SCALE, RESULT_ZERO, SCALE
-from schedules.conv.signature import BIAS, CHANNEL, RESIDUAL, Y, channel_operands
-from schedules.conv.workload import ConvWorkload
-from schedules.expressions.compute import before_rounding, finished, last_bounds
+from schedules.conv.precision import RESULT_ZERO
+from schedules.conv.signature import CHANNEL, RESIDUAL, Y, channel_operands
+from schedules.expressions.compute import before_rounding, finished
 from schedules.families.depthwise_dp4a.patch import Patch
 from schedules.families.depthwise_dp4a.plan import QUAD
+from schedules.families.depthwise_dp4a.short_epilogue import Short, is_short
 from schedules.families.depthwise_dp4a.tile import Tile
 from schedules.threads import byte_products, packed_bytes
 from schedules.threads.control import vectorized, when
@@ -55,7 +38,7 @@ class Store:
         self.y = tile.operands.elements(Y, (groups, words, QUAD))
         if self.bytes:
             self.y = tile.operands.words(Y, (groups, words))
-        self.short = Short(self) if is_short(self.w) else None
+        self.short = Short(self.w, self.channels, plan.channels) if is_short(self.w) else None
         if self.w.epilogue.residual:
             size = dtypes.get(own.added).bytes
             groups = math.prod(self.w.residual_shape) // plan.channels
@@ -114,7 +97,6 @@ class Store:
             for channel, total in zip(channels, totals, strict=True):
                 results[channel] = total
             return
-        own = self.w.precision
         values = []
         for channel, total in zip(channels, totals, strict=True):
             given = self.given(channel)
@@ -124,7 +106,7 @@ class Store:
                 values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
             else:
                 results[channel] = finished(self.w, value, given)
-        if own.result and self.bytes:
+        if self.bytes:
             results.view("uint32")[word] = packed_bytes.pack(values)
 
     def given(self, channel: int) -> Mapping[str, Expr]:
@@ -146,95 +128,3 @@ class Store:
             with vectorized(dtypes.get(self.w.precision.added).bytes) as v:
                 value = self.residual[at, word, v]
                 self.added[word, v] = tirx.if_then_else(inside, value, T.uint32(0))
-
-
-def is_short(w: ConvWorkload) -> bool:
-    """Returns True if the results are sums of 8-bit integers, scaled, shifted and limited."""
-    own = w.precision
-    limits = w.epilogue.activation.kind == "none" or last_bounds(w) is not None
-    whole = dtypes.get(own.result).integer and not own.sums
-    return whole and limits and not w.epilogue.residual and RESULT_SCALE not in own.scales
-
-
-#: By the limits of a result: the dtype that, of the number less the lower limit, has the upper one;
-#: and the bits in which four bytes of that differ from the result.
-WHOLE = {(0, 127): ("int8", 0), (0, 255): ("uint8", 0), (-128, 127): ("uint8", 0x80808080)}
-
-
-class Short:
-    """The epilogue of `is_short`: see above."""
-
-    def __init__(self, store: Store) -> None:
-        self.w, self.channels = store.w, store.channels
-        limits = np.iinfo(dtypes.get(self.w.precision.result).numpy)
-        #: The limits of the dtype; of the activation, if there are any; of both.
-        self.least, self.most = float(limits.min), float(limits.max)
-        self.bounds = last_bounds(self.w)
-        self.low, self.high = (
-            float(np.clip(np.rint(one), self.least, self.most))
-            for one in self.bounds or (self.least, self.most)
-        )
-        self.has_zero = RESULT_ZERO in self.channels
-        limited = (int(self.low), int(self.high))
-        #: The dtype that limits from above, and what the bytes differ by; None for other limits.
-        self.whole = None if self.has_zero else WHOLE.get(limited)
-        self.range = 128 if self.whole and limited == (0, 127) else 256
-        shape = (store.plan.channels,)
-        names = ["factor", "shift"] + ["limit", "first"] * self.has_zero
-        #: By name, a number for each channel.
-        self.own = {name: Registers.array(name, shape, FP32.name) for name in names}
-
-    def begin(self) -> None:
-        """Computes, once, what is multiplied and added."""
-        each = _real(1 / self.range)
-        for channel in range(int(self.own["factor"].buffer.shape[0])):
-            scale, bias = (
-                self.channels[name][channel] if name in self.channels else _real(default)
-                for name, default in ((SCALE, 1.0), (BIAS, 0.0))
-            )
-            low, high = self._limits(channel)
-            self.own["factor"][channel] = scale * each
-            self.own["shift"][channel] = (bias - low) * each
-            if self.has_zero:
-                self.own["limit"][channel] = (high - low) * each
-                self.own["first"][channel] = _real(packed_bytes.ROUNDS) + low
-
-    def _limits(self, channel: int) -> tuple[Expr, Expr]:
-        if not self.has_zero:
-            return _real(self.low), _real(self.high)
-        zero = self.channels[RESULT_ZERO][channel]
-        low, high = _real(self.least) - zero, _real(self.most) - zero
-        if self.bounds is None:
-            return low, high
-        inner = (_real(float(np.clip(np.rint(one), -1024, 1024))) for one in self.bounds)
-        first, last = (tirx.min(tirx.max(one, low), high) for one in inner)
-        return first, last
-
-    def word(self, totals: Sequence[Expr], channels: Sequence[int]) -> Expr:
-        """The results of four channels, of their sums."""
-        parts = [
-            byte_products.limited(
-                byte_products.real(total), self.own["factor"][channel], self.own["shift"][channel]
-            )
-            for total, channel in zip(totals, channels, strict=True)
-        ]
-        if self.whole is None:
-            both = zip(parts, channels, strict=True)
-            return packed_bytes.pack([self._rounded(part, channel) for part, channel in both])
-        dtype, sign = self.whole
-        wholes = [byte_products.whole(part, self.range) for part in parts]
-        bytes = byte_products.saturated(wholes, dtype)
-        return bytes ^ T.uint32(sign) if sign else bytes
-
-    def _rounded(self, part: Expr, channel: int) -> Expr:
-        """An fp32 number whose lowest bits are the result."""
-        if not self.has_zero:
-            part = tirx.min(part, _real((self.high - self.low) / self.range))
-            return part * _real(self.range) + _real(packed_bytes.ROUNDS + self.low)
-        part = tirx.min(part, self.own["limit"][channel])
-        rounded = part * _real(self.range) + self.own["first"][channel]
-        return rounded + self.channels[RESULT_ZERO][channel]
-
-
-def _real(value: float) -> Expr:
-    return tirx.const(value, FP32.name)

@@ -224,8 +224,8 @@ def test_a_broken_kernel_is_noticed(name: str) -> None:
 
 
 @on_cpu
-@pytest.mark.parametrize("zero", [None, 3, -4])
-@pytest.mark.parametrize("activation", [NONE, RELU, clip(-2, 3)], ids=str)
+@pytest.mark.parametrize("zero", [None, 3, -4, -127])
+@pytest.mark.parametrize("activation", [NONE, RELU, clip(-2, 3), clip(-3, 77)], ids=str)
 def test_rounding_is_to_even_and_saturates(activation: Activation, zero: int | None) -> None:
     """Ties, and values far past the range, through a 1x1 filter."""
     scales = (SCALE,) if zero is None else (SCALE, RESULT_ZERO)
