@@ -7,6 +7,12 @@ outputs differ by more than a bound; time onnxruntime on the CPU, end it, then t
 same number of threads; on a GPU, also time PyTorch if it is installed. Writes a table, JSON and a
 plot.
 
+With ``--int8`` each network is also quantised, on pictures that it is not tested on, compared with
+onnxruntime on the same quantised model and timed beside its fp16 (`benchmarks.int8`). What MLPerf
+calls Offline, inputs on the device and images per second at large batches, is the column images/s:
+
+    python -m benchmarks.bench --int8 --models resnet50 --batches 256,512,1024 --int8-io int8
+
 Inputs are as in practice: on a GPU fp16 in NHWC, for ours and for PyTorch. There ours is also built
 and timed with the model's own inputs, fp32 in NCHW, in a column of its own.
 """
@@ -17,23 +23,32 @@ import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import onnx
 import tvm
 import typer
 
 import tvmconv
-from benchmarks import machine, peers, plot
+from benchmarks import int8, machine, peers, plot
 from benchmarks.cell import ONNXRUNTIME, Cell, report
-from benchmarks.prebuild import AS_MODEL, AS_PEERS, Build, file_name, prebuild
+from benchmarks.prebuild import (
+    AS_INT8,
+    AS_MODEL,
+    AS_PEERS,
+    Build,
+    compared,
+    file_name,
+    prebuild,
+    quantise,
+)
 from benchmarks.zoo import zoo
 from tvmconv.cli.inputs import run_or_tell, step, tell
 from tvmconv.errors import TvmconvError
 from tvmconv.reports.collect.latency import Effort
-from tvmconv.reports.data.comparison import BOUND, CompareReport
+from tvmconv.reports.data.comparison import BOUND
 from tvmconv.reports.data.latency import Timing
 from tvmconv.runtime.gpu import detect_arch
 from tvmconv.runtime.io_form import feeds_from_model
@@ -80,7 +95,7 @@ def measure(
             return tvmconv.build(model, target=target, arch=arch, batch=batch, **options)
 
     exe = executable("", AS_PEERS if target == "cuda" else {})
-    comparison = _compared(model, exe, feeds)
+    comparison = compared(model, exe, feeds)
     busy, latency, as_model, others = machine.busy(), None, None, {}
     if comparison.passed(bound):
         # No spinner from here on: drawing it would disturb the timing.
@@ -92,7 +107,7 @@ def measure(
         latency = tvmconv.bench(exe, fed, relative_l2=error, layers=layers, **vars(effort))
         if exe.target == "cuda" and as_written:
             plain = executable(AS_MODEL, {})
-            if _compared(model, plain, feeds).passed(bound):
+            if compared(model, plain, feeds).passed(bound):
                 as_model = tvmconv.bench(plain, feeds, layers=False, **vars(effort)).compute
         if exe.target == "cuda":
             others |= _torch(name, batch, against, effort)
@@ -111,13 +126,6 @@ def measure(
     )
 
 
-def _compared(
-    model: onnx.ModelProto, exe: tvmconv.Executable, feeds: Mapping[str, Any]
-) -> CompareReport:
-    with step("comparing with onnxruntime"):
-        return tvmconv.compare(model, exe, feeds_from_model(exe.inputs, feeds))
-
-
 def _torch(name: str, batch: int, against: Sequence[str], effort: Effort) -> dict[str, Timing]:
     """Times those of `PYTORCH` in `against`, if PyTorch is installed and has the network."""
     if name not in peers.TORCHVISION or not peers.has_torch():
@@ -125,10 +133,16 @@ def _torch(name: str, batch: int, against: Sequence[str], effort: Effort) -> dic
     return {peer: time(name, batch, effort) for peer, time in PYTORCH.items() if peer in against}
 
 
-def write(cells: list[Cell], target: str, folder: Path, commit: str | None = None) -> list[Path]:
+def write(
+    cells: list[Cell],
+    target: str,
+    folder: Path,
+    commit: str | None = None,
+    yardstick: Mapping[str, float] | None = None,
+) -> list[Path]:
     """Writes ``bench-<target>.txt``, ``.json`` and ``.png`` to ``folder``. Returns the paths.
 
-    No plot is written if nothing was timed.
+    No plot is written if nothing was timed. yardstick: of `peers.torch_int_mm`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"bench-{target}"
@@ -139,6 +153,7 @@ def write(cells: list[Cell], target: str, folder: Path, commit: str | None = Non
         "taken": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "target": target,
         "machine": where,
+        "int_mm": yardstick,
         "cells": [cell.to_json() for cell in cells],
     }
     data.write_text(json.dumps(document, indent=1) + "\n")
@@ -169,6 +184,10 @@ def main(
     ),
     as_written: Annotated[bool, typer.Option(help="on a GPU: also with fp32 NCHW")] = True,
     layers: Annotated[bool, typer.Option(help="time each layer by itself")] = True,
+    in_int8: Annotated[bool, typer.Option("--int8", help="also quantised, beside fp16")] = False,
+    int8_io: Annotated[
+        str | None, typer.Option(help="on a GPU: dtype of the inputs of int8; default fp16's")
+    ] = None,
 ) -> None:
     """Build networks, check them against onnxruntime, and time those that pass."""
     if target == "auto":
@@ -177,12 +196,22 @@ def main(
         raise TvmconvError(f"unknown in --against: {sorted(unknown)}", hint=f"one of {EVERYONE}")
     effort = Effort(min_seconds=min_seconds)
     networks = list(itertools.product(models.split(","), _numbers(batches)))
+    with_int8 = built or out / "built"
+    if in_int8 and built is None:
+        for name, batch in networks:
+            with step(f"quantising {name} for batch {batch}"):
+                quantise(name, batch, with_int8, PICTURES[pictures])
     if jobs > 1 and built is None:
         built = out / "built"
-        suffixes = ("", AS_MODEL) if target == "cuda" and as_written else ("",)
+        suffixes = ["", *[AS_MODEL] * (target == "cuda" and as_written), *[AS_INT8] * in_int8]
         builds = itertools.product(networks, suffixes)
-        prebuild([Build(*one, target, arch, built, suffix) for one, suffix in builds], jobs)
-    cells = []
+        prebuild(
+            [Build(*one, target, arch, built, suffix, int8_io) for one, suffix in builds], jobs
+        )
+    cells, yardstick = [], None
+    if in_int8 and target == "cuda" and peers.has_torch():
+        yardstick = peers.torch_int_mm(effort)
+        tell(f"torch._int_mm of {yardstick['side']:g}^3: {yardstick['tops']:.0f} TOP/s")
     for name, batch in networks:
         tell(f"{name}, batch {batch}, {target}: {'load' if built else 'build'}, check, time ...")
         cell = measure(
@@ -198,15 +227,39 @@ def main(
             as_written=as_written,
             layers=layers,
         )
+        if in_int8:
+            quantised = int8.measure(
+                name,
+                batch,
+                target,
+                with_int8,
+                arch=arch,
+                built=built is not None,
+                pictures=PICTURES[pictures],
+                effort=effort,
+                layers=layers,
+                io=int8_io,
+                fp16=cell.latency.compute if cell.latency else None,
+            )
+            cell = replace(cell, int8=quantised)
         tell(f"{cell}\n")
         cells.append(cell)
-        write(cells, target, out, commit)  # now, so that a run that is stopped keeps its results
+        # Now, so that a run that is stopped keeps its results.
+        write(cells, target, out, commit, yardstick)
     print(report(cells))
-    tell("wrote " + ", ".join(str(path) for path in write(cells, target, out, commit)))
+    tell("wrote " + ", ".join(str(path) for path in write(cells, target, out, commit, yardstick)))
     refused = [f"{cell.model} at batch {cell.batch}" for cell in cells if cell.latency is None]
     if refused:
         raise TvmconvError(
             f"not timed, as they are over the bound of {bound:g}: {', '.join(refused)}"
+        )
+    refused = [
+        f"{one.model} at batch {one.batch}" for one in cells if one.int8 and not one.int8.passed
+    ]
+    if refused:
+        raise TvmconvError(
+            f"not timed in int8: {', '.join(refused)}",
+            note="ours is farther from the quantised model than that is from the float one",
         )
 
 

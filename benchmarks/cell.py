@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks import int8
+from benchmarks.int8 import Int8
 from tvmconv.reports.data.comparison import CompareReport
 from tvmconv.reports.data.latency import LatencyReport, Timing
 from tvmconv.reports.render.tables import table
@@ -37,6 +39,8 @@ class Cell:
     #: Floor of the machine in microseconds: per layer the larger of its arithmetic at the fastest
     #: instruction's rate and its bytes at the memory bandwidth.
     floor_us: float = 0.0
+    #: The same network in int8, if it was asked for.
+    int8: Int8 | None = None
 
     @property
     def ratio(self) -> float | None:
@@ -62,22 +66,30 @@ class Cell:
             "as_model": self.as_model and vars(self.as_model),
             "peers": {name: vars(timing) for name, timing in self.peers.items()},
             "ratio_to_onnxruntime": self.ratio,
+            "int8": self.int8 and self.int8.to_json(),
         }
 
     def __str__(self) -> str:
         lines = [f"{self.model}, {self.latency or self.comparison}"]
         if self.busy and self.busy > BUSY:
             lines.append(f"Warning: other programs took {self.busy:.0%} of the processors")
+        if self.int8:
+            lines.append(f"in int8, {self.int8.latency or self.int8.comparison}")
         return "\n".join(lines)
 
     def medians(self) -> dict[str, float]:
         """Returns every program's median in ms, ours first."""
         ours = {"tvmconv": self.latency.compute.median_ms} if self.latency else {}
+        if self.int8 and self.int8.latency:
+            ours["tvmconv, int8"] = self.int8.latency.compute.median_ms
         return {**ours, **{name: timing.median_ms for name, timing in self.peers.items()}}
 
 
 def report(cells: list[Cell]) -> str:
-    """Returns the table of all cells; times are medians in ms, ratios ours over theirs."""
+    """Returns the table of all cells; times are medians in ms, ratios ours over theirs.
+
+    Networks that were measured in int8 have another table for it.
+    """
     others = list(dict.fromkeys(name for cell in cells for name in cell.peers))
     # On a GPU: time of the host per run, and of the GPU with the model's own inputs.
     cuda = any(cell.latency and cell.latency.target == "cuda" for cell in cells)
@@ -98,7 +110,9 @@ def report(cells: list[Cell]) -> str:
             row.append(f"{ours / theirs:.2f}" if ours and theirs else "")
         row.append(f"{cell.comparison.relative_l2:.1e}")
         rows.append([*row, f"{cell.tensorized} of {cell.convolutions}", f"{cell.build_s:.1f}"])
-    return table(rows, right=range(1, len(rows[0])))
+    text = table(rows, right=range(1, len(rows[0])))
+    quantised = [(cell.model, cell.batch, cell.latency, cell.int8) for cell in cells if cell.int8]
+    return f"{text}\n\n{int8.report(quantised)}" if quantised else text
 
 
 def _on_gpu(cell: Cell) -> list[str]:

@@ -7,8 +7,9 @@ and ours, are compared with the float model too.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,18 @@ import onnxruntime
 from numpy.typing import NDArray
 
 import tvmconv
+from benchmarks.prebuild import AS_INT8, compared, file_name, options, read
 from benchmarks.zoo import zoo
 from benchmarks.zoo.model import Source
-from tvmconv.errors import TvmconvError
+from tvmconv.cli.inputs import step
 from tvmconv.quantization.accuracy import Errors
 from tvmconv.reports.collect.comparison import reference_outputs
+from tvmconv.reports.collect.latency import Effort
 from tvmconv.reports.data.comparison import CompareReport
-from tvmconv.reports.data.latency import LatencyReport
+from tvmconv.reports.data.latency import LatencyReport, Timing
 from tvmconv.reports.render.tables import table
-from tvmconv.runtime.io_form import arranged
+from tvmconv.runtime.io_form import arranged, feeds_from_model
 
-#: Pictures that a network is quantised with, and at most so many at once: a classifier is a product
-#: with a vector at batch 1, which stays in floating point, and not at others.
-CALIBRATED, AT_ONCE = 32, 8
 Outputs = Mapping[str, NDArray[Any]]
 
 
@@ -40,10 +40,11 @@ class Int8:
 
     #: Ours beside onnxruntime on the same model, as ONNX defines it.
     comparison: CompareReport
-    #: The relative l2 error that passes: that of the int8 model from the float one, both as
-    #: onnxruntime computes them. Ours has to be nearer to the model that it was built from than
-    #: that is to what it approximates; a fault in one layer is not. How far single steps bring
-    #: apart two right programs is said at `tvmconv.reports.data.comparison.INT8_BOUND`.
+    #: The relative l2 error that passes: sqrt(2) times that of the int8 model from the float one,
+    #: both as onnxruntime computes them. So far apart are two approximations of the float network
+    #: whose errors are as large as this one's, and independent: more than this is not rounding. Two
+    #: right programs round alike almost everywhere, and where they do not, it adds up from layer to
+    #: layer: `tvmconv.reports.data.comparison.INT8_BOUND` has what comes of it.
     bound: float
     #: Relative l2 errors: of ours from onnxruntime with its integer kernels; of that from itself as
     #: ONNX defines it; and from the float model of ours and of that.
@@ -76,63 +77,75 @@ class Int8:
         }
 
 
-def model_name(name: str, batch: int) -> str:
-    """Returns the file name of the quantised network."""
-    return f"{name}-b{batch}.int8.onnx"
+def measure(
+    name: str,
+    batch: int,
+    target: str,
+    folder: Path,
+    *,
+    arch: str | None = None,
+    built: bool = False,
+    pictures: Source = zoo.photos,
+    effort: Effort | None = None,
+    layers: bool = True,
+    io: str | None = None,
+    fp16: Timing | None = None,
+) -> Int8:
+    """Checks and times a network that `benchmarks.prebuild.quantise` wrote to ``folder``.
 
-
-def quantise(name: str, batch: int, folder: Path, pictures: Source) -> Path:
-    """Quantises a network on pictures that `bench` does not show it. Returns the file.
-
-    Raises as `zoo.load`, `zoo.calibration` and `tvmconv.quantize` do.
+    built: ``folder`` has what `prebuild` made of it, too. io: on a GPU, dtype of the inputs; as of
+    fp16 if None. fp16: our own time of the float network in this run. Raises `TvmconvError` if the
+    network cannot be read or built, or pictures or weights cannot be fetched.
     """
-    at_once = min(batch, AT_ONCE)
-    feeds = zoo.calibration(name, CALIBRATED // at_once, at_once, pictures, besides=batch)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / model_name(name, batch)
-    tvmconv.quantize(zoo.load(name), feeds).save(path)
-    return path
+    model, feeds = read(name, batch, folder), zoo.feeds(name, batch, pictures)
+    if built:
+        exe = tvmconv.load(folder / file_name(name, batch, AS_INT8))
+    else:
+        with step(f"building {name} in int8 at batch {batch} for {target}"):
+            chosen = options(target, AS_INT8, io)
+            exe = tvmconv.build(model, target=target, arch=arch, batch=batch, **chosen)
+    found = errors(zoo.load(name), model, exe, feeds)
+    if not found.passed:
+        return found
+    latency = tvmconv.bench(
+        exe,
+        feeds_from_model(exe.inputs, feeds),
+        relative_l2=found.comparison.relative_l2,
+        layers=layers,
+        **vars(effort or Effort()),
+    )
+    ratio = latency.compute.median_ms / fp16.median_ms if fp16 else None
+    return replace(found, latency=latency, ratio_to_fp16=ratio)
 
 
-def read(name: str, batch: int, folder: Path) -> onnx.ModelProto:
-    """Returns what `quantise` wrote. Raises `TvmconvError` if there is none."""
-    path = folder / model_name(name, batch)
-    if not path.exists():
-        raise TvmconvError(
-            f"there is no {path}", hint="leave --built out: then networks are quantised first"
-        )
-    return onnx.load(path)
-
-
-def compared(
+def errors(
     floats: onnx.ModelProto,
     model: onnx.ModelProto,
     exe: tvmconv.Executable,
     feeds: Mapping[str, NDArray[Any]],
-    comparison: CompareReport,
 ) -> Int8:
-    """Returns the errors of a quantised network.
+    """Returns the errors of a network that was built of ``model``, which is ``floats`` quantised.
 
-    feeds: as the model takes them. comparison: of ``exe`` with ``model``.
+    feeds: as the models take them.
     """
     wanted = reference_outputs(floats.SerializeToString(), feeds)
     defined = reference_outputs(model.SerializeToString(), feeds)
     by_integers = _with_integer_kernels(model, feeds)
-    fed = tvmconv.runtime.io_form.feeds_from_model(exe.inputs, feeds)
+    fed = feeds_from_model(exe.inputs, feeds)
     ours = {name: np.asarray(array) for name, array in exe.run(fed).items()}
     specs = {spec.name: spec for spec in exe.outputs}
 
     def error(found: Outputs, reference: Outputs) -> float:
-        errors = Errors()
-        errors.add(reference, found)
-        return errors.largest()
+        sums = Errors()
+        sums.add(reference, found)
+        return sums.largest()
 
     def as_ours(outputs: Outputs) -> Outputs:
         return {name: arranged(specs[name], array) for name, array in outputs.items()}
 
     return Int8(
-        comparison=comparison,
-        bound=error(defined, wanted),
+        comparison=compared(model, exe, feeds),
+        bound=math.sqrt(2) * error(defined, wanted),
         from_integer_kernels=error(ours, as_ours(by_integers)),
         integer_kernels_from_itself=error(by_integers, defined),
         from_float=error(ours, as_ours(wanted)),
@@ -169,13 +182,13 @@ HEADER = (
 )
 
 
-def report(rows: list[tuple[str, int, float | None, Int8]]) -> str:
-    """Returns the table of networks: name, batch, fp16's median in ms, and the results in int8."""
+def report(rows: Sequence[tuple[str, int, LatencyReport | None, Int8]]) -> str:
+    """Returns the table of networks: name, batch, the time in fp16, and the results in int8."""
     cells = [HEADER, *(_row(*row) for row in rows)]
     return table(cells, right=range(1, len(HEADER)))
 
 
-def _row(name: str, batch: int, fp16_ms: float | None, found: Int8) -> tuple[str, ...]:
+def _row(name: str, batch: int, fp16: LatencyReport | None, found: Int8) -> tuple[str, ...]:
     timed = ("refused", "", "")
     if found.latency is not None:
         ratio = f"{found.ratio_to_fp16:.2f}" if found.ratio_to_fp16 else ""
@@ -184,7 +197,7 @@ def _row(name: str, batch: int, fp16_ms: float | None, found: Int8) -> tuple[str
     return (
         name,
         str(batch),
-        f"{fp16_ms:.4g}" if fp16_ms else "",
+        f"{fp16.compute.median_ms:.4g}" if fp16 else "",
         *timed,
         f"{found.in_int8} of {found.convolutions}",
         f"{found.comparison.relative_l2:.1e}",

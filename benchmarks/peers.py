@@ -86,6 +86,20 @@ def torch_compile(name: str, batch: int, effort: Effort) -> Timing:
         return _torch_time(lambda: compiled(x), effort)
 
 
+def torch_int_mm(effort: Effort, side: int = 8192) -> dict[str, float]:
+    """Times ``torch._int_mm`` of two int8 matrices: a yardstick of the GPU's rate in integers.
+
+    Returns its side, milliseconds, and TOP/s = 2 side^3 / time. Requires `has_torch`.
+    """
+    torch = importlib.import_module("torch")
+    a, b = (
+        torch.randint(-128, 128, (side, side), device="cuda", dtype=torch.int8) for _ in range(2)
+    )
+    # cuBLASLt multiplies int8 only where the second matrix is stored by columns.
+    timing = _torch_time(lambda: torch._int_mm(a, b.t()), effort)
+    return {"side": side, "ms": timing.median_ms, "tops": 2e-9 * side**3 / timing.median_ms}
+
+
 def _torch_network(name: str, batch: int, fuse: Callable[[Any], Any]) -> tuple[Any, Any]:
     """Returns the network and its input on the GPU."""
     torch, torchvision = (importlib.import_module(m) for m in ("torch", "torchvision"))

@@ -29,6 +29,7 @@ __all__ = [
     "ZOO",
     "Pictures",
     "ZooModel",
+    "apart",
     "calibration",
     "drawings",
     "feeds",
@@ -87,6 +88,26 @@ def calibration(
         given = own.get(pictures, pictures)(besides + count * batch)[besides:]
     prepared = entry.prepare(given)
     return [{entry.input_name: prepared[at : at + batch]} for at in range(0, count * batch, batch)]
+
+
+def apart(
+    name: str, calibrated: int, tested: int
+) -> tuple[list[dict[str, NDArray[np.float32]]], list[dict[str, NDArray[np.float32]]]]:
+    """Returns feeds of one picture each: to calibrate with, and others to test on.
+
+    Of different photos by `halves`; of networks with pictures of their own domain, other drawings,
+    or other crops. Raises as `feeds` does.
+    """
+    entry = _entry(name)
+    if entry.photos is photos:
+        first, second = halves(max(calibrated, tested))
+        given = (first[:calibrated], second[:tested])
+    else:
+        pictures = entry.photos(tested + calibrated)
+        given = (pictures[tested:], pictures[:tested])
+    found = ([{entry.input_name: entry.prepare(one[None])} for one in part] for part in given)
+    first_part, second_part = found
+    return first_part, second_part
 
 
 def _entry(name: str) -> ZooModel:

@@ -15,7 +15,7 @@ import tvm
 from typer import Typer
 from typer.testing import CliRunner
 
-from benchmarks import bench, machine, peers, prebuild
+from benchmarks import bench, int8, machine, peers, prebuild
 from benchmarks.zoo import zoo
 from tests.support.models import Graph
 from tvmconv.errors import ArtifactError, TvmconvError
@@ -212,6 +212,59 @@ def test_the_command_writes_table_json_and_plot(tmp_path: Path) -> None:
     assert found["cells"][0]["latency"]["compute"]["median_ms"] > 0
     assert found["cells"][0]["ratio_to_onnxruntime"] > 0
     assert found["machine"]["cpu"] == machine.facts()["cpu"]
+
+
+def test_networks_in_int8_have_a_table_beside_fp16(tmp_path: Path) -> None:
+    options = "--int8 --models tiny --batches 2 --target llvm --pictures drawings"
+    done = CliRunner().invoke(
+        app,
+        [*options.split(), "--min-seconds", "0.01", "--out", str(tmp_path)],
+        catch_exceptions=False,
+    )
+    assert done.exit_code == 0, done.output
+    _, second = [line for line in done.stdout.splitlines() if line.startswith("tiny")]
+    assert "1 of 2" in second, "the first reads 3 channels"
+    document = json.loads((tmp_path / "bench-llvm.json").read_text())
+    assert document["int_mm"] is None, "there is no GPU"
+    (cell,) = document["cells"]
+    found = cell["int8"]
+    fp16, ours = cell["latency"]["compute"], found["latency"]["compute"]
+    assert found["ratio_to_fp16"] == ours["median_ms"] / fp16["median_ms"]
+    assert (found["in_int8"], found["convolutions"]) == (1, 2)
+    assert 0 < found["comparison"]["outputs"][0]["relative_l2"] <= found["bound"]
+    # Both are about as far from the float model; the bound is sqrt(2) times that.
+    assert found["from_float"] == pytest.approx(found["bound"] / 2**0.5, rel=0.5)
+    assert found["first_class"] == 1
+    quantised = onnx.load(tmp_path / "built" / "tiny-b2.int8.onnx").graph.node
+    assert sum(node.op_type == "QuantizeLinear" for node in quantised) == 1
+
+
+def test_in_int8_too_what_fails_the_check_is_not_timed(tmp_path: Path) -> None:
+    """What was built is the network without its Relu."""
+    path = prebuild.quantise("tiny", 2, tmp_path, zoo.drawings)
+    other = onnx.load(path)
+    (node,) = (one for one in other.graph.node if one.op_type == "Relu")
+    node.op_type = "Neg"
+    exe = bench.tvmconv.build(other, target="llvm", batch=2)
+    exe.save(tmp_path / prebuild.file_name("tiny", 2, prebuild.AS_INT8))
+    found = int8.measure("tiny", 2, "llvm", tmp_path, pictures=zoo.drawings, built=True)
+    assert found.comparison.relative_l2 > found.bound
+    assert (found.passed, found.latency) == (False, None)
+    one = replace(cell(2, 3.0), int8=found)
+    assert "refused" in bench.report([one]).splitlines()[-1]
+    assert set(one.medians()) == {"tvmconv"}
+
+
+def test_what_was_not_quantised_is_not_read(tmp_path: Path) -> None:
+    with pytest.raises(TvmconvError, match=r"there is no .*tiny-b3\.int8\.onnx"):
+        int8.measure("tiny", 3, "llvm", tmp_path)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not peers.has_torch(), reason="no PyTorch that can use a GPU")
+def test_the_yardstick_of_integers_is_timed_on_a_gpu() -> None:
+    found = peers.torch_int_mm(QUICK, 1024)
+    assert 1 < found["tops"] < 4000
 
 
 def test_the_command_fails_where_a_network_is_refused(tmp_path: Path) -> None:

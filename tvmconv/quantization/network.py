@@ -120,7 +120,17 @@ def prepare(model: Model) -> tuple[Network, tuple[TensorSpec, ...]]:
         proto = _raised(proto)
     simple = frontend.simplify(frontend.widen(proto))
     name_nodes(simple)
+    restore_shapes(simple, proto)
     return Network(simple), specs(inputs(proto))
+
+
+def restore_shapes(simple: onnx.ModelProto, proto: onnx.ModelProto) -> None:
+    """Gives outputs the shapes of ``proto``'s where inference has lost them: a build asks for one."""
+    known = {value.name: value.type.tensor_type for value in proto.graph.output}
+    for value in simple.graph.output:
+        own = value.type.tensor_type
+        if not own.HasField("shape") and known[value.name].HasField("shape"):
+            own.shape.CopyFrom(known[value.name].shape)
 
 
 def _raised(proto: onnx.ModelProto) -> onnx.ModelProto:

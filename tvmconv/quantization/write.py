@@ -22,7 +22,7 @@ from tvmconv.errors import QuantizationError
 from tvmconv.onnx.model import infer_shapes
 from tvmconv.quantization.calibration import SMALLEST, Scale
 from tvmconv.quantization.layers import Layer
-from tvmconv.quantization.network import Network
+from tvmconv.quantization.network import Network, restore_shapes
 
 Array = NDArray[Any]
 #: The largest integer of a bias, which leaves half the range of int32 to the sum of products. As
@@ -81,7 +81,9 @@ class Writer:
         graph.node.extend(nodes)
         _drop_unread(proto)
         proto.producer_name = "tvmconv"
-        return infer_shapes(proto)
+        inferred = infer_shapes(proto)
+        restore_shapes(inferred, self._network.proto)
+        return inferred
 
     def _name(self, name: str) -> str:
         """The name, with more underscores until the network has no such tensor or node."""

@@ -268,3 +268,21 @@ def test_trained_network_costs_what_the_zoo_says(entry: zoo.ZooModel) -> None:
     assert giga_macs(model) == pytest.approx(entry.gmacs, rel=0.02)
     if entry.parameters is not None:
         assert parameters(model) == entry.parameters
+
+
+@pytest.mark.parametrize("name", ["resnet18", "rapidocr_cls"])
+def test_networks_are_calibrated_with_other_pictures_than_they_are_fed(name: str) -> None:
+    (fed,) = zoo.feeds(name, 3, zoo.drawings).values()
+    found = zoo.calibration(name, 2, 2, zoo.drawings, besides=3)
+    assert [[one.shape for one in feed.values()] for feed in found] == [[(2, *fed.shape[1:])]] * 2
+    given = np.concatenate([one for feed in found for one in feed.values()])
+    assert not any(np.array_equal(one, other) for one in fed for other in given)
+
+
+def test_photos_to_calibrate_with_and_to_test_are_of_different_photos() -> None:
+    shown = downloaded(lambda: zoo.photos(8))
+    calibrated, tested = zoo.halves(20)
+    assert len(np.unique(np.concatenate([calibrated, tested]), axis=0)) == 40
+    for picture in shown:
+        assert not any(np.array_equal(picture, other) for other in (*calibrated, *zoo.others(32)))
+    assert all(any(np.array_equal(picture, other) for other in tested) for picture in shown[:4])

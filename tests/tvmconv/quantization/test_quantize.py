@@ -12,10 +12,13 @@ import pytest
 from PIL import Image
 
 import tvmconv
+from benchmarks.zoo import zoo
 from tests.support import networks
 from tests.support.calibrated import View, feeds, quantized, ran
+from tests.support.fetched import downloaded
 from tests.support.models import Graph, residual_net
 from tvmconv.quantization.calibration import METHODS
+from tvmconv.quantization.network import restore_shapes
 from tvmconv.reports.data.quantization import (
     QuantizationReport,
     QuantizedLayer,
@@ -164,3 +167,21 @@ def test_the_report_as_data() -> None:
     assert found.quantized == ("a",)
     with pytest.raises(FrozenInstanceError):
         found.feeds = 3  # type: ignore[misc]
+
+
+def test_outputs_keep_the_shapes_that_inference_loses() -> None:
+    model = residual_net("batch", 16, 32)
+    lost = onnx.ModelProto()
+    lost.CopyFrom(model)
+    lost.graph.output[0].type.tensor_type.ClearField("shape")
+    restore_shapes(lost, model)
+    assert lost == model
+    other = residual_net(3, 16, 32)
+    restore_shapes(lost, other)
+    assert lost == model, "it had a shape"
+
+
+def test_a_network_whose_shapes_cannot_be_inferred_is_quantised_and_built() -> None:
+    model = downloaded(lambda: zoo.load("rapidocr_cls"))
+    found = tvmconv.quantize(model, zoo.calibration("rapidocr_cls", 1, 1, zoo.drawings)).proto
+    assert tvmconv.inspect(found, "llvm", batch=1).buildable
