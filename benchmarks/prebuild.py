@@ -1,4 +1,4 @@
-"""What `bench` makes before it times: networks quantised, and built by several processes."""
+"""Networks that `bench` makes before it times: quantised, and built by several processes."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -15,6 +16,33 @@ os.environ.setdefault("TVM_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 os.environ.setdefault("TVM_BIND_THREADS", "0")
 # What whoever runs the tests has tuned decides nothing in them.
 os.environ["TVMCONV_RECORDS"] = os.devnull
+
+
+#: Tests whose subject is the graph: importing, passes, reports, batches. What LLVM makes faster
+#: there is half of the time of a small build, and no subject of theirs. Kernels, instructions,
+#: simulation, loading and running, tuning and whole networks are compiled as users get them, and
+#: so is all that is slow.
+UNOPTIMIZED = (
+    *(
+        f"tests/tvmconv/{folder}/"
+        for folder in (
+            "cli", "compiler", "integrations", "onnx", "passes", "quantization", "reports"
+        )
+    ),
+    "tests/tvmconv/runtime/test_buckets.py",
+    "tests/tvmconv/runtime/test_io_form.py",
+)  # fmt: skip
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Before fixtures of any scope are set up, which may build as well."""
+    if not item.nodeid.startswith(UNOPTIMIZED) or item.get_closest_marker("slow"):
+        return (yield)
+    from tests.support import unoptimized  # imports TVM
+
+    with unoptimized.llvm():
+        return (yield)
 
 
 @functools.cache

@@ -107,15 +107,32 @@ def test_every_block_says_what_it_is() -> None:
     assert {block.kind for block in found} <= set(KINDS)
 
 
-@of_kind("python")
-def test_python(block: Block, folder: Path) -> None:
-    run([sys.executable, "-c", block.text], folder)
+#: Runs texts one after the other, each as a program: read out of JSON, from where in the README to
+#: the text. One process, as each takes seconds to import what it needs.
+PROGRAMS = """
+import json, sys, traceback
+for where, text in json.loads(sys.argv[1]).items():
+    try:
+        exec(compile(text, where, "exec"), {"__name__": "__main__"})
+    except BaseException:
+        traceback.print_exc()
+        sys.exit(f"the block at {where} failed")
+"""
 
 
-@of_kind("python cuda")
+def run_all(kind: str, folder: Path) -> None:
+    texts = {block.where: block.text for block in blocks(README) if block.kind == kind}
+    assert texts
+    run([sys.executable, "-c", PROGRAMS, json.dumps(texts)], folder)
+
+
+def test_python(folder: Path) -> None:
+    run_all("python", folder)
+
+
 @pytest.mark.skipif(not HAS_CUDA_COMPILER, reason="neither nvcc nor NVRTC")
-def test_python_for_cuda_without_a_gpu(block: Block, folder: Path) -> None:
-    run([sys.executable, "-c", block.text], folder)
+def test_python_for_cuda_without_a_gpu(folder: Path) -> None:
+    run_all("python cuda", folder)
 
 
 @of_kind("python gpu")

@@ -1,5 +1,4 @@
-"""8-bit integers as packed pairs of fp16: made of bytes; compared and limited two at a time, then
-made bytes.
+"""8-bit integers as packed pairs of fp16: compared and limited two at a time, then made bytes.
 
 fp16 has all whole numbers up to 2048. What is larger is rounded, or infinite, on the right side of
 every limit of 8 bits. So values are rounded in fp32, and all that comes after, the maxima of a pool
@@ -28,16 +27,11 @@ SHIFTS = 1536.0
 _NEAREST = """__forceinline__ __device__ uint nearest_pair(float a, float b) {
   a = (a + 12582912.0f) - 12582912.0f;
   b = (b + 12582912.0f) - 12582912.0f;
-  return __pack_half2(__float2half_rn(a), __float2half_rn(b));
+  uint pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(b), "f"(a));
+  return pair;
 }
 """
-#: Of two bytes, 1024 + each: in that binade fp16 has the whole numbers.
-_BIASED = """__forceinline__ __device__ uint biased_pair(uint bytes, uint selector) {
-  return __byte_perm(bytes, 0x64646464, selector);
-}
-"""
-#: What `biased` has added, by signedness.
-_BIAS = {False: 1024.0, True: 1024.0 + 128}
 _JOIN = """__forceinline__ __device__ uint joined_bytes(uint ab, uint cd) {
   return __byte_perm(ab, cd, 0x6420);
 }
@@ -88,27 +82,6 @@ def join(pairs: Sequence[Expr]) -> Expr:
     for pair in pairs:
         ptx.add_pairs(pair, _twice(SHIFTS), ELEMENT)
     return T.cuda.func_call("joined_bytes", *pairs, source_code=_JOIN, return_type="uint32")
-
-
-def biased(bytes: Expr, pair: int, dtype: str) -> Expr:
-    """Two bytes of a ``uint32`` as a pair, each with a number added; `unbias` takes it away. pair:
-    0 for the lower two. dtype: int8 or uint8."""
-    if _signed(dtype):
-        bytes = bytes ^ T.uint32(0x80808080)
-    selector = T.uint32(0x4342 if pair else 0x4140)
-    return T.cuda.func_call(
-        "biased_pair", bytes, selector, source_code=_BIASED, return_type="uint32"
-    )
-
-
-def unbias(pairs: Sequence[Expr], dtype: str) -> None:
-    """Takes away what `biased` has added, in place. pairs: registers."""
-    for pair in pairs:
-        ptx.add_pairs(pair, _twice(-_BIAS[_signed(dtype)]), ELEMENT)
-
-
-def _signed(dtype: str) -> bool:
-    return dtype == dtypes.INT8.name
 
 
 def _twice(value: float) -> Expr:

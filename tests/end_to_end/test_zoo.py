@@ -23,8 +23,9 @@ ZOO_BOUND = 1e-2
 @pytest.mark.parametrize(
     ("name", "tensorized", "depthwise"),
     [
-        ("resnet18", 20, 0),
-        pytest.param("resnet50", 53, 0, marks=pytest.mark.slow),  # `test_trained` has its layers
+        # `test_trained` has the layers of both.
+        pytest.param("resnet18", 20, 0, marks=pytest.mark.slow),
+        pytest.param("resnet50", 53, 0, marks=pytest.mark.slow),
         ("mobilenet_v2", 35, 17),
     ],
 )

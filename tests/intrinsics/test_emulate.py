@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 import intrinsics
 from intrinsics import INTRINSICS, TensorIntrinsic, dtypes, emulate
+from intrinsics.mma_sync import INTEGER_INSTRUCTIONS
 from tests.support.tiles import kinds, tiles
 
 Array = NDArray[Any]
+ALL = INTRINSICS + INTEGER_INSTRUCTIONS
 each_intrinsic = pytest.mark.parametrize("intrinsic", INTRINSICS, ids=lambda i: i.name)
+each_with_integers = pytest.mark.parametrize("intrinsic", ALL, ids=lambda i: i.name)
 each_tile = pytest.mark.parametrize(
     ("intrinsic", "kind"),
-    [pytest.param(i, kind, id=f"{i.name}-{kind}") for i in INTRINSICS for kind in kinds(i)],
+    [pytest.param(i, kind, id=f"{i.name}-{kind}") for i in ALL for kind in kinds(i)],
 )
 
 
@@ -36,7 +39,7 @@ def test_mma_is_within_its_bound_of_the_exact_sum(intrinsic: TensorIntrinsic, ki
     assert (np.abs(got - exact(a, b, c)) <= emulate.error_bound(intrinsic, a, b, c)).all()
 
 
-@each_intrinsic
+@each_with_integers
 def test_sums_of_small_integers_are_exact(intrinsic: TensorIntrinsic) -> None:
     draw = np.random.default_rng(1).integers
     left, right = (dtypes.get(one).numpy for one in (intrinsic.a_dtype, intrinsic.b_dtype))

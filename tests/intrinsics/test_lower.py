@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,17 @@ class Emulated:
 TRIED = [i for i in INTRINSICS if i.accumulator_dtype != "int32" or i.m == i.n]
 
 
-@pytest.fixture(scope="module", params=TRIED, ids=lambda intrinsic: intrinsic.name)
+def each(some: Sequence[TensorIntrinsic]) -> list[Any]:
+    """Parameters. Shapes change nothing that dtypes do: of those that are not square all but one
+    pair of dtypes is slow. (`test_families` has them all, in kernels.)"""
+    usual = [i.m == i.n or (i.a_dtype, i.accumulator_dtype) == ("float16", "float32") for i in some]
+    return [
+        pytest.param(i, id=i.name, marks=() if quick else pytest.mark.slow)
+        for i, quick in zip(some, usual, strict=True)
+    ]
+
+
+@pytest.fixture(scope="module", params=each(TRIED))
 def emulated(request: pytest.FixtureRequest) -> tuple[TensorIntrinsic, Emulated]:
     return request.param, Emulated(request.param)
 
@@ -137,7 +148,7 @@ needs_vnni = pytest.mark.skipif("avx512vnni" not in cpu_features(), reason="a CP
 
 @needs_vnni
 @pytest.mark.parametrize(
-    "intrinsic", [i for i in INTEGERS if i.m == i.n or i.min_sm == CPU_ONLY], ids=lambda i: i.name
+    "intrinsic", each([i for i in INTEGERS if i.m == i.n or i.min_sm == CPU_ONLY])
 )
 def test_vnni_has_the_bits_of_numpy(intrinsic: TensorIntrinsic) -> None:
     """Its fragments are laid out in its own way, so that operands are loaded first."""
@@ -276,7 +287,7 @@ def run_product(intrinsic: TensorIntrinsic, hardware: Hardware, function: Any, k
 
 @pytest.mark.parametrize(
     ("intrinsic", "form"),
-    [pytest.param(i, "llvm", id=i.name) for i in TRIED]
+    [pytest.param(*one.values, "llvm", id=one.id, marks=one.marks) for one in each(TRIED)]
     + [
         pytest.param(i, "vnni", id=f"{i.name}-vnni", marks=needs_vnni)
         for i in INTEGERS

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,9 +126,17 @@ class Became:
         }
 
 
-def became(model: onnx.ModelProto, bound: float = 5e-3, scale: float = 1.0) -> Became:
-    """Builds the model in fp16 and holds it to onnxruntime, fed numbers around `scale`."""
-    exe = tvmconv.build(model, target="llvm")
+def became(
+    model: onnx.ModelProto,
+    bound: float = 5e-3,
+    scale: float = 1.0,
+    families: Sequence[str] | None = None,
+) -> Became:
+    """Builds the model in fp16 and holds it to onnxruntime, fed numbers around `scale`.
+
+    families: see `tvmconv.build`.
+    """
+    exe = tvmconv.build(model, target="llvm", families=families)
     shape = exe.inputs[0].shape
     x = np.random.default_rng(5).standard_normal(shape).astype(exe.inputs[0].dtype) * scale
     report = tvmconv.compare(model, exe, {exe.inputs[0].name: x.astype(exe.inputs[0].dtype)})

@@ -33,8 +33,8 @@ def conv(
     g: Graph, x: str, c: int = 16, k: int = 16, r: int = 3, group: int = 1, **more: Any
 ) -> str:
     """A convolution with quantised weights and a float bias."""
-    zero = more.pop("zero", S8(0))
+    zero, name = more.pop("zero", S8(0)), more.pop("name", None)
     bias = g.constant(g.rng.standard_normal(k).astype(np.float32))
     more.setdefault("pads", [r // 2] * 4)
     w = weight(g, k, c // group, r, r, zero=zero)
-    return g.op("Conv", x, w, bias, group=group, **more)
+    return g.op("Conv", x, w, bias, name=name, group=group, **more)

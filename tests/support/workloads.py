@@ -168,7 +168,7 @@ def quantised(
 
 
 def _int8_workloads() -> dict[str, ConvWorkload]:
-    """Every form of result and scales, and of layout, each in some of `WORKLOADS`."""
+    """Every form of result and scales, and of layout, in some of `WORKLOADS`."""
     sums = {
         f"{name}, sums": quantised(replace(WORKLOADS[name], epilogue=Epilogue()), x, "int32")
         for name, x in (("not square", "int8"), ("stride", "uint8"), ("groups", "int8"))
@@ -179,8 +179,9 @@ def _int8_workloads() -> dict[str, ConvWorkload]:
         "zero point": ("int8", "int8", (SCALE, RESIDUAL_SCALE, RESULT_ZERO)),
         "fp16 out": ("uint8", "float16", (SCALE, RESIDUAL_SCALE)),
     }
-    everywhere = ("not square", "1x1", "depthwise", "residual last")
-    named = [(name, form) for name in everywhere for form in forms]
+    named = [(name, form) for name in ("not square", "depthwise") for form in forms]
+    named += [("1x1", "uint8"), ("1x1", "zero point")]
+    named += [("residual last", "int8"), ("residual last", "fp16 out")]
     once = ("stem", "20 to 10 channels", "batch 5, packed", "groups", "stride phase", "prelu")
     named += [(name, "uint8") for name in once]
     found = {

@@ -36,8 +36,10 @@ from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx.batches import Batch, Shapes
 from tvmconv.onnx.model import Model
 from tvmconv.onnx.prepare import Graph, prepare
-from tvmconv.onnx.quantized.weights import fold_weights
+from tvmconv.onnx.quantized.inner_form import is_quantised
+from tvmconv.onnx.quantized.weights import fold_weights, weight_reasons
 from tvmconv.passes import pipeline
+from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.kernels.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.memory.plan_memory import MemoryUse, measure
@@ -47,14 +49,17 @@ from tvmconv.passes.plan.simulated import simulated
 from tvmconv.passes.regions.anchors import anchors
 from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.io_form import io_form
+from tvmconv.passes.simplify.runtime_scales import runtime_scales
 from tvmconv.records import store as tuned
 from tvmconv.reports.collect.capability import capability
 from tvmconv.reports.collect.conversions import conversions
 from tvmconv.reports.collect.fates import operator_fates
+from tvmconv.reports.collect.floats import floats
 from tvmconv.reports.collect.layers import layer_reports, unplanned_reports
 from tvmconv.reports.collect.nodes import node_names
 from tvmconv.reports.collect.outline import kernel_reports, outline
-from tvmconv.reports.data.build import BuildReport
+from tvmconv.reports.collect.quantising import quantising
+from tvmconv.reports.data.build import BuildReport, ConversionReport
 from tvmconv.reports.data.capability import CapabilityReport
 from tvmconv.runtime import gpu
 from tvmconv.runtime.executable import Entry, Executable
@@ -258,15 +263,16 @@ def _chooser(
 
 
 def _plan(graph: Graph, chooser: Chooser, pairs: bool = True) -> tuple[tvm.IRModule, Plan]:
-    floats, weight_scales = fold_weights(graph.simple)
-    names = kinds.convolutions(floats)
-    mod = frontend.to_relax(floats)
+    wide, weight_scales = fold_weights(graph.simple)
+    names = kinds.convolutions(wide)
+    mod = frontend.to_relax(wide)
     with accepted("bring this network to its convolution kernels"):
         mod = pipeline.run(mod, [io_form(graph.inputs, graph.outputs)], "0_io")
         mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "1_graph")
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
-        regions = find_regions(mod, named, weight_scales)
+        mod, anchored, weight_scales = runtime_scales(mod, named, weight_scales)
+        regions = find_regions(mod, anchored, weight_scales)
     return mod, plan(mod, regions, chooser, pairs)
 
 
@@ -317,14 +323,22 @@ def _report(
     nodes = node_names(mod, graph.simple)
     kind = "cuda" if target == "cuda" else "llvm"
     kernels = outline(mod, planned, pipeline.tvm_target(kind, arch), precision)
+    because: dict[str, str] | None = None
+    left: tuple[ConversionReport, ...] = ()
+    if is_quantised(graph.original):
+        flow = Dataflow.of(mod)
+        because = floats(planned, flow, weight_reasons(graph.simple))
+        fed = {var: spec.name for var, spec in zip(mod["main"].params, graph.inputs, strict=True)}
+        left = quantising(kernels, planned, flow, nodes, fed, costs.machine)
     return BuildReport(
         target,
         arch,
         operator_fates(graph.original, graph.simple, mod, planned, nodes, kernels),
-        layer_reports(graph.simple, by_name, costs.machine, precision),
+        layer_reports(graph.simple, by_name, costs.machine, precision, because),
         {},
         batch=batch_of(graph.inputs),
         conversions=conversions(mod, planned, costs.machine, graph.simple, precision),
+        quantising=left,
         machine=costs.report,
         kernels=kernel_reports(kernels, nodes, costs.machine),
     )

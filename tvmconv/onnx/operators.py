@@ -329,6 +329,7 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
     **{operator: join(operator) for operator in JOINS},
     **{operator: reduce_extreme(operator) for operator in ("ReduceMax", "ReduceMin")},
     "DequantizeLinear": import_quantization.dequantize,
+    "DynamicQuantizeLinear": import_quantization.dynamic_quantize,
     "Dropout": dropout,
     "Gemm": import_convs.gemm,
     **{operator: hard(operator) for operator in ("HardSigmoid", "HardSwish")},

@@ -14,8 +14,8 @@ The rules, with `x` a tensor in fp32 and `layers` those that are in 8 bits:
    else they are computed with that, and the result is rounded. What they cut off does not widen the
    scale of tensors of which nothing else becomes.
 6. An average over many pixels is not rule 4's: it is much smaller than the largest pixel, whose
-   scale would leave it few of the 8 bits. If it is in 8 bits, so are the pixels, at a scale of
-   their own: errors of many average out, and the layer before writes a quarter of the bytes.
+   scale would leave it few of the 8 bits. But the pixels are in 8 bits, if a layer in 8 bits
+   writes them for the average alone: their errors average out.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ONE_INPUT = frozenset(
 )
 PASSING = ONE_INPUT | {"Concat"}
 AVERAGING = frozenset(("AveragePool", "Resize", "Upsample"))
-#: Operators that average over many pixels.
+#: Operators that average over many pixels, or over few by the rule before.
 AVERAGES = frozenset(("AveragePool", "GlobalAveragePool", "ReduceMean"))
 #: The most pixels of such an AveragePool: 3x3.
 FEW_PIXELS = 9
@@ -69,7 +69,7 @@ def place(network: Network, layers: Sequence[Layer], names: Collection[str]) -> 
         name
         for layer in layers
         if layer.name in names
-        for name in (layer.x, layer.residual)
+        for name in (layer.x, layer.residual, _averaged(layer, network))
         if name
     ]
     while waiting:
@@ -78,12 +78,8 @@ def place(network: Network, layers: Sequence[Layer], names: Collection[str]) -> 
             continue
         placed[tensor] = tensor
         node = network.producer.get(tensor)
-        if node is None:
-            continue
-        if passes(node, network, absorbed):
+        if node is not None and passes(node, network, absorbed):
             waiting += data_inputs(node)
-        elif node.op_type in AVERAGES and node.name not in absorbed:
-            waiting += [name for name in node.input[:1] if name in network.floats]
     for tensor in placed:
         node = network.producer.get(tensor)
         if node is not None and passes(node, network, absorbed):
@@ -96,6 +92,13 @@ def place(network: Network, layers: Sequence[Layer], names: Collection[str]) -> 
         if name in placed:
             groups.setdefault(_root(name, placed), []).append(name)
     return tuple(Group(tuple(one), _ranging(one, network, absorbed)) for one in groups.values())
+
+
+def _averaged(layer: Layer, network: Network) -> str:
+    """Returns what a layer writes if an average over many pixels alone reads it, or ""."""
+    readers = network.readers.get(layer.output, [])
+    alone = len(readers) == 1 and layer.output not in network.outputs
+    return layer.output if alone and readers[0].op_type in AVERAGES else ""
 
 
 def _root(tensor: str, parents: dict[str, str]) -> str:

@@ -21,7 +21,7 @@ class Block:
 
     A warp computes 16 pixels of each of `down` rows, and one part of the channels. In a fragment
     of mma.sync a thread has `row` and `row` + 8 of the pixels, and of each step of the reduction
-    the packed pairs `pair` and `pair` + 4.
+    the packs `pack` and `pack` + 4.
     """
 
     plan: Plan
@@ -53,8 +53,8 @@ class Block:
         return self.thread.lane // 4
 
     @property
-    def pair(self) -> Expr:
-        """Packed pair of the thread in a fragment."""
+    def pack(self) -> Expr:
+        """Pack of the thread in a fragment."""
         return self.thread.lane % 4
 
     def group(self, group: Index) -> Expr:
@@ -63,7 +63,7 @@ class Block:
 
     def channel(self, group: Index) -> Expr:
         """The first of the eight channels that the thread has of a group of its warp's."""
-        return self.group(group) * GROUP + self.pair * 8
+        return self.group(group) * GROUP + self.pack * 8
 
     # ---------------------------------------------------------------- the tiles
 

@@ -20,7 +20,7 @@ from schedules.families.few_channels.block import Block
 from schedules.families.few_channels.plan import ROWS
 from schedules.threads import packed_integers, ptx
 from schedules.threads.control import Index, grid, unrolled, vectorized, when
-from schedules.threads.registers import Registers
+from schedules.threads.registers import Registers, keep
 
 
 class Store:
@@ -40,9 +40,8 @@ class Store:
         self.results = self.packed.view(self.plan.held.name)
         self.integer = dtypes.get(self.w.precision.result).integer
         if self.integer:
-            #: The same as bytes, and the zero points of a group's channels.
+            #: The same as bytes.
             self.words = Registers.array("words", (2,), "uint32")
-            self.zeros = Registers.array("zeros", (4,), "uint32")
         # ReLU comes last, on packed pairs: rounded, it is the same.
         epilogue = self.w.epilogue
         self.relu = last_bounds(self.w) is not None and epilogue.activation.kind == "relu"
@@ -114,10 +113,9 @@ class Store:
         """The results of eight channels as integers of 8 bits, of whole numbers, which change."""
         zeros = None
         if RESULT_ZERO in self.channels:
-            elements, zero = self.zeros.view(self.plan.held.name), self.channels[RESULT_ZERO]
-            with unrolled(8) as i:
-                elements[i] = zero[group * 8 + i].astype(self.plan.held.name)
-            zeros = [self.zeros[i] for i in range(4)]
+            zero = self.channels[RESULT_ZERO]
+            two = [(zero[group * 8 + i], zero[group * 8 + i + 1]) for i in range(0, 8, 2)]
+            zeros = [keep("zeros", packed_integers.nearest(*one)) for one in two]
         packed_integers.limit(pairs, self.w.precision.result, last_bounds(self.w), zeros)
         for i in range(2):
             self.words[i] = packed_integers.join(pairs[2 * i :][:2])

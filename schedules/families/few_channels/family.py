@@ -30,13 +30,12 @@ from schedules.families.few_channels.config import FewChannelsConfig
 from schedules.families.few_channels.footprint import footprint
 from schedules.families.few_channels.kernel import kernel
 from schedules.families.few_channels.plan import (
+    ADJACENT,
     GROUP,
-    PAIR,
-    PAIRS,
+    PACKS,
     POOL_STEP,
     POOL_TAPS,
     ROWS,
-    VECTOR,
     Plan,
 )
 from schedules.families.few_channels.space import check, default
@@ -50,8 +49,6 @@ MOST_CHANNELS = 4
 FEWEST_COLUMNS = 8
 #: cp.async and m16n8k16 are there from Ampere on.
 MIN_SM = 80
-#: fp32 has all whole numbers up to it.
-EXACT = 2**24
 
 
 class FewChannelsFamily(Family):
@@ -95,7 +92,7 @@ class FewChannelsFamily(Family):
         """Returns the multiply-adds that the instructions carry out."""
         plan = Plan.of(w, config)
         pixels = plan.computed * config.rows * config.across * ROWS
-        return pixels * plan.groups * GROUP * plan.steps * PAIRS * PAIR
+        return pixels * plan.groups * GROUP * plan.steps * PACKS * plan.each
 
     def signature(self, w: ConvWorkload, config: FewChannelsConfig) -> Signature:
         """Returns the operands; the weight has `Plan.weight_shape`."""
@@ -106,14 +103,14 @@ class FewChannelsFamily(Family):
     ) -> dict[str, NDArray[Any]]:
         """Packs the weight as the instruction's second operand, lane by lane."""
         plan = Plan.of(w, config)
-        dtype = plan.operand.numpy
-        rows = np.zeros((w.r, PAIR * plan.row_pairs, plan.groups * GROUP), dtype)
+        dtype, each = dtypes.get(w.precision.operands[1]).numpy, plan.each
+        rows = np.zeros((w.r, each * plan.row_packs, plan.groups * GROUP), dtype)
         taps = given[WEIGHT].transpose(2, 3, 1, 0).reshape(w.r, w.s * w.c, w.k)
         rows[:, plan.lead : plan.lead + w.s * w.c, : w.k] = taps
-        pairs = np.zeros((plan.steps * PAIRS, PAIR, plan.groups * GROUP), dtype)
-        pairs[: w.r * plan.row_pairs] = rows.reshape(w.r * plan.row_pairs, PAIR, -1)
-        # pair (step, upper, t), element; channel (group, n / 2, tile / 2, tile % 2, n % 2)
-        split = pairs.reshape(plan.steps, 2, 4, PAIR, plan.groups, 4, 2, 2, 2)
+        packs = np.zeros((plan.steps * PACKS, each, plan.groups * GROUP), dtype)
+        packs[: w.r * plan.row_packs] = rows.reshape(w.r * plan.row_packs, each, -1)
+        # pack (step, upper, t), element; channel (group, n / 2, tile / 2, tile % 2, n % 2)
+        split = packs.reshape(plan.steps, 2, 4, each, plan.groups, 4, 2, 2, 2)
         # group, step, tile / 2, lane = (n / 2, n % 2, t), tile % 2, upper, element
         packed = split.transpose(4, 0, 6, 5, 8, 2, 7, 1, 3).reshape(plan.weight_shape).copy()
         return plan.signature.pack(given, weight=packed)
@@ -138,13 +135,10 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     if w.dilation != (1, 1):
         return f"dilation {w.dilation}: columns of the filter are not adjacent"
     result = dtypes.get(w.precision.result)
-    if w.k % VECTOR or (result.bytes > 1 and result.name != FP16.result):
+    if w.k % ADJACENT or (result.bytes > 1 and result.name != FP16.result):
         return f"writes eight channels at a time, not {w.k} {result.name}"
     if reason := other_operands(w, FP16, INT8, UINT8):
         return reason
-    x = dtypes.get(w.precision.x)
-    if x.integer and w.r * w.s * w.c * x.largest * -np.iinfo(np.int8).min > EXACT:
-        return f"sums of {w.r * w.s * w.c} products of {x.name} may be inexact in fp32"
     if w.epilogue.residual or w.window is not None:
         return "adds no residual and writes a tensor of its own"
     pool = w.epilogue.pool

@@ -8,7 +8,7 @@ from intrinsics import dtypes
 from schedules.conv.signature import WEIGHT
 from schedules.conv.workload import ConvWorkload
 from schedules.families.few_channels.config import FewChannelsConfig
-from schedules.families.few_channels.plan import COLUMNS, PAIR, PAIRS, ROWS, WORD, Plan, PooledPlan
+from schedules.families.few_channels.plan import COLUMNS, PACKS, ROWS, Plan, PooledPlan
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint
 
@@ -18,8 +18,8 @@ PIXELS_BYTES, FILTER_BYTES = 512, 1024
 #: of the filter; for 32 copies into the patch; for 32 vectors of the output, and more of them where
 #: these are rounded to integers.
 FRAGMENT, FILTER, COPY, STORE, ROUND = 6, 3, 14, 40, 16
-#: To make elements of 32 words of four bytes.
-WIDEN = 12
+#: More of these where sums of integers are converted.
+CONVERT = 8
 #: To pool two rows of 16 pixels and 32 channels: warp instructions, and bytes that are exchanged.
 POOL, POOL_BYTES = 100, 8 * 128
 
@@ -41,12 +41,10 @@ def _tile(plan: Plan) -> Footprint:
     issued = config.down * FRAGMENT + filters * FILTER + products
     copies = plan.patch_rows * plan.vectors * plan.copies
     patch = plan.memory["patches"].stride(1)
-    read = plan.stage_bytes if plan.widens else patch // plan.copies
-    widened = plan.patch_rows * plan.vectors * plan.vector if plan.widens else 0
     loaded = config.down * PIXELS_BYTES + filters * FILTER_BYTES
     store = STORE + (ROUND if dtypes.get(w.precision.result).integer else 0)
-    moved = COPY * copies + store * outputs // 8 + WIDEN * widened // WORD
-    instructions = config.warps * plan.steps * issued + moved // 32
+    store += CONVERT if plan.operand.integer else 0
+    instructions = config.warps * plan.steps * issued + (COPY * copies + store * outputs // 8) // 32
     return Footprint(
         blocks=plan.total,
         threads=config.threads,
@@ -54,10 +52,10 @@ def _tile(plan: Plan) -> Footprint:
         shared_bytes=plan.memory.bytes,
         unit=MMA,
         operand=w.precision.operands[0],
-        macs=config.warps * plan.steps * products * ROWS * COLUMNS * PAIRS * PAIR,
+        macs=config.warps * plan.steps * products * ROWS * COLUMNS * PACKS * plan.each,
         instructions=instructions,
-        shared_traffic=config.warps * plan.steps * loaded + 2 * patch + 2 * widened,
-        read_bytes=read + plan.signature[WEIGHT].bytes // plan.rounds,
+        shared_traffic=config.warps * plan.steps * loaded + 2 * patch,
+        read_bytes=patch // plan.copies + plan.signature[WEIGHT].bytes // plan.rounds,
         written_bytes=outputs * dtypes.get(w.precision.result).bytes,
         dram_bytes=moved_bytes(w),
         steps=1,

@@ -2,7 +2,7 @@
 
 copy the first patch and the filter
 for each turn:
-    wait until the patch of its tile has arrived; of bytes, make elements
+    wait until the patch of its tile has arrived
     start to copy the next tile's
     for each step of the reduction:
         pixels (16 of each row, 16 deep)   gathered from the patch      `patch`
@@ -40,7 +40,7 @@ def kernel(w: ConvWorkload, config: FewChannelsConfig) -> tirx.PrimFunc:
     launch = Launch(plan.blocks, config.threads, resident=config.resident)
     with Kernel(plan.signature, plans_barriers=True) as function, function.launch(launch) as thread:
         shared = SharedMemory(plan.memory, "few_channels_shared", "uint32")
-        pipeline = AsyncCopyPipeline(plan.stages, plan.stage_bytes)
+        pipeline = AsyncCopyPipeline(plan.stages, plan.memory["patches"].stride(1))
         _compute(Block(plan, function, thread, shared, pipeline))
     return function.function
 
@@ -58,15 +58,11 @@ def _compute(block: Block) -> None:
     weights.load()
     pipeline.commit()
     store.begin()
-    patch.number_pairs()
+    patch.number_packs()
     with serial(plan.rounds, "turn") as turn:
-        tile = block.tile(turn)
-        stage: Index = pipeline.stage(turn)
+        tile, stage = block.tile(turn), pipeline.stage(turn)
         store.wait(turn)
-        if plan.widens:
-            patch.widen(stage)
-            stage = 0
-        if plan.copies == 2:
+        if plan.copies > 1:
             patch.shift(stage)
         if plan.rounds > 1:
             following = block.tile(turn + 1)
@@ -82,16 +78,17 @@ def _multiply(
     plan: Plan, patch: Patch, weights: Weights, accumulators: Registers, stage: Index
 ) -> None:
     """Multiplies the patch of a stage by the filter."""
+    sums = accumulators.view("uint32") if plan.operand.integer else accumulators
 
     def multiply(step: Index, first: bool = False) -> None:
         """One step of the reduction; the first overwrites the accumulators."""
         patch.load(step, stage)
         weights.load_step(step)
-        zeros = [tirx.const(0, plan.w.precision.accumulator)] * 4
+        zeros = [tirx.const(0, str(sums.buffer.dtype))] * 4
         with grid(plan.config.down, plan.part_groups, 4) as (row, group, column):
             ptx.mma(
                 plan.instruction,
-                [accumulators[row, group, column, i] for i in range(4)],
+                [sums[row, group, column, i] for i in range(4)],
                 [patch.fragments[row, i] for i in range(4)],
                 weights.fragment(step, group, column),
                 before=zeros if first else None,

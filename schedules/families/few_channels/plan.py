@@ -2,35 +2,36 @@
 
 A block computes tiles of output rows and columns for all channels. It copies the patch of the input
 that a tile reads to shared memory as it lies in memory, and gathers the first operand of mma.sync
-from there. A register of that operand is a packed pair, so the reduction is numbered in pairs. In
-NHWC a filter row of S columns and C channels is one run of memory, which takes `row_pairs` pairs:
+from there. A register of that operand is a pack, a pair of fp16 or four bytes, so the reduction is
+numbered in packs. In NHWC a filter row of S columns and C channels is one run of memory, which
+takes `row_packs` packs, of fp16:
 
     element of x's row   -16             -10  -9                           12
                           +---------------+----+----------------------------+----
     row of the patch      |     start     |lead|  S * C inputs of pixel 0   |
                           +---------------+----+----------------------------+----
-    pairs of pixel 0                      [   0   ][  1  ][  2  ]   ...  [ 10 ]
+    packs of pixel 0                      [   0   ][  1  ][  2  ]   ...  [ 10 ]
 
     (the first convolution of ResNet: S = 7, C = 3, padding 3, stride 2, vectors of 8 elements)
 
 A patch row begins with a whole vector, so that copies are aligned, `before` elements ahead of the
-first input of the tile's first pixel. Pairs begin at even elements, so `before` is an even `start`
-and `lead`, 0 or 1 elements that meet zero weights. The next pixel's pairs begin `pixel` elements
+first input of the tile's first pixel. Packs begin at even elements, so `before` is an even `start`
+and `lead`, 0 or 1 elements that meet zero weights. The next pixel's packs begin `pixel` elements
 further on. Where that is odd, every second pixel reads a second copy of the patch, shifted by one
-element.
+element. Of bytes, packs begin at multiples of four: `lead` is up to 3, and pixels that are `pixel`
+= 6 bytes apart read two copies, shifted by two bytes; where `pixel` is odd there are four copies.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from intrinsics import dtypes, mma_sync
 from intrinsics.dtypes import ElementType
 from intrinsics.record import TensorIntrinsic
 from schedules.conv.max_pool import MaxPool
-from schedules.conv.precision import FP16
 from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.families.few_channels.config import FewChannelsConfig
@@ -38,14 +39,14 @@ from schedules.threads import packed_integers
 from schedules.threads.launch import WARP
 from schedules.threads.shared_layout import Part, SharedLayout
 
-#: mma.sync m16n8k16: rows, columns, and packed pairs of the reduction of one instruction.
-ROWS, COLUMNS, PAIRS = 16, 8, 8
-#: Elements of 16 bytes, and of a packed pair.
-VECTOR, PAIR = 8, 2
-#: Bytes that are made elements at a time; the least that cp.async moves.
-WORD = 4
-#: Output channels of four instructions, of which every thread holds eight adjacent ones: 16 bytes.
-GROUP = 4 * COLUMNS
+#: mma.sync m16n8k16, or k32 of bytes: rows, columns, and packs of the reduction of an instruction.
+ROWS, COLUMNS, PACKS = 16, 8, 8
+#: Bytes of the widest access, and of the least that cp.async moves.
+VECTOR_BYTES, LEAST_BYTES = 16, 4
+#: Output channels of four instructions, of which every thread holds so many adjacent ones.
+GROUP, ADJACENT = 4 * COLUMNS, 8
+#: Banks of shared memory, of 4 bytes.
+BANKS = 32
 #: Rows and columns from one pooled window to the next, and of a window.
 POOL_STEP, POOL_TAPS = 2, 3
 #: Pairs of columns that are whole vectors in any image.
@@ -61,32 +62,29 @@ class Plan:
 
     @staticmethod
     def of(w: ConvWorkload, config: FewChannelsConfig) -> Plan:
-        """Returns the plan: a `PooledPlan` where a pool follows. Bytes are multiplied as fp16."""
-        if dtypes.get(w.precision.accumulator).integer:
-            own = replace(w.precision, operands=FP16.operands, accumulator=FP16.accumulator)
-            w = replace(w, precision=own)
+        """Returns the plan: a `PooledPlan` where a pool follows."""
         return (Plan if w.epilogue.pool is None else PooledPlan)(w, config)
 
     @property
     def operand(self) -> ElementType:
-        """The element type of what is multiplied, of 16 bits."""
-        return dtypes.get(self.w.precision.operands[0])
-
-    @property
-    def x(self) -> ElementType:
-        """The element type of x: that of what is multiplied, or bytes."""
+        """The element type of x and of what is multiplied, of 16 or 8 bits."""
         return dtypes.get(self.w.precision.x)
 
     @property
-    def widens(self) -> bool:
-        """True if patches arrive as bytes, of which elements of 16 bits are made."""
-        return self.x.bytes < self.operand.bytes
+    def widest(self) -> int:
+        """Elements of the widest access."""
+        return VECTOR_BYTES // self.operand.bytes
+
+    @property
+    def each(self) -> int:
+        """Elements of a pack: those that share a register."""
+        return self.operand.per_register
 
     @property
     def instruction(self) -> TensorIntrinsic:
         """The mma.sync instruction that multiplies."""
         precision = self.w.precision
-        return mma_sync.get(PAIR * PAIRS, precision.operands[0], precision.accumulator)
+        return mma_sync.get(self.each * PACKS, precision.operands[0], precision.accumulator)
 
     @property
     def held(self) -> ElementType:
@@ -103,17 +101,16 @@ class Plan:
 
     @property
     def copies(self) -> int:
-        """Copies of a patch: 2 where every second pixel begins at an odd element."""
-        return 1 + self.pixel % 2
+        """Copies of a patch: 2 where every second pixel begins in the middle of a pack, 4 where
+        pixels begin at every byte of one."""
+        return self.each // math.gcd(self.pixel, self.each)
 
     @property
     def vector(self) -> int:
         """Elements of a copy to shared memory: all rows of x begin at a multiple, and so do tiles.
-        Fewer than four bytes are copied one by one."""
-        if not self.widens:
-            return math.gcd(self.w.w * self.w.c, VECTOR)
-        vector = math.gcd(self.w.w * self.w.c, 2 * OVERLAP * self.pixel, 2 * VECTOR)
-        return vector if vector >= WORD else 1
+        Bytes are copied one by one if not four by four."""
+        vector = math.gcd(self.w.w * self.w.c, 2 * OVERLAP * self.pixel, self.widest)
+        return vector if vector * self.operand.bytes >= LEAST_BYTES else 1
 
     @property
     def _before(self) -> int:
@@ -122,12 +119,12 @@ class Plan:
 
     @property
     def lead(self) -> int:
-        """Zero weights before each filter row, so that its first pair begins at an even element."""
-        return self._before % PAIR
+        """Zero weights before each filter row, so that its first pack begins at a multiple."""
+        return self._before % self.each
 
     @property
     def start(self) -> int:
-        """Element of a patch row, even, at which the first pair of the first pixel begins."""
+        """Element of a patch row, a multiple of `each`, at which the first pixel's packs begin."""
         return self._before - self.lead
 
     @property
@@ -136,21 +133,21 @@ class Plan:
         return -self.w.padding[1] * self.w.c - self._before
 
     @property
-    def row_pairs(self) -> int:
-        """Packed pairs of a filter row."""
-        return ceil_div(self.lead + self.w.s * self.w.c, PAIR)
+    def row_packs(self) -> int:
+        """Packs of a filter row."""
+        return ceil_div(self.lead + self.w.s * self.w.c, self.each)
 
     @property
     def steps(self) -> int:
         """Steps of the reduction, one instruction deep."""
-        return ceil_div(self.w.r * self.row_pairs, PAIRS)
+        return ceil_div(self.w.r * self.row_packs, PACKS)
 
     @property
     def vectors(self) -> int:
         """Vectors of a patch row."""
-        last = (self.config.across * ROWS - 1) * self.pixel + PAIR * self.row_pairs
-        whole = ceil_div(self.start + last, max(self.vector, PAIR))
-        return whole * max(PAIR // self.vector, 1)
+        last = (self.config.across * ROWS - 1) * self.pixel + self.each * self.row_packs
+        whole = ceil_div(self.start + last, max(self.vector, self.each))
+        return whole * max(self.each // self.vector, 1)
 
     @property
     def patch_rows(self) -> int:
@@ -159,14 +156,23 @@ class Plan:
 
     @property
     def pitch(self) -> int:
-        """Packed pairs from one row of a patch to the next.
+        """Packs from one row of a patch to the next.
 
-        As if filter rows followed each other, modulo the 32 banks of shared memory: so pairs of two
+        As if filter rows followed each other, modulo the 32 banks of shared memory: so packs of two
         rows are as free of conflicts as those of one.
         """
-        least = round_up(self.vectors * self.vector, VECTOR) // PAIR
-        wanted = round_up(self.row_pairs, 4)
-        return least + (wanted - least) % 32
+        least = round_up(self.vectors * self.vector, self.widest) // self.each
+        wanted = round_up(self.row_packs, 4)
+        return least + (wanted - least) % BANKS
+
+    @property
+    def copy_rows(self) -> int:
+        """Rows of a copy of a patch. Two copies of bytes, of which adjacent pixels read adjacent
+        packs, are half of the banks apart where rows make that up."""
+        found = range(self.patch_rows, self.patch_rows + BANKS)
+        if self.operand.bytes > 1 or self.copies != 2:
+            return self.patch_rows
+        return next((n for n in found if n * self.pitch % BANKS == BANKS // 2), self.patch_rows)
 
     # ---------------------------------------------------------------- tiles
 
@@ -220,11 +226,11 @@ class Plan:
 
     @property
     def weight_shape(self) -> tuple[int, ...]:
-        """Shape of the packed weight: (group, step, half, lane, 8).
+        """Shape of the packed weight: (group, step, half, lane, `widest`).
 
         The last two axes are what the lanes multiply in two instructions, 16 bytes each.
         """
-        return (self.groups, self.steps, 2, WARP, VECTOR)
+        return (self.groups, self.steps, 2, WARP, self.widest)
 
     @property
     def signature(self) -> Signature:
@@ -238,14 +244,9 @@ class Plan:
 
     @property
     def parts(self) -> list[Part]:
-        """The parts of shared memory: patches, and the filter if it is kept there. Of bytes only
-        those of the patch that is multiplied are made elements."""
-        stages = 1 if self.widens else self.stages
-        patch = (stages, self.copies, self.patch_rows, PAIR * self.pitch)
+        """The parts of shared memory: patches, and the filter if it is kept there."""
+        patch = (self.stages, self.copies, self.copy_rows, self.each * self.pitch)
         found = [Part("patches", self.operand.name, patch)]
-        if self.widens:
-            row = round_up(self.vectors * self.vector, 2 * VECTOR)
-            found.append(Part("bytes", self.x.name, (self.stages, self.patch_rows, row)))
         if self.config.weights == "shared":
             *fragments, lanes, vector = self.weight_shape
             shape = (math.prod(fragments), lanes, vector)
@@ -258,13 +259,8 @@ class Plan:
         return SharedLayout(*self.parts)
 
     @property
-    def stage_bytes(self) -> int:
-        """Bytes of a patch as it arrives."""
-        return self.memory["bytes" if self.widens else "patches"].stride(1)
-
-    @property
     def registers(self) -> int:
-        """Registers that a thread has at least: for accumulators, offsets of pairs, fragments, and
+        """Registers that a thread has at least: for accumulators, offsets of packs, fragments, and
         the filter if it is kept there."""
         groups = self.part_groups
         kept = 8 * groups * (self.steps if self.config.weights == "registers" else 1)

@@ -27,15 +27,16 @@ from tvm.script.ir_builder import tirx as T
 from intrinsics import dtypes
 from schedules.families.few_channels.block import Block
 from schedules.families.few_channels.epilogue import Store
-from schedules.families.few_channels.plan import PAIR, POOL_STEP, ROWS, PooledPlan
+from schedules.families.few_channels.plan import ADJACENT, POOL_STEP, ROWS, PooledPlan
 from schedules.threads import ptx
 from schedules.threads.control import either, grid, unrolled, vectorized, when
 from schedules.threads.registers import Registers
 
 #: Pairs of columns of a warp, each of which one thread pools.
 WINDOWS = ROWS // POOL_STEP
-#: Packed pairs of the eight channels that a thread has of a group.
-CHANNELS = 8 // PAIR
+#: Elements of a packed pair, and the pairs of the channels that a thread has of a group.
+PAIR = 2
+CHANNELS = ADJACENT // PAIR
 
 
 class PooledStore(Store):
@@ -163,7 +164,7 @@ class PooledStore(Store):
     def _edge(self, turn: Expr, across: Expr, window: Expr, group: Expr) -> tuple[Expr, ...]:
         """Index in `edges` of what a warp leaves of a window in a turn. across: number of the warp
         among those side by side."""
-        channel = self.block.pair * CHANNELS
+        channel = self.block.pack * CHANNELS
         return turn % 2, window, across, self.block.group(group), channel
 
     def _pool_edges(self, turn: Expr) -> None:
@@ -174,7 +175,7 @@ class PooledStore(Store):
         with grid(*windows, CHANNELS) as at:
             other = (self._pair + beside + WINDOWS) % WINDOWS
             row = other % (WINDOWS // 2) * 2 + other // (WINDOWS // 2)
-            ptx.shuffle(self.came[at], self.edge[at], row * 4 + block.pair)
+            ptx.shuffle(self.came[at], self.edge[at], row * 4 + block.pack)
         with grid(*windows) as (window, group):
             across = block.across + beside
             exists = tirx.all(across >= 0, across < plan.config.across)

@@ -7,7 +7,7 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.conv.signature import WEIGHT
 from schedules.families.few_channels.block import Block
-from schedules.families.few_channels.plan import VECTOR
+from schedules.families.few_channels.plan import VECTOR_BYTES
 from schedules.threads import ptx
 from schedules.threads.control import Index, grid, shared_out, vectorized
 from schedules.threads.launch import WARP
@@ -30,22 +30,23 @@ class Weights:
         self.elements = self.fragments.view(self.plan.signature[WEIGHT].dtype)
         if not self.kept:
             self.shared = block.shared.array("weights")
-            self.pairs = block.shared.array("weights", "uint32")
+            self.packs = block.shared.array("weights", "uint32")
 
     def load(self) -> None:
         """Starts the copies to shared memory, or loads the warp's part into registers."""
         plan, block, steps = self.plan, self.block, self.plan.steps
         if self.kept:
-            with grid(steps, plan.part_groups, 2) as (step, group, half), vectorized(8) as v:
+            widest = plan.widest
+            with grid(steps, plan.part_groups, 2) as (step, group, half), vectorized(widest) as v:
                 element = self.weight[block.group(group), step, half, block.thread.lane, v]
-                self.elements[step, group, half * 8 + v] = element
+                self.elements[step, group, half * widest + v] = element
             return
         count = plan.groups * steps * 2 * WARP
         with shared_out(count, plan.config.threads, block.thread.number) as n:
             group, step = n // (2 * WARP * steps), n // (2 * WARP) % steps
             source = self.weight[group, step, n // WARP % 2, n % WARP, 0]
             to = self.shared.pointer(n // WARP, n % WARP, 0)
-            ptx.cp_async(to, T.address_of(source), VECTOR * plan.operand.bytes)
+            ptx.cp_async(to, T.address_of(source), VECTOR_BYTES)
 
     def load_step(self, step: Index) -> None:
         """Loads the fragments of a step from shared memory, where the filter is there."""
@@ -54,8 +55,8 @@ class Weights:
         plan, block = self.plan, self.block
         with grid(plan.part_groups, 2) as (group, half), vectorized(4) as v:
             number = block.group(group) * plan.steps + step
-            pairs = self.pairs[number * 2 + half, block.thread.lane, v]
-            self.fragments[0, group, half * 4 + v] = pairs
+            packs = self.packs[number * 2 + half, block.thread.lane, v]
+            self.fragments[0, group, half * 4 + v] = packs
 
     def fragment(self, step: Index, group: Expr, column: Expr) -> list[Expr]:
         """The second operand of one instruction."""

@@ -122,6 +122,11 @@ template <class Element>
 void min_of_pairs(uint32_t& d, uint32_t a, uint32_t b);
 template <class Element>
 void add_pairs(uint32_t& d, uint32_t a, uint32_t b);
+template <class Element>
+void pair_of(uint32_t& d, float upper, float lower) {
+  Element pair[2]{Element(lower), Element(upper)};
+  __builtin_memcpy(&d, pair, 4);
+}
 
 // -- asynchronous copies of a thread
 void cp_async(uint32_t to, const void* from, int bytes, uint32_t read);

@@ -47,6 +47,7 @@ INSTRUCTIONS = {
     r"max\.NaN\.(f16)x2": "max_of_pairs<{0}>(",
     r"min\.NaN\.(f16)x2": "min_of_pairs<{0}>(",
     r"add\.rn\.(f16)x2": "add_pairs<{0}>(",
+    r"cvt\.rn\.(f16)x2\.f32": "pair_of<{0}>(",
     # asynchronous copies
     r"cp\.async\.c[ag]\.shared\.global(?:\.L2::\d+B)?": "cp_async(",
     r"cp\.async\.commit_group": "cp_async_commit(",

@@ -19,6 +19,7 @@ from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.errors import KernelFault
 from schedules.families.few_channels.space import default, problems
 from schedules.family import Match, Reject
+from schedules.machine.hardware import Hardware
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.schedules.families.test_few_channels import CASES, FAMILY, SM_80, SM_90, STEM, C
@@ -152,14 +153,6 @@ def test_it_says_why_it_declines(precision: Precision, reason: str) -> None:
     assert reason in answer.reason
 
 
-def test_sums_that_fp32_may_round_are_declined() -> None:
-    """Of 15 x 13 x 3 products of 255 and -128; of 127 and -128 they are exact."""
-    large = replace(STEM, r=15, s=13, padding=(7, 6, 7, 6))
-    answer = FAMILY.match(quantised(large, "uint8", "int8", SCALE), SM_90)
-    assert answer == Reject(FAMILY.name, "sums of 585 products of uint8 may be inexact in fp32")
-    assert isinstance(FAMILY.match(quantised(large, "int8", "int8", SCALE), SM_90), Match)
-
-
 @on_cpu
 def test_largest_sums_are_exact() -> None:
     w, config = of(CASES["8 bytes"], "uint8", "float16", SCALE)
@@ -174,20 +167,25 @@ def test_largest_sums_are_exact() -> None:
 
 @pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm")
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
-def test_machine_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("hardware", [SM_80, SM_90], ids=lambda one: one.name)
+def test_machine_code(tmp_path: Path, hardware: Hardware) -> None:
     precision = Precision(result="uint8", scales=(SCALE, RESULT_ZERO))
     bytes = Precision("uint8", ("uint8", "int8"), "int32", "int8", scales=(SCALE,))
     functions = {}
     for i, (w, own) in enumerate([(STEM, precision), (RESNET, precision), (RESNET, bytes)]):
-        own, config = replace(w, precision=own), default(w, SM_90)
-        function = FAMILY.schedule(own, config, SM_90)
+        own, config = replace(w, precision=own), default(w, hardware)
+        function = FAMILY.schedule(own, config, hardware)
         functions[f"conv_{i}"] = function.with_attr("global_symbol", f"conv_{i}")
     library = tmp_path / "kernels.so"
-    kernels.compiled(tvm.IRModule(functions), SM_90).export_library(str(library))
-    for text in sass.kernels(library).values():
-        # Conversions of integers run on the unit of transcendental functions.
-        assert not re.search(r"\b(I2F|F2I|FRND)\b", text)
+    kernels.compiled(tvm.IRModule(functions), hardware).export_library(str(library))
+    for name, text in sass.kernels(library).items():
+        # Conversions that run on the unit of transcendental functions; sm_80 has no other from
+        # integers.
+        assert not re.search(r"\b(F2I|FRND)\b", text)
+        assert hardware is SM_80 or "I2F." not in text
+        assert ("IMMA.16832.U8.S8" in text) == (name == "conv_2_kernel")
         assert re.search(r"\bHMNMX2\b", text)
         assert re.search(r"\bSTG\.E\.64\b", text)
-        sums = text[text.index("HMMA") : text.rindex("HMMA")]
+        multiply = "IMMA.16832.U8.S8" if "IMMA" in text else "HMMA"
+        sums = text[text.index(multiply) : text.rindex(multiply)]
         assert not re.search(r"\b(LDL|STL)\b", sums), "registers are spilled where it multiplies"

@@ -26,7 +26,9 @@ from schedules.registry import FAMILIES
 from schedules.tensors import Tensors
 from tests.support import kernels
 from tests.support.workloads import INT8_WORKLOADS, WORKLOADS, quantised
+from tvmconv.compiler import toolchain
 from tvmconv.runtime.device import cpu_features
+from tvmconv.runtime.gpu import detect_arch
 
 #: This CPU: with its VNNI, if it has it.
 HERE = replace(CPU, vnni="avx512vnni" in cpu_features())
@@ -137,3 +139,21 @@ def test_json_keeps_scales_and_the_residuals_dtype() -> None:
     w = ConvWorkload(1, 4, 4, 16, 16, 1, 1, precision=own, epilogue=Epilogue(residual=True))
     assert ConvWorkload.from_json(w.to_json()) == w
     assert "residual" not in Precision().to_json()
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", INT8_WORKLOADS)
+def test_integers_on_a_gpu(name: str) -> None:
+    """Every family of a GPU that takes it, by its default and by the last of its space."""
+    arch = detect_arch()
+    assert arch is not None
+    hardware, w = toolchain.cuda_arch(arch), INT8_WORKLOADS[name]
+    tensors = Tensors.random(w)
+    expected = kernels.reference(w, tensors)
+    for family in FAMILIES:
+        match = family.match(w, hardware)
+        if isinstance(match, Reject):
+            continue
+        for config in dict.fromkeys((match.config, list(family.space(w, hardware))[-1])):
+            got = kernels.run(family, w, config, hardware, tensors)
+            check(w, got, expected)

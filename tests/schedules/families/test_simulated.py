@@ -87,8 +87,9 @@ def test_ieee_is_the_emulation_of_any_convolution(w: ConvWorkload) -> None:
 
 SHAPES = ("stem", "dilation", "strides differ", "20 to 10 channels", "groups", "one pixel")
 # Sums without loss take seconds where the convolution is larger.
-SUMS = [*((name, chip) for name in SHAPES for chip in ("v100", "a100", "h100")),
-        ("one pixel", "exact")]  # fmt: skip
+# The order of the sums is the same for every chip: all of them for two shapes, one for the others.
+SUMS = [*((name, chip) for name in SHAPES[:2] for chip in ("v100", "a100", "h100")),
+        *zip(SHAPES[2:], ("v100", "a100", "h100", "exact"), strict=True)]  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "chip"), SUMS)

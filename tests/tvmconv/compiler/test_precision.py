@@ -38,6 +38,7 @@ def test_bf16_on_llvm(tmp_path: Path) -> None:
     np.testing.assert_array_equal(tvmconv.load(tmp_path / "x.tvmconv")(x), exe(x))
 
 
+@pytest.mark.slow
 def test_resnet18_in_bf16_on_llvm() -> None:
     model = zoo.load("resnet18")
     exe = tvmconv.build(model, target="llvm", batch=1, precision="bf16")

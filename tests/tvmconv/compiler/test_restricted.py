@@ -24,6 +24,7 @@ WMMA = ("wmma_packed", "wmma_nhwc")
 #: The families that each network takes at least, and how many of its convolutions are packed then.
 #: MobileNetV2's depthwise convolutions write NHWC, and 24 channels are no whole blocks.
 LEAST = {
+    "residual_net": (WMMA, 5, 5),
     "resnet18": (WMMA, 20, 20),
     "resnet50": (WMMA, 53, 53),
     "mobilenet_v2": ((*WMMA, "direct"), 33, 52),
@@ -31,6 +32,7 @@ LEAST = {
 #: Relative l2 error of 53 layers in fp16 on small images: 5.3e-3, in NHWC as packed.
 BOUNDS = {"resnet50": 8e-3}
 SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("resnet50", "mobilenet_v2")]
+SLOW_ON_A_GPU = [pytest.param("resnet18", marks=pytest.mark.slow), *SLOW]
 
 needs_nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="needs nvcc")
 needs_cuobjdump = pytest.mark.skipif(not sass.available(), reason="needs cuobjdump and nvdisasm")
@@ -65,12 +67,11 @@ def test_a_network_packed_and_by_wmma_alone_is_right(name: str) -> None:
 @needs_nvcc
 @needs_cuobjdump
 @pytest.mark.parametrize("arch", ["sm_80", pytest.param("sm_90a", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["resnet18", *SLOW])
+@pytest.mark.parametrize("name", ["residual_net", *SLOW_ON_A_GPU])
 def test_a_network_packed_and_by_wmma_alone_for_a_gpu(name: str, arch: str, tmp_path: Path) -> None:
     families = LEAST[name][0]
-    exe = tvmconv.build(
-        zoo.load(name), "cuda", arch=arch, batch=16, families=families, layout="packed"
-    )
+    model = residual_net("batch") if name == "residual_net" else zoo.load(name)
+    exe = tvmconv.build(model, "cuda", arch=arch, batch=16, families=families, layout="packed")
     require_packed(name, exe.report)
     path = tmp_path / "code.so"
     path.write_bytes(exe.code)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,73 +10,77 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.support.single import named, one, outputs
+from tests.support.single import Case, alike, by_attributes, one, outputs
 from tvmconv import errors
 
 TRANSPOSED = {
-    "1-D": ((2, 8, 7), (8, 4, 3), {}),
-    "1-D, stride 3": ((1, 8, 7), (8, 4, 4), {"strides": [3], "pads": [1, 2]}),
-    "1-D, output_padding": ((1, 8, 5), (8, 4, 3), {"strides": [2], "output_padding": [1]}),
-    "1-D, output_shape": ((1, 8, 5), (8, 4, 3), {"strides": [2], "output_shape": [10]}),
-    "1-D, groups": ((1, 16, 5), (16, 3, 3), {"strides": [2], "group": 2}),
-    "stride 1": ((2, 8, 5, 6), (8, 6, 3, 3), {}),
-    "stride 2": ((2, 8, 5, 6), (8, 6, 4, 4), {"strides": [2, 2], "pads": [1] * 4}),
-    "stride 3": ((1, 8, 5, 4), (8, 6, 5, 4), {"strides": [3, 3]}),
-    "strides differ": ((1, 8, 4, 5), (8, 6, 3, 4), {"strides": [3, 2], "pads": [1, 0, 0, 2]}),
-    "one pixel": ((3, 8, 1, 1), (8, 6, 4, 4), {"strides": [2, 2]}),
-    "output of one pixel": ((3, 8, 1, 1), (8, 6, 3, 3), {"strides": [2, 2], "pads": [1] * 4}),
-    "filter of one tap": ((1, 8, 5, 4), (8, 6, 1, 1), {"strides": [2, 2]}),
-    "filter smaller than the stride": (
+    "1-D": Case((2, 8, 7), (8, 4, 3), {}),
+    "1-D, stride 3": Case((1, 8, 7), (8, 4, 4), {"strides": [3], "pads": [1, 2]}),
+    "1-D, output_padding": Case((1, 8, 5), (8, 4, 3), {"strides": [2], "output_padding": [1]}),
+    "1-D, output_shape": Case((1, 8, 5), (8, 4, 3), {"strides": [2], "output_shape": [10]}),
+    "1-D, groups": Case((1, 16, 5), (16, 3, 3), {"strides": [2], "group": 2}),
+    "stride 1": Case((2, 8, 5, 6), (8, 6, 3, 3), {}),
+    "stride 2": Case((2, 8, 5, 6), (8, 6, 4, 4), {"strides": [2, 2], "pads": [1] * 4}),
+    "stride 3": Case((1, 8, 5, 4), (8, 6, 5, 4), {"strides": [3, 3]}),
+    "strides differ": Case((1, 8, 4, 5), (8, 6, 3, 4), {"strides": [3, 2], "pads": [1, 0, 0, 2]}),
+    "one pixel": Case((3, 8, 1, 1), (8, 6, 4, 4), {"strides": [2, 2]}),
+    "output of one pixel": Case((3, 8, 1, 1), (8, 6, 3, 3), {"strides": [2, 2], "pads": [1] * 4}),
+    "filter of one tap": Case((1, 8, 5, 4), (8, 6, 1, 1), {"strides": [2, 2]}),
+    "filter smaller than the stride": Case(
         (1, 8, 5, 4), (8, 6, 2, 1), {"strides": [3, 2], "output_padding": [2, 1]},
     ),
-    "pads past the filter": ((1, 8, 7, 6), (8, 6, 2, 3), {"strides": [2, 1], "pads": [3, 2, 4, 3]}),
-    "output_padding": (
+    "pads past the filter": Case(
+        (1, 8, 7, 6), (8, 6, 2, 3), {"strides": [2, 1], "pads": [3, 2, 4, 3]},
+    ),
+    "output_padding": Case(
         (1, 8, 5, 4), (8, 6, 3, 3),
         {"strides": [2, 3], "pads": [1, 1, 1, 1], "output_padding": [1, 2]},
     ),
-    "output_shape, smaller": (
+    "output_shape, smaller": Case(
         (1, 8, 5, 4), (8, 6, 3, 3), {"strides": [2, 2], "output_shape": [8, 6]},
     ),
-    "output_shape, larger": (
+    "output_shape, larger": Case(
         (1, 8, 5, 4), (8, 6, 3, 3), {"strides": [3, 2], "output_shape": [17, 10]},
     ),
-    "output_shape, SAME_UPPER": (
+    "output_shape, SAME_UPPER": Case(
         (1, 8, 5, 4), (8, 6, 4, 4),
         {"strides": [2, 2], "output_shape": [9, 7], "auto_pad": "SAME_UPPER"},
     ),
-    "output_shape and output_padding": (
+    "output_shape and output_padding": Case(
         (1, 8, 5, 4), (8, 6, 3, 3),
         {"strides": [2, 2], "output_shape": [11, 8], "output_padding": [1, 1]},
     ),
-    "dilations": ((1, 8, 5, 4), (8, 6, 3, 3), {"dilations": [2, 3], "pads": [1, 2, 3, 0]}),
-    "dilations that share a factor with strides": (
+    "dilations": Case((1, 8, 5, 4), (8, 6, 3, 3), {"dilations": [2, 3], "pads": [1, 2, 3, 0]}),
+    "dilations that share a factor with strides": Case(
         (1, 8, 5, 4), (8, 6, 3, 4), {"dilations": [2, 4], "strides": [4, 2]},
     ),
-    "dilations that share none": (
+    "dilations that share none": Case(
         (1, 8, 5, 4), (8, 6, 3, 3), {"dilations": [3, 2], "strides": [2, 3], "pads": [2] * 4},
     ),
-    "groups": ((2, 16, 5, 4), (16, 9, 3, 3), {"strides": [2, 2], "group": 2, "pads": [1] * 4}),
-    "depthwise": ((2, 8, 5, 4), (8, 1, 4, 4), {"strides": [2, 2], "group": 8, "pads": [1] * 4}),
-    "SAME_UPPER": ((1, 8, 5, 4), (8, 6, 3, 4), {"strides": [2, 3], "auto_pad": "SAME_UPPER"}),
-    "SAME_LOWER": ((1, 8, 5, 4), (8, 6, 3, 4), {"strides": [2, 3], "auto_pad": "SAME_LOWER"}),
-    "VALID": ((1, 8, 5, 4), (8, 6, 3, 2), {"strides": [2, 2], "auto_pad": "VALID"}),
+    "groups": Case((2, 16, 5, 4), (16, 9, 3, 3), {"strides": [2, 2], "group": 2, "pads": [1] * 4}),
+    "depthwise": Case((2, 8, 5, 4), (8, 1, 4, 4), {"strides": [2, 2], "group": 8, "pads": [1] * 4}),
+    "SAME_UPPER": Case((1, 8, 5, 4), (8, 6, 3, 4), {"strides": [2, 3], "auto_pad": "SAME_UPPER"}),
+    "SAME_LOWER": Case((1, 8, 5, 4), (8, 6, 3, 4), {"strides": [2, 3], "auto_pad": "SAME_LOWER"}),
+    "VALID": Case((1, 8, 5, 4), (8, 6, 3, 2), {"strides": [2, 2], "auto_pad": "VALID"}),
 }  # fmt: skip
 
 
-@named(TRANSPOSED)
-def test_conv_transpose(
-    shape: Sequence[int], filters: Sequence[int], attributes: dict[str, Any]
-) -> None:
-    report = one("ConvTranspose", shape, filters, **attributes)
-    (conv,) = report.convs
-    assert conv.operator == "ConvTranspose"
-    assert conv.family != "TVM"
-    strides = attributes.get("strides", [1])
-    assert len(conv.workloads) <= math.prod(strides), "one kernel for each phase of the stride"
+@pytest.mark.parametrize(
+    "families", [("direct",), pytest.param(None, marks=pytest.mark.slow)], ids=["direct", "all"]
+)
+def test_conv_transpose(families: tuple[str, ...] | None) -> None:
+    """By the family whose kernels compile fastest; the random ones below are by all."""
+    for name, convs in alike("ConvTranspose", TRANSPOSED, families=families).items():
+        (conv,) = convs
+        assert conv.operator == "ConvTranspose", name
+        assert conv.family != "TVM", name
+        strides = TRANSPOSED[name].attributes.get("strides", [1])
+        # One kernel for each phase of the stride.
+        assert len(conv.workloads) <= math.prod(strides), name
 
 
 @st.composite
-def transposed(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]:
+def transposed(draw: st.DrawFn) -> Case:
     """A small ConvTranspose, all of its attributes at once."""
     dimensions = draw(st.integers(1, 2))
 
@@ -114,49 +117,42 @@ def transposed(draw: st.DrawFn) -> tuple[tuple[int, ...], tuple[int, ...], dict[
         ]
         # SAME with gaps between what the filter writes is refused.
         assume(form == "VALID" or all(map(int.__ge__, spans, attributes["strides"])))
-    return (draw(st.integers(1, 3)), c, *sizes), (c, k, *taps), attributes
+    return Case((draw(st.integers(1, 3)), c, *sizes), (c, k, *taps), attributes)
 
 
-@given(transposed())
-@settings(max_examples=12, deadline=None, derandomize=True)
-def test_random_conv_transpose(
-    case: tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]],
-) -> None:
-    shape, filters, attributes = case
-    one("ConvTranspose", shape, filters, **attributes)
+@given(st.lists(transposed(), min_size=6, max_size=6))
+@settings(max_examples=2, deadline=None, derandomize=True)
+def test_random_conv_transpose(cases: list[Case]) -> None:
+    alike("ConvTranspose", {f"case {at}": case for at, case in enumerate(cases)})
 
 
 @pytest.mark.slow
 @given(transposed())
 @settings(max_examples=500, deadline=None)
-def test_more_random_conv_transposes(
-    case: tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]],
-) -> None:
-    shape, filters, attributes = case
-    one("ConvTranspose", shape, filters, **attributes)
+def test_more_random_conv_transposes(case: Case) -> None:
+    alike("ConvTranspose", {"output": case})
 
 
-@pytest.mark.parametrize(
-    "attributes",
-    [
+def test_conv_transpose_of_computed_weights_is_tvms() -> None:
+    cases = by_attributes(
+        (1, 8, 5, 4),
+        (8, 6, 3, 3),
         {},
         {"strides": [2, 3], "pads": [1, 0, 0, 2], "output_padding": [1, 2]},
         {"dilations": [2, 3], "strides": [3, 2]},
         {"strides": [2, 2], "output_shape": [11, 8]},
         {"strides": [2, 2], "auto_pad": "SAME_LOWER"},
         {"group": 2},
-    ],
-    ids=str,
-)
-def test_conv_transpose_of_computed_weights_is_tvms(attributes: dict[str, Any]) -> None:
-    report = one("ConvTranspose", (1, 8, 5, 4), (8, 6, 3, 3), computed=True, **attributes)
-    assert [conv.family for conv in report.convs] == ["TVM"]
-    assert "weights are computed" in report.convs[0].why_family
+    )
+    for name, convs in alike("ConvTranspose", cases, computed=True).items():
+        assert [conv.family for conv in convs] == ["TVM"], name
+        assert "weights are computed" in convs[0].why_family, name
 
 
-@pytest.mark.parametrize(
-    "attributes",
-    [
+def test_3d_conv_transpose_is_tvms() -> None:
+    cases = by_attributes(
+        (1, 4, 4, 5, 4),
+        (4, 6, 3, 4, 3),
         {},
         {"strides": [2, 1, 3], "pads": [1, 0, 1, 0, 1, 1]},
         {"strides": [2, 2, 2], "output_padding": [1, 1, 0]},
@@ -165,13 +161,10 @@ def test_conv_transpose_of_computed_weights_is_tvms(attributes: dict[str, Any]) 
         {"strides": [2, 2, 2], "auto_pad": "SAME_UPPER"},
         {"strides": [2, 3, 2], "auto_pad": "SAME_LOWER"},
         {"strides": [2, 2, 2], "auto_pad": "VALID"},
-    ],
-    ids=str,
-)
-def test_3d_conv_transpose_is_tvms(attributes: dict[str, Any]) -> None:
-    report = one("ConvTranspose", (1, 4, 4, 5, 4), (4, 6, 3, 4, 3), **attributes)
-    assert [conv.family for conv in report.convs] == ["TVM"]
-    assert "3-D" in report.convs[0].why_family
+    )
+    for name, convs in alike("ConvTranspose", cases).items():
+        assert [conv.family for conv in convs] == ["TVM"], name
+        assert "3-D" in convs[0].why_family, name
 
 
 def test_3d_conv_transpose_with_output_shape_is_refused() -> None:

@@ -6,17 +6,17 @@ onnxruntime says what is right, by `tvmconv.compare`.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import numpy as np
 import onnx
 import pytest
 
 import tvmconv
-from tests.support import cuda_text, kernels
+from tests.support import kernels
+from tests.support.checks import DIRECT
 from tests.support.models import Graph, random_feed
 from tests.support.reference import session
-from tvmconv.errors import TvmconvError
 
 C = 8
 
@@ -131,8 +131,6 @@ def _split(g: Graph, x: str, axis: int) -> str:
 
 #: Operators that are not in opset 17, and the first opset that has them.
 LATER = {"mish": 18}
-#: What does not build for CUDA, and why.
-NOT_FOR_CUDA = {"gather of channels": "no rule schedules a gather of activations for a GPU"}
 
 
 def network(*names: str) -> onnx.ModelProto:
@@ -143,10 +141,9 @@ def network(*names: str) -> onnx.ModelProto:
     return g.model(*outputs, opset=max(LATER.get(name, 17) for name in names))
 
 
-def by_opset(without: Collection[str] = ()) -> list[list[str]]:
-    """All operators but these, in groups of one opset."""
-    names = [name for name in BETWEEN if name not in without]
-    return [[name for name in names if name not in LATER], [*LATER]]
+def by_opset() -> list[list[str]]:
+    """All operators, in groups of one opset."""
+    return [[name for name in BETWEEN if name not in LATER], [*LATER]]
 
 
 @pytest.mark.parametrize("names", by_opset(), ids=len)
@@ -164,22 +161,12 @@ def test_every_operator_on_this_cpu(names: list[str]) -> None:
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("arch", [pytest.param("sm_80", marks=pytest.mark.slow), "sm_90a"])
 def test_every_operator_builds_for_cuda(arch: str) -> None:
-    for names in by_opset(NOT_FOR_CUDA):
-        tvmconv.build(network(*names), target="cuda", arch=arch)
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=pytest.mark.xfail(strict=True, raises=TvmconvError, reason=reason))
-        for name, reason in NOT_FOR_CUDA.items()
-    ],
-)
-def test_what_does_not_build_for_cuda(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    cuda_text.without_compiler(monkeypatch)
-    tvmconv.build(network(name), target="cuda", arch="sm_90a")
+    """With convolutions by the family whose kernels compile fastest; `test_onnx_suite` has all
+    operators for both architectures, to CUDA's text."""
+    for names in by_opset():
+        tvmconv.build(network(*names), target="cuda", arch=arch, families=DIRECT)
 
 
 @pytest.mark.slow

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from tests.support.checks import refused, right
+from tests.support.checks import DIRECT, all_right, refused, right
 from tests.support.models import Graph
 from tvmconv.onnx import resize as resize_forms
 
@@ -30,40 +31,52 @@ def resize(
     return g.model(g.conv(x, 8, 8), opset=opset)
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize(("coordinates", "rounding"), sorted(resize_forms.REPEATS))
-def test_resize_that_repeats_pixels(coordinates: str, rounding: str, scale: int) -> None:
+@pytest.mark.parametrize("coordinates", sorted({one for one, _ in resize_forms.REPEATS}))
+def test_resize_that_repeats_pixels(coordinates: str) -> None:
     opset = 11 if coordinates.startswith("tf") else 17
-    how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
-    right(resize([1, 1, scale, 2], opset=opset, size=31 if scale == 3 else 6, **how))
+    models = {}
+    for form, scale in itertools.product(sorted(resize_forms.REPEATS), SCALES):
+        if form[0] == coordinates:
+            how = {"coordinate_transformation_mode": coordinates, "nearest_mode": form[1]}
+            size = 31 if scale == 3 else 6
+            models[f"{form[1]} x {scale}"] = resize([1, 1, scale, 2], opset=opset, size=size, **how)
+    all_right(models, families=DIRECT)
+
+
+def test_resize_between_convolutions_of_all_families() -> None:
+    right(resize([1, 1, 2, 3]))
 
 
 @pytest.mark.parametrize("opset", [10, 11, 13, 18])
 def test_resize_by_scales_of_every_opset(opset: int) -> None:
-    right(resize([1, 1, 2, 3], opset=opset))
+    right(resize([1, 1, 2, 3], opset=opset), families=DIRECT)
 
 
 @pytest.mark.parametrize("opset", [11, 13])
 def test_resize_to_sizes(opset: int) -> None:
-    right(resize(sizes=[1, 8, 14, 21], opset=opset))
+    right(resize(sizes=[1, 8, 14, 21], opset=opset), families=DIRECT)
 
 
 def test_resize_to_sizes_that_are_computed() -> None:
     g = Graph([1, 8, 6, 6])
     small = g.conv("input", 8, 8, strides=[2, 2])
-    right(g.model(g.op("Resize", small, "", "", g.op("Shape", "input"), mode="nearest")))
+    model = g.model(g.op("Resize", small, "", "", g.op("Shape", "input"), mode="nearest"))
+    right(model, families=DIRECT)
 
 
 @pytest.mark.parametrize("opset", [7, 8, 9])
-@pytest.mark.parametrize("scale", SCALES)
-def test_upsample(opset: int, scale: int) -> None:
+def test_upsample(opset: int) -> None:
+    all_right({f"x {scale}": upsample(opset, scale) for scale in SCALES}, families=DIRECT)
+
+
+def upsample(opset: int, scale: int) -> onnx.ModelProto:
     g = Graph([1, 8, 6, 6])
     x, scales = g.conv("input", 8, 8), [1.0, 1.0, scale, 2.0]
     if opset < 9:
         x = g.op("Upsample", x, scales=scales)
     else:
         x = g.op("Upsample", x, g.constant(np.array(scales, "f")))
-    right(g.model(x, opset=opset))
+    return g.model(x, opset=opset)
 
 
 @pytest.mark.parametrize("shape", [(1, 4, 6), (1, 4, 3, 4, 5)])
@@ -85,14 +98,15 @@ def test_resize_in_every_mode(coordinates: str, mode: str) -> None:
 
 @pytest.mark.parametrize("rounding", resize_forms.ROUNDINGS)
 def test_resize_nearest_with_every_rounding(rounding: str) -> None:
+    models = {}
     for coordinates in ("asymmetric", "half_pixel", "align_corners"):
         how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
-        right(resize([1, 1, 0.6, 1.7], size=10, **how))
+        models[coordinates] = resize([1, 1, 0.6, 1.7], size=10, **how)
+    all_right(models, families=DIRECT)
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+def test_resize_with_other_attributes() -> None:
+    forms: list[dict[str, Any]] = [
         {"sizes": [1, 8, 10, 13], "mode": "linear"},
         {"sizes": [1, 8, 10, 3], "mode": "cubic"},
         {"sizes": [1, 8, 10, 3], "mode": "cubic", "exclude_outside": 1},
@@ -100,11 +114,11 @@ def test_resize_nearest_with_every_rounding(rounding: str) -> None:
         {"scales": [2.5, 0.5], "axes": [2, 3], "opset": 18, "size": 6, "mode": "linear"},
         {"scales": [0.5, 2.5], "axes": [3, 2], "opset": 18, "size": 6},
         {"scales": [1, 1, 2.5, 1], "opset": 10, "size": 6, "mode": "linear"},
-    ],
-    ids=str,
-)
-def test_resize_with_other_attributes(arguments: dict[str, Any]) -> None:
-    right(resize(**arguments))
+    ]
+    names = (", ".join(f"{name} {value}" for name, value in one.items()) for one in forms)
+    all_right(
+        {name: resize(**one) for name, one in zip(names, forms, strict=True)}, families=DIRECT
+    )
 
 
 @pytest.mark.parametrize(

@@ -89,8 +89,9 @@ def network(name: str) -> tuple[onnx.ModelProto, list[dict[str, Array]], list[di
     ("name", "method"),
     [
         *(("residual_net", method) for method in CALIBRATION),
-        *(("resnet10", method) for method in ("entropy", "percentile")),
-        ("mobilenet_v2", "entropy"),
+        ("resnet10", "entropy"),
+        pytest.param("resnet10", "percentile", marks=pytest.mark.slow),
+        pytest.param("mobilenet_v2", "entropy", marks=pytest.mark.slow),
     ],
 )
 def test_no_worse_than_onnxruntime(name: str, method: str, tmp_path: Path) -> None:

@@ -67,8 +67,9 @@ def test_what_no_layer_reads_is_not_rounded() -> None:
     """The last layer's result, and what only pointwise operators and averages read."""
     g = Graph([1, 16, 8, 8])
     y = g.op("Sigmoid", g.op("Relu", g.conv("input", 16, 16, name="conv")))
-    y = g.op("Flatten", g.op("GlobalAveragePool", g.op("Exp", y)))
-    view = View(quantized(g.model(y)).proto)
+    y = g.op("Exp", y)
+    average = g.op("Flatten", g.op("GlobalAveragePool", y))
+    view = View(quantized(g.model(average, y)).proto)
     assert set(view.scales) == {"input"}
 
 

@@ -26,6 +26,8 @@ from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.runtime.io_form import IoForm, feeds_from_model
 from tvmconv.specs import TensorSpec
 
+#: All dtypes with all layouts, for a network that answers with all that there is; the others with
+#: each of them, and each network in the form that convolutions read.
 FORMS = list(itertools.product((None, "float32", "float16"), (None, "NHWC")))
 #: fp16 operands, activations and results over a few layers.
 BOUND = 2e-3
@@ -65,8 +67,13 @@ def several_inputs() -> onnx.ModelProto:
     return g.model(g.conv(g.op("Mul", g.op("Add", "input", "row"), mask), 8, 8))
 
 
-NETWORKS = [
-    residual_net, conv_last, several_outputs, no_convolution_first, half_model, several_inputs
+CASES = [
+    *((several_outputs, *form) for form in FORMS),
+    *((half_model, *form) for form in ((None, None), ("float32", None), ("float16", "NHWC"))),
+    (residual_net, "float16", "NHWC"),
+    (conv_last, None, "NHWC"), (conv_last, "float16", None),
+    (no_convolution_first, "float16", "NHWC"), (no_convolution_first, None, "NHWC"),
+    (several_inputs, "float16", "NHWC"), (several_inputs, "float16", None),
 ]  # fmt: skip
 
 
@@ -74,8 +81,7 @@ def nhwc(array: Array, wanted: bool) -> Array:
     return array.transpose(0, 2, 3, 1) if wanted and array.ndim == 4 else array
 
 
-@pytest.mark.parametrize(("dtype", "layout"), FORMS)
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "dtype", "layout"), CASES)
 def test_every_form(network: object, dtype: str | None, layout: str | None) -> None:
     model = network()  # type: ignore[operator]
     exe = tvmconv.build(model, target="llvm", io_dtype=dtype, io_layout=layout)
@@ -182,7 +188,7 @@ def readers_of_the_input(mod: tvm.IRModule) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.slow), "mobilenet_v2"])
 def test_the_first_convolution_reads_what_is_fed(name: str) -> None:
     model = zoo.load(name)
     mod = lowered(model, IoForm("float16", "NHWC"), 1)

@@ -15,6 +15,7 @@ import tvmconv
 from tests.support import quantized
 from tests.support.models import Array, Graph, residual_net
 from tests.support.qdq import S8, U8, conv, pair
+from tests.support.shell import Command
 from tvmconv.errors import ModelError, QuantizationError
 from tvmconv.runtime.feeds import random_feeds
 from tvmconv.runtime.io_form import feeds_from_model, feeds_to_model
@@ -186,10 +187,46 @@ def test_what_makes_no_sense_is_refused(
     assert "Hint" in str(raised.value)
 
 
-def test_bytes_for_a_range_that_holds_them() -> None:
-    """A camera's 0 to 255, quantised to int8 with a zero point of -128: the network does that."""
-    exe = tvmconv.build(quantised(S8(-128), scale=1.0), target="llvm", io_dtype="uint8")
+def scaled_to_1(scale: float) -> onnx.ModelProto:
+    """x / 255, quantised: by 1 / 255 to what x is."""
+    g = Graph(SHAPE)
+    x = g.op("Div", "input", g.constant(np.float32(255)))
+    x = conv(g, pair(g, x, scale, U8(0)), c=3)
+    return g.model(pair(g, x, 0.03, S8(3)))
+
+
+@pytest.mark.parametrize(
+    ("model", "straight"),
+    [
+        # A camera's 0 to 255, to int8 by a zero point of -128.
+        (quantised(S8(-128), scale=1.0), True),
+        (scaled_to_1(1 / 255), True),
+        (scaled_to_1(1 / 250), False),
+    ],
+    ids=["a zero point of -128", "1 / 255", "1 / 250"],
+)
+def test_bytes_that_are_the_numbers_are_read_as_they_are(
+    model: onnx.ModelProto, straight: bool
+) -> None:
+    exe = tvmconv.build(model, target="llvm", io_dtype="uint8", io_layout="NHWC")
     assert (exe.inputs[0].dtype, exe.inputs[0].scale) == ("uint8", 1.0)
+    assert any("round" in one.name for one in exe.report.kernels) == (not straight)
+    fed = random_feeds(exe.inputs)
+    (got,) = exe.run(fed).values()
+    (wanted,) = quantized.run(model, {"input": real(exe.inputs[0], fed["input"])}).values()
+    off = np.abs(got - wanted.transpose(0, 2, 3, 1)) / 0.03
+    assert (off > 1.4).mean() <= 0.01
+
+
+def test_the_command_line_takes_it(command: Command, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    onnx.save(quantised(S8(-5)), path)
+    options = ("--target", "llvm", "--io-layout", "NHWC", "--io-dtype")
+    done = command("compare", path, *options, "int8", "--bound", "2e-2", "--json")
+    assert done.code == 0, done.err
+    done = command("inspect", path, *options, "uint8")
+    assert done.code == 1
+    assert "it is quantised to int8" in done.err
 
 
 # --- specs, files and feeds ------------------------------------------------------------------

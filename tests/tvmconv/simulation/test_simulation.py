@@ -13,7 +13,9 @@ import pytest
 
 import tvmconv
 from intrinsics.numerics import arithmetic as numerics
+from tests.support import quantized
 from tests.support.models import Graph, random_feed, residual_net
+from tests.support.qdq import S8, U8, conv, pair
 from tvmconv.errors import FeedError, TuningError, TvmconvError
 from tvmconv.reports.data.simulation import OutputError, SimulationReport
 from tvmconv.simulation import simulate as simulation
@@ -42,10 +44,22 @@ def error(got: Any, expected: Any) -> float:
     return float(np.linalg.norm(got - expected) / np.linalg.norm(expected))
 
 
+#: Each by other numerics in fp32 activations: one network by all, the other by one of them.
+WIDE = ("ieee", "v100", "h100")
+
+
 @pytest.mark.parametrize(
-    ("model", "size"), [(residual_net(1, size=21), SIZE), (mixed_net(), (1, 3, 12, 10))]
+    ("model", "size", "wide_by"),
+    [
+        (residual_net(1, size=21), SIZE, WIDE),
+        (mixed_net(), (1, 3, 12, 10), WIDE[-1:]),
+        pytest.param(mixed_net(), (1, 3, 12, 10), WIDE, marks=pytest.mark.slow),
+    ],
+    ids=["residual", "mixed", "mixed, by all"],
 )
-def test_ieee_is_llvm_and_a_chip_is_near(model: onnx.ModelProto, size: tuple[int, ...]) -> None:
+def test_ieee_is_llvm_and_a_chip_is_near(
+    model: onnx.ModelProto, size: tuple[int, ...], wide_by: tuple[str, ...]
+) -> None:
     feed = random_feed(size)
     emulated = tvmconv.build(model, "llvm").run(feed)["output"]
     ieee, v100 = (
@@ -59,9 +73,11 @@ def test_ieee_is_llvm_and_a_chip_is_near(model: onnx.ModelProto, size: tuple[int
     expected = reference(model, feed)
     wide = [
         tvmconv.build(model, "hmma-sim", numerics=name, activations="float32").run(feed)["output"]
-        for name in ("ieee", "v100", "h100")
+        for name in wide_by
     ]
-    assert len({one.tobytes() for one in wide}) == 3, "nothing rounds the differences away"
+    assert len({one.tobytes() for one in wide}) == len(wide_by), (
+        "nothing rounds the differences away"
+    )
     assert all(error(one, expected) < 1e-3 for one in (v100, *wide))
 
 
@@ -214,5 +230,21 @@ def test_of_other_chips_cycles_are_not_known() -> None:
 def test_images_are_needed_and_have_to_fit() -> None:
     with pytest.raises(FeedError, match="no images"):
         tvmconv.simulate(residual_net(1), [])
+    g = Graph([1, 3, 12, 12])
     with pytest.raises(FeedError, match="expected float32"):
-        tvmconv.simulate(residual_net(1), [random_feed((1, 3, 5, 5))])
+        tvmconv.simulate(g.model(g.conv("input", 3, 8)), [random_feed((1, 3, 5, 5))])
+
+
+@pytest.mark.parametrize("activations", ["float16", "float32"])
+def test_sums_of_integers_are_exact_and_not_simulated(activations: str) -> None:
+    g = Graph([1, 16, 6, 7])
+    x = conv(g, pair(g, "input", 0.03, S8(-7)), name="integers")
+    x = conv(g, pair(g, g.op("Relu", x), 0.03), zero=U8(90), name="past_int8")
+    model = g.model(pair(g, x, 0.04))
+    exe = tvmconv.build(model, "hmma-sim", activations=activations)
+    assert [one.name for one in simulation.simulated_layers(exe, "v100")] == ["past_int8"]
+    feed = random_feed((1, 16, 6, 7))
+    (got,), (wanted,) = exe.run(feed).values(), quantized.run(model, feed).values()
+    off = np.abs(got - wanted) / 0.04
+    assert off.max() < 1.01
+    assert (off > 0.5).mean() <= 0.05

@@ -45,7 +45,7 @@ def shop() -> Iterator[Workshop]:
 def test_candidates_are_right_and_timed(shop: Workshop, name: str) -> None:
     w = WORKLOADS[name]
     told: list[tuple[int, int]] = []
-    candidates = space(w, CPU)[:3]
+    candidates = space(w, CPU)[:2]
     measured = shop.measure(
         shop.compile(w, candidates), tell=lambda done, total: told.append((done, total))
     )

@@ -27,7 +27,7 @@ FLOATS = (_T.FLOAT, _T.FLOAT16, _T.DOUBLE)
 
 @dataclass(frozen=True)
 class Numbers:
-    """What 8-bit numbers stand for: (number - zero) * scale.
+    """8-bit numbers, whose real values are (number - zero) * scale.
 
     quantize: name of the QuantizeLinear that they come after; empty if they are the real numbers.
     """
@@ -38,7 +38,7 @@ class Numbers:
 
 
 def find_numbers(proto: onnx.ModelProto, dtype: str) -> dict[str, Numbers]:
-    """What is fed to each input of floating point of a model in QDQ form, by name.
+    """Returns the numbers that inputs of floating point are fed, by name, of a model in QDQ form.
 
     dtype: ``int8`` or ``uint8``. Raises `ModelError` if there is no such input, and
     `QuantizationError` for one that is quantised to other numbers, in whose range bytes are not.
@@ -76,7 +76,7 @@ def _of_quantize(
     dtype: str,
     alone: bool,
 ) -> Numbers:
-    """What is fed to an input that a QuantizeLinear reads. alone: nothing else reads it."""
+    """Returns the numbers of an input that a QuantizeLinear reads. alone: nothing else reads it."""
     if any(one not in values for one in node.input[1:]):
         return Numbers(1.0, 0)  # found at run time: any range
     scale, zero = (numpy_helper.to_array(values[one]) for one in node.input[1:])

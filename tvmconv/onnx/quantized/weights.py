@@ -6,7 +6,7 @@ ModelProto of fp32 with QuantizeLinear and DequantizeLinear
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
@@ -19,6 +19,8 @@ from tvmconv.onnx.quantized.operators import DEQUANTIZE, is_standard
 WeightScales = Mapping[str, NDArray[np.float64]]
 #: The axis of the output channels in an operator's weight, and where that may be.
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
+#: By real tensor: the numbers less their zero point, and the scale to be broadcast over them.
+Dequantised = Mapping[str, tuple[NDArray[np.int64], NDArray[np.generic]]]
 #: Numbers that kernels multiply by: those of int8.
 LEAST, MOST = -128, 127
 
@@ -28,37 +30,58 @@ def fold_weights(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, WeightScales]
 
     weight / scale of a node are whole numbers from -128 to 127, zero point subtracted, exactly
     once they are rounded: a fp32 number is off by 2**-24 of itself. A weight of other numbers, or
-    with a scale along another axis than the output channels, has no scale: it is a float weight.
+    with a scale along another axis than the output channels, has no scale: it is a float weight,
+    and `weight_reasons` says why.
     """
     folded = onnx.ModelProto()
     folded.CopyFrom(proto)
     graph = folded.graph
+    kept, given = [], _dequantised(graph)
+    for node in graph.node:
+        if node.output[0] not in given:
+            kept.append(node)
+            continue
+        numbers, scale = given[node.output[0]]
+        real = numbers.astype(np.float32) * scale.astype(np.float32)
+        graph.initializer.append(numpy_helper.from_array(real, node.output[0]))
+    del graph.node[:]
+    graph.node.extend(kept)
+    found = _verdicts(kept, given)
+    _drop_unread(graph)
+    return folded, {name: one for name, one in found.items() if not isinstance(one, str)}
+
+
+def weight_reasons(proto: onnx.ModelProto) -> dict[str, str]:
+    """Why quantised weights have no scale in `fold_weights`, by the name of the node; empty for
+    those that have."""
+    found = _verdicts(proto.graph.node, _dequantised(proto.graph))
+    return {name: one if isinstance(one, str) else "" for name, one in found.items()}
+
+
+def _dequantised(graph: onnx.GraphProto) -> Dequantised:
+    """Returns what DequantizeLinear reads, where all of it is constant."""
     constants = {one.name: one for one in graph.initializer}
-    given: dict[str, tuple[onnx.NodeProto, NDArray[np.int64]]] = {}
-    kept = []
+    given = {}
     for node in graph.node:
         if not is_standard(node, DEQUANTIZE) or not all(one in constants for one in node.input):
-            kept.append(node)
             continue
         arrays = [numpy_helper.to_array(constants[one]) for one in node.input]
         numbers, scale = arrays[0].astype(np.int64), arrays[1]
         if len(arrays) > 2:
             numbers = numbers - _along(arrays[2], node, numbers.ndim).astype(np.int64)
-        real = numbers.astype(np.float32) * _along(scale, node, numbers.ndim).astype(np.float32)
-        graph.initializer.append(numpy_helper.from_array(real, node.output[0]))
-        given[node.output[0]] = node, numbers
-    del graph.node[:]
-    graph.node.extend(kept)
-    scales = {}
-    for node in kept:
-        if node.op_type in OUTPUT_AXIS and len(node.input) > 1 and node.input[1] in given:
-            dequantize, numbers = given[node.input[1]]
-            scale = numpy_helper.to_array(constants[dequantize.input[1]])
-            found = _by_output(node, numbers, _along(scale, dequantize, numbers.ndim))
-            if found is not None:
-                scales[node.name] = found
-    _drop_unread(graph)
-    return folded, scales
+        given[node.output[0]] = numbers, _along(scale, node, numbers.ndim)
+    return given
+
+
+def _verdicts(
+    nodes: Iterable[onnx.NodeProto], given: Dequantised
+) -> dict[str, NDArray[np.float64] | str]:
+    """By name of a node with a quantised weight: the scales, or why kernels can't multiply it."""
+    return {
+        node.name: _by_output(node, *given[node.input[1]])
+        for node in nodes
+        if node.op_type in OUTPUT_AXIS and len(node.input) > 1 and node.input[1] in given
+    }
 
 
 def _along(values: NDArray[np.generic], node: onnx.NodeProto, rank: int) -> NDArray[np.generic]:
@@ -71,19 +94,24 @@ def _along(values: NDArray[np.generic], node: onnx.NodeProto, rank: int) -> NDAr
 
 def _by_output(
     node: onnx.NodeProto, numbers: NDArray[np.int64], scale: NDArray[np.generic]
-) -> NDArray[np.float64] | None:
-    """The scale of each output channel, or None if kernels can't multiply the numbers."""
+) -> NDArray[np.float64] | str:
+    """The scale of each output channel, or why kernels can't multiply the numbers."""
     attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     axis = OUTPUT_AXIS[node.op_type]
     if node.op_type == "Gemm" and attributes.get("transB", 0):
         axis = 0
     if node.op_type == "Gemm" and attributes.get("alpha", 1.0) != 1.0:
-        return None
+        return f"a Gemm with alpha = {attributes['alpha']:g}"
     groups = int(attributes.get("group", 1))
-    if numbers.size == 0 or numbers.min() < LEAST or numbers.max() > MOST:
-        return None
+    if numbers.size == 0:
+        return "a weight without elements"
+    if numbers.min() < LEAST or numbers.max() > MOST:
+        return (
+            f"its weight is {numbers.min()} to {numbers.max()} less its zero point, "
+            f"past {LEAST} to {MOST}"
+        )
     if scale.size not in (1, numbers.shape[axis]) or scale.size != scale.shape[axis]:
-        return None
+        return "its weight has scales along another axis than the output channels"
     if node.op_type == "ConvTranspose":
         each = np.broadcast_to(scale.reshape(-1), (numbers.shape[1],))
         return np.tile(each, groups).astype(np.float64)

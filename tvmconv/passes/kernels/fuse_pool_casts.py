@@ -1,7 +1,8 @@
 """Fuse the casts around a pool into its kernel; FuseOps fuses only those behind it.
 
 Before:  h = astype(x, float32); y = avg_pool2d(h); z = astype(y, float16)
-After:   z = fused(x), a function of these three, which FuseTIR turns into one kernel
+After:   z = fused(x), a function of these three, which FuseTIR turns into one kernel; also where h
+         is what DequantizeLinear gives: astype(x, float32) * scale, or that plus a constant
 Requires: operators that are not legalised yet
 Formula: the same operations; intermediate values stay in registers, in fp32
 """
@@ -12,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import tvm
-from tvm.relax.dpl import DFPattern, is_op, wildcard
+from tvm.relax.dpl import DFPattern, is_const, is_op, wildcard
 from tvm.relax.transform import FuseOpsByPattern, PatternCheckContext
 
 POOLS = ("relax.nn.avg_pool2d", "relax.nn.max_pool2d", "relax.mean")
@@ -31,12 +32,21 @@ def _patterns() -> list[Pattern]:
     before: list[Pattern] = []
     for name in POOLS:
         short = f"tvmconv.{name.rpartition('.')[2]}"
-        cast = is_op("relax.astype")(wildcard())
-        pool: Any = is_op(name)(cast)
-        after = is_op("relax.astype")(pool)
-        whole.append((short, after, {"cast": cast, "pool": pool}, _read_once))
-        before.append((short, pool, {"cast": cast}, _read_once))
+        for inner in _before():
+            pool: Any = is_op(name)(next(reversed(inner.values())))
+            after = is_op("relax.astype")(pool)
+            whole.append((short, after, {**inner, "pool": pool}, _read_once))
+            before.append((short, pool, inner, _read_once))
     return [*whole, *before]
+
+
+def _before() -> list[dict[str, DFPattern]]:
+    """Patterns before a pool by name, in order: arithmetic of a DequantizeLinear, or a cast."""
+    cast: Any = is_op("relax.astype")(wildcard())
+    scaled: Any = is_op("relax.multiply")(cast, is_const())
+    shifted: Any = is_op("relax.add")(scaled, is_const())
+    steps = {"cast": cast, "scaled": scaled, "shifted": shifted}
+    return [dict(list(steps.items())[:count]) for count in (3, 2, 1)]
 
 
 def fuse_pool_casts() -> tvm.transform.Pass:

@@ -19,6 +19,7 @@ from tvm.target import Target
 from schedules.expressions.backend import GPU_VECTOR
 from tvmconv.passes.kernels.gpu_steps import (
     THREADS,
+    bind_number,
     bind_threads,
     block_size,
     compare_vectors,
@@ -173,6 +174,11 @@ class Elementwise(_Rule):
 
 def _schedule_elementwise(sch: s_tir.Schedule, out: Any, kept: list[Any], enough: int) -> None:
     """Schedules the output. kept: the block that selects between tensors, if there is one."""
+    if not sch.get_loops(out):
+        for block in kept:
+            sch.compute_inline(block)
+        bind_number(sch, out)
+        return
     width = vector_width(sch, out, *kept)
     thread = bind_threads(sch, sch.get_loops(out), width, [], enough)
     if width == 1:

@@ -76,6 +76,12 @@ def bind_threads(
     return x
 
 
+def bind_number(sch: s_tir.Schedule, block: Any) -> None:
+    """Binds a block without loops, which computes a tensor without dimensions, to one thread."""
+    sch.bind(sch.add_unit_loop(block), "threadIdx.x")
+    sch.bind(sch.add_unit_loop(sch.get_loops(block)[0]), "blockIdx.x")
+
+
 def write_vectors(sch: s_tir.Schedule, block: Any, thread: Any) -> None:
     """Keeps a block's results in registers and stores them in vectors."""
     copy = sch.cache_write(block, 0, "local")
@@ -216,8 +222,10 @@ def read_across(sch: s_tir.Schedule, block: Any) -> int | None:
     found = loads(stmt.body)
     if len(found) != 1 or not isinstance(stmt.body, tirx.BufferStore):
         return None
-    lane = lane_of(stmt)
     shape = [int(size) for size in found[0].source.shape]
+    if not shape:
+        return None
+    lane = lane_of(stmt)
     last = max((i for i, size in enumerate(shape) if size > 1), default=0)
     inner = found[0].indices[last]
     places = [i for i, one in enumerate(stmt.iter_vars) if inner.same_as(one.var)]

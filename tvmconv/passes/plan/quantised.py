@@ -67,6 +67,8 @@ def constants(region: Region) -> dict[str, NDArray[Any]]:
 
 def _scales(region: Region) -> list[str]:
     """Names of the scales that a quantised region's kernels have, in order."""
+    if region.result == dtypes.INT32.name:
+        return []  # sums have no epilogue
     homogeneous = region.activation.kind in HOMOGENEOUS
     has = {
         SCALE: region.scale is not None or (bool(region.result) and homogeneous),

@@ -73,8 +73,11 @@ def written(
     """Returns the precision in which a tensor is computed that regions write.
 
     It is `precision` where somebody reads the result as convolutions do; unrounded, in fp32, where
-    nobody does. A pool reads what the convolution gives as convolutions do.
+    nobody does, or where it is cast to whole numbers, as sums of such are. A pool reads what the
+    convolution gives as convolutions do.
     """
+    if _becomes_whole(var, flow):
+        return replace(precision, result=FP32.name)
     if var in regions and regions[var].pool is not None:
         return precision
     for reader in readers(var, regions, flow):
@@ -83,3 +86,14 @@ def written(
         if {f"relax.{reader}", f"relax.nn.{reader}"} & set(FOLLOWS_INPUT):
             return precision
     return replace(precision, result=FP32.name)
+
+
+def _becomes_whole(var: relax.Var, flow: Dataflow) -> bool:
+    """True if a tensor, moved or not, is cast to integers, which an importer may guard by a where
+    for what is not finite."""
+    for reader in flow.readers[var]:
+        if flow.op(reader) == "relax.astype" and "int" in dtype(reader):
+            return True
+        if flow.op(reader) in (*FOLLOWS_INPUT, "relax.where") and _becomes_whole(reader, flow):
+            return True
+    return False

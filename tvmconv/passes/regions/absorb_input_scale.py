@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from intrinsics import dtypes
-from tvmconv.passes.graph import Dataflow, dtype, shape
+from tvmconv.passes.graph import Dataflow, shape
+from tvmconv.passes.regions.absorb_input_quantization import is_fed
 from tvmconv.passes.regions.absorb_scale import by_channel
-from tvmconv.passes.regions.quantization import EIGHT_BITS
 from tvmconv.passes.regions.region import Region
 
 Array = NDArray[np.float64]
@@ -68,12 +68,8 @@ def _fed(x: relax.Var, channels: int, flow: Dataflow) -> tuple[relax.Var, Array,
         value = first
     if value.same_as(x) or not isinstance(value, relax.Var) or flow.op(value) != "relax.astype":
         return None
-    found = root = flow.values[value].args[0]
-    while isinstance(root, relax.Var) and flow.op(root) == "relax.permute_dims":
-        root = flow.values[root].args[0]
-    if not isinstance(root, relax.Var) or root in flow.values or dtype(root) not in EIGHT_BITS:
-        return None
-    return found, scale, shift
+    found = flow.values[value].args[0]
+    return (found, scale, shift) if isinstance(found, relax.Var) and is_fed(found, flow) else None
 
 
 def _by_input(region: Region, values: Array) -> Array:

@@ -1,7 +1,7 @@
 """Multiply whole numbers, and write whole numbers, where the model is quantised.
 
 Before:  x = (float(q) - z) * s; y = conv(x, weight)
-         p = int8(min(max(round(y * t) + o, -128), 127))
+         p = int8(min(max(round(y * t) + o, -128), 127)), or int32(y) where s and t are 1
 After:   the kernel reads q and writes p: a region with a `Region.scale`, and with a `Region.result`
 Requires: reading: a weight with a scale for each output channel (`fold_weights`), one scale and a
           whole zero point for all of q, padding or not; not before a transposed convolution unless
@@ -123,6 +123,19 @@ def quantised_after(region: Region, flow: Dataflow) -> Region | None:
         unquantised=region,
     )
     return without_bounds(found)
+
+
+def sums_after(region: Region, flow: Dataflow) -> Region | None:
+    """The region with the cast of its sums of whole numbers to int32, or None."""
+    if region.scale is None or not region.linear or region.bias is not None or region.x_zero:
+        return None
+    reader = flow.sole_reader(region.output)
+    int32 = dtypes.INT32.name
+    if reader is None or flow.op(reader) != "relax.astype" or dtype(reader) != int32:
+        return None
+    if (region.scale != 1).any():
+        return None
+    return replace(region, output=reader, result=int32, unquantised=region)
 
 
 def without_bounds(region: Region) -> Region:

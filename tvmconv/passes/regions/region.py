@@ -51,7 +51,10 @@ class Region:
     x_zero: int = 0
     #: Whether the kernel multiplies 8-bit numbers, or the same numbers as floats.
     integers: bool = False
-    #: Dtype of a quantised result, round(value * result_scale) + result_zero, each (K,).
+    #: Why not, where x and weight are whole numbers.
+    floats_because: str = ""
+    #: Dtype of a quantised result, round(value * result_scale) + result_zero, each (K,); int32 for
+    #: the sums of whole numbers themselves.
     result: str = ""
     result_scale: NDArray[np.float64] | None = None
     result_zero: NDArray[np.float64] | None = None
@@ -86,6 +89,11 @@ class Region:
             return (0, 0, 0, 0)
         top, left, bottom, right = (max(pad, 0) for pad in self.padding)
         return top, left, bottom, right
+
+    @property
+    def reads_floats(self) -> bool:
+        """True if whole numbers are converted to floats for it to read."""
+        return (self.scale is not None and not self.integers) or self.x_scale != 1
 
     @property
     def linear(self) -> bool:

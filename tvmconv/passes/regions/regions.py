@@ -21,12 +21,13 @@ from tvm import relax
 
 from tvmconv.passes.graph import Dataflow, is_constant, shape
 from tvmconv.passes.regions.absorb_activation import activation_after
+from tvmconv.passes.regions.absorb_input_quantization import fed_numbers_before
 from tvmconv.passes.regions.absorb_input_scale import input_scale_before
 from tvmconv.passes.regions.absorb_pad import pad_before
 from tvmconv.passes.regions.absorb_residual import residual_after
 from tvmconv.passes.regions.absorb_scale import scale_after
 from tvmconv.passes.regions.anchors import is_anchor
-from tvmconv.passes.regions.quantization import numbers_before, quantised_after
+from tvmconv.passes.regions.quantization import numbers_before, quantised_after, sums_after
 from tvmconv.passes.regions.region import Region
 
 
@@ -53,6 +54,7 @@ def find_regions(
         name = left.pop(at)[1]
         region = pad_before(_anchor(name, flow.op(var), var, value), flow)
         region = numbers_before(region, flow, (weight_scales or {}).get(name))
+        region = fed_numbers_before(region, flow)
         region = input_scale_before(region, flow)
         region = grow(region, flow, taken)
         found[region.output] = region
@@ -75,6 +77,7 @@ def _absorbed(region: Region, flow: Dataflow) -> Region | None:
         or residual_after(region, flow)
         or activation_after(region, flow)
         or quantised_after(region, flow)
+        or sums_after(region, flow)
     )
 
 

@@ -27,11 +27,13 @@ def layer_reports(
     planned: Mapping[str, PlannedConv],
     machine: Machine | None,
     precision: Precision,
+    floats: Mapping[str, str] | None,
 ) -> tuple[ConvReport, ...]:
     """Returns the planned layers, then those that TVM computes.
 
     simple: the graph that was compiled; layers merged with an equal one are left out. machine:
-    costs are for this one, or 0 if None.
+    costs are for this one, or 0 if None. floats: why planned layers of a quantised model multiply
+    floats, by name; None for another.
     """
     found = layers(simple)
     merged = merged_layers(simple, planned)
@@ -51,7 +53,12 @@ def layer_reports(
         for name, layer in found.items()
         if name not in planned and name not in firsts and name not in merged
     ]
-    return (*kernels, *others)
+    if floats is None:
+        return (*kernels, *others)
+    return (
+        *(replace(one, floats_because=floats.get(one.name, "")) for one in kernels),
+        *(replace(one, floats_because=f"TVM computes it: {one.why_family}") for one in others),
+    )
 
 
 def unplanned_reports(

@@ -18,7 +18,7 @@ from tvm import relax
 from schedules.conv.precision import Precision
 from schedules.machine.cost import Machine, memory_cost
 from tvmconv.passes import pipeline
-from tvmconv.passes.graph import bindings, element_bytes, op_name
+from tvmconv.passes.graph import bindings, element_bytes, is_constant, op_name
 from tvmconv.passes.kernels.lower_convs import outline_convs
 from tvmconv.passes.plan.plan import Plan
 from tvmconv.reports.data.build import KernelReport
@@ -35,6 +35,9 @@ class OutlinedKernel:
     variables: tuple[relax.Var, ...]
     #: Every operand and result once.
     moved_bytes: int
+    #: Shape and dtype of the tensors that it reads, without constants, and of those that it writes.
+    read: tuple[tuple[tuple[int, ...], str], ...] = ()
+    written: tuple[tuple[tuple[int, ...], str], ...] = ()
 
 
 def outline(
@@ -67,8 +70,12 @@ def outline(
             group = members.get(binding.var, output)
             computed = [stand_ins.get(var, var if var in itself else None) for var in group]
             variables = tuple(var for var in computed if var is not None)
-            moved = sum(map(_bytes, (*binding.value.args[1].fields, binding.value)))
-            found.append(OutlinedKernel(name, variables, moved))
+            operands = list(binding.value.args[1].fields)
+            moved = sum(map(_bytes, (*operands, binding.value)))
+            read = [ty for one in operands if not is_constant(one) for ty in _types(one)]
+            found.append(
+                OutlinedKernel(name, variables, moved, _told(read), _told(_types(binding.value)))
+            )
     return found
 
 
@@ -185,7 +192,14 @@ def _kernel(value: relax.Expr) -> str | None:
 
 def _bytes(value: relax.Expr) -> int:
     """Returns the bytes of a tensor, or of all tensors of a tuple."""
-    types = value.ty.fields if isinstance(value.ty, relax.TupleType) else [value.ty]
-    return sum(
-        math.prod(int(size) for size in ty.shape) * element_bytes(str(ty.dtype)) for ty in types
-    )
+    return sum(math.prod(sizes) * element_bytes(dtype) for sizes, dtype in _told(_types(value)))
+
+
+def _types(value: relax.Expr) -> list[relax.TensorType]:
+    """Returns the type of a tensor, or those of all tensors of a tuple."""
+    return list(value.ty.fields) if isinstance(value.ty, relax.TupleType) else [value.ty]
+
+
+def _told(types: Sequence[relax.TensorType]) -> tuple[tuple[tuple[int, ...], str], ...]:
+    """Returns shape and dtype of each."""
+    return tuple((tuple(int(size) for size in ty.shape), str(ty.dtype)) for ty in types)

@@ -84,6 +84,9 @@ class ConvReport:
     #: What its kernel multiplies, in PTX's words: ``f16``, ``u8 x s8`` and the like; "" if TVM
     #: computes it.
     multiplies: str = ""
+    #: Why a layer of a quantised model multiplies floats; empty if it multiplies integers, and in
+    #: other models.
+    floats_because: str = ""
     #: By family that declines: its reason.
     declined: dict[str, str] = field(default_factory=dict)
 
@@ -100,9 +103,10 @@ class ConvReport:
 
 @dataclass(frozen=True)
 class ConversionReport:
-    """A copy of a tensor to another order of axes that is left after all passes."""
+    """A copy of a tensor to another order of axes, or dtype, that is left after all passes."""
 
-    #: ``NCHW -> NHWC`` and the like, or ``axes (0, 2, 1)`` of another transpose.
+    #: ``NCHW -> NHWC`` and the like, or ``axes (0, 2, 1)`` of another transpose; ``int8 ->
+    #: float16`` and the like.
     conversion: str
     #: Shape that is read.
     shape: tuple[int, ...]
@@ -184,6 +188,8 @@ class BuildReport(Report):
     smaller: tuple[BuildReport, ...] = ()
     #: Every conversion of layouts that is left.
     conversions: tuple[ConversionReport, ...] = ()
+    #: Every kernel that only quantises or dequantises. It may convert a layout as well.
+    quantising: tuple[ConversionReport, ...] = ()
     #: The machine that costs and floors are for.
     machine: MachineReport = MachineReport()
     #: Kernels of TVM's, in order. Conversions are among them.
@@ -264,6 +270,7 @@ class BuildReport(Report):
             "operators": lambda item: OperatorReport(**item),
             "convs": lambda item: ConvReport(**_tuples(item, "workloads", "traits", "kernels")),
             "conversions": lambda item: ConversionReport(**_tuples(item, "shape")),
+            "quantising": lambda item: ConversionReport(**_tuples(item, "shape")),
             "kernels": lambda item: KernelReport(**_tuples(item, "nodes")),
             "smaller": cls.from_json,
         }

@@ -33,12 +33,14 @@ def build_text(report: BuildReport) -> str:
         parts.append(layer_table(report.convs))
     if report.convs or report.kernels:
         parts.append(path(report))
-    if report.conversions:
-        parts.append(conversion_table(report.conversions))
+    if report.conversions or report.quantising:
+        parts.append(conversion_table((*report.conversions, *report.quantising)))
     if report.kernels:
         parts.append(kernel_table(report.kernels))
     if any(not conv.tensor_core for conv in report.convs):
         parts.append(reasons(report.convs))
+    if any(conv.floats_because for conv in report.convs):
+        parts.append(floats_table(report.convs))
     if report.convs:
         parts.append(_layout_reasons(report.convs))
     if report.operators:
@@ -291,6 +293,23 @@ def reasons(convs: Sequence[ConvReport]) -> str:
     counted = Counter(conv.why_family for conv in convs if not conv.tensor_core)
     lines = [f"  {count} x {reason}" for reason, count in counted.most_common()]
     return "not on tensor cores:\n" + "\n".join(lines)
+
+
+#: Names in a row of the table of causes.
+MOST_NAMES = 3
+
+
+def floats_table(convs: Sequence[ConvReport]) -> str:
+    """Returns the layers of a quantised model that multiply floats, a row for each cause."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for conv in convs:
+        if conv.floats_because:
+            alike[conv.floats_because].append(_shortened(conv.name))
+    rows = [("not in integers", "x", "cause")]
+    for cause, names in alike.items():
+        more = ", ..." if names[MOST_NAMES:] else ""
+        rows.append((", ".join(names[:MOST_NAMES]) + more, str(len(names)), cause))
+    return figures(rows, text=("not in integers", "cause"))
 
 
 def _layout_reasons(convs: Sequence[ConvReport]) -> str:

@@ -23,12 +23,14 @@ def capability_text(report: CapabilityReport) -> str:
         if report.buildable:
             parts.append(build.path(plan))
         parts.append(build.layer_table(report.convs))
-    if plan.conversions:
-        parts.append(build.conversion_table(plan.conversions))
+    if plan.conversions or plan.quantising:
+        parts.append(build.conversion_table((*plan.conversions, *plan.quantising)))
     if plan.kernels:
         parts.append(build.kernel_table(plan.kernels))
     if report.buildable and any(not conv.tensor_core for conv in report.convs):
         parts.append(build.reasons(report.convs))
+    if any(conv.floats_because for conv in report.convs):
+        parts.append(build.floats_table(report.convs))
     parts.append(_operator_table(report))
     return "\n\n".join(parts)
 

@@ -165,6 +165,14 @@ CASES: dict[str, tuple[type, int, Build, list[Any], Any]] = {
         ((1, 6, 7, 88), F32),
     ),
     "few elements": (Elementwise, 2, nn.relu, [((1, 5), F16)], ((1, 5), F16)),
+    "one number": (
+        Elementwise, 4, lambda x, y: op.maximum(op.multiply(x, y), relax.const(0.5, F32)),
+        [((), F32), ((), F32)], ((), F32),
+    ),
+    "scaled by one number": (
+        Elementwise, 16, lambda x, y: op.multiply(x, y),
+        [((2, 9, 7, 40), F32), ((), F32)], ((2, 9, 7, 40), F32),
+    ),
     "NCHW fp32 to NHWC fp16": (
         Transposition, 16, lambda x: half(op.permute_dims(x, (0, 2, 3, 1))),
         [((2, 3, 9, 24), F32)], ((2, 9, 24, 3), F16),

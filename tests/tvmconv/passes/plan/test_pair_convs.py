@@ -45,11 +45,14 @@ def clip(g: Graph, x: str) -> str:
     return g.op("Clip", x, *six)
 
 
-def bottleneck(g: Graph, x: str, c: int, hidden: int, k: int, stride: int = 1) -> str:
+def bottleneck(
+    g: Graph, x: str, c: int, hidden: int, k: int, stride: int = 1, prefix: str = ""
+) -> str:
     """MobileNetV2's block; the input is added where the shapes are the same."""
-    wide = clip(g, g.conv(x, c, hidden, 1, name="expand"))
-    deep = g.conv(wide, hidden, hidden, group=hidden, strides=[stride] * 2, name="deep")
-    y = g.conv(clip(g, deep), hidden, k, 1, name="project")
+    expand, deep, project = (prefix + name for name in ("expand", "deep", "project"))
+    y = clip(g, g.conv(x, c, hidden, 1, name=expand))
+    y = g.conv(y, hidden, hidden, group=hidden, strides=[stride] * 2, name=deep)
+    y = g.conv(clip(g, y), hidden, k, 1, name=project)
     return g.op("Add", y, x) if c == k and stride == 1 else y
 
 
@@ -255,17 +258,38 @@ def test_weights_that_fp16_cannot_hold_are_refused() -> None:
 # ---------------------------------------------------------------- MobileNetV2, planned only
 
 
-def test_what_is_planned_of_mobilenet_v2(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = mobilenet_v2(2)
+def two_blocks() -> onnx.ModelProto:
+    """Its second and third."""
+    g = Graph([128, 16, 112, 112])
+    x = bottleneck(g, "input", 16, 96, 24, 2, prefix="second_")
+    return g.model(bottleneck(g, x, 24, 144, 24, prefix="third_"))
+
+
+@pytest.mark.parametrize(
+    ("network", "convs", "pairs", "saved_us"),
+    [
+        (two_blocks, 6, 1, 0),
+        pytest.param(lambda: mobilenet_v2(2), 53, 8, 100, marks=pytest.mark.slow),
+    ],
+    ids=["two blocks", "whole"],
+)
+def test_what_is_planned_of_mobilenet_v2(
+    network: Callable[[], onnx.ModelProto],
+    convs: int,
+    pairs: int,
+    saved_us: float,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = network()
     whole = tvmconv.inspect(model, arch="sm_90a", batch=128, records=False).plan
     monkeypatch.setenv("TVMCONV_PAIR", "0")
     apart = tvmconv.inspect(model, arch="sm_90a", batch=128, records=False).plan
     parts = [conv for conv in whole.convs if conv.part_of]
-    assert len(parts) >= 8
-    assert len(whole.convs) == len(apart.convs) == 53
+    assert len(parts) >= pairs
+    assert len(whole.convs) == len(apart.convs) == convs
     assert whole.useful_macs == apart.useful_macs
-    assert whole.cost_us < apart.cost_us - 100
-    assert whole.floor_us < apart.floor_us - 100
+    assert whole.cost_us < apart.cost_us - saved_us
+    assert whole.floor_us < apart.floor_us - saved_us
     by_name = {conv.name: conv for conv in apart.convs}
     for part in parts:
         pair = next(conv for conv in whole.convs if conv.name == part.part_of)

@@ -10,6 +10,7 @@ import pytest
 
 from schedules.conv.activations import FORMULAS
 from tests.support import graphs
+from tests.support.checks import DIRECT
 from tests.support.models import Graph
 
 
@@ -113,7 +114,7 @@ def test_every_activation_of_the_table_is_tried() -> None:
 def test_taken_after_a_residual(name: str, write: Any) -> None:
     g = Graph([1, 8, 6, 5])
     y = write(g, g.op("Add", g.conv("input", 8, 8, name="conv"), g.op("Tanh", "input")))
-    result = graphs.became(g.model(y))
+    result = graphs.became(g.model(y), families=DIRECT)
     assert result.epilogues["conv"] == f"bias + residual + {name}"
     assert result.left == {"tanh": 1}
 
@@ -124,7 +125,7 @@ def test_taken_after_a_residual(name: str, write: Any) -> None:
 def test_taken(name: str, write: Any) -> None:
     g = Graph([1, 8, 6, 5])
     y = write(g, g.conv("input", 8, 16, name="conv"))
-    result = graphs.became(g.model(y))
+    result = graphs.became(g.model(y), families=DIRECT)
     assert result.epilogues["conv"] == f"bias + {name}"
     assert not result.left
 
@@ -161,7 +162,7 @@ def test_declined(name: str) -> None:
     left, write = NONE[name]
     g = Graph([1, 8, 6, 5])
     y = write(g, g.conv("input", 8, 16, name="conv"))
-    result = graphs.became(g.model(y))
+    result = graphs.became(g.model(y), families=DIRECT)
     assert result.epilogues["conv"] == left
     assert result.left
     assert "a kernel of TVM's" in result.fates[y]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.support import graphs
+from tests.support.checks import DIRECT
 from tests.support.models import Graph
 
 #: As many channels as rows and columns: what is meant by its shape must not be mistaken.
@@ -52,7 +53,7 @@ STEPS: dict[str, Callable[[Graph, str], str]] = {
 def test_taken(name: str, groups: int, bias: bool) -> None:
     g = Graph([1, 2 * K, K // 2, K // 2])
     x = STEPS[name](g, transposed(g, groups, bias))
-    result = graphs.became(g.model(g.op("Relu", x)))
+    result = graphs.became(g.model(g.op("Relu", x)), families=DIRECT)
     adds = name not in ("a product", "a product with a number", "a quotient")
     assert result.epilogues["conv"] == ("bias + relu" if bias or adds else "relu")
     assert not result.left
@@ -79,7 +80,9 @@ DECLINED: dict[str, Callable[[Graph, str], str]] = {
 @pytest.mark.parametrize("name", DECLINED)
 def test_declined(name: str) -> None:
     g = Graph([1, 2 * K, K // 2, K // 2])
-    result = graphs.became(g.model(g.op("Tanh", DECLINED[name](g, transposed(g)))), 1e-2)
+    result = graphs.became(
+        g.model(g.op("Tanh", DECLINED[name](g, transposed(g)))), 1e-2, families=DIRECT
+    )
     assert result.epilogues["conv"] == "bias"
     assert result.left
 
