@@ -199,6 +199,18 @@ def markdown(results: Iterable[Result]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def read(path: Path) -> list[Result]:
+    """Returns the results that `main` wrote."""
+    found = []
+    for fields in json.loads(path.read_text())["networks"]:
+        parts = {
+            name: fields[name] and Accuracy(**fields[name])
+            for name in ("ours", "halved", "onnxruntime", "built")
+        }
+        found.append(Result(**{**fields, **parts}))
+    return found
+
+
 def main(
     models: Annotated[str, typer.Option(help="names, with commas")] = ",".join(NETWORKS),
     calibrated: Annotated[int, typer.Option(min=1, help="pictures to quantise with")] = 16,
