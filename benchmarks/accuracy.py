@@ -1,4 +1,4 @@
-"""What int8 costs in accuracy: networks of the zoo, quantised by us and by onnxruntime.
+"""The accuracy that int8 costs: networks of the zoo, quantised by us and by onnxruntime.
 
     python -m benchmarks.accuracy                                    # all, some 15 minutes
     python -m benchmarks.accuracy --models rapidocr_cls -o one.json
@@ -60,7 +60,7 @@ Run = Callable[[Feed], Mapping[str, NDArray[Any]]]
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How far a quantised network is from the float one, over all test pictures."""
+    """Differences of a quantised network from the float one, over all test pictures."""
 
     #: Relative l2 error of the outputs, the largest of several.
     relative_l2: float
@@ -197,6 +197,18 @@ def markdown(results: Iterable[Result]) -> str:
     header, *others = rows(results)
     lines = [header, tuple("---" for _ in header), *others]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def read(path: Path) -> list[Result]:
+    """Returns the results that `main` wrote."""
+    found = []
+    for fields in json.loads(path.read_text())["networks"]:
+        parts = {
+            name: fields[name] and Accuracy(**fields[name])
+            for name in ("ours", "halved", "onnxruntime", "built")
+        }
+        found.append(Result(**{**fields, **parts}))
+    return found
 
 
 def main(

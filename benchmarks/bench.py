@@ -11,7 +11,7 @@ With ``--int8`` each network is also quantised, on pictures that it is not teste
 onnxruntime on the same quantised model and timed beside its fp16 (`benchmarks.int8`). What MLPerf
 calls Offline, inputs on the device and images per second at large batches, is the column images/s:
 
-    python -m benchmarks.bench --int8 --models resnet50 --batches 256,512,1024 --int8-io int8
+    python -m benchmarks.bench --int8 --models resnet50 --batches 256,512,1024
 
 Inputs are as in practice: on a GPU fp16 in NHWC, for ours and for PyTorch. There ours is also built
 and timed with the model's own inputs, fp32 in NCHW, in a column of its own.
@@ -185,9 +185,6 @@ def main(
     as_written: Annotated[bool, typer.Option(help="on a GPU: also with fp32 NCHW")] = True,
     layers: Annotated[bool, typer.Option(help="time each layer by itself")] = True,
     in_int8: Annotated[bool, typer.Option("--int8", help="also quantised, beside fp16")] = False,
-    int8_io: Annotated[
-        str | None, typer.Option(help="on a GPU: dtype of the inputs of int8; default fp16's")
-    ] = None,
 ) -> None:
     """Build networks, check them against onnxruntime, and time those that pass."""
     if target == "auto":
@@ -205,9 +202,7 @@ def main(
         built = out / "built"
         suffixes = ["", *[AS_MODEL] * (target == "cuda" and as_written), *[AS_INT8] * in_int8]
         builds = itertools.product(networks, suffixes)
-        prebuild(
-            [Build(*one, target, arch, built, suffix, int8_io) for one, suffix in builds], jobs
-        )
+        prebuild([Build(*one, target, arch, built, suffix) for one, suffix in builds], jobs)
     cells, yardstick = [], None
     if in_int8 and target == "cuda" and peers.has_torch():
         yardstick = peers.torch_int_mm(effort)
@@ -238,7 +233,6 @@ def main(
                 pictures=PICTURES[pictures],
                 effort=effort,
                 layers=layers,
-                io=int8_io,
                 fp16=cell.latency.compute if cell.latency else None,
             )
             cell = replace(cell, int8=quantised)

@@ -88,21 +88,21 @@ def measure(
     pictures: Source = zoo.photos,
     effort: Effort | None = None,
     layers: bool = True,
-    io: str | None = None,
     fp16: Timing | None = None,
 ) -> Int8:
     """Checks and times a network that `benchmarks.prebuild.quantise` wrote to ``folder``.
 
-    built: ``folder`` has what `prebuild` made of it, too. io: on a GPU, dtype of the inputs; as of
-    fp16 if None. fp16: our own time of the float network in this run. Raises `TvmconvError` if the
-    network cannot be read or built, or pictures or weights cannot be fetched.
+    built: ``folder`` has what `prebuild` made of it, too. fp16: our own time of the float network
+    in this run. On a GPU inputs are those of fp16, since a first convolution of three channels
+    reads them unrounded. Raises `TvmconvError` if the network cannot be read or built, or pictures
+    or weights cannot be fetched.
     """
     model, feeds = read(name, batch, folder), zoo.feeds(name, batch, pictures)
     if built:
         exe = tvmconv.load(folder / file_name(name, batch, AS_INT8))
     else:
         with step(f"building {name} in int8 at batch {batch} for {target}"):
-            chosen = options(target, AS_INT8, io)
+            chosen = options(target, AS_INT8)
             exe = tvmconv.build(model, target=target, arch=arch, batch=batch, **chosen)
     found = errors(zoo.load(name), model, exe, feeds)
     if not found.passed:

@@ -1,4 +1,4 @@
-"""What `bench` makes before it times: networks quantised, and built by several processes."""
+"""Networks that `bench` makes before it times: quantised, and built by several processes."""
 
 from __future__ import annotations
 
@@ -32,11 +32,9 @@ AS_INT8 = "-int8"
 CALIBRATED, AT_ONCE = 32, 8
 
 
-def options(target: str, suffix: str, int8_io: str | None = None) -> dict[str, Any]:
-    """Returns the build options of a network. int8_io: dtype of the inputs of one in int8."""
-    if target != "cuda" or suffix == AS_MODEL:
-        return {}
-    return {**AS_PEERS, "io_dtype": int8_io} if suffix == AS_INT8 and int8_io else AS_PEERS
+def options(target: str, suffix: str) -> dict[str, Any]:
+    """Returns the build options of a network whose file has this suffix."""
+    return AS_PEERS if target == "cuda" and suffix != AS_MODEL else {}
 
 
 def file_name(name: str, batch: int, suffix: str = "") -> str:
@@ -92,7 +90,6 @@ class Build:
     #: `AS_MODEL` for one with the model's own inputs, `AS_INT8` for the one in int8, which was
     #: quantised into `folder`.
     suffix: str = ""
-    int8_io: str | None = None
 
     def __call__(self) -> None:
         model = (
@@ -100,7 +97,7 @@ class Build:
             if self.suffix == AS_INT8
             else zoo.load(self.name)
         )
-        chosen = options(self.target, self.suffix, self.int8_io)
+        chosen = options(self.target, self.suffix)
         exe = tvmconv.build(model, self.target, arch=self.arch, batch=self.batch, **chosen)
         self.folder.mkdir(parents=True, exist_ok=True)
         exe.save(self.folder / file_name(self.name, self.batch, self.suffix))

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from benchmarks import accuracy
 from tests.support.calibrated import feeds
 from tests.support.models import residual_net
 from tests.support.shell import Command
@@ -37,7 +38,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_commands(folder: Path, command: Command) -> None:
     lines = [line for block in blocks("bash") for line in block.splitlines()]
-    assert len(lines) == 3
+    lines = [line for line in lines if not line.startswith("make ")]
+    assert len(lines) == 5
     for line in lines:
         done = command(*shlex.split(line)[1:])
         assert done.code == 0, line + done.err
@@ -53,5 +55,17 @@ def test_python(folder: Path) -> None:
 def test_methods_and_files_are_there() -> None:
     listed = re.findall(r"^\| `(\w+)`", PAGE, re.MULTILINE)
     assert tuple(listed) == METHODS
-    linked = re.findall(r"\]\(([^)]+)\)", PAGE)
+    linked = re.findall(r"\]\(([^)#]+)\)", PAGE)
     assert all((ROOT / "docs" / path).exists() for path in linked)
+
+
+def test_figures_are_those_of_the_recorded_run() -> None:
+    (path,) = set(re.findall(r"\(\.\./(benchmarks/results/int8/[^)]+)\)", PAGE))
+    results = accuracy.read(ROOT / path)
+    told = PAGE[PAGE.index("<!-- accuracy -->") : PAGE.index("<!-- end of accuracy -->")]
+    assert told.partition("\n")[2].strip() == accuracy.markdown(results)
+    (built,) = (one.built for one in results if one.built)
+    assert (
+        f"an error of {100 * built.relative_l2:.2f} %, and {100 * built.first_class:.1f} %" in PAGE
+    )
+    assert {(one.calibrated, one.tested) for one in results} == {(16, 40)}

@@ -125,7 +125,7 @@ def prepare(model: Model) -> tuple[Network, tuple[TensorSpec, ...]]:
 
 
 def restore_shapes(simple: onnx.ModelProto, proto: onnx.ModelProto) -> None:
-    """Gives outputs the shapes of ``proto``'s where inference has lost them: a build asks for one."""
+    """Gives outputs the shapes of ``proto``'s where inference has lost them; builds need one."""
     known = {value.name: value.type.tensor_type for value in proto.graph.output}
     for value in simple.graph.output:
         own = value.type.tensor_type

@@ -23,7 +23,7 @@ from intrinsics.volta import timing
 from intrinsics.volta.hmma import F32, PROGRAM_F32
 from schedules.conv.gemm import Gemm
 from schedules.conv.workload import ConvWorkload
-from schedules.families.simulated.family import TILE
+from schedules.families.simulated.family import TILE, HmmaSimFamily
 from tvmconv.compiler.build import build
 from tvmconv.compiler.targets import SIMULATED
 from tvmconv.errors import FeedError
@@ -90,7 +90,7 @@ def simulate(
         images=count,
         outputs=tuple(one.error(name, count) for name, one in sums.items()),
         layers=simulated_layers(exe, numerics),
-        others=tuple(one.name for one in exe.report.convs if not one.tensor_core),
+        others=tuple(one.name for one in exe.report.convs if not is_simulated(one)),
     )
 
 
@@ -137,7 +137,12 @@ class _Sums:
 
 def simulated_layers(exe: Executable, numerics: str) -> tuple[SimulatedLayer, ...]:
     """Tensor-core work of the tensorized convolutions of a network built for hmma-sim."""
-    return tuple(_layer(one, numerics) for one in exe.report.convs if one.tensor_core)
+    return tuple(_layer(one, numerics) for one in exe.report.convs if is_simulated(one))
+
+
+def is_simulated(conv: ConvReport) -> bool:
+    """True for a layer whose products are simulated; those of integers are not."""
+    return conv.family == HmmaSimFamily.name
 
 
 def _layer(conv: ConvReport, numerics: str) -> SimulatedLayer:

@@ -24,7 +24,7 @@ from intrinsics.volta.fragments import TILE as SIDE
 from intrinsics.volta.listing import trace
 from schedules.conv.gemm import Gemm, pixel
 from schedules.conv.workload import ConvWorkload
-from schedules.families.simulated.family import TILE
+from schedules.families.simulated.family import TILE, HmmaSimFamily
 from tvmconv.errors import TvmconvError
 from tvmconv.reports.data.build import ConvReport
 from tvmconv.runtime import simulator
@@ -243,7 +243,7 @@ class _Part:
 
 
 def _layer(exe: Executable, name: str) -> ConvReport:
-    found = {one.name: one for one in exe.report.convs if one.tensor_core}
+    found = {one.name: one for one in exe.report.convs if one.family == HmmaSimFamily.name}
     if name not in found:
         raise TvmconvError(
             f"there is no layer {name!r} on tensor cores", hint=f"one of {', '.join(found)}"

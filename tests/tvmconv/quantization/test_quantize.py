@@ -181,6 +181,7 @@ def test_outputs_keep_the_shapes_that_inference_loses() -> None:
     assert lost == model, "it had a shape"
 
 
+@pytest.mark.slow
 def test_a_network_whose_shapes_cannot_be_inferred_is_quantised_and_built() -> None:
     model = downloaded(lambda: zoo.load("rapidocr_cls"))
     found = tvmconv.quantize(model, zoo.calibration("rapidocr_cls", 1, 1, zoo.drawings)).proto

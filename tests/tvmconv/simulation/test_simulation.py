@@ -13,7 +13,9 @@ import pytest
 
 import tvmconv
 from intrinsics.numerics import arithmetic as numerics
+from tests.support import quantized
 from tests.support.models import Graph, random_feed, residual_net
+from tests.support.qdq import S8, U8, conv, pair
 from tvmconv.errors import FeedError, TuningError, TvmconvError
 from tvmconv.reports.data.simulation import OutputError, SimulationReport
 from tvmconv.simulation import simulate as simulation
@@ -231,3 +233,18 @@ def test_images_are_needed_and_have_to_fit() -> None:
     g = Graph([1, 3, 12, 12])
     with pytest.raises(FeedError, match="expected float32"):
         tvmconv.simulate(g.model(g.conv("input", 3, 8)), [random_feed((1, 3, 5, 5))])
+
+
+@pytest.mark.parametrize("activations", ["float16", "float32"])
+def test_sums_of_integers_are_exact_and_not_simulated(activations: str) -> None:
+    g = Graph([1, 16, 6, 7])
+    x = conv(g, pair(g, "input", 0.03, S8(-7)), name="integers")
+    x = conv(g, pair(g, g.op("Relu", x), 0.03), zero=U8(90), name="past_int8")
+    model = g.model(pair(g, x, 0.04))
+    exe = tvmconv.build(model, "hmma-sim", activations=activations)
+    assert [one.name for one in simulation.simulated_layers(exe, "v100")] == ["past_int8"]
+    feed = random_feed((1, 16, 6, 7))
+    (got,), (wanted,) = exe.run(feed).values(), quantized.run(model, feed).values()
+    off = np.abs(got - wanted) / 0.04
+    assert off.max() < 1.01
+    assert (off > 0.5).mean() <= 0.05

@@ -150,6 +150,8 @@ class _Lower(PyExprMutator):
         if written is not None and (shape(written), written.ty.dtype) == wanted:
             return written
         value = self._narrowed(arg) if expected.dtype == self.narrow else self.visit_expr(arg)
+        if value.ty.dtype != expected.dtype:  # simulated in fp32, of numbers that are converted
+            value = self.builder_.emit(relax.op.astype(value, expected.dtype))
         if shape(value) == expected.shape:
             return value
         assert len(expected.shape) == 4, "a reshape would cross layouts"

@@ -71,7 +71,7 @@ def is_fed(value: relax.Var, flow: Dataflow) -> bool:
 
 
 def _values(table: Table, calls: Iterable[relax.Call], channels: int) -> Table | None:
-    """What the calls make of each number, (numbers, 1 or C); None if that is not certain."""
+    """Returns the results of the calls for each number, (numbers, 1 or C); None if not certain."""
     for call in calls:
         op = call.op.name
         if op == "relax.round":
