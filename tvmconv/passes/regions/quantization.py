@@ -139,9 +139,11 @@ def sums_after(region: Region, flow: Dataflow) -> Region | None:
 
 
 def without_bounds(region: Region) -> Region:
-    """The region without an activation that only keeps values in bounds which saturation keeps; with
-    a ReLU where saturation keeps the upper bound of a clip from 0 on. Unlike a clip, a ReLU is the
-    same on scaled values, so that the result's scale is folded into the convolution's."""
+    """The region without an activation that only keeps values in bounds which saturation keeps.
+
+    Where it keeps the upper bound of a clip from 0 on, what is left is a ReLU. That is the same on
+    scaled values, so that the result's scale is folded into the convolution's.
+    """
     activation, last = region.activation, region.residual is not None and region.residual_last
     if activation.kind not in ("relu", "clip") or last:
         return region
