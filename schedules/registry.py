@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 from schedules.errors import FamilyError
 from schedules.families.depthwise.family import DepthwiseFamily
+from schedules.families.depthwise_dp4a.family import DepthwiseDp4aFamily
 from schedules.families.depthwise_projection.family import DepthwiseProjectionFamily
 from schedules.families.direct.family import DirectFamily
 from schedules.families.few_channels.family import FewChannelsFamily
@@ -25,6 +26,7 @@ FAMILIES: tuple[Family, ...] = (
     MmaSyncFamily(),
     WmmaFamily("wmma_packed", packed=True),
     WmmaFamily("wmma_nhwc", packed=False),
+    DepthwiseDp4aFamily(),
     DepthwiseFamily(),
     DepthwiseProjectionFamily(),
     DirectFamily(),

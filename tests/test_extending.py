@@ -9,12 +9,14 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from schedules import choose
+from schedules.conv.precision import INT8, SCALE
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from tests.support.models import Graph
@@ -22,11 +24,16 @@ from tests.support.shell import Command
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
+DEPTHWISE = ConvWorkload(
+    128, 56, 56, 144, 144, 3, 3, padding=(1, 1, 1, 1), groups=144,
+    precision=replace(INT8, result="int8", scales=(SCALE,)),
+)  # fmt: skip
 #: Machines and layers for which a family of the page is chosen, by the first name that it offers.
 LAYERS = {
     "ROWS": ("sm_90a", ConvWorkload(32, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
     "GPU_TILES": ("sm_80", ConvWorkload(1, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
     "GPU_WARPS": ("sm_75", ConvWorkload(8, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
+    "WORDS": ("sm_80", DEPTHWISE),
     "CPU_ROWS": ("llvm", ConvWorkload(1, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
 }
 

@@ -74,9 +74,18 @@ class Kernel:
 
     def flat(self, name: str) -> Expr:
         """An operand as one row of elements."""
+        size = math.prod(int(extent) for extent in self._buffers[name].shape)
+        return self.elements(name, (size,))
+
+    def words(self, name: str, shape: tuple[int, ...]) -> Expr:
+        """An operand of 8 or 16-bit elements as ``uint32`` of this shape."""
+        data = self._buffers[name].data
+        return IRBuilder.name(name, T.decl_buffer(shape, "uint32", data=data))
+
+    def elements(self, name: str, shape: tuple[int, ...]) -> Expr:
+        """An operand as an array of another shape."""
         buffer = self._buffers[name]
-        size = math.prod(int(extent) for extent in buffer.shape)
-        return IRBuilder.name(name, T.decl_buffer((size,), buffer.dtype, data=buffer.data))
+        return IRBuilder.name(name, T.decl_buffer(shape, buffer.dtype, data=buffer.data))
 
     @contextmanager
     def launch(self, launch: Launch) -> Iterator[Thread]:

@@ -96,6 +96,7 @@ def test_families_by_name() -> None:
         "mma_sync",
         "wmma_packed",
         "wmma_nhwc",
+        "depthwise_dp4a",
         "depthwise",
         "depthwise_projection",
         "direct",

@@ -49,6 +49,8 @@ inline uint __byte_perm(uint a, uint b, uint selector) {
   for (int i = 0; i < 4; i++) bytes |= uint(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
   return bytes;
 }
+inline float __int_as_float(int bits) { return __uint_as_float(bits); }
+inline int __float_as_int(float x) { return __float_as_uint(x); }
 
 // NaN marks what has not arrived, so it must not be lost: CUDA's own give the other number.
 template <class T>
@@ -126,6 +128,29 @@ template <class Element>
 void pair_of(uint32_t& d, float upper, float lower) {
   Element pair[2]{Element(lower), Element(upper)};
   __builtin_memcpy(&d, pair, 4);
+}
+
+// Four bytes of a, and of b as signed ones.
+template <class A>
+inline void dp4a(int32_t& d, uint32_t a, uint32_t b, int32_t c) {
+  uint32_t sum = c;
+  for (int i = 0; i < 32; i += 8) sum += uint32_t(int32_t(A(a >> i)) * int32_t(int8_t(b >> i)));
+  d = sum;
+}
+// NaN becomes 0.
+inline void fma_sat(float& d, float a, float b, float c) {
+  float x = __builtin_fmaf(a, b, c);
+  d = x > 0 ? (x < 1 ? x : 1) : 0;
+}
+inline void mul_rn(float& d, float a, float b) { d = a * b; }
+template <class Byte>
+inline uint32_t saturated(int32_t x) {
+  constexpr int32_t least = Byte(-1) < 0 ? -128 : 0, most = least + 255;
+  return uint8_t(x < least ? least : x > most ? most : x);
+}
+template <class Byte>
+inline void cvt_pack(uint32_t& d, int32_t a, int32_t b, uint32_t c) {
+  d = saturated<Byte>(b) | saturated<Byte>(a) << 8 | c << 16;
 }
 
 // -- asynchronous copies of a thread

@@ -47,6 +47,11 @@ INSTRUCTIONS = {
     r"max\.NaN\.(f16)x2": "max_of_pairs<{0}>(",
     r"min\.NaN\.(f16)x2": "min_of_pairs<{0}>(",
     r"add\.rn\.(f16)x2": "add_pairs<{0}>(",
+    r"dp4a\.s32\.s32": "dp4a<int8_t>(",
+    r"dp4a\.u32\.s32": "dp4a<uint8_t>(",
+    r"fma\.rn\.sat\.f32": "fma_sat(",
+    r"mul\.rn\.f32": "mul_rn(",
+    r"cvt\.pack\.sat\.([su]8)\.s32\.b32": "cvt_pack<{0}>(",
     r"cvt\.rn\.(f16)x2\.f32": "pair_of<{0}>(",
     # asynchronous copies
     r"cp\.async\.c[ag]\.shared\.global(?:\.L2::\d+B)?": "cp_async(",

@@ -14,6 +14,7 @@ from schedules.conv.max_pool import MaxPool
 from schedules.conv.workload import ConvWorkload, Epilogue
 from schedules.errors import ConfigError
 from schedules.families.depthwise.config import DepthwiseConfig
+from schedules.families.depthwise_dp4a.config import DepthwiseDp4aConfig
 from schedules.families.depthwise_projection.config import DepthwiseProjectionConfig
 from schedules.families.direct.family import DirectConfig
 from schedules.families.few_channels.config import FewChannelsConfig
@@ -29,7 +30,7 @@ from schedules.registry import FAMILIES, family
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels
-from tests.support.workloads import PAIRS, WORKLOADS
+from tests.support.workloads import PAIRS, WORKLOADS, quantised
 
 GPUS = {hardware.name: hardware for hardware in CUDA_ARCHS}
 HOPPER = GPUS["sm_90a"]
@@ -137,6 +138,10 @@ WIDE: dict[str, tuple[ConvWorkload, Any]] = {
     "wgmma": (W, WgmmaConfig(8)),
     "few_channels": (replace(W, c=3), FewChannelsConfig(1, 8, tall=8)),
     "depthwise": (DEPTHWISE, DepthwiseConfig(1, 1, 1, 64, 28, 1)),
+    "depthwise_dp4a": (
+        quantised(DEPTHWISE, "int8", "int8", "scale"),
+        DepthwiseDp4aConfig(1, 1, threads=2048),
+    ),
     "depthwise_projection": (next(iter(PAIRS.values())), DepthwiseProjectionConfig(2, 8, 8)),
     "direct": (W, DirectConfig(1, 2048)),
 }
