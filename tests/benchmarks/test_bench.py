@@ -236,7 +236,7 @@ def test_networks_in_int8_have_a_table_beside_fp16(tmp_path: Path) -> None:
     assert found["from_float"] == pytest.approx(found["bound"] / 2**0.5, rel=0.5)
     assert found["first_class"] == 1
     quantised = onnx.load(tmp_path / "built" / "tiny-b2.int8.onnx").graph.node
-    assert sum(node.op_type == "QuantizeLinear" for node in quantised) == 1
+    assert any(node.op_type == "QuantizeLinear" for node in quantised)
 
 
 def test_in_int8_too_what_fails_the_check_is_not_timed(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ Input = Annotated[
 ]
 Bound = Annotated[
     float | None,
-    typer.Option(help="relative l2 error that still passes; default 5e-3, for int8 0.1"),
+    typer.Option(help="relative l2 error that still passes; default 5e-3, for int8 0.14"),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON instead of a table")]
 

@@ -13,15 +13,18 @@ BOUND = 5e-3
 #: The same for one that rounds activations to 8 bits. Sums of integers are exact, but a number near
 #: the middle between two steps is rounded up after one order of fp32 operations and down after
 #: another, every layer rounds again what differs, and so single steps add up. Outputs of the zoo's
-#: ResNet-18, MobileNetV2 and ResNet-50 in int8, over four photos, differ by (relative l2)
+#: ResNet-18, MobileNetV2 and ResNet-50 in int8, over one to four photos, differ by (relative l2)
 #:
 #:     ours on llvm, from onnxruntime computing QDQ in fp32     0.72 %   2.1 %   5.1 %
+#:     the same, the first convolution in fp16                  2.7 %    5.6 %   9.2 %
 #:     onnxruntime without optimisations, from the same         0.87 %   1.6 %   3.5 %
 #:     onnxruntime with its integer kernels, from the same      2.1 %    4.8 %   9.3 %
 #:     (the same from the float model                           2.9 %    6.0 %   9.7 %)
 #:
-#: so ours is as far from onnxruntime as that is from itself. A wrong kernel shows as far more.
-INT8_BOUND = 0.1
+#: so ours is as far from onnxruntime as that is from itself. The bound is sqrt(2) times the largest
+#: error of int8 itself, 9.7 %: so far apart are two approximations of a float network whose errors
+#: are that large and independent. Each layer by itself is held to a single step by the tests.
+INT8_BOUND = 0.14
 
 
 @dataclass(frozen=True)
