@@ -54,6 +54,7 @@ def test_there_are_notebooks() -> None:
     assert [path.stem for path in NOTEBOOKS] == ["inside_a_tensor_core", "tune_a_convolution"]
 
 
+@pytest.mark.slow
 def test_tune_a_convolution(tmp_path: Path) -> None:
     pytest.importorskip("cloudpickle", reason="the tune extra is not installed")
     printed = outputs("tune_a_convolution", tmp_path)

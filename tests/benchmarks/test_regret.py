@@ -113,6 +113,7 @@ def test_a_space_is_measured(tmp_path: Path) -> None:
     assert "geometric mean of the first 32" in done.output
 
 
+@pytest.mark.slow
 def test_a_network_is_planned_tuned_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ ZOO_BOUND = 1e-2
         # `test_trained` has the layers of both.
         pytest.param("resnet18", 20, 0, marks=pytest.mark.slow),
         pytest.param("resnet50", 53, 0, marks=pytest.mark.slow),
-        ("mobilenet_v2", 35, 17),
+        pytest.param("mobilenet_v2", 35, 17, marks=pytest.mark.slow),
     ],
 )
 def test_generated(name: str, tensorized: int, depthwise: int) -> None:

@@ -302,7 +302,7 @@ def test_product_on_the_cpu_is_numpys_bit_for_bit(intrinsic: TensorIntrinsic, fo
 
 
 @pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm")
-@pytest.mark.parametrize("arch", ["sm_75", "sm_90"])
+@pytest.mark.parametrize("arch", [pytest.param("sm_75", marks=pytest.mark.slow), "sm_90"])
 def test_product_runs_on_tensor_cores(arch: str, tmp_path: Path) -> None:
     hardware = toolchain.cuda_arch(arch)
     there = [i for i in INTRINSICS if i.min_sm <= hardware.sm]
@@ -349,6 +349,7 @@ def test_unknown_form_is_refused() -> None:
         lower(intrinsics.get(16, 16, 16), "amx", "shared")
 
 
+@pytest.mark.slow
 def test_no_two_lowerings_share_a_name() -> None:
     names = [
         getattr(lower(intrinsic, kind, "shared"), form)

@@ -16,7 +16,7 @@ from schedules.families.wmma.config import WmmaConfig
 from schedules.family import Family, Match
 from schedules.machine.hardware import CPU, CUDA_ARCHS
 from schedules.registry import FAMILIES
-from tests.support.workloads import PAIRS, WORKLOADS
+from tests.support.workloads import INT8_WORKLOADS, PAIRS, WORKLOADS
 
 W = ConvWorkload(16, 9, 9, 32, 32, 3, 3)
 SM_90A = next(one for one in CUDA_ARCHS if one.name == "sm_90a")
@@ -92,7 +92,7 @@ def test_json_of_every_family(one: Family) -> None:
     """`records show` prints what `records set` reads."""
     matching = (
         (w, hardware, answer.config)
-        for w in (WORKLOADS | PAIRS).values()
+        for w in (WORKLOADS | PAIRS | INT8_WORKLOADS).values()
         for hardware in (CPU, SM_90A)
         if isinstance(answer := one.match(w, hardware), Match)
     )

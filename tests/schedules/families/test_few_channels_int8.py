@@ -167,7 +167,10 @@ def test_largest_sums_are_exact() -> None:
 
 @pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm")
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
-@pytest.mark.parametrize("hardware", [SM_80, SM_90], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "hardware",
+    [pytest.param(SM_80, id="sm_80", marks=pytest.mark.slow), pytest.param(SM_90, id="sm_90")],
+)
 def test_machine_code(tmp_path: Path, hardware: Hardware) -> None:
     precision = Precision(result="uint8", scales=(SCALE, RESULT_ZERO))
     bytes = Precision("uint8", ("uint8", "int8"), "int32", "int8", scales=(SCALE,))

@@ -20,7 +20,7 @@ from schedules.families.wmma.config import WmmaConfig, shared_bytes
 from schedules.family import Match
 from schedules.registry import FAMILIES, family
 from tests.support import kernels, sass
-from tests.support.workloads import PAIRS, WORKLOADS
+from tests.support.workloads import INT8_WORKLOADS, PAIRS, WORKLOADS
 from tvmconv.compiler import cubins, toolchain
 
 pytestmark = [
@@ -189,7 +189,7 @@ def test_shared_memory_is_what_the_config_was_checked_for(built: Built, name: st
 
 
 #: What each family is compiled for: of these the first that it takes.
-SMALL = WORKLOADS | PAIRS
+SMALL = WORKLOADS | PAIRS | INT8_WORKLOADS
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])

@@ -235,7 +235,10 @@ SLOW = {"sm_80": r"\b(F2I|FRND)\b", "sm_90a": r"\b(I2F|F2I|FRND)\b"}
 
 @pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm")
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on PATH")
-@pytest.mark.parametrize("hardware", [SM_80, SM_90A], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "hardware",
+    [pytest.param(SM_80, id="sm_80", marks=pytest.mark.slow), pytest.param(SM_90A, id="sm_90a")],
+)
 def test_machine_code(tmp_path: Path, hardware: Hardware) -> None:
     large = ConvWorkload(8, 14, 14, 256, 256, 3, 3, padding=SAME, epilogue=ALL)
     functions = {}

@@ -19,7 +19,7 @@ from schedules.family import Match
 from schedules.machine.hardware import CPU, CUDA_ARCHS
 from schedules.registry import FAMILIES, family
 from tests.support import networks
-from tests.support.workloads import PAIRS, WORKLOADS
+from tests.support.workloads import INT8_WORKLOADS, PAIRS, WORKLOADS
 from tvmconv.errors import RecordError, RecordWarning
 from tvmconv.records import store as book
 from tvmconv.records.store import Record, Records
@@ -58,7 +58,7 @@ def written(path: Path, *records: Record) -> Path:
 # --- lines ----------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", WORKLOADS | PAIRS)
 def test_a_line_has_all_of_it(name: str) -> None:
-    first = replace(record(), workload=(WORKLOADS | PAIRS)[name].to_json())
+    first = replace(record(), workload=(WORKLOADS | PAIRS | INT8_WORKLOADS)[name].to_json())
     assert Record.from_json(first.to_json()) == first
     assert "\n" not in first.to_json()
 
@@ -98,7 +98,7 @@ def test_a_damaged_line_is_named(line: str, tmp_path: Path) -> None:
 def test_configurations_come_back_out_of_json(one: Any) -> None:
     sm_90a = next(hardware for hardware in CUDA_ARCHS if hardware.name == "sm_90a")
     found = 0
-    for w in (WORKLOADS | PAIRS).values():
+    for w in (WORKLOADS | PAIRS | INT8_WORKLOADS).values():
         if isinstance(one.match(w, sm_90a), Match):
             for config in itertools.islice(one.space(w, sm_90a), 5):
                 assert make_config(one, w, sm_90a, config_fields(config)) == config

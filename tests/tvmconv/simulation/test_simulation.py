@@ -52,7 +52,7 @@ WIDE = ("ieee", "v100", "h100")
     ("model", "size", "wide_by"),
     [
         (residual_net(1, size=21), SIZE, WIDE),
-        (mixed_net(), (1, 3, 12, 10), WIDE[-1:]),
+        pytest.param(mixed_net(), (1, 3, 12, 10), WIDE[-1:], marks=pytest.mark.slow),
         pytest.param(mixed_net(), (1, 3, 12, 10), WIDE, marks=pytest.mark.slow),
     ],
     ids=["residual", "mixed", "mixed, by all"],

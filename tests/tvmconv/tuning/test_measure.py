@@ -113,6 +113,7 @@ def test_a_kernel_that_ends_the_process_ends_nothing_else(shop: Workshop, tmp_pa
     assert math.isfinite(measured.timed[2].us)
 
 
+@pytest.mark.slow
 def test_a_kernel_that_does_not_end_is_stopped(tmp_path: Path) -> None:
     path = exported(
         tmp_path / "sleep.so",

@@ -99,6 +99,7 @@ def test_in_a_script(tmp_path: Path) -> None:
     run(script, tmp_path / "r.jsonl", cwd=tmp_path)
 
 
+@pytest.mark.slow
 def test_in_a_notebook(tmp_path: Path) -> None:
     """Cells are executed in `__main__`, which is no file; here one twice, as happens."""
     register = "\nschedules.register(SmallTile(), replace=True)\n"

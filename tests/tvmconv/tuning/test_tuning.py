@@ -240,6 +240,7 @@ def test_what_can_not_be_built_is_not_tuned(tmp_path: Path) -> None:
         tvmconv.tune(model, "llvm", batch=1, records=tmp_path / "r")
 
 
+@pytest.mark.slow
 def test_machines_behind_a_tracker_measure(tmp_path: Path) -> None:
     """Here one server, which is this machine."""
     pytest.importorskip("tornado", reason="the tune extra is not installed")

@@ -24,6 +24,7 @@ from schedules.registry import family
 from tvmconv.passes.graph import dtype, shape
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place
+from tvmconv.passes.plan.quantised import is_quantised
 from tvmconv.passes.plan.workloads import workloads
 from tvmconv.passes.regions.quantization import EIGHT_BITS
 from tvmconv.passes.regions.region import Region
@@ -35,6 +36,9 @@ def choose_operands(
     """The regions, each quantised one in the form that costs least."""
     chosen = {}
     for region in regions.values():
+        if not is_quantised(region):
+            chosen[region.output] = region
+            continue
         after = region.x in regions  # a convolution's result, with no kernel between
         costs = [(_cost(form, region, chooser, after), form) for form in _forms(region)]
         cost, best = min(costs, key=lambda one: one[0])
@@ -50,6 +54,8 @@ def _why_floats(
     cost: tuple[bool, float], form: Region, floats: tuple[bool, float], chooser: Chooser
 ) -> str:
     """Why the cheapest form of integers was not chosen. floats: the cost of what was."""
+    if math.isinf(cost[1]):
+        return "no family at hand multiplies its integers"
     if cost[0] == floats[0]:
         return f"estimated {cost[1]:.2f} us in integers, {floats[1]:.2f} in floats"
     place = Place(form.output, 0, form.k)
@@ -79,6 +85,8 @@ def _cost(form: Region, whole: Region, chooser: Chooser, after: bool) -> tuple[b
     place = Place(form.output, 0, form.k)
     kernels = [w for w, _ in workloads(form, place, NHWC, NHWC, NHWC, chooser.precision)]
     us = sum(chooser.cost(form.name, w) for w in kernels)
+    if math.isinf(us):  # no family at hand takes it as NHWC
+        return True, us
     last = any(chooser.estimated(form.name, w).family.last_resort for w in kernels)
     if whole.result in EIGHT_BITS and not form.result:
         elements = math.prod(shape(form.output))
