@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -203,3 +204,29 @@ def test_emulation_and_hardware_agree() -> None:
         tvmconv.build(model, target=target).run(feeds)["output"] for target in ("llvm", "cuda")
     )
     assert np.linalg.norm(emulated - real) <= 1e-3 * np.linalg.norm(emulated)
+
+
+def test_a_binding_outlives_its_network() -> None:
+    """Its graph needs the network's kernels and weights, whatever memory others take since."""
+    model, feeds = residual_net(2), random_feed((2, 3, 12, 12))
+    exe = tvmconv.build(model)
+    expected = exe.run(feeds)["output"]
+    binding = exe.bind(feeds)
+    del exe
+    gc.collect()
+    others = [tvmconv.build(residual_net(2, channels)).bind() for channels in (16, 32)]
+    binding.run()
+    assert np.array_equal(binding.outputs["output"].numpy(), expected)
+    assert len(others) == 2
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["uint8", "int8"])
+def test_a_network_in_int8(signed: bool) -> None:
+    """Single steps of difference add up from layer to layer: the bound is that of `compare`."""
+    model = residual_net(2, 32, 32)
+    feeds = [random_feed((2, 3, 32, 32), seed) for seed in range(3)]
+    proto = tvmconv.quantize(model, feeds, method="minmax", unsigned=not signed).proto
+    exe = tvmconv.build(proto)
+    assert exe.report.in_int8
+    report = tvmconv.compare(proto, exe, feeds[0])
+    assert report.passed(), str(report)
