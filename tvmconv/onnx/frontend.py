@@ -25,7 +25,7 @@ from tvmconv.errors import (
 )
 from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
-from tvmconv.onnx.model import infer_shapes, inputs, opset
+from tvmconv.onnx.model import drop_unread, infer_shapes, inputs, opset
 from tvmconv.onnx.quantized.operators import DEQUANTIZE
 
 #: Attributes that name an element type.
@@ -143,7 +143,7 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
             raise _not_taken(error) from error
         simple = onnx.load(options.optimized_model_filepath)
     _drop_copies(simple.graph)
-    _drop_unread(simple.graph)
+    drop_unread(simple.graph)  # onnxruntime leaves some
     # Before ONNX IR 4 initializers are listed as inputs too, even those that are folded now.
     named = {one.name for one in (*inputs(proto), *simple.graph.initializer)}
     kept = [value for value in simple.graph.input if value.name in named]
@@ -190,17 +190,6 @@ def _drop_copies(graph: onnx.GraphProto) -> None:
         written[-1].input[:] = [names.get(name, name) for name in first.input]
     del graph.node[:]
     graph.node.extend(written)
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Removes nodes that no output depends on; onnxruntime leaves some."""
-    needed = {output.name for output in graph.output}
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-    live = [node for node in graph.node if needed.intersection(node.output)]
-    del graph.node[:]
-    graph.node.extend(live)
 
 
 def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:

@@ -245,6 +245,17 @@ def _as_written(dim: onnx.TensorShapeProto.Dimension) -> str:
     return f" ({dim.dim_value})" if dim.HasField("dim_value") else ""
 
 
+def drop_unread(graph: onnx.GraphProto) -> None:
+    """Removes nodes that no output depends on, in place."""
+    needed = {output.name for output in graph.output}
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+    live = [node for node in graph.node if needed.intersection(node.output)]
+    del graph.node[:]
+    graph.node.extend(live)
+
+
 def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Infers all shapes anew, since those in the file may be of another batch.
 

@@ -73,6 +73,27 @@ def with_bindings(
     return mod
 
 
+class Body:
+    """Collects the bindings of a new `main`. name: of the variables that it makes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bindings: list[relax.VarBinding] = []
+        self._normalize = relax.BlockBuilder().normalize
+
+    def bind(
+        self,
+        value: relax.Expr,
+        var: relax.Var | None = None,
+        kind: type[relax.Var] = relax.DataflowVar,
+    ) -> relax.Var:
+        """Binds a value to `var`, or to a new variable of that kind, and returns the variable."""
+        value = self._normalize(value)
+        var = kind(self.name, value.ty) if var is None else var
+        self.bindings.append(relax.VarBinding(var, value))
+        return var
+
+
 def op_name(value: relax.Expr | None) -> str:
     """Name of the operator that is called, such as ``relax.add``; else empty."""
     return getattr(value.op, "name", "") if isinstance(value, relax.Call) else ""

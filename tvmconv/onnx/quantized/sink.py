@@ -13,7 +13,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper, numpy_helper
 
-from tvmconv.onnx.model import infer_shapes
+from tvmconv.onnx.model import drop_unread, infer_shapes
 from tvmconv.onnx.quantized.operators import DEQUANTIZE, QUANTIZE, is_standard
 
 #: Operators whose first input and outputs have one scale. The others of `MOVES` are left to floats:
@@ -68,7 +68,8 @@ def sink(proto: onnx.ModelProto) -> onnx.ModelProto:
             )
             written.append(sources[output])
     del graph.node[:]
-    graph.node.extend(_read(written, outputs))
+    graph.node.extend(written)
+    drop_unread(graph)
     return infer_shapes(changed)
 
 
@@ -77,13 +78,12 @@ class _Parameters:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.values = {one.name: one for one in graph.initializer}
-        self.constants = {*self.values}
 
     def single(self, node: onnx.NodeProto) -> bool:
         """True for one constant scale of the whole of a tensor that is no constant itself."""
         scale = self.values.get(node.input[1])
         one = scale is not None and numpy_helper.to_array(scale).size == 1
-        return one and node.input[0] not in self.constants
+        return one and node.input[0] not in self.values
 
     def same(self, first: onnx.NodeProto | None, second: onnx.NodeProto | None) -> bool:
         """True for one scale and one zero point, of one dtype, of both."""
@@ -103,14 +103,3 @@ class _Parameters:
             return False
         one, two = (numpy_helper.to_array(self.values[name]) for name in (first, second))
         return one.dtype == two.dtype and one.size == two.size == 1 and one.item() == two.item()
-
-
-def _read(nodes: list[onnx.NodeProto], outputs: set[str]) -> list[onnx.NodeProto]:
-    """The nodes whose results are read."""
-    needed = set(outputs)
-    kept = []
-    for node in reversed(nodes):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            kept.append(node)
-    return kept[::-1]

@@ -7,6 +7,7 @@ ModelProto of fp32 with QuantizeLinear and DequantizeLinear
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ WeightScales = Mapping[str, NDArray[np.float64]]
 #: The axis of the output channels in an operator's weight, and where that may be.
 OUTPUT_AXIS = {"Conv": 0, "ConvTranspose": 1, "Gemm": 1, "MatMul": 1}
 #: By real tensor: the numbers less their zero point, and the scale to be broadcast over them.
-Dequantised = Mapping[str, tuple[NDArray[np.int64], NDArray[np.generic]]]
+Dequantised = Mapping[str, tuple[NDArray[np.integer[Any]], NDArray[np.generic]]]
 #: Numbers that kernels multiply by: those of int8.
 LEAST, MOST = -128, 127
 
@@ -31,12 +32,14 @@ def fold_weights(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, WeightScales]
     weight / scale of a node are whole numbers from -128 to 127, zero point subtracted, exactly
     once they are rounded: a fp32 number is off by 2**-24 of itself. A weight of other numbers, or
     with a scale along another axis than the output channels, has no scale: it is a float weight,
-    and `weight_reasons` says why.
+    and `weight_reasons` says why. A model without any is returned as it is.
     """
+    given = _dequantised(proto.graph)
+    if not given:
+        return proto, {}
     folded = onnx.ModelProto()
     folded.CopyFrom(proto)
-    graph = folded.graph
-    kept, given = [], _dequantised(graph)
+    graph, kept = folded.graph, []
     for node in graph.node:
         if node.output[0] not in given:
             kept.append(node)
@@ -61,15 +64,17 @@ def weight_reasons(proto: onnx.ModelProto) -> dict[str, str]:
 def _dequantised(graph: onnx.GraphProto) -> Dequantised:
     """Returns what DequantizeLinear reads, where all of it is constant."""
     constants = {one.name: one for one in graph.initializer}
-    given = {}
+    given: dict[str, tuple[NDArray[np.integer[Any]], NDArray[np.generic]]] = {}
     for node in graph.node:
         if not is_standard(node, DEQUANTIZE) or not all(one in constants for one in node.input):
             continue
         arrays = [numpy_helper.to_array(constants[one]) for one in node.input]
-        numbers, scale = arrays[0].astype(np.int64), arrays[1]
+        # A difference of 8-bit numbers has 9 bits; biases have 32.
+        wide = np.int16 if arrays[0].itemsize == 1 else np.int64
+        numbers: NDArray[np.integer[Any]] = arrays[0].astype(wide)
         if len(arrays) > 2:
-            numbers = numbers - _along(arrays[2], node, numbers.ndim).astype(np.int64)
-        given[node.output[0]] = numbers, _along(scale, node, numbers.ndim)
+            numbers = numbers - _along(arrays[2], node, numbers.ndim).astype(wide)
+        given[node.output[0]] = numbers, _along(arrays[1], node, numbers.ndim)
     return given
 
 
@@ -93,7 +98,7 @@ def _along(values: NDArray[np.generic], node: onnx.NodeProto, rank: int) -> NDAr
 
 
 def _by_output(
-    node: onnx.NodeProto, numbers: NDArray[np.int64], scale: NDArray[np.generic]
+    node: onnx.NodeProto, numbers: NDArray[np.integer[Any]], scale: NDArray[np.generic]
 ) -> NDArray[np.float64] | str:
     """The scale of each output channel, or why kernels can't multiply the numbers."""
     attributes = {one.name: helper.get_attribute_value(one) for one in node.attribute}

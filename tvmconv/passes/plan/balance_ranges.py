@@ -26,7 +26,7 @@ from tvm import relax
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.quantised import HOMOGENEOUS, is_quantised
 from tvmconv.passes.plan.readers import readers
-from tvmconv.passes.regions.absorb_scale import scaled
+from tvmconv.passes.regions.absorb_scale import scaled, scaled_by_input
 from tvmconv.passes.regions.region import Region
 
 #: The least gain of a filter that is scaled down.
@@ -47,7 +47,10 @@ def balance_ranges(regions: Mapping[relax.Var, Region], flow: Dataflow) -> dict[
         after = _sole_readers(var, regions, flow)
         if (scale == 1).all() or not after:
             continue
-        read = {one: _read_scaled(balanced[one], scale) for one in after}
+        read = {
+            one: replace(balanced[one], weight=scaled_by_input(balanced[one], 1 / scale))
+            for one in after
+        }
         if max(float(np.abs(region.weight).max()) for region in read.values()) > LARGEST:
             continue
         region = balanced[var]
@@ -90,17 +93,6 @@ def _by_filter(region: Region) -> NDArray[Any]:
 def _norms(region: Region) -> NDArray[Any]:
     """The 2-norm of every output channel's filter."""
     return np.asarray(np.linalg.norm(_by_filter(region), axis=1))
-
-
-def _read_scaled(region: Region, scale: NDArray[np.float64]) -> Region:
-    """The region, reading channels that were multiplied by `scale`, (C,)."""
-    weight = region.weight
-    if region.transposed:
-        return replace(region, weight=weight / scale[:, None, None, None])
-    k, group_c, r, s = weight.shape
-    grouped = weight.reshape(region.groups, k // region.groups, group_c, r, s)
-    by_group = scale.reshape(region.groups, 1, group_c, 1, 1)
-    return replace(region, weight=(grouped / by_group).reshape(weight.shape))
 
 
 def _sole_readers(

@@ -22,14 +22,17 @@ from tvmconv.passes.graph import Dataflow, array, shape
 from tvmconv.passes.regions.absorb_scale import by_channel
 from tvmconv.passes.regions.region import Region
 
-#: NumPy functions of pointwise operators, with the same order of arguments.
-POINTWISE: dict[str, Callable[..., Any]] = {
+#: NumPy functions of pointwise operators, with the same order of arguments; those of two first.
+BINARY: dict[str, Callable[..., Any]] = {
     "relax.add": np.add,
     "relax.subtract": np.subtract,
     "relax.multiply": np.multiply,
     "relax.divide": np.divide,
     "relax.maximum": np.maximum,
     "relax.minimum": np.minimum,
+}
+POINTWISE: dict[str, Callable[..., Any]] = {
+    **BINARY,
     "relax.power": np.power,
     "relax.negative": np.negative,
     "relax.exp": np.exp,

@@ -10,7 +10,7 @@ Formula: the numbers are the same, as is decided by computing p for every q. So 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -19,19 +19,12 @@ from tvm import relax
 
 from intrinsics import dtypes
 from tvmconv.passes.graph import Dataflow, dtype
+from tvmconv.passes.regions.absorb_activation import BINARY
 from tvmconv.passes.regions.absorb_scale import by_channel
 from tvmconv.passes.regions.quantization import EIGHT_BITS
 from tvmconv.passes.regions.region import Region
 
 Table = NDArray[np.float64]
-POINTWISE: dict[str, Callable[[Table, Table], Table]] = {
-    "relax.add": np.add,
-    "relax.subtract": np.subtract,
-    "relax.multiply": np.multiply,
-    "relax.divide": np.divide,
-    "relax.maximum": np.maximum,
-    "relax.minimum": np.minimum,
-}
 #: How near to a whole number a value is that no other order of arithmetic rounds to another.
 CERTAIN = 0.25
 
@@ -43,7 +36,7 @@ def fed_numbers_before(region: Region, flow: Dataflow) -> Region:
     calls: list[relax.Call] = []
     at: relax.Expr = region.x
     while isinstance(at, relax.Var) and (not calls or dtype(at) not in EIGHT_BITS):
-        if flow.op(at) not in (*POINTWISE, "relax.round", "relax.astype"):
+        if flow.op(at) not in (*BINARY, "relax.round", "relax.astype"):
             return region
         calls.append(flow.values[at])
         at = calls[-1].args[0]
@@ -79,9 +72,9 @@ def _values(table: Table, calls: Iterable[relax.Call], channels: int) -> Table |
             if (np.abs(table - near) > CERTAIN).any():
                 return None
             table = near
-        elif op in POINTWISE:
+        elif op in BINARY:
             other = by_channel(call.args[1], channels)
             if other is None:
                 return None
-            table = POINTWISE[op](table, other)
+            table = BINARY[op](table, other)
     return table

@@ -48,6 +48,16 @@ def scaled(region: Region, scale: Array) -> NDArray[Any]:
     return (grouped * by_group).reshape(region.weight.shape)
 
 
+def scaled_by_input(region: Region, scale: Array) -> NDArray[Any]:
+    """The region's weight with its part of input channel c multiplied by scale[c]."""
+    if region.transposed:
+        return region.weight * scale[:, None, None, None]
+    k, group_c, r, s = region.weight.shape
+    grouped = region.weight.reshape(region.groups, k // region.groups, group_c, r, s)
+    by_group = scale.reshape(region.groups, 1, group_c, 1, 1)
+    return (grouped * by_group).reshape(region.weight.shape)
+
+
 def _step(region: Region, value: relax.Expr) -> tuple[Array, Array] | None:
     """(scale, shift), each (K,), of a call that only scales and shifts; else None."""
     op = op_name(value)

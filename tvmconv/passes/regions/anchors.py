@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import tvm
 from tvm import relax
 
@@ -28,3 +30,19 @@ def is_anchor(var: relax.Var, flow: Dataflow) -> bool:
     x, matrix = flow.values[var].args
     constant = is_constant(matrix) and len(shape(matrix)) == 2 and dtype(matrix) == "float32"
     return constant and len(shape(x)) >= 2
+
+
+def positions(flow: Dataflow, named: Sequence[tuple[relax.Expr, str]]) -> dict[relax.Var, int]:
+    """The place in `named` of each result of a call with a constant weight, in order.
+
+    named: weights, as `anchors` returns them, with the name of each ONNX node.
+    """
+    found: dict[relax.Var, int] = {}
+    left = dict(enumerate(named))
+    for var, value in flow.values.items():
+        if is_anchor(var, flow) and is_constant(value.args[1]):
+            # Products that share a matrix are in order.
+            at = next(i for i, (weight, _) in left.items() if weight.same_as(value.args[1]))
+            del left[at]
+            found[var] = at
+    return found

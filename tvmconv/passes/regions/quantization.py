@@ -12,7 +12,9 @@ Formula: conv(x, weight) = s * scale * conv(q - z, numbers), where weight = scal
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +23,12 @@ from tvm import relax
 from intrinsics import dtypes
 from schedules.conv.activations import IDENTITY, Activation
 from tvmconv.passes.graph import Dataflow, array, dtype, shape
-from tvmconv.passes.regions.absorb_scale import by_channel
+from tvmconv.passes.regions.absorb_scale import by_channel, scaled
 from tvmconv.passes.regions.region import Region
 
 #: How far a zero point may be from a whole number: it is a quotient of fp32 numbers.
 WHOLE = 1e-3
+Constant = TypeVar("Constant")
 EIGHT_BITS = (dtypes.INT8.name, dtypes.UINT8.name)
 
 
@@ -38,32 +41,53 @@ class Dequantised:
     zero: int
 
 
-def dequantised(value: relax.Expr | None, flow: Dataflow) -> Dequantised | None:
-    """The numbers whose real values a tensor has, or None.
+@dataclass(frozen=True)
+class Affine(Generic[Constant]):
+    """Real values, numbers * scale + shift. scale, shift: None where it does nothing."""
 
-    `scale_and_shift` has brought the arithmetic to float(q) * scale + shift, either of them left
-    out where it does nothing.
+    numbers: relax.Var
+    scale: Constant | None
+    shift: Constant | None
+
+
+def affine(
+    value: relax.Expr | None, flow: Dataflow, read: Callable[[relax.Expr], Constant | None]
+) -> Affine[Constant] | None:
+    """The tensor whose cast to floats is scaled and shifted to a value, or None.
+
+    `scale_and_shift` has brought arithmetic to this form. read: gives the value of a constant, or
+    None for a constant of another shape.
     """
-    scale, shift = 1.0, 0.0
-    for op, at in (("relax.add", 1), ("relax.multiply", 0)):
-        if not isinstance(value, relax.Var) or flow.op(value) != op:
-            continue
-        first, second = flow.values[value].args
-        number = _number(second)
-        if number is None or shape(first) != shape(value):
-            return None
-        scale, shift = (scale, number) if at else (number, shift)
-        value = first
+    found: dict[str, Constant] = {}
+    for op in ("relax.add", "relax.multiply"):
+        if isinstance(value, relax.Var) and flow.op(value) == op:
+            first, second = flow.values[value].args
+            constant = read(second)
+            if constant is None or shape(first) != shape(value):
+                return None
+            found[op], value = constant, first
     if not isinstance(value, relax.Var) or flow.op(value) != "relax.astype":
         return None
     numbers = flow.values[value].args[0]
-    if not isinstance(numbers, relax.Var) or dtype(numbers) not in EIGHT_BITS or scale <= 0:
+    if not isinstance(numbers, relax.Var):
+        return None
+    return Affine(numbers, found.get("relax.multiply"), found.get("relax.add"))
+
+
+def dequantised(value: relax.Expr | None, flow: Dataflow) -> Dequantised | None:
+    """The numbers whose real values a tensor has, or None."""
+    found = affine(value, flow, _number)
+    if found is None or dtype(found.numbers) not in EIGHT_BITS:
+        return None
+    scale = 1.0 if found.scale is None else found.scale
+    shift = 0.0 if found.shift is None else found.shift
+    if scale <= 0:
         return None
     zero = round(-shift / scale)
-    limits = np.iinfo(dtypes.get(dtype(numbers)).numpy)
+    limits = np.iinfo(dtypes.get(dtype(found.numbers)).numpy)
     if abs(zero + shift / scale) > WHOLE or not limits.min <= zero <= limits.max:
         return None
-    return Dequantised(numbers, scale, zero)
+    return Dequantised(found.numbers, scale, zero)
 
 
 def numbers_before(
@@ -73,19 +97,8 @@ def numbers_before(
     x = dequantised(region.x, flow)
     if x is None or weight_scale is None or (region.transposed and x.zero):
         return region
-    by_output = _by_output(region, weight_scale)
-    numbers = np.rint(region.weight / by_output)
+    numbers = np.rint(scaled(region, 1 / weight_scale))
     return replace(region, x=x.numbers, x_zero=x.zero, weight=numbers, scale=weight_scale * x.scale)
-
-
-def _by_output(region: Region, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(K,), to be broadcast over the region's weight."""
-    if not region.transposed:
-        return values[:, None, None, None]
-    c, group_k = region.weight.shape[:2]
-    each = values.reshape(region.groups, 1, group_k)
-    by_input = np.broadcast_to(each, (region.groups, c // region.groups, group_k))
-    return by_input.reshape(c, group_k, 1, 1)
 
 
 def quantised_after(region: Region, flow: Dataflow) -> Region | None:
@@ -102,7 +115,7 @@ def quantised_after(region: Region, flow: Dataflow) -> Region | None:
     rounded, var = var, flow.sole_reader(var)
     if var is not None and flow.op(var) == "relax.add":
         zero = _other(region, var, rounded, flow)
-        rounded, var = (var, flow.sole_reader(var)) if zero is not None else (var, None)
+        var = flow.sole_reader(var) if zero is not None else None
     bounds = []
     for op in ("relax.maximum", "relax.minimum"):
         if var is None or flow.op(var) != op:

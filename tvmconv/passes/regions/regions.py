@@ -19,14 +19,14 @@ import tvm
 from numpy.typing import NDArray
 from tvm import relax
 
-from tvmconv.passes.graph import Dataflow, is_constant, shape
+from tvmconv.passes.graph import Dataflow, shape
 from tvmconv.passes.regions.absorb_activation import activation_after
 from tvmconv.passes.regions.absorb_input_quantization import fed_numbers_before
 from tvmconv.passes.regions.absorb_input_scale import input_scale_before
 from tvmconv.passes.regions.absorb_pad import pad_before
 from tvmconv.passes.regions.absorb_residual import residual_after
 from tvmconv.passes.regions.absorb_scale import scale_after
-from tvmconv.passes.regions.anchors import is_anchor
+from tvmconv.passes.regions.anchors import positions
 from tvmconv.passes.regions.quantization import numbers_before, quantised_after, sums_after
 from tvmconv.passes.regions.region import Region
 
@@ -43,16 +43,11 @@ def find_regions(
     """
     flow = Dataflow.of(mod)
     found = {}
-    left = list(named)
     # The sum of two convolutions is absorbed by the first; the other ends before it.
     taken: set[relax.Var] = set()
-    for var, value in flow.values.items():
-        if not is_anchor(var, flow) or not is_constant(value.args[1]):
-            continue
-        # Products that share a matrix are in order.
-        at = next(i for i, (weight, _) in enumerate(left) if weight.same_as(value.args[1]))
-        name = left.pop(at)[1]
-        region = pad_before(_anchor(name, flow.op(var), var, value), flow)
+    for var, at in positions(flow, named).items():
+        name = named[at][1]
+        region = pad_before(_anchor(name, flow.op(var), var, flow.values[var]), flow)
         region = numbers_before(region, flow, (weight_scales or {}).get(name))
         region = fed_numbers_before(region, flow)
         region = input_scale_before(region, flow)

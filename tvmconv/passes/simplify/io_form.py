@@ -35,7 +35,7 @@ def io_form(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tvm.
 def _with_form(
     mod: tvm.IRModule, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> tvm.IRModule:
-    main, body = mod["main"], _Body()
+    main, body = mod["main"], _Body("io")
     params = []
     for old, spec in zip(main.params, inputs, strict=True):
         new = old
@@ -49,7 +49,7 @@ def _with_form(
     for value, spec in zip(_given(mod), outputs, strict=True):
         value = body.permuted(value, TO_NHWC) if spec.layout == "NHWC" else value
         given.append(body.cast(value, spec.dtype))
-    result = body.bind(given[0] if len(given) == 1 else relax.Tuple(given), relax.Var)
+    result = body.bind(given[0] if len(given) == 1 else relax.Tuple(given), kind=relax.Var)
     block = relax.DataflowBlock(body.bindings)
     function = relax.Function(
         params, relax.SeqExpr([block], result), result.ty, main.is_pure, main.attrs, main.span
@@ -67,18 +67,8 @@ def _given(mod: tvm.IRModule) -> list[relax.Expr]:
     return list(value.fields) if isinstance(value, relax.Tuple) else [result]
 
 
-class _Body:
-    """Collects the bindings of the new `main`."""
-
-    def __init__(self) -> None:
-        self.bindings: list[relax.VarBinding] = []
-        self._normalize = relax.BlockBuilder().normalize
-
-    def bind(self, value: relax.Expr, kind: type = relax.DataflowVar) -> relax.Var:
-        value = self._normalize(value)
-        var = kind("io", value.ty)
-        self.bindings.append(relax.VarBinding(var, value))
-        return var
+class _Body(graph.Body):
+    """The new `main`, with what converts."""
 
     def permuted(self, value: relax.Expr, axes: tuple[int, ...]) -> relax.Expr:
         return self.bind(relax.op.permute_dims(value, axes))

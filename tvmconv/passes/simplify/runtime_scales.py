@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from intrinsics import dtypes
-from tvmconv.passes.graph import Dataflow, dtype, is_constant, shape, with_bindings
-from tvmconv.passes.regions.anchors import is_anchor
+from tvmconv.passes.graph import Body, Dataflow, dtype, shape, with_bindings
+from tvmconv.passes.regions.anchors import positions
 from tvmconv.passes.regions.quantization import EIGHT_BITS
 
 Named = Sequence[tuple[relax.Expr, str]]
@@ -51,27 +51,22 @@ def runtime_scales(
 
     named: as `anchors` returns them, with the name of each ONNX node. weight_scales: by name, (K,).
     """
+    if not weight_scales:
+        return mod, named, weight_scales
     flow = Dataflow.of(mod)
-    body = _Body()
-    left, found, scales = list(named), list(named), dict(weight_scales)
+    body, found, scales = Body("runtime"), list(named), dict(weight_scales)
+    at = positions(flow, named)
     for var, value in flow.values.items():
-        if is_anchor(var, flow) and is_constant(value.args[1]):
-            at = next(i for i, (weight, _) in enumerate(left) if weight.same_as(value.args[1]))
-            weight, name = left.pop(at)
-            runtime = runtime_of(value.args[0], flow)
-            if runtime is None or name not in scales:
-                why = "static"
-            else:
-                transposed = flow.op(var) == TRANSPOSED
-                why = declined(transposed, bool(_pads(value)), runtime, flow)
-            if runtime is not None and not why:
-                numbers = _whole(value, scales[name])
-                _write(body, var, runtime, numbers, scales[name], flow)
-                place = next(i for i, one in enumerate(found) if one == (weight, name))
-                found[place] = (numbers, name)
-                scales[name] = np.ones_like(scales[name])
-                continue
-        body.bindings.append(relax.VarBinding(var, value))
+        name = named[at[var]][1] if var in at else ""
+        runtime = runtime_of(value.args[0], flow) if name in scales else None
+        transposed = flow.op(var) == TRANSPOSED
+        if runtime is None or declined(transposed, bool(_pads(value)), runtime, flow):
+            body.bindings.append(relax.VarBinding(var, value))
+            continue
+        numbers = _whole(value, scales[name])
+        _write(body, var, runtime, numbers, scales[name], flow)
+        found[at[var]] = (numbers, name)
+        scales[name] = np.ones_like(scales[name])
     return with_bindings(mod, body.bindings, mod["main"].body.body), found, scales
 
 
@@ -133,7 +128,7 @@ def _whole(call: relax.Call, scale: NDArray[np.float64]) -> relax.Expr:
 
 
 def _write(
-    body: _Body,
+    body: Body,
     var: relax.Var,
     runtime: Runtime,
     weight: relax.Expr,
@@ -169,7 +164,7 @@ def _write(
     body.bind(real, var)
 
 
-def _padded(body: _Body, numbers: relax.Var, pads: list[int], flow: Dataflow) -> relax.Var:
+def _padded(body: Body, numbers: relax.Var, pads: list[int], flow: Dataflow) -> relax.Var:
     """The numbers, quantised out of a tensor with zeros around it."""
     calls = _quantisation(numbers, flow)
     assert calls is not None, "declined"
@@ -179,17 +174,3 @@ def _padded(body: _Body, numbers: relax.Var, pads: list[int], flow: Dataflow) ->
     for call in reversed(calls):
         value = body.bind(relax.Call(call.op, [value, *call.args[1:]], call.attrs))
     return value
-
-
-class _Body:
-    """Collects the bindings of the new `main`."""
-
-    def __init__(self) -> None:
-        self.bindings: list[relax.VarBinding] = []
-        self._normalize = relax.BlockBuilder().normalize
-
-    def bind(self, value: relax.Expr, var: relax.Var | None = None) -> relax.Var:
-        value = self._normalize(value)
-        var = relax.DataflowVar("runtime", value.ty) if var is None else var
-        self.bindings.append(relax.VarBinding(var, value))
-        return var
