@@ -28,7 +28,6 @@ from schedules.machine.hardware import CPU, Hardware
 from tests.support import kernels, sass
 from tests.support.tiles import kinds, tiles
 from tvmconv.compiler import toolchain
-from tvmconv.runtime import gpu
 from tvmconv.runtime.device import cpu_features
 
 Array = NDArray[Any]
@@ -328,9 +327,7 @@ def test_product_runs_on_tensor_cores(arch: str, tmp_path: Path) -> None:
     "intrinsic", [i for i in INTRINSICS if i.min_sm < CPU_ONLY], ids=lambda i: i.name
 )
 def test_product_on_a_gpu_is_within_the_bound(intrinsic: TensorIntrinsic) -> None:
-    arch = gpu.detect_arch()
-    assert arch is not None
-    hardware = toolchain.cuda_arch(arch)
+    hardware = kernels.this_gpu()
     function = kernels.compiled(product(intrinsic, "cuda"), hardware)[intrinsic.name]
     for kind in kinds(intrinsic):
         got = run_product(intrinsic, hardware, function, kind)

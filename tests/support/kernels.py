@@ -33,6 +33,7 @@ from schedules.tensors import Tensors, from_layout, inputs
 from schedules.threads import emulator
 from schedules.threads.emulator.guarded import Array, Guarded
 from tvmconv.compiler import toolchain
+from tvmconv.runtime.gpu import detect_arch
 
 #: Runs a scheduled function with arrays, the last of which is its output; gives that.
 Execute = Callable[[Any, list[Array], Hardware], Array]
@@ -222,6 +223,13 @@ def window_index(w: ConvWorkload) -> tuple[Array, ...]:
     assert w.window is not None
     n, p, q, k = np.indices(w.out_shape, sparse=True)
     return (n, *w.window.pixel(p, q), w.window.position(k))
+
+
+def this_gpu() -> Hardware:
+    """The GPU of this machine, in a test that is marked `gpu`."""
+    arch = detect_arch()
+    assert arch is not None
+    return toolchain.cuda_arch(arch)
 
 
 def compiled(module: Any, hardware: Hardware) -> Any:

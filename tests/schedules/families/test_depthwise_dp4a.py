@@ -29,11 +29,9 @@ from schedules.machine.hardware import CPU, Hardware
 from schedules.registry import family
 from schedules.tensors import Tensors
 from schedules.threads import emulator
-from tests.schedules.families.test_int8 import check
-from tests.support import kernels, sass
+from tests.support import integers, kernels, sass
 from tests.support.workloads import INT8_WORKLOADS, RELU, SAME, WORKLOADS, quantised
 from tvmconv.compiler import toolchain
-from tvmconv.runtime import gpu
 
 FAMILY = family("depthwise_dp4a")
 SM_75, SM_80, SM_90A = (toolchain.cuda_arch(name) for name in ("sm_75", "sm_80", "sm_90a"))
@@ -155,10 +153,7 @@ CASES = {
 def compare(
     w: ConvWorkload, config: Any, execute: Any = emulator.run, seed: int = 0, on: Hardware = SM_80
 ) -> None:
-    tensors = Tensors.random(w, seed)
-    got = kernels.run(FAMILY, w, config, on, tensors, execute)
-    check(w, got, kernels.reference(w, tensors))
-    assert FAMILY.padded_macs(w, config) >= w.useful_macs
+    integers.compare(FAMILY, w, config, on, execute, seed)
 
 
 @on_cpu
@@ -366,9 +361,7 @@ def test_machine_code(arch: str, tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_on_a_gpu(name: str) -> None:
-    arch = gpu.detect_arch()
-    assert arch is not None
-    hardware = toolchain.cuda_arch(arch)
+    hardware = kernels.this_gpu()
     w, config = CASES[name]
     for one in dict.fromkeys((config, *list(FAMILY.space(w, hardware))[::9])):
         compare(w, one, execute=None, on=hardware)

@@ -29,7 +29,6 @@ from schedules.threads import emulator
 from tests.support import kernels, sass
 from tests.support.workloads import ALL, BIAS, FP16_SUMS, FP32_OUT, PAIRS, RELU6, SAME, pair
 from tvmconv.compiler import toolchain
-from tvmconv.runtime import gpu
 
 FAMILY = family("depthwise_projection")
 SM_80, SM_90A = (toolchain.cuda_arch(name) for name in ("sm_80", "sm_90a"))
@@ -346,9 +345,7 @@ def test_machine_code_has_the_instructions_and_no_spills(tmp_path: Path) -> None
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_on_a_gpu(name: str) -> None:
-    arch = gpu.detect_arch()
-    assert arch is not None
-    hardware = toolchain.cuda_arch(arch)
+    hardware = kernels.this_gpu()
     w, config = CASES[name]
     for one in dict.fromkeys((config, *list(FAMILY.space(w, hardware))[::9])):
         kernels.check(FAMILY, w, one, hardware)

@@ -28,7 +28,6 @@ from schedules.threads import emulator
 from tests.support import kernels
 from tests.support.workloads import PAIRS, WORKLOADS, workloads
 from tvmconv.compiler import toolchain
-from tvmconv.runtime.gpu import detect_arch
 
 
 def bound(family: Family, w: ConvWorkload) -> float:
@@ -206,34 +205,28 @@ def test_random_larger_convolutions_in_random_configurations(shard: int) -> None
 # ---------------------------------------------------------------- on a GPU
 
 
-def gpu() -> Hardware:
-    arch = detect_arch()
-    assert arch is not None
-    return toolchain.cuda_arch(arch)
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", WORKLOADS | PAIRS)
 def test_family_gives_what_onnxruntime_gives_on_a_gpu(name: str) -> None:
     w = (WORKLOADS | PAIRS)[name]
-    for family in matching(w, gpu()):
-        check(family, w, family.match(w, gpu()).config, gpu())
+    for family in matching(w, kernels.this_gpu()):
+        check(family, w, family.match(w, kernels.this_gpu()).config, kernels.this_gpu())
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["1x1", "not square", "batch 5, packed", "stem", *PAIRS])
 def test_spread_of_the_space_on_a_gpu(name: str) -> None:
     w = (WORKLOADS | PAIRS)[name]
-    family = matching(w, gpu())[0]
-    space = list(family.space(w, gpu()))
+    family = matching(w, kernels.this_gpu())[0]
+    space = list(family.space(w, kernels.this_gpu()))
     for config in space[:: max(1, len(space) // 12)]:
-        check(family, w, config, gpu())
+        check(family, w, config, kernels.this_gpu())
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("w", "instruction"), list(wmma_cases()))
 def test_every_instruction_on_a_gpu(w: ConvWorkload, instruction: tuple[int, int, int]) -> None:
-    (family,) = (f for f in matching(w, gpu()) if isinstance(f, WmmaFamily))
+    (family,) = (f for f in matching(w, kernels.this_gpu()) if isinstance(f, WmmaFamily))
     for stages, pad in ((1, 0), (2, 8)):
         config = WmmaConfig(2, 2, 2, 2, 2, stages, pad=pad, instruction=instruction)
-        check(family, w, config, gpu())
+        check(family, w, config, kernels.this_gpu())

@@ -25,8 +25,7 @@ from schedules.threads import emulator
 from tests.schedules.families.test_few_channels import CASES, FAMILY, SM_80, SM_90, STEM, C
 from tests.schedules.families.test_few_channels_pool import CASES as POOLED
 from tests.schedules.families.test_few_channels_pool import RESNET, unpooled
-from tests.schedules.families.test_int8 import check
-from tests.support import kernels, sass
+from tests.support import integers, kernels, sass
 from tests.support.workloads import INT8_WORKLOADS, SAME, quantised
 
 on_cpu = pytest.mark.skipif(not emulator.available(), reason="no g++")
@@ -84,10 +83,7 @@ TAKEN = {n: w for n, w in INT8_WORKLOADS.items() if isinstance(FAMILY.match(w, S
 
 
 def compare(w: ConvWorkload, config: Any, execute: Any = emulator.run) -> Any:
-    tensors = Tensors.random(w)
-    got = kernels.run(FAMILY, w, config, SM_80, tensors, execute)
-    check(w, got, kernels.reference(w, tensors))
-    return got, tensors
+    return integers.compare(FAMILY, w, config, SM_80, execute)
 
 
 @on_cpu

@@ -32,7 +32,6 @@ from tests.schedules.families.test_few_channels import RELU, STEM, THREE
 from tests.support import kernels, sass
 from tests.support.workloads import SAME
 from tvmconv.compiler import toolchain
-from tvmconv.runtime import gpu
 
 FAMILY = family("few_channels")
 SM_80, SM_90 = (toolchain.cuda_arch(name) for name in ("sm_80", "sm_90"))
@@ -277,9 +276,7 @@ def test_machine_code_pools_in_registers(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", CASES)
 def test_kernel_on_a_gpu(name: str) -> None:
-    arch = gpu.detect_arch()
-    assert arch is not None
-    hardware = toolchain.cuda_arch(arch)
+    hardware = kernels.this_gpu()
     w, config = CASES[name]
     for one in dict.fromkeys((config, default(w, hardware), *list(FAMILY.space(w, hardware))[::9])):
         check(w, one, hardware)

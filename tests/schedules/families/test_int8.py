@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from intrinsics import dtypes
 from schedules.choose import choose
 from schedules.conv.precision import RESIDUAL_SCALE, RESULT_SCALE, RESULT_ZERO, SCALE, Precision
 from schedules.conv.workload import ConvWorkload, Epilogue
@@ -24,11 +23,9 @@ from schedules.family import Family, Reject
 from schedules.machine.hardware import CPU
 from schedules.registry import FAMILIES
 from schedules.tensors import Tensors
-from tests.support import kernels
+from tests.support import integers, kernels
 from tests.support.workloads import INT8_WORKLOADS, WORKLOADS, quantised
-from tvmconv.compiler import toolchain
 from tvmconv.runtime.device import cpu_features
-from tvmconv.runtime.gpu import detect_arch
 
 #: This CPU: with its VNNI, if it has it.
 HERE = replace(CPU, vnni="avx512vnni" in cpu_features())
@@ -44,23 +41,11 @@ def cases() -> Iterator[Any]:
             yield pytest.param(family, w, id=f"{name}-{family.name}")
 
 
-def check(w: ConvWorkload, got: Any, expected: Any) -> None:
-    """At most one step off, in one element of a hundred; sums that are the result are equal."""
-    if not dtypes.get(w.precision.result).integer:
-        assert kernels.relative_l2(got, expected) < 2 * dtypes.get(w.precision.result).unit
-        return
-    off = abs(got.astype(np.int64) - expected)
-    assert off.max() <= (w.precision.result != w.precision.accumulator), f"{off.max()} steps"
-    assert (off > 0).mean() <= 0.01, f"{(off > 0).mean():%} differ"
-
-
 @pytest.mark.parametrize(("family", "w"), list(cases()))
 def test_integers(family: Family, w: ConvWorkload) -> None:
-    tensors = Tensors.random(w)
     match = family.match(w, HERE)
     assert not isinstance(match, Reject)
-    got = kernels.run(family, w, match.config, HERE, tensors)
-    check(w, got, kernels.reference(w, tensors))
+    integers.compare(family, w, match.config, HERE)
 
 
 @pytest.mark.parametrize("instruction", [(16, 16, 16), (32, 8, 16), (8, 32, 16)])
@@ -75,7 +60,7 @@ def test_every_instruction_and_vnni_give_the_same(
     tensors = Tensors.random(w)
     plain, here = (kernels.run(family, w, config, cpu, tensors) for cpu in (CPU, HERE))
     np.testing.assert_array_equal(plain, here)
-    check(w, here, kernels.reference(w, tensors))
+    integers.check(w, here, kernels.reference(w, tensors))
 
 
 @pytest.mark.parametrize("x", ["int8", "uint8"])
@@ -145,15 +130,10 @@ def test_json_keeps_scales_and_the_residuals_dtype() -> None:
 @pytest.mark.parametrize("name", INT8_WORKLOADS)
 def test_integers_on_a_gpu(name: str) -> None:
     """Every family of a GPU that takes it, by its default and by the last of its space."""
-    arch = detect_arch()
-    assert arch is not None
-    hardware, w = toolchain.cuda_arch(arch), INT8_WORKLOADS[name]
-    tensors = Tensors.random(w)
-    expected = kernels.reference(w, tensors)
+    hardware, w = kernels.this_gpu(), INT8_WORKLOADS[name]
     for family in FAMILIES:
         match = family.match(w, hardware)
         if isinstance(match, Reject):
             continue
         for config in dict.fromkeys((match.config, list(family.space(w, hardware))[-1])):
-            got = kernels.run(family, w, config, hardware, tensors)
-            check(w, got, expected)
+            integers.compare(family, w, config, hardware)

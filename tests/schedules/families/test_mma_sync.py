@@ -22,7 +22,6 @@ from schedules.threads import emulator
 from tests.support import kernels
 from tests.support.workloads import FP16_SUMS, WORKLOADS
 from tvmconv.compiler import toolchain
-from tvmconv.runtime import gpu
 
 FAMILY = MmaSyncFamily()
 SM_80, SM_90A = (toolchain.cuda_arch(name) for name in ("sm_80", "sm_90a"))
@@ -201,7 +200,7 @@ ODD = {
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", [*TAKEN, *ODD])
 def test_spread_of_the_space_on_a_gpu(name: str) -> None:
-    w, hardware = {**TAKEN, **ODD}[name], toolchain.cuda_arch(str(gpu.detect_arch()))
+    w, hardware = {**TAKEN, **ODD}[name], kernels.this_gpu()
     space = list(FAMILY.space(w, hardware))
     for config in (FAMILY.match(w, hardware).config, *space[:: max(1, len(space) // 6)]):
         check(w, config, hardware)

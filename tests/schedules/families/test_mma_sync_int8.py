@@ -31,9 +31,8 @@ from schedules.family import Match, Reject
 from schedules.machine.hardware import Hardware
 from schedules.tensors import Tensors
 from schedules.threads import emulator
-from tests.schedules.families.test_int8 import check
 from tests.schedules.families.test_mma_sync import FAMILY, SM_80, SM_90A
-from tests.support import kernels, sass
+from tests.support import integers, kernels, sass
 from tests.support.workloads import ALL, INT8_WORKLOADS, SAME, quantised
 
 on_cpu = pytest.mark.skipif(not emulator.available(), reason="no g++")
@@ -102,10 +101,7 @@ TAKEN = {n: w for n, w in INT8_WORKLOADS.items() if isinstance(FAMILY.match(w, S
 def compare(
     w: ConvWorkload, config: Any, hardware: Hardware = SM_90A, execute: Any = emulator.run
 ) -> None:
-    tensors = Tensors.random(w)
-    got = kernels.run(FAMILY, w, config, hardware, tensors, execute)
-    check(w, got, kernels.reference(w, tensors))
-    assert FAMILY.padded_macs(w, config) >= w.useful_macs
+    integers.compare(FAMILY, w, config, hardware, execute)
 
 
 @on_cpu

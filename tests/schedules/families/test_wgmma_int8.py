@@ -29,9 +29,8 @@ from schedules.families.wgmma.plan import Plan, depth
 from schedules.family import Match, Reject
 from schedules.tensors import Tensors
 from schedules.threads import emulator
-from tests.schedules.families.test_int8 import check
 from tests.schedules.families.test_wgmma import FAMILY, FUSED, HOPPER, SAME
-from tests.support import kernels, sass
+from tests.support import integers, kernels, sass
 from tests.support.workloads import INT8_WORKLOADS, quantised
 
 on_cpu = pytest.mark.skipif(not emulator.available(), reason="no g++")
@@ -120,9 +119,7 @@ TAKEN = {n: w for n, w in INT8_WORKLOADS.items() if isinstance(FAMILY.match(w, H
 
 def compare(w: ConvWorkload, config: Any, execute: Any = emulator.run) -> None:
     FAMILY.check(w, config, HOPPER)
-    tensors = Tensors.random(w)
-    got = kernels.run(FAMILY, w, config, HOPPER, tensors, execute)
-    check(w, got, kernels.reference(w, tensors))
+    integers.compare(FAMILY, w, config, HOPPER, execute)
 
 
 @on_cpu
