@@ -256,6 +256,26 @@ def drop_unread(graph: onnx.GraphProto) -> None:
     graph.node.extend(live)
 
 
+def read_by(node: onnx.NodeProto) -> list[str]:
+    """Names that a node reads, those that graphs inside of it take from outside among them."""
+    names = [name for name in node.input if name]
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                names += read_by(inner)
+            names += [output.name for output in graph.output]
+    return names
+
+
+def drop_unread_constants(graph: onnx.GraphProto) -> None:
+    """Removes initializers that nothing reads, in place."""
+    read = {name for node in graph.node for name in read_by(node)}
+    read.update(output.name for output in graph.output)
+    live = [tensor for tensor in graph.initializer if tensor.name in read]
+    del graph.initializer[:]
+    graph.initializer.extend(live)
+
+
 def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Infers all shapes anew, since those in the file may be of another batch.
 

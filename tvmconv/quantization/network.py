@@ -14,7 +14,17 @@ from onnx import numpy_helper, version_converter
 
 from tvmconv.errors import ModelError, QuantizationError, first_line
 from tvmconv.onnx import frontend
-from tvmconv.onnx.model import Model, fix_shapes, inputs, name_nodes, opset, read, shapes_of, specs
+from tvmconv.onnx.model import (
+    Model,
+    fix_shapes,
+    inputs,
+    name_nodes,
+    opset,
+    read,
+    read_by,
+    shapes_of,
+    specs,
+)
 from tvmconv.specs import TensorSpec
 
 #: DequantizeLinear has an axis since this opset.
@@ -44,7 +54,7 @@ class Network:
         """The nodes that read each tensor, each once."""
         found: dict[str, list[onnx.NodeProto]] = {}
         for node in self.nodes.values():
-            for name in dict.fromkeys(_read_by(node)):
+            for name in dict.fromkeys(read_by(node)):
                 found.setdefault(name, []).append(node)
         return found
 
@@ -84,17 +94,6 @@ class Network:
     def shapes(self) -> dict[str, list[int]]:
         """Dimensions of every tensor that is known; 0 for one that is open."""
         return shapes_of(self.proto)
-
-
-def _read_by(node: onnx.NodeProto) -> list[str]:
-    """Names that a node reads, those that its subgraphs take from outside among them."""
-    names = [name for name in node.input if name]
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                names += _read_by(inner)
-            names += [output.name for output in graph.output]
-    return names
 
 
 def prepare(model: Model) -> tuple[Network, tuple[TensorSpec, ...]]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from tvmconv.errors import QuantizationError
-from tvmconv.onnx.model import infer_shapes
+from tvmconv.onnx.model import drop_unread_constants, infer_shapes
 from tvmconv.quantization.calibration import SMALLEST, Scale
 from tvmconv.quantization.layers import Layer
 from tvmconv.quantization.network import Network, restore_shapes
@@ -230,11 +230,7 @@ def _rewire_subgraphs(nodes: Sequence[onnx.NodeProto], rewired: Mapping[str, str
 def _drop_unread(proto: onnx.ModelProto) -> None:
     """Removes constants that nothing reads, and imports of operators that there are none of."""
     graph = proto.graph
-    read = {name for node in graph.node for name in _all_inputs(node)}
-    read.update(value.name for value in graph.output)
-    kept = [tensor for tensor in graph.initializer if tensor.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
+    drop_unread_constants(graph)
     domains = {"", "ai.onnx", *_domains(graph)}
     imports = [one for one in proto.opset_import if one.domain in domains]
     del proto.opset_import[:]
@@ -247,13 +243,3 @@ def _domains(graph: onnx.GraphProto) -> set[str]:
         for one in node.attribute:
             found = found.union(*(_domains(inner) for inner in (one.g, *one.graphs)))
     return found
-
-
-def _all_inputs(node: onnx.NodeProto) -> list[str]:
-    names = list(node.input)
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            for inner in graph.node:
-                names += _all_inputs(inner)
-            names += [value.name for value in graph.output]
-    return names

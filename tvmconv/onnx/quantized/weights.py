@@ -14,6 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from tvmconv.onnx.model import drop_unread_constants
 from tvmconv.onnx.quantized.operators import DEQUANTIZE, is_standard
 
 #: The scale of each output channel of a node's weight, float64 (K,), by the node's name.
@@ -50,7 +51,7 @@ def fold_weights(proto: onnx.ModelProto) -> tuple[onnx.ModelProto, WeightScales]
     del graph.node[:]
     graph.node.extend(kept)
     found = _verdicts(kept, given)
-    _drop_unread(graph)
+    drop_unread_constants(graph)
     return folded, {name: one for name, one in found.items() if not isinstance(one, str)}
 
 
@@ -121,12 +122,3 @@ def _by_output(
         each = np.broadcast_to(scale.reshape(-1), (numbers.shape[1],))
         return np.tile(each, groups).astype(np.float64)
     return np.broadcast_to(scale.reshape(-1), (numbers.shape[axis],)).astype(np.float64)
-
-
-def _drop_unread(graph: onnx.GraphProto) -> None:
-    """Removes initializers that nothing reads."""
-    read = {name for node in graph.node for name in node.input}
-    read |= {output.name for output in graph.output}
-    live = [one for one in graph.initializer if one.name in read]
-    del graph.initializer[:]
-    graph.initializer.extend(live)
