@@ -12,18 +12,33 @@ from tvm import tirx
 
 from intrinsics import dtypes
 from schedules.conv.precision import Precision
-from schedules.conv.signature import Signature
+from schedules.conv.signature import BIAS, WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
 
 #: Constant tensors of a convolution by the names of `schedules.conv.signature`: weight
-#: (K, C/groups, R, S), bias (K,), slope (K,). A prologue has `PROLOGUE_WEIGHT` (C, 1, R, S) and
-#: `PROLOGUE_BIAS` (C,).
+#: (K, C/groups, R, S), bias, slope and scales (K,). A prologue's have the same names after
+#: `OF_PROLOGUE`: `PROLOGUE_WEIGHT` (C, 1, R, S), `PROLOGUE_BIAS` (C,), and so on.
 Given = Mapping[str, NDArray[Any]]
-PROLOGUE_WEIGHT, PROLOGUE_BIAS = "prologue.weight", "prologue.bias"
+OF_PROLOGUE = "prologue."
+PROLOGUE_WEIGHT, PROLOGUE_BIAS = OF_PROLOGUE + WEIGHT, OF_PROLOGUE + BIAS
 #: Reason of a family for pairs to decline a workload without a prologue.
 ONE_CONVOLUTION = "no depthwise convolution is computed with it"
+
+
+def with_prologue(given: Given, first: Given) -> Given:
+    """Returns the constant tensors of a convolution and of its prologue, by their names."""
+    return {**given, **{OF_PROLOGUE + name: array for name, array in first.items()}}
+
+
+def prologue_given(given: Given) -> Given:
+    """Returns the prologue's constant tensors by the names of `schedules.conv.signature`."""
+    return {
+        name.removeprefix(OF_PROLOGUE): array
+        for name, array in given.items()
+        if name.startswith(OF_PROLOGUE)
+    }
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from schedules.conv.layout import Layout
 from schedules.conv.precision import RESIDUAL_SCALE, RESULT_SCALE, RESULT_ZERO, SCALE
 from schedules.conv.signature import BIAS, CHANNEL, RESIDUAL, SLOPE, WEIGHT, X, Y
 from schedules.conv.workload import ConvWorkload
-from schedules.family import PROLOGUE_BIAS, PROLOGUE_WEIGHT, Family, Given
+from schedules.family import Family, Given, with_prologue
 
 Array = NDArray[Any]
 #: Period of the random numbers: a prime, so that rows and images differ.
@@ -76,9 +76,8 @@ class Tensors:
     def given(self) -> Given:
         """The constant tensors by the names that `Family.pack` takes."""
         found = {WEIGHT: self.weight, BIAS: self.bias, SLOPE: self.slope, **self.scales}
-        if self.first is not None:
-            found |= {PROLOGUE_WEIGHT: self.first.weight, PROLOGUE_BIAS: self.first.bias}
-        return {name: array for name, array in found.items() if array is not None}
+        given = {name: array for name, array in found.items() if array is not None}
+        return given if self.first is None else with_prologue(given, self.first.given)
 
 
 def _unit(w: ConvWorkload) -> float:

@@ -20,6 +20,8 @@ from schedules.threads.packed_bytes import EACH
 
 #: The bits of 1.5 * 2**23, and the magnitude below which sums from there on can be read.
 START, MOST = 0x4B400000, 1 << 22
+#: The selector that selects zeros.
+NOTHING = 0x4444
 
 #: By the dtype of the first operand; the second is of int8. "dp4a" of the PTX ISA.
 _DOT = {
@@ -78,9 +80,18 @@ def dot(a: Expr, b: Expr, total: Expr, dtype: str) -> Expr:
 def permuted(a: Expr, b: Expr, *numbers: int) -> Expr:
     """Four of the eight bytes of two registers, by their numbers; "prmt"."""
     assert len(numbers) == EACH
-    selector = sum(number << 4 * i for i, number in enumerate(numbers))
+    return _permuted(a, b, T.uint32(sum(number << 4 * i for i, number in enumerate(numbers))))
+
+
+def selected(bytes: Expr, selector: Expr) -> Expr:
+    """A register whose byte i is that of `bytes` whose number is in bits 4 i and the next of the
+    selector, ``uint32``, or zero where `NOTHING` has its bits there; "prmt"."""
+    return _permuted(bytes, T.uint32(0), selector)
+
+
+def _permuted(a: Expr, b: Expr, selector: Expr) -> Expr:
     return T.cuda.func_call(
-        "permuted_bytes", a, b, T.uint32(selector), source_code=_PERMUTE, return_type="uint32"
+        "permuted_bytes", a, b, selector, source_code=_PERMUTE, return_type="uint32"
     )
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from schedules.threads.launch import WARP
 
-#: Columns of a warp's tile of pixels, channels of one step, and columns of the instruction.
-ACROSS, DEPTH, COLUMNS = 8, 16, 8
+#: Columns of a warp's tile of pixels, and of the instruction; bytes of the channels of one step.
+ACROSS, COLUMNS, STEP = 8, 8, 32
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class DepthwiseProjectionConfig:
     across: int = 1
     #: Warps that share the channels of a chunk, and add up their accumulators at the end.
     deep: int = 1
-    #: Steps of 16 channels whose operands are copied at a time.
+    #: Steps, of 16 channels or of 32 in 8 bits, whose operands are copied at a time.
     chunk: int = 2
     #: Chunks in shared memory.
     stages: int = 2
@@ -33,7 +33,7 @@ class DepthwiseProjectionConfig:
     def __str__(self) -> str:
         text = f"{self.down}x{self.across} warps of {self.rows}x{ACROSS} pixels"
         text += f", {self.deep} deep" * (self.deep > 1)
-        text += f", {self.chunk * DEPTH} channels, {self.stages} stages"
+        text += f", {self.chunk * STEP} bytes of channels, {self.stages} stages"
         text += f", {self.parts} parts" * (self.parts > 1)
         return text + f", {self.resident} an SM" * bool(self.resident)
 

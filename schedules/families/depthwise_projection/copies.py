@@ -10,8 +10,7 @@ from tvm.script.ir_builder import tirx as T
 
 from schedules.conv.signature import PROLOGUE, WEIGHT, X
 from schedules.families.depthwise_projection.block import Block
-from schedules.families.depthwise_projection.config import DEPTH
-from schedules.families.depthwise_projection.plan import VECTOR
+from schedules.families.depthwise_projection.prologue import VECTOR
 from schedules.threads import ptx
 from schedules.threads.control import Index, shared_out
 
@@ -34,33 +33,33 @@ class Copies:
         plan, first = self.plan, self.plan.prologue
         n, p, q = self.block.at()
         rows, columns = plan.patch
-        channels = plan.config.chunk * DEPTH
-        vectors = channels // VECTOR
+        channels = plan.config.chunk * plan.depth
+        vectors = channels // plan.vector
         with self._shared_out(rows * columns * vectors) as number:
             vector, pixel = number % vectors, number // vectors
             row, column = pixel // columns, pixel % columns
             h = p * first.stride[0] - first.padding[0] + row
             v = q * first.stride[1] - first.padding[1] + column
-            c = chunk * channels + vector * VECTOR
+            c = chunk * channels + vector * plan.vector
             inside = tirx.all(h >= 0, h < first.h, v >= 0, v < first.w, c < first.c)
-            to = (stage, row, self.block.position(column), vector * VECTOR)
+            to = (stage, row, self.block.position(column), vector * plan.vector)
             self._copy("pixels", to, self.x[n, h, v, c], inside)
 
     def _copy_filters(self, chunk: Index, stage: Index) -> None:
         plan = self.plan
-        channels, length = plan.config.chunk * DEPTH, plan.filter_elements
-        with self._shared_out(channels * length // VECTOR) as number:
-            at = number * VECTOR
-            channel, element = at // length, at % length
-            source = self.filters[chunk * channels + channel, element]
-            inside = chunk * channels + channel < plan.prologue_shape[0]
-            self._copy("filters", (stage, channel, element), source, inside)
+        rows, length = plan.filter_rows, plan.filter_elements
+        with self._shared_out(rows * length // plan.vector) as number:
+            at = number * plan.vector
+            row, element = at // length, at % length
+            source = self.filters[chunk * rows + row, element]
+            inside = chunk * rows + row < plan.prologue_shape[0]
+            self._copy("filters", (stage, row, element), source, inside)
 
     def _copy_weights(self, chunk: Index, stage: Index) -> None:
         plan = self.plan
         steps, length = plan.config.chunk, plan.step_elements
-        with self._shared_out(steps * length // VECTOR) as number:
-            at = number * VECTOR
+        with self._shared_out(steps * length // plan.vector) as number:
+            at = number * plan.vector
             step, element = at // length, at % length
             source = self.weight[chunk * steps + step, self.block.part * length + element]
             inside = chunk * steps + step < plan.steps
@@ -71,6 +70,5 @@ class Copies:
 
     def _copy(self, part: str, to: tuple[Index, ...], source: Expr, inside: Expr) -> None:
         """Copies one vector."""
-        size = VECTOR * self.plan.operand.bytes
-        count = T.Select(inside, T.uint32(size), T.uint32(0))
-        ptx.cp_async(self.to[part].pointer(*to), T.address_of(source), size, count=count)
+        count = T.Select(inside, T.uint32(VECTOR), T.uint32(0))
+        ptx.cp_async(self.to[part].pointer(*to), T.address_of(source), VECTOR, count=count)

@@ -30,8 +30,6 @@ from intrinsics import dtypes
 from schedules.conv.workload import Epilogue
 from schedules.expressions.compute import finished
 from schedules.families.depthwise_projection.block import Block
-from schedules.families.depthwise_projection.config import DEPTH
-from schedules.families.depthwise_projection.plan import PAIR, VECTOR
 from schedules.threads import ptx
 from schedules.threads.control import grid, unrolled, vectorized
 from schedules.threads.registers import Registers
@@ -57,7 +55,7 @@ class Depthwise:
         #: Ones in the bits of those elements of the lane that lie on a matrix's diagonal.
         self.diagonal = Registers.array("diagonal", (1,), "uint32")
         self.pixels = Registers.array("pixels", (4 * plan.loads,), "uint32")
-        self.filter = Registers.array("filter", (plan.filter_elements // PAIR,), "uint32")
+        self.filter = Registers.array("filter", (plan.filter_elements // plan.each,), "uint32")
         self.diagonals = Registers.array("diagonals", (self.prologue.s, plan.spans, 4), "uint32")
         self.accumulators = Registers.array("depthwise", (plan.fragments, 4), accumulator)
         self.packed = Registers.array("rounded", (plan.fragments, 2), "uint32")
@@ -85,7 +83,7 @@ class Depthwise:
     def compute(self, stage: Expr, step: Expr) -> None:
         """Computes the fragments of a step of the chunk in a stage, 8 channels at a time."""
         with unrolled(2) as half:
-            channel = step * DEPTH + half * 8
+            channel = step * self.plan.depth + half * 8
             self._load_pixels(stage, channel)
             self._load_filter(stage, channel)
             self._multiply()
@@ -101,7 +99,7 @@ class Depthwise:
     def _load_filter(self, stage: Expr, channel: Expr) -> None:
         """Loads the filter of the lane's channel, and makes the diagonals (see the picture)."""
         first, block = self.prologue, self.block
-        with unrolled(self.plan.filter_elements // VECTOR) as number, vectorized(4) as v:
+        with unrolled(self.plan.filter_elements // self.plan.vector) as number, vectorized(4) as v:
             at = (stage, channel + block.row, number * 4 + v)
             self.filter[number * 4 + v] = self.shared_filters[at]
         for s in range(first.s):
@@ -120,7 +118,7 @@ class Depthwise:
         with grid(plan.fragments, 4) as index:
             bias = tirx.const(0, plan.w.precision.accumulator)
             if first.epilogue.bias:
-                bias = T.reinterpret("float32", self.filter[plan.filter_elements // PAIR - 1])
+                bias = T.reinterpret("float32", self.filter[plan.filter_elements // plan.each - 1])
             self.accumulators[index] = bias
         for s in range(first.s):
             for span in range(plan.spans):

@@ -29,29 +29,29 @@ from numpy.typing import NDArray
 from tvm import tirx
 
 from intrinsics import dtypes
-from schedules.conv.precision import Precision
+from schedules.conv.precision import INT8, UINT8, Precision
 from schedules.conv.signature import CHANNEL, WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.depthwise_projection import space as depthwise_projection_space
 from schedules.families.depthwise_projection.config import (
     COLUMNS,
-    DEPTH,
     DepthwiseProjectionConfig,
 )
 from schedules.families.depthwise_projection.footprint import footprint
 from schedules.families.depthwise_projection.kernel import kernel
-from schedules.families.depthwise_projection.plan import PAIR, VECTOR, Plan, prologue_shape
+from schedules.families.depthwise_projection.plan import Plan
+from schedules.families.depthwise_projection.prologue import pack_prologue
 from schedules.families.depthwise_projection.space import check
 from schedules.family import (
     ONE_CONVOLUTION,
-    PROLOGUE_BIAS,
-    PROLOGUE_WEIGHT,
     Family,
     Given,
     Match,
     Reject,
     fitting,
+    other_operands,
     other_precision,
+    prologue_given,
 )
 from schedules.machine.footprint import Footprint
 from schedules.machine.hardware import Hardware
@@ -104,9 +104,9 @@ class DepthwiseProjectionFamily(Family):
         """Returns the multiply-adds that the instructions carry out."""
         plan = Plan(w, config)
         pixels = plan.blocks * math.prod(plan.tile)
-        channels = plan.chunks * config.chunk * DEPTH
-        # An instruction is 16 products for each of its accumulators.
-        depthwise = plan.spans * plan.prologue.s * DEPTH
+        channels = plan.chunks * config.chunk * plan.depth
+        # Of each instruction, for a pixel and channel, as many products as a fragment has rows.
+        depthwise = plan.products * plan.instruction.m
         return pixels * channels * (depthwise + plan.columns * COLUMNS)
 
     def signature(self, w: ConvWorkload, config: DepthwiseProjectionConfig) -> Signature:
@@ -119,34 +119,20 @@ class DepthwiseProjectionFamily(Family):
         """Packs the weight (K, C, 1, 1) as the second operand of each instruction, lane by lane,
         and the prologue's filters and bias as one operand."""
         plan = Plan(w, config)
-        matrix = np.zeros((plan.steps * DEPTH, w.k), dtypes.get(w.precision.operands[1]).numpy)
+        matrix = np.zeros((plan.steps * plan.depth, w.k), dtypes.get(w.precision.operands[1]).numpy)
         matrix[: w.c] = given[WEIGHT][:, :, 0, 0].T
-        # step, upper half of it, pair, element; run, pair of columns, instruction, column
-        split = matrix.reshape(plan.steps, 2, 4, PAIR, -1, 4, plan.run, 2)
-        # step, run, instruction, lane = (pair of columns, column, pair), upper half, element
+        # step, upper half of it, register, element; run, pair of columns, instruction, column
+        split = matrix.reshape(plan.steps, 2, 4, plan.each, -1, 4, plan.run, 2)
+        # step, run, instruction, lane = (pair of columns, column, register), upper half, element
         lanes = split.transpose(0, 4, 6, 5, 7, 2, 1, 3)
         # As many instructions side by side as a lane loads at a time.
-        together = lanes.reshape(plan.steps, -1, plan.together, WARP, 4).transpose(0, 1, 3, 2, 4)
+        shape = (plan.steps, -1, plan.together, WARP, 2 * plan.each)
+        together = lanes.reshape(shape).transpose(0, 1, 3, 2, 4)
         return plan.signature.pack(
             given,
             weight=together.reshape(plan.weight_shape).copy(),
-            prologue=_pack_prologue(
-                plan.prologue, given[PROLOGUE_WEIGHT], given.get(PROLOGUE_BIAS)
-            ),
+            prologue=pack_prologue(plan.prologue, prologue_given(given)),
         )
-
-
-def _pack_prologue(
-    first: ConvWorkload, weight: NDArray[Any], bias: NDArray[Any] | None
-) -> NDArray[Any]:
-    """Returns filters (C, 1, R, S) and bias (C,) as one operand (`prologue_shape`)."""
-    dtype = dtypes.get(first.precision.operands[1]).numpy
-    packed = np.zeros(prologue_shape(first), dtype)
-    taps = weight.reshape(first.c, first.r * first.s).astype(dtype)
-    packed[: first.c, : PAIR * taps.shape[1]] = np.repeat(taps, PAIR, axis=1)
-    if bias is not None:
-        packed.view(dtypes.get(CHANNEL).numpy)[: first.c, -1] = bias
-    return packed
 
 
 def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
@@ -166,9 +152,7 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     for layout in layouts:
         if layout.packed:
             return f"everything has to be NHWC, and something is {layout}"
-    if w.c % VECTOR or w.k % COLUMNS or w.precision.result != w.precision.x:
-        return f"{w.c} channels to {w.k} of {w.precision.result}: it takes eight at a time"
-    if reason := other_precision(w, Precision()):
+    if reason := _other_numbers(w, first):
         return reason
     if "prelu" in (w.epilogue.activation.kind, first.epilogue.activation.kind):
         return "a prelu's slopes are an operand that it does not have"
@@ -176,4 +160,21 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
         return "writes a tensor of its own, and pools nothing"
     if max(math.prod(first.in_shape), math.prod(w.out_shape)) >= 2**31:
         return "elements are numbered in 32 bits, and a tensor has more"
+    return ""
+
+
+def _other_numbers(w: ConvWorkload, first: ConvWorkload) -> str:
+    """Why the family does not multiply such numbers, or so many channels of them; empty where it
+    does."""
+    own, result = w.precision, dtypes.get(w.precision.result)
+    if not dtypes.get(own.x).integer:
+        if w.c % 8 or w.k % COLUMNS or own.result != own.x:
+            return f"{w.c} channels to {w.k} of {own.result}: it takes eight at a time"
+        return other_precision(w, Precision())
+    if w.c % 16 or w.k % COLUMNS:
+        return f"{w.c} channels of bytes to {w.k}: it takes 16 at a time, and gives eight"
+    if reason := other_operands(w, INT8, UINT8):
+        return reason
+    if own.sums or (result.bytes > 2 and result.integer):
+        return f"{own}: it scales its sums"
     return ""

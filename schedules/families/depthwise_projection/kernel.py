@@ -4,8 +4,8 @@ copy chunks 0 .. stages - 2                                         `copies`
 for each chunk of channels:
     wait until it has arrived
     start to copy chunk + stages - 1
-    for each step of 16 channels:
-        between = activation(depthwise convolution of the pixels)   `depthwise`
+    for each step of 16 channels, of integers 32:
+        between = activation(depthwise convolution of the pixels)   `depthwise`, `integer_depthwise`
         accumulators += between * weights
 epilogue, store                                                     `epilogue`
 """
@@ -21,7 +21,8 @@ from schedules.families.depthwise_projection.config import DepthwiseProjectionCo
 from schedules.families.depthwise_projection.copies import Copies
 from schedules.families.depthwise_projection.depthwise import Depthwise
 from schedules.families.depthwise_projection.epilogue import Store
-from schedules.families.depthwise_projection.plan import PAIR, Plan
+from schedules.families.depthwise_projection.integer_depthwise import IntegerDepthwise
+from schedules.families.depthwise_projection.plan import Plan
 from schedules.threads import ptx
 from schedules.threads.async_pipeline import AsyncCopyPipeline
 from schedules.threads.control import grid, serial, unrolled, vectorized, when
@@ -45,7 +46,9 @@ def _compute(block: Block) -> None:
     """Computes the tile of a block, chunk after chunk."""
     plan, config = block.plan, block.plan.config
     pipeline = AsyncCopyPipeline(plan.stages, plan.memory["pixels"].stride(1))
-    copies, depthwise, projection = Copies(block), Depthwise(block), Projection(block)
+    copies = Copies(block)
+    depthwise = IntegerDepthwise(block) if plan.integer else Depthwise(block)
+    projection = Projection(block)
     store = Store(block, projection.accumulators)
     depthwise.number_rows()
     projection.begin()
@@ -81,6 +84,8 @@ class Projection:
         self.accumulators = Registers.array(
             "accumulators", (plan.fragments, plan.columns, 4), plan.w.precision.accumulator
         )
+        #: As instructions take them: integers as they are, and without a sign.
+        self._sums = self.accumulators.view("uint32") if plan.integer else self.accumulators
 
     def begin(self) -> None:
         """Clears the accumulators."""
@@ -97,14 +102,14 @@ class Projection:
                 column = number * plan.together + one
                 ptx.mma(
                     plan.instruction,
-                    [self.accumulators[fragment, column, i] for i in range(4)],
+                    [self._sums[fragment, column, i] for i in range(4)],
                     [fragments[fragment, i] for i in range(4)],
                     [self.weights[one, i] for i in range(2)],
                 )
 
     def _load_weights(self, stage: Expr, step: Expr, number: Expr) -> None:
         """Loads the weights of 8 output channels, or 16, packed lane by lane."""
-        pairs = PAIR * self.plan.together
-        with vectorized(pairs) as v:
-            at = (number * WARP + self.block.lane) * pairs + v
+        registers = 2 * self.plan.together
+        with vectorized(registers) as v:
+            at = (number * WARP + self.block.lane) * registers + v
             self.weights[v // 2, v % 2] = self.shared_weights[stage, step, at]

@@ -1,7 +1,8 @@
 """A pair of convolutions and a configuration in numbers: tiles, patch, shared memory, operands.
 
 A warp computes a tile of `rows` x 8 output pixels, as rows / 2 fragments of mma.sync: two rows of 8
-pixels each. All warps of a block read one patch of the input, chunk by chunk of channels.
+pixels each. All warps of a block read one patch of the input, chunk by chunk of channels. A step is
+32 bytes of channels: 16 of fp16, 32 in 8 bits.
 
 Eight pixels of a fragment read inputs that are `stride` columns apart. So that those are adjacent
 in shared memory, the columns of a patch are kept phase by phase:
@@ -20,19 +21,26 @@ from functools import cached_property
 from intrinsics import dtypes, mma_sync
 from intrinsics.dtypes import ElementType
 from intrinsics.record import TensorIntrinsic
-from schedules.conv.signature import Signature
+from schedules.conv.signature import Signature, channel_operands
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.families.depthwise_projection.config import (
     ACROSS,
     COLUMNS,
-    DEPTH,
     DepthwiseProjectionConfig,
+)
+from schedules.families.depthwise_projection.prologue import (
+    GROUP,
+    REGISTER,
+    VECTOR,
+    depth,
+    filter_bytes,
+    prologue_shape,
 )
 from schedules.threads.launch import WARP
 from schedules.threads.shared_layout import Part, SharedLayout, Stages
 
-#: Elements of 16 bytes, and of a packed pair.
-VECTOR, PAIR = 8, 2
+#: Output channels of a lane that are adjacent in one instruction.
+PAIR = 2
 #: Instructions of which a thread's output channels are adjacent, tried in this order.
 RUNS = (4, 2, 1)
 
@@ -52,14 +60,40 @@ class Plan:
 
     @property
     def operand(self) -> ElementType:
-        """The element type of x and the residual, and of what is multiplied, of 16 bits."""
+        """The element type of what is between, and of what is multiplied: of 16 bits, or of 8; of x
+        it is one of the same size."""
         return dtypes.get(self.w.precision.x)
 
     @property
+    def integer(self) -> bool:
+        """True if 8-bit integers are multiplied."""
+        return self.operand.integer
+
+    @property
     def instruction(self) -> TensorIntrinsic:
-        """The mma.sync instruction that multiplies, in both convolutions."""
-        precision = self.w.precision
-        return mma_sync.get(DEPTH, precision.operands[0], precision.accumulator)
+        """The mma.sync instruction of the projection."""
+        return self.instruction_of(self.w)
+
+    def instruction_of(self, w: ConvWorkload) -> TensorIntrinsic:
+        """The mma.sync instruction of one of the two convolutions. Of integers they may differ, as
+        x and what is between have each a sign or none."""
+        precision = w.precision
+        return mma_sync.get(self.depth, precision.operands[0], precision.accumulator)
+
+    @property
+    def depth(self) -> int:
+        """Channels of a step."""
+        return depth(self.w)
+
+    @property
+    def vector(self) -> int:
+        """Elements of 16 bytes."""
+        return VECTOR // self.operand.bytes
+
+    @property
+    def each(self) -> int:
+        """Elements of a register of what is multiplied."""
+        return self.operand.per_register
 
     # ---------------------------------------------------------------- tiles of pixels
 
@@ -99,7 +133,7 @@ class Plan:
     def pitch(self) -> int:
         """Elements from one pixel of the patch to the next: an odd number of vectors, so that the
         eight rows of a matrix are in different banks."""
-        return self.config.chunk * DEPTH + VECTOR
+        return self.config.chunk * self.depth + self.vector
 
     @property
     def phase(self) -> int:
@@ -115,8 +149,8 @@ class Plan:
 
     @property
     def steps(self) -> int:
-        """Steps of the projection's reduction, of 16 channels."""
-        return ceil_div(self.w.c, DEPTH)
+        """Steps of the projection's reduction."""
+        return ceil_div(self.w.c, self.depth)
 
     @property
     def chunks(self) -> int:
@@ -161,9 +195,24 @@ class Plan:
         return self.w.k // COLUMNS // self.config.parts
 
     @property
+    def products(self) -> int:
+        """Instructions of the depthwise convolution for a fragment and half of a step: of integers
+        two for each pair of taps, see `integer_depthwise`."""
+        return 2 * self.tap_pairs if self.integer else self.spans * self.prologue.s
+
+    @property
+    def tap_pairs(self) -> int:
+        """Pairs of the filter's taps, the last of which may lack its second."""
+        return ceil_div(self.taps, 2)
+
+    @property
     def run(self) -> int:
-        """Instructions of which a thread's output channels are adjacent."""
-        return next(run for run in RUNS if self.columns % run == 0)
+        """Instructions of which a thread's output channels are adjacent: at most 16 bytes of them,
+        of y or the residual."""
+        own = self.w.precision
+        stored = [own.result] + [own.added] * self.w.epilogue.residual
+        most = VECTOR // max(dtypes.get(one).bytes for one in stored) // PAIR
+        return next(run for run in RUNS if self.columns % run == 0 and run <= most)
 
     @property
     def together(self) -> int:
@@ -173,6 +222,10 @@ class Plan:
     @property
     def registers(self) -> int:
         """Registers that a thread has at least."""
+        if self.integer:
+            kept = self.fragments * (4 * self.columns + 4)
+            filters = 2 * self.filter_bytes // REGISTER + 4 * len(channel_operands(self.prologue))
+            return kept + 3 * self.tap_pairs + filters + 52
         accumulators = self.fragments * (4 * self.columns + 10)
         return accumulators + 3 * self.loads + 4 * self.spans + self.taps + 36
 
@@ -180,24 +233,35 @@ class Plan:
 
     @property
     def prologue_shape(self) -> tuple[int, int]:
-        """Shape of the packed depthwise filter: (channel, element)."""
+        """Shape of the packed depthwise filter, see `prologue`: (channel, element), or of integers
+        (four channels, byte)."""
         return prologue_shape(self.prologue)
 
     @property
     def filter_elements(self) -> int:
-        """Elements of one channel's depthwise filter."""
+        """Elements of a row of the packed depthwise filter."""
         return self.prologue_shape[1]
+
+    @property
+    def filter_rows(self) -> int:
+        """Rows of the packed depthwise filter in a chunk."""
+        return self.config.chunk * self.depth // (GROUP if self.integer else 1)
+
+    @property
+    def filter_bytes(self) -> int:
+        """Of integers, bytes of one channel's taps."""
+        return filter_bytes(self.prologue)
 
     @property
     def weight_shape(self) -> tuple[int, int]:
         """Shape of the packed weight: (step, element). The elements that lanes multiply are one
         after another, for each instruction."""
-        return self.steps, self.w.k * DEPTH
+        return self.steps, self.w.k * self.depth
 
     @property
     def step_elements(self) -> int:
         """Elements of the weight in one step, for one part of the output channels."""
-        return self.columns * COLUMNS * DEPTH
+        return self.columns * COLUMNS * self.depth
 
     @property
     def signature(self) -> Signature:
@@ -212,7 +276,7 @@ class Plan:
         stages = Stages(
             self.stages,
             Part("pixels", dtype, self.patch_shape),
-            Part("filters", dtype, (config.chunk * DEPTH, self.filter_elements)),
+            Part("filters", dtype, (self.filter_rows, self.filter_elements)),
             Part("weights", dtype, (config.chunk, self.step_elements)),
         )
         if config.deep == 1:
@@ -220,12 +284,3 @@ class Plan:
         shape = (config.deep - 1, config.tiles, self.fragments, self.columns, 4, WARP)
         accumulators = Part("accumulators", self.w.precision.accumulator, shape, over="pixels")
         return SharedLayout(stages, accumulators)
-
-
-def prologue_shape(first: ConvWorkload) -> tuple[int, int]:
-    """Returns the shape of the packed depthwise filter: (channel, element).
-
-    Of each channel every tap twice, as a packed pair; zeros; and in the last pair its fp32 bias.
-    """
-    pairs = round_up(first.r * first.s + 1, 4)
-    return round_up(first.c, DEPTH), PAIR * pairs

@@ -10,10 +10,10 @@ from schedules.errors import require_none
 from schedules.families.depthwise_projection.config import (
     ACROSS,
     COLUMNS,
-    DEPTH,
     DepthwiseProjectionConfig,
 )
 from schedules.families.depthwise_projection.plan import Plan
+from schedules.families.depthwise_projection.prologue import depth
 from schedules.machine.hardware import Hardware
 
 #: Rows of a warp, and warps above each other and side by side, that are worth trying.
@@ -57,7 +57,7 @@ def check(w: ConvWorkload, config: DepthwiseProjectionConfig, hardware: Hardware
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionConfig]:
     """Yields every configuration worth trying, each of which fits; none without a prologue."""
-    columns, steps = ceil_div(w.q, ACROSS), ceil_div(w.c, DEPTH)
+    columns, steps = ceil_div(w.q, ACROSS), ceil_div(w.c, depth(w))
     # All channels at once read memory in the longest runs.
     chunks = {min(chunk, steps) for chunk in (2, 3, 4)}
     chunks |= {steps} if steps <= MOST_STEPS else set()
