@@ -77,10 +77,10 @@ class Kernel:
         size = math.prod(int(extent) for extent in self._buffers[name].shape)
         return self.elements(name, (size,))
 
-    def words(self, name: str, shape: tuple[int, ...]) -> Expr:
-        """An operand of 8 or 16-bit elements as ``uint32`` of this shape."""
+    def words(self, name: str, shape: tuple[int, ...], dtype: str = "uint32") -> Expr:
+        """An operand of 8 or 16-bit elements as larger ones, of this shape."""
         data = self._buffers[name].data
-        return IRBuilder.name(name, T.decl_buffer(shape, "uint32", data=data))
+        return IRBuilder.name(name, T.decl_buffer(shape, dtype, data=data))
 
     def elements(self, name: str, shape: tuple[int, ...]) -> Expr:
         """An operand as an array of another shape."""

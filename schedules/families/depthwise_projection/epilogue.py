@@ -29,6 +29,9 @@ class Store:
         self.residual = block.operands.get(RESIDUAL)
         #: Adjacent output channels of a thread.
         self.width = PAIR * self.plan.run
+        #: The largest word of bytes of which the thread has whole ones: a register, or half of one.
+        self.word_bytes = min(self.width, packed_bytes.EACH)
+        self.word = f"uint{8 * self.word_bytes}"
         precision = self.w.precision
         self.channels = {
             name: Registers.array(name, (PAIR * self.plan.columns,), CHANNEL)
@@ -80,32 +83,35 @@ class Store:
     def _finish(self, pixel: tuple[Expr, ...], fragment: Expr, low: Expr, run: Expr) -> None:
         """Finishes and stores the thread's channels of a pixel. low: 0 for the upper of a
         fragment's two rows of pixels, 1 for the lower."""
-        plan, width, k = self.plan, self.width, self._channel(run)
+        width, k = self.width, self._channel(run)
         if self.residual is not None:
             self._load_residual(pixel, k)
-        if self._packs(self.w.precision.result):
+        if _is_byte(self.w.precision.result):
             self._store_bytes(pixel, fragment, low, run)
             return
         with unrolled(width) as i:
-            total = self.accumulators[fragment, run * plan.run + i // 2, low * 2 + i % 2]
+            total = self._total(fragment, low, run, i)
             self.results[i] = finished(self.w, total, self._given(run, i))
         with vectorized(width) as v:
             T.buffer_store(self.y, self.results[v], [*pixel, k + v])
 
-    def _packs(self, dtype: str) -> bool:
-        """True for a dtype of bytes of which the thread has whole registers."""
-        return dtypes.get(dtype).bytes == 1 and self.width % packed_bytes.EACH == 0
+    def _total(self, fragment: Expr, low: Expr, run: Expr, i: Index) -> Expr:
+        return self.accumulators[fragment, run * self.plan.run + i // 2, low * 2 + i % 2]
 
     def _load_residual(self, pixel: tuple[Expr, ...], k: Expr) -> None:
-        if self._packs(self.w.precision.added):
-            each = packed_bytes.EACH
-            shape = (*self.w.residual_shape[:-1], self.w.k // each)
-            words = self.block.operands.words(RESIDUAL, shape)
-            with vectorized(self.width // each) as v:
-                self.residuals.view("uint32")[v] = words[(*pixel, k // each + v)]
+        if _is_byte(self.w.precision.added):
+            words = self._words(RESIDUAL, self.w.residual_shape)
+            with vectorized(self.width // self.word_bytes) as v:
+                at = (*pixel, k // self.word_bytes + v)
+                self.residuals.view(self.word)[v] = words[at]
             return
         with vectorized(self.width) as v:
             self.residuals[v] = self.residual[(*pixel, k + v)]
+
+    def _words(self, name: str, shape: tuple[int, ...]) -> Expr:
+        """An operand of bytes as words."""
+        *outer, last = shape
+        return self.block.operands.words(name, (*outer, last // self.word_bytes), self.word)
 
     def _given(self, run: Expr, i: Index) -> dict[str, Expr]:
         """By name, what the epilogue has of one of the thread's channels of a pixel."""
@@ -114,24 +120,27 @@ class Store:
             given[RESIDUAL] = self.residuals[i]
         return given
 
-    def _store_bytes(
-        self, pixel: tuple[Expr, ...], fragment: Expr, low: Expr, run: Expr
-    ) -> None:
-        """The same of results that are bytes."""
-        plan, w, each = self.plan, self.w, packed_bytes.EACH
-        results = self.results.view("uint32")
-        for first in range(0, self.width, each):
+    def _store_bytes(self, pixel: tuple[Expr, ...], fragment: Expr, low: Expr, run: Expr) -> None:
+        """The same of results that are bytes: a word of them at a time."""
+        w, size = self.w, self.word_bytes
+        results = self.results.view(self.word)
+        for word in range(self.width // size):
             values = []
-            for i in range(first, first + each):
+            for i in range(word * size, (word + 1) * size):
                 given = self._given(run, i)
-                if self.residual is not None and self._packs(w.precision.added):
-                    word = self.residuals.view("uint32")[first // each]
-                    value = packed_bytes.unpack(word, i - first, w.precision.added)
+                if self.residual is not None and _is_byte(w.precision.added):
+                    bytes = self.residuals.view(self.word)[word].astype("uint32")
+                    value = packed_bytes.unpack(bytes, i % size, w.precision.added)
                     given[RESIDUAL] = keep("residual", value)
-                total = self.accumulators[fragment, run * plan.run + i // 2, low * 2 + i % 2]
-                value = before_rounding(w, total, given)
+                value = before_rounding(w, self._total(fragment, low, run, i), given)
                 values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
-            results[first // each] = packed_bytes.pack(values)
-        y = self.block.operands.words(Y, (*w.out_shape[:-1], w.k // each))
-        with vectorized(self.width // each) as v:
-            T.buffer_store(y, results[v], [*pixel, self._channel(run) // each + v])
+            # Of a short word twice the same.
+            packed = packed_bytes.pack(values * (packed_bytes.EACH // size))
+            results[word] = packed.astype(self.word)
+        y = self._words(Y, w.out_shape)
+        with vectorized(self.width // size) as v:
+            T.buffer_store(y, results[v], [*pixel, self._channel(run) // size + v])
+
+
+def _is_byte(dtype: str) -> bool:
+    return dtypes.get(dtype).bytes == 1
