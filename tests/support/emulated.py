@@ -20,7 +20,7 @@ from schedules.machine.cost import Cost
 from schedules.machine.hardware import Hardware
 from schedules.threads import emulator
 from schedules.threads.emulator.guarded import Array
-from tests.support import graphs
+from tests.support import graphs, kernels
 from tvmconv.passes.graph import op_name
 
 #: The name under which TVM calls a kernel of a network.
@@ -67,7 +67,8 @@ class _Calls(PyExprMutator):
 def _register(name: str, function: tirx.PrimFunc, hardware: Hardware) -> None:
     def call(*tensors: Any) -> None:
         arrays = [tensor.numpy() for tensor in tensors]
-        arrays[-1] = np.full_like(arrays[-1], np.nan)
+        real = np.issubdtype(arrays[-1].dtype, np.floating)
+        arrays[-1] = np.full_like(arrays[-1], np.nan if real else kernels.UNLIKELY)
         tensors[-1].copyfrom(emulator.run(function, arrays, hardware))
 
     tvm_ffi.register_global_func(name, call, override=True)

@@ -116,7 +116,8 @@ class _Lower(PyExprMutator):
         """Emits the kernels of a region."""
         region, read = planned.region, {}
         signature = planned.kernels[0].signature
-        for name, arg in ((X, self._x(region)), (RESIDUAL, region.residual)):
+        first = region if region.prologue is None else region.prologue
+        for name, arg in ((X, self._x(first)), (RESIDUAL, region.residual)):
             if arg is not None:
                 read[name] = self._operand(arg, signature[name])
         for kernel in planned.kernels:

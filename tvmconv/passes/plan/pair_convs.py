@@ -4,7 +4,8 @@ Before:  t = clip(depthwise(x) + b); y = conv1x1(t) + c + residual; one kernel e
 After:   y by one kernel that keeps t in registers: a region with a `Region.prologue`
 Requires: only the 1x1 convolution reads t, which is a tensor of its own; a family takes the pair,
           at a lower estimated cost than apart. Measured times decide if there are records of all
-          three. Never on a CPU: no family takes pairs there.
+          three. Never on a CPU: no family takes pairs there. Of quantised ones both multiply
+          integers, and t is of 8 bits.
 Formula: the identity; t is rounded as it would be in memory
 """
 
@@ -16,6 +17,7 @@ from dataclasses import replace
 
 from tvm import relax
 
+from intrinsics import dtypes
 from schedules.conv.workload import NHWC, ConvWorkload
 from tvmconv import knobs
 from tvmconv.passes.graph import Dataflow
@@ -24,6 +26,7 @@ from tvmconv.passes.plan.concat_in_place import Place
 from tvmconv.passes.plan.quantised import is_quantised
 from tvmconv.passes.plan.readers import readers, written
 from tvmconv.passes.plan.workloads import workloads
+from tvmconv.passes.regions.quantization import EIGHT_BITS
 from tvmconv.passes.regions.region import Region
 
 CONV = "relax.nn.conv2d"
@@ -69,13 +72,20 @@ def _joined(
         return False
     if not first.groups == channels == first.k > 1 or first.slope is not None:
         return False
-    if first.pool is not None or is_quantised(first) or is_quantised(then):
+    if first.pool is not None or not _same_numbers(first, then):
         return False
     if places[first.output] != Place(first.output, 0, first.k):
         return False
     if then.residual is not None and then.residual.same_as(first.output):
         return False
     return [one is then for one in readers(first.output, regions, flow)] == [True]
+
+
+def _same_numbers(first: Region, then: Region) -> bool:
+    """Returns True if both multiply floats and nothing is quantised, or both 8-bit integers."""
+    if first.integers and then.integers:
+        return first.result in EIGHT_BITS and then.result != dtypes.INT32.name
+    return not is_quantised(first) and not is_quantised(then)
 
 
 def _wanted(name: str, w: ConvWorkload, chooser: Chooser) -> bool:

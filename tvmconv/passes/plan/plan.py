@@ -17,7 +17,7 @@ from schedules.choose import Choice
 from schedules.conv.precision import Precision
 from schedules.conv.signature import BIAS, SLOPE, WEIGHT, Signature
 from schedules.conv.workload import NHWC, ConvWorkload
-from schedules.family import PROLOGUE_BIAS, PROLOGUE_WEIGHT, Given
+from schedules.family import Given, with_prologue
 from schedules.machine.hardware import Hardware
 from tvmconv.errors import ModelError
 from tvmconv.passes.graph import Dataflow
@@ -51,22 +51,22 @@ class PlannedKernel:
     @property
     def given(self) -> Given:
         """The constant tensors that the family packs."""
-        region = self.region
-        found: dict[str, NDArray[Any] | None] = {
-            WEIGHT: self.weight,
-            BIAS: region.bias,
-            SLOPE: region.slope,
-        }
-        if is_quantised(region):
-            found |= constants(region)
-        if (first := region.prologue) is not None:
-            found |= {PROLOGUE_WEIGHT: first.weight, PROLOGUE_BIAS: first.bias}
-        return {name: array for name, array in found.items() if array is not None}
+        given = _given(self.region, self.weight)
+        first = self.region.prologue
+        return given if first is None else with_prologue(given, _given(first, first.weight))
 
     @property
     def key(self) -> tuple[ConvWorkload, Any, Hardware]:
         """Arguments of `Family.schedule`; kernels with equal keys are one kernel."""
         return self.choice.workload, self.choice.config, self.choice.hardware
+
+
+def _given(region: Region, weight: NDArray[Any]) -> Given:
+    """The constant tensors of one convolution, by name."""
+    found = {WEIGHT: weight, BIAS: region.bias, SLOPE: region.slope}
+    if is_quantised(region):
+        found |= constants(region)
+    return {name: array for name, array in found.items() if array is not None}
 
 
 @dataclass(frozen=True)

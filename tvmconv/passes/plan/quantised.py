@@ -41,7 +41,9 @@ def precision(region: Region, base: Precision) -> Precision:
     elif region.residual is not None and region.integers:
         found = replace(found, residual=base.x)
     if region.integers:
-        x, int8 = dtype(region.x), dtypes.INT8.name
+        # A pair's x is its first convolution's, and what this one reads is that one's result.
+        first, int8 = region.prologue, dtypes.INT8.name
+        x = dtype(region.x) if first is None else first.result
         found = replace(found, x=x, operands=(x, int8), accumulator=dtypes.INT32.name)
     return replace(found, residual="") if found.residual == found.x else found
 

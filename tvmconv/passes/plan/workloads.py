@@ -35,7 +35,7 @@ def workloads(
         residual_last=region.residual_last,
         pool=region.pool,
     )
-    precision = quantised.precision(region, precision)
+    base, precision = precision, quantised.precision(region, precision)
     n, h, w, c = region.x_shape
     top, left, bottom, right = region.widths
     h, w = h + top + bottom, w + left + right
@@ -50,7 +50,7 @@ def workloads(
     if region.prologue is not None:
         own = Place(region.prologue.output, 0, c)
         ((prologue, _),) = workloads(
-            region.prologue, own, x, x, NHWC, replace(precision, result=precision.x)
+            region.prologue, own, x, x, NHWC, replace(base, result=base.x)
         )
         x = NHWC
     whole = place.channels == k and place.shuffle == 1
