@@ -50,6 +50,7 @@ def _compute(block: Block) -> None:
     depthwise = IntegerDepthwise(block) if plan.integer else Depthwise(block)
     projection = Projection(block)
     store = Store(block, projection.accumulators)
+    store.begin()
     depthwise.number_rows()
     projection.begin()
     for chunk in range(pipeline.ahead):

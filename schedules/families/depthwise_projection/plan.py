@@ -41,6 +41,8 @@ from schedules.threads.shared_layout import Part, SharedLayout, Stages
 
 #: Output channels of a lane that are adjacent in one instruction.
 PAIR = 2
+#: Registers of what an epilogue reads up to which a thread has it from the first.
+EARLY = 32
 #: Instructions of which a thread's output channels are adjacent, tried in this order.
 RUNS = (4, 2, 1)
 
@@ -220,12 +222,26 @@ class Plan:
         return 1 + (self.columns % 2 == 0)
 
     @property
+    def early(self) -> bool:
+        """True if what the epilogue reads is loaded before the main loop: of integers, and few."""
+        return self.integer and self.fragments <= 2 and self._read_at_the_end <= EARLY
+
+    @property
+    def _read_at_the_end(self) -> int:
+        """Registers of what the epilogue has of a thread's channels, and of the residual."""
+        own = self.w.precision
+        channels = PAIR * self.columns * len(channel_operands(self.w))
+        residual = self.fragments * PAIR * PAIR * self.columns * dtypes.get(own.added).bytes
+        return channels + residual // REGISTER * self.w.epilogue.residual
+
+    @property
     def registers(self) -> int:
         """Registers that a thread has at least."""
         if self.integer:
             kept = self.fragments * (4 * self.columns + 4)
             filters = 2 * self.filter_bytes // REGISTER + 4 * len(channel_operands(self.prologue))
-            return kept + 3 * self.tap_pairs + filters + 52
+            early = self._read_at_the_end if self.early else 0
+            return kept + early + 3 * self.tap_pairs + filters + 48
         accumulators = self.fragments * (4 * self.columns + 10)
         return accumulators + 3 * self.loads + 4 * self.spans + self.taps + 36
 
@@ -281,6 +297,7 @@ class Plan:
         )
         if config.deep == 1:
             return SharedLayout(stages)
-        shape = (config.deep - 1, config.tiles, self.fragments, self.columns, 4, WARP)
+        each = (WARP, 4) if self.integer else (4, WARP)
+        shape = (config.deep - 1, config.tiles, self.fragments, self.columns, *each)
         accumulators = Part("accumulators", self.w.precision.accumulator, shape, over="pixels")
         return SharedLayout(stages, accumulators)
