@@ -232,6 +232,57 @@ PAIRS = {
     "pair, cropped": pair((1, 12, 11, 16), 8, 3, 3, padding=(-1, 1, -2, -3)),
 }  # fmt: skip
 
+
+def quantised_pair(
+    w: ConvWorkload,
+    x: str,
+    between: str,
+    result: str,
+    scales: tuple[str, ...] = (SCALE, RESIDUAL_SCALE),
+    first: tuple[str, ...] = (SCALE,),
+    residual: str = "",
+) -> ConvWorkload:
+    """A pair in 8-bit integers. between: dtype of the first one's result, and `first` its scales."""
+    one, then = w.apart
+    prologue = quantised(one, x, between, *first)
+    second = quantised(then, between, result, *scales, residual=residual)
+    return replace(second, prologue=prologue)
+
+
+HARD_SWISH = Epilogue(True, activation=Activation("hard_swish"))
+#: The same in integers: every form of result, scales and residual.
+INT8_PAIRS = {
+    "int8": quantised_pair(pair((1, 9, 11, 32), 16, 3, 3), "int8", "int8", "int8"),
+    "uint8 between, residual": quantised_pair(
+        pair((1, 9, 11, 48), 32, 3, 3, epilogue=Epilogue(True, True)), "int8", "uint8", "int8",
+        residual="int8",
+    ),
+    "zero points, stride 2, to 24": quantised_pair(
+        pair((2, 9, 13, 144), 24, 3, 3, (2, 2), epilogue=ALL), "uint8", "uint8", "uint8",
+        (SCALE, RESIDUAL_SCALE, RESULT_ZERO), (SCALE, RESULT_ZERO),
+    ),
+    "every scale, 5x5": quantised_pair(
+        pair((1, 10, 9, 64), 48, 5, 5, (2, 1), (2, 1, 2, 3), HARD_SWISH,
+             Epilogue(True, True, activation=Activation("silu"), residual_last=True)),
+        "uint8", "int8", "uint8", SCALES, (SCALE, RESULT_SCALE, RESULT_ZERO),
+    ),
+    "fp16 out and residual": quantised_pair(
+        pair((1, 7, 7, 80), 64, 3, 3, epilogue=ALL), "int8", "uint8", "float16", (SCALE,),
+        residual="float16",
+    ),
+    "fp32 out, cropped": quantised_pair(
+        pair((1, 12, 11, 16), 40, 3, 3, padding=(-1, 1, -2, -3)), "uint8", "int8", "float32"
+    ),
+    "to 8, 2x3, one row": quantised_pair(
+        pair((3, 2, 17, 32), 8, 2, 3, padding=(0, 2, 0, 0), first=Epilogue(),
+             epilogue=Epilogue(False, True)),
+        "int8", "int8", "int8", residual="uint8",
+    ),
+    "to 320": quantised_pair(
+        pair((1, 6, 5, 32), 320, 3, 3, epilogue=Epilogue()), "uint8", "uint8", "int8"
+    ),
+}  # fmt: skip
+
 #: One activation of every kind.
 ACTIVATIONS = st.sampled_from([Activation(kind, PARAMETERS.get(kind, ())) for kind in FORMULAS])
 LAYOUTS = st.sampled_from((NHWC, PACKED, Layout(4, 8), Layout(1, 16)))

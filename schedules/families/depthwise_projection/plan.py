@@ -223,8 +223,9 @@ class Plan:
 
     @property
     def early(self) -> bool:
-        """True if what the epilogue reads is loaded before the main loop: of integers, and few."""
-        return self.integer and self.fragments <= 2 and self._read_at_the_end <= EARLY
+        """True if what the epilogue reads is loaded before the main loop: of
+        integers, by warps of one fragment, and few."""
+        return self.integer and self.fragments == 1 and self._read_at_the_end <= EARLY
 
     @property
     def _read_at_the_end(self) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
+from intrinsics import dtypes
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import require_none
 from schedules.families.depthwise_projection.config import (
@@ -22,8 +23,8 @@ TILES = (
     (4, 7, 1), (2, 1, 1), (2, 2, 1), (2, 1, 2), (2, 4, 1), (2, 7, 1), (2, 7, 2), (14, 1, 2),
     (14, 2, 1), (14, 2, 2),
 )  # fmt: skip
-#: Pixels of an image that one block can have.
-SMALL = 1024
+#: Pixels of an image that one block can have, and warps of a block.
+SMALL, MOST_WARPS = 1024, 16
 #: Steps of 16 channels up to which all are worth copying at once.
 MOST_STEPS = 12
 
@@ -60,15 +61,23 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionCo
     columns, steps = ceil_div(w.q, ACROSS), ceil_div(w.c, depth(w))
     # All channels at once read memory in the longest runs.
     chunks = {min(chunk, steps) for chunk in (2, 3, 4)}
-    chunks |= {steps} if steps <= MOST_STEPS else set()
-    parts = [part for part in (1, 2, 4, 5) if w.k // COLUMNS % part == 0]
+    chunks |= {steps} if steps <= MOST_STEPS or _few_pixels(w) else set()
+    deeps, shares = (1, 2, 3, 4), (1, 2, 4, 5)
+    if _few_pixels(w):
+        # So few blocks that each has a multiprocessor to itself.
+        deeps, shares = (*deeps, *range(5, MOST_WARPS + 1)), (*shares, 8, 10)
+    parts = [part for part in shares if w.k // COLUMNS % part == 0]
     for (rows, down, across), deep, chunk, stages, part in itertools.product(
-        TILES, (1, 2, 3, 4), sorted(chunks), (2, 1, 3), parts
+        TILES, deeps, sorted(chunks), (2, 1, 3), parts
     ):
         # Nothing wider or much taller than the image, and no fewer than two warps a block.
         if w.prologue is None or across > columns or rows * down > round_up(w.p, 2) + rows:
             continue
-        if not 2 <= down * across * deep <= 16 or (stages == 1) != (chunk == steps):
+        warps = down * across * deep
+        if not 2 <= warps <= MOST_WARPS or (stages == 1) != (chunk == steps):
+            continue
+        # Many deep where all is copied at once, of small tiles.
+        if deep > 4 and (stages > 1 or rows * down * across > 4):
             continue
         # Blocks share channels where warps do so already, and the image is small.
         if part > 1 and (deep == 1 or w.p * w.q > SMALL):
@@ -77,3 +86,8 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionCo
         useful = stages <= ceil_div(steps, chunk) and (stages < 3 or chunk <= 2)
         if useful and not problems(w, config, hardware):
             yield config
+
+
+def _few_pixels(w: ConvWorkload) -> bool:
+    """True for integers of so few pixels that what counts is how long one block takes."""
+    return dtypes.get(w.precision.x).integer and w.n * w.p * w.q <= SMALL

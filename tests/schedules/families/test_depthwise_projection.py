@@ -315,10 +315,10 @@ def test_config_that_does_not_fit(config: DepthwiseProjectionConfig, complaint: 
 
 
 def test_config_prints_what_it_sets() -> None:
-    assert str(C(2)) == "1x1 warps of 2x8 pixels, 32 channels, 2 stages"
+    assert str(C(2)) == "1x1 warps of 2x8 pixels, 64 bytes of channels, 2 stages"
     config = C(4, 2, 1, 2, 4, 3, 2, 4)
     assert str(config) == (
-        "2x1 warps of 4x8 pixels, 2 deep, 64 channels, 3 stages, 2 parts, 4 an SM"
+        "2x1 warps of 4x8 pixels, 2 deep, 128 bytes of channels, 3 stages, 2 parts, 4 an SM"
     )
 
 
