@@ -20,13 +20,17 @@ from schedules.choose import Estimate, Policy, kernel_cost
 from schedules.machine.hardware import CPU, Hardware
 from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
+from tvmconv.onnx.quantized.inner_form import to_qdq
+from tvmconv.onnx.quantized.sink import sink
+from tvmconv.onnx.quantized.weights import fold_weights
 from tvmconv.passes import graph, pipeline
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.plan.chooser import Chooser
-from tvmconv.passes.plan.plan import plan
+from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.regions.anchors import anchors
 from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
+from tvmconv.passes.simplify.runtime_scales import runtime_scales
 from tvmconv.reports.data.build import BuildReport
 
 Array = NDArray[Any]
@@ -90,13 +94,21 @@ def lowered(
     model: onnx.ModelProto, hardware: Hardware = CPU, estimate: Estimate = kernel_cost
 ) -> tvm.IRModule:
     """The module in which convolutions are kernels and nothing else is yet."""
-    simple = frontend.simplify(frontend.widen(onnx_model.fix_shapes(onnx_model.read(model))))
-    mod = frontend.to_relax(simple)
-    mod = pipeline.run(mod, pipeline.GRAPH_PASSES, "test")
+    mod, decided = planned(model, Chooser(hardware, Policy(estimate=estimate)))
+    return pipeline.run(mod, [lower_convs(decided)], "test")
+
+
+def planned(
+    model: onnx.ModelProto, chooser: Chooser, pairs: bool = True
+) -> tuple[tvm.IRModule, Plan]:
+    """The module with its convolutions marked, and what was decided of them, as in a build."""
+    fixed = onnx_model.fix_shapes(to_qdq(onnx_model.read(model)))
+    simple, scales = fold_weights(sink(frontend.simplify(frontend.widen(fixed))))
+    mod = pipeline.run(frontend.to_relax(simple), pipeline.GRAPH_PASSES, "test")
     named = list(zip(anchors(mod), kinds.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
-    planned = plan(mod, find_regions(mod, named), Chooser(hardware, Policy(estimate=estimate)))
-    return pipeline.run(mod, [lower_convs(planned)], "test")
+    mod, anchored, scales = runtime_scales(mod, named, scales)
+    return mod, plan(mod, find_regions(mod, anchored, scales), chooser, pairs)
 
 
 @dataclass(frozen=True)

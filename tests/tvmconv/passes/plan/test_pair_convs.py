@@ -68,12 +68,7 @@ def planned(
     layout: LayoutName | None = None,
     **policy: Any,
 ) -> Plan:
-    simple = frontend.simplify(frontend.widen(onnx_model.fix_shapes(onnx_model.read(model))))
-    mod = pipeline.run(frontend.to_relax(simple), pipeline.GRAPH_PASSES, "test")
-    named = list(zip(anchors(mod), kinds.convolutions(simple), strict=True))
-    mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
-    chooser = Chooser(hardware, Policy(**policy), layout=layout)
-    return plan(mod, find_regions(mod, named), chooser, pairs)
+    return graphs.planned(model, Chooser(hardware, Policy(**policy), layout=layout), pairs)[1]
 
 
 def families(model: onnx.ModelProto, **options: Any) -> dict[str, str]:
