@@ -242,7 +242,7 @@ def quantised_pair(
     first: tuple[str, ...] = (SCALE,),
     residual: str = "",
 ) -> ConvWorkload:
-    """A pair in 8-bit integers. between: dtype of the first one's result, and `first` its scales."""
+    """A pair in 8-bit integers. between: dtype of the first one's result. first: its scales."""
     one, then = w.apart
     prologue = quantised(one, x, between, *first)
     second = quantised(then, between, result, *scales, residual=residual)

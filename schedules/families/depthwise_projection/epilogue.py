@@ -30,7 +30,6 @@ class Store:
         self.block, self.plan, self.w = block, block.plan, block.plan.w
         self.accumulators = accumulators
         self.y = block.operands[Y]
-        self.residual = block.operands.get(RESIDUAL)
         #: Adjacent output channels of a thread.
         self.width = PAIR * self.plan.run
         #: The largest word of bytes of which the thread has whole ones: a register, or half of one.
@@ -53,7 +52,7 @@ class Store:
         if self.plan.early:
             with when(self.block.deep == 0):
                 self._load_channels()
-                if self.residual is not None:
+                if self.w.epilogue.residual:
                     with self._pixels() as (pixel, *at):
                         self._load_residual(pixel, *at)
 
@@ -65,7 +64,7 @@ class Store:
             if not self.plan.early:
                 self._load_channels()
             with self._pixels() as (pixel, *at):
-                if self.residual is not None and not self.plan.early:
+                if self.w.epilogue.residual and not self.plan.early:
                     self._load_residual(pixel, *at)
                 self._finish(pixel, *at)
 
@@ -143,9 +142,7 @@ class Store:
     def _total(self, fragment: Expr, low: Expr, run: Expr, i: Index) -> Expr:
         return self.accumulators[fragment, run * self.plan.run + i // 2, low * 2 + i % 2]
 
-    def _load_residual(
-        self, pixel: tuple[Expr, ...], fragment: Expr, low: Expr, run: Expr
-    ) -> None:
+    def _load_residual(self, pixel: tuple[Expr, ...], fragment: Expr, low: Expr, run: Expr) -> None:
         k, at = self._channel(run), self._residual_at(fragment, low, run)
         if _is_byte(self.w.precision.added):
             words = self._words(RESIDUAL, self.w.residual_shape)
@@ -154,7 +151,7 @@ class Store:
                 self.residuals.view(self.word)[(*at, v)] = word
             return
         with vectorized(self.width) as v:
-            self.residuals[(*at, v)] = self.residual[(*pixel, k + v)]
+            self.residuals[(*at, v)] = self.block.operands[RESIDUAL][(*pixel, k + v)]
 
     def _residual_at(self, *at: Expr) -> tuple[Expr, ...]:
         """The first indices of a pixel's residuals, by its fragment, row and run."""
@@ -168,7 +165,7 @@ class Store:
     def _given(self, at: tuple[Expr, Expr, Expr], i: Index) -> dict[str, Expr]:
         """By name, what the epilogue has of one of the thread's channels of a pixel."""
         given = {name: one[at[2] * self.width + i] for name, one in self.channels.items()}
-        if self.residual is not None:
+        if self.w.epilogue.residual:
             given[RESIDUAL] = self.residuals[(*self._residual_at(*at), i)]
         return given
 
@@ -180,7 +177,7 @@ class Store:
             values = []
             for i in range(word * size, (word + 1) * size):
                 given = self._given(at, i)
-                if self.residual is not None and _is_byte(w.precision.added):
+                if self.w.epilogue.residual and _is_byte(w.precision.added):
                     bytes = self.residuals.view(self.word)[(*self._residual_at(*at), word)]
                     bytes = bytes.astype("uint32")
                     value = packed_bytes.unpack(bytes, i % size, w.precision.added)

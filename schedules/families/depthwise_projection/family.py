@@ -30,7 +30,7 @@ from tvm import tirx
 
 from intrinsics import dtypes
 from schedules.conv.precision import INT8, UINT8, Precision
-from schedules.conv.signature import CHANNEL, WEIGHT, Signature
+from schedules.conv.signature import WEIGHT, Signature
 from schedules.conv.workload import ConvWorkload
 from schedules.families.depthwise_projection import space as depthwise_projection_space
 from schedules.families.depthwise_projection.config import (

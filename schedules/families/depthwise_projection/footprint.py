@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 
 from intrinsics import dtypes
+from schedules.conv.signature import channel_operands
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.depthwise_projection.config import (
     COLUMNS,
     DepthwiseProjectionConfig,
 )
-from schedules.conv.signature import channel_operands
 from schedules.families.depthwise_projection.plan import PAIR, Plan
 from schedules.families.depthwise_projection.prologue import VECTOR
 from schedules.machine.cost import moved_bytes

@@ -30,7 +30,7 @@ from schedules.expressions.compute import before_rounding
 from schedules.families.depthwise_projection.block import Block
 from schedules.families.depthwise_projection.prologue import GROUP, REGISTER
 from schedules.threads import byte_products, packed_bytes, ptx
-from schedules.threads.control import grid, unrolled, vectorized
+from schedules.threads.control import unrolled, vectorized
 from schedules.threads.registers import Registers, keep
 
 #: Channels of a pixel that one matrix has, and instructions that take them.

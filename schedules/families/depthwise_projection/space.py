@@ -62,10 +62,10 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionCo
     # All channels at once read memory in the longest runs.
     chunks = {min(chunk, steps) for chunk in (2, 3, 4)}
     chunks |= {steps} if steps <= MOST_STEPS or _few_pixels(w) else set()
-    deeps, shares = (1, 2, 3, 4), (1, 2, 4, 5)
-    if _few_pixels(w):
-        # So few blocks that each has a multiprocessor to itself.
-        deeps, shares = (*deeps, *range(5, MOST_WARPS + 1)), (*shares, 8, 10)
+    # So few pixels that each block has a multiprocessor to itself.
+    few = _few_pixels(w)
+    deeps = range(1, MOST_WARPS + 1 if few else 5)
+    shares = (1, 2, 4, 5, *((8, 10) if few else ()))
     parts = [part for part in shares if w.k // COLUMNS % part == 0]
     for (rows, down, across), deep, chunk, stages, part in itertools.product(
         TILES, deeps, sorted(chunks), (2, 1, 3), parts

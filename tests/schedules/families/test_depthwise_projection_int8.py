@@ -112,8 +112,8 @@ BROKEN = {
 @emulated
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_kernel_is_noticed(name: str) -> None:
+    w, config = CASES["three stages"]
     with pytest.raises(AssertionError, match=r"differ|steps"):
-        w, config = CASES["three stages"]
         integers.compare(FAMILY, w, config, SM_80, kernels.broken(*BROKEN[name]))
 
 

@@ -49,9 +49,7 @@ def workloads(
     prologue = None
     if region.prologue is not None:
         own = Place(region.prologue.output, 0, c)
-        ((prologue, _),) = workloads(
-            region.prologue, own, x, x, NHWC, replace(base, result=base.x)
-        )
+        ((prologue, _),) = workloads(region.prologue, own, x, x, NHWC, replace(base, result=base.x))
         x = NHWC
     whole = place.channels == k and place.shuffle == 1
     window = None if whole else _window(region, place)

@@ -25,13 +25,8 @@ from tests.support.models import Graph
 from tests.support.workloads import PAIRS
 from tvmconv.compiler import toolchain
 from tvmconv.errors import ModelError
-from tvmconv.onnx import frontend, kinds
-from tvmconv.onnx import model as onnx_model
-from tvmconv.passes import pipeline
 from tvmconv.passes.plan.chooser import Chooser, LayoutName
-from tvmconv.passes.plan.plan import Plan, plan
-from tvmconv.passes.regions.anchors import anchors
-from tvmconv.passes.regions.regions import find_regions
+from tvmconv.passes.plan.plan import Plan
 from tvmconv.reports.collect.layer_times import layer_times
 from tvmconv.runtime.feeds import random_feeds
 from tvmconv.tuning.tune import workloads_of
