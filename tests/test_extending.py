@@ -21,6 +21,7 @@ from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import CPU, CUDA_ARCHS, Hardware
 from tests.support.models import Graph
 from tests.support.shell import Command
+from tests.support.workloads import pair, quantised_pair
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "extending.md").read_text()
@@ -28,12 +29,14 @@ DEPTHWISE = ConvWorkload(
     128, 56, 56, 144, 144, 3, 3, padding=(1, 1, 1, 1), groups=144,
     precision=replace(INT8, result="int8", scales=(SCALE,)),
 )  # fmt: skip
+PAIR = quantised_pair(pair((128, 56, 56, 144), 24, 3, 3), "uint8", "uint8", "int8")
 #: Machines and layers for which a family of the page is chosen, by the first name that it offers.
 LAYERS = {
     "ROWS": ("sm_90a", ConvWorkload(32, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
     "GPU_TILES": ("sm_80", ConvWorkload(1, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
     "GPU_WARPS": ("sm_75", ConvWorkload(8, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
     "WORDS": ("sm_80", DEPTHWISE),
+    "TILES": ("sm_90a", PAIR),
     "CPU_ROWS": ("llvm", ConvWorkload(1, 14, 14, 256, 256, 3, 3, padding=(1, 1, 1, 1))),
 }
 

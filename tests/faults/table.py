@@ -278,9 +278,9 @@ FAULTS: tuple[Fault, ...] = (
     Fault(
         "taps one after the other, not each twice",
         "family depthwise_projection",
-        f"{FAMILIES}/depthwise_projection/family.py",
-        "np.repeat(taps, PAIR, axis=1)",
-        "np.tile(taps, (1, PAIR))",
+        f"{FAMILIES}/depthwise_projection/prologue.py",
+        "np.repeat(taps, 2, axis=1)",
+        "np.tile(taps, (1, 2))",
         (f"{OF_FAMILIES}/test_depthwise_projection.py", "-k", "prologue"),
     ),
     Fault(
@@ -290,6 +290,30 @@ FAULTS: tuple[Fault, ...] = (
         "block.row == 2 * block.pair + 1",
         "block.row == 2 * block.pair",
         (f"{OF_FAMILIES}/test_depthwise_projection.py", "-k", "kernel"),
+    ),
+    Fault(
+        "the upper two of four channels with the lower two's bytes",
+        "family depthwise_projection",
+        f"{FAMILIES}/depthwise_projection/integer_depthwise.py",
+        "(REGISTER - byte) << 8 * tile",
+        "(REGISTER - byte) << 0 * tile",
+        (f"{OF_FAMILIES}/test_depthwise_projection_int8.py", "-k", "workloads"),
+    ),
+    Fault(
+        "constants of a channel beside another's taps",
+        "family depthwise_projection",
+        f"{FAMILIES}/depthwise_projection/prologue.py",
+        "values.view(dtype.numpy).reshape(rows, -1)",
+        "values[::-1].copy().view(dtype.numpy).reshape(rows, -1)",
+        (f"{OF_FAMILIES}/test_depthwise_projection_int8.py", "-k", "one_operand"),
+    ),
+    Fault(
+        "a pair's second reads what its first does",
+        "pass pair_convs",
+        f"{PASSES}/plan/quantised.py",
+        "dtype(region.x) if first is None else first.result",
+        "dtype(region.x)",
+        (f"{OF_PASSES}/plan/test_pair_quantised.py",),
     ),
     Fault(
         "output channels in reverse",

@@ -3,18 +3,20 @@
 A block has a tile of output pixels. Chunk by chunk of channels it copies the patch of the input
 that the tile reads to shared memory. Both convolutions run on tensor cores, the depthwise one as
 products with diagonal matrices. Its results, with bias and activation and rounded as they would be
-in memory, are transposed in registers and multiplied at once by the weights of the 1x1 convolution.
+in memory, are multiplied at once by the weights of the 1x1 convolution; of fp16 they are transposed
+in registers first, of integers they are where they have to be.
 
     config       the knobs; space: which of them fit, and are worth trying
     plan         a workload and a configuration in numbers, and the layout of shared memory
     kernel       the kernel, in a `block`: pipeline and projection
     copies       what it copies to shared memory
-    depthwise    the depthwise convolution
+    prologue     the depthwise filter as one operand
+    depthwise    the depthwise convolution; integer_depthwise: of 8-bit integers
     epilogue     from the accumulators to memory
     footprint    what the kernel takes of a GPU
 
-Each number that counts is multiplied beside seven zeros, for which the tensor cores of a kernel
-that waits for memory have time. Tall tiles of a warp read least. Zero times what is not finite is
+Each number that counts is multiplied beside seven zeros, or 15 of integers, for which the tensor
+cores of a kernel that waits for memory have time. Tall tiles of a warp read least. Zero times what is not finite is
 NaN: infinities of one channel reach the seven beside it.
 """
 

@@ -25,7 +25,9 @@ TILES = (
 )  # fmt: skip
 #: Pixels of an image that one block can have, and warps of a block.
 SMALL, MOST_WARPS = 1024, 16
-#: Steps of 16 channels up to which all are worth copying at once.
+#: Pixels of all images that are few.
+FEW = 4096
+#: Steps up to which all are worth copying at once.
 MOST_STEPS = 12
 
 
@@ -90,4 +92,4 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionCo
 
 def _few_pixels(w: ConvWorkload) -> bool:
     """True for integers of so few pixels that what counts is how long one block takes."""
-    return dtypes.get(w.precision.x).integer and w.n * w.p * w.q <= SMALL
+    return dtypes.get(w.precision.x).integer and w.n * w.p * w.q <= FEW

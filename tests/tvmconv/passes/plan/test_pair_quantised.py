@@ -41,12 +41,13 @@ def block(stride: int = 1, k: int = 16) -> onnx.ModelProto:
     return g.model(bottleneck(g, g.conv("input", 16, 16, 1, name="before"), 16, 48, k, stride))
 
 
-def with_zero_point() -> onnx.ModelProto:
-    """The depthwise convolution pads numbers of both signs, which in uint8 have a zero point."""
+def of_both_signs() -> onnx.ModelProto:
+    """What the depthwise convolution pads has both signs: int8, or uint8 with a zero point. What it
+    gives has none."""
     g = Graph(SIZE)
     expand = g.conv("input", 16, 48, 1, name="expand")
     deep = g.conv(expand, 48, 48, group=48, name="deep")
-    return g.model(g.conv(deep, 48, 24, 1, name="project"))
+    return g.model(g.conv(clip(g, deep), 48, 24, 1, name="project"))
 
 
 def images(count: int = 4) -> list[Any]:
@@ -100,16 +101,20 @@ def test_a_quantised_block_is_reported_as_two_kernels() -> None:
 
 @on_cpu
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize(("stride", "k"), [(1, 16), (2, 24)])
-def test_a_quantised_block_is_right(stride: int, k: int) -> None:
-    model = quantised(block(stride, k))
+@pytest.mark.parametrize(
+    "model",
+    [block(), block(2, 24), of_both_signs()],
+    ids=["residual", "stride 2", "int8 to uint8"],
+)
+def test_a_quantised_block_is_right(model: onnx.ModelProto) -> None:
+    model = quantised(model)
     assert "deep" not in families(model)
     assert off(model) < dtypes.FP16.unit  # as which the result is read
 
 
 @on_cpu
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("model", [block, with_zero_point])
+@pytest.mark.parametrize("model", [block, of_both_signs])
 def test_zero_points_are_in_the_biases(model: Any, tmp_path: Path) -> None:
     """Of x, which is padded before, and of what is between."""
     found = static(model(), tmp_path)
@@ -152,7 +157,7 @@ def test_on_a_cpu_nothing_is_paired_and_all_is_right() -> None:
 
 @pytest.mark.gpu
 @pytest.mark.usefixtures("always")
-@pytest.mark.parametrize("model", [block, with_zero_point])
+@pytest.mark.parametrize("model", [block, of_both_signs])
 def test_a_pair_on_a_gpu(model: Any, tmp_path: Path) -> None:
     found = static(model(), tmp_path)
     exe = tvmconv.build(found, target="cuda", records=False)
