@@ -16,8 +16,8 @@ in registers first, of integers they are where they have to be.
     footprint    what the kernel takes of a GPU
 
 Each number that counts is multiplied beside seven zeros, or 15 of integers, for which the tensor
-cores of a kernel that waits for memory have time. Tall tiles of a warp read least. Zero times what is not finite is
-NaN: infinities of one channel reach the seven beside it.
+cores of a kernel that waits for memory have time. Tall tiles of a warp read least. Zero times what
+is not finite is NaN: infinities of one channel reach the seven beside it.
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ class Plan:
 
     @property
     def filter_bytes(self) -> int:
-        """Of integers, bytes of one channel's taps."""
+        """Bytes of one channel's taps, of a filter of integers."""
         return filter_bytes(self.prologue)
 
     @property
