@@ -13,9 +13,10 @@ from intrinsics import dtypes
 from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import CHANNEL, RESIDUAL, Y, channel_operands
 from schedules.expressions.compute import before_rounding, finished
+from schedules.expressions.limits import is_short
 from schedules.families.depthwise_dp4a.patch import Patch
 from schedules.families.depthwise_dp4a.plan import QUAD
-from schedules.families.depthwise_dp4a.short_epilogue import Short, is_short
+from schedules.families.depthwise_dp4a.short_epilogue import Short
 from schedules.families.depthwise_dp4a.tile import Tile
 from schedules.threads import byte_products, packed_bytes
 from schedules.threads.control import vectorized, when

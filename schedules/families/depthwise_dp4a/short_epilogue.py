@@ -18,64 +18,19 @@ without a zero point they need not be even:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from intrinsics import dtypes
 from intrinsics.dtypes import FP32
-from schedules.conv.precision import RESULT_SCALE, RESULT_ZERO, SCALE
+from schedules.conv.precision import RESULT_ZERO, SCALE
 from schedules.conv.signature import BIAS
 from schedules.conv.workload import ConvWorkload
-from schedules.expressions.compute import last_bounds
+from schedules.expressions.limits import FAR, WHOLE, Limits, range_of
 from schedules.threads import byte_products, packed_bytes
 from schedules.threads.registers import Registers
-
-#: Past the limits of every dtype of 8 bits, whatever the zero point.
-FAR = 1024
-#: By the limits of a result: the dtype that, of the number less the lower limit, has the upper one;
-#: and the bits in which four bytes of that differ from the result.
-WHOLE = {(0, 127): ("int8", 0), (0, 255): ("uint8", 0), (-128, 127): ("uint8", 0x80808080)}
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Whole numbers that limit a result.
-
-    least, most: of the dtype. low, high: of the activation, `FAR` where it has none.
-    """
-
-    least: int
-    most: int
-    low: int
-    high: int
-
-    @classmethod
-    def of(cls, w: ConvWorkload) -> Limits:
-        """The limits of a workload whose results are of 8 bits."""
-        info = np.iinfo(dtypes.get(w.precision.result).numpy)
-        bounds = last_bounds(w) or (-FAR, FAR)
-        low, high = (int(np.clip(np.rint(bound), -FAR, FAR)) for bound in bounds)
-        return cls(int(info.min), int(info.max), low, high)
-
-    @property
-    def inner(self) -> tuple[int, int]:
-        """Both limits without a zero point."""
-        low, high = np.clip((self.low, self.high), self.least, self.most)
-        return int(low), int(high)
-
-
-def is_short(w: ConvWorkload) -> bool:
-    """Returns True if the results are as the module says."""
-    own = w.precision
-    if not dtypes.get(own.result).integer or own.sums or RESULT_SCALE in own.scales:
-        return False
-    if w.epilogue.residual or (w.epilogue.activation.kind != "none" and last_bounds(w) is None):
-        return False
-    return RESULT_ZERO not in own.scales or Limits.of(w).low % 2 == 0
 
 
 class Short:
@@ -88,7 +43,7 @@ class Short:
         self.dtype, self.sign = WHOLE.get(self.limits.inner, ("", 0))
         if self.has_zero:
             self.dtype, self.sign = WHOLE[self.limits.least, self.limits.most]
-        self.range = 128 if self.dtype == "int8" else 256
+        self.range = range_of(self.dtype or dtypes.UINT8.name)
         self.factor, self.shift = (
             Registers.array(name, (count,), FP32.name) for name in ("factor", "shift")
         )

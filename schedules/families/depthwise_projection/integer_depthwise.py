@@ -21,6 +21,8 @@ two registers of the projection's operand: nothing is exchanged between lanes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
@@ -28,7 +30,7 @@ from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import CHANNEL, channel_operands
 from schedules.expressions.compute import before_rounding
 from schedules.families.depthwise_projection.block import Block
-from schedules.families.depthwise_projection.prologue import GROUP, REGISTER
+from schedules.families.depthwise_projection.prologue import GROUP, REGISTER, Between, constants
 from schedules.threads import byte_products, packed_bytes, ptx
 from schedules.threads.control import unrolled, vectorized
 from schedules.threads.registers import Registers, keep
@@ -63,10 +65,10 @@ class IntegerDepthwise:
         self.pixels = Registers.array("pixels", (4,), "uint32")
         self.sums = Registers.array("depthwise", (TILES, 4), "int32")
         self.fragments = Registers.array("between", (plan.fragments, 4), "uint32")
-        self.channels = {
-            name: Registers.array(f"between_{name}", (GROUP,), CHANNEL)
-            for name in channel_operands(self.prologue)
-        }
+        self.between = Between.of(self.prologue)
+        self.names = channel_operands(self.prologue)
+        count = constants(self.prologue)
+        self.constants = Registers.array("constants", (count, GROUP), CHANNEL)
 
     def number_rows(self) -> None:
         """Computes, once, the lane's offsets and selectors."""
@@ -97,7 +99,7 @@ class IntegerDepthwise:
         with unrolled(2) as half:
             channel = step * self.plan.depth + half * CHANNELS
             self._load_filters(stage, channel)
-            self._load_channels(stage, channel)
+            self._load_constants(stage, channel)
             with unrolled(self.plan.fragments) as fragment:
                 self._multiply(stage, channel, fragment)
                 self._finish(fragment, half)
@@ -123,14 +125,14 @@ class IntegerDepthwise:
                     selector = self.selectors[tile, tap % REGISTER]
                     self.filters[pair, tile, i] = byte_products.selected(word, selector)
 
-    def _load_channels(self, stage: Expr, channel: Expr) -> None:
+    def _load_constants(self, stage: Expr, channel: Expr) -> None:
         """Loads what the epilogue has of the lane's four channels."""
         group = channel // GROUP + self.block.pair
-        for number, registers in enumerate(self.channels.values()):
+        for number in range(constants(self.prologue)):
             first = GROUP * (self.plan.filter_bytes // REGISTER + number)
             with vectorized(GROUP) as v:
                 word = self.shared_filters[stage, group, first + v]
-                registers[v] = T.reinterpret(CHANNEL, word)
+                self.constants[number, v] = T.reinterpret(CHANNEL, word)
 
     def _multiply(self, stage: Expr, channel: Expr, fragment: Expr) -> None:
         """Computes the sums of 16 channels of a fragment."""
@@ -151,10 +153,25 @@ class IntegerDepthwise:
     def _finish(self, fragment: Expr, half: Expr) -> None:
         """Rounds the sums of 16 channels to be half of a fragment."""
         for low in range(2):
-            values = []
-            for i in range(GROUP):
-                given = {name: registers[i] for name, registers in self.channels.items()}
-                real = keep("real", byte_products.real(self.sums[i // 2, low * 2 + i % 2]))
-                value = before_rounding(self.prologue, real, given)
-                values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
-            self.fragments[fragment, half * 2 + low] = packed_bytes.pack(values)
+            totals = [self.sums[i // 2, low * 2 + i % 2] for i in range(GROUP)]
+            done = self._limited if self.between is not None else self._rounded
+            self.fragments[fragment, half * 2 + low] = done([byte_products.real(t) for t in totals])
+
+    def _limited(self, reals: Sequence[Expr]) -> Expr:
+        """Four results as `Between` says."""
+        assert self.between is not None
+        wholes = []
+        for i, real in enumerate(reals):
+            part = byte_products.limited(real, self.constants[0, i], self.constants[1, i])
+            wholes.append(byte_products.whole(part, self.between.range))
+        bytes = byte_products.saturated(wholes, self.between.whole)
+        return bytes ^ T.uint32(self.between.sign) if self.between.sign else bytes
+
+    def _rounded(self, reals: Sequence[Expr]) -> Expr:
+        """Four results by the formula of all epilogues."""
+        values = []
+        for i, real in enumerate(reals):
+            given = {name: self.constants[number, i] for number, name in enumerate(self.names)}
+            value = before_rounding(self.prologue, keep("real", real), given)
+            values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
+        return packed_bytes.pack(values)

@@ -14,11 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schedules.choose import choose, predict
+from schedules.conv.activations import IDENTITY
 from schedules.conv.precision import INT8, RESIDUAL_SCALE, RESULT_ZERO, SCALE, Precision
 from schedules.conv.signature import CHANNEL
 from schedules.conv.workload import Activation, ConvWorkload, Epilogue
 from schedules.families.depthwise_projection.plan import Plan
-from schedules.families.depthwise_projection.prologue import pack_prologue, prologue_shape
+from schedules.families.depthwise_projection.prologue import (
+    Between,
+    pack_prologue,
+    prologue_shape,
+)
 from schedules.families.depthwise_projection.space import problems
 from schedules.family import Reject
 from schedules.machine.cost import conv_floor, moved_bytes
@@ -43,8 +48,13 @@ emulated = pytest.mark.skipif(not emulator.available(), reason="no g++")
 
 
 def int8_mobilenet(batch: int) -> list[ConvWorkload]:
-    """Its pairs as `tvmconv quantize` makes them."""
-    return [quantised_pair(w, "uint8", "uint8", "int8") for w in mobilenet(batch)]
+    """Its pairs as `tvmconv quantize` makes them: ReLU6 is what uint8 saturates at."""
+    return [
+        quantised_pair(
+            replace(w, prologue=replace(w.apart[0], epilogue=BIAS)), "uint8", "uint8", "int8"
+        )
+        for w in mobilenet(batch)
+    ]
 
 
 def of_bytes(w: ConvWorkload) -> ConvWorkload:
@@ -146,19 +156,24 @@ def by_definition(w: ConvWorkload, tensors: Tensors) -> Any:
 
 
 @emulated
+@pytest.mark.parametrize("activation", [Activation("clip", (-9, 70)), Activation("relu"), IDENTITY])
 @pytest.mark.parametrize(
     ("x", "between", "result"),
     [("int8", "uint8", "int8"), ("uint8", "int8", "uint8"), ("uint8", "uint8", "int8")],
 )
-def test_with_scales_that_are_powers_of_two_it_is_exact(x: str, between: str, result: str) -> None:
+def test_with_scales_that_are_powers_of_two_it_is_exact(
+    x: str, between: str, result: str, activation: Activation
+) -> None:
     """All is exact in fp32, ties as well, and the whole range of bytes occurs on the way."""
-    zeros = (SCALE, RESULT_ZERO)
+    limited = activation.kind == "clip"
+    zeros = (SCALE, RESULT_ZERO) if limited else (SCALE,)
     epilogue = Epilogue(True, True, activation=Activation("relu"))
     w = quantised_pair(
-        pair((1, 5, 7, 48), 24, 3, 3, first=Epilogue(True, activation=Activation("clip", (-9, 70))),
+        pair((1, 5, 7, 48), 24, 3, 3, first=Epilogue(True, activation=activation),
              epilogue=epilogue),
         x, between, result, (SCALE, RESIDUAL_SCALE, RESULT_ZERO), zeros,
     )  # fmt: skip
+    assert (Between.of(w.apart[0]) is None) == limited
     rng = np.random.default_rng(5)
     drawn = Tensors.random(w)
     assert drawn.first is not None
@@ -169,14 +184,14 @@ def test_with_scales_that_are_powers_of_two_it_is_exact(x: str, between: str, re
     def filled(like: Any, value: float) -> Any:
         return np.full(like.shape, value, np.float32)
 
-    first, zero = drawn.first, drawn.first.scales[RESULT_ZERO]
+    first, zero = drawn.first, drawn.first.scales[SCALE]
     limits = np.iinfo(x)
     first = replace(
         first,
         x=rng.integers(limits.min, limits.max + 1, first.x.shape).astype(x),
         weight=rng.integers(-128, 128, first.weight.shape).astype(np.int8),
         bias=halves(48),
-        scales={SCALE: filled(zero, 2.0**-9), RESULT_ZERO: filled(zero, 3)},
+        scales={SCALE: filled(zero, 2.0**-9)} | ({RESULT_ZERO: filled(zero, 3)} if limited else {}),
     )
     scale = drawn.scales[SCALE]
     scales = {SCALE: filled(scale, 2.0**-10), RESIDUAL_SCALE: filled(scale, 0.5)}
@@ -258,6 +273,23 @@ def test_the_prologue_as_one_operand() -> None:
     for number, values in enumerate(named):
         assert values is not None
         np.testing.assert_array_equal(constants[:, number].reshape(-1), values)
+
+
+@pytest.mark.parametrize(
+    ("result", "low", "range"), [("uint8", 0, 256), ("int8", -128, 256), ("relu", 0, 128)]
+)
+def test_constants_of_what_is_only_limited(result: str, low: int, range: int) -> None:
+    """A factor and what is added, which take the limits to 0 and 1."""
+    relu = Epilogue(True, activation=Activation("relu"))
+    w = pair((1, 9, 9, 32), 16, 3, 3, first=relu if result == "relu" else BIAS)
+    result = "int8" if result == "relu" else result
+    (first, _) = quantised_pair(w, "uint8", result, "int8").apart
+    tensors = Tensors.random(first)
+    assert tensors.bias is not None
+    constants = np.ascontiguousarray(pack_prologue(first, tensors.given)[:, 64:]).view(CHANNEL)
+    factor, shift = constants.reshape(8, 2, 4).transpose(1, 0, 2).reshape(2, 32)
+    np.testing.assert_array_equal(factor, tensors.scales[SCALE] / range)
+    np.testing.assert_array_equal(shift, (tensors.bias.astype("d") - low).astype("f") / range)
 
 
 # ---------------------------------------------------------------- the choice
