@@ -43,8 +43,8 @@ def filter_bytes(first: ConvWorkload) -> int:
 
 @dataclass(frozen=True)
 class Between:
-    """How sums of integers become what is between the convolutions, where they are only scaled,
-    shifted, rounded and limited to what is in `WHOLE`::
+    """The epilogue of sums of integers that are only scaled, shifted, rounded and limited to what
+    is in `WHOLE`::
 
         min(max(sum * factor + shift, 0), 1) * range + low
 
