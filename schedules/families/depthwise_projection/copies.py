@@ -34,16 +34,17 @@ class Copies:
         n, p, q = self.block.at()
         rows, columns = plan.patch
         channels = plan.config.chunk * plan.depth
-        vectors = channels // plan.vector
+        size = plan.pixel_vector
+        vectors = channels // size
         with self._shared_out(rows * columns * vectors) as number:
             vector, pixel = number % vectors, number // vectors
             row, column = pixel // columns, pixel % columns
             h = p * first.stride[0] - first.padding[0] + row
             v = q * first.stride[1] - first.padding[1] + column
-            c = chunk * channels + vector * plan.vector
+            c = chunk * channels + vector * size
             inside = tirx.all(h >= 0, h < first.h, v >= 0, v < first.w, c < first.c)
-            to = (stage, row, self.block.position(column), vector * plan.vector)
-            self._copy("pixels", to, self.x[n, h, v, c], inside)
+            to = (stage, row, self.block.position(column), vector * size)
+            self._copy("pixels", to, self.x[n, h, v, c], inside, size * plan.operand.bytes)
 
     def _copy_filters(self, chunk: Index, stage: Index) -> None:
         plan = self.plan
@@ -68,7 +69,9 @@ class Copies:
     def _shared_out(self, count: int) -> AbstractContextManager[Expr]:
         return shared_out(count, self.plan.config.threads, self.block.thread.number)
 
-    def _copy(self, part: str, to: tuple[Index, ...], source: Expr, inside: Expr) -> None:
+    def _copy(
+        self, part: str, to: tuple[Index, ...], source: Expr, inside: Expr, bytes: int = VECTOR
+    ) -> None:
         """Copies one vector."""
-        count = T.Select(inside, T.uint32(VECTOR), T.uint32(0))
-        ptx.cp_async(self.to[part].pointer(*to), T.address_of(source), VECTOR, count=count)
+        count = T.Select(inside, T.uint32(bytes), T.uint32(0))
+        ptx.cp_async(self.to[part].pointer(*to), T.address_of(source), bytes, count=count)

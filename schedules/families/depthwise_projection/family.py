@@ -154,7 +154,7 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     for layout in layouts:
         if layout.packed:
             return f"everything has to be NHWC, and something is {layout}"
-    if reason := _other_numbers(w, first):
+    if reason := _other_numbers(w):
         return reason
     if "prelu" in (w.epilogue.activation.kind, first.epilogue.activation.kind):
         return "a prelu's slopes are an operand that it does not have"
@@ -165,18 +165,12 @@ def _mismatch(w: ConvWorkload, hardware: Hardware) -> str:
     return ""
 
 
-def _other_numbers(w: ConvWorkload, first: ConvWorkload) -> str:
+def _other_numbers(w: ConvWorkload) -> str:
     """Why the family does not multiply such numbers, or so many channels of them; empty where it
     does."""
-    own, result = w.precision, dtypes.get(w.precision.result)
-    if not dtypes.get(own.x).integer:
-        if w.c % 8 or w.k % COLUMNS or own.result != own.x:
-            return f"{w.c} channels to {w.k} of {own.result}: it takes eight at a time"
+    own, integer = w.precision, dtypes.get(w.precision.x).integer
+    if w.c % 8 or w.k % COLUMNS or (own.result != own.x and not integer):
+        return f"{w.c} channels to {w.k} of {own.result}: it takes eight at a time"
+    if not integer:
         return other_precision(w, Precision())
-    if w.c % 16 or w.k % COLUMNS:
-        return f"{w.c} channels of bytes to {w.k}: it takes 16 at a time, and gives eight"
-    if reason := other_operands(w, INT8, UINT8):
-        return reason
-    if own.sums or (result.bytes > 2 and result.integer):
-        return f"{own}: it scales its sums"
-    return ""
+    return f"{own}: it scales its sums" if own.sums else other_operands(w, INT8, UINT8)

@@ -41,7 +41,7 @@ def footprint(w: ConvWorkload, config: DepthwiseProjectionConfig) -> Footprint:
     steps = config.chunk // config.deep * config.warps
     patch = math.prod(plan.patch) * channels
     weights = plan.filter_rows * plan.filter_elements + config.chunk * plan.step_elements
-    issue = steps * issued + COPY * (patch + weights) // plan.vector // 32
+    issue = steps * issued + COPY * (patch // plan.pixel_vector + weights // plan.vector) // 32
     outputs = math.prod(plan.tile) * plan.columns * COLUMNS
     accumulator = dtypes.get(w.precision.accumulator).bytes
     exchanged = outputs * accumulator * 2 * (config.deep - 1)

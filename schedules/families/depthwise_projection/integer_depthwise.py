@@ -17,6 +17,9 @@ The pixels are what one ldmatrix loads, as the four registers of an operand have
 instructions take the 16 channels: of each four, the first the lower two and the second the upper
 two. So a lane has sums of four adjacent channels of two pixels. Scaled, rounded and packed they are
 two registers of the projection's operand: nothing is exchanged between lanes.
+
+By dp4a, which takes four taps of one channel, bytes of pixels would be transposed first and results
+handed to other lanes after; and as fp16 does it, with channels as rows, results would be transposed.
 """
 
 from __future__ import annotations

@@ -94,6 +94,11 @@ class Plan:
         return VECTOR // self.operand.bytes
 
     @property
+    def pixel_vector(self) -> int:
+        """Elements of x that a copy takes: 16 bytes, or eight where pixels are no multiples."""
+        return math.gcd(self.vector, self.w.c)
+
+    @property
     def each(self) -> int:
         """Elements of a register of what is multiplied."""
         return self.operand.per_register

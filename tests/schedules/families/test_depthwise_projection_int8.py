@@ -73,6 +73,9 @@ CASES = {
     "two fragments deep": (
         of_bytes(pair((1, 4, 9, 80), 48, 3, 3)), C(4, 1, 2, deep=3, chunk=3, stages=1)
     ),
+    "copies of eight bytes": (
+        of_bytes(pair((1, 6, 7, 72), 24, 3, 3, (2, 2))), C(2, 1, 1, deep=2, chunk=2)
+    ),
     "parts": (of_bytes(pair((1, 6, 5, 48), 96, 3, 3)), C(4, 1, 1, parts=3, chunk=1)),
     "three stages": (of_bytes(pair((1, 6, 9, 176), 48, 3, 3)), C(2, 2, 1, chunk=1, stages=3)),
     "stride 3, 5x5": (
@@ -232,7 +235,7 @@ def possible(draw: st.DrawFn) -> tuple[ConvWorkload, Any]:
     r, s = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     w = pair(
         (draw(st.integers(1, 2)), draw(st.integers(r, 12)), draw(st.integers(s, 12)),
-         16 * draw(st.integers(1, 6))),
+         8 * draw(st.integers(1, 12))),
         8 * draw(st.integers(1, 9)), r, s,
         draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
         draw(st.tuples(*[st.integers(0, 2)] * 4)),
@@ -344,8 +347,8 @@ def test_few_pixels_are_shared_by_many_warps_and_copied_at_once() -> None:
         (W, toolchain.cuda_arch("sm_75"), "need sm_80, this is sm_75"),
         (replace(W, precision=replace(W.precision, split=2)), SM_90A, "not its precision"),
         (replace(W, precision=INT8, epilogue=Epilogue()), SM_90A, "it scales its sums"),
-        (of_bytes(pair((1, 9, 9, 40), 16, 3, 3)), SM_90A, "40 channels of bytes to 16: it takes"),
-        (of_bytes(pair((1, 9, 9, 32), 20, 3, 3)), SM_90A, "32 channels of bytes to 20: it takes"),
+        (of_bytes(pair((1, 9, 9, 36), 16, 3, 3)), SM_90A, "36 channels to 16 of int8: it takes"),
+        (of_bytes(pair((1, 9, 9, 32), 20, 3, 3)), SM_90A, "32 channels to 20 of int8: it takes"),
         (replace(pair((1, 9, 11, 32), 16, 3, 3), prologue=W.prologue, precision=Precision("int8")),
          SM_90A, "not its precision"),
         (of_bytes(pair((1, 9, 9, 32), 16, 3, 3, first=Epilogue(activation=Activation("prelu")))),
