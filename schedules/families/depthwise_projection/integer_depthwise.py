@@ -19,7 +19,7 @@ two. So a lane has sums of four adjacent channels of two pixels. Scaled, rounded
 two registers of the projection's operand: nothing is exchanged between lanes.
 
 By dp4a, which takes four taps of one channel, bytes of pixels would be transposed first and results
-handed to other lanes after; and as fp16 does it, with channels as rows, results would be transposed.
+handed to other lanes after; as fp16 does it, with channels as rows, results would be transposed.
 """
 
 from __future__ import annotations
