@@ -50,12 +50,12 @@ def _compute(block: Block) -> None:
     depthwise = IntegerDepthwise(block) if plan.integer else Depthwise(block)
     projection = Projection(block)
     store = Store(block, projection.accumulators)
-    store.begin()
     depthwise.number_rows()
     projection.begin()
     for chunk in range(pipeline.ahead):
         copies.copy(chunk, chunk)
         pipeline.commit()
+    store.begin()
     with serial(plan.chunks, "chunk") as chunk:
         pipeline.wait()
         if plan.stages > 1:
