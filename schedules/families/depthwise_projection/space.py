@@ -64,7 +64,8 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionCo
     # All channels at once read memory in the longest runs.
     chunks = {min(chunk, steps) for chunk in (2, 3, 4)}
     chunks |= {steps} if steps <= MOST_STEPS or _few_pixels(w) else set()
-    # So few pixels that each block has a multiprocessor to itself.
+    # So few pixels that each block has a multiprocessor to itself, and all registers: asked for one
+    # block, ptxas spills none to save others.
     few = _few_pixels(w)
     deeps = range(1, MOST_WARPS + 1 if few else 5)
     shares = (1, 2, 4, 5, *((8, 10) if few else ()))
@@ -84,7 +85,9 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionCo
         # Blocks share channels where warps do so already, and the image is small.
         if part > 1 and (deep == 1 or w.p * w.q > SMALL):
             continue
-        config = DepthwiseProjectionConfig(rows, down, across, deep, chunk, stages, part)
+        config = DepthwiseProjectionConfig(
+            rows, down, across, deep, chunk, stages, part, resident=int(few)
+        )
         useful = stages <= ceil_div(steps, chunk) and (stages < 3 or chunk <= 2)
         if useful and not problems(w, config, hardware):
             yield config

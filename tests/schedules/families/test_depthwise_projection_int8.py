@@ -338,7 +338,9 @@ def test_few_pixels_are_shared_by_many_warps_and_copied_at_once() -> None:
     small, large = (list(FAMILY.space(int8_mobilenet(n)[10], SM_90A)) for n in (1, 128))
     steps = 960 // 32
     assert any(one.deep == 15 and one.chunk == steps and one.stages == 1 for one in small)
+    assert {one.resident for one in small} == {1}
     assert max(one.deep for one in large) == 4
+    assert {one.resident for one in large} == {0}
 
 
 @pytest.mark.parametrize(
