@@ -11,8 +11,8 @@ the even number at or below the limit, and `whole + low + zero` an addition befo
 Other limits than those of a dtype, or of a ReLU, take a comparison more (`Limits.inner`), and
 without a zero point they need not be even:
 
-    rounded  min(part, (high - low) / RANGE) * RANGE + low              two instructions
-    bytes    the lowest bits of that plus 1.5 * 2**23                   see `packed_bytes`
+    inside   min(part, (high - low) / RANGE) * RANGE + low              two instructions
+    bytes    that, rounded to even                                      see `packed_bytes`
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Short:
     """Finishes sums. channels: registers of the epilogue's operands by name, `count` of each."""
 
     def __init__(self, w: ConvWorkload, channels: Mapping[str, Registers], count: int) -> None:
-        self.channels, self.count = channels, count
+        self.w, self.channels, self.count = w, channels, count
         self.limits = Limits.of(w)
         self.has_zero = RESULT_ZERO in channels
         self.dtype, self.sign = WHOLE.get(self.limits.inner, ("", 0))
@@ -119,9 +119,10 @@ class Short:
         """The results of four channels, of their sums."""
         both = list(zip(totals, channels, strict=True))
         if not self.dtype:
-            return packed_bytes.pack([self._rounded(*one) for one in both])
+            values = [self._inside(*one) for one in both]
+            return packed_bytes.pack(values, self.w.precision.result)
         wholes = [self._whole(*one) for one in both]
-        bytes = byte_products.saturated(wholes, self.dtype)
+        bytes = packed_bytes.saturated(wholes, self.dtype)
         return bytes ^ T.uint32(self.sign) if self.sign else bytes
 
     def _part(self, total: Expr, channel: int) -> Expr:
@@ -135,11 +136,11 @@ class Short:
         whole = byte_products.whole(part, self.range)
         return whole + self.added[channel] if self.has_zero else whole
 
-    def _rounded(self, total: Expr, channel: int) -> Expr:
-        """An fp32 number whose lowest bits are the result."""
+    def _inside(self, total: Expr, channel: int) -> Expr:
+        """The result before it is rounded."""
         low, high = self.limits.inner
         part = tirx.min(self._part(total, channel), _real((high - low) / self.range))
-        return part * _real(self.range) + _real(packed_bytes.ROUNDS + low)
+        return part * _real(self.range) + _real(low)
 
 
 def _real(value: float) -> Expr:

@@ -8,12 +8,10 @@ from collections.abc import Iterator
 from intrinsics import wgmma
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import ConfigError, passes, require_none
-from schedules.families.wgmma.config import WgmmaConfig
+from schedules.families.wgmma.config import OTHER_REGISTERS, WgmmaConfig
 from schedules.families.wgmma.plan import Plan
 from schedules.machine.hardware import Hardware
 
-#: Registers of a thread beside its accumulators: addresses, counters, one piece of the epilogue.
-OTHER_REGISTERS = 56
 #: What ptxas wants beside one instruction's accumulators (its error C7602), of the share that a
 #: thread starts with, whatever it asks for later.
 REGISTERS_OF_ONE = 26
@@ -22,7 +20,7 @@ REGISTERS_OF_ONE = 26
 ROWS = ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2))
 STAGES = (4, 6, 8, 3)
 SPLITS = (1, 2, 4, 8)
-RESIDENT = (1, 2)
+RESIDENT = (1, 2, 3)
 
 
 def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:

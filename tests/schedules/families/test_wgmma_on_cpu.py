@@ -126,7 +126,8 @@ def test_space(seed: int) -> None:
 
 # Three pieces of two buffers.
 PIECES = (replace(SMALL, epilogue=replace(FUSED, residual=False)), WgmmaConfig(2, 1, 96, 3))
-RESIDUAL = (SMALL, WgmmaConfig(2, 1, 96, 3))
+# Of six pieces three are loaded while others are finished.
+RESIDUAL = (SMALL, WgmmaConfig(1, 2, 96, 3))
 SPLIT = (SMALL, WgmmaConfig(1, 1, 64, 3, 2))
 
 
