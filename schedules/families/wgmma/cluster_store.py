@@ -53,6 +53,9 @@ class ClusterStore:
     def begin(self) -> None:
         """Nothing is loaded ahead."""
 
+    def begin_tile(self) -> None:
+        """Nor then."""
+
     def store(self, accumulators: Registers, m: Expr, k: Expr) -> None:
         """Stores the block's share. m: first row of the warpgroup's part. k: first column."""
         config, block = self.config, self.block

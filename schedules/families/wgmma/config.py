@@ -28,6 +28,9 @@ class WgmmaConfig:
     split: int = 1
     #: Blocks that a multiprocessor holds at once.
     resident: int = 1
+    #: Buffers of a consumer, in which pieces of its tile leave. With two the residual is loaded
+    #: into them as a tile begins; with more, ahead of that.
+    buffers: int = 2
 
     @property
     def rows(self) -> int:
@@ -83,4 +86,5 @@ class WgmmaConfig:
     def __str__(self) -> str:
         text = f"{self.rows}x{self.columns}, {self.warpgroups} warpgroups, {self.stages} stages"
         text += f", split {self.split}" if self.split > 1 else ""
-        return text + (f", {self.resident} blocks" if self.resident > 1 else "")
+        text += f", {self.resident} blocks" if self.resident > 1 else ""
+        return text + (f", {self.buffers} buffers" if self.buffers > 2 else "")

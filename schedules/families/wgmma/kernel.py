@@ -92,7 +92,7 @@ def _initialise(block: Block) -> None:
     residual = block.shared.array("residual")
     with when(block.thread.number == 0):
         block.pipeline.initialise()
-        with grid(block.plan.config.warpgroups, block.plan.buffers) as index:
+        with grid(block.plan.config.warpgroups, block.plan.config.buffers) as index:
             ptx.mbarrier_init(residual.pointer(*index), 1)
         ptx.fence_proxy()
     ptx.block_sync()
@@ -183,6 +183,7 @@ def _consume(block: Block) -> None:
     with tiles.each() as (first_row, first_column):
         m = keep("m", first_row + block.group * config.group_rows)
         k = keep("k", first_column)
+        store.begin_tile()
         with serial(block.steps(block.first_step())) as i:
             consumer.wait()
             _multiply(block, consumer, registers, i)

@@ -14,7 +14,6 @@ from intrinsics.record import TensorIntrinsic
 from schedules.conv.signature import Signature
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.families.wgmma.config import WgmmaConfig
-from schedules.machine.gpus import HOPPER
 from schedules.machine.hardware import Hardware
 from schedules.threads.shared_layout import BARRIER, Part, SharedLayout
 
@@ -23,8 +22,6 @@ from schedules.threads.shared_layout import BARRIER, Part, SharedLayout
 ACCUMULATORS_PAD, ADJACENT_PAD = 4, 16
 #: The longest row of a piece of the output: the longest that can be swizzled.
 PIECE_BYTES = 128
-#: The most buffers for pieces: with more, no residual arrives earlier than it is needed.
-MOST_BUFFERS = 4
 #: A swizzle repeats after 8 rows of 128 bytes, and is computed from the address.
 SWIZZLE_ALIGNMENT = 1024
 
@@ -201,47 +198,24 @@ class Plan:
         return self.depth * self.operand.bytes
 
     @cached_property
-    def buffers(self) -> int:
-        """Buffers of a consumer, in which pieces of its tile leave. Two; where the residual is
-        loaded into them ahead, up to `MOST_BUFFERS`, as many as there is room for."""
-        if self.clustered or not self.w.epilogue.residual:
-            return 2
-        room = min(HOPPER.block_shared, HOPPER.sm_shared // self.config.resident - HOPPER.reserved)
-        more = (room - self._memory(2).bytes) // max(1, self.config.warpgroups * self.piece_bytes)
-        return max(2, min(2 + more, MOST_BUFFERS))
-
-    @property
-    def late(self) -> int:
-        """Stores that may still read their buffer while the residual of another piece is loaded: a
-        third buffer makes it needless to wait for the last one."""
-        return min(self.buffers - 2, 1)
-
-    @property
-    def ahead(self) -> int:
-        """Pieces whose residual is loaded or on its way when a piece is finished."""
-        return self.buffers - self.late
-
-    @cached_property
     def memory(self) -> SharedLayout:
         """Shared memory of a block: stages, what a tile leaves through, mbarriers.
 
-        Persistent blocks have `buffers` for each consumer, in which pieces of its tile leave while
+        Persistent blocks have buffers for each consumer, in which pieces of its tile leave while
         the next stages arrive. Clustered blocks have one tile: accumulators lie over stages.
         """
-        return self._memory(self.buffers)
-
-    def _memory(self, buffers: int) -> SharedLayout:
         config, dtype = self.config, self.operand.name
         multiplied = dtypes.get(self.w.precision.operands[1]).stored
         pixels = Part("pixels", dtype, (config.stages, config.rows, self.depth))
         weights = Part("weights", multiplied, (config.stages, config.columns, self.depth))
         pad = ADJACENT_PAD if self.adjacent else ACCUMULATORS_PAD
         tile = (config.rows, config.columns + pad)
-        out = (config.warpgroups, buffers, wgmma.M, self.piece)
+        buffers = (config.warpgroups, config.buffers)
+        piece = (*buffers, wgmma.M, self.piece)
         leaves = (
             Part("accumulators", self.w.precision.accumulator, tile, over="pixels")
             if self.clustered
-            else Part("pieces", self.stored.name, out, align=SWIZZLE_ALIGNMENT)
+            else Part("pieces", self.stored.name, piece, align=SWIZZLE_ALIGNMENT)
         )
         return SharedLayout(
             pixels,
@@ -249,7 +223,7 @@ class Plan:
             leaves,
             Part("full", BARRIER, (config.stages,)),
             Part("empty", BARRIER, (config.stages,), align=8),
-            Part("residual", BARRIER, (config.warpgroups, buffers), align=8),
+            Part("residual", BARRIER, buffers, align=8),
         )
 
     @property

@@ -2,10 +2,16 @@
 
 Each warpgroup turns a few columns at a time into elements of the output in one of its buffers, into
 which the copy engine has loaded the residual's piece, and the engine stores them while the next
-piece is made. With three buffers:
+piece is made:
 
-    piece         0    1    2    3  ...     the pieces of one tile after those of another
-    buffer        0    1    2    0          the next tile goes on with the buffer that is in turn
+    piece         0    1    2    3  ...
+    buffer        0    1    0    1          the next tile goes on with the buffer that is in turn
+    residual      loaded before the first step for pieces 0 and 1; for piece i + 2 as soon as
+                  piece i has been stored out of its buffer
+
+With more than two buffers, such as three, it is loaded ahead, over the end of a tile:
+
+    buffer        0    1    2    0
     residual      loaded before the first tile for pieces 0 and 1; for piece i + 2, perhaps of the
                   next tile, when piece i is done, as soon as piece i - 1 is out of its buffer
 
@@ -42,6 +48,8 @@ class TensorStore:
         self.tiles = tiles
         self.block, self.plan, self.config = block, block.plan, block.plan.config
         self.has_residual = block.plan.w.epilogue.residual
+        #: True if the residual is loaded before its tile begins.
+        self.ahead = self.config.buffers > 2
         self.across = self.config.columns // self.plan.piece
         self.full = block.shared.array("residual")
         self.buffer = Variable("buffer", 0)
@@ -50,9 +58,18 @@ class TensorStore:
 
     def begin(self) -> None:
         """Before the first tile: loads the residual of its first pieces."""
-        if self.has_residual:
-            with when(self.block.lane == 0), unrolled(self.plan.ahead) as piece:
+        if self.has_residual and self.ahead:
+            with when(self.block.lane == 0), unrolled(self.config.buffers - 1) as piece:
                 self._load(piece, piece)
+
+    def begin_tile(self) -> None:
+        """Before a tile's first step: loads the residual of its first pieces, if it is not there
+        already."""
+        if self.has_residual and not self.ahead:
+            with when(self.block.lane == 0):
+                ptx.bulk_wait_read(0)
+                with unrolled(min(self.config.buffers, self.plan.pieces)) as piece:
+                    self._load(self._buffer_after(piece), piece)
 
     def store(self, accumulators: Registers, m: Expr, k: Expr) -> None:
         """Stores the warpgroup's part, with first row m and first column k."""
@@ -69,9 +86,7 @@ class TensorStore:
                 to = (output_place(plan)[0] + column, m + piece // self.across * wgmma.M)
                 ptx.tensor_store(self.block.maps["y"], to, self._pointer(self.buffer.value))
                 ptx.bulk_commit()
-                if self.has_residual:
-                    ptx.bulk_wait_read(plan.late)
-                    self._load(self._buffer_after(plan.ahead), piece + plan.ahead)
+                self._load_next(piece)
             self.buffer.set(self._buffer_after(1))
 
     def end(self) -> None:
@@ -86,9 +101,20 @@ class TensorStore:
         """Makes the threads of the warpgroup wait for each other."""
         ptx.warpgroup_sync(WARPGROUP_BARRIER + self.block.group)
 
-    def _buffer_after(self, pieces: int) -> Expr:
+    def _buffer_after(self, pieces: Index) -> Expr:
         """The buffer of the piece that comes so many pieces after the one in turn."""
-        return (self.buffer.value + pieces) % self.plan.buffers
+        return (self.buffer.value + pieces) % self.config.buffers
+
+    def _load_next(self, piece: Expr) -> None:
+        """One thread, when a piece is on its way out: loads the residual of a later one."""
+        buffers = self.config.buffers
+        if self.has_residual and self.ahead:
+            ptx.bulk_wait_read(1)
+            self._load(self._buffer_after(buffers - 1), piece + buffers - 1)
+        elif self.has_residual:
+            with when(piece + buffers < self.plan.pieces):
+                ptx.bulk_wait_read(0)
+                self._load(self.buffer.value, piece + buffers)
 
     def _load(self, buffer: Index, piece: Index) -> None:
         """One thread: loads the residual of a piece, counted from the tile's first one, if the
@@ -113,7 +139,7 @@ class TensorStore:
             self.arrived.set(T.bitwise_xor(arrived, T.shift_left(1, buffer)))
             return
         with when(self.block.lane == 0):
-            ptx.bulk_wait_read(self.plan.buffers - 1)
+            ptx.bulk_wait_read(self.config.buffers - 1)
         self._sync()
 
     def _finish(self, accumulators: Registers, first: Expr, pair: Expr, column: Expr) -> None:
