@@ -93,8 +93,10 @@ def measure(
     """Checks and times a network that `benchmarks.prebuild.quantise` wrote to ``folder``.
 
     built: ``folder`` has what `prebuild` made of it, too. fp16: our own time of the float network
-    in this run. On a GPU inputs are the network's own 8-bit numbers. Raises `TvmconvError` if the network cannot be read or built, or pictures
-    or weights cannot be fetched.
+    in this run. On a GPU inputs are the network's own 8-bit numbers.
+
+    Raises `TvmconvError` if the network cannot be read or built, or pictures or weights cannot be
+    fetched.
     """
     model, feeds = read(name, batch, folder), zoo.feeds(name, batch, pictures)
     if built:

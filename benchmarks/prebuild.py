@@ -116,10 +116,23 @@ class Build:
         exe.save(self.folder / file_name(self.name, self.batch, self.suffix))
 
 
-def prebuild(builds: Sequence[Build], jobs: int) -> None:
-    """Builds with ``jobs`` processes. Raises the error of the first that fails."""
+@dataclass(frozen=True)
+class Quantise:
+    """One network of the zoo for one batch, quantised into `folder` when called."""
+
+    name: str
+    batch: int
+    folder: Path
+    pictures: Source
+
+    def __call__(self) -> None:
+        quantise(self.name, self.batch, self.folder, self.pictures)
+
+
+def prebuild(work: Sequence[Build | Quantise], jobs: int) -> None:
+    """Builds or quantises with ``jobs`` processes. Raises the error of the first that fails."""
     # A process that has used CUDA cannot be forked.
     spawn = multiprocessing.get_context("spawn")
-    with step(f"building {len(builds)} networks"), ProcessPoolExecutor(jobs, spawn) as pool:
-        for done in [pool.submit(build) for build in builds]:
+    with step(f"making {len(work)} networks"), ProcessPoolExecutor(jobs, spawn) as pool:
+        for done in [pool.submit(one) for one in work]:
             done.result()
