@@ -39,10 +39,10 @@ from benchmarks.prebuild import (
     AS_MODEL,
     AS_PEERS,
     Build,
+    Quantise,
     compared,
     file_name,
     prebuild,
-    quantise,
 )
 from benchmarks.zoo import zoo
 from tvmconv.cli.inputs import run_or_tell, step, tell
@@ -195,9 +195,13 @@ def main(
     networks = list(itertools.product(models.split(","), _numbers(batches)))
     with_int8 = built or out / "built"
     if in_int8 and built is None:
-        for name, batch in networks:
-            with step(f"quantising {name} for batch {batch}"):
-                quantise(name, batch, with_int8, PICTURES[pictures])
+        quantised = [Quantise(*one, with_int8, PICTURES[pictures]) for one in networks]
+        if jobs > 1:
+            prebuild(quantised, jobs)
+        else:
+            for one in quantised:
+                with step(f"quantising {one.name} for batch {one.batch}"):
+                    one()
     if jobs > 1 and built is None:
         built = out / "built"
         suffixes = ["", *[AS_MODEL] * (target == "cuda" and as_written), *[AS_INT8] * in_int8]
@@ -223,7 +227,7 @@ def main(
             layers=layers,
         )
         if in_int8:
-            quantised = int8.measure(
+            found = int8.measure(
                 name,
                 batch,
                 target,
@@ -235,7 +239,7 @@ def main(
                 layers=layers,
                 fp16=cell.latency.compute if cell.latency else None,
             )
-            cell = replace(cell, int8=quantised)
+            cell = replace(cell, int8=found)
         tell(f"{cell}\n")
         cells.append(cell)
         # Now, so that a run that is stopped keeps its results.

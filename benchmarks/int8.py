@@ -93,16 +93,17 @@ def measure(
     """Checks and times a network that `benchmarks.prebuild.quantise` wrote to ``folder``.
 
     built: ``folder`` has what `prebuild` made of it, too. fp16: our own time of the float network
-    in this run. On a GPU inputs are those of fp16, since a first convolution of three channels
-    reads them unrounded. Raises `TvmconvError` if the network cannot be read or built, or pictures
-    or weights cannot be fetched.
+    in this run. On a GPU inputs are the network's own 8-bit numbers.
+
+    Raises `TvmconvError` if the network cannot be read or built, or pictures or weights cannot be
+    fetched.
     """
     model, feeds = read(name, batch, folder), zoo.feeds(name, batch, pictures)
     if built:
         exe = tvmconv.load(folder / file_name(name, batch, AS_INT8))
     else:
         with step(f"building {name} in int8 at batch {batch} for {target}"):
-            chosen = options(target, AS_INT8)
+            chosen = options(target, AS_INT8, model)
             exe = tvmconv.build(model, target=target, arch=arch, batch=batch, **chosen)
     found = errors(zoo.load(name), model, exe, feeds)
     if not found.passed:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from onnx import numpy_helper
 
 import tvmconv
 from benchmarks.zoo import zoo
@@ -32,9 +33,21 @@ AS_INT8 = "-int8"
 CALIBRATED, AT_ONCE = 32, 8
 
 
-def options(target: str, suffix: str) -> dict[str, Any]:
-    """Returns the build options of a network whose file has this suffix."""
-    return AS_PEERS if target == "cuda" and suffix != AS_MODEL else {}
+def options(target: str, suffix: str, model: onnx.ModelProto) -> dict[str, Any]:
+    """Returns the build options of a network whose file has this suffix. On a GPU one in int8 is
+    fed its own numbers, as the networks of MLPerf's submissions are."""
+    if target != "cuda" or suffix == AS_MODEL:
+        return {}
+    return AS_PEERS | ({"io_dtype": _fed(model)} if suffix == AS_INT8 else {})
+
+
+def _fed(model: onnx.ModelProto) -> str:
+    """The dtype to which the input is quantised; fp16 where it is not."""
+    constants = {one.name: one for one in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "QuantizeLinear" and node.input[0] == model.graph.input[0].name:
+            return str(numpy_helper.to_array(constants[node.input[2]]).dtype)
+    return FP16.name
 
 
 def file_name(name: str, batch: int, suffix: str = "") -> str:
@@ -56,7 +69,7 @@ def quantise(name: str, batch: int, folder: Path, pictures: Source) -> Path:
     feeds = zoo.calibration(name, CALIBRATED // at_once, at_once, pictures, besides=batch)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / model_name(name, batch)
-    tvmconv.quantize(zoo.load(name), feeds).save(path)
+    tvmconv.quantize(zoo.load(name), feeds, bytes_in=True).save(path)
     return path
 
 
@@ -97,16 +110,29 @@ class Build:
             if self.suffix == AS_INT8
             else zoo.load(self.name)
         )
-        chosen = options(self.target, self.suffix)
+        chosen = options(self.target, self.suffix, model)
         exe = tvmconv.build(model, self.target, arch=self.arch, batch=self.batch, **chosen)
         self.folder.mkdir(parents=True, exist_ok=True)
         exe.save(self.folder / file_name(self.name, self.batch, self.suffix))
 
 
-def prebuild(builds: Sequence[Build], jobs: int) -> None:
-    """Builds with ``jobs`` processes. Raises the error of the first that fails."""
+@dataclass(frozen=True)
+class Quantise:
+    """One network of the zoo for one batch, quantised into `folder` when called."""
+
+    name: str
+    batch: int
+    folder: Path
+    pictures: Source
+
+    def __call__(self) -> None:
+        quantise(self.name, self.batch, self.folder, self.pictures)
+
+
+def prebuild(work: Sequence[Build | Quantise], jobs: int) -> None:
+    """Builds or quantises with ``jobs`` processes. Raises the error of the first that fails."""
     # A process that has used CUDA cannot be forked.
     spawn = multiprocessing.get_context("spawn")
-    with step(f"building {len(builds)} networks"), ProcessPoolExecutor(jobs, spawn) as pool:
-        for done in [pool.submit(build) for build in builds]:
+    with step(f"making {len(work)} networks"), ProcessPoolExecutor(jobs, spawn) as pool:
+        for done in [pool.submit(one) for one in work]:
             done.result()

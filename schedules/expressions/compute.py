@@ -101,19 +101,22 @@ def finished(w: ConvWorkload, total: Expr, given: Mapping[str, Expr]) -> Expr:
 
 
 def before_rounding(w: ConvWorkload, total: Expr, given: Mapping[str, Expr]) -> Expr:
-    """Returns what `finished` rounds to an integer, less the zero point, and saturated already.
+    """Returns what `finished` rounds to an integer, ties to even, adds the zero point to, and
+    saturates, for kernels that do so by themselves.
 
-    For kernels that round and convert by themselves: ``finished(...) == round(this) + zero``, ties
-    to even. An activation that only limits values costs nothing: its limits join those of the
-    dtype. A residual may also be given in fp32.
+    Limits of an activation that does nothing but limit are left out where the dtype has them. A
+    residual may also be given in fp32.
     """
-    limits = np.iinfo(dtypes.get(w.precision.result).numpy)
-    low, high = TvmMath.real(float(limits.min)), TvmMath.real(float(limits.max))
-    if RESULT_ZERO in given:
-        low, high = low - given[RESULT_ZERO], high - given[RESULT_ZERO]
-    if (bounds := last_bounds(w)) is not None:
-        low, high = (_within(TvmMath.real(bound), low, high) for bound in bounds)
-    return _within(unlimited(w, total, given), low, high)
+    value, bounds = unlimited(w, total, given), last_bounds(w)
+    if bounds is None:
+        return value
+    limits, shifted = np.iinfo(dtypes.get(w.precision.result).numpy), RESULT_ZERO in given
+    low, high = bounds
+    if low > (-np.inf if shifted else limits.min):
+        value = tirx.max(value, TvmMath.real(low))
+    if high < (np.inf if shifted else limits.max):
+        value = tirx.min(value, TvmMath.real(high))
+    return value
 
 
 def last_bounds(w: ConvWorkload) -> tuple[float, float] | None:
@@ -129,10 +132,6 @@ def unlimited(w: ConvWorkload, total: Expr, given: Mapping[str, Expr]) -> Expr:
     the dtype, for kernels that do so by themselves. given: as for `finished`."""
     activation = w.epilogue.activation if last_bounds(w) is None else IDENTITY
     return _real(w, activation, total, given)
-
-
-def _within(value: Expr, low: Expr, high: Expr) -> Expr:
-    return tirx.min(tirx.max(value, low), high)
 
 
 def _real(w: ConvWorkload, activation: Activation, total: Expr, given: Mapping[str, Expr]) -> Expr:

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from intrinsics import dtypes
 from schedules.machine.footprint import FP32, MMA, WGMMA
 
+#: Warp schedulers of a multiprocessor, each with its own warps and its part of the registers.
+SCHEDULERS = 4
+
 
 @dataclass(frozen=True)
 class Limits:

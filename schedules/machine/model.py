@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from schedules.machine.footprint import FP32, Footprint
-from schedules.machine.gpus import Card, Limits
+from schedules.machine.gpus import SCHEDULERS, Card, Limits
 from schedules.machine.hardware import Hardware
 
 ISSUE, TENSOR, SHARED, L2 = "instruction issue", "tensor pipe", "shared memory", "L2"
@@ -33,8 +33,6 @@ LIMITS = (ISSUE, TENSOR, SHARED, L2, DRAM, LATENCY, WAVES)
 PARTS, LOST = (ISSUE, TENSOR, SHARED, L2), 1 / 3
 #: Registers of a thread are allocated in multiples of this.
 REGISTER_STEP = 8
-#: Warp schedulers of a multiprocessor, each with its own warps.
-SCHEDULERS = 4
 
 
 @dataclass(frozen=True)

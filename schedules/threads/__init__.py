@@ -16,7 +16,7 @@ Such a kernel is for GPUs; on a CPU `emulator` runs its CUDA text.
     ptx               the PTX instructions, as functions
     packed_bytes      8-bit integers in registers, from and to fp32
     byte_products     products of 8-bit integers, four in an instruction, and back to bytes
-    packed_integers   8-bit integers as packed pairs of fp16
+    packed_integers   8-bit integers as packed pairs of fp16, to compare them
     tensor_map        what the copy engine has to know of a tensor
     emulator          runs a kernel on this CPU, thread by thread, and finds its mistakes
 

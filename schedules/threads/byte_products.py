@@ -2,9 +2,10 @@
 
 A sum starts at `START`, the bits of 1.5 * 2**23. So long as it stays below 2**22 in magnitude, its
 bits are those of an fp32 number, 1.5 * 2**23 plus the sum: an addition makes it fp32, where an
-instruction that converts would run at an eighth of the rate (see `packed_bytes`). Back to bytes, a
-product of fp32 with an addition can limit its result to 0 ... 1 at no cost (`limited`), one product
-rounds that to an integer (`whole`), and two instructions make four of them bytes (`saturated`).
+instruction that converts would run at half or an eighth of the rate. Back to bytes, a product of
+fp32 with an addition can limit its result to 0 ... 1 at no cost (`limited`), one product rounds
+that to an integer (`whole`), and two instructions make four of them bytes
+(`packed_bytes.saturated`).
 """
 
 from __future__ import annotations
@@ -56,17 +57,6 @@ _WHOLE = """__forceinline__ __device__ int whole_number(float part, int range) {
   return __float_as_int(whole);
 }
 """
-#: By dtype. "cvt.pack" of the PTX ISA, whose first operand goes to the upper of two bytes.
-_SATURATED = {
-    dtype: f"""__forceinline__ __device__ uint saturated_{dtype}(int a, int b, int c, int d) {{
-  uint cd, abcd;
-  asm("cvt.pack.sat.{kind}.s32.b32 %0, %1, %2, %3;" : "=r"(cd) : "r"(d), "r"(c), "r"(0));
-  asm("cvt.pack.sat.{kind}.s32.b32 %0, %1, %2, %3;" : "=r"(abcd) : "r"(b), "r"(a), "r"(cd));
-  return abcd;
-}}
-"""
-    for dtype, kind in ((dtypes.INT8.name, "s8"), (dtypes.UINT8.name, "u8"))
-}
 
 
 def dot(a: Expr, b: Expr, total: Expr, dtype: str) -> Expr:
@@ -123,12 +113,3 @@ def whole(part: Expr, range: int) -> Expr:
     """``round(part * range)`` as ``int32``, ties to even. part: fp32, from 0 to 1. range: at most
     2**22."""
     return T.cuda.func_call("whole_number", part, range, source_code=_WHOLE, return_type="int32")
-
-
-def saturated(values: Sequence[Expr], dtype: str) -> Expr:
-    """Four ``int32`` numbers limited to int8 or uint8, as ``uint32``, the first in its lowest
-    bits."""
-    assert len(values) == EACH
-    return T.cuda.func_call(
-        f"saturated_{dtype}", *values, source_code=_SATURATED[dtype], return_type="uint32"
-    )

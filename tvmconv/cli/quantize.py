@@ -32,6 +32,9 @@ Unsigned = Annotated[
     bool,
     typer.Option("--unsigned/--signed", help="whether what is never negative gets uint8, or int8"),
 ]
+BytesIn = Annotated[
+    bool, typer.Option("--bytes-in", help="inputs will be given in int8, so the stem is, too")
+]
 Arch = Annotated[str | None, typer.Option(help="GPU whose microseconds are told; default sm_90a")]
 Mean = Annotated[
     str | None, typer.Option(metavar="R,G,B", help="of pictures from 0 to 1; default ImageNet's")
@@ -53,6 +56,7 @@ def quantize(
     keep: Keep = None,
     max_error: MaxError = None,
     unsigned: Unsigned = True,
+    bytes_in: BytesIn = False,
     arch: Arch = None,
     shape: Shape = None,
     mean: Mean = None,
@@ -84,6 +88,7 @@ def quantize(
             keep=keep or (),
             max_error=max_error,
             unsigned=unsigned,
+            bytes_in=bytes_in,
             shapes=dict(parse_shape(text) for text in shape or []) or None,
             preprocessing=preprocessing,
             **options,

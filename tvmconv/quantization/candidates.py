@@ -8,13 +8,14 @@ from collections.abc import Collection, Mapping, Sequence
 from schedules.machine.cost import Machine
 from tvmconv.errors import QuantizationError
 from tvmconv.onnx import kinds
+from tvmconv.onnx.model import inputs
 from tvmconv.quantization.layers import Layer
 from tvmconv.quantization.network import Network
 from tvmconv.quantization.saving import saved_us
 
 #: Channels that a convolution reads at least, or a group of it: one chunk of an instruction's
-#: operands. Of fewer, most of what it multiplies is padding, and it is no faster than in fp16. Its
-#: result may be in 8 bits all the same.
+#: operands. Of fewer, most of what it multiplies is padding, and it is faster than in fp16 only if
+#: nothing has to round its input. Its result may be in 8 bits all the same.
 GROUP_CHANNELS = 8
 #: A product of fewer rows than an instruction's tile has is one with a vector, or nearly: it takes
 #: as long as reading its matrix. Unless that saves more than `LEAST_US`, which is less than the
@@ -23,17 +24,26 @@ ROWS, LEAST_US = 16, 1.0
 
 
 def declined(
-    layers: Sequence[Layer], network: Network, keep: Collection[str], machine: Machine
+    layers: Sequence[Layer],
+    network: Network,
+    keep: Collection[str],
+    machine: Machine,
+    bytes_in: bool = False,
 ) -> dict[str, str]:
     """Returns the layers that stay in floating point, with the reason of each.
 
-    keep: names of layers that the user keeps. Raises `QuantizationError` for one that does not
+    keep: names of layers that the user keeps. bytes_in: layers that read an input of the network
+    are in 8 bits however few its channels are. Raises `QuantizationError` for one that does not
     exist, with the names that are near.
     """
     _check_names(keep, [layer.name for layer in layers])
     found: dict[str, str] = {}
+    given = {one.name for one in inputs(network.proto)} if bytes_in else set()
     for layer in layers:
-        reason = "kept, as asked for" if layer.name in keep else _reason(layer, network, machine)
+        reason = "kept, as asked for"
+        if layer.name not in keep:
+            least = 1 if layer.x in given else GROUP_CHANNELS
+            reason = _reason(layer, network, machine, least)
         if reason:
             found[layer.name] = reason
     return found
@@ -56,7 +66,8 @@ def _check_names(keep: Collection[str], names: Sequence[str]) -> None:
     )
 
 
-def _reason(layer: Layer, network: Network, machine: Machine) -> str:
+def _reason(layer: Layer, network: Network, machine: Machine, least: int) -> str:
+    """least: channels that a convolution reads, or a group of it."""
     info = layer.info
     if layer.weight not in network.constants:
         weights = layer.x in network.constants and "the matrix is on the left"
@@ -67,9 +78,9 @@ def _reason(layer: Layer, network: Network, machine: Machine) -> str:
         return "its sizes are not known"
     if len(info.weight) < 2 or (info.operator in kinds.PRODUCTS and len(info.weight) != 2):
         return "its weights are no matrix"
-    if info.kind != "depthwise" and info.group_channels < GROUP_CHANNELS:
+    if info.kind != "depthwise" and info.group_channels < least:
         group = " a group" if info.kind == "grouped" else ""
-        return f"reads {info.group_channels} channels{group}, fewer than {GROUP_CHANNELS}"
+        return f"reads {info.group_channels} channels{group}, fewer than {least}"
     saved = saved_us(info, machine)
     if layer.rows < ROWS and saved < LEAST_US and info.kind != "depthwise":
         rows = "1 row" if layer.rows == 1 else f"{layer.rows} rows"

@@ -57,6 +57,7 @@ def quantize(
     keep: Collection[str] = (),
     max_error: float | None = None,
     unsigned: bool = True,
+    bytes_in: bool = False,
     correct_bias: bool = True,
     arch: str = "sm_90a",
     shapes: Shapes = None,
@@ -76,6 +77,8 @@ def quantize(
         back for the microseconds that int8 saves them.
     unsigned: tensors that are never negative on the feeds, as after a Relu, get uint8 with zero
         point 0: steps of half the size. Without it all activations are int8.
+    bytes_in: the network will be given its inputs in 8 bits (``io_dtype="int8"`` of a build), so
+        layers that read them are quantised however few channels they have.
     correct_bias: biases take back what rounding shifts on average, as
         `tvmconv.quantization.correction` says.
     arch: the GPU by whose rates microseconds are estimated.
@@ -102,7 +105,7 @@ def quantize(
     fed = checked(_read(feeds, network, inputs, shapes, preprocessing), inputs)
     sized = network.sizes({name: array.shape for name, array in fed[0].items()})
     layers = find_layers(network, sized)
-    floats = declined(layers, network, keep, machine)
+    floats = declined(layers, network, keep, machine, bytes_in)
     names = [layer.name for layer in layers if layer.name not in floats]
 
     tensors = tensors_of(place(network, layers, names))

@@ -10,13 +10,12 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from intrinsics import dtypes
-from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import CHANNEL, RESIDUAL, Y, channel_operands
-from schedules.expressions.compute import before_rounding, finished
-from schedules.expressions.limits import is_short
+from schedules.expressions.compute import finished
+from schedules.expressions.packed_results import packed_results
 from schedules.families.depthwise_dp4a.patch import Patch
 from schedules.families.depthwise_dp4a.plan import QUAD
-from schedules.families.depthwise_dp4a.short_epilogue import Short
+from schedules.families.depthwise_dp4a.short_epilogue import Short, is_short
 from schedules.families.depthwise_dp4a.tile import Tile
 from schedules.threads import byte_products, packed_bytes
 from schedules.threads.control import vectorized, when
@@ -98,17 +97,13 @@ class Store:
             for channel, total in zip(channels, totals, strict=True):
                 results[channel] = total
             return
-        values = []
-        for channel, total in zip(channels, totals, strict=True):
-            given = self.given(channel)
-            value = keep("total", byte_products.real(total))
-            if self.bytes:
-                value = before_rounding(self.w, value, given)
-                values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
-            else:
-                results[channel] = finished(self.w, value, given)
+        reals = [keep("total", byte_products.real(total)) for total in totals]
+        given = [self.given(channel) for channel in channels]
         if self.bytes:
-            results.view("uint32")[word] = packed_bytes.pack(values)
+            results.view("uint32")[word] = packed_results(self.w, reals, given)
+            return
+        for channel, *one in zip(channels, reals, given, strict=True):
+            results[channel] = finished(self.w, *one)
 
     def given(self, channel: int) -> Mapping[str, Expr]:
         """By name, the operands of the epilogue for a channel of the pixel."""

@@ -12,9 +12,9 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from intrinsics import dtypes
-from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import CHANNEL, RESIDUAL, Y, channel_operands
-from schedules.expressions.compute import before_rounding, finished
+from schedules.expressions.compute import finished
+from schedules.expressions.packed_results import packed_results
 from schedules.families.depthwise_projection.block import Block
 from schedules.families.depthwise_projection.config import COLUMNS
 from schedules.families.depthwise_projection.plan import PAIR
@@ -174,18 +174,19 @@ class Store:
         w, size, at = self.w, self.word_bytes, (fragment, low, run)
         results = self.results.view(self.word)
         for word in range(self.width // size):
-            values = []
+            totals, each = [], []
             for i in range(word * size, (word + 1) * size):
                 given = self._given(at, i)
-                if self.w.epilogue.residual and _is_byte(w.precision.added):
+                if w.epilogue.residual and _is_byte(w.precision.added):
                     bytes = self.residuals.view(self.word)[(*self._residual_at(*at), word)]
                     bytes = bytes.astype("uint32")
                     value = packed_bytes.unpack(bytes, i % size, w.precision.added)
                     given[RESIDUAL] = keep("residual", value)
-                value = before_rounding(w, self._total(fragment, low, run, i), given)
-                values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
+                totals.append(self._total(fragment, low, run, i))
+                each.append(given)
             # Of a short word twice the same.
-            packed = packed_bytes.pack(values * (packed_bytes.EACH // size))
+            times = packed_bytes.EACH // size
+            packed = packed_results(w, totals * times, each * times)
             results[word] = packed.astype(self.word)
         y = self._words(Y, w.out_shape)
         with vectorized(self.width // size) as v:

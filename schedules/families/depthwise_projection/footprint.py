@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 from intrinsics import dtypes
+from schedules.conv.signature import channel_operands
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.families.depthwise_projection.config import (
     COLUMNS,
     DepthwiseProjectionConfig,
 )
 from schedules.families.depthwise_projection.plan import PAIR, Plan
-from schedules.families.depthwise_projection.prologue import VECTOR, Between, constants
+from schedules.families.depthwise_projection.prologue import VECTOR
 from schedules.machine.cost import moved_bytes
 from schedules.machine.footprint import MMA, Footprint
 
@@ -20,8 +21,8 @@ LOAD_BYTES = 512
 #: Warp instructions, as counted in compiled kernels: for 32 copies of 16 bytes with bounds; for an
 #: element between the two, with its activation; for a step, beside those; for 32 vectors of y.
 COPY, BETWEEN, STEP, STORE = 8, 3, 30, 40
-#: The same for an element between the two that is a byte: by whether it is limited at no cost.
-BYTE_BETWEEN = {False: 6, True: 3.75}
+#: The same for an element between the two that is a byte.
+BYTE_BETWEEN = 2.75
 #: Clocks of a block outside of its steps, and how often what goes through shared memory is
 #: replayed: fitted to 110 kernels on an H200 (MobileNetV2's pairs at batch 1, 32 and 128).
 START, REPLAYED = 1500, 1.4
@@ -73,11 +74,11 @@ def _half(plan: Plan) -> tuple[int, int]:
     `LOAD_BYTES`."""
     products = plan.fragments * plan.products
     if plan.integer:
-        taps = 2 * plan.filter_bytes // VECTOR + constants(plan.prologue)
+        taps = 2 * plan.filter_bytes // VECTOR + len(channel_operands(plan.prologue))
         loads = taps + plan.fragments * plan.tap_pairs
         # The operand of each instruction, and eight elements of a fragment as two registers.
-        each = BYTE_BETWEEN[Between.of(plan.prologue) is not None]
-        return loads + 2 * plan.products + products + int(plan.fragments * 8 * each), loads
+        between = int(plan.fragments * 8 * BYTE_BETWEEN)
+        return loads + 2 * plan.products + products + between, loads
     filter_loads = ceil_div(plan.filter_elements, plan.vector)
     loads = plan.loads + filter_loads
     half = loads + 4 * plan.products + products

@@ -24,17 +24,14 @@ handed to other lanes after; as fp16 does it, with channels as rows, results wou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
-from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import CHANNEL, channel_operands
-from schedules.expressions.compute import before_rounding
+from schedules.expressions.packed_results import packed_results
 from schedules.families.depthwise_projection.block import Block
-from schedules.families.depthwise_projection.prologue import GROUP, REGISTER, Between, constants
-from schedules.threads import byte_products, packed_bytes, ptx
+from schedules.families.depthwise_projection.prologue import GROUP, REGISTER
+from schedules.threads import byte_products, ptx
 from schedules.threads.control import unrolled, vectorized
 from schedules.threads.registers import Registers, keep
 
@@ -68,10 +65,8 @@ class IntegerDepthwise:
         self.pixels = Registers.array("pixels", (4,), "uint32")
         self.sums = Registers.array("depthwise", (TILES, 4), "int32")
         self.fragments = Registers.array("between", (plan.fragments, 4), "uint32")
-        self.between = Between.of(self.prologue)
         self.names = channel_operands(self.prologue)
-        count = constants(self.prologue)
-        self.constants = Registers.array("constants", (count, GROUP), CHANNEL)
+        self.constants = Registers.array("constants", (len(self.names), GROUP), CHANNEL)
 
     def number_rows(self) -> None:
         """Computes, once, the lane's offsets and selectors."""
@@ -131,7 +126,7 @@ class IntegerDepthwise:
     def _load_constants(self, stage: Expr, channel: Expr) -> None:
         """Loads what the epilogue has of the lane's four channels."""
         group = channel // GROUP + self.block.pair
-        for number in range(constants(self.prologue)):
+        for number in range(len(self.names)):
             first = GROUP * (self.plan.filter_bytes // REGISTER + number)
             with vectorized(GROUP) as v:
                 word = self.shared_filters[stage, group, first + v]
@@ -155,26 +150,12 @@ class IntegerDepthwise:
 
     def _finish(self, fragment: Expr, half: Expr) -> None:
         """Rounds the sums of 16 channels to be half of a fragment."""
+        given = [
+            {name: self.constants[number, i] for number, name in enumerate(self.names)}
+            for i in range(GROUP)
+        ]
         for low in range(2):
             totals = [self.sums[i // 2, low * 2 + i % 2] for i in range(GROUP)]
-            done = self._limited if self.between is not None else self._rounded
-            self.fragments[fragment, half * 2 + low] = done([byte_products.real(t) for t in totals])
-
-    def _limited(self, reals: Sequence[Expr]) -> Expr:
-        """Four results as `Between` says."""
-        assert self.between is not None
-        wholes = []
-        for i, real in enumerate(reals):
-            part = byte_products.limited(real, self.constants[0, i], self.constants[1, i])
-            wholes.append(byte_products.whole(part, self.between.range))
-        bytes = byte_products.saturated(wholes, self.between.whole)
-        return bytes ^ T.uint32(self.between.sign) if self.between.sign else bytes
-
-    def _rounded(self, reals: Sequence[Expr]) -> Expr:
-        """Four results by the formula of all epilogues."""
-        values = []
-        for i, real in enumerate(reals):
-            given = {name: self.constants[number, i] for number, name in enumerate(self.names)}
-            value = before_rounding(self.prologue, keep("real", real), given)
-            values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
-        return packed_bytes.pack(values)
+            reals = [keep("real", byte_products.real(total)) for total in totals]
+            done = packed_results(self.prologue, reals, given)
+            self.fragments[fragment, half * 2 + low] = done

@@ -32,7 +32,6 @@ from schedules.families.depthwise_projection.prologue import (
     GROUP,
     REGISTER,
     VECTOR,
-    constants,
     depth,
     filter_bytes,
     prologue_shape,
@@ -246,7 +245,9 @@ class Plan:
         """Registers that a thread has at least."""
         if self.integer:
             kept = self.fragments * (4 * self.columns + 4)
-            filters = 2 * self.filter_bytes // REGISTER + GROUP * constants(self.prologue)
+            filters = 2 * self.filter_bytes // REGISTER + GROUP * len(
+                channel_operands(self.prologue)
+            )
             early = self._read_at_the_end if self.early else 0
             return kept + early + 3 * self.tap_pairs + filters + 48
         accumulators = self.fragments * (4 * self.columns + 10)

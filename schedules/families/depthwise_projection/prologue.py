@@ -7,24 +7,20 @@ fp32 bias. Of 8-bit integers, a row for four adjacent channels, those of a lane:
     constants, fp32                                four channels of each
 
 so that one load takes a channel's taps, and one the same constant of four channels. The constants
-are the bias and the scales; or, where a product with an addition may limit the result from 0 to 1
-(`Between`), a factor and what is added.
+are the bias and the scales.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from intrinsics import dtypes
-from schedules.conv.precision import RESULT_ZERO, SCALE
 from schedules.conv.signature import BIAS, CHANNEL, WEIGHT, channel_operands
 from schedules.conv.workload import ConvWorkload, round_up
-from schedules.expressions.limits import WHOLE, Limits, is_short, range_of
 from schedules.families.depthwise_projection.config import STEP
 
 #: Bytes of a vector and of a register, and channels of a row of integers.
@@ -41,48 +37,6 @@ def filter_bytes(first: ConvWorkload) -> int:
     return round_up(first.r * first.s, VECTOR)
 
 
-@dataclass(frozen=True)
-class Between:
-    """The epilogue of sums of integers that are only scaled, shifted, rounded and limited to what
-    is in `WHOLE`::
-
-        min(max(sum * factor + shift, 0), 1) * range + low
-
-    whole: the dtype of the number less `low`. sign: the bits in which four bytes of that differ
-    from the result.
-    """
-
-    low: int
-    whole: str
-    sign: int
-
-    @classmethod
-    def of(cls, first: ConvWorkload) -> Between | None:
-        """Returns None for a convolution whose results take more."""
-        if not is_short(first) or RESULT_ZERO in first.precision.scales:
-            return None
-        limits = Limits.of(first).inner
-        return cls(limits[0], *WHOLE[limits]) if limits in WHOLE else None
-
-    @property
-    def range(self) -> int:
-        """A power of two, by which fp32 divides exactly."""
-        return range_of(self.whole)
-
-    def constants(self, given: Mapping[str, NDArray[Any]], channels: int) -> list[NDArray[Any]]:
-        """Returns factor and shift, of arrays by name; a bias that is not there is 0, a scale 1."""
-        scale, bias = (
-            np.broadcast_to(np.asarray(given.get(name, default), np.float64), channels)
-            for name, default in ((SCALE, 1.0), (BIAS, 0.0))
-        )
-        return [scale / self.range, (bias - self.low) / self.range]
-
-
-def constants(first: ConvWorkload) -> int:
-    """Returns how many constants of a channel the epilogue of a convolution of integers has."""
-    return 2 if Between.of(first) is not None else len(channel_operands(first))
-
-
 def prologue_shape(first: ConvWorkload) -> tuple[int, int]:
     """Returns the shape of the operand: (channel, element), or of integers (four channels, byte).
 
@@ -90,7 +44,7 @@ def prologue_shape(first: ConvWorkload) -> tuple[int, int]:
     """
     channels = round_up(first.c, depth(first))
     if dtypes.get(first.precision.operands[1]).integer:
-        more = constants(first) * dtypes.get(CHANNEL).bytes
+        more = len(channel_operands(first)) * dtypes.get(CHANNEL).bytes
         return channels // GROUP, GROUP * (filter_bytes(first) + more)
     return channels, 2 * round_up(first.r * first.s + 1, 4)
 
@@ -113,13 +67,9 @@ def pack_prologue(first: ConvWorkload, given: Mapping[str, NDArray[Any]]) -> NDA
     filters = np.zeros((rows * GROUP, size), dtype.numpy)
     filters[: first.c, : taps.shape[1]] = taps
     packed[:, : GROUP * size] = filters.reshape(rows, -1)
-    between = Between.of(first)
-    arrays = [given[name] for name in channel_operands(first)]
-    if between is not None:
-        arrays = between.constants(given, first.c)
-    for number, array in enumerate(arrays):
+    for number, name in enumerate(channel_operands(first)):
         values = np.zeros(rows * GROUP, dtypes.get(CHANNEL).numpy)
-        values[: first.c] = array
+        values[: first.c] = given[name]
         at = GROUP * (size + number * values.itemsize)
         packed[:, at : at + GROUP * values.itemsize] = values.view(dtype.numpy).reshape(rows, -1)
     return packed

@@ -1,6 +1,5 @@
 """The epilogue of the kernel of few channels: in registers, eight adjacent channels of a pixel at a
-time, since the packed weight orders the columns of four instructions so that a thread has those.
-8-bit results are pairs of fp16 until they are stored (`packed_integers`)."""
+time, since the packed weight orders the columns of four instructions so that a thread has those."""
 
 from __future__ import annotations
 
@@ -13,14 +12,14 @@ from tvm.script.ir_builder import tirx as T
 
 from intrinsics import dtypes
 from schedules.conv.activations import IDENTITY
-from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import CHANNEL, Y, channel_operands
-from schedules.expressions.compute import finished, last_bounds, unlimited
+from schedules.expressions.compute import finished, last_bounds
+from schedules.expressions.packed_results import packed_results
 from schedules.families.few_channels.block import Block
 from schedules.families.few_channels.plan import ROWS
-from schedules.threads import packed_integers, ptx
+from schedules.threads import ptx
 from schedules.threads.control import Index, grid, unrolled, vectorized, when
-from schedules.threads.registers import Registers, keep
+from schedules.threads.registers import Registers
 
 
 class Store:
@@ -35,13 +34,11 @@ class Store:
         self.channels = {
             name: Registers.array(name, shape, CHANNEL) for name in channel_operands(self.w)
         }
-        #: The results of eight channels.
-        self.packed = Registers.array("results", (4,), "uint32")
-        self.results = self.packed.view(self.plan.held.name)
         self.integer = dtypes.get(self.w.precision.result).integer
-        if self.integer:
-            #: The same as bytes.
-            self.words = Registers.array("words", (2,), "uint32")
+        #: The results of eight channels, as they are stored.
+        bytes = 8 * dtypes.get(self.w.precision.result).bytes
+        self.packed = Registers.array("results", (bytes // 4,), "uint32")
+        self.results = self.packed.view(self.w.precision.result)
         # ReLU comes last, on packed pairs: rounded, it is the same.
         epilogue = self.w.epilogue
         self.relu = last_bounds(self.w) is not None and epilogue.activation.kind == "relu"
@@ -72,11 +69,8 @@ class Store:
                 if self.relu:
                     with unrolled(4) as i:
                         self.keep_larger(self.packed[i], T.uint32(0))
-                results = self.results
-                if self.integer:
-                    results = self.bytes([self.packed[i] for i in range(4)], group)
                 with vectorized(8) as v:
-                    T.buffer_store(self.y, results[v], [n, line, column, first + v])
+                    T.buffer_store(self.y, self.results[v], [n, line, column, first + v])
 
     def load_channels(self) -> None:
         """Loads bias and slopes into registers."""
@@ -94,10 +88,10 @@ class Store:
         that of its row + 8.
         """
         if self.integer:
-            with unrolled(4) as pair:
-                given = [self.given(row, eight, group, pair * 2 + low) for low in range(2)]
-                values = [unlimited(self.w, *one) for one in given]
-                self.packed[pair] = packed_integers.nearest(*values)
+            for word in range(2):
+                four = [self.given(row, eight, group, T.int32(word * 4 + i)) for i in range(4)]
+                totals, given = zip(*four, strict=True)
+                self.packed[word] = packed_results(self.w, totals, given)
             return
         with unrolled(8) as i:
             self.results[i] = finished(self.without_relu, *self.given(row, eight, group, i))
@@ -108,18 +102,6 @@ class Store:
         """The accumulator of one of the eight channels, and what the epilogue has of it."""
         total = self.accumulators[row, group, i // 2, eight * 2 + i % 2]
         return total, {name: array[group * 8 + i] for name, array in self.channels.items()}
-
-    def bytes(self, pairs: list[Expr], group: Expr) -> Registers:
-        """The results of eight channels as integers of 8 bits, of whole numbers, which change."""
-        zeros = None
-        if RESULT_ZERO in self.channels:
-            zero = self.channels[RESULT_ZERO]
-            two = [(zero[group * 8 + i], zero[group * 8 + i + 1]) for i in range(0, 8, 2)]
-            zeros = [keep("zeros", packed_integers.nearest(*one)) for one in two]
-        packed_integers.limit(pairs, self.w.precision.result, last_bounds(self.w), zeros)
-        for i in range(2):
-            self.words[i] = packed_integers.join(pairs[2 * i :][:2])
-        return self.words.view(self.w.precision.result)
 
     def keep_larger(self, target: Expr, other: Expr) -> None:
         """Keeps in `target` the larger elements of two packed pairs of results."""

@@ -28,7 +28,7 @@ from intrinsics import dtypes
 from schedules.families.few_channels.block import Block
 from schedules.families.few_channels.epilogue import Store
 from schedules.families.few_channels.plan import ADJACENT, POOL_STEP, ROWS, PooledPlan
-from schedules.threads import ptx
+from schedules.threads import packed_integers, ptx
 from schedules.threads.control import either, grid, unrolled, vectorized, when
 from schedules.threads.registers import Registers
 
@@ -64,7 +64,11 @@ class PooledStore(Store):
         self.edge = Registers.array("edge", windows, "uint32")
         #: The largest of the window so far.
         self.best = Registers.array("best", windows, "uint32")
-        self.least = T.uint32(_least(plan.held.name))
+        #: Four pairs of eight results.
+        self.pairs = self.packed
+        if self.integer:
+            self.pairs = Registers.array("pairs", (CHANNELS,), "uint32")
+        self.least = T.uint32(packed_integers.LEAST if self.integer else _least(plan.held.name))
         with grid(*rows) as index:
             self.kept[index] = self.least
 
@@ -101,15 +105,24 @@ class PooledStore(Store):
                 for row in range(POOL_STEP):
                     line = window * POOL_STEP + row
                     self.finish(line, eight, group)
+                    self._split()
                     inside = self._inside(p + line, column)
                     with unrolled(CHANNELS) as i:
-                        pair = T.Select(inside, self.packed[i], self.least)
+                        pair = T.Select(inside, self.pairs[i], self.least)
                         at = (window, group, eight, i)
                         if row == 0:
                             self.rows[at] = self.kept[group, eight, i]
                         else:
                             self.kept[group, eight, i] = pair
                         self.keep_larger(self.rows[at], pair)
+
+    def _split(self) -> None:
+        """Results of 8 bits to pairs that can be compared."""
+        if self.integer:
+            for word in range(2):
+                pairs = packed_integers.split(self.packed[word], self.w.precision.result)
+                for i, pair in enumerate(pairs):
+                    self.pairs[word * packed_integers.PAIRS + i] = pair
 
     def _inside(self, line: Expr, column: Expr) -> Expr:
         """True where the convolution has such a pixel; tested only where it may have none."""
@@ -209,8 +222,11 @@ class PooledStore(Store):
             inside.append(tile < plan.total)
             with when(tirx.all(*inside)):
                 if self.integer:
-                    pairs = [self.best[window, group, i] for i in range(CHANNELS)]
-                    self._store_eight(self.bytes(pairs, group), (), [n, line, column], first)
+                    for word in range(2):
+                        pairs = [self.best[window, group, word * 2 + i] for i in range(2)]
+                        joined = packed_integers.join(pairs, self.w.precision.result)
+                        self.packed[word] = joined
+                    self._store_eight(self.results, (), [n, line, column], first)
                 else:
                     self._store_eight(elements, (window, group), [n, line, column], first)
 

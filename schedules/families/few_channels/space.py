@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from intrinsics import dtypes
 from schedules.conv.workload import ConvWorkload, ceil_div
 from schedules.errors import require_none
 from schedules.families.few_channels.config import WEIGHTS, FewChannelsConfig
@@ -15,6 +16,8 @@ from schedules.machine.hardware import Hardware
 
 #: Steps of the reduction up to which the arithmetic takes no time beside the copies.
 FEW_STEPS = 4
+#: Worth trying: blocks that a multiprocessor holds, persistent.
+RESIDENT = (2, 1, 3, 4)
 
 
 def problems(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> list[str]:
@@ -58,14 +61,14 @@ def widest(w: ConvWorkload, most: int) -> int:
 
 def space(w: ConvWorkload, hardware: Hardware) -> Iterator[FewChannelsConfig]:
     """Yields every configuration worth trying, each of which fits."""
-    blocks = persistent(hardware)
+    shares = [(hardware.card.multiprocessors * blocks, blocks) for blocks in RESIDENT]
     for down, across, parts, tall, weights, (grid, resident) in itertools.product(
         (2, 1, 4, 8),
         sorted({widest(w, most) for most in (8, 4, 2, 1)}, reverse=True),
         (1, 2, 3),
         (1, 2, 4),
         WEIGHTS,
-        ((0, 0), (blocks, 2), (blocks // 2, 1)),
+        ((0, 0), *shares),
     ):
         config = FewChannelsConfig(down, across, parts, tall, weights, grid, resident)
         if not problems(w, config, hardware):
@@ -98,10 +101,12 @@ def default(w: ConvWorkload, hardware: Hardware) -> FewChannelsConfig | None:
 
 def _pooled_defaults(w: ConvWorkload, across: int, blocks: int) -> list[FewChannelsConfig]:
     """Defaults with a pool: the fewer blocks, the fewer tiles are computed for their last row
-    alone."""
+    alone. Results of 8 bits take more registers, so fewer warps have more rows each."""
     tall = FewChannelsConfig(2 * POOL_STEP, across, blocks=blocks, resident=2)
     low = replace(tall, down=POOL_STEP)
     plan = Plan.of(w, tall)
     many = plan.groups == 1 and math.prod(plan.tiles) > 2 * blocks
     alone = replace(low, blocks=blocks // 2, resident=1)
+    if dtypes.get(w.precision.result).integer:
+        return [replace(tall, across=widest(w, 4)), low, alone]
     return [*[tall] * many, low, alone]

@@ -24,11 +24,11 @@ from tvm.script.ir_builder import tirx as T
 
 from intrinsics import dtypes
 from schedules.conv.gemm import pixel
-from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import RESIDUAL, Y, channel_operands
 from schedules.conv.workload import ceil_div
 from schedules.expressions.backend import access_elements, vector_width
-from schedules.expressions.compute import before_rounding, finished
+from schedules.expressions.compute import finished
+from schedules.expressions.packed_results import packed_results
 from schedules.families.mma_sync.block import Block
 from schedules.families.mma_sync.plan import FRAGMENT, UNIT_COLUMNS, UNIT_ROWS, WIDTH
 from schedules.threads import packed_bytes, ptx
@@ -249,12 +249,9 @@ class Epilogue:
 
     def _pack(self, first: int) -> None:
         """The results of four channels as bytes."""
-        values = []
-        for i in range(first, first + packed_bytes.EACH):
-            given = self._given(i)
-            value = before_rounding(self.w, self.value[i], given)
-            values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
-        self.done.view("uint32")[first // packed_bytes.EACH] = packed_bytes.pack(values)
+        four = range(first, first + packed_bytes.EACH)
+        totals, given = [self.value[i] for i in four], [self._given(i) for i in four]
+        self.done.view("uint32")[first // packed_bytes.EACH] = packed_results(self.w, totals, given)
 
     def _places(self, m: Index, k: Index) -> tuple[Index, Index]:
         """The elements of y and of the residual that are channel k of row m."""

@@ -18,9 +18,9 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from intrinsics import wgmma
-from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import RESIDUAL
-from schedules.expressions.compute import before_rounding, finished
+from schedules.expressions.compute import finished
+from schedules.expressions.packed_results import packed_results
 from schedules.families.wgmma.tensor_store import TensorStore
 from schedules.threads import packed_bytes
 from schedules.threads.control import unrolled
@@ -66,18 +66,14 @@ class AdjacentStore(TensorStore):
     def _pack(self, held: Registers, totals: list[Expr], given: list[dict[str, Expr]]) -> None:
         """The results of adjacent columns to packed registers."""
         w = self.plan.w
-        both = list(zip(totals, given, strict=True))
         if not self.plan.stored.integer:
             elements = held.view(w.precision.result)
+            both = zip(totals, given, strict=True)
             done = [keep("done", finished(w, *one)) for one in both]
             for e in range(QUAD):
                 elements[e] = done[e]
             return
-        values = [
-            packed_bytes.rounded(before_rounding(w, total, own), own.get(RESULT_ZERO))
-            for total, own in both
-        ]
-        held[0] = packed_bytes.pack(values)
+        held[0] = packed_results(w, totals, given)
 
     def _place(self, pair: Expr) -> tuple[Expr, Expr]:
         """Row of a piece and its 32-bit word, where a lane's columns of 16 begin."""

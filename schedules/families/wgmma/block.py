@@ -37,17 +37,9 @@ class Block:
         """Number of the thread in its warpgroup."""
         return self.thread.in_warpgroup
 
-    @contextmanager
-    def tiles(self) -> Iterator[tuple[Expr, Expr]]:
-        """A loop over the block's tiles; gives the tile's first row and column."""
-        plan, config = self.plan, self.plan.config
-        tile = Variable("tile", self.thread.block // config.split)
-        with repeat(tile.value < plan.tiles):
-            yield (
-                tile.value // plan.tiles_k * config.rows,
-                tile.value % plan.tiles_k * config.columns,
-            )
-            tile.set(tile.value + self.launch.blocks // config.split)
+    def tiles(self) -> Tiles:
+        """The tiles of the block, from its first one on."""
+        return Tiles(self)
 
     def first_step(self) -> Expr:
         """The step of the reduction with which the block begins."""
@@ -72,3 +64,32 @@ class Block:
             with vectorized(4) as e:
                 found[name][e] = self.operands[name][quad * 4 + e]
         return found
+
+
+class Tiles:
+    """The tiles of a block, one after another; a variable of the thread counts them."""
+
+    def __init__(self, block: Block) -> None:
+        self._plan = block.plan
+        self._stride = block.launch.blocks // block.plan.config.split
+        self._tile = Variable("tile", block.thread.block // block.plan.config.split)
+
+    @contextmanager
+    def each(self) -> Iterator[tuple[Expr, Expr]]:
+        """A loop over the tiles; gives the place of the one in turn."""
+        with repeat(self.exists()):
+            yield self.place()
+            self._tile.set(self._number(1))
+
+    def exists(self, ahead: Index = 0) -> Expr:
+        """True where a tile comes so many after the one in turn."""
+        return self._number(ahead) < self._plan.tiles
+
+    def place(self, ahead: Index = 0) -> tuple[Expr, Expr]:
+        """First row and first column of that tile."""
+        number, config = self._number(ahead), self._plan.config
+        across = self._plan.tiles_k
+        return number // across * config.rows, number % across * config.columns
+
+    def _number(self, ahead: Index) -> Expr:
+        return self._tile.value + ahead * self._stride

@@ -19,11 +19,11 @@ from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from intrinsics import dtypes, wgmma
-from schedules.conv.precision import RESULT_ZERO
 from schedules.conv.signature import RESIDUAL
 from schedules.conv.workload import ceil_div
 from schedules.expressions.backend import access_elements, vector_width
-from schedules.expressions.compute import before_rounding, finished
+from schedules.expressions.compute import finished
+from schedules.expressions.packed_results import packed_results
 from schedules.families.wgmma.block import Block
 from schedules.threads import packed_bytes, ptx
 from schedules.threads.control import grid, serial, unrolled, vectorized, when
@@ -50,8 +50,11 @@ class ClusterStore:
         #: Registers of accumulators in shared memory, by their dtype there.
         self.integers = dtypes.get(w.precision.accumulator).integer
 
-    def begin(self, m: Expr, k: Expr) -> None:
+    def begin(self) -> None:
         """Nothing is loaded ahead."""
+
+    def begin_tile(self) -> None:
+        """Nor then."""
 
     def store(self, accumulators: Registers, m: Expr, k: Expr) -> None:
         """Stores the block's share. m: first row of the warpgroup's part. k: first column."""
@@ -174,14 +177,15 @@ class ClusterStore:
         w, each = self.plan.w, packed_bytes.EACH
         for i in range(self.width // each):
             channels = self.block.adjacent_channels(keep("quad", k // each + i))
-            values = []
-            for e in range(each):
-                given = {name: own[e] for name, own in channels.items()}
-                if residual is not None and self.plan.added.bytes == 1:
-                    held = residual.view("uint32")[i]
-                    given[RESIDUAL] = packed_bytes.unpack(held, e, self.plan.added.name)
-                elif residual is not None:
-                    given[RESIDUAL] = residual[i * each + e]
-                value = before_rounding(w, sums[i * each + e], given)
-                values.append(packed_bytes.rounded(value, given.get(RESULT_ZERO)))
-            words[i] = packed_bytes.pack(values)
+            given = [{name: own[e] for name, own in channels.items()} for e in range(each)]
+            if residual is not None:
+                for e in range(each):
+                    given[e][RESIDUAL] = self._residual(residual, i * each + e)
+            totals = [sums[i * each + e] for e in range(each)]
+            words[i] = packed_results(w, totals, given)
+
+    def _residual(self, held: Registers, e: int) -> Expr:
+        added, each = self.plan.added, packed_bytes.EACH
+        if added.bytes > 1:
+            return held[e]
+        return packed_bytes.unpack(held.view("uint32")[e // each], e % each, added.name)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from intrinsics import wgmma
-from schedules.machine.gpus import HOPPER
+from schedules.machine.gpus import HOPPER, SCHEDULERS
+from schedules.threads.launch import WARP
 
 #: Registers that a producer's thread keeps, and the most that a consumer's can have.
 PRODUCER_REGISTERS, MOST_REGISTERS = 24, 240
+#: Registers of a consumer's thread beside its accumulators: addresses, counters, one piece of the
+#: epilogue.
+OTHER_REGISTERS = 56
 
 
 @dataclass(frozen=True)
@@ -24,6 +28,9 @@ class WgmmaConfig:
     split: int = 1
     #: Blocks that a multiprocessor holds at once.
     resident: int = 1
+    #: Buffers of a consumer, in which pieces of its tile leave. With two the residual is loaded
+    #: into them as a tile begins; with more, ahead of that.
+    buffers: int = 2
 
     @property
     def rows(self) -> int:
@@ -36,10 +43,15 @@ class WgmmaConfig:
         return self.fragments * wgmma.M
 
     @property
+    def producers(self) -> int:
+        """Threads of the producer, of which one works: a warp, or a warpgroup if it has to give
+        registers away, which only whole warpgroups can."""
+        return wgmma.WARPGROUP if self.exchanges_registers else WARP
+
+    @property
     def threads(self) -> int:
-        """Threads of a block: the consumers' and those of the producer's warpgroup, of which one
-        works."""
-        return (self.warpgroups + 1) * wgmma.WARPGROUP
+        """Threads of a block: the consumers' and the producer's."""
+        return self.warpgroups * wgmma.WARPGROUP + self.producers
 
     @property
     def accumulators(self) -> int:
@@ -47,25 +59,32 @@ class WgmmaConfig:
         return self.fragments * self.columns // 2
 
     @property
-    def share(self) -> int:
-        """Registers that each thread of a block starts with."""
-        return HOPPER.registers // self.resident // self.threads // 8 * 8
+    def exchanges_registers(self) -> bool:
+        """True where an even share of the registers is too little for a consumer."""
+        return self.accumulators + OTHER_REGISTERS > self._share(WARP)
 
     @property
-    def exchanges_registers(self) -> bool:
-        """True where the consumers need registers of the producer's warpgroup."""
-        return self.accumulators > 64
+    def share(self) -> int:
+        """Registers that each thread of a block starts with."""
+        return self._share(self.producers)
+
+    def _share(self, producers: int) -> int:
+        # Each scheduler has a fourth of the registers, and its own warps.
+        warps = self.resident * (self.warpgroups * wgmma.WARPGROUP + producers) // WARP
+        share = HOPPER.registers // SCHEDULERS // -(-warps // SCHEDULERS) // WARP
+        return min(share // 8 * 8, MOST_REGISTERS)
 
     @property
     def registers(self) -> int:
         """Registers of a consumer thread: its share, and what the producer's warpgroup gives away
         if it needs more. Never more than there are: ``setmaxnreg`` would wait forever."""
         if not self.exchanges_registers:
-            return min(self.share, MOST_REGISTERS)
+            return self.share
         given = (self.share - PRODUCER_REGISTERS) // self.warpgroups // 8 * 8
         return min(self.share + given, MOST_REGISTERS)
 
     def __str__(self) -> str:
         text = f"{self.rows}x{self.columns}, {self.warpgroups} warpgroups, {self.stages} stages"
         text += f", split {self.split}" if self.split > 1 else ""
-        return text + (f", {self.resident} blocks" if self.resident > 1 else "")
+        text += f", {self.resident} blocks" if self.resident > 1 else ""
+        return text + (f", {self.buffers} buffers" if self.buffers > 2 else "")

@@ -13,7 +13,7 @@ from schedules.machine.hardware import Hardware
 #: Warp instructions of a consumer in a step, and for each of its accumulators in the epilogue; of
 #: integers as counted in the machine code, and more of them where there is a residual.
 STEP, ACCUMULATOR = 40, 8
-INTEGER, INTEGER_RESIDUAL = 7, 4
+INTEGER, INTEGER_RESIDUAL = 3, 3
 #: Clocks until barriers and tensor maps are ready; until a copy of the engine's is there while all
 #: multiprocessors copy.
 BEGIN, COPY = 1500, 1400

@@ -92,7 +92,7 @@ def _initialise(block: Block) -> None:
     residual = block.shared.array("residual")
     with when(block.thread.number == 0):
         block.pipeline.initialise()
-        with grid(block.plan.config.warpgroups, 2) as index:
+        with grid(block.plan.config.warpgroups, block.plan.config.buffers) as index:
             ptx.mbarrier_init(residual.pointer(*index), 1)
         ptx.fence_proxy()
     ptx.block_sync()
@@ -105,7 +105,7 @@ def _produce(block: Block) -> None:
     """One thread: keeps the stages full."""
     plan, w = block.plan, block.plan.w
     producer = block.pipeline.producer()
-    with block.tiles() as (first_row, first_column):
+    with block.tiles().each() as (first_row, first_column):
         m, k = keep("m", first_row), keep("k", first_column)
         image = keep("image", m // (w.p * w.q))
         row = keep("row", m // w.q % w.p * w.stride[0] - w.padding[0])
@@ -175,13 +175,15 @@ def _consume(block: Block) -> None:
     )
     consumer = block.pipeline.consumer(block.lane)
     stores = AdjacentStore if plan.adjacent else TensorStore
-    store = ClusterStore(block) if plan.clustered else stores(block)
+    tiles = block.tiles()
+    store = ClusterStore(block) if plan.clustered else stores(block, tiles)
     integers = dtypes.get(plan.w.precision.accumulator).integer
     registers = accumulators.view("uint32") if integers else accumulators
-    with block.tiles() as (first_row, first_column):
+    store.begin()
+    with tiles.each() as (first_row, first_column):
         m = keep("m", first_row + block.group * config.group_rows)
         k = keep("k", first_column)
-        store.begin(m, k)
+        store.begin_tile()
         with serial(block.steps(block.first_step())) as i:
             consumer.wait()
             _multiply(block, consumer, registers, i)

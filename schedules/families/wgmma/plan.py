@@ -201,8 +201,8 @@ class Plan:
     def memory(self) -> SharedLayout:
         """Shared memory of a block: stages, what a tile leaves through, mbarriers.
 
-        Persistent blocks have two buffers for each consumer, in which pieces of its tile leave
-        while the next stages arrive. Clustered blocks have one tile: accumulators lie over stages.
+        Persistent blocks have buffers for each consumer, in which pieces of its tile leave while
+        the next stages arrive. Clustered blocks have one tile: accumulators lie over stages.
         """
         config, dtype = self.config, self.operand.name
         multiplied = dtypes.get(self.w.precision.operands[1]).stored
@@ -210,11 +210,12 @@ class Plan:
         weights = Part("weights", multiplied, (config.stages, config.columns, self.depth))
         pad = ADJACENT_PAD if self.adjacent else ACCUMULATORS_PAD
         tile = (config.rows, config.columns + pad)
-        buffers = (config.warpgroups, 2, wgmma.M, self.piece)
+        buffers = (config.warpgroups, config.buffers)
+        piece = (*buffers, wgmma.M, self.piece)
         leaves = (
             Part("accumulators", self.w.precision.accumulator, tile, over="pixels")
             if self.clustered
-            else Part("pieces", self.stored.name, buffers, align=SWIZZLE_ALIGNMENT)
+            else Part("pieces", self.stored.name, piece, align=SWIZZLE_ALIGNMENT)
         )
         return SharedLayout(
             pixels,
@@ -222,7 +223,7 @@ class Plan:
             leaves,
             Part("full", BARRIER, (config.stages,)),
             Part("empty", BARRIER, (config.stages,), align=8),
-            Part("residual", BARRIER, (config.warpgroups, 2), align=8),
+            Part("residual", BARRIER, buffers, align=8),
         )
 
     @property

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 from intrinsics import wgmma
 from schedules.conv.workload import ConvWorkload, ceil_div, round_up
 from schedules.errors import ConfigError, passes, require_none
-from schedules.families.wgmma.config import WgmmaConfig
+from schedules.families.wgmma.config import OTHER_REGISTERS, WgmmaConfig
 from schedules.families.wgmma.plan import Plan
 from schedules.machine.hardware import Hardware
 
-#: Registers of a thread beside its accumulators: addresses, counters, one piece of the epilogue.
-OTHER_REGISTERS = 56
 #: What ptxas wants beside one instruction's accumulators (its error C7602), of the share that a
 #: thread starts with, whatever it asks for later.
 REGISTERS_OF_ONE = 26
@@ -22,14 +21,16 @@ REGISTERS_OF_ONE = 26
 ROWS = ((1, 1), (2, 1), (3, 1), (1, 2), (2, 2))
 STAGES = (4, 6, 8, 3)
 SPLITS = (1, 2, 4, 8)
-RESIDENT = (1, 2)
+RESIDENT = (1, 2, 3)
+#: Buffers worth trying where there is a residual, of blocks that share a multiprocessor and others.
+SHARING, ALONE = (3, 2), (4, 2)
 
 
 def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
     """Raises `ConfigError` that lists every rule of workload or hardware that `config` breaks."""
     knobs = (config.warpgroups, config.fragments, config.stages, config.split, config.resident)
-    if min(*knobs, config.columns) < 1:
-        raise ConfigError(f"{config}: every knob is at least 1")
+    if min(*knobs, config.columns) < 1 or config.buffers < 2:
+        raise ConfigError(f"{config}: every knob is at least 1, and buffers 2")
     plan, problems = Plan(w, config), []
     if config.columns % 16 or config.columns > wgmma.MAX_N:
         problems.append(f"{config.columns} columns, the instruction has 16, 32, ... {wgmma.MAX_N}")
@@ -64,10 +65,14 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[WgmmaConfig]:
         ROWS, columns_worth(w.k), STAGES, SPLITS, RESIDENT
     ):
         config = WgmmaConfig(groups, fragments, columns, stages, split, resident)
-        if split > 1 and (resident > 1 or Plan(w, config).tiles * split > most):
+        plan = Plan(w, config)
+        if split > 1 and (resident > 1 or plan.tiles * split > most):
             continue
-        if fits(w, config, hardware):
-            yield config
+        loads = w.epilogue.residual and not plan.clustered
+        for buffers in (SHARING if resident > 1 else ALONE) if loads else (2,):
+            one = replace(config, buffers=buffers)
+            if fits(w, one, hardware):
+                yield one
 
 
 def columns_worth(k: int) -> list[int]:

@@ -143,6 +143,10 @@ inline void fma_sat(float& d, float a, float b, float c) {
   d = x > 0 ? (x < 1 ? x : 1) : 0;
 }
 inline void mul_rn(float& d, float a, float b) { d = a * b; }
+// Saturates; NaN becomes 0.
+inline void cvt_rni(int32_t& d, float a) {
+  d = a != a ? 0 : a >= 0x1p31f ? INT32_MAX : a < -0x1p31f ? INT32_MIN : int32_t(__builtin_rintf(a));
+}
 template <class Byte>
 inline uint32_t saturated(int32_t x) {
   constexpr int32_t least = Byte(-1) < 0 ? -128 : 0, most = least + 255;

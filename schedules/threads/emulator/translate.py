@@ -51,6 +51,7 @@ INSTRUCTIONS = {
     r"dp4a\.u32\.s32": "dp4a<uint8_t>(",
     r"fma\.rn\.sat\.f32": "fma_sat(",
     r"mul\.rn\.f32": "mul_rn(",
+    r"cvt\.rni\.s32\.f32": "cvt_rni(",
     r"cvt\.pack\.sat\.([su]8)\.s32\.b32": "cvt_pack<{0}>(",
     r"cvt\.rn\.(f16)x2\.f32": "pair_of<{0}>(",
     # asynchronous copies

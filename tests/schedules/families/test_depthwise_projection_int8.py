@@ -19,11 +19,7 @@ from schedules.conv.precision import INT8, RESIDUAL_SCALE, RESULT_ZERO, SCALE, P
 from schedules.conv.signature import CHANNEL
 from schedules.conv.workload import Activation, ConvWorkload, Epilogue
 from schedules.families.depthwise_projection.plan import Plan
-from schedules.families.depthwise_projection.prologue import (
-    Between,
-    pack_prologue,
-    prologue_shape,
-)
+from schedules.families.depthwise_projection.prologue import pack_prologue, prologue_shape
 from schedules.families.depthwise_projection.space import problems
 from schedules.family import Reject
 from schedules.machine.cost import conv_floor, moved_bytes
@@ -176,7 +172,6 @@ def test_with_scales_that_are_powers_of_two_it_is_exact(
              epilogue=epilogue),
         x, between, result, (SCALE, RESIDUAL_SCALE, RESULT_ZERO), zeros,
     )  # fmt: skip
-    assert (Between.of(w.apart[0]) is None) == limited
     rng = np.random.default_rng(5)
     drawn = Tensors.random(w)
     assert drawn.first is not None
@@ -276,23 +271,6 @@ def test_the_prologue_as_one_operand() -> None:
     for number, values in enumerate(named):
         assert values is not None
         np.testing.assert_array_equal(constants[:, number].reshape(-1), values)
-
-
-@pytest.mark.parametrize(
-    ("result", "low", "range"), [("uint8", 0, 256), ("int8", -128, 256), ("relu", 0, 128)]
-)
-def test_constants_of_what_is_only_limited(result: str, low: int, range: int) -> None:
-    """A factor and what is added, which take the limits to 0 and 1."""
-    relu = Epilogue(True, activation=Activation("relu"))
-    w = pair((1, 9, 9, 32), 16, 3, 3, first=relu if result == "relu" else BIAS)
-    result = "int8" if result == "relu" else result
-    (first, _) = quantised_pair(w, "uint8", result, "int8").apart
-    tensors = Tensors.random(first)
-    assert tensors.bias is not None
-    constants = np.ascontiguousarray(pack_prologue(first, tensors.given)[:, 64:]).view(CHANNEL)
-    factor, shift = constants.reshape(8, 2, 4).transpose(1, 0, 2).reshape(2, 32)
-    np.testing.assert_array_equal(factor, tensors.scales[SCALE] / range)
-    np.testing.assert_array_equal(shift, (tensors.bias.astype("d") - low).astype("f") / range)
 
 
 # ---------------------------------------------------------------- the choice

@@ -33,6 +33,12 @@ SILU_LAST = Epilogue(True, True, activation=Activation("silu"), residual_last=Tr
 ODD = {
     # Three pieces a tile, two tiles a block: which buffer is next changes from tile to tile.
     "tile after tile": (replace(W, c=8, k=480, epilogue=FUSED), WgmmaConfig(1, 1, 48, 4)),
+    "residual ahead of its tile": (
+        replace(W, c=8, k=480, epilogue=FUSED), WgmmaConfig(1, 1, 48, 4, buffers=3),
+    ),
+    "residual ahead of two pieces": (
+        replace(W, c=8, k=480, epilogue=FUSED), WgmmaConfig(1, 1, 32, 4, buffers=4),
+    ),
     "tile after tile, one stage too few": (
         ConvWorkload(9, 14, 14, 24, 336, 1, 1, epilogue=PRELU), WgmmaConfig(1, 1, 32, 3),
     ),
@@ -97,7 +103,7 @@ def test_it_gives_what_onnxruntime_gives(name: str) -> None:
 
 
 def test_some_blocks_take_tile_after_tile() -> None:
-    for name in ("tile after tile", "tile after tile, one stage too few"):
+    for name in ("tile after tile", "residual ahead of its tile"):
         plan = Plan(*ODD[name])
         assert plan.tiles > plan.grid(HOPPER), name
 
@@ -127,6 +133,8 @@ def test_space(seed: int) -> None:
 # Three pieces of two buffers.
 PIECES = (replace(SMALL, epilogue=replace(FUSED, residual=False)), WgmmaConfig(2, 1, 96, 3))
 RESIDUAL = (SMALL, WgmmaConfig(2, 1, 96, 3))
+# Of six pieces three are loaded while others are finished.
+AHEAD = (SMALL, WgmmaConfig(1, 2, 96, 3, buffers=4))
 SPLIT = (SMALL, WgmmaConfig(1, 1, 64, 3, 2))
 
 
@@ -153,6 +161,10 @@ BROKEN = {
         "finite|no fence has shown"),
     "residual not waited for": (RESIDUAL, r"\w+_mbarrier_wait\(.*arrived.*\n", ";\n",
         "finite|more arrive|has started"),
+    "residual ahead not waited for": (AHEAD, r"\w+_mbarrier_wait\(.*arrived.*\n", ";\n",
+        "finite|more arrive|has started"),
+    "residual loaded over what is not stored": (AHEAD, r"\w+wait_group_read_1\(\);", ";",
+        "off|finite"),
     "cluster does not wait": (SPLIT, r"\w+_cluster_(arrive|wait)_aligned\(\);", ";",
         "finite|has ended"),
 }  # fmt: skip

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tvm.tirx.script import builder as T
 
-from schedules.threads import byte_products, emulator
+from schedules.threads import byte_products, emulator, packed_bytes
 from tests.schedules.threads.test_packed_bytes import run
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason="no g++")
@@ -87,7 +87,7 @@ def test_saturated(dtype: str) -> None:
 
     def body(thread: Any, x: Any, y: Any) -> None:
         four = [x[thread * 4 + i] for i in range(4)]
-        T.buffer_store(y, byte_products.saturated(four, dtype), [thread])
+        T.buffer_store(y, packed_bytes.saturated(four, dtype), [thread])
 
     got = run({"x": x}, np.zeros(3, np.uint32), body).view(dtype)
     limits = np.iinfo(dtype)

@@ -1,4 +1,4 @@
-"""Bytes in registers, by additions of fp32: against NumPy, in the emulator."""
+"""Bytes in registers: against NumPy, in the emulator."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tvm.tirx.script import builder as T
 from schedules.conv.activations import Activation
 from schedules.conv.precision import RESULT_ZERO, Precision
 from schedules.conv.workload import ConvWorkload, Epilogue
-from schedules.expressions.compute import before_rounding
+from schedules.expressions.packed_results import packed_results
 from schedules.threads import emulator, packed_bytes
 from tvmconv.compiler import toolchain
 
@@ -65,11 +65,8 @@ def test_what_is_packed_is_what_quantising_gives(result: str, kind: str, zero: i
 
     def body(thread: Any, x: Any, y: Any) -> None:
         given = {} if zero is None else {RESULT_ZERO: tirx.const(float(zero), "float32")}
-        values = [
-            packed_bytes.rounded(before_rounding(w, x[thread, i], given), given.get(RESULT_ZERO))
-            for i in range(4)
-        ]
-        T.buffer_store(y, packed_bytes.pack(values), [thread])
+        packed = packed_results(w, [x[thread, i] for i in range(4)], [given] * 4)
+        T.buffer_store(y, packed, [thread])
 
     got = run({"x": sums}, np.zeros(602, np.uint32), body).view(result).reshape(-1, 4)
     limits = np.iinfo(result)

@@ -8,39 +8,34 @@ import numpy as np
 import pytest
 from tvm.tirx.script import builder as T
 
-from schedules.threads import emulator, packed_integers
+from schedules.threads import emulator, packed_integers, ptx
 from schedules.threads.registers import Registers
 from tests.schedules.threads.test_packed_bytes import run
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason="no g++")
-BOUNDS = {"none": None, "relu": (0.0, np.finfo(np.float32).max), "clip": (-20.75, 90.5)}
 
 
-@pytest.mark.parametrize("zero", [None, 3, -128, 255])
 @pytest.mark.parametrize("dtype", ["int8", "uint8"])
-@pytest.mark.parametrize("kind", BOUNDS)
-def test_what_is_joined_is_what_quantising_gives(dtype: str, kind: str, zero: int | None) -> None:
-    """Ties, what saturates, what fp16 rounds, and infinities."""
-    bounds, limits = BOUNDS[kind], np.iinfo(dtype)
-    fine = np.arange(-1200, 1200, dtype=np.float32) / 4
-    far = [-3e9, -1e7, 8388609, 1e20, -np.inf, np.inf, -0.0, 2049, -4097.5, 65519, 65520, -7e4]
-    values = np.resize(np.concatenate([fine, np.float32(far)]), (603, 4))
+def test_the_larger_of_two_bytes(dtype: str) -> None:
+    """Every byte with every other, and with the least, which is what begins a window."""
+    a, b = np.indices((256, 256)).reshape(2, -1, 4).astype(np.uint8)
 
-    def body(thread: Any, x: Any, y: Any) -> None:
-        pairs = Registers.array("pairs", (2,), "uint32")
-        zeros = Registers.array("zeros", (4,), "float16")
-        for i in range(2):
-            pairs[i] = packed_integers.nearest(*(x[thread, 2 * i + low] for low in range(2)))
-        added = None
-        if zero is not None:
-            for i in range(4):
-                zeros[i] = T.float16(zero)
-            added = [zeros.view("uint32")[i] for i in range(2)]
-        both = [pairs[i] for i in range(2)]
-        packed_integers.limit(both, dtype, bounds, added)
-        T.buffer_store(y, packed_integers.join(both), [thread])
+    def body(thread: Any, a: Any, b: Any, y: Any) -> None:
+        for column, first in enumerate((a[thread], None)):
+            larger = Registers.array("larger", (packed_integers.PAIRS,), "uint32")
+            for i, other in enumerate(packed_integers.split(b[thread], dtype)):
+                begin = T.uint32(packed_integers.LEAST)
+                larger[i] = begin if first is None else packed_integers.split(first, dtype)[i]
+                ptx.maximum_of_pairs(larger[i], other, packed_integers.ELEMENT)
+            pairs = [larger[i] for i in range(packed_integers.PAIRS)]
+            T.buffer_store(y, packed_integers.join(pairs, dtype), [thread, column])
 
-    got = run({"x": values}, np.zeros(len(values), np.uint32), body).view(dtype).reshape(-1, 4)
-    wide = values.astype(np.float64)
-    rounded = np.rint(wide if bounds is None else np.clip(wide, *bounds)) + (zero or 0)
-    np.testing.assert_array_equal(got, np.clip(rounded, limits.min, limits.max))
+    words = {"a": a.view(np.uint32).ravel(), "b": b.view(np.uint32).ravel()}
+    got = np.concatenate(
+        [
+            run({n: one[i : i + 512] for n, one in words.items()}, np.zeros((512, 2), "u4"), body)
+            for i in range(0, len(words["a"]), 512)
+        ]
+    ).view(dtype).reshape(-1, 2, 4)  # fmt: skip
+    np.testing.assert_array_equal(got[:, 0], np.maximum(a.view(dtype), b.view(dtype)))
+    np.testing.assert_array_equal(got[:, 1], b.view(dtype))

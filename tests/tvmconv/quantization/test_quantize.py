@@ -186,3 +186,26 @@ def test_a_network_whose_shapes_cannot_be_inferred_is_quantised_and_built() -> N
     model = downloaded(lambda: zoo.load("rapidocr_cls"))
     found = tvmconv.quantize(model, zoo.calibration("rapidocr_cls", 1, 1, zoo.drawings)).proto
     assert tvmconv.inspect(found, "llvm", batch=1).buildable
+
+
+def test_a_network_that_is_given_bytes_has_its_first_layer_in_int8() -> None:
+    model = residual_net("batch", 16, 32)
+    fed = feeds(model, 2)
+    without, found = (tvmconv.quantize(model, fed, bytes_in=given) for given in (False, True))
+    stem = found.report.layers[0].name
+    changed = {
+        before.name: after.decision
+        for before, after in zip(without.report.layers, found.report.layers, strict=True)
+        if before.decision != after.decision
+    }
+    assert changed == {stem: "int8"}
+    exe = tvmconv.build(found.proto, "llvm", batch=1, io_dtype="int8")
+    (spec,) = exe.inputs
+    assert str(spec.dtype) == "int8"
+    assert spec.scale
+    (feed,) = feeds(model, 1)
+    (x,) = feed.values()
+    numbers = np.clip(np.rint(x / np.float32(spec.scale)), -128, 127).astype(np.int8)
+    (want,) = ran(found.proto, feed)
+    np.testing.assert_allclose(exe(numbers), want, rtol=0, atol=np.abs(want).max() * 1e-2)
+    assert exe.report.convolutions[0].multiplies == "s8"
