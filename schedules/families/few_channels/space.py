@@ -17,7 +17,7 @@ from schedules.machine.hardware import Hardware
 #: Steps of the reduction up to which the arithmetic takes no time beside the copies.
 FEW_STEPS = 4
 #: Worth trying: blocks that a multiprocessor holds, persistent.
-RESIDENT = (2, 1, 3, 4)
+RESIDENT = (2, 1)
 
 
 def problems(w: ConvWorkload, config: FewChannelsConfig, hardware: Hardware) -> list[str]:
