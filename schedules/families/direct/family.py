@@ -150,7 +150,7 @@ class DirectFamily(Family):
         if hardware.kind == "cuda" and dtypes.get(w.precision.accumulator).integer:
             # TVM has no CUDA form of the vector of one integer that a product would take.
             weight = sch.cache_read(conv, 1, "local")
-            sch.compute_at(weight, c)
+            sch.compute_at(weight, c, preserve_unit_loops=True)
             sch.vectorize(sch.get_loops(weight)[-1])
             sch.unroll(lane)
         else:
