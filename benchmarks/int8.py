@@ -177,6 +177,23 @@ def _with_integer_kernels(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> O
     return dict(zip(names, session.run(names, dict(feeds)), strict=True))
 
 
+def markdown(document: Mapping[str, Any]) -> str:
+    """Returns the table of a page of what ``bench --int8`` wrote as JSON, timed networks alone."""
+    rows = [
+        "| network | batch | fp16, ms | int8, ms | times as fast | images/s | from onnxruntime |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for cell in document["cells"]:
+        found, fp16 = cell["int8"], cell["latency"]["compute"]["median_ms"]
+        ours = found["latency"]["compute"]["median_ms"]
+        error = max(one["relative_l2"] for one in found["comparison"]["outputs"])
+        rows.append(
+            f"| {cell['model']} | {cell['batch']} | {fp16:.3g} | {ours:.3g} | {fp16 / ours:.2f} "
+            f"| {cell['batch'] / ours * 1e3:,.0f} | {100 * error:.1f}% |"
+        )
+    return "\n".join(rows)
+
+
 HEADER = (
     *("network", "batch", "fp16 ms", "int8 ms", "int8 / fp16", "images/s", "in int8"),
     *("from onnxruntime", "bound", "from float", "onnxruntime's", "first class"),

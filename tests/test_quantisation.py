@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 
-from benchmarks import accuracy
+from benchmarks import accuracy, int8
 from tests.support.calibrated import feeds
 from tests.support.models import residual_net
 from tests.support.shell import Command
@@ -57,6 +58,17 @@ def test_methods_and_files_are_there() -> None:
     assert tuple(listed) == METHODS
     linked = re.findall(r"\]\(([^)#]+)\)", PAGE)
     assert all((ROOT / "docs" / path).exists() for path in linked)
+
+
+def test_figures_on_a_gpu_are_those_of_the_recorded_run() -> None:
+    (path,) = set(re.findall(r"\(\.\./(benchmarks/results/h200/[^)]+)\)", PAGE))
+    document = json.loads((ROOT / path).read_text())
+    told = PAGE[PAGE.index("<!-- int8 on an H200 -->") : PAGE.index("<!-- end of int8 on")]
+    assert told.partition("\n")[2].strip() == int8.markdown(document)
+    assert f"reached {document['int_mm']['tops']:.0f} TOP/s" in PAGE
+    for cell in document["cells"]:
+        found = cell["int8"]
+        assert found["comparison"]["outputs"][0]["relative_l2"] <= found["bound"] < 0.155
 
 
 def test_figures_are_those_of_the_recorded_run() -> None:
