@@ -20,8 +20,15 @@ COMMON = (
 #: More optimisation would take longer than the kernels run.
 RUNTIME = ("-O1",)
 #: A kernel takes longer to compile than to run. Registers that were not written hold NaN. A
-#: thread's stack is 256 KiB (`fibers.h`).
-KERNEL = ("-O0", "-ftrivial-auto-var-init=pattern", "-Werror=frame-larger-than=196608")
+#: thread's stack is 256 KiB (`fibers.h`). What a vector is read from or written to has to be
+#: aligned, as on a GPU (`runtime.cpp`).
+KERNEL = (
+    "-O0",
+    "-fsanitize=alignment",
+    "-fno-sanitize-recover=alignment",
+    "-ftrivial-auto-var-init=pattern",
+    "-Werror=frame-larger-than=196608",
+)
 SOURCES = Path(__file__).parent
 
 

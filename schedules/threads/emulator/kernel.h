@@ -8,14 +8,14 @@
 typedef unsigned int uint;
 typedef unsigned char uchar;
 typedef unsigned short ushort;
-struct half2 { half x, y; };
-struct half4 { half x, y, z, w; };
-struct int2 { int x, y; };
-struct int4 { int x, y, z, w; };
-struct uint2 { uint x, y; };
-struct uint4 { uint x, y, z, w; };
-struct float2 { float x, y; };
-struct float4 { float x, y, z, w; };
+struct alignas(4) half2 { half x, y; };
+struct alignas(8) half4 { half x, y, z, w; };
+struct alignas(8) int2 { int x, y; };
+struct alignas(16) int4 { int x, y, z, w; };
+struct alignas(8) uint2 { uint x, y; };
+struct alignas(16) uint4 { uint x, y, z, w; };
+struct alignas(8) float2 { float x, y; };
+struct alignas(16) float4 { float x, y, z, w; };
 inline half2 make_half2(half x, half y) { return {x, y}; }
 inline half4 make_half4(half x, half y, half z, half w) { return {x, y, z, w}; }
 inline int2 make_int2(int x, int y) { return {x, y}; }

@@ -3,6 +3,11 @@
 #include "hopper.h"
 #include "warp.h"
 
+// g++ calls this, in place of its own library's, where a vector is accessed that is not aligned.
+extern "C" void __ubsan_handle_type_mismatch_v1_abort(void*, void*) {
+  emulator::fail("a vector is read or written where it is not aligned");
+}
+
 // Runs the kernel; gives what went wrong, or null.
 extern "C" const char* run(
     void (*kernel)(void**), void** arguments, const emulator::Launch* launch) {

@@ -173,6 +173,7 @@ def test_without_a_barrier_what_is_missing_is_nan() -> None:
         (BARRIER, "emulator::mbarrier_wait(1024, 0); __syncthreads();", "before it is initialised"),
         (BARRIER, "x_ptr[0] = 7; __syncthreads();", "an input was written to"),
         (BARRIER, "y_ptr[64] = 7; __syncthreads();", "something was written out of bounds"),
+        (BARRIER, "*(float2*)(y_ptr + 1) = {}; __syncthreads();", "where it is not aligned"),
         (BARRIER, "emulator::setmaxnreg(true, 512); __syncthreads();",
          "deadlock: 64 wait for registers"),
     ],
