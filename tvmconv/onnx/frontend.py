@@ -23,6 +23,7 @@ from tvmconv.errors import (
     first_line,
     last_line,
 )
+from tvmconv.onnx.empty import drop_empty_operands
 from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
 from tvmconv.onnx.model import drop_unread, infer_shapes, inputs, opset
@@ -149,7 +150,9 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     kept = [value for value in simple.graph.input if value.name in named]
     del simple.graph.input[:]
     simple.graph.input.extend(kept)
-    return infer_shapes(simple)
+    simple = infer_shapes(simple)
+    drop_empty_operands(simple.graph)
+    return simple
 
 
 def _not_taken(error: Exception) -> ModelError:
