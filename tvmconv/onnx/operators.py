@@ -320,6 +320,26 @@ def space_to_depth(
     return relax.op.reshape(by_channel, (n, c * size * size, rows, columns))
 
 
+def roi_align(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr:
+    """Imports a RoiAlign without moving its corners, which `tvmconv.passes.legalize.roi_align`
+    does; TVM moves them before it scales them."""
+    x, rois, images = inputs
+    default = b"half_pixel" if opset >= 16 else b"output_half_pixel"
+    image = builder.emit(relax.op.astype(relax.op.expand_dims(images, 1), str(rois.ty.dtype)))
+    return relax.op.vision.roi_align(
+        x,
+        builder.emit(relax.op.concat([image, rois], 1)),
+        pooled_size=(attributes.get("output_height", 1), attributes.get("output_width", 1)),
+        spatial_scale=attributes.get("spatial_scale", 1.0),
+        sample_ratio=attributes.get("sampling_ratio", 0),
+        aligned=attributes.get("coordinate_transformation_mode", default) == b"half_pixel",
+        layout="NCHW",
+        mode=attributes.get("mode", b"avg").decode(),
+    )
+
+
 #: Converters by operator, used in place of TVM's.
 OWN: dict[str, Callable[..., relax.Expr | None]] = {
     "BitShift": bit_shift,
@@ -339,6 +359,7 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
     "Pad": pad,
     "Pow": power,
     "QuantizeLinear": import_quantization.quantize,
+    "RoiAlign": roi_align,
     "Slice": slice_by_attributes,
     "Softplus": softplus,
     "SpaceToDepth": space_to_depth,
