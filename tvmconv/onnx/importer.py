@@ -14,6 +14,7 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from tvmconv.errors import ModelError
 from tvmconv.onnx import resize
 from tvmconv.onnx.operators import OWN
 
@@ -46,7 +47,27 @@ class Importer(onnx_frontend.ONNXGraphImporter):
                     # An Identity has the variable of the node before it.
                     nodes.setdefault(var.name, [node.name, _operator(values[var])])
         mod["main"] = mod["main"].with_attr(NODES, nodes)
+        self._check_shapes(graph)
         return mod
+
+    def _check_shapes(self, graph: onnx.GraphProto) -> None:
+        """Raises `ModelError` for a tensor of another shape than ONNX infers."""
+        inferred = {
+            value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+            for value in (*graph.value_info, *graph.output)
+            if value.type.tensor_type.HasField("shape")
+            and all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
+        }
+        for node in graph.node:
+            for output in node.output:
+                made = _shape(self._nodes.get(output))
+                if made is not None and made != inferred.get(output, made):
+                    raise ModelError(
+                        f"{node.op_type} {node.name!r} would give the shape {made}, "
+                        f"where ONNX infers {inferred[output]}",
+                        note=f"of its output {output!r}",
+                        hint="please report the model",
+                    )
 
     def _sanitize_name(self, name: str) -> str:
         """A unique identifier that is valid in C: kernels name their arguments by it."""
@@ -94,6 +115,16 @@ class Importer(onnx_frontend.ONNXGraphImporter):
             for one, dtype in ((factors, "float32"), (targets, "int64"))
         ]
         return super()._convert_operator("Resize", [x, None, *given], plain, 18)
+
+
+def _shape(value: relax.Expr | None) -> tuple[int, ...] | None:
+    """The dimensions of an imported tensor; None for what is no tensor, such as a sequence."""
+    if isinstance(value, relax.ShapeExpr):
+        return (len(value.values),)
+    ty = getattr(value, "ty", None)
+    if not isinstance(ty, relax.TensorType) or ty.shape is None:
+        return None
+    return tuple(int(size) for size in ty.shape)
 
 
 def _operator(value: relax.Expr) -> str:
