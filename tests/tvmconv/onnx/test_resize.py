@@ -52,6 +52,16 @@ def test_resize_by_scales_of_every_opset(opset: int) -> None:
     right(resize([1, 1, 2, 3], opset=opset), families=DIRECT)
 
 
+@pytest.mark.parametrize("size", [7, 8, 9, 10])
+def test_nearest_before_opset_11_by_any_scale(size: int) -> None:
+    """Rounded up along an axis that becomes smaller, down along one that becomes larger."""
+    models = {
+        f"{rows} and {columns}": resize([1, 1, rows, columns], opset=10, size=size)
+        for rows, columns in [(0.6, 0.7), (0.5, 1.7), (1.3, 0.4), (2.5, 1)]
+    }
+    all_right(models, families=DIRECT)
+
+
 @pytest.mark.parametrize("opset", [11, 13])
 def test_resize_to_sizes(opset: int) -> None:
     right(resize(sizes=[1, 8, 14, 21], opset=opset), families=DIRECT)
