@@ -8,11 +8,11 @@ onnx__AveragePool.html.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tvm import relax
 
-from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx.import_convs import Attributes, sizes_of
 
 
@@ -27,18 +27,12 @@ def pool(operator: str) -> Callable[..., relax.Expr]:
         how = Attributes.read(attributes, sizes, taps, transposed=False)
         pads, ceil = how.pads, bool(attributes.get("ceil_mode", 0))
         counted = bool(attributes.get("count_include_pad", 0))
-        if ceil and opset < 22 and _reached(how, sizes, taps, 21) != _reached(how, sizes, taps, 22):
-            raise UnsupportedOperatorError(
-                f"{operator} with ceil_mode, whose last window would start in the pad after the "
-                f"image, can't be built before opset 22 (the model is of opset {opset})",
-                note="ONNX counts that window until then, onnxruntime never does",
-                hint="export it for opset 22, or with ceil_mode=0 and explicit pads",
-            )
+        reached = _reached(how, sizes, taps)
         if ceil and not counted:
-            pads, ceil = _reached(how, sizes, taps, opset), False
+            pads, ceil = reached.pads, False
         elif ceil:
             # TVM tells pads, which are counted, from what lies beyond them, which is not.
-            ceil = _reached(how, sizes, taps, 21) == _reached(how, sizes, taps, 22)
+            ceil = not reached.short
         op = getattr(relax.op.nn, f"{kind}{len(sizes)}d")
         padding = [one[0] for one in pads] + [one[1] for one in pads]
         strides, dilations = list(how.strides), list(how.dilations)
@@ -47,19 +41,26 @@ def pool(operator: str) -> Callable[..., relax.Expr]:
     return pooled
 
 
-def _reached(
-    how: Attributes, sizes: Sequence[int], taps: Sequence[int], opset: int
-) -> tuple[tuple[int, int], ...]:
-    """Pads that end with the last window of ceil_mode. From opset 22 on no window starts in the pad
-    after the image."""
-    pads = []
+@dataclass(frozen=True)
+class _Reached:
+    """Pads that end with the last window of ceil_mode.
+
+    short: along some axis a window is left out, as it would start in the pad after the image.
+    """
+
+    pads: tuple[tuple[int, int], ...]
+    short: bool
+
+
+def _reached(how: Attributes, sizes: Sequence[int], taps: Sequence[int]) -> _Reached:
+    pads, short = [], False
     for size, count, stride, dilation, (before, after) in zip(
         sizes, taps, how.strides, how.dilations, how.pads, strict=True
     ):
         span = (count - 1) * dilation + 1
         windows = -((span - size - before - after) // stride) + 1
-        if opset >= 22 and (windows - 1) * stride >= size + before:
-            windows -= 1
+        if (windows - 1) * stride >= size + before:
+            windows, short = windows - 1, True
         reach = (windows - 1) * stride + span
         pads.append((before, max(reach - size - before, 0)))
-    return tuple(pads)
+    return _Reached(tuple(pads), short)

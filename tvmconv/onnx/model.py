@@ -19,6 +19,7 @@ from onnx import helper, numpy_helper, shape_inference
 from tvmconv.errors import ModelError, ShapeError, first_line
 from tvmconv.onnx.file import check_size, content, load_external
 from tvmconv.onnx.forms import one_form
+from tvmconv.onnx.runtime_shapes import corrections, pinned
 from tvmconv.specs import TensorSpec
 
 #: A path, the bytes of a file, or a proto.
@@ -284,6 +285,22 @@ def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
     del proto.graph.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
+    inferred = _inferred(proto)
+    pins: dict[str, list[int]] = {}
+    while wrong := corrections(inferred):
+        pins |= wrong
+        seen = _inferred(pinned(proto, pins)).graph
+        for kept, new in (
+            (inferred.graph.value_info, seen.value_info),
+            (inferred.graph.output, seen.output),
+        ):
+            del kept[:]
+            kept.extend(new)
+    return inferred
+
+
+def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every shape that ONNX infers. Raises `ShapeError`."""
     _type_outputs(proto)
     try:
         inferred = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)

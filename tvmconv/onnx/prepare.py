@@ -88,7 +88,9 @@ def prepare(
         if not missing:
             fed = feed_numbers(graphs[i].original, numbers)
             simple = sink(frontend.simplify(frontend.widen(fed)))
-            graphs[i] = replace(graphs[i], simple=simple)
+            # Constants are folded by now, so that all shapes are known.
+            made = form.outputs(specs(simple.graph.output))
+            graphs[i] = replace(graphs[i], simple=simple, outputs=made)
             missing = unsupported(simple, folded=True)
     if is_buckets(batch) and not missing:
         require_independent(proto, batch, shapes)
