@@ -1155,4 +1155,28 @@ FAULTS: tuple[Fault, ...] = (
             "right_shape_too",
         ),
     ),
+    Fault(
+        "a scale is broadcast along the first axes",
+        "ONNX import",
+        "tvmconv/onnx/import_normalization.py",
+        "numbers = factor.value.numpy().reshape(shape)",
+        "numbers = np.resize(factor.value.numpy(), normalized)",
+        (
+            "tests/tvmconv/onnx/test_normalization.py",
+            "-k",
+            "broadcast",
+        ),
+    ),
+    Fault(
+        "group normalization is left to TVM",
+        "ONNX import",
+        "tvmconv/onnx/forms.py",
+        '    "GroupNormalization",\n',
+        "",
+        (
+            "tests/tvmconv/onnx/test_normalization.py",
+            "-k",
+            "group",
+        ),
+    ),
 )
