@@ -1179,4 +1179,20 @@ FAULTS: tuple[Fault, ...] = (
             "group",
         ),
     ),
+    Fault(
+        "the other branch of an If",
+        "ONNX import",
+        "tvmconv/onnx/branches.py",
+        '"then_branch" if condition else "else_branch"',
+        '"else_branch" if condition else "then_branch"',
+        ("tests/tvmconv/onnx/test_branches.py",),
+    ),
+    Fault(
+        "names inside of branches are kept",
+        "ONNX import",
+        "tvmconv/onnx/branches.py",
+        "        renamed[name] = new",
+        "        renamed[name] = name",
+        ("tests/tvmconv/onnx/test_branches.py",),
+    ),
 )

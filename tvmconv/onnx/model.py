@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper, shape_inference
 
 from tvmconv.errors import ModelError, ShapeError, first_line
+from tvmconv.onnx.branches import has_branches, take_known_branches
 from tvmconv.onnx.file import check_size, content, load_external
 from tvmconv.onnx.forms import one_form
 from tvmconv.onnx.runtime_shapes import corrections, pinned
@@ -101,15 +102,20 @@ def _check(proto: onnx.ModelProto) -> None:
             note=first_line(error),
             hint="export it anew; onnx.checker.check_model says more",
         ) from error
-    if untyped:
-        raise ModelError(
-            f"output {untyped[0].name!r} has no shape, and none can be inferred",
-            hint="name the shape of every output in the model",
-        )
+    # The shape of what an If gives may follow from the branch that is taken.
+    if untyped and not has_branches(proto.graph):
+        raise _no_shape(untyped[0])
     if not proto.graph.output:
         raise ModelError(
             "the ONNX model has no outputs", hint="export it with what it should compute"
         )
+
+
+def _no_shape(output: onnx.ValueInfoProto) -> ModelError:
+    return ModelError(
+        f"output {output.name!r} has no shape, and none can be inferred",
+        hint="name the shape of every output in the model",
+    )
 
 
 def opset(proto: onnx.ModelProto) -> int:
@@ -141,7 +147,8 @@ def fix_shapes(
     """Makes every dimension a number.
 
     batch: fills the first dimension of every input, if it is open. shapes: whole shapes by input.
-    Raises `ShapeError` that lists the dimensions left open, or names a shape that does not fit.
+    An If that they decide is replaced by the branch that is taken. Raises `ShapeError` that lists
+    the dimensions left open, or names a shape that does not fit.
     """
     given = _checked_arguments(batch, shapes)
     fixed = onnx.ModelProto()
@@ -164,7 +171,13 @@ def fix_shapes(
             else "",
             hint="give batch=1, or shapes={'" + names[0] + "': (1, 3, 224, 224)}",
         )
-    return infer_shapes(fixed)
+    fixed = infer_shapes(fixed)
+    while has_branches(fixed.graph) and take_known_branches(fixed):
+        fixed = infer_shapes(one_form(fixed))  # of what is in the branch, too
+    untyped = [one for one in fixed.graph.output if not one.type.tensor_type.HasField("shape")]
+    if untyped and not has_branches(fixed.graph):
+        raise _no_shape(untyped[0])
+    return fixed
 
 
 def _checked_arguments(batch: Any, shapes: Any) -> dict[str, tuple[int, ...]]:
@@ -251,7 +264,7 @@ def drop_unread(graph: onnx.GraphProto) -> None:
     needed = {output.name for output in graph.output}
     for node in reversed(graph.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(read_by(node))
     live = [node for node in graph.node if needed.intersection(node.output)]
     del graph.node[:]
     graph.node.extend(live)

@@ -15,6 +15,7 @@ import onnx
 from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
+from tvmconv.onnx.branches import has_branches
 from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
 from tvmconv.onnx.quantized.fed_numbers import Numbers, feed_numbers, find_numbers
 from tvmconv.onnx.quantized.inner_form import to_qdq
@@ -80,9 +81,13 @@ def prepare(
     proto = read(model)
     if quantization is not None:
         proto = with_sidecar(proto, quantization)
-    proto = to_qdq(proto)
-    numbers = find_numbers(proto, str(form.dtype)) if form.eight_bits else {}
-    graphs = [_graph(original, form, numbers) for original in at_batches(proto, batch, shapes)]
+    # What is in a branch is brought to one form when it is known that the branch is taken.
+    branches = has_branches(proto.graph)
+    proto = proto if branches else to_qdq(proto)
+    fixed = at_batches(proto, batch, shapes)
+    fixed = tuple(map(to_qdq, fixed)) if branches else fixed
+    numbers = find_numbers(fixed[-1], str(form.dtype)) if form.eight_bits else {}
+    graphs = [_graph(original, form, numbers) for original in fixed]
     missing = unsupported(graphs[-1].original)
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail
         if not missing:
