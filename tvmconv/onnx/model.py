@@ -91,7 +91,7 @@ def _check(proto: onnx.ModelProto) -> None:
                 hint="name the shape of every output in the model",
             ) from error
         _type_outputs(proto)
-    untyped = [one for one in proto.graph.output if not one.type.tensor_type.HasField("shape")]
+    untyped = without_shape(proto.graph.output)
     for output in untyped:
         output.type.tensor_type.shape.SetInParent()  # so that the checker looks at the rest
     try:
@@ -104,18 +104,24 @@ def _check(proto: onnx.ModelProto) -> None:
         ) from error
     # The shape of what an If gives may follow from the branch that is taken.
     if untyped and not has_branches(proto.graph):
-        raise _no_shape(untyped[0])
+        raise no_shape(untyped[0])
     if not proto.graph.output:
         raise ModelError(
             "the ONNX model has no outputs", hint="export it with what it should compute"
         )
 
 
-def _no_shape(output: onnx.ValueInfoProto) -> ModelError:
+def no_shape(output: onnx.ValueInfoProto) -> ModelError:
+    """The error of an output of which not even the rank is known."""
     return ModelError(
         f"output {output.name!r} has no shape, and none can be inferred",
         hint="name the shape of every output in the model",
     )
+
+
+def without_shape(values: Iterable[onnx.ValueInfoProto]) -> list[onnx.ValueInfoProto]:
+    """Those of `values` whose rank is not known."""
+    return [value for value in values if not value.type.tensor_type.HasField("shape")]
 
 
 def opset(proto: onnx.ModelProto) -> int:
@@ -174,9 +180,6 @@ def fix_shapes(
     fixed = infer_shapes(fixed)
     while has_branches(fixed.graph) and take_known_branches(fixed):
         fixed = infer_shapes(one_form(fixed))  # of what is in the branch, too
-    untyped = [one for one in fixed.graph.output if not one.type.tensor_type.HasField("shape")]
-    if untyped and not has_branches(fixed.graph):
-        raise _no_shape(untyped[0])
     return fixed
 
 

@@ -16,7 +16,7 @@ from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
 from tvmconv.onnx.branches import has_branches
-from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
+from tvmconv.onnx.model import Model, inputs, name_nodes, no_shape, read, specs, without_shape
 from tvmconv.onnx.quantized.fed_numbers import Numbers, feed_numbers, find_numbers
 from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.quantized.sink import sink
@@ -93,6 +93,8 @@ def prepare(
         if not missing:
             fed = feed_numbers(graphs[i].original, numbers)
             simple = sink(frontend.simplify(frontend.widen(fed)))
+            if untyped := without_shape(simple.graph.output):
+                raise no_shape(untyped[0])
             # Constants are folded by now, so that all shapes are known.
             made = form.outputs(specs(simple.graph.output))
             graphs[i] = replace(graphs[i], simple=simple, outputs=made)
