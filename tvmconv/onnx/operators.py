@@ -234,33 +234,6 @@ def softplus(
     return relax.op.add(relax.op.maximum(x, number(0)), builder.emit(log1p))
 
 
-def reduce_extreme(operator: str) -> Callable[..., relax.Expr | None]:
-    """Imports ReduceMax or ReduceMin so that infinities come out right.
-
-    TVM starts from the largest finite number, so halves of the values are reduced, then doubled.
-    """
-    reducer = {"ReduceMax": relax.op.max, "ReduceMin": relax.op.min}[operator]
-
-    def reduced(
-        builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
-    ) -> relax.Expr | None:
-        x = inputs[0]
-        dtype = str(x.ty.dtype)
-        if not dtype.startswith("float"):
-            return None
-        axes = attributes.get("axes")
-        if len(inputs) > 1 and inputs[1] is not None:
-            axes = [int(axis) for axis in inputs[1].value.numpy()]
-        if not axes and attributes.get("noop_with_empty_axes", 0):
-            return x
-        half = builder.emit(relax.op.multiply(x, relax.const(0.5, dtype)))
-        keepdims = bool(attributes.get("keepdims", 1))
-        least = builder.emit(reducer(half, list(axes) if axes else None, keepdims))
-        return relax.op.multiply(least, relax.const(2, dtype))
-
-    return reduced
-
-
 def bit_shift(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
@@ -349,7 +322,6 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
     "Conv": import_convs.conv,
     "ConvTranspose": import_convs.conv_transpose,
     **{operator: join(operator) for operator in JOINS},
-    **{operator: reduce_extreme(operator) for operator in ("ReduceMax", "ReduceMin")},
     "DequantizeLinear": import_quantization.dequantize,
     "DynamicQuantizeLinear": import_quantization.dynamic_quantize,
     "Dropout": dropout,

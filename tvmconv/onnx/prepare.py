@@ -16,7 +16,16 @@ from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
 from tvmconv.onnx.branches import has_branches
-from tvmconv.onnx.model import Model, inputs, name_nodes, no_shape, read, specs, without_shape
+from tvmconv.onnx.model import (
+    Model,
+    inputs,
+    name_nodes,
+    no_shape,
+    open_dimensions,
+    read,
+    specs,
+    without_shape,
+)
 from tvmconv.onnx.quantized.fed_numbers import Numbers, feed_numbers, find_numbers
 from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.quantized.sink import sink
@@ -93,15 +102,22 @@ def prepare(
         if not missing:
             fed = feed_numbers(graphs[i].original, numbers)
             simple = sink(frontend.simplify(frontend.widen(fed)))
-            if untyped := without_shape(simple.graph.output):
-                raise no_shape(untyped[0])
-            # Constants are folded by now, so that all shapes are known.
-            made = form.outputs(specs(simple.graph.output))
-            graphs[i] = replace(graphs[i], simple=simple, outputs=made)
+            made = _outputs(graphs[i].original, simple)
+            graphs[i] = replace(graphs[i], simple=simple, outputs=form.outputs(specs(made)))
             missing = unsupported(simple, folded=True)
     if is_buckets(batch) and not missing:
         require_independent(proto, batch, shapes)
     return Prepared(tuple(graphs), missing, is_buckets(batch))
+
+
+def _outputs(original: onnx.ModelProto, simple: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The outputs with the shapes of the simplified model, whose constants are folded; those of the
+    original where they are not known there. Raises `ModelError` for one that is in neither."""
+    pairs = zip(original.graph.output, simple.graph.output, strict=True)
+    outputs = [before if open_dimensions(after) else after for before, after in pairs]
+    if untyped := without_shape(outputs):
+        raise no_shape(untyped[0])
+    return outputs
 
 
 def _graph(original: onnx.ModelProto, form: IoForm, numbers: Mapping[str, Numbers]) -> Graph:
