@@ -9,12 +9,13 @@ condition is computed by onnxruntime, out of constants and of shapes, which are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import onnx
-import onnxruntime
 from onnx import helper, numpy_helper
+
+from tvmconv.onnx.session import open_session
 
 #: Operators whose results are not the same every time.
 RANDOM = (
@@ -34,7 +35,7 @@ def take_known_branches(proto: onnx.ModelProto) -> bool:
     proto: with inferred shapes. Those inside of the branches stay: infer shapes and call it again.
     """
     graph = proto.graph
-    names = _names(graph)
+    names = tensor_names(graph)
     written: list[onnx.NodeProto] = []
     found = False
     for node in graph.node:
@@ -96,13 +97,8 @@ def _computed(proto: onnx.ModelProto, part: onnx.GraphProto) -> bool | None:
     model = helper.make_model(
         part, opset_imports=proto.opset_import, ir_version=max(proto.ir_version, 4)
     )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
-        (value,) = session.run(None, {})
+        (value,) = open_session(model).run(None, {})
     except Exception:  # its exceptions have no common base; the If is refused by name then
         return None
     return bool(value.item()) if value.size == 1 else None
@@ -171,12 +167,11 @@ def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
                 value.name = renamed.get(value.name, value.name)
 
 
-def _names(graph: onnx.GraphProto) -> set[str]:
+def tensor_names(graph: onnx.GraphProto) -> set[str]:
     """Every name of a tensor, in graphs inside of this one as well."""
-    values: Iterable[onnx.ValueInfoProto] = (*graph.input, *graph.output)
-    found = {*_defined(graph), *(value.name for value in values)}
+    found = {*_defined(graph), *(value.name for value in (*graph.input, *graph.output))}
     for node in graph.node:
         for attribute in node.attribute:
             for inner in (attribute.g, *attribute.graphs):
-                found |= _names(inner)
+                found |= tensor_names(inner)
     return found

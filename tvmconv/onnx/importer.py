@@ -4,6 +4,7 @@ form that no pass recognises.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -49,6 +50,12 @@ class Importer(onnx_frontend.ONNXGraphImporter):
         mod["main"] = mod["main"].with_attr(NODES, nodes)
         self._check_shapes(graph)
         return mod
+
+    def end(self) -> None:
+        """Ends what an import that failed has begun: TVM would warn of it on the terminal."""
+        with contextlib.suppress(Exception):  # there is no asking whether anything is left
+            while True:
+                self.bb._end_block()
 
     def _check_shapes(self, graph: onnx.GraphProto) -> None:
         """Raises `ModelError` for a tensor of another shape than ONNX infers."""

@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper, shape_inference
 
-from tvmconv.errors import ModelError, ShapeError, first_line
+from tvmconv.errors import ModelError, ShapeError, UnsupportedOperatorError, first_line
 from tvmconv.onnx.branches import has_branches, take_known_branches
 from tvmconv.onnx.file import check_size, content, load_external
 from tvmconv.onnx.forms import one_form
@@ -76,9 +76,30 @@ def _check_ranges(proto: onnx.ModelProto) -> None:
             )
 
 
+#: Operators whose attribute `pads` can't be negative.
+PADDED = (
+    *("AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LpPool", "MaxPool", "MaxUnpool"),
+    "QLinearConv",
+)
+
+
+def _check_pads(proto: onnx.ModelProto) -> None:
+    """Raises `UnsupportedOperatorError` for negative pads, of which no shape is inferred."""
+    for node in proto.graph.node:
+        pads = next((list(one.ints) for one in node.attribute if one.name == "pads"), [])
+        if node.op_type in PADDED and any(pad < 0 for pad in pads):
+            raise UnsupportedOperatorError(
+                "the model uses operators that can't be built: "
+                f"{node.op_type} (with negative pads)",
+                note=f"the pads of {node.name or node.output[0]!r} are {pads}",
+                hint="cut its input by a Slice before it, and let its pads be 0 or more",
+            )
+
+
 def _check(proto: onnx.ModelProto) -> None:
     opset(proto)
     _check_ranges(proto)
+    _check_pads(proto)
     if not all(output.type.tensor_type.HasField("shape") for output in proto.graph.output):
         # Common, and the only complaint that the checker would have.
         _type_outputs(proto)
@@ -312,7 +333,24 @@ def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
         ):
             del kept[:]
             kept.extend(new)
+    _check_reshapes(inferred)
     return inferred
+
+
+def _check_reshapes(proto: onnx.ModelProto) -> None:
+    """Raises `ShapeError` for a Reshape to another number of elements; inference lets it pass."""
+    shapes = shapes_of(proto)
+    for node in proto.graph.node:
+        if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx"):
+            continue
+        given, made = shapes.get(node.input[0], [0]), shapes.get(node.output[0], [0])
+        if 0 not in (*given, *made) and math.prod(given) != math.prod(made):
+            raise ShapeError(
+                f"Reshape {node.name or node.output[0]!r} can't make {tuple(made)} of "
+                f"{tuple(given)}: they have {math.prod(made)} and {math.prod(given)} elements",
+                note="its shape is a constant of the model, exported for another batch or size",
+                hint="give the shapes that it was exported for, or export it with open dimensions",
+            )
 
 
 def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:

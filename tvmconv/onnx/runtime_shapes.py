@@ -70,7 +70,7 @@ def pinned(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.
 
 
 def _resized(node: onnx.NodeProto, shape: Sequence[int], constants: Constants) -> list[int] | None:
-    """Of a Resize or Upsample by constant scales."""
+    """The shape that a Resize or Upsample by constant scales gives."""
     given = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     at = 1 if node.op_type == "Upsample" or len(node.input) == 2 else 2
     if len(node.input) > 3 and node.input[3]:
@@ -87,7 +87,7 @@ def _resized(node: onnx.NodeProto, shape: Sequence[int], constants: Constants) -
 
 
 def _pooled(node: onnx.NodeProto, shape: Sequence[int], _: Constants) -> list[int] | None:
-    """Of a pool with ceil_mode and explicit pads."""
+    """The shape that a pool with ceil_mode and explicit pads gives."""
     given: dict[str, Any] = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     if not given.get("ceil_mode") or given.get("auto_pad", b"NOTSET") != b"NOTSET":
         return None

@@ -24,7 +24,7 @@ Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 
 def _least(dtype: str) -> Any:
-    """What is less than all others."""
+    """The number that is less than all others of a dtype."""
     floating = str(dtype).startswith(("float", "bfloat"))
     return tirx.const(-math.inf, dtype) if floating else tirx.min_value(dtype)
 
@@ -60,7 +60,7 @@ _register()
 
 
 def _reduction(reducer: Callable[..., Any], name: str) -> Legalize:
-    """Of relax.max or relax.min."""
+    """Returns the loops of relax.max or relax.min."""
 
     def legalized(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         rank, keepdims = call.args[0].ty.ndim, bool(call.attrs.keepdims)
@@ -85,7 +85,7 @@ def _reduction(reducer: Callable[..., Any], name: str) -> Legalize:
 
 
 def _max_pool(name: str) -> Legalize:
-    """Of relax.nn.max_pool1d, 2d and 3d."""
+    """Returns the loops of relax.nn.max_pool1d, 2d or 3d."""
 
     def legalized(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
         attrs, sizes = call.attrs, [int(size) for size in call.ty.shape]

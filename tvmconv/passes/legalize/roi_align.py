@@ -16,12 +16,12 @@ the half pixel off before it scales, and for max interpolates.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any
 
 from tvm import relax, te, tirx
+
+from tvmconv.passes.legalize.extremes import LARGEST
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class _Axis:
         start, end = (corner.astype("float32") * scale - half for corner in corners)
         extent = end - start
         if not attrs.aligned:
-            extent = te.max(extent, tirx.const(1.0, "float32"))
+            extent = tirx.Select(extent > 1.0, extent, tirx.const(1.0, "float32"))
         part = extent / tirx.const(float(bins), "float32")
         if int(attrs.sample_ratio) > 0:
             grid = tirx.const(int(attrs.sample_ratio), "int32")
@@ -49,26 +49,19 @@ class _Axis:
             grid = te.ceil(part).astype("int32")
         return cls(start, part, grid, size)
 
-    def sample(self, p: Any, g: Any) -> _Sample:
-        """Returns sample g of bin p."""
+    def sample(self, p: Any, g: Any, side: Any) -> tuple[Any, Any, Any]:
+        """Returns the pixel on one side of sample g of bin p, its weight, and whether the sample is
+        inside of the image. side: 0 for the pixel before it, 1 for the one after."""
         middle = g.astype("float32") + tirx.const(0.5, "float32")
         place = self.start + p.astype("float32") * self.bin
         at = place + middle * self.bin / self.grid.astype("float32")
         last = self.size - 1
+        low = te.min(te.max(at.astype("int32"), 0), last)
+        past = tirx.any(at < 0.0, low >= last)  # as far as the border
+        above = tirx.Select(past, tirx.const(0.0, "float32"), at - low.astype("float32"))
+        weight = tirx.Select(side == 0, 1.0 - above, above)
         inside = tirx.all(at >= -1.0, at <= float(self.size))
-        clamped = te.min(te.max(at, 0.0), float(last))
-        low = te.min(te.max(clamped.astype("int32"), 0), last)
-        high = te.min(low + 1, last)
-        above = clamped - low.astype("float32")
-        return _Sample(inside, ((low, 1.0 - above), (high, above)))
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """A place of an axis: whether it is inside of the image, and two pixels with their weights."""
-
-    inside: Any
-    places: tuple[tuple[Any, Any], tuple[Any, Any]]
+        return te.min(low + side.astype("int32"), last), weight, inside
 
 
 def roi_align(builder: relax.BlockBuilder, call: relax.Call) -> relax.Expr:
@@ -100,24 +93,19 @@ def _compute(x: te.Tensor, rois: te.Tensor, attrs: Any) -> te.Tensor:
         count_y, count_x = te.max(vertical.grid, 1), te.max(horizontal.grid, 1)
         i = te.reduce_axis((0, count_y), "i")
         j = te.reduce_axis((0, count_x), "j")
+        # The four pixels around a sample.
+        below, beside = te.reduce_axis((0, 2), "below"), te.reduce_axis((0, 2), "beside")
         image = te.min(te.max(rois[roi, 0].astype("int32"), 0), n - 1)
-        along_y, along_x = vertical.sample(p, i.var), horizontal.sample(q, j.var)
-
-        def pixel(row: Any, column: Any) -> Any:
-            at = (image, row, column, channel) if channels_last else (image, channel, row, column)
-            return x[at].astype("float32")
-
-        terms = [
-            weight_y * weight_x * pixel(row, column)
-            for row, weight_y in along_y.places
-            for column, weight_x in along_x.places
-        ]
-        join: Callable[[Any, Any], Any] = te.max if attrs.mode == "max" else lambda a, b: a + b
-        inside = tirx.all(along_y.inside, along_x.inside, vertical.grid > 0, horizontal.grid > 0)
-        value = tirx.if_then_else(inside, reduce(join, terms), tirx.const(0.0, "float32"))
+        row, weight_y, inside_y = vertical.sample(p, i.var, below.var)
+        column, weight_x, inside_x = horizontal.sample(q, j.var, beside.var)
+        at = (image, row, column, channel) if channels_last else (image, channel, row, column)
+        inside = tirx.all(inside_y, inside_x, vertical.grid > 0, horizontal.grid > 0)
+        term = weight_y * weight_x * x[at].astype("float32")
+        value = tirx.if_then_else(inside, term, tirx.const(0.0, "float32"))
+        terms = [i, j, below, beside]
         if attrs.mode == "max":
-            return te.max(value, axis=[i, j])
-        return te.sum(value / (count_y * count_x).astype("float32"), axis=[i, j])
+            return LARGEST(value, axis=terms)
+        return te.sum(value / (count_y * count_x).astype("float32"), axis=terms)
 
     shape = (rois.shape[0], *((rows, columns, c) if channels_last else (c, rows, columns)))
     result = te.compute(shape, sampled, name="roi_align")
