@@ -59,7 +59,7 @@ def _known(proto: onnx.ModelProto, name: str) -> bool | None:
     graph = proto.graph
     producers = {output: node for node in graph.node for output in node.output}
     constants = {tensor.name: tensor for tensor in graph.initializer}
-    shapes = _shapes(graph)
+    shapes = known_shapes(graph)
     needed: dict[str, onnx.NodeProto] = {}
     used: dict[str, onnx.TensorProto] = {}
     waiting = [name]
@@ -112,7 +112,7 @@ def _measured(node: onnx.NodeProto, shape: list[int], name: str) -> onnx.TensorP
     return numpy_helper.from_array(np.array(value, np.int64), name)
 
 
-def _shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:
+def known_shapes(graph: onnx.GraphProto) -> dict[str, list[int]]:
     """Shapes of which every dimension is known."""
     found = {tensor.name: list(tensor.dims) for tensor in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):

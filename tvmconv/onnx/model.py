@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper, shape_inference
 
 from tvmconv.errors import ModelError, ShapeError, UnsupportedOperatorError, first_line
-from tvmconv.onnx.branches import has_branches, take_known_branches
+from tvmconv.onnx.branches import has_branches, known_shapes, take_known_branches
 from tvmconv.onnx.file import check_size, content, load_external
 from tvmconv.onnx.forms import one_form
 from tvmconv.onnx.runtime_shapes import corrections, pinned
@@ -339,12 +339,14 @@ def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _check_reshapes(proto: onnx.ModelProto) -> None:
     """Raises `ShapeError` for a Reshape to another number of elements; inference lets it pass."""
-    shapes = shapes_of(proto)
+    shapes = known_shapes(proto.graph)
     for node in proto.graph.node:
         if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx"):
             continue
-        given, made = shapes.get(node.input[0], [0]), shapes.get(node.output[0], [0])
-        if 0 not in (*given, *made) and math.prod(given) != math.prod(made):
+        given, made = shapes.get(node.input[0]), shapes.get(node.output[0])
+        if given is None or made is None:
+            continue
+        if math.prod(given) != math.prod(made):
             raise ShapeError(
                 f"Reshape {node.name or node.output[0]!r} can't make {tuple(made)} of "
                 f"{tuple(given)}: they have {math.prod(made)} and {math.prod(given)} elements",

@@ -12,13 +12,16 @@ import numpy as np
 import pytest
 
 import tvmconv
-from tests.support import sass
+from tests.support import emulated, graphs, sass
 from tests.support.models import Array, Graph
+from tvmconv.compiler import toolchain
 
 NAN, INF = np.nan, np.inf
 #: Every kind of number, at every place of a vector of 16 and beside it.
 VALUES = np.array([NAN, 1, -2, INF, -INF, 0, NAN, 3, -0.5, 7, NAN, -INF, 2, 5, -4, 6, INF], "f")
 X = np.stack([np.roll(VALUES, i) for i in range(19)])
+
+SM_90A = toolchain.cuda_arch("sm_90a")
 
 Make = Callable[[Graph, str], str]
 Want = Callable[[Array], Array]
@@ -136,3 +139,23 @@ def test_on_a_gpu_it_is_one_instruction(tmp_path: Path) -> None:
         assert all(".NAN" in one for one in found), found
         assert any("HMNMX" in one for one in found) == (arch == "sm_90a"), found
         assert ("FMNMX.NAN" in found) == (arch == "sm_90a"), found
+
+
+@pytest.mark.parametrize("name", ["Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid"])
+@pytest.mark.parametrize("channels", [3, 64])
+def test_fused_into_a_kernel_for_a_gpu(channels: int, name: str) -> None:
+    """Its CUDA text, in the emulator, by the families that sm_90a has for few and many channels.
+
+    Of few channels without infinities: the kernel multiplies some elements by zeros, too.
+    """
+    make = of("Sigmoid") if name == "Sigmoid" else POINTWISE[name][0]
+    x = np.random.default_rng(0).standard_normal((1, channels, 8, 8)).astype("f")
+    x[0, 1, 2, 3], x[0, 0, 5, 6], x[0, 0, 7, 2] = (NAN, INF, -INF) if channels > 3 else (NAN,) * 3
+    g = Graph(x.shape)
+    proto = g.model(make(g, g.conv("input", channels, 64)))
+    (got,), (want,) = emulated.run(proto, SM_90A, x), graphs.expected(proto, x)
+    assert np.isnan(want).any()
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(want))
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(want))
+    finite = np.isfinite(want)
+    np.testing.assert_allclose(got[finite], want[finite], rtol=5e-3, atol=2e-2)
