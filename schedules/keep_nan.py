@@ -31,7 +31,8 @@ _KERNEL = 2
 #: The function in CUDA that does nothing; its text brings the others.
 NAME = "tvmconv_keep_nan"
 
-#: Of integers, as their types may differ, of doubles, and of what PTX has an instruction for.
+#: Of integers, as their types may differ, of doubles, and of what PTX has an instruction for. TVM
+#: writes an infinity of bfloat16 as ``inff``, which is defined nowhere.
 SOURCE = """
 template <class A, class B> __device__ __forceinline__ auto tvmconv_max(A a, B b)
 { return a > b ? a : b; }
@@ -63,6 +64,13 @@ __device__ __forceinline__ half tvmconv_min(half a, half b)
 { return __hlt(a, b) || __hisnan(a) ? a : b; }
 #endif
 #endif
+#if defined(__CUDA_BF16_TYPES_EXIST__) && __CUDA_ARCH__ >= 800
+__device__ __forceinline__ nv_bfloat16 tvmconv_max(nv_bfloat16 a, nv_bfloat16 b)
+{ return __hmax_nan(a, b); }
+__device__ __forceinline__ nv_bfloat16 tvmconv_min(nv_bfloat16 a, nv_bfloat16 b)
+{ return __hmin_nan(a, b); }
+#endif
+#define inff __int_as_float(0x7f800000)
 #undef max
 #undef min
 #define max tvmconv_max
