@@ -14,6 +14,7 @@ from tvm import s_tir, tirx
 from tvm.tirx import compilation_pipeline
 
 from schedules.byte_copies import copy_bytes_as_words
+from schedules.keep_nan import keep_nan
 
 #: The pipeline's name.
 KERNELS = "tvmconv.kernels"
@@ -48,7 +49,7 @@ def _is_scheduled(function: tirx.PrimFunc) -> bool:
 
 
 def _scheduled() -> tvm.transform.Pass:
-    """Returns TVM's pipeline for schedules with `copy_bytes_as_words` in it.
+    """Returns TVM's pipeline for schedules with `copy_bytes_as_words` and `keep_nan` in it.
 
     Without the passes of options that we never set.
     """
@@ -103,6 +104,7 @@ def _scheduled() -> tvm.transform.Pass:
             tirx.transform.MakePackedAPI(),
             tirx.transform.FP8StorageLegalize(),
             tirx.transform.BF16StorageLegalize(),
+            keep_nan(),
         ]
     )
 

@@ -40,6 +40,7 @@ from tvmconv.onnx.quantized.inner_form import is_quantised
 from tvmconv.onnx.quantized.weights import fold_weights, weight_reasons
 from tvmconv.passes import pipeline
 from tvmconv.passes.graph import Dataflow
+from tvmconv.passes.kernels.default_schedules import require_scheduled
 from tvmconv.passes.kernels.lift_weights import WeightStore, lift_weights
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.memory.plan_memory import MemoryUse, measure
@@ -294,6 +295,8 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
         tvm.transform.PassContext(opt_level=3, config=options),
     ):
         mod = pipeline.run(mod, pipeline.plan_memory_passes(target), "3_memory")
+        if target == "cuda":
+            require_scheduled(mod)
         memory = measure(mod)
         mod = pipeline.run(mod, pipeline.machine_passes(target), "4_machine")
         kernels = pipeline.kernel_pipeline(target, hardware.sm)

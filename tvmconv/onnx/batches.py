@@ -14,11 +14,11 @@ from typing import Any, TypeGuard, cast
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from tvmconv.errors import ModelError, ShapeError, first_line
 from tvmconv.onnx.model import check_batch, fix_shapes, inputs, specs
+from tvmconv.onnx.session import open_session
 from tvmconv.runtime.feeds import random_feeds
 
 #: The parameter `batch` of a build: one batch, or a sequence of buckets.
@@ -123,12 +123,8 @@ def _run(
     proto: onnx.ModelProto, *feeds: Mapping[str, NDArray[Any]]
 ) -> dict[str, list[NDArray[Any]]]:
     """Runs onnxruntime. Returns outputs by name, one for each of `feeds`. Raises `ModelError`."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     try:
-        session = onnxruntime.InferenceSession(
-            proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        session = open_session(proto)
         names = [output.name for output in session.get_outputs()]
         runs = [session.run(names, dict(feed)) for feed in feeds]
     except Exception as error:  # its exceptions have no common base

@@ -20,6 +20,7 @@ IR_VERSION = 10
 WRITTEN_OUT = (
     "Celu",
     "CenterCropPad",
+    "GroupNormalization",
     "MeanVarianceNormalization",
     "RMSNormalization",
     "Swish",

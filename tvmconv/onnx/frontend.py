@@ -23,10 +23,13 @@ from tvmconv.errors import (
     first_line,
     last_line,
 )
+from tvmconv.onnx.branches import tensor_names
+from tvmconv.onnx.empty import drop_empty_operands
 from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
 from tvmconv.onnx.model import drop_unread, infer_shapes, inputs, opset
 from tvmconv.onnx.quantized.operators import DEQUANTIZE
+from tvmconv.onnx.session import open_session
 
 #: Attributes that name an element type.
 DTYPES = ("dtype", "output_dtype", "precision", "to")
@@ -43,6 +46,16 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
     wide.CopyFrom(proto)
     graph = wide.graph
     fed = inputs(wide)
+    taken = tensor_names(graph)
+
+    def wide_name(name: str) -> str:
+        """A name that no tensor has yet, of a tensor of that name in fp32."""
+        new = f"{name}.wide"
+        while new in taken:
+            new += "_"
+        taken.add(new)
+        return new
+
     for tensor in graph.initializer:
         _widen_tensor(tensor)
     for node in graph.node:
@@ -57,21 +70,18 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
         if value not in fed:  # an initializer, listed as before ONNX IR 4
             value.type.tensor_type.elem_type = fp32
             continue
+        name = wide_name(value.name)
         for node in graph.node:
-            node.input[:] = [_wide(x) if x == value.name else x for x in node.input]
-        name = _wide(value.name)
+            node.input[:] = [name if x == value.name else x for x in node.input]
         graph.node.insert(0, helper.make_node("Cast", [value.name], [name], name, to=fp32))
     # An output that is an input stays; one that is listed twice needs one cast.
     narrow = {v.name for v in graph.output if v.type.tensor_type.elem_type == fp16}
     for output in sorted(narrow - {value.name for value in fed}):
-        _rename(graph, output, _wide(output))
-        cast = helper.make_node("Cast", [_wide(output)], [output], f"{output}.narrow", to=fp16)
+        name = wide_name(output)
+        _rename(graph, output, name)
+        cast = helper.make_node("Cast", [name], [output], f"{output}.narrow", to=fp16)
         graph.node.append(cast)
     return infer_shapes(wide)
-
-
-def _wide(name: str) -> str:
-    return f"{name}.wide"
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -126,21 +136,15 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     check_size(proto)  # again: as fp32 it may have doubled
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.log_severity_level = 3
     options.add_session_config_entry(
         "optimization.constant_folding_max_output_size_in_bytes", str(_folded_limit(proto))
     )
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         options.optimized_model_filepath = f"{folder}/simple.onnx"
         try:
-            onnxruntime.InferenceSession(
-                proto.SerializeToString(),
-                options,
-                providers=["CPUExecutionProvider"],
-                disabled_optimizers=list(DISABLED),
-            )
+            open_session(proto, options, DISABLED)
         except Exception as error:
-            raise _not_taken(error) from error
+            raise _not_taken(error, proto) from error
         simple = onnx.load(options.optimized_model_filepath)
     _drop_copies(simple.graph)
     drop_unread(simple.graph)  # onnxruntime leaves some
@@ -149,11 +153,24 @@ def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
     kept = [value for value in simple.graph.input if value.name in named]
     del simple.graph.input[:]
     simple.graph.input.extend(kept)
-    return infer_shapes(simple)
+    simple = infer_shapes(simple)
+    drop_empty_operands(simple.graph)
+    return simple
 
 
-def _not_taken(error: Exception) -> ModelError:
-    missing = re.search(r"NOT_IMPLEMENTED : .*implementation for (\w+)\(", first_line(error))
+#: Element types for which onnxruntime has every operator that takes them.
+COMMON = (onnx.TensorProto.FLOAT, onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
+
+
+def _not_taken(error: Exception, proto: onnx.ModelProto) -> ModelError:
+    missing = re.search(r"NOT_IMPLEMENTED : .*implementation for (\w+)\((\d+)\)", first_line(error))
+    if missing and _elements(proto, missing[1]) <= {*COMMON}:
+        return UnsupportedOperatorError(
+            "the model uses operators that can't be built: "
+            f"{missing[1]} (of opset {missing[2]}, which onnxruntime does not have)",
+            note="onnxruntime simplifies the model, and has to be able to run it",
+            hint=f"export the model for an opset before {missing[2]}",
+        )
     if missing:
         return UnsupportedOperatorError(
             "the model uses operators that can't be built: "
@@ -166,6 +183,17 @@ def _not_taken(error: Exception) -> ModelError:
         note=first_line(error),
         hint="the model has to run in onnxruntime, which simplifies it: try that first",
     )
+
+
+def _elements(proto: onnx.ModelProto, operator: str) -> set[int]:
+    """The element types that an operator reads and gives somewhere in the model."""
+    graph = proto.graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    known = {value.name: value.type.tensor_type.elem_type for value in values}
+    known |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    nodes = [node for node in graph.node if node.op_type == operator]
+    names = {name for node in nodes for name in (*node.input, *node.output) if name}
+    return {known.get(name, onnx.TensorProto.UNDEFINED) for name in names}
 
 
 #: What onnxruntime adds to the name of a DequantizeLinear that it copies.
@@ -202,8 +230,9 @@ def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
     # before it raises, which would mix with our output.
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
+        importer = Importer({}, {}, keep_params_in_input=False)
         try:
-            return Importer({}, {}, keep_params_in_input=False).from_onnx(proto.graph, version)
+            return importer.from_onnx(proto.graph, version)
         except TvmconvError:
             raise  # our own refusals
         except Exception as error:
@@ -213,3 +242,5 @@ def to_relax(proto: onnx.ModelProto) -> tvm.IRModule:
                 hint="export the model for another opset, such as 17; if that is the same, "
                 "please report it",
             ) from error
+        finally:
+            importer.end()

@@ -4,6 +4,7 @@ form that no pass recognises.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,7 @@ import tvm
 from tvm import relax
 from tvm.relax.frontend.onnx import onnx_frontend
 
+from tvmconv.errors import ModelError
 from tvmconv.onnx import resize
 from tvmconv.onnx.operators import OWN
 
@@ -46,7 +48,33 @@ class Importer(onnx_frontend.ONNXGraphImporter):
                     # An Identity has the variable of the node before it.
                     nodes.setdefault(var.name, [node.name, _operator(values[var])])
         mod["main"] = mod["main"].with_attr(NODES, nodes)
+        self._check_shapes(graph)
         return mod
+
+    def end(self) -> None:
+        """Ends what an import that failed has begun: TVM would warn of it on the terminal."""
+        with contextlib.suppress(Exception):  # there is no asking whether anything is left
+            while True:
+                self.bb._end_block()
+
+    def _check_shapes(self, graph: onnx.GraphProto) -> None:
+        """Raises `ModelError` for a tensor of another shape than ONNX infers."""
+        inferred = {
+            value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+            for value in (*graph.value_info, *graph.output)
+            if value.type.tensor_type.HasField("shape")
+            and all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
+        }
+        for node in graph.node:
+            for output in node.output:
+                made = _shape(self._nodes.get(output))
+                if made is not None and made != inferred.get(output, made):
+                    raise ModelError(
+                        f"{node.op_type} {node.name!r} would give the shape {made}, "
+                        f"where ONNX infers {inferred[output]}",
+                        note=f"of its output {output!r}",
+                        hint="please report the model",
+                    )
 
     def _sanitize_name(self, name: str) -> str:
         """A unique identifier that is valid in C: kernels name their arguments by it."""
@@ -94,6 +122,16 @@ class Importer(onnx_frontend.ONNXGraphImporter):
             for one, dtype in ((factors, "float32"), (targets, "int64"))
         ]
         return super()._convert_operator("Resize", [x, None, *given], plain, 18)
+
+
+def _shape(value: relax.Expr | None) -> tuple[int, ...] | None:
+    """The dimensions of an imported tensor; None for what is no tensor, such as a sequence."""
+    if isinstance(value, relax.ShapeExpr):
+        return (len(value.values),)
+    ty = getattr(value, "ty", None)
+    if not isinstance(ty, relax.TensorType) or ty.shape is None:
+        return None
+    return tuple(int(size) for size in ty.shape)
 
 
 def _operator(value: relax.Expr) -> str:

@@ -16,9 +16,11 @@ import onnx
 from google.protobuf.message import DecodeError
 from onnx import helper, numpy_helper, shape_inference
 
-from tvmconv.errors import ModelError, ShapeError, first_line
+from tvmconv.errors import ModelError, ShapeError, UnsupportedOperatorError, first_line
+from tvmconv.onnx.branches import has_branches, known_shapes, take_known_branches
 from tvmconv.onnx.file import check_size, content, load_external
 from tvmconv.onnx.forms import one_form
+from tvmconv.onnx.runtime_shapes import corrections, pinned
 from tvmconv.specs import TensorSpec
 
 #: A path, the bytes of a file, or a proto.
@@ -74,9 +76,30 @@ def _check_ranges(proto: onnx.ModelProto) -> None:
             )
 
 
+#: Operators whose attribute `pads` can't be negative.
+PADDED = (
+    *("AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LpPool", "MaxPool", "MaxUnpool"),
+    "QLinearConv",
+)
+
+
+def _check_pads(proto: onnx.ModelProto) -> None:
+    """Raises `UnsupportedOperatorError` for negative pads, of which no shape is inferred."""
+    for node in proto.graph.node:
+        pads = next((list(one.ints) for one in node.attribute if one.name == "pads"), [])
+        if node.op_type in PADDED and any(pad < 0 for pad in pads):
+            raise UnsupportedOperatorError(
+                "the model uses operators that can't be built: "
+                f"{node.op_type} (with negative pads)",
+                note=f"the pads of {node.name or node.output[0]!r} are {pads}",
+                hint="cut its input by a Slice before it, and let its pads be 0 or more",
+            )
+
+
 def _check(proto: onnx.ModelProto) -> None:
     opset(proto)
     _check_ranges(proto)
+    _check_pads(proto)
     if not all(output.type.tensor_type.HasField("shape") for output in proto.graph.output):
         # Common, and the only complaint that the checker would have.
         _type_outputs(proto)
@@ -89,7 +112,7 @@ def _check(proto: onnx.ModelProto) -> None:
                 hint="name the shape of every output in the model",
             ) from error
         _type_outputs(proto)
-    untyped = [one for one in proto.graph.output if not one.type.tensor_type.HasField("shape")]
+    untyped = without_shape(proto.graph.output)
     for output in untyped:
         output.type.tensor_type.shape.SetInParent()  # so that the checker looks at the rest
     try:
@@ -100,15 +123,26 @@ def _check(proto: onnx.ModelProto) -> None:
             note=first_line(error),
             hint="export it anew; onnx.checker.check_model says more",
         ) from error
-    if untyped:
-        raise ModelError(
-            f"output {untyped[0].name!r} has no shape, and none can be inferred",
-            hint="name the shape of every output in the model",
-        )
+    # The shape of what an If gives may follow from the branch that is taken.
+    if untyped and not has_branches(proto.graph):
+        raise no_shape(untyped[0])
     if not proto.graph.output:
         raise ModelError(
             "the ONNX model has no outputs", hint="export it with what it should compute"
         )
+
+
+def no_shape(output: onnx.ValueInfoProto) -> ModelError:
+    """The error of an output of which not even the rank is known."""
+    return ModelError(
+        f"output {output.name!r} has no shape, and none can be inferred",
+        hint="name the shape of every output in the model",
+    )
+
+
+def without_shape(values: Iterable[onnx.ValueInfoProto]) -> list[onnx.ValueInfoProto]:
+    """Those of `values` whose rank is not known."""
+    return [value for value in values if not value.type.tensor_type.HasField("shape")]
 
 
 def opset(proto: onnx.ModelProto) -> int:
@@ -140,7 +174,8 @@ def fix_shapes(
     """Makes every dimension a number.
 
     batch: fills the first dimension of every input, if it is open. shapes: whole shapes by input.
-    Raises `ShapeError` that lists the dimensions left open, or names a shape that does not fit.
+    An If that they decide is replaced by the branch that is taken. Raises `ShapeError` that lists
+    the dimensions left open, or names a shape that does not fit.
     """
     given = _checked_arguments(batch, shapes)
     fixed = onnx.ModelProto()
@@ -163,7 +198,10 @@ def fix_shapes(
             else "",
             hint="give batch=1, or shapes={'" + names[0] + "': (1, 3, 224, 224)}",
         )
-    return infer_shapes(fixed)
+    fixed = infer_shapes(fixed)
+    while has_branches(fixed.graph) and take_known_branches(fixed):
+        fixed = infer_shapes(one_form(fixed))  # of what is in the branch, too
+    return fixed
 
 
 def _checked_arguments(batch: Any, shapes: Any) -> dict[str, tuple[int, ...]]:
@@ -250,7 +288,7 @@ def drop_unread(graph: onnx.GraphProto) -> None:
     needed = {output.name for output in graph.output}
     for node in reversed(graph.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(read_by(node))
     live = [node for node in graph.node if needed.intersection(node.output)]
     del graph.node[:]
     graph.node.extend(live)
@@ -284,6 +322,41 @@ def infer_shapes(proto: onnx.ModelProto) -> onnx.ModelProto:
     del proto.graph.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")
+    inferred = _inferred(proto)
+    pins: dict[str, list[int]] = {}
+    while wrong := corrections(inferred):
+        pins |= wrong
+        seen = _inferred(pinned(proto, pins)).graph
+        for kept, new in (
+            (inferred.graph.value_info, seen.value_info),
+            (inferred.graph.output, seen.output),
+        ):
+            del kept[:]
+            kept.extend(new)
+    _check_reshapes(inferred)
+    return inferred
+
+
+def _check_reshapes(proto: onnx.ModelProto) -> None:
+    """Raises `ShapeError` for a Reshape to another number of elements; inference lets it pass."""
+    shapes = known_shapes(proto.graph)
+    for node in proto.graph.node:
+        if node.op_type != "Reshape" or node.domain not in ("", "ai.onnx"):
+            continue
+        given, made = shapes.get(node.input[0]), shapes.get(node.output[0])
+        if given is None or made is None:
+            continue
+        if math.prod(given) != math.prod(made):
+            raise ShapeError(
+                f"Reshape {node.name or node.output[0]!r} can't make {tuple(made)} of "
+                f"{tuple(given)}: they have {math.prod(made)} and {math.prod(given)} elements",
+                note="its shape is a constant of the model, exported for another batch or size",
+                hint="give the shapes that it was exported for, or export it with open dimensions",
+            )
+
+
+def _inferred(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with every shape that ONNX infers. Raises `ShapeError`."""
     _type_outputs(proto)
     try:
         inferred = shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True)

@@ -17,6 +17,8 @@ import tvm
 from tvm import relax
 
 from tvmconv.onnx import import_convs, import_quantization
+from tvmconv.onnx.import_normalization import layer_normalization
+from tvmconv.onnx.import_pools import pool
 
 Inputs = Sequence[Any]
 Attributes = dict[str, Any]
@@ -232,33 +234,6 @@ def softplus(
     return relax.op.add(relax.op.maximum(x, number(0)), builder.emit(log1p))
 
 
-def reduce_extreme(operator: str) -> Callable[..., relax.Expr | None]:
-    """Imports ReduceMax or ReduceMin so that infinities come out right.
-
-    TVM starts from the largest finite number, so halves of the values are reduced, then doubled.
-    """
-    reducer = {"ReduceMax": relax.op.max, "ReduceMin": relax.op.min}[operator]
-
-    def reduced(
-        builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
-    ) -> relax.Expr | None:
-        x = inputs[0]
-        dtype = str(x.ty.dtype)
-        if not dtype.startswith("float"):
-            return None
-        axes = attributes.get("axes")
-        if len(inputs) > 1 and inputs[1] is not None:
-            axes = [int(axis) for axis in inputs[1].value.numpy()]
-        if not axes and attributes.get("noop_with_empty_axes", 0):
-            return x
-        half = builder.emit(relax.op.multiply(x, relax.const(0.5, dtype)))
-        keepdims = bool(attributes.get("keepdims", 1))
-        least = builder.emit(reducer(half, list(axes) if axes else None, keepdims))
-        return relax.op.multiply(least, relax.const(2, dtype))
-
-    return reduced
-
-
 def bit_shift(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
@@ -320,6 +295,26 @@ def space_to_depth(
     return relax.op.reshape(by_channel, (n, c * size * size, rows, columns))
 
 
+def roi_align(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr:
+    """Imports a RoiAlign without moving its corners, which `tvmconv.passes.legalize.roi_align`
+    does; TVM moves them before it scales them."""
+    x, rois, images = inputs
+    default = b"half_pixel" if opset >= 16 else b"output_half_pixel"
+    image = builder.emit(relax.op.astype(relax.op.expand_dims(images, 1), str(rois.ty.dtype)))
+    return relax.op.vision.roi_align(
+        x,
+        builder.emit(relax.op.concat([image, rois], 1)),
+        pooled_size=(attributes.get("output_height", 1), attributes.get("output_width", 1)),
+        spatial_scale=attributes.get("spatial_scale", 1.0),
+        sample_ratio=attributes.get("sampling_ratio", 0),
+        aligned=attributes.get("coordinate_transformation_mode", default) == b"half_pixel",
+        layout="NCHW",
+        mode=attributes.get("mode", b"avg").decode(),
+    )
+
+
 #: Converters by operator, used in place of TVM's.
 OWN: dict[str, Callable[..., relax.Expr | None]] = {
     "BitShift": bit_shift,
@@ -327,18 +322,20 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
     "Conv": import_convs.conv,
     "ConvTranspose": import_convs.conv_transpose,
     **{operator: join(operator) for operator in JOINS},
-    **{operator: reduce_extreme(operator) for operator in ("ReduceMax", "ReduceMin")},
     "DequantizeLinear": import_quantization.dequantize,
     "DynamicQuantizeLinear": import_quantization.dynamic_quantize,
     "Dropout": dropout,
     "Gemm": import_convs.gemm,
     **{operator: hard(operator) for operator in ("HardSigmoid", "HardSwish")},
+    "LayerNormalization": layer_normalization,
     "LeakyRelu": leaky_relu,
+    **{operator: pool(operator) for operator in ("AveragePool", "MaxPool")},
     "Mod": modulo,
     "PRelu": prelu,
     "Pad": pad,
     "Pow": power,
     "QuantizeLinear": import_quantization.quantize,
+    "RoiAlign": roi_align,
     "Slice": slice_by_attributes,
     "Softplus": softplus,
     "SpaceToDepth": space_to_depth,

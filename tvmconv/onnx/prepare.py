@@ -15,7 +15,17 @@ import onnx
 from tvmconv.errors import UnsupportedOperatorError
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
-from tvmconv.onnx.model import Model, inputs, name_nodes, read, specs
+from tvmconv.onnx.branches import has_branches
+from tvmconv.onnx.model import (
+    Model,
+    inputs,
+    name_nodes,
+    no_shape,
+    open_dimensions,
+    read,
+    specs,
+    without_shape,
+)
 from tvmconv.onnx.quantized.fed_numbers import Numbers, feed_numbers, find_numbers
 from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.quantized.sink import sink
@@ -80,19 +90,34 @@ def prepare(
     proto = read(model)
     if quantization is not None:
         proto = with_sidecar(proto, quantization)
-    proto = to_qdq(proto)
-    numbers = find_numbers(proto, str(form.dtype)) if form.eight_bits else {}
-    graphs = [_graph(original, form, numbers) for original in at_batches(proto, batch, shapes)]
+    # What is in a branch is brought to one form when it is known that the branch is taken.
+    branches = has_branches(proto.graph)
+    proto = proto if branches else to_qdq(proto)
+    fixed = at_batches(proto, batch, shapes)
+    fixed = tuple(map(to_qdq, fixed)) if branches else fixed
+    numbers = find_numbers(fixed[-1], str(form.dtype)) if form.eight_bits else {}
+    graphs = [_graph(original, form, numbers) for original in fixed]
     missing = unsupported(graphs[-1].original)
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail
         if not missing:
             fed = feed_numbers(graphs[i].original, numbers)
             simple = sink(frontend.simplify(frontend.widen(fed)))
-            graphs[i] = replace(graphs[i], simple=simple)
+            made = _outputs(graphs[i].original, simple)
+            graphs[i] = replace(graphs[i], simple=simple, outputs=form.outputs(specs(made)))
             missing = unsupported(simple, folded=True)
     if is_buckets(batch) and not missing:
         require_independent(proto, batch, shapes)
     return Prepared(tuple(graphs), missing, is_buckets(batch))
+
+
+def _outputs(original: onnx.ModelProto, simple: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """The outputs with the shapes of the simplified model, whose constants are folded; those of the
+    original where they are not known there. Raises `ModelError` for one that is in neither."""
+    pairs = zip(original.graph.output, simple.graph.output, strict=True)
+    outputs = [before if open_dimensions(after) else after for before, after in pairs]
+    if untyped := without_shape(outputs):
+        raise no_shape(untyped[0])
+    return outputs
 
 
 def _graph(original: onnx.ModelProto, form: IoForm, numbers: Mapping[str, Numbers]) -> Graph:

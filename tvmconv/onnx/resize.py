@@ -42,8 +42,13 @@ ROUNDINGS: dict[str, Callable[[Array], Array]] = {
 MODES = ("nearest", "linear", "cubic")
 
 
+#: Beside ONNX's attributes: True if nearest rounds up along an axis that becomes smaller.
+SHRINKS_UP = "shrinks_up"
+
+
 def attributes(given: Mapping[str, Any], old: bool = False) -> dict[str, Any]:
-    """Fills in defaults of ONNX's attributes. old: for Upsample, and Resize before opset 11."""
+    """Fills in defaults of ONNX's attributes. old: for Upsample, and Resize before opset 11, which
+    round down where they enlarge an axis, and up where they shrink it, as onnxruntime does."""
     coordinates, rounding = ("asymmetric", "floor") if old else ("half_pixel", "round_prefer_floor")
     defaults = {
         "mode": "nearest",
@@ -55,7 +60,8 @@ def attributes(given: Mapping[str, Any], old: bool = False) -> dict[str, Any]:
         "keep_aspect_ratio_policy": "stretch",
     }
     said = {k: v.decode() if isinstance(v, bytes) else v for k, v in given.items()}
-    return defaults | {name: value for name, value in said.items() if name in defaults}
+    said = {name: value for name, value in said.items() if name in defaults}
+    return {**defaults, **said, SHRINKS_UP: old}
 
 
 def repeats(
@@ -89,7 +95,8 @@ def taps(
         np.arange(resized, dtype="float32"), size, resized, np.float32(scale)
     )
     if how["mode"] == "nearest":
-        at = ROUNDINGS[how["nearest_mode"]](x)
+        rounding = "ceil" if how[SHRINKS_UP] and scale < 1 else how["nearest_mode"]
+        at = ROUNDINGS[rounding](x)
         return [(_within(at, size), np.ones(resized))]
     base = np.floor(x)
     part = x - base

@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.onnx import resize
+from tvmconv.onnx.empty import empty_tensors
 from tvmconv.onnx.model import opset, shapes_of
 from tvmconv.onnx.quantized.operators import DYNAMIC
 from tvmconv.onnx.quantized.rewrites import refusal
@@ -74,9 +75,12 @@ def unsupported(proto: onnx.ModelProto, folded: bool = False) -> Counter[str]:
     for node, reason in verdicts(proto, folded):
         if reason is not None:
             found[f"{operator(node)} ({reason})" if reason else operator(node)] += 1
-    for dtype in _Facts.of(proto, folded).dtypes.values():
+    facts = _Facts.of(proto, folded)
+    for dtype in facts.dtypes.values():
         if dtype not in DTYPES:
             found[f"tensors of {dtype.lower()}"] += 1
+    if folded and (count := len(facts.empty & {one.name for one in proto.graph.output})):
+        found["outputs without elements"] += count
     return found
 
 
@@ -132,18 +136,14 @@ class _Facts:
                 values = np.array(node.attribute[0].floats, "float32")
                 constants[node.output[0]] = numpy_helper.from_array(values)
         dtypes = {name: tensor.data_type for name, tensor in constants.items()}
-        empty = set()
         for value in (*graph.input, *graph.value_info, *graph.output):
-            tensor = value.type.tensor_type
-            if tensor.elem_type:
-                dtypes[value.name] = tensor.elem_type
-            if any(dim.HasField("dim_value") and not dim.dim_value for dim in tensor.shape.dim):
-                empty.add(value.name)
+            if value.type.tensor_type.elem_type:
+                dtypes[value.name] = value.type.tensor_type.elem_type
         named = {name: onnx.TensorProto.DataType.Name(dtype) for name, dtype in dtypes.items()}
         dynamic = {
             name for node in graph.node if node.op_type == DYNAMIC for name in node.output if name
         }
-        empty -= {*constants}
+        empty = empty_tensors(graph)
         return cls(opset(proto), constants, shapes_of(proto), named, empty, dynamic, folded)
 
 
@@ -160,7 +160,10 @@ def _refusal(node: onnx.NodeProto, facts: _Facts) -> str:
                 return f"its input {at} is no constant"
         if operator in ("SequenceErase", "SequenceInsert") and _from_the_end(node, facts):
             return "at a position from the end"
-        if empty := sorted(facts.empty & {*node.input, *outputs}):
+        # A list of nothing, such as no axes, is a value like others.
+        values = VALUES.get(operator, ())
+        data = {name for at, name in enumerate(node.input) if at not in values}
+        if empty := sorted(facts.empty & {*data, *outputs}):
             return f"with {empty[0]!r}, a tensor without elements"
     if operator == "ConvTranspose" and len(facts.shapes.get(node.input[1], [])) == 5:
         return "3-D, with output_shape" if "output_shape" in attributes else ""

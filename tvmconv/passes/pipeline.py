@@ -22,6 +22,7 @@ from tvmconv.passes.kernels.bindable import bindable
 from tvmconv.passes.kernels.default_schedules import default_schedules
 from tvmconv.passes.kernels.fuse_pool_casts import fuse_pool_casts
 from tvmconv.passes.kernels.overlap_launches import MIN_CAPABILITY, OVERLAPPED
+from tvmconv.passes.legalize.legalize import legalize
 from tvmconv.passes.memory.plan_memory import plan_memory
 from tvmconv.passes.simplify.cancel_transposes import cancel_transposes
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
@@ -74,7 +75,7 @@ def fuse_passes() -> list[tvm.transform.Pass]:
     return [
         # Before legalisation, while a pool is still an operator.
         fuse_pool_casts(),
-        transform.LegalizeOps(),
+        legalize(),
         # For FuseOps; functions that are already scheduled are opaque to it.
         transform.AnnotateTIROpPattern(),
         transform.FuseOps(),

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from tvmconv.errors import ModelError, QuantizationError, first_line
+from tvmconv.onnx.session import open_session
 
 Feeds = Sequence[Mapping[str, Any]]
 
@@ -37,13 +38,10 @@ class Runner:
         typed = (known.get(name) or helper.make_empty_tensor_value_info(name) for name in more)
         wide.graph.output.extend(typed)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
         # Rounding stays where it is written, and products are of numbers in fp32.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
         try:
-            self._session = onnxruntime.InferenceSession(
-                wide.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(wide, options)
         except Exception as error:  # its exceptions have no common base
             raise ModelError("onnxruntime cannot run this model", note=first_line(error)) from error
         self.names = [output.name for output in self._session.get_outputs()]

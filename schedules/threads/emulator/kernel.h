@@ -52,7 +52,8 @@ inline uint __byte_perm(uint a, uint b, uint selector) {
 inline float __int_as_float(int bits) { return __uint_as_float(bits); }
 inline int __float_as_int(float x) { return __float_as_uint(x); }
 
-// NaN marks what has not arrived, so it must not be lost: CUDA's own give the other number.
+// NaN marks what has not arrived, so it must not be lost; `schedules.keep_nan` has the same on a GPU.
+inline void tvmconv_keep_nan() {}
 template <class T>
 inline T max(T a, T b) { return a != a || a > b ? a : b; }
 template <class T>

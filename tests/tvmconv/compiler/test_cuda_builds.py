@@ -162,3 +162,24 @@ def test_running_without_a_gpu_is_refused() -> None:
     exe = built("sm_90")
     with pytest.raises(TargetError, match="no NVIDIA GPU"):
         exe.run({"input": np.zeros((1, 3, 12, 12), "float32")})
+
+
+#: What gives one number, and what is done with it.
+ONE_NUMBER = {
+    "a mean": ["ReduceMean"],
+    "the root of a mean": ["ReduceMean", "Sqrt"],
+    "the root of a sum of squares": ["ReduceSumSquare", "Sqrt"],
+    "the largest of all, scaled": ["ReduceMax", "Neg"],
+}
+
+
+@pytest.mark.parametrize("name", ONE_NUMBER)
+def test_a_reduction_of_all_elements(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = cuda_text.without_compiler(monkeypatch)
+    g = Graph([1, 3, 9, 7])
+    reduction, *after = ONE_NUMBER[name]
+    x = g.op(reduction, g.op("Relu", "input"), keepdims=0)
+    for operator in after:
+        x = g.op(operator, x)
+    tvmconv.build(g.model(x, x), target="cuda", arch="sm_90a")
+    assert "__shfl" in texts[0]

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
+import tvmconv
 from tests.support.checks import DIRECT, all_right, refused, right
 from tests.support.models import Graph
 from tvmconv.onnx import resize as resize_forms
@@ -50,6 +51,25 @@ def test_resize_between_convolutions_of_all_families() -> None:
 @pytest.mark.parametrize("opset", [10, 11, 13, 18])
 def test_resize_by_scales_of_every_opset(opset: int) -> None:
     right(resize([1, 1, 2, 3], opset=opset), families=DIRECT)
+
+
+@pytest.mark.parametrize("size", [7, 8, 9, 10])
+def test_nearest_before_opset_11_by_any_scale(size: int) -> None:
+    """Rounded up along an axis that becomes smaller, down along one that becomes larger."""
+    models = {
+        f"{rows} and {columns}": resize([1, 1, rows, columns], opset=10, size=size)
+        for rows, columns in [(0.6, 0.7), (0.5, 1.7), (1.3, 0.4), (2.5, 1)]
+    }
+    all_right(models, families=DIRECT)
+
+
+@pytest.mark.parametrize("opset", [10, 11, 18])
+def test_sizes_are_rounded_down_in_fp32(opset: int) -> None:
+    """As onnxruntime does: 7 of 10 by 0.7, where ONNX's shape inference has 6."""
+    models = {f"{scale}": resize([1, 1, scale, 1], opset=opset, size=10) for scale in (0.7, 1.3)}
+    all_right(models, families=DIRECT)
+    exe = tvmconv.build(resize([1, 1, 0.7, 1], opset=opset, size=10), target="llvm")
+    assert exe.outputs[0].shape == (1, 8, 7, 10)
 
 
 @pytest.mark.parametrize("opset", [11, 13])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from tvmconv.onnx.model import read_by
 from tvmconv.onnx.quantized.editor import Editor
 from tvmconv.onnx.quantized.operators import DEQUANTIZE, QDQ, QUANTIZE, is_standard
 
@@ -56,7 +57,7 @@ def drop_unread(proto: onnx.ModelProto) -> None:
             is_standard(node, *QDQ) or editor.is_constant(node.output[0])
         ):
             continue
-        read.update(node.input)
+        read.update(read_by(node))
         editor.keep(node)
     editor.written.reverse()
     editor.finish()

@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from tvmconv.errors import ModelError, first_line
 from tvmconv.onnx.quantized.operators import MOVES, POOLS, STANDARD, is_standard
+from tvmconv.onnx.session import open_session
 
 Array = NDArray[Any]
 
@@ -91,13 +92,10 @@ class Editor:
         one.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 4
         options.intra_op_num_threads = 1  # to start others costs more than a node does
         try:
-            session = onnxruntime.InferenceSession(
-                one.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-            return dict(zip(names, session.run(names, {}), strict=True))
+            found = open_session(one, options).run(names, {})
+            return dict(zip(names, found, strict=True))
         except Exception as error:  # its exceptions have no common base
             raise ModelError(
                 f"{node.op_type} {node.name!r}, which reads constants alone, can't be evaluated",

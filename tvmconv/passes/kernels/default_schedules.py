@@ -4,7 +4,8 @@ Before:  the loops of a fused operator as legalisation wrote them
 After:   on GPUs, blocks and threads that read and write in vectors (`gpu_schedules`, then TVM's
          own rules); on CPUs, outer loops in parallel, the innermost contiguous one in vectors,
          elementwise blocks inlined
-Requires: a function that is not scheduled yet, with blocks of spatial and reduction loops
+Requires: a function that is not scheduled yet, with blocks of spatial and reduction loops; one
+         that no rule takes is refused for a GPU
 Formula: the identity, up to the order of iterations and of the terms of a sum
 """
 
@@ -22,7 +23,14 @@ from tvm.target import Target
 
 from intrinsics import dtypes
 from schedules.expressions.backend import CPU_VECTOR
-from tvmconv.passes.kernels.gpu_schedules import Elementwise, Transposition, Windows
+from tvmconv.errors import ModelError
+from tvmconv.passes.kernels.gpu_schedules import (
+    Elementwise,
+    Samples,
+    Totals,
+    Transposition,
+    Windows,
+)
 
 
 class CpuFallback(CPUScheduleRule):
@@ -78,6 +86,8 @@ GPU_RULES = (
     Windows(),
     Transposition(),
     Elementwise(),
+    Totals(),
+    Samples(),
     dlight.gpu.Matmul(),
     dlight.gpu.GEMV(),
     dlight.gpu.Reduction(),
@@ -90,3 +100,14 @@ def default_schedules(kind: str) -> Any:
     """Returns the pass that schedules the remaining functions, for ``"cuda"`` or ``"llvm"``."""
     schedule = dlight.ApplyDefaultSchedule(*((CpuFallback(),) if kind == "llvm" else GPU_RULES))
     return tvm.transform.Sequential([schedule], name="default_schedules")
+
+
+def require_scheduled(mod: tvm.IRModule) -> None:
+    """Raises `ModelError` for a kernel that no rule took: without threads, TVM would run it on the
+    CPU, in the GPU's memory."""
+    for name, func in mod.functions_items():
+        if isinstance(func, tirx.PrimFunc) and not func.attrs.get("tirx.is_scheduled", False):
+            raise ModelError(
+                f"there is no schedule for a GPU of the kernel {name.name_hint!r}",
+                hint="please report the model",
+            )

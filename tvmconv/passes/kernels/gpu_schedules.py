@@ -28,6 +28,7 @@ from tvmconv.passes.kernels.gpu_steps import (
     loads,
     read_across,
     reads_along,
+    samples,
     selects,
     unroll,
     vector_width,
@@ -41,6 +42,8 @@ MOST_TAPS = 64
 MOST_COLUMNS = 4
 #: With fewer threads than this, vectors are made narrower to get more threads.
 FEW_THREADS = 2048
+#: The most threads that reduce to one number.
+MOST_THREADS = 1024
 #: Rows, and columns, of a tile that is transposed through shared memory.
 TILE = 32
 
@@ -151,6 +154,84 @@ def _schedule_window(
     init = sch.decompose_reduction(pool, loops[spatial])
     for block in (init, pool):
         unroll(sch, block, thread)
+
+
+class Totals(_Rule):
+    """A reduction of all elements to one number, with what is computed from that number alone.
+
+    One block of threads: each thread reduces every so many elements, then the threads reduce what
+    they have. TVM's rules for reductions look for a loop over the outputs, of which there is none.
+    """
+
+    def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo], enough: int) -> bool:
+        """Schedules the blocks. Returns False if the rule does not apply."""
+        sums = [i for i, one in enumerate(blocks) if "R" in one.dom_kind()]
+        if len(sums) != 1:
+            return False
+        total, after = blocks[sums[0]], blocks[sums[0] + 1 :]
+        spatial = [one for info in (total, *after) for one in info.iters if one.kind == "S"]
+        if any(int(one.dom) != 1 for one in spatial):
+            return False
+        for one in (*blocks[: sums[0]], *after[:-1]):
+            sch.compute_inline(one.block_rv)
+        _schedule_total(sch, total, after[-1].block_rv if after else None)
+        return True
+
+
+def _schedule_total(sch: s_tir.Schedule, total: SBlockInfo, out: Any | None) -> None:
+    """Schedules the reduction. out: the block that computes the output from it, if there is one."""
+    loops, kinds = sch.get_loops(total.block_rv), total.dom_kind()
+    reduced = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "R"]
+    spatial = [loop for loop, kind in zip(loops, kinds, strict=True) if kind == "S"]
+    sch.reorder(*spatial, *reduced)
+    terms = sch.fuse(*reduced)
+    count = int(sch.get(terms).extent)
+    threads = min(MOST_THREADS, 1 << (count - 1).bit_length())
+    _, thread = sch.split(terms, [None, threads])
+    sch.bind(thread, "threadIdx.x")
+    block = sch.add_unit_loop(spatial[0] if spatial else sch.get_loops(total.block_rv)[0])
+    sch.bind(block, "blockIdx.x")
+    if out is None:
+        return
+    sch.set_scope(total.block_rv, 0, "shared")
+    sch.reverse_compute_at(out, block, preserve_unit_loops=True)
+    unit = sch.add_unit_loop(out)
+    _, first = sch.split(unit, [None, threads])
+    sch.bind(first, "threadIdx.x")
+
+
+class Samples(GPUScheduleRule):
+    """A reduction of elements at computed places, or of a computed number of them, as RoiAlign's.
+
+    A thread computes each output. What a vector or a warp reads is in no order that is known, and
+    TVM's rules for reductions need one.
+    """
+
+    def apply(self, func: tirx.PrimFunc, target: Target, _: bool) -> s_tir.Schedule | None:
+        """Schedules a function for a GPU; returns None for another function or target."""
+        if not isinstance(func, tirx.PrimFunc) or not self.is_target_available(target):
+            return None
+        sch = s_tir.Schedule(func)
+        # Not `normalize_prim_func`, which takes no loop of a length that is computed.
+        blocks = sch.get_child_blocks(sch.get_sblock("root"))
+        sums = [block for block in blocks if samples(sch, block)]
+        if len(sums) != 1 or sums[0] not in blocks[-2:]:
+            return None
+        total, out = sums[0], blocks[-1]
+        for block in blocks[: blocks.index(total)]:
+            sch.compute_inline(block)
+        rank = len(sch.get(out).writes[0].source.shape)
+        spatial = sch.fuse(*sch.get_loops(out)[:rank])
+        threads = block_size(int(sch.get(spatial).extent), enough_blocks(target))
+        block, thread = sch.split(spatial, [None, threads])
+        sch.bind(block, "blockIdx.x")
+        sch.bind(thread, "threadIdx.x")
+        if out is not total:
+            sch.set_scope(total, 0, "local")
+            sch.compute_at(total, thread, preserve_unit_loops=True)
+        if reduced := len(sch.get(total).iter_vars) - rank:
+            sch.decompose_reduction(total, sch.get_loops(total)[-reduced])
+        return sch
 
 
 class Elementwise(_Rule):

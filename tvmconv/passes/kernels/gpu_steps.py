@@ -215,6 +215,23 @@ def reads_along(sch: s_tir.Schedule, block: Any, index: int) -> bool:
     return any(run_length(load.source, load.indices, lane) for load in places)
 
 
+def samples(sch: s_tir.Schedule, block: Any) -> bool:
+    """True if a block reduces elements at indices that are loaded, or a number of them that is.
+
+    TVM keeps loops of such a number in a block of their own, inside of one over the outputs.
+    """
+    stmt = sch.get(block)
+    if isinstance(stmt.body, tirx.For):
+        inner: list[Any] = []
+        tvm_ffi.structural_walk(stmt.body, (s_tir.SBlock, inner.append), order="post")
+        return len(inner) == 1 and _reduces(inner[0])
+    return _reduces(stmt) and any(loads(list(load.indices)) for load in loads(stmt.body))
+
+
+def _reduces(stmt: Any) -> bool:
+    return any(one.iter_type == tirx.IterVar.CommReduce for one in stmt.iter_vars)
+
+
 def read_across(sch: s_tir.Schedule, block: Any) -> int | None:
     """Index of the iteration along the innermost axis of the only input; None if it is the output's
     innermost one too."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from tvmconv.errors import ModelError, first_line
 from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.quantized.operators import QUANTIZE
+from tvmconv.onnx.session import open_session
 from tvmconv.reports.data.comparison import BOUND, INT8_BOUND, CompareReport, OutputDifference
 from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.io_form import arranged, feeds_to_model, model_shape
@@ -125,10 +126,9 @@ def reference_outputs(model: bytes, feeds: Mapping[str, Any]) -> dict[str, NDArr
     Raises `ModelError` for a model that onnxruntime cannot run.
     """
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = open_session(model, options)
         names = [output.name for output in session.get_outputs()]
         return dict(zip(names, session.run(names, dict(feeds)), strict=True))
     except Exception as error:  # its exceptions have no common base

@@ -16,9 +16,21 @@ from tvm import relax, tirx
 
 from schedules.machine.hardware import CPU
 from tests.support import kernels
-from tvmconv.passes.kernels.default_schedules import GPU_RULES
-from tvmconv.passes.kernels.gpu_schedules import Elementwise, Transposition, Windows
+from tvmconv.errors import ModelError
+from tvmconv.passes.kernels.default_schedules import (
+    GPU_RULES,
+    default_schedules,
+    require_scheduled,
+)
+from tvmconv.passes.kernels.gpu_schedules import (
+    Elementwise,
+    Samples,
+    Totals,
+    Transposition,
+    Windows,
+)
 from tvmconv.passes.kernels.gpu_steps import block_size, enough_blocks
+from tvmconv.passes.legalize.legalize import legalize
 
 op, nn = relax.op, relax.op.nn
 SM_90 = tvm.target.Target({"kind": "cuda", "arch": "sm_90"})
@@ -39,7 +51,7 @@ def fused(build: Build, *inputs: tuple[tuple[int, ...], str]) -> tirx.PrimFunc:
     mod = builder.get()
     for step in (
         relax.transform.Normalize(),
-        relax.transform.LegalizeOps(),
+        legalize(),
         relax.transform.AnnotateTIROpPattern(),
         relax.transform.FuseOps(),
         relax.transform.FuseTIR(),
@@ -59,6 +71,7 @@ def scheduled(func: tirx.PrimFunc) -> tuple[Any, str]:
     raise AssertionError("no rule")
 
 
+OURS = [rule for rule in GPU_RULES if type(rule).__module__.startswith("tvmconv")]
 BINDING = r"T\.thread_binding\((T\.int64\(\d+\)|\d+), thread=\"%s\"\)"
 
 
@@ -106,6 +119,11 @@ def avg_pool(x: Any, **attributes: Any) -> Any:
 
 def half(x: Any) -> Any:
     return op.astype(x, "float16")
+
+
+def regions(x: Any, rois: Any, **how: Any) -> Any:
+    """RoiAlign of regions whose corners lie in the image and around it."""
+    return relax.op.vision.roi_align(x, rois, (3, 4), 3.7, **how)
 
 
 F16, F32 = "float16", "float32"
@@ -190,6 +208,25 @@ CASES: dict[str, tuple[type, int, Build, list[Any], Any]] = {
         Transposition, 8, lambda x: op.astype(op.permute_dims(x, (0, 3, 1, 2)), F32),
         [((1, 14, 14, 256), F16)], ((1, 256, 14, 14), F32),
     ),
+    "mean of all": (
+        Totals, 2, lambda x: half(op.mean(x)), [((3, 40, 70), F32)], ((), F16),
+    ),
+    "largest of all": (
+        Totals, 4, lambda x: op.max(x, keepdims=True), [((9, 11), F32)], ((1, 1), F32),
+    ),
+    "sum of a vector": (Totals, 4, op.sum, [((70,), F32)], ((), F32)),
+    "regions, sampled": (
+        Samples, 4, lambda x, r: regions(x, r, sample_ratio=2),
+        [((2, 3, 8, 9), F32), ((5, 5), F32)], ((5, 3, 3, 4), F32),
+    ),
+    "regions, sampled by their size": (
+        Samples, 4, lambda x, r: regions(x, r, mode="max"),
+        [((2, 3, 8, 9), F32), ((5, 5), F32)], ((5, 3, 3, 4), F32),
+    ),
+    "regions of fp16": (
+        Samples, 2, lambda x, r: regions(x, r, layout="NHWC"),
+        [((2, 8, 9, 3), F16), ((5, 5), F16)], ((5, 3, 4, 3), F16),
+    ),
 }  # fmt: skip
 
 
@@ -223,7 +260,7 @@ def test_rule_changes_no_result(name: str) -> None:
 def test_others_are_left_to_the_rules_of_tvm(build: Build, inputs: Any) -> None:
     func = fused(build, *inputs)
     before = func.script()
-    for rule in (Windows(), Elementwise(), Transposition()):
+    for rule in OURS:
         with SM_90:
             assert rule.apply(func, SM_90, False) is None
     assert func.script() == before
@@ -232,10 +269,19 @@ def test_others_are_left_to_the_rules_of_tvm(build: Build, inputs: Any) -> None:
 def test_several_outputs_are_left_to_the_rules_of_tvm() -> None:
     func = fused(lambda x: op.split(x, 2, axis=1), ((2, 8, 4), F32))
     with SM_90:
-        assert all(rule.apply(func, SM_90, False) is None for rule in GPU_RULES[:3])
+        assert all(rule.apply(func, SM_90, False) is None for rule in OURS)
 
 
 def test_a_cpu_is_not_scheduled_for() -> None:
     func = fused(nn.relu, ((4, 8), F32))
     llvm = tvm.target.Target("llvm")
-    assert all(rule.apply(func, llvm, False) is None for rule in GPU_RULES[:3])
+    assert all(rule.apply(func, llvm, False) is None for rule in OURS)
+
+
+def test_a_function_that_no_rule_takes_is_refused() -> None:
+    """TVM would run it on the CPU."""
+    mod = tvm.IRModule({"main": fused(nn.relu, ((4, 8), F32))})
+    with pytest.raises(ModelError, match="no schedule for a GPU of the kernel 'main'"):
+        require_scheduled(mod)
+    with SM_90:
+        require_scheduled(default_schedules("cuda")(mod))

@@ -1,0 +1,114 @@
+"""Shapes that onnxruntime gives where ONNX's inference says others: it decides, as it always did.
+
+Resize, Upsample: sizes are floor(scale * size), which onnxruntime computes in fp32 and ONNX's
+inference in fp64: 0.7 as fp32 is a little less, so that it makes 6 of 10, where onnxruntime has 7.
+MaxPool, AveragePool with ceil_mode, before opset 22: inference counts a last window that starts in
+the pad after the image, onnxruntime leaves it out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+Constants = Mapping[str, onnx.TensorProto]
+
+
+def corrections(proto: onnx.ModelProto) -> dict[str, list[int]]:
+    """The right shapes of results that have another inferred shape, by name.
+
+    proto: with inferred shapes. A result behind one of them may still be wrong.
+    """
+    graph = proto.graph
+    if not any(node.op_type in RULES for node in graph.node):
+        return {}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+    found = {}
+    for node in graph.node:
+        rule = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        known, made = shapes.get(node.input[0], []) if rule else [], shapes.get(node.output[0])
+        if rule is None or not known or not made or 0 in known or 0 in made:
+            continue
+        right = rule(node, known, constants)
+        if right is not None and right != made:
+            found[node.output[0]] = right
+    return found
+
+
+def pinned(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.ModelProto:
+    """A copy for inference, in which constants of `shapes` stand for the nodes that give them."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    dtypes = {
+        value.name: value.type.tensor_type.elem_type
+        for value in (*copy.graph.input, *copy.graph.value_info, *copy.graph.output)
+    } | {tensor.name: tensor.data_type for tensor in copy.graph.initializer}
+    for node in copy.graph.node:
+        name = node.output[0] if node.output else ""
+        if name not in shapes:
+            continue
+        element = dtypes.get(name) or dtypes.get(node.input[0]) or onnx.TensorProto.FLOAT
+        size = f"{name}.shape"
+        sizes = numpy_helper.from_array(np.array(shapes[name], np.int64), size)
+        copy.graph.initializer.append(sizes)
+        zero = helper.make_tensor("value", element, [1], [0])
+        stand_in = helper.make_node("ConstantOfShape", [size], [name], node.name, value=zero)
+        node.CopyFrom(stand_in)
+    return copy
+
+
+def _resized(node: onnx.NodeProto, shape: Sequence[int], constants: Constants) -> list[int] | None:
+    """The shape that a Resize or Upsample by constant scales gives."""
+    given = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    at = 1 if node.op_type == "Upsample" or len(node.input) == 2 else 2
+    if len(node.input) > 3 and node.input[3]:
+        return None  # by sizes
+    tensor = constants.get(node.input[at]) if at < len(node.input) else None
+    scales = given.get("scales") if tensor is None else numpy_helper.to_array(tensor).tolist()
+    axes = given.get("axes", range(len(shape)))
+    if not scales or len(scales) != len(axes):
+        return None
+    sizes = list(shape)
+    for axis, scale in zip(axes, scales, strict=True):
+        sizes[axis] = math.floor(np.float32(scale) * np.float32(shape[axis]))
+    return sizes
+
+
+def _pooled(node: onnx.NodeProto, shape: Sequence[int], _: Constants) -> list[int] | None:
+    """The shape that a pool with ceil_mode and explicit pads gives."""
+    given: dict[str, Any] = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    if not given.get("ceil_mode") or given.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return None
+    taps, rank = given["kernel_shape"], len(shape) - 2
+    ones, pads = [1] * rank, given.get("pads", [0] * 2 * rank)
+    strides, dilations = given.get("strides", ones), given.get("dilations", ones)
+    sizes = list(shape[:2])
+    for i, size in enumerate(shape[2:]):
+        span = (taps[i] - 1) * dilations[i] + 1
+        windows = -((span - size - pads[i] - pads[rank + i]) // strides[i]) + 1
+        if (windows - 1) * strides[i] >= size + pads[i]:
+            windows -= 1
+        sizes.append(windows)
+    return sizes
+
+
+#: By operator: (node, shape of its input, constants) -> the shape of its first result, or None
+#: where inference is right.
+RULES: Mapping[str, Callable[[onnx.NodeProto, Sequence[int], Constants], list[int] | None]] = {
+    "AveragePool": _pooled,
+    "MaxPool": _pooled,
+    "Resize": _resized,
+    "Upsample": _resized,
+}
