@@ -20,9 +20,8 @@ from schedules.keep_nan import keep_nan
 KERNELS = "tvmconv.kernels"
 
 #: Options of TVM's lowering that our schedules rely on.
-#: use_async_copy: copies marked asynchronous become cp.async.
 #: disable_storage_rewrite: it would join fp16 and fp32 buffers, which the pipelined loop rejects.
-LOWERING = {"tirx.use_async_copy": True, "tirx.disable_storage_rewrite": True}
+LOWERING = {"tirx.disable_storage_rewrite": True}
 
 
 def lower_kernels(scheduled: tvm.transform.Pass, written: tvm.transform.Pass) -> tvm.transform.Pass:

@@ -578,8 +578,8 @@ FAULTS: tuple[Fault, ...] = (
         "copies are not asynchronous",
         "lowering",
         "schedules/lowering.py",
-        '"tirx.use_async_copy": True',
-        '"tirx.use_async_copy": False',
+        "            s_tir.transform.InjectPTXAsyncCopy(),\n",
+        "",
         (f"{OF_FAMILIES}/test_machine_code.py", "-k", "asynchronous and sm_80"),
     ),
     Fault(

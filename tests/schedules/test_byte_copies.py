@@ -75,7 +75,9 @@ class Passes:
 def passes(pipeline: str) -> list[str]:
     noted = Passes()
     target = tvm.target.Target("llvm")
-    with target, tvm.transform.PassContext(config=LOWERING, instruments=[noted]):
+    # The option by which TVM's own pipeline has cp.async.
+    config = {**LOWERING, "tirx.use_async_copy": True}
+    with target, tvm.transform.PassContext(config=config, instruments=[noted]):
         tvm.compile(copy("int8", 16), target=target, tir_pipeline=pipeline)
     return noted.names
 
