@@ -1,7 +1,7 @@
 """The pass that makes max and min of floats keep NaN, as ONNX and NumPy define them.
 
 Before:   max(a, b)                     TVM's: b where a is NaN on a CPU, the other one on a GPU
-After:    CPU: select(a > b, a, select(a == a, b, a)); with a number, select(a < 0, 0, a)
+After:    CPU: select(b == b, select(b > a, b, a), b); with a number, select(a < 0, 0, a)
           GPU: a function of that name in CUDA, which is one instruction from sm_80 on
 Requires: code that is lowered; nothing simplifies after it, which would take x == x for true
 Formula:  max(a, b) is NaN where a or b is, else the larger; min likewise
@@ -121,11 +121,12 @@ def _compared(node: Any) -> Any:
         return _let(a, lambda x: tirx.Select(tirx.LT(x, b) if larger else tirx.GT(x, b), b, x))
 
     def chosen(x: Any, y: Any) -> Any:
-        # x == x is false of NaN; x != x is false, too, as LLVM compares it.
-        rest = tirx.Select(tirx.EQ(x, x), y, x)
-        return tirx.Select(tirx.GT(x, y) if larger else tirx.LT(x, y), x, rest)
+        # One instruction of x86, which gives y where either is NaN. x == x is false of NaN.
+        kept = tirx.Select(tirx.GT(x, y) if larger else tirx.LT(x, y), x, y)
+        return tirx.Select(tirx.EQ(x, x), kept, x)
 
-    return _let(a, lambda x: _let(b, lambda y: chosen(x, y)))
+    # What a reduction has so far comes first: of the other one it is known early whether it is NaN.
+    return _let(b, lambda x: _let(a, lambda y: chosen(x, y)))
 
 
 def _is_number(node: Any) -> bool:
