@@ -63,7 +63,7 @@ class Signature:
         """Returns the signature of a kernel, given the shapes of its packed weight and prologue."""
         precision, epilogue = w.precision, w.epilogue
         first, multiplied = w.apart[0], dtypes.get(precision.operands[1]).stored
-        found = [Operand(X, precision.x, w.in_shape, str(first.in_layout))]
+        found = [Operand(X, first.precision.x, w.in_shape, str(first.in_layout))]
         if prologue is not None:
             found.append(Operand(PROLOGUE, multiplied, prologue, "packed"))
         found.append(Operand(WEIGHT, multiplied, weight, "packed"))

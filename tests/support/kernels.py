@@ -188,12 +188,17 @@ def run(
     execute: runs a scheduled function with arrays, the last of which is its output, and gives
     that; compiles it for `hardware` and calls it if nothing is said.
 
-    Asserts that no element of the output, padding included, is left or made NaN or infinite.
+    Asserts that operands are as the signature has them, which a compiled function refuses and the
+    emulator takes, and that no element of the output, padding included, is left or made NaN or
+    infinite.
     """
     arrays = inputs(family, w, config, operands, PADDING)
     result = dtypes.get(w.precision.result)
     poison = UNLIKELY if result.integer else np.nan
     arrays.append(np.full(w.buffer_shape, poison, result.numpy))
+    for operand, array in zip(family.signature(w, config), arrays, strict=True):
+        wanted = (dtypes.get(operand.dtype).stored, operand.shape)
+        assert (str(array.dtype), array.shape) == wanted, f"{operand.name} is not {wanted}"
     y = (execute or build_and_call)(family.schedule(w, config, hardware), arrays, hardware)
     if w.window is not None:
         index = window_index(w)
