@@ -80,7 +80,12 @@ def symbol(name: str) -> str:
 
 
 @pytest.fixture(
-    scope="module", params=["sm_75", "sm_80", pytest.param("sm_90", marks=pytest.mark.slow)]
+    scope="module",
+    params=[
+        pytest.param("sm_75", marks=pytest.mark.slow),
+        "sm_80",
+        pytest.param("sm_90", marks=pytest.mark.slow),
+    ],
 )
 def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Built:
     hardware = toolchain.cuda_arch(request.param)

@@ -114,7 +114,13 @@ def test_a_softmax_in_another_shape_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "network", ["resnet18", "mobilenet_v2", "light_shufflenet", "rapidocr_rec"]
+    "network",
+    [
+        pytest.param("resnet18", marks=pytest.mark.slow),
+        "mobilenet_v2",
+        "light_shufflenet",
+        pytest.param("rapidocr_rec", marks=pytest.mark.slow),
+    ],
 )
 def test_no_node_that_computes_is_lost(network: str) -> None:
     """Each node is in one of the kernels, or it is a constant, or it moves elements."""

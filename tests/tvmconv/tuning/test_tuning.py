@@ -157,6 +157,7 @@ def tune(path: Path, **options: Any) -> Any:
     return tvmconv.tune(networks.small(), "llvm", **options)
 
 
+@pytest.mark.slow
 def test_a_record_of_a_family_that_is_not_asked_for_does_not_count(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     tune(path, families=["wmma_nhwc"])
@@ -166,6 +167,7 @@ def test_a_record_of_a_family_that_is_not_asked_for_does_not_count(tmp_path: Pat
     assert "recorded" not in {layer.status for layer in other.layers}
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_goes_on(tmp_path: Path) -> None:
     path = tmp_path / "records" / "r.jsonl"
 
