@@ -99,6 +99,7 @@ def test_numbers() -> None:
             numbers(wrong, 8)
 
 
+@pytest.mark.slow
 def test_a_space_is_measured(tmp_path: Path) -> None:
     pytest.importorskip("cloudpickle", reason="the tune extra is not installed")
     arguments = ["space", "--target", "llvm", "--workloads", "13", "--most", "3"]

@@ -301,7 +301,8 @@ def test_product_on_the_cpu_is_numpys_bit_for_bit(intrinsic: TensorIntrinsic, fo
 
 
 @pytest.mark.skipif(not sass.available(), reason="no cuobjdump and nvdisasm")
-@pytest.mark.parametrize("arch", [pytest.param("sm_75", marks=pytest.mark.slow), "sm_90"])
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_75", "sm_90"])
 def test_product_runs_on_tensor_cores(arch: str, tmp_path: Path) -> None:
     hardware = toolchain.cuda_arch(arch)
     there = [i for i in INTRINSICS if i.min_sm <= hardware.sm]

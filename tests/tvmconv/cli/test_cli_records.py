@@ -65,6 +65,7 @@ def test_set_by_hand_then_shown_listed_and_built(
     assert tvmconv.compare(model, exe).passed(5e-3)
 
 
+@pytest.mark.slow
 def test_of_several_set_by_hand_the_last_holds_and_all_come_before_measured_ones(
     command: Command, model: Path, tmp_path: Path
 ) -> None:

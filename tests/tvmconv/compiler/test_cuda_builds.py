@@ -142,6 +142,7 @@ def test_all_between_input_and_output_is_one_cuda_graph(
 
 @needs_nvcc
 @needs_cuobjdump
+@pytest.mark.slow
 def test_buckets_share_weights(tmp_path: Path) -> None:
     """Of channels for which the tiles of the two batches are as wide as not."""
     g = Graph(["batch", 32, 28, 28])
