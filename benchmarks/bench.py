@@ -25,6 +25,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,10 +40,10 @@ from benchmarks.prebuild import (
     AS_MODEL,
     AS_PEERS,
     Build,
-    Quantise,
     compared,
     file_name,
     prebuild,
+    quantise,
 )
 from benchmarks.zoo import zoo
 from tvmconv.cli.inputs import run_or_tell, step, tell
@@ -195,13 +196,13 @@ def main(
     networks = list(itertools.product(models.split(","), _numbers(batches)))
     with_int8 = built or out / "built"
     if in_int8 and built is None:
-        quantised = [Quantise(*one, with_int8, PICTURES[pictures]) for one in networks]
+        work = [partial(quantise, *one, with_int8, PICTURES[pictures]) for one in networks]
         if jobs > 1:
-            prebuild(quantised, jobs)
+            prebuild(work, jobs)
         else:
-            for one in quantised:
-                with step(f"quantising {one.name} for batch {one.batch}"):
-                    one()
+            for (name, batch), quantised in zip(networks, work, strict=True):
+                with step(f"quantising {name} for batch {batch}"):
+                    quantised()
     if jobs > 1 and built is None:
         built = out / "built"
         suffixes = ["", *[AS_MODEL] * (target == "cuda" and as_written), *[AS_INT8] * in_int8]

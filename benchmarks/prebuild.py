@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,21 +116,9 @@ class Build:
         exe.save(self.folder / file_name(self.name, self.batch, self.suffix))
 
 
-@dataclass(frozen=True)
-class Quantise:
-    """One network of the zoo for one batch, quantised into `folder` when called."""
-
-    name: str
-    batch: int
-    folder: Path
-    pictures: Source
-
-    def __call__(self) -> None:
-        quantise(self.name, self.batch, self.folder, self.pictures)
-
-
-def prebuild(work: Sequence[Build | Quantise], jobs: int) -> None:
-    """Builds or quantises with ``jobs`` processes. Raises the error of the first that fails."""
+def prebuild(work: Sequence[Callable[[], object]], jobs: int) -> None:
+    """Calls each, such as a `Build`, in one of ``jobs`` processes. Raises the error of the first
+    that fails."""
     # A process that has used CUDA cannot be forked.
     spawn = multiprocessing.get_context("spawn")
     with step(f"making {len(work)} networks"), ProcessPoolExecutor(jobs, spawn) as pool:

@@ -86,7 +86,7 @@ def keep_nan() -> tvm.transform.Pass:
 
 def _rewritten(function: tirx.PrimFunc, *_: Any) -> tirx.PrimFunc:
     found = {_element(one) for one in _extremes(function.body)}
-    if not any(_is_float(dtype) for dtype in found):
+    if not any(is_float(dtype) for dtype in found):
         return function
     if int(function.attrs.get("calling_conv", 0)) == _KERNEL:
         prelude = tirx.Evaluate(cuda_func_call(NAME, source_code=SOURCE))
@@ -107,13 +107,14 @@ def _element(node: Any) -> str:
     return str(node.ty.dtype).partition("x")[0]
 
 
-def _is_float(dtype: str) -> bool:
+def is_float(dtype: str) -> bool:
+    """True for a dtype of floating point, bfloat16 among them."""
     return dtype.startswith(("float", "bfloat"))
 
 
 def _compared(node: Any) -> Any:
     """The larger or smaller of two floats by comparisons; other nodes as they are."""
-    if not _is_float(_element(node)):
+    if not is_float(_element(node)):
         return node
     larger = isinstance(node, tirx.Max)
     a, b = (node.b, node.a) if _is_number(node.a) else (node.a, node.b)

@@ -88,16 +88,6 @@ def maximum_of_pairs(target: Expr, other: Expr, dtype: str) -> None:
     emit(f"max.NaN.{dtypes.get(dtype).ptx}x2", target, target, other)
 
 
-def minimum_of_pairs(target: Expr, other: Expr, dtype: str) -> None:
-    """As `maximum_of_pairs`, the smaller elements; "min"."""
-    emit(f"min.NaN.{dtypes.get(dtype).ptx}x2", target, target, other)
-
-
-def add_pairs(target: Expr, other: Expr, dtype: str) -> None:
-    """Adds a packed pair to `target`; "add". dtype: of the elements, of 16 bits."""
-    emit(f"add.rn.{dtypes.get(dtype).ptx}x2", target, target, other)
-
-
 def store_shared(pointer: Expr, registers: Sequence[Expr]) -> None:
     """Stores 1, 2 or 4 registers of 32 bits, aligned to as many bytes; "st"."""
     vector = f".v{len(registers)}" if len(registers) > 1 else ""

@@ -1136,7 +1136,7 @@ FAULTS: tuple[Fault, ...] = (
         "shapes are not held to ONNX's",
         "ONNX import",
         "tvmconv/onnx/importer.py",
-        "if made is not None and made != inferred.get(output, made):",
+        "if made is not None and wanted is not None and made != tuple(wanted):",
         "if False:",
         (
             "tests/tvmconv/onnx/test_pools.py",
@@ -1172,8 +1172,8 @@ FAULTS: tuple[Fault, ...] = (
         "a window that starts in the pad is counted",
         "ONNX import",
         "tvmconv/onnx/runtime_shapes.py",
-        "            windows -= 1\n",
-        "            windows -= 0\n",
+        "        return windows - 1, True",
+        "        return windows, True",
         (
             "tests/tvmconv/onnx/test_pools.py",
             "-k",
@@ -1232,8 +1232,8 @@ FAULTS: tuple[Fault, ...] = (
         "a max pool begins with the largest finite number",
         "pass legalize",
         "tvmconv/passes/legalize/extremes.py",
-        "    return tirx.const(-math.inf, dtype) if floating else tirx.min_value(dtype)",
-        "    return tirx.min_value(dtype)",
+        "tirx.const(-math.inf, dtype) if is_float(str(dtype)) else tirx.min_value(dtype)",
+        "tirx.min_value(dtype)",
         ("tests/tvmconv/onnx/test_nan.py",),
     ),
     Fault(

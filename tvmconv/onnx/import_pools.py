@@ -14,6 +14,7 @@ from typing import Any
 from tvm import relax
 
 from tvmconv.onnx.import_convs import Attributes, sizes_of
+from tvmconv.onnx.runtime_shapes import ceil_windows
 
 
 def pool(operator: str) -> Callable[..., relax.Expr]:
@@ -58,9 +59,8 @@ def _reached(how: Attributes, sizes: Sequence[int], taps: Sequence[int]) -> _Rea
         sizes, taps, how.strides, how.dilations, how.pads, strict=True
     ):
         span = (count - 1) * dilation + 1
-        windows = -((span - size - before - after) // stride) + 1
-        if (windows - 1) * stride >= size + before:
-            windows, short = windows - 1, True
+        windows, left_out = ceil_windows(size, span, stride, before, after)
+        short = short or left_out
         reach = (windows - 1) * stride + span
         pads.append((before, max(reach - size - before, 0)))
     return _Reached(tuple(pads), short)

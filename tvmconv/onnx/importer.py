@@ -17,6 +17,7 @@ from tvm.relax.frontend.onnx import onnx_frontend
 
 from tvmconv.errors import ModelError
 from tvmconv.onnx import resize
+from tvmconv.onnx.branches import known_shapes
 from tvmconv.onnx.operators import OWN
 
 #: An attribute of ``main``: by the name of a variable the ONNX node that it is the result of, and
@@ -59,19 +60,15 @@ class Importer(onnx_frontend.ONNXGraphImporter):
 
     def _check_shapes(self, graph: onnx.GraphProto) -> None:
         """Raises `ModelError` for a tensor of another shape than ONNX infers."""
-        inferred = {
-            value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-            for value in (*graph.value_info, *graph.output)
-            if value.type.tensor_type.HasField("shape")
-            and all(dim.HasField("dim_value") for dim in value.type.tensor_type.shape.dim)
-        }
+        inferred = known_shapes(graph)
         for node in graph.node:
             for output in node.output:
                 made = _shape(self._nodes.get(output))
-                if made is not None and made != inferred.get(output, made):
+                wanted = inferred.get(output)
+                if made is not None and wanted is not None and made != tuple(wanted):
                     raise ModelError(
                         f"{node.op_type} {node.name!r} would give the shape {made}, "
-                        f"where ONNX infers {inferred[output]}",
+                        f"where ONNX infers {tuple(wanted)}",
                         note=f"of its output {output!r}",
                         hint="please report the model",
                     )

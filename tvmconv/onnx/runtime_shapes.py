@@ -86,6 +86,15 @@ def _resized(node: onnx.NodeProto, shape: Sequence[int], constants: Constants) -
     return sizes
 
 
+def ceil_windows(size: int, span: int, stride: int, before: int, after: int) -> tuple[int, bool]:
+    """The windows of a pool along an axis with ceil_mode, and whether one was left out, as it would
+    start in the pad after the image. span: elements from a window's first to its last tap."""
+    windows = -((span - size - before - after) // stride) + 1
+    if (windows - 1) * stride >= size + before:
+        return windows - 1, True
+    return windows, False
+
+
 def _pooled(node: onnx.NodeProto, shape: Sequence[int], _: Constants) -> list[int] | None:
     """The shape that a pool with ceil_mode and explicit pads gives."""
     given: dict[str, Any] = {one.name: helper.get_attribute_value(one) for one in node.attribute}
@@ -97,10 +106,7 @@ def _pooled(node: onnx.NodeProto, shape: Sequence[int], _: Constants) -> list[in
     sizes = list(shape[:2])
     for i, size in enumerate(shape[2:]):
         span = (taps[i] - 1) * dilations[i] + 1
-        windows = -((span - size - pads[i] - pads[rank + i]) // strides[i]) + 1
-        if (windows - 1) * strides[i] >= size + pads[i]:
-            windows -= 1
-        sizes.append(windows)
+        sizes.append(ceil_windows(size, span, strides[i], pads[i], pads[rank + i])[0])
     return sizes
 
 

@@ -63,10 +63,10 @@ def space(w: ConvWorkload, hardware: Hardware) -> Iterator[DepthwiseProjectionCo
     columns, steps = ceil_div(w.q, ACROSS), ceil_div(w.c, depth(w))
     # All channels at once read memory in the longest runs.
     chunks = {min(chunk, steps) for chunk in (2, 3, 4)}
-    chunks |= {steps} if steps <= MOST_STEPS or _few_pixels(w) else set()
     # So few pixels that each block has a multiprocessor to itself, and all registers: asked for one
     # block, ptxas spills none to save others.
     few = _few_pixels(w)
+    chunks |= {steps} if steps <= MOST_STEPS or few else set()
     deeps = range(1, MOST_WARPS + 1 if few else 5)
     shares = (1, 2, 4, 5, *((8, 10) if few else ()))
     parts = [part for part in shares if w.k // COLUMNS % part == 0]

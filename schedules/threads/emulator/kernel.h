@@ -121,15 +121,6 @@ void stmatrix(uint32_t row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3);
 void movmatrix(uint32_t& d, uint32_t a);
 template <class Element>
 void max_of_pairs(uint32_t& d, uint32_t a, uint32_t b);
-template <class Element>
-void min_of_pairs(uint32_t& d, uint32_t a, uint32_t b);
-template <class Element>
-void add_pairs(uint32_t& d, uint32_t a, uint32_t b);
-template <class Element>
-void pair_of(uint32_t& d, float upper, float lower) {
-  Element pair[2]{Element(lower), Element(upper)};
-  __builtin_memcpy(&d, pair, 4);
-}
 
 // Four bytes of a, and of b as signed ones.
 template <class A>

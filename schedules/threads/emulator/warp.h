@@ -96,28 +96,14 @@ void movmatrix(uint32_t& d, uint32_t a) {
   });
   memcpy(&d, mine.out, 4);
 }
-template <class Element, class Operation>
-static void each_of_pairs(uint32_t& d, uint32_t a, uint32_t b, Operation operation) {
-  Element left[2], right[2];
-  memcpy(left, &a, 4), memcpy(right, &b, 4);
-  for (int i = 0; i < 2; i++) left[i] = operation(left[i], right[i]);
-  memcpy(&d, left, 4);
-}
 template <class Element>
 void max_of_pairs(uint32_t& d, uint32_t a, uint32_t b) {
-  each_of_pairs<Element>(d, a, b, [](Element x, Element y) { return max(x, y); });
-}
-template <class Element>
-void min_of_pairs(uint32_t& d, uint32_t a, uint32_t b) {
-  each_of_pairs<Element>(d, a, b, [](Element x, Element y) { return min(x, y); });
-}
-template <class Element>
-void add_pairs(uint32_t& d, uint32_t a, uint32_t b) {
-  each_of_pairs<Element>(d, a, b, [](Element x, Element y) { return Element(x + y); });
+  Element left[2], right[2];
+  memcpy(left, &a, 4), memcpy(right, &b, 4);
+  for (int i = 0; i < 2; i++) left[i] = max(left[i], right[i]);
+  memcpy(&d, left, 4);
 }
 template void max_of_pairs<half>(uint32_t&, uint32_t, uint32_t);
-template void min_of_pairs<half>(uint32_t&, uint32_t, uint32_t);
-template void add_pairs<half>(uint32_t&, uint32_t, uint32_t);
 
 // mma.sync m16n8, whose k is 8 registers of elements: for elements of 16 bits, m16n8k16. Register i
 // of the first operand is row l / 4 + i % 2 * 8 of lane l, words l % 4 + i / 2 * 4 of that row; the

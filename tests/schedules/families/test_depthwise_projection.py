@@ -27,7 +27,18 @@ from schedules.registry import FAMILIES, family
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels, sass
-from tests.support.workloads import ALL, BIAS, FP16_SUMS, FP32_OUT, PAIRS, RELU6, SAME, pair
+from tests.support.workloads import (
+    ALL,
+    BIAS,
+    FP16_SUMS,
+    FP32_OUT,
+    INT8_PAIRS,
+    PAIRS,
+    RELU6,
+    SAME,
+    pair,
+    quantised_pair,
+)
 from tvmconv.compiler import toolchain
 
 FAMILY = family("depthwise_projection")
@@ -47,6 +58,23 @@ MOBILENET = (
 def mobilenet(batch: int) -> list[ConvWorkload]:
     return [pair((batch, h, h, c), k, 3, 3, (s, s)) for c, h, s, k in MOBILENET]
 
+
+def int8_mobilenet(batch: int) -> list[ConvWorkload]:
+    """Its pairs as `tvmconv quantize` makes them: ReLU6 is what uint8 saturates at."""
+    return [
+        quantised_pair(
+            replace(w, prologue=replace(w.apart[0], epilogue=BIAS)), "uint8", "uint8", "int8"
+        )
+        for w in mobilenet(batch)
+    ]
+
+
+#: By what is multiplied: MobileNetV2's pairs at a batch, pairs of other sizes, and of MobileNetV2's
+#: those whose space is looked through.
+NUMBERS = {
+    "fp16": (mobilenet, PAIRS, mobilenet(128)[::4]),
+    "int8": (int8_mobilenet, INT8_PAIRS, (*int8_mobilenet(1)[4:9:2], int8_mobilenet(128)[4])),
+}
 
 #: Each knob, and strides, filters, channels and pixels that nothing divides.
 CASES = {
@@ -217,8 +245,10 @@ def test_no_other_family_takes_a_pair_nor_this_one_anything_else() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 128])
-def test_every_pair_of_mobilenet_is_taken_and_predicted(batch: int) -> None:
-    for w in mobilenet(batch):
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_every_pair_of_mobilenet_is_taken_and_predicted(numbers: str, batch: int) -> None:
+    of_mobilenet, _, _ = NUMBERS[numbers]
+    for w in of_mobilenet(batch):
         choice = choose(w, SM_90A)
         assert choice.family is FAMILY
         predicted = predict(w, choice.config, SM_90A)
@@ -236,17 +266,21 @@ def test_large_images_are_predicted_to_gain_and_small_ones_not() -> None:
     assert max(gains[-2:]) < 1
 
 
-def test_nothing_between_is_moved() -> None:
-    for w in PAIRS.values():
+@pytest.mark.parametrize(("numbers", "size"), [("fp16", 2), ("int8", 1)])
+def test_nothing_between_is_moved(numbers: str, size: int) -> None:
+    _, pairs, _ = NUMBERS[numbers]
+    for w in pairs.values():
         first, then = w.apart
-        between = 2 * first.n * first.p * first.q * first.k
+        between = size * first.n * first.p * first.q * first.k
         assert moved_bytes(w) == moved_bytes(first) + moved_bytes(then) - 2 * between
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_90a"])
-def test_every_configuration_of_the_space_fits(arch: str) -> None:
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_every_configuration_of_the_space_fits(numbers: str, arch: str) -> None:
     hardware = toolchain.cuda_arch(arch)
-    for w in (*mobilenet(128)[::4], *PAIRS.values()):
+    _, pairs, some = NUMBERS[numbers]
+    for w in (*some, *pairs.values()):
         space = list(FAMILY.space(w, hardware))
         assert len(set(space)) == len(space) >= 1
         assert len(space) <= 500

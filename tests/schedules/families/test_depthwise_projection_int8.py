@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schedules.choose import choose, predict
+from schedules.choose import choose
 from schedules.conv.activations import IDENTITY
 from schedules.conv.precision import INT8, RESIDUAL_SCALE, RESULT_ZERO, SCALE, Precision
 from schedules.conv.signature import CHANNEL
@@ -22,9 +22,7 @@ from schedules.families.depthwise_projection.plan import Plan
 from schedules.families.depthwise_projection.prologue import pack_prologue, prologue_shape
 from schedules.families.depthwise_projection.space import problems
 from schedules.family import Reject
-from schedules.machine.cost import conv_floor, moved_bytes
 from schedules.machine.hardware import Hardware
-from schedules.machine.model import LIMITS
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.schedules.families.test_depthwise_projection import (
@@ -33,7 +31,7 @@ from tests.schedules.families.test_depthwise_projection import (
     SM_80,
     SM_90A,
     C,
-    mobilenet,
+    int8_mobilenet,
 )
 from tests.support import integers, kernels, sass
 from tests.support.workloads import ALL, BIAS, INT8_PAIRS, RELU6, pair, quantised_pair
@@ -41,16 +39,6 @@ from tvmconv.compiler import toolchain
 
 W = INT8_PAIRS["int8"]
 emulated = pytest.mark.skipif(not emulator.available(), reason="no g++")
-
-
-def int8_mobilenet(batch: int) -> list[ConvWorkload]:
-    """Its pairs as `tvmconv quantize` makes them: ReLU6 is what uint8 saturates at."""
-    return [
-        quantised_pair(
-            replace(w, prologue=replace(w.apart[0], epilogue=BIAS)), "uint8", "uint8", "int8"
-        )
-        for w in mobilenet(batch)
-    ]
 
 
 def of_bytes(w: ConvWorkload) -> ConvWorkload:
@@ -276,16 +264,6 @@ def test_the_prologue_as_one_operand() -> None:
 # ---------------------------------------------------------------- the choice
 
 
-@pytest.mark.parametrize("batch", [1, 128])
-def test_every_pair_of_mobilenet_is_taken_and_predicted(batch: int) -> None:
-    for w in int8_mobilenet(batch):
-        choice = choose(w, SM_90A)
-        assert choice.family is FAMILY
-        predicted = predict(w, choice.config, SM_90A)
-        assert conv_floor(w, SM_90A.card).us < predicted.us < 1e3
-        assert predicted.limit in LIMITS
-
-
 def test_at_batch_1_pairs_are_predicted_to_gain_where_channels_are_few() -> None:
     gain = {
         shape: sum(choose(one, SM_90A).cost.us for one in w.apart) / choose(w, SM_90A).cost.us
@@ -293,23 +271,6 @@ def test_at_batch_1_pairs_are_predicted_to_gain_where_channels_are_few() -> None
     }
     assert all(gain[shape] > 1 for shape in MOBILENET if shape[0] <= 384)
     assert gain[960, 7, 1, 320] < 1
-
-
-def test_nothing_between_is_moved() -> None:
-    for w in INT8_PAIRS.values():
-        first, then = w.apart
-        between = first.n * first.p * first.q * first.k
-        assert moved_bytes(w) == moved_bytes(first) + moved_bytes(then) - 2 * between
-
-
-@pytest.mark.parametrize("arch", ["sm_80", "sm_86", "sm_90a"])
-def test_every_configuration_of_the_space_fits(arch: str) -> None:
-    hardware = toolchain.cuda_arch(arch)
-    for w in (*int8_mobilenet(1)[4:9:2], int8_mobilenet(128)[4], *INT8_PAIRS.values()):
-        space = list(FAMILY.space(w, hardware))
-        assert len(set(space)) == len(space) >= 1
-        assert len(space) <= 500
-        assert not any(problems(w, config, hardware) for config in space)
 
 
 def test_few_pixels_are_shared_by_many_warps_and_copied_at_once() -> None:

@@ -20,18 +20,18 @@ from typing import Any
 import tvm_ffi
 from tvm import relax, te, tirx
 
+from schedules.keep_nan import is_float
+
 Legalize = Callable[[relax.BlockBuilder, relax.Call], relax.Expr]
 
 
 def _least(dtype: str) -> Any:
     """The number that is less than all others of a dtype."""
-    floating = str(dtype).startswith(("float", "bfloat"))
-    return tirx.const(-math.inf, dtype) if floating else tirx.min_value(dtype)
+    return tirx.const(-math.inf, dtype) if is_float(str(dtype)) else tirx.min_value(dtype)
 
 
 def _greatest(dtype: str) -> Any:
-    floating = str(dtype).startswith(("float", "bfloat"))
-    return tirx.const(math.inf, dtype) if floating else tirx.max_value(dtype)
+    return tirx.const(math.inf, dtype) if is_float(str(dtype)) else tirx.max_value(dtype)
 
 
 #: Reductions that begin with an infinity.
