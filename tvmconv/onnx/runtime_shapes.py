@@ -4,6 +4,8 @@ Resize, Upsample: sizes are floor(scale * size), which onnxruntime computes in f
 inference in fp64: 0.7 as fp32 is a little less, so that it makes 6 of 10, where onnxruntime has 7.
 MaxPool, AveragePool with ceil_mode, before opset 22: inference counts a last window that starts in
 the pad after the image, onnxruntime leaves it out.
+ConvTranspose with output_shape: inference leaves out the axes from the first on that is smaller in
+the output than in the input.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 Constants = Mapping[str, onnx.TensorProto]
+#: One for each input of a node; empty where it is not known.
+Shapes = Sequence[Sequence[int]]
 
 
 def corrections(proto: onnx.ModelProto) -> dict[str, list[int]]:
@@ -31,7 +35,7 @@ def corrections(proto: onnx.ModelProto) -> dict[str, list[int]]:
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].HasField("t"):
             constants[node.output[0]] = node.attribute[0].t
-    shapes = {
+    shapes = {tensor.name: list(tensor.dims) for tensor in graph.initializer} | {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.input, *graph.value_info, *graph.output)
     }
@@ -41,7 +45,7 @@ def corrections(proto: onnx.ModelProto) -> dict[str, list[int]]:
         known, made = shapes.get(node.input[0], []) if rule else [], shapes.get(node.output[0])
         if rule is None or not known or not made or 0 in known or 0 in made:
             continue
-        right = rule(node, known, constants)
+        right = rule(node, [shapes.get(name, []) for name in node.input], constants)
         if right is not None and right != made:
             found[node.output[0]] = right
     return found
@@ -69,8 +73,9 @@ def pinned(proto: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> onnx.
     return copy
 
 
-def _resized(node: onnx.NodeProto, shape: Sequence[int], constants: Constants) -> list[int] | None:
+def _resized(node: onnx.NodeProto, shapes: Shapes, constants: Constants) -> list[int] | None:
     """The shape that a Resize or Upsample by constant scales gives."""
+    shape = shapes[0]
     given = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     at = 1 if node.op_type == "Upsample" or len(node.input) == 2 else 2
     if len(node.input) > 3 and node.input[3]:
@@ -95,8 +100,9 @@ def ceil_windows(size: int, span: int, stride: int, before: int, after: int) -> 
     return windows, False
 
 
-def _pooled(node: onnx.NodeProto, shape: Sequence[int], _: Constants) -> list[int] | None:
+def _pooled(node: onnx.NodeProto, shapes: Shapes, _: Constants) -> list[int] | None:
     """The shape that a pool with ceil_mode and explicit pads gives."""
+    shape = shapes[0]
     given: dict[str, Any] = {one.name: helper.get_attribute_value(one) for one in node.attribute}
     if not given.get("ceil_mode") or given.get("auto_pad", b"NOTSET") != b"NOTSET":
         return None
@@ -110,10 +116,22 @@ def _pooled(node: onnx.NodeProto, shape: Sequence[int], _: Constants) -> list[in
     return sizes
 
 
-#: By operator: (node, shape of its input, constants) -> the shape of its first result, or None
+def _transposed(node: onnx.NodeProto, shapes: Shapes, _: Constants) -> list[int] | None:
+    """The shape that a ConvTranspose with output_shape gives."""
+    given: dict[str, Any] = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+    shape, weight = shapes[:2]
+    if "output_shape" not in given or 0 in weight or len(weight) != len(shape):
+        return None
+    # Some files list the batch and the channels as well.
+    spatial = given["output_shape"][2 - len(shape) :]
+    return [shape[0], weight[1] * given.get("group", 1), *spatial]
+
+
+#: By operator: (node, shapes of its inputs, constants) -> the shape of its first result, or None
 #: where inference is right.
-RULES: Mapping[str, Callable[[onnx.NodeProto, Sequence[int], Constants], list[int] | None]] = {
+RULES: Mapping[str, Callable[[onnx.NodeProto, Shapes, Constants], list[int] | None]] = {
     "AveragePool": _pooled,
+    "ConvTranspose": _transposed,
     "MaxPool": _pooled,
     "Resize": _resized,
     "Upsample": _resized,

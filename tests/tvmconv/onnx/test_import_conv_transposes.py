@@ -133,6 +133,14 @@ def test_more_random_conv_transposes(case: Case) -> None:
     alike("ConvTranspose", {"output": case})
 
 
+@pytest.mark.parametrize("computed", [False, True], ids=["constant", "computed weights"])
+def test_an_output_that_is_smaller_than_the_input(computed: bool) -> None:
+    """ONNX's inference stops at the first such axis; onnxruntime computes it."""
+    cases = by_attributes((1, 4, 5, 4), (4, 3, 2, 2), {"output_shape": [3, 4]})
+    cases |= {"group": Case((1, 4, 5, 4), (4, 3, 2, 2), {"output_shape": [6, 2], "group": 2})}
+    alike("ConvTranspose", cases, computed=computed)
+
+
 def test_conv_transpose_of_computed_weights_is_tvms() -> None:
     cases = by_attributes(
         (1, 8, 5, 4),

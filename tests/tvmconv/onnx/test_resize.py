@@ -116,12 +116,18 @@ def test_resize_in_every_mode(coordinates: str, mode: str) -> None:
         right(resize(scales, size=size, opset=opset, **how))
 
 
-@pytest.mark.parametrize("rounding", resize_forms.ROUNDINGS)
-def test_resize_nearest_with_every_rounding(rounding: str) -> None:
+@pytest.mark.parametrize(
+    "coordinates",
+    [
+        "asymmetric",
+        *(pytest.param(one, marks=pytest.mark.slow) for one in ("half_pixel", "align_corners")),
+    ],
+)
+def test_resize_nearest_with_every_rounding(coordinates: str) -> None:
     models = {}
-    for coordinates in ("asymmetric", "half_pixel", "align_corners"):
+    for rounding in resize_forms.ROUNDINGS:
         how = {"coordinate_transformation_mode": coordinates, "nearest_mode": rounding}
-        models[coordinates] = resize([1, 1, 0.6, 1.7], size=10, **how)
+        models[rounding] = resize([1, 1, 0.6, 1.7], size=10, **how)
     all_right(models, families=DIRECT)
 
 
