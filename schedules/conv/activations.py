@@ -19,8 +19,13 @@ import numpy as np
 class NumpyMath:
     """The operations of formulas, on float64 arrays."""
 
-    exp, tanh, select = staticmethod(np.exp), staticmethod(np.tanh), staticmethod(np.where)
+    tanh, select = staticmethod(np.tanh), staticmethod(np.where)
     erf, real = staticmethod(np.vectorize(math.erf)), staticmethod(float)
+
+    @staticmethod
+    def sigmoid(x: Any) -> Any:
+        """Returns 1 / (1 + exp(-x))."""
+        return 1 / (1 + np.exp(-x))
 
 
 def _clip(m: Any, x: Any, low: Any, high: Any) -> Any:
@@ -30,10 +35,6 @@ def _clip(m: Any, x: Any, low: Any, high: Any) -> Any:
 
 def _leaky(m: Any, x: Any, alpha: Any) -> Any:
     return m.select(x < m.real(0), x * alpha, x)
-
-
-def _sigmoid(m: Any, x: Any) -> Any:
-    return m.real(1) / (m.real(1) + m.exp(m.real(0) - x))
 
 
 def _hard_sigmoid(m: Any, x: Any, alpha: Any, beta: Any) -> Any:
@@ -77,12 +78,12 @@ FORMULAS = {
     "clip": Formula(_clip, ("low", "high"), lambda f: (_finite(f(-np.inf)), _finite(f(np.inf)))),
     "leaky_relu": Formula(_leaky, ("alpha",), lambda f: (-f(-1.0),)),
     "prelu": Formula(_leaky),
-    "sigmoid": Formula(_sigmoid),
+    "sigmoid": Formula(lambda m, x: m.sigmoid(x)),
     "hard_sigmoid": Formula(
         _hard_sigmoid, ("alpha", "beta"), lambda f: ((f(0.125) - f(-0.125)) * 4, f(0.0))
     ),
     "hard_swish": Formula(_hard_swish),
-    "silu": Formula(lambda m, x: x * _sigmoid(m, x)),
+    "silu": Formula(lambda m, x: x * m.sigmoid(x)),
     "tanh": Formula(lambda m, x: m.tanh(x)),
     "gelu": Formula(_gelu),
 }

@@ -67,14 +67,24 @@ FOLLOWS_INPUT = (
 )
 
 
+#: Operators of which a rounded operand rounds the result no more than its own rounding does: means,
+#: norms, and products.
+KEEPS_ERROR = (
+    "relax.mean",
+    "relax.multiply",
+    "relax.nn.avg_pool2d",
+    "relax.nn.layer_norm",
+)
+
+
 def written(
     var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow, precision: Precision
 ) -> Precision:
     """Returns the precision in which a tensor is computed that regions write.
 
     It is `precision` where somebody reads the result as convolutions do; unrounded, in fp32, where
-    nobody does, or where it is cast to whole numbers, as sums of such are. A pool reads what the
-    convolution gives as convolutions do.
+    nobody does, or where it is cast to whole numbers, as sums of such are. Pools, norms and the
+    factors of squeeze-and-excite read what the convolution gives as convolutions do.
     """
     if _becomes_whole(var, flow):
         return replace(precision, result=FP32.name)
@@ -83,7 +93,7 @@ def written(
     for reader in readers(var, regions, flow):
         if isinstance(reader, Region) or reader == cast_to(precision.x):
             return precision
-        if {f"relax.{reader}", f"relax.nn.{reader}"} & set(FOLLOWS_INPUT):
+        if {f"relax.{reader}", f"relax.nn.{reader}"} & {*FOLLOWS_INPUT, *KEEPS_ERROR}:
             return precision
     return replace(precision, result=FP32.name)
 
