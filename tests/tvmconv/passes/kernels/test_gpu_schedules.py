@@ -241,11 +241,11 @@ CASES: dict[str, tuple[type, int, Build, list[Any], Any]] = {
         [((6, 5, 8), F32), ((5, 8), F32), ((5, 8), F32)], ((6, 5, 8), F32),
     ),
     "layer norm of more than a warp keeps": (
-        Rows, 16, lambda x, a, b: layer_norm(x, a, b),
-        [((3, 4400), F32), ((4400,), F32), ((4400,), F32)], ((3, 4400), F32),
+        # A sum of so many has few digits.
+        Rows, 16, lambda x, a, b: half(layer_norm(x, a, b)),
+        [((3, 4400), F32), ((4400,), F32), ((4400,), F32)], ((3, 4400), F16),
     ),
     "layer norm of more than a block keeps": (
-        # A sum of so many has few digits.
         Rows, 16, lambda x, a, b: half(layer_norm(x, a, b)),
         [((2, 70000), F32), ((70000,), F32), ((70000,), F32)], ((2, 70000), F16),
     ),
