@@ -56,14 +56,7 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
         taken.add(new)
         return new
 
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.name in DTYPES and attribute.i == fp16:
-                attribute.i = fp32
-            if attribute.HasField("t"):
-                _widen_tensor(attribute.t)
+    _widen_values(graph)
     for value in graph.input:
         if value.type.tensor_type.elem_type != fp16:
             continue
@@ -82,6 +75,24 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
         cast = helper.make_node("Cast", [name], [output], f"{output}.narrow", to=fp16)
         graph.node.append(cast)
     return infer_shapes(wide)
+
+
+def _widen_values(graph: onnx.GraphProto) -> None:
+    """Widens constants and casts, and all of a branch or the body of a loop, in place."""
+    fp16, fp32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in DTYPES and attribute.i == fp16:
+                attribute.i = fp32
+            if attribute.HasField("t"):
+                _widen_tensor(attribute.t)
+            for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                _widen_values(inner)
+                for value in (*inner.input, *inner.value_info, *inner.output):
+                    if value.type.tensor_type.elem_type == fp16:
+                        value.type.tensor_type.elem_type = fp32
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
