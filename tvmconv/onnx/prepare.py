@@ -149,7 +149,7 @@ def _outputs(
     of `declared`. Raises `ModelError` for one that has no rank anywhere."""
     pairs = zip(original.graph.output, simple.graph.output, strict=True)
     outputs = [
-        before if open_dimensions(after) and not without_shape([before]) else after
+        before if open_dimensions(after) and not open_dimensions(before) else after
         for before, after in pairs
     ]
     for i, one in enumerate(outputs):
