@@ -65,6 +65,10 @@ Families = Annotated[
 Layout = Annotated[
     str | None, typer.Option(help="of activations between layers: packed; default what costs least")
 ]
+Fallback = Annotated[
+    str | None,
+    typer.Option(help="for operators that can't be built: onnxruntime (the default), none"),
+]
 
 
 def build_options(
@@ -79,6 +83,7 @@ def build_options(
     records: Records = None,
     families: Families = None,
     layout: Layout = None,
+    fallback: Fallback = None,
     as_arch: As = None,
 ) -> dict[str, Any]:
     """Returns the arguments for `tvmconv.build` that were given; the others keep its defaults."""
@@ -95,6 +100,7 @@ def build_options(
         "records": False if records == "off" else records,
         "families": None if families is None else tuple(families.split(",")),
         "layout": layout,
+        "fallback": fallback,
         "as_arch": as_arch,
     }
     return {key: value for key, value in options.items() if value is not None}

@@ -94,9 +94,9 @@ def prepare(
     raised; where onnxruntime does not take a model with some of them, it is not simplified.
 
     Raises `ModelError` for a model that can't be read, that onnxruntime does not take although
-    every operator can be built, or whose images affect each other if it is for several batches; `ShapeError` for shapes that are left
-    open or do not fit; `QuantizationError` for scales, zero points and axes that can't be right,
-    and for inputs that can't be fed as `form` says.
+    every operator can be built, or whose images affect each other if it is for several batches;
+    `ShapeError` for shapes that are left open or do not fit; `QuantizationError` for scales, zero
+    points and axes that can't be right, and for inputs that can't be fed as `form` says.
     """
     proto = read(model)
     declared = {one.name: one for one in proto.graph.output if not without_shape([one])}
@@ -132,7 +132,8 @@ def prepare(
 
 
 def _simple(original: onnx.ModelProto, numbers: Mapping[str, Numbers]) -> onnx.ModelProto:
-    """The graph of one batch in fewer nodes. Raises `ModelError` if onnxruntime does not take it."""
+    """The graph of one batch in fewer nodes. Raises `ModelError` if onnxruntime takes no such
+    model."""
     simple = sink(frontend.simplify(frontend.widen(feed_numbers(original, numbers))))
     if unsupported(simple, folded=True):
         add_known_shapes(simple)

@@ -73,10 +73,15 @@ def _parameters(proto: onnx.ModelProto) -> int:
 def _operators(original: onnx.ModelProto, simple: onnx.ModelProto) -> tuple[OperatorSupport, ...]:
     """Counts every node of the original once, with its reason if it cannot be built.
 
-    A reason found only in the simplified model goes to the node of the same name.
+    A reason found only in the simplified model goes to the node of the same name. An operator
+    of which nothing is left there needs no kernel: every one was folded away.
     """
     found = {node.name: (operator(node), reason) for node, reason in verdicts(original)}
     if simple is not original:
+        left = {operator(node) for node in simple.graph.node}
+        found = {
+            name: (kind, reason if kind in left else None) for name, (kind, reason) in found.items()
+        }
         refused = ((n, why) for n, why in verdicts(simple, folded=True) if why is not None)
         found |= {node.name: (operator(node), why) for node, why in refused}
     counted = Counter(found.values())
