@@ -39,7 +39,7 @@ from tvmconv.onnx.prepare import Graph, prepare
 from tvmconv.onnx.quantized.inner_form import is_quantised
 from tvmconv.onnx.quantized.weights import fold_weights, weight_reasons
 from tvmconv.parts.cut import Part
-from tvmconv.parts.ends import part_graphs
+from tvmconv.parts.ends import part_choosers, part_graphs
 from tvmconv.parts.fallback import check_fallback, find_parts
 from tvmconv.parts.merge import merged
 from tvmconv.passes import pipeline
@@ -229,11 +229,12 @@ def _build_parts(
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch in parts, some of which onnxruntime runs."""
     graphs = part_graphs(graph, parts)
+    choosers = part_choosers(chooser, parts)
     steps: list[Entry | OnnxStep] = []
     reports = []
-    for part, one in zip(parts, graphs, strict=True):
+    for part, one, own in zip(parts, graphs, choosers, strict=True):
         if part.side == "compiled":
-            entry, report = _build(one, target, arch, chooser, costs, store, simulation)
+            entry, report = _build(one, target, arch, own, costs, store, simulation)
             steps.append(entry)
             reports.append(report)
         else:
@@ -288,11 +289,12 @@ def inspect(
         reports = [_unplanned(largest, missing, target, arch, costs, chooser.precision)]
     else:
         graphs = part_graphs(largest, parts) if parts else prepared.graphs
+        choosers = part_choosers(chooser, parts) if parts else [chooser] * len(graphs)
         reports = []
-        for at, graph in enumerate(graphs):
+        for at, (graph, own) in enumerate(zip(graphs, choosers, strict=True)):
             if parts and parts[at].side != "compiled":
                 continue
-            mod, planned = _plan(graph, chooser)
+            mod, planned = _plan(graph, own)
             reports.append(_report(graph, mod, planned, target, arch, costs, chooser.precision))
         if parts:
             reports = [merged(largest, parts, graphs, reports)]

@@ -172,10 +172,8 @@ def _part(
     # onnxruntime infers the types of its results itself.
     unknown = onnx.ValueInfoProto
     model.graph.output.extend(types.get(name) or unknown(name=name) for name in results)
-    ends = {*results, *read}
-    model.graph.value_info.extend(
-        types[name] for name in types if name in made and name not in ends
-    )
+    inner = made.difference(results)
+    model.graph.value_info.extend(types[name] for name in types if name in inner)
     if side == "compiled":
         return Part(side, model)
     told = (Reason(graph.node[at].name, operator(graph.node[at]), reasons[at]) for at in level)

@@ -1,14 +1,20 @@
-"""Inputs and outputs of parts: those of the network in the form that was asked for, others plain.
+"""What a part gets of a build's options: the form of inputs and outputs, and pins of its layers.
+
+Inputs and outputs of the network are in the form that was asked for, others plain.
 
 Between parts tensors are as in the model: NCHW, in the dtypes of the simplified graph.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tvmconv.errors import TvmconvError
+from tvmconv.onnx import kinds
 from tvmconv.onnx.model import specs
 from tvmconv.onnx.prepare import Graph
 from tvmconv.parts.cut import Part
+from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.specs import TensorSpec
 
 
@@ -59,3 +65,16 @@ def _require_one_form(graph: Graph, graphs: list[Graph]) -> None:
         _require_plain(one, seen.setdefault(one.name, one))
     for spec in graph.outputs:
         _require_plain(seen.get(spec.name, spec), spec)
+
+
+def part_choosers(chooser: Chooser, parts: tuple[Part, ...]) -> list[Chooser]:
+    """Returns the chooser of every part, with the pins of its own layers.
+
+    Raises `ConfigError` for a pin on a layer that no compiled part has.
+    """
+    names = [set(kinds.layers(part.model)) if part.side == "compiled" else set() for part in parts]
+    chooser.require_layers(sorted(set().union(*names)))
+    return [
+        replace(chooser, pins={name: pin for name, pin in chooser.pins.items() if name in own})
+        for own in names
+    ]
