@@ -32,7 +32,7 @@ from tvmconv.onnx.quantized.fed_numbers import Numbers, feed_numbers, find_numbe
 from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.quantized.sink import sink
 from tvmconv.onnx.sidecars.beside import with_sidecar
-from tvmconv.onnx.supported import unsupported
+from tvmconv.onnx.supported import unsupported, verdicts
 from tvmconv.runtime.io_form import IoForm
 from tvmconv.specs import TensorSpec
 
@@ -134,8 +134,13 @@ def prepare(
 def _simple(original: onnx.ModelProto, numbers: Mapping[str, Numbers]) -> onnx.ModelProto:
     """The graph of one batch in fewer nodes. Raises `ModelError` if onnxruntime takes no such
     model."""
-    simple = sink(frontend.simplify(frontend.widen(feed_numbers(original, numbers))))
-    if unsupported(simple, folded=True):
+    wide = frontend.widen(feed_numbers(original, numbers))
+    simple = sink(frontend.simplify(wide))
+    refused = [node for node, why in verdicts(simple, folded=True) if why is not None]
+    if any(node in refused for node in frontend.folds_to_constants(simple)):
+        # Such as NonZero of a constant.
+        simple = sink(frontend.simplify(wide, fold_all=True))
+    if refused:
         add_known_shapes(simple)
     return simple
 
