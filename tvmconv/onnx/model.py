@@ -21,7 +21,7 @@ from tvmconv.onnx.branches import has_branches, known_shapes, take_known_branche
 from tvmconv.onnx.file import check_size, content, load_external
 from tvmconv.onnx.forms import one_form
 from tvmconv.onnx.runtime_shapes import corrections, pinned
-from tvmconv.specs import OPEN, TensorSpec
+from tvmconv.specs import TensorSpec
 
 #: A path, the bytes of a file, or a proto.
 Model = str | Path | bytes | onnx.ModelProto
@@ -408,13 +408,13 @@ def shapes_of(proto: onnx.ModelProto) -> dict[str, list[int]]:
     return shapes | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
 
 
-def specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
-    """Name, shape and NumPy dtype of inputs or outputs; an open dimension is `OPEN`."""
+def specs(values: Iterable[onnx.ValueInfoProto], unknown: int = 0) -> tuple[TensorSpec, ...]:
+    """Name, shape and NumPy dtype of inputs or outputs. unknown: stands for an open dimension."""
     return tuple(
         TensorSpec(
             value.name,
             tuple(
-                dim.dim_value if dim.HasField("dim_value") else OPEN
+                dim.dim_value if dim.HasField("dim_value") else unknown
                 for dim in value.type.tensor_type.shape.dim
             ),
             helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,

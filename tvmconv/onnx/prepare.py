@@ -17,7 +17,6 @@ from tvmconv.errors import ModelError, UnsupportedOperatorError
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
 from tvmconv.onnx.branches import has_branches
-from tvmconv.onnx.measured_shapes import add_known_shapes
 from tvmconv.onnx.model import (
     Model,
     inputs,
@@ -31,10 +30,11 @@ from tvmconv.onnx.model import (
 from tvmconv.onnx.quantized.fed_numbers import Numbers, feed_numbers, find_numbers
 from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.quantized.sink import sink
+from tvmconv.onnx.runtime_shapes import add_known_shapes
 from tvmconv.onnx.sidecars.beside import with_sidecar
 from tvmconv.onnx.supported import unsupported, verdicts
 from tvmconv.runtime.io_form import IoForm
-from tvmconv.specs import TensorSpec
+from tvmconv.specs import OPEN, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def prepare(
             break
         found = unsupported(simple, folded=True)
         made = _outputs(graphs[i].original, simple, declared if found else {})
-        graphs[i] = replace(graphs[i], simple=simple, outputs=form.outputs(specs(made)))
+        graphs[i] = replace(graphs[i], simple=simple, outputs=form.outputs(specs(made, OPEN)))
         missing = found
     if is_buckets(batch) and not missing:
         require_independent(proto, batch, shapes)
@@ -173,4 +173,4 @@ def _graph(original: onnx.ModelProto, form: IoForm, numbers: Mapping[str, Number
     name_nodes(original)
     scaled = {name: (one.scale, one.zero) for name, one in numbers.items()}
     fed = form.inputs(specs(inputs(original)), scaled)
-    return Graph(original, original, fed, form.outputs(specs(original.graph.output)))
+    return Graph(original, original, fed, form.outputs(specs(original.graph.output, OPEN)))

@@ -1,4 +1,4 @@
-"""What a part gets of a build's options: the form of inputs and outputs, and pins of its layers.
+"""Parts as graphs to build, with what each gets of a build's options: forms of its ends, pins.
 
 Inputs and outputs of the network are in the form that was asked for, others plain.
 
@@ -15,7 +15,7 @@ from tvmconv.onnx.model import specs
 from tvmconv.onnx.prepare import Graph
 from tvmconv.parts.cut import Part
 from tvmconv.passes.plan.chooser import Chooser
-from tvmconv.specs import TensorSpec
+from tvmconv.specs import OPEN, TensorSpec
 
 
 def part_graphs(graph: Graph, parts: tuple[Part, ...]) -> tuple[Graph, ...]:
@@ -30,7 +30,8 @@ def part_graphs(graph: Graph, parts: tuple[Part, ...]) -> tuple[Graph, ...]:
     asked_out = {spec.name: spec for spec in graph.outputs}
     plain_in = {spec.name: spec for spec in specs(graph.simple.graph.input)}
     for part in parts:
-        read, made = specs(part.model.graph.input), specs(part.model.graph.output)
+        graph_ends = part.model.graph.input, part.model.graph.output
+        read, made = (specs(ends, OPEN) for ends in graph_ends)
         if part.side == "compiled":
             fed = tuple(asked_in.get(spec.name, spec) for spec in read)
             given = tuple(asked_out.get(spec.name, spec) for spec in made)

@@ -1,4 +1,4 @@
-"""Whether a network is cut into parts: the parameter `fallback` of a build, and what it refuses."""
+"""The parameter `fallback` of a build: decides if a network is cut into parts, or is refused."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from tvmconv.onnx.model import inputs, opset, specs
 from tvmconv.onnx.supported import operator, verdicts
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.reports.data.capability import CapabilityReport, OperatorSupport
+from tvmconv.specs import OPEN
 
 #: By operator: its inputs that are numbers of weights and biases, and those that are scales.
 NUMBERS = {
@@ -41,7 +42,7 @@ def capability(
     return CapabilityReport(
         specs(inputs(original)),
         # More shapes can be inferred if constants are folded.
-        specs(simple.graph.output),
+        specs(simple.graph.output, OPEN),
         opset(original),
         _parameters(original),
         _operators(original, simple),
