@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import onnx
 import pytest
@@ -44,7 +46,7 @@ def test_every_node_is_in_one_part_and_every_tensor_is_there_when_it_is_read(nam
         used = {name for node in part.model.graph.node for name in node.input}
         assert kept <= used
     assert {value.name for value in graph.simple.graph.output} <= there
-    for before, after in zip(parts, parts[1:], strict=False):
+    for before, after in pairwise(parts):
         assert before.side != after.side
     for part in parts:
         told = [one.name for one in part.reasons]

@@ -35,7 +35,7 @@ def exe() -> Executable:
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_without_a_fallback_it_is_refused_as_before(name: str) -> None:
-    with pytest.raises(UnsupportedOperatorError, match="can't be built: .*x1") as error:
+    with pytest.raises(UnsupportedOperatorError, match=r"can't be built: .*x1") as error:
         tvmconv.build(NETWORKS[name][0](), target="llvm", fallback="none")
     assert name in error.value.what
     report = tvmconv.inspect(NETWORKS[name][0](), target="llvm", fallback="none")
@@ -63,7 +63,7 @@ def test_a_domain_that_nobody_knows() -> None:
 def test_nothing_left_to_compile() -> None:
     g = Graph(SHAPE)
     x = g.op("CumSum", g.op("Relu", "input"), g.constant(np.array(3, np.int64)))
-    with pytest.raises(UnsupportedOperatorError, match="CumSum .*x1") as error:
+    with pytest.raises(UnsupportedOperatorError, match=r"CumSum .*x1") as error:
         tvmconv.build(g.model(x), target="llvm")
     assert "no convolution or product" in error.value.note
     assert "onnxruntime run the whole" in error.value.hint
@@ -129,7 +129,7 @@ def test_a_form_of_what_is_compiled_is_honoured() -> None:
 
 
 def test_a_form_of_an_output_that_onnxruntime_reads_as_well() -> None:
-    with pytest.raises(TvmconvError, match="'boxes'|'found'"):
+    with pytest.raises(TvmconvError, match=r"'boxes'|'found'"):
         tvmconv.build(detector(), target="llvm", io_dtype="float16")
 
 
