@@ -176,6 +176,10 @@ def _l2_gbps(multiprocessors: int, clock_ghz: float) -> float:
     return multiprocessors * CLOCKS.l2_rate * clock_ghz * L2_SHARE
 
 
+#: Bandwidth between a GPU and the host, in 1e9 bytes per second: PCIe 4.0 with 16 lanes of 16 GT/s
+#: in 128b/130b has 31.5 (PCI Express base specification 4.0); 25 is assumed to be left for data.
+HOST_GBPS = 25.0
+
 MEASURED, DATA_SHEET = "measured", "data sheet, dense"
 #: `Card.source` of a card with documented figures.
 DOCUMENTED = "documented, predictions not validated"

@@ -1316,4 +1316,20 @@ FAULTS: tuple[Fault, ...] = (
         "        if True:\n",
         ("tests/tvmconv/parts/test_cut.py",),
     ),
+    Fault(
+        "a weight is computed in the first part and handed on",
+        "parts",
+        "tvmconv/parts/cut.py",
+        "if decided and at not in reasons",
+        "if False and at not in reasons",
+        ("tests/tvmconv/parts/test_corners.py",),
+    ),
+    Fault(
+        "a branch reads an input that was widened outside of it alone",
+        "parts",
+        "tvmconv/onnx/frontend.py",
+        "            rename(node, {value.name: name})\n",
+        "            node.input[:] = [name if x == value.name else x for x in node.input]\n",
+        ("tests/tvmconv/parts/test_corners.py",),
+    ),
 )

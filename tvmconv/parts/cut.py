@@ -84,7 +84,8 @@ def node_reasons(proto: onnx.ModelProto) -> dict[int, str]:
     found: dict[int, str] = {}
     for at, (node, reason) in enumerate(verdicts(proto, folded=True)):
         if reason is not None:
-            found[at] = reason or "not implemented"
+            foreign = node.domain not in ("", "ai.onnx")
+            found[at] = reason or ("no operator of ONNX's own" if foreign else "not implemented")
             continue
         for name in (*read_by(node), *filter(None, node.output)):
             if name not in elements:
@@ -191,9 +192,10 @@ def _part(
     del model.graph.input[:], model.graph.output[:]
     model.graph.node.extend(nodes)
     model.graph.initializer.extend(constants[name] for name in used)
-    model.graph.input.extend(types[name] for name in read if name in outside)
     # onnxruntime infers the types of its results itself.
     unknown = onnx.ValueInfoProto
+    fed = (name for name in read if name in outside)
+    model.graph.input.extend(types.get(name) or unknown(name=name) for name in fed)
     model.graph.output.extend(types.get(name) or unknown(name=name) for name in results)
     inner = made.difference(results)
     model.graph.value_info.extend(types[name] for name in types if name in inner)

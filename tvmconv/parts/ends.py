@@ -7,7 +7,10 @@ Between parts tensors are as in the model: NCHW, in the dtypes of the simplified
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
+
+import onnx
 
 from tvmconv.errors import TvmconvError
 from tvmconv.onnx import kinds
@@ -15,6 +18,7 @@ from tvmconv.onnx.model import specs
 from tvmconv.onnx.prepare import Graph
 from tvmconv.parts.cut import Part
 from tvmconv.passes.plan.chooser import Chooser
+from tvmconv.reports.data.parts import NO_NUMBERS
 from tvmconv.specs import OPEN, TensorSpec
 
 
@@ -30,8 +34,7 @@ def part_graphs(graph: Graph, parts: tuple[Part, ...]) -> tuple[Graph, ...]:
     asked_out = {spec.name: spec for spec in graph.outputs}
     plain_in = {spec.name: spec for spec in specs(graph.simple.graph.input)}
     for part in parts:
-        graph_ends = part.model.graph.input, part.model.graph.output
-        read, made = (specs(ends, OPEN) for ends in graph_ends)
+        read, made = _specs(part.model.graph.input), _specs(part.model.graph.output)
         if part.side == "compiled":
             fed = tuple(asked_in.get(spec.name, spec) for spec in read)
             given = tuple(asked_out.get(spec.name, spec) for spec in made)
@@ -46,6 +49,17 @@ def part_graphs(graph: Graph, parts: tuple[Part, ...]) -> tuple[Graph, ...]:
         graphs.append(Graph(part.model, part.model, fed, given))
     _require_one_form(graph, graphs)
     return tuple(graphs)
+
+
+def _specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
+    """As `specs`; what is no tensor of numbers, such as a sequence, has the dtype `NO_NUMBERS`."""
+    other = (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
+    return tuple(
+        TensorSpec(value.name, (), NO_NUMBERS)
+        if value.type.tensor_type.elem_type in other
+        else specs([value], OPEN)[0]
+        for value in values
+    )
 
 
 def _require_plain(plain: TensorSpec, asked: TensorSpec) -> None:

@@ -43,7 +43,7 @@ def merged(
         output_bytes=sum(one.output_bytes for one in reports),
         batch=batch_of(graph.inputs),
         parts=tuple(map(_part, parts)),
-        crossings=tuple(_crossings(graphs)),
+        crossings=tuple(_crossings(parts, graphs, largest.target == "cuda")),
     )
 
 
@@ -52,7 +52,10 @@ def _part(part: Part) -> PartReport:
     return PartReport(part.side, len(part.model.graph.node), tuple(told))
 
 
-def _crossings(graphs: Sequence[Graph]) -> list[CrossingReport]:
+def _crossings(
+    parts: Sequence[Part], graphs: Sequence[Graph], on_gpu: bool
+) -> list[CrossingReport]:
+    """on_gpu: whether compiled parts run on a GPU; onnxruntime's are fed from the host."""
     found = []
     for source, one in enumerate(graphs):
         for spec in one.outputs:
@@ -62,6 +65,8 @@ def _crossings(graphs: Sequence[Graph]) -> list[CrossingReport]:
                 if spec.name in {read.name for read in other.inputs}
             ]
             if readers:
-                told = (spec.name, spec.dtype, spec.shape, source + 1, tuple(readers))
+                side = parts[source].side
+                copies = on_gpu * sum(parts[at - 1].side != side for at in readers)
+                told = (spec.name, spec.dtype, spec.shape, source + 1, tuple(readers), copies)
                 found.append(CrossingReport(*told))
     return found

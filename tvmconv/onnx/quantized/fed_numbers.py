@@ -18,7 +18,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tvmconv.errors import ModelError, QuantizationError
-from tvmconv.onnx.model import inputs
+from tvmconv.onnx.model import inputs, read_by
 from tvmconv.onnx.quantized.operators import QUANTIZE, element_name, is_standard
 
 _T = onnx.TensorProto
@@ -46,7 +46,7 @@ def find_numbers(proto: onnx.ModelProto, dtype: str) -> dict[str, Numbers]:
     found = {}
     reads: Counter[str] = Counter()
     for node in proto.graph.node:
-        reads.update(node.input)
+        reads.update(read_by(node))
     reads.update(output.name for output in proto.graph.output)
     values = {one.name: one for one in proto.graph.initializer}
     for value in inputs(proto):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import onnx
 from onnx import helper, numpy_helper
 
+from tvmconv.onnx.branches import rename
 from tvmconv.onnx.model import drop_unread, infer_shapes
 from tvmconv.onnx.quantized.operators import DEQUANTIZE, QUANTIZE, is_standard
 
@@ -39,7 +40,7 @@ def sink(proto: onnx.ModelProto) -> onnx.ModelProto:
     names: dict[str, str] = {}
     outputs = {output.name for output in graph.output}
     for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
+        rename(node, names)
         if is_standard(node, DEQUANTIZE) and parameters.single(node):
             sources[node.output[0]] = node
         if is_standard(node, QUANTIZE) and node.output[0] not in outputs:

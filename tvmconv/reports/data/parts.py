@@ -9,7 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from schedules.machine.gpus import HOST_GBPS
 from tvmconv.specs import OPEN, size_text
+
+#: The dtype of what is no tensor of numbers, such as a sequence of tensors, and has no shape then.
+NO_NUMBERS = "object"
 
 
 @dataclass(frozen=True)
@@ -44,20 +48,34 @@ class CrossingReport:
     #: Numbers of parts, from 1.
     source: int
     readers: tuple[int, ...]
+    #: Between a GPU and the host, in a run.
+    copies: int = 0
 
     @property
     def moved_bytes(self) -> int | None:
         """Its bytes; None if only a run decides."""
-        if OPEN in self.shape:
+        if OPEN in self.shape or self.dtype == NO_NUMBERS:
             return None
         return math.prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    @property
+    def copy_us(self) -> float | None:
+        """The least time that its copies can take at `HOST_GBPS`; None if only a run decides."""
+        size = self.moved_bytes
+        if not self.copies:
+            return 0.0
+        return None if size is None else self.copies * size / (HOST_GBPS * 1e3)
 
     def __str__(self) -> str:
         size = self.moved_bytes
         told = "only a run decides how many bytes" if size is None else f"{size / 1e3:.1f} kB"
         shape = ", ".join(map(size_text, self.shape))
         readers = ", ".join(map(str, self.readers))
-        return f"{self.name}: {self.dtype}[{shape}], {told}, part {self.source} to {readers}"
+        plain = f"{self.name}: {self.dtype}[{shape}], {told}, part {self.source} to {readers}"
+        if not self.copies:
+            return plain
+        us = "" if self.copy_us is None else f", {self.copy_us:.3g} us"
+        return f"{plain}, {self.copies} cop{'y' if self.copies == 1 else 'ies'}{us}"
 
 
 def part_from_json(item: dict[str, Any]) -> PartReport:

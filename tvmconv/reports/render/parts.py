@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 
+from schedules.machine.gpus import HOST_GBPS
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.reports.data.parts import FallbackReport
 
@@ -33,9 +34,22 @@ def parts_text(report: BuildReport) -> str:
     lines = [parts_headline(report)]
     lines += [f"  {operator} x{len(group)}: {why}" for (operator, why), group in alike.items()]
     if report.crossings:
-        lines.append("between parts, through the memory of the host:")
+        lines.append(_between(report))
         lines += [f"  {one}" for one in report.crossings]
     return "\n".join(lines)
+
+
+def _between(report: BuildReport) -> str:
+    """The line above what crosses."""
+    times = [one.copy_us for one in report.crossings]
+    if not any(one.copies for one in report.crossings):
+        return "between parts, through the memory of the host:"
+    least = sum(us for us in times if us is not None)
+    return (
+        "between parts, copied between the GPU and the host, at "
+        f"{HOST_GBPS:.0f} GB/s in at least {least:.3g} us a run"
+        f"{', more where only a run decides a size' if None in times else ''}:"
+    )
 
 
 def _counted(fallbacks: list[FallbackReport]) -> list[str]:
