@@ -20,6 +20,7 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from intrinsics.dtypes import FP32
 from schedules.conv.precision import FP16, Precision
 from schedules.conv.signature import RESIDUAL, Operand, X
 from schedules.conv.workload import ConvWorkload
@@ -126,11 +127,14 @@ class _Lower(PyExprMutator):
     def _x(self, region: Region) -> relax.Expr:
         """x as the kernel multiplies it: its numbers, padded where they have a zero point; or as
         floats without it, of which any dtype that is multiplied holds 9 bits, times a power of
-        two. What converts them is elementwise, so one kernel that reads bytes."""
+        two; or a tensor in fp32 times a power of two. What converts them is elementwise, so one kernel that reads bytes."""
         numbers = region.scale is not None
         if (not numbers and region.x_scale == 1) or (region.integers and not any(region.widths)):
             return region.x
         x = self.visit_expr(region.x)
+        if x.ty.dtype == FP32.name and not numbers:
+            factor = relax.const(region.x_scale, FP32.name)  # before it is narrowed
+            return self.builder_.emit(relax.op.multiply(x, factor))
         if region.integers:
             top, left, bottom, right = region.widths
             around = [0, 0, top, bottom, left, right, 0, 0]
