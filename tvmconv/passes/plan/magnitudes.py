@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 from tvm import relax
 
-from tvmconv.passes.graph import Dataflow
+from tvmconv.passes.graph import Dataflow, array, dtype
 from tvmconv.passes.plan.balance_ranges import filter_norms
 from tvmconv.passes.plan.quantised import is_quantised
 from tvmconv.passes.plan.readers import FOLLOWS_INPUT
 from tvmconv.passes.regions.region import Region
+from tvmconv.specs import is_float
 
 #: A tensor whose largest magnitude on feeds is from the first to the second is left as it is: below
 #: 2**-14 fp16 has a fixed step, above 65504 nothing, and other feeds may be larger.
@@ -22,6 +23,13 @@ SEEN = 2.0**-8, 2.0**12
 GUESSED = 2.0**-12, 2.0**13
 #: Magnitude of a tensor of which nothing is known.
 USUAL = 1.0
+#: Operators whose results are about as large as the largest of what they read; and products.
+KEEPS_SIZE = (
+    *FOLLOWS_INPUT,
+    *("relax.add", "relax.subtract", "relax.mean", "relax.nn.avg_pool2d", "relax.nn.leakyrelu"),
+    *("relax.nn.adaptive_avg_pool2d", "relax.nn.pad", "relax.image.resize2d", "relax.strided_slice"),
+)
+PRODUCTS = ("relax.multiply", "relax.divide")
 #: Exponents of a scale: it and its inverse are normal numbers of fp32, and so are their squares.
 EXPONENTS = 60
 
@@ -30,6 +38,14 @@ def power_of_two(largest: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """The power of two that brings magnitudes next to 1; 1 for 0."""
     magnitude = np.where(np.asarray(largest) > 0, largest, 1.0)
     return 2.0 ** -np.clip(np.round(np.log2(magnitude)), -EXPONENTS, EXPONENTS)
+
+
+def _tensors(value: relax.Expr) -> Iterator[relax.Expr]:
+    """The tensors of floats that a call reads."""
+    for one in value.args:
+        for tensor in one.fields if isinstance(one, relax.Tuple) else [one]:
+            if isinstance(tensor.ty, relax.TensorType) and is_float(dtype(tensor)):
+                yield tensor
 
 
 class Magnitudes:
@@ -43,6 +59,8 @@ class Magnitudes:
     ) -> None:
         self._regions, self._flow, self._seen = regions, flow, seen
         self._guessed: dict[relax.Var, float] = {}
+        for var in flow.values:  # in order, so that what each reads is known
+            self._guessed[var] = self._guess(var)
 
     def scale(self, tensor: relax.Expr | None) -> float:
         """The power of two that brings a tensor into the range of fp16; 1 if it is there."""
@@ -50,23 +68,22 @@ class Magnitudes:
             return 1.0
         largest = self._seen.get(tensor)
         low, high = GUESSED if largest is None else SEEN
-        largest = self._guess(tensor) if largest is None else largest
-        return 1.0 if largest == 0 or low <= largest <= high else float(power_of_two(largest))
+        largest = self._guessed.get(tensor, USUAL) if largest is None else largest
+        kept = largest == 0 or low <= largest <= high or not np.isfinite(largest)
+        return 1.0 if kept else float(power_of_two(largest))
 
     def _guess(self, var: relax.Var) -> float:
-        """What independent inputs of the usual size would give, or of one that is not usual."""
-        if var not in self._guessed:
-            self._guessed[var] = self._of(var)
-        return self._guessed[var]
-
-    def _of(self, var: relax.Var) -> float:
+        """What inputs of the usual size, or of one that is not usual, would give."""
         region = self._regions.get(var)
         if region is not None:
             return USUAL if is_quantised(region) else self._given(region)
-        if self._flow.op(var) not in FOLLOWS_INPUT:
+        value, op = self._flow.values[var], self._flow.op(var)
+        if op in PRODUCTS:
+            first, second = (self._size(one) for one in value.args)
+            return first * second if op == "relax.multiply" else first / (second or USUAL)
+        if op not in KEEPS_SIZE:
             return USUAL
-        read = relax.analysis.free_vars(self._flow.values[var])
-        return max((self._size(one) for one in read), default=USUAL)
+        return max(map(self._size, _tensors(value)), default=USUAL)
 
     def _given(self, region: Region) -> float:
         """What a convolution gives: the largest of its filters' gains, its bias and its residual,
@@ -85,11 +102,13 @@ class Magnitudes:
         return largest
 
     def _size(self, tensor: relax.Expr) -> float:
-        """The magnitude of a tensor that a convolution reads: seen, or guessed where that is not
+        """The magnitude of a tensor that is read: of a constant, seen, or guessed where that is not
         the usual, so that gains of a few are not multiplied from layer to layer."""
-        if not isinstance(tensor, relax.Var):
-            return USUAL
+        constant = array(tensor)
+        if constant is not None:
+            return float(np.abs(constant).max(initial=0.0))
         if tensor in self._seen:
             return self._seen[tensor]
-        guess = self._guess(tensor)
-        return USUAL if GUESSED[0] <= guess <= GUESSED[1] else guess
+        guess = self._guessed.get(tensor, USUAL)
+        usual = guess == 0 or GUESSED[0] <= guess <= GUESSED[1] or not np.isfinite(guess)
+        return USUAL if usual else guess
