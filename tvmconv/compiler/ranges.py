@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -9,12 +10,15 @@ import onnx
 import tvm
 from tvm import relax
 
+from tvmconv.errors import FeedError
+from tvmconv.onnx.kinds import CONVOLUTIONS, PRODUCTS
 from tvmconv.onnx.model import inputs, specs
 from tvmconv.onnx.ranges.feeds import Feed, checked
 from tvmconv.onnx.ranges.measure import measure
 from tvmconv.passes.regions.region import Region
 from tvmconv.reports.collect.nodes import node_names
 
+LAYERS = (*CONVOLUTIONS, *PRODUCTS)
 #: One run of the network, or several.
 Calibrate = Feed | Iterable[Feed]
 
@@ -22,14 +26,22 @@ Calibrate = Feed | Iterable[Feed]
 def seen_on(model: onnx.ModelProto, feeds: Calibrate | None) -> dict[str, float]:
     """Returns the largest magnitude of every activation on the feeds, by name; none without feeds.
 
-    model: simplified. Raises `FeedError` for feeds that do not fit it, or on which an activation is
-    not finite, and `ModelError` for a model that onnxruntime can't run.
+    model: simplified. Raises `FeedError` for feeds that do not fit it, or on which what a
+    convolution reads is not finite, and `ModelError` for a model that onnxruntime can't run.
     """
     if feeds is None:
         return {}
     several = [feeds] if isinstance(feeds, Mapping | np.ndarray) else feeds
     fed = checked(several, specs(inputs(model)))
-    return {name: one.largest for name, one in measure(model, fed).items()}
+    found = {name: one.largest for name, one in measure(model, fed).items()}
+    for node in (one for one in model.graph.node if one.op_type in LAYERS):
+        if not math.isfinite(found.get(node.input[0], 0.0)):
+            raise FeedError(
+                f"{node.op_type} {node.name!r} reads infinity or NaN on the feeds",
+                note=f"{node.input[0]!r} is not finite in fp32 already",
+                hint="are the feeds scaled as the network was trained?",
+            )
+    return {name: largest for name, largest in found.items() if math.isfinite(largest)}
 
 
 def by_variable(

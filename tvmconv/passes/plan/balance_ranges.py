@@ -35,6 +35,8 @@ ENLARGED = 8.0
 LARGEST = 1024.0
 #: The smallest normal fp16 number, and the magnitude that weights all below it are scaled to.
 SMALLEST, RAISED = 2.0**-14, 2.0**-8
+#: A scale beyond this, or its inverse, is told in reports.
+FAR = 2.0**8
 #: Upper limit of a bias that is scaled up.
 LARGEST_BIAS = 64.0
 
@@ -57,6 +59,8 @@ def balance_ranges(
         changed = moved(var, scale, after, balanced)
         if max(float(np.abs(changed[one].weight).max()) for one in after) > LARGEST:
             continue
+        if scale.max() > FAR or scale.min() < 1 / FAR:
+            changed = {at: _noted(one, at is var) for at, one in changed.items()}
         balanced.update(changed)
     return balanced
 
@@ -75,6 +79,11 @@ def moved(
     for one in after:
         found[one] = replace(regions[one], weight=scaled_by_input(regions[one], 1 / scale))
     return found
+
+
+def _noted(region: Region, writes: bool) -> Region:
+    what = "result" if writes else "x"
+    return replace(region, kept=(*region.kept, f"{what} by channel"))
 
 
 def may_scale(region: Region) -> bool:

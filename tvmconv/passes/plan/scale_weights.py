@@ -2,8 +2,10 @@
 
 Before:  y = relu(conv(x, weight) + bias)                    weights around 1e-8
 After:   y = relu(conv(x, weight * s) * (1 / s) + bias)      the largest of each channel around 1
-Requires: a convolution that multiplies fp16, to which rounding its weights loses more than eleven
-          bits of each would, or overflows; or in whose result, in fp32, one channel loses that
+Requires: a convolution that multiplies fp16, whose weights as a whole lose more in fp16 than
+          rounding each to eleven bits would, or overflow. Channels far below the others count by
+          themselves where the network gives them as they are, and the result is then fp32; in
+          between, training leaves many that are all but switched off
 Formula: conv(x, weight * s) / s = conv(x, weight), s[k] = 2**-round(log2(max |weight[k]|)). The
          kernel multiplies its fp32 sums by 1 / s, as it does by the scales of integers
 """
@@ -22,10 +24,11 @@ from schedules.conv.precision import Precision
 from tvmconv.passes.graph import Dataflow, dtype
 from tvmconv.passes.plan.balance_ranges import by_filter
 from tvmconv.passes.plan.magnitudes import power_of_two
-from tvmconv.passes.plan.readers import written
 from tvmconv.passes.regions.absorb_scale import scaled
 from tvmconv.passes.regions.region import Region
 
+#: Operators that only move elements, or cast them.
+MOVES = ("relax.permute_dims", "relax.reshape", "relax.astype")
 #: More than the relative l2 error of rounding normal numbers to fp16: each is off by 2**-11 / m at
 #: most, where m is its mantissa, so by 2**-11 / sqrt(3) in the mean square where all m are 1.
 LOST = 2.0**-11.5
@@ -37,22 +40,31 @@ def scale_weights(
     """The same regions, some with a `Region.sum_scale`."""
     if precision.operands[1] != dtypes.FP16.name:
         return dict(regions)
-    return {
-        var: _scaled(region, written(region, var, regions, flow, precision).result)
-        for var, region in regions.items()
-    }
+    return {var: _scaled(region, _is_given(var, flow)) for var, region in regions.items()}
 
 
-def _scaled(region: Region, result: str) -> Region:
+def _is_given(var: relax.Var, flow: Dataflow) -> bool:
+    """True if a tensor is an output of the network, and is that alone."""
+    if var in flow.outputs:
+        return not flow.readers[var]
+    moved = flow.readers[var]
+    return bool(moved) and all(
+        (flow.op(one) in MOVES or isinstance(flow.values[one], relax.Tuple))
+        and _is_given(one, flow)
+        for one in moved
+    )
+
+
+def _scaled(region: Region, given: bool) -> Region:
+    """given: whether the network gives what the region writes."""
     if region.scale is not None or not np.isfinite(region.weight).all():
         return region  # whole numbers, or weights that no scale helps
     filters = by_filter(region)
-    lost = _lost(filters)
-    # In fp16 a channel below the others is lost by itself.
-    worst = lost.max() if result == dtypes.FP32.name else 0.0
     converted = region.x_scale != 1 and dtype(region.x) == dtypes.FP32.name
-    if max(worst, float(_lost(filters.reshape(1, -1))[0])) <= LOST and not converted:
-        return region
+    if float(_lost(filters.reshape(1, -1))[0]) <= LOST and not converted:
+        if not given or region.result or _lost(filters).max() <= LOST:
+            return region
+        region = replace(region, wide=True, kept=(*region.kept, "result in fp32"))
     scale = power_of_two(np.abs(filters).max(axis=1))
     return replace(
         region,
