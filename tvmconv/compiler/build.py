@@ -132,15 +132,15 @@ def build(
         ``"float32"`` to round them to fp16 as operands of convolutions alone.
     as_arch: for a network on a CPU the GPU whose costs the report shows, such as ``"sm_90a"``; by
         default those of the CPU.
-    calibrate: a feed, as of the model for the largest batch, or several, like those the network
-        will see. Where activations leave the range of fp16 on them, from 2**-8 to 2**12 in their
+    calibrate: a feed, as of the model for the largest batch, or several, or a folder of images
+        (`read_images`), like those the network will see. Where activations leave the range of fp16 on them, from 2**-8 to 2**12 in their
         largest magnitude, they are scaled by powers of two, or kept in fp32. Without it inputs are
         taken to be around one, and weights of any size are scaled; `compare` says what is lost.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
     `QuantizationError` for its scales or those of `quantization`, and for an input that `io_dtype`
     does not suit, `TargetError` or `ToolchainError` for the target, `RecordError` for the records,
-    `FeedError` for feeds to calibrate with that do not fit, or on which an activation is not finite,
+    `FeedError` for feeds to calibrate with that do not fit or overflow in fp32,
     `FamilyError` for an unknown family or a convolution that none of `families` computes,
     `ConfigError` for a configuration that does not fit or names no layer, and of itself for an
     unknown option.

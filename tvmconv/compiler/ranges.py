@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -11,16 +13,18 @@ import tvm
 from tvm import relax
 
 from tvmconv.errors import FeedError
+from tvmconv.images import read_images
 from tvmconv.onnx.kinds import CONVOLUTIONS, PRODUCTS
 from tvmconv.onnx.model import inputs, specs
 from tvmconv.onnx.ranges.feeds import Feed, checked
 from tvmconv.onnx.ranges.measure import measure
 from tvmconv.passes.regions.region import Region
 from tvmconv.reports.collect.nodes import node_names
+from tvmconv.specs import TensorSpec, batch_of
 
 LAYERS = (*CONVOLUTIONS, *PRODUCTS)
-#: One run of the network, or several.
-Calibrate = Feed | Iterable[Feed]
+#: One run of the network, several, or a folder of images.
+Calibrate = str | Path | Feed | Iterable[Feed]
 
 
 def seen_on(model: onnx.ModelProto, feeds: Calibrate | None) -> dict[str, float]:
@@ -31,8 +35,11 @@ def seen_on(model: onnx.ModelProto, feeds: Calibrate | None) -> dict[str, float]
     """
     if feeds is None:
         return {}
+    wanted = specs(inputs(model))
+    if isinstance(feeds, str | Path):
+        feeds = _pictures(feeds, wanted)
     several = [feeds] if isinstance(feeds, Mapping | np.ndarray) else feeds
-    fed = checked(several, specs(inputs(model)))
+    fed = checked(several, wanted)
     found = {name: one.largest for name, one in measure(model, fed).items()}
     for node in (one for one in model.graph.node if one.op_type in LAYERS):
         if not math.isfinite(found.get(node.input[0], 0.0)):
@@ -42,6 +49,16 @@ def seen_on(model: onnx.ModelProto, feeds: Calibrate | None) -> dict[str, float]
                 hint="are the feeds scaled as the network was trained?",
             )
     return {name: largest for name, largest in found.items() if math.isfinite(largest)}
+
+
+def _pictures(folder: str | Path, wanted: Sequence[TensorSpec]) -> Iterator[Feed]:
+    """The images of a folder, each as often as the network takes images."""
+    batch = batch_of(wanted)
+    single = [replace(spec, shape=(1, *spec.shape[1:])) if spec.shape else spec for spec in wanted]
+    for feed in read_images(folder, single):
+        yield {
+            name: np.repeat(one, batch, axis=0) if one.ndim else one for name, one in feed.items()
+        }
 
 
 def by_variable(

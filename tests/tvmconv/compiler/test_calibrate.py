@@ -1,8 +1,9 @@
-"""Activations between layers that leave the range of fp16: scaled, kept in fp32, or refused feeds."""
+"""Activations between layers that leave the range of fp16 are scaled, or kept in fp32."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,7 +137,7 @@ def test_bfloat16_has_the_range_of_fp32() -> None:
     assert not any(one.kept for one in exe.report.convs)
 
 
-def test_the_report_says_what_was_done_and_the_file_keeps_it(tmp_path: Any) -> None:
+def test_the_report_says_what_was_done_and_the_file_keeps_it(tmp_path: Path) -> None:
     exe = held(silu(Graph(SHAPE), 3e5, 1e-5), 1.0, calibrated=True)
     first, second = exe.report.convs
     assert first.kept[0] == "result in fp32"
@@ -186,3 +187,16 @@ def test_zeros_tell_nothing() -> None:
     model = rectified(Graph(SHAPE), 1.0, 1.0)
     report = tvmconv.inspect(model, "llvm", calibrate=np.zeros(SHAPE, "f"))
     assert not any("x times" in what for one in report.convs for what in one.kept)
+
+
+def test_a_folder_of_images_calibrates(tmp_path: Path) -> None:
+    model = rectified(Graph(SHAPE), 1.0, 1.0)
+    for name, size in (("a", 1e-7), ("b", 1e-6)):
+        np.save(tmp_path / name, np.full(SHAPE[1:], size, "f"))
+    first, _ = tvmconv.inspect(model, "llvm", calibrate=tmp_path).convs
+    assert "x times 2**20" in first.kept
+    g = Graph([4, 8, 10, 9])
+    (several,) = tvmconv.inspect(last(g, "input", 8, 1.0), "llvm", calibrate=str(tmp_path)).convs
+    assert "x times 2**20" in several.kept
+    with pytest.raises(FeedError, match="is no folder"):
+        tvmconv.inspect(model, "llvm", calibrate=tmp_path / "nowhere")

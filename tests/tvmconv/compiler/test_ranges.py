@@ -44,7 +44,9 @@ def convolved(x: Array, weight: Array, strides: Any = (1, 1), pads: Any = (0,) *
     n, grouped = x.shape[0], weight.reshape(group, k // group, -1, r, s).astype(np.float64)
     y = np.zeros((n, group, k // group, rows, columns))
     for i, j in itertools.product(range(r), range(s)):
-        at = x[:, :, i : i + rows * strides[0] : strides[0], j : j + columns * strides[1] : strides[1]]
+        at = x[
+            :, :, i : i + rows * strides[0] : strides[0], j : j + columns * strides[1] : strides[1]
+        ]
         at = at[:, :, :rows, :columns].reshape(n, group, -1, rows, columns)
         y += np.einsum("gki,ngipq->ngkpq", grouped[..., i, j], at)
     return y.reshape(n, k, rows, columns)
@@ -166,9 +168,7 @@ ARCHS = ("sm_80", "sm_90a")
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_scaled_layers_stay_on_tensor_cores(arch: str) -> None:
-    plain, small = (
-        tvmconv.inspect(network(scale), arch=arch).plan.convs for scale in (1.0, 1e-8)
-    )
+    plain, small = (tvmconv.inspect(network(scale), arch=arch).plan.convs for scale in (1.0, 1e-8))
     assert [one.tensor_core for one in small] == [one.tensor_core for one in plain]
     assert all(scales(one.workloads)[0] == ["scale"] for one in small)
 

@@ -98,7 +98,9 @@ def test_what_fp16_loses_is_measured() -> None:
     small = np.array([3e-8, -7e-8, 1e-7, 5e-7], "f")
     found = sizes(small)["input"]
     off = small.astype("f2").astype("d") - small
-    assert found.lost == pytest.approx(np.linalg.norm(off) / np.linalg.norm(small.astype("d")), 1e-3)
+    assert found.lost == pytest.approx(
+        np.linalg.norm(off) / np.linalg.norm(small.astype("d")), 1e-3
+    )
     assert sizes([1e-30, 0, 0, 0])["input"].lost == 1
     assert sizes([1e5, 0, 0, 0])["input"].lost == np.inf
     assert sizes([0, 0, 0, 0])["input"].largest == sizes([0, 0, 0, 0])["input"].lost == 0

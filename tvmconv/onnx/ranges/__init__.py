@@ -1,1 +1,1 @@
-"""How large the activations of a network become: feeds to find out with, and what onnxruntime says."""
+"""How large the activations of a network become: feeds, and what onnxruntime says of them."""

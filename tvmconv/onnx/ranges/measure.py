@@ -1,4 +1,4 @@
-"""How large each activation is on some feeds, and what rounding it to fp16 loses, by onnxruntime."""
+"""How large activations are on some feeds, and what rounding to fp16 loses, by onnxruntime."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def _watched(
 
     for name in names:
         largest = op("ReduceMax", op("Abs", name), keepdims=0)
-        narrow = op("Cast", op("Cast", name, to=onnx.TensorProto.FLOAT16), to=onnx.TensorProto.FLOAT)
+        narrow = op(
+            "Cast", op("Cast", name, to=onnx.TensorProto.FLOAT16), to=onnx.TensorProto.FLOAT
+        )
         lost = op("Div", norm(op("Sub", narrow, name), largest), norm(name, largest))
         answers[name] = largest, lost
         for answer in (largest, lost):
-            graph.output.append(
-                helper.make_tensor_value_info(answer, onnx.TensorProto.FLOAT, None)
-            )
+            graph.output.append(helper.make_tensor_value_info(answer, onnx.TensorProto.FLOAT, None))
     return watched, answers
 
 

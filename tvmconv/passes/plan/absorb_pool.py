@@ -2,8 +2,9 @@
 
 Before:  y = relu(conv(x)); z = max_pool2d(y)
 After:   one kernel that writes z alone
-Requires: nobody else reads y, which is a tensor of its own in fp16; a family that pools; and that its
-          kernel is estimated to take less than the fastest one of the convolution and the pool
+Requires: nobody else reads y, which is a tensor of its own and fits fp16; a family that pools;
+          and that its kernel is estimated to take less than the fastest one of the convolution and
+          the pool
 Formula: z = max of y over each window, of what y is rounded to; so bits stay what they were
 """
 

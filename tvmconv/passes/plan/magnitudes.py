@@ -27,7 +27,12 @@ USUAL = 1.0
 KEEPS_SIZE = (
     *FOLLOWS_INPUT,
     *("relax.add", "relax.subtract", "relax.mean", "relax.nn.avg_pool2d", "relax.nn.leakyrelu"),
-    *("relax.nn.adaptive_avg_pool2d", "relax.nn.pad", "relax.image.resize2d", "relax.strided_slice"),
+    *(
+        "relax.nn.adaptive_avg_pool2d",
+        "relax.nn.pad",
+        "relax.image.resize2d",
+        "relax.strided_slice",
+    ),
 )
 PRODUCTS = ("relax.multiply", "relax.divide")
 #: Exponents of a scale: it and its inverse are normal numbers of fp32, and so are their squares.
@@ -37,7 +42,8 @@ EXPONENTS = 60
 def power_of_two(largest: float | NDArray[np.float64]) -> NDArray[np.float64]:
     """The power of two that brings magnitudes next to 1; 1 for 0."""
     magnitude = np.where(np.asarray(largest) > 0, largest, 1.0)
-    return 2.0 ** -np.clip(np.round(np.log2(magnitude)), -EXPONENTS, EXPONENTS)
+    exponents = np.clip(np.round(np.log2(magnitude)), -EXPONENTS, EXPONENTS)
+    return np.asarray(2.0**-exponents, np.float64)
 
 
 def _tensors(value: relax.Expr) -> Iterator[relax.Expr]:

@@ -27,9 +27,9 @@ from tvmconv.passes.plan.channel_shuffle import shuffled
 from tvmconv.passes.plan.choose_operands import choose_operands
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place, concat_places
+from tvmconv.passes.plan.keep_ranges import keep_ranges
 from tvmconv.passes.plan.layouts import PLAIN, Chosen, choose_layouts
 from tvmconv.passes.plan.pair_convs import pair_convs
-from tvmconv.passes.plan.keep_ranges import keep_ranges
 from tvmconv.passes.plan.quantised import constants
 from tvmconv.passes.plan.readers import written
 from tvmconv.passes.plan.scale_weights import scale_weights

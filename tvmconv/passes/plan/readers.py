@@ -76,9 +76,9 @@ def written(
 ) -> Precision:
     """Returns the precision in which a tensor is computed that regions, `region` among them, write.
 
-    It is fp32 where fp16 does not hold the result; else `precision` where somebody reads the result as convolutions do; unrounded, in fp32, where
-    nobody does, or where it is cast to whole numbers, as sums of such are. A pool reads what the
-    convolution gives as convolutions do.
+    It is fp32 where fp16 does not hold the result; else `precision` where somebody reads the result
+    as convolutions do; unrounded, in fp32, where nobody does, or where it is cast to whole numbers,
+    as sums of such are. A pool reads what the convolution gives as convolutions do.
     """
     if region.wide or _becomes_whole(var, flow):
         return replace(precision, result=FP32.name)

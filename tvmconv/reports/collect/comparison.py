@@ -31,8 +31,8 @@ from tvmconv.reports.data.comparison import (
 from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.io_form import arranged, feeds_to_model, model_shape
 
-#: The relative l2 error from which a cause is looked for. What rounding alone explains is below, for
-#: all but the deepest networks.
+#: The relative l2 error from which a cause is looked for. What rounding alone explains is below,
+#: for all but the deepest networks.
 SUSPECT = 2e-3
 #: The smallest normal fp16 number. Below it fp16 has a fixed step, so relative errors grow.
 NEAR_ZERO = 2.0**-14

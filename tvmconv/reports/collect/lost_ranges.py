@@ -1,4 +1,4 @@
-"""Activations that leave the range of fp16 on some feeds, by onnxruntime's run of the float model."""
+"""Activations that leave the range of fp16 on some feeds, by a run of the float model."""
 
 from __future__ import annotations
 

@@ -270,7 +270,9 @@ class BuildReport(Report):
         known = {f.name: data[f.name] for f in fields(cls) if f.name in data or _required(f)}
         nested: dict[str, Callable[[Any], Any]] = {
             "operators": lambda item: OperatorReport(**item),
-            "convs": lambda item: ConvReport(**_tuples(item, "workloads", "traits", "kernels", "kept")),
+            "convs": lambda item: ConvReport(
+                **_tuples(item, "workloads", "traits", "kernels", "kept")
+            ),
             "conversions": lambda item: ConversionReport(**_tuples(item, "shape")),
             "quantising": lambda item: ConversionReport(**_tuples(item, "shape")),
             "kernels": lambda item: KernelReport(**_tuples(item, "nodes")),

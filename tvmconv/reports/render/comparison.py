@@ -8,10 +8,10 @@ from tvmconv.reports.data.comparison import CompareReport, LostRange
 from tvmconv.reports.data.report import as_text
 from tvmconv.reports.render.tables import table
 
-
 #: Where something is lost.
 CALIBRATE = (
-    "Hint: build with calibrate=feeds, feeds like these: activations are scaled by what is seen"
+    "Hint: build with calibrate=feeds, or --calibrate DIR, on feeds like these: activations are "
+    "scaled by what is seen"
 )
 
 
