@@ -132,10 +132,11 @@ def build(
         ``"float32"`` to round them to fp16 as operands of convolutions alone.
     as_arch: for a network on a CPU the GPU whose costs the report shows, such as ``"sm_90a"``; by
         default those of the CPU.
-    calibrate: a feed, as of the model for the largest batch, or several, or a folder of images
-        (`read_images`), like those the network will see. Where activations leave the range of fp16 on them, from 2**-8 to 2**12 in their
-        largest magnitude, they are scaled by powers of two, or kept in fp32. Without it inputs are
-        taken to be around one, and weights of any size are scaled; `compare` says what is lost.
+    calibrate: a feed, as of the model for the largest batch, several, or a folder of images (see
+        `read_images`), like those the network will see. Where activations leave the range of fp16
+        on them, from 2**-8 to 2**12 in their largest magnitude, they are scaled by powers of two,
+        or kept in fp32. Without it inputs are taken to be around one, and weights of any size are
+        scaled; `compare` says what is lost.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
     `QuantizationError` for its scales or those of `quantization`, and for an input that `io_dtype`
