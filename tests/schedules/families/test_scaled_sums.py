@@ -30,8 +30,8 @@ FORMS = {
 }
 NAMES = (
     "not square", "stem", "20 to 10 channels", "groups", "matrix product", "stride phase",
-    "residual last", "prelu", "depthwise", "depthwise, 7 channels", "batch 5, packed",
-    "odd branch of a concat",
+    "prelu", "depthwise", "batch 5, packed",
+    "residual last",
 )  # fmt: skip
 
 

@@ -113,7 +113,7 @@ def test_weights_alone_tell(name: str, s: float, t: float) -> None:
     held(NETWORKS[name](Graph(SHAPE), s, t), 1.0)
 
 
-@pytest.mark.parametrize(("x", "s"), [(1e-6, 1.0), (1e6, 3.0), (1e-6, 1e6)])
+@pytest.mark.parametrize(("x", "s"), [(1e-6, 1.0), (1e6, 3.0)])
 # A sigmoid of 1e6 is a step: its slope there is no measure of anything.
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "sigmoid"])
 def test_what_was_seen_tells(name: str, x: float, s: float) -> None:
