@@ -1292,4 +1292,20 @@ FAULTS: tuple[Fault, ...] = (
         "& {*FOLLOWS_INPUT}",
         ("tests/tvmconv/passes/kernels/test_copy_casts.py",),
     ),
+    Fault(
+        "a shifted activation is scaled by the result's scale before it",
+        "pass quantization",
+        "schedules/conv/activations.py",
+        "return self.kind in HOMOGENEOUS and self.shift == 0",
+        "return self.kind in HOMOGENEOUS",
+        ("tests/schedules/conv/test_activations.py",),
+    ),
+    Fault(
+        "an activation's shift is left out",
+        "the epilogue's formula",
+        "schedules/conv/activations.py",
+        "y * m.real(self.scale) + m.real(self.shift) if self.affine",
+        "y * m.real(self.scale) if self.affine",
+        ("tests/tvmconv/passes/regions/test_absorb_activation.py", "-k", "taken"),
+    ),
 )

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow
-from tvmconv.passes.plan.quantised import HOMOGENEOUS, is_quantised
+from tvmconv.passes.plan.quantised import is_quantised
 from tvmconv.passes.plan.readers import readers
 from tvmconv.passes.regions.absorb_scale import scaled, scaled_by_input
 from tvmconv.passes.regions.region import Region
@@ -66,7 +66,7 @@ def _scale(region: Region) -> NDArray[np.float64]:
     if (
         is_quantised(region)
         or region.residual is not None
-        or region.activation.kind not in HOMOGENEOUS
+        or not region.activation.homogeneous
     ):
         return ones
     largest = float(np.abs(region.weight).max())
