@@ -195,8 +195,10 @@ def recognise(f: Callable[[Any], Any]) -> Activation | None:
 def _plain(f: Callable[[Any], Any]) -> Iterator[Activation]:
     """One of each kind, with the parameters that f has if it is of that kind."""
     for kind, formula in FORMULAS.items():
-        if kind != "prelu":
-            yield Activation(kind, tuple(formula.fit(lambda x: float(f(np.float64(x))))))
+        parameters = tuple(formula.fit(lambda x: float(f(np.float64(x)))))
+        # A line that does not rise would leave nothing of the convolution in its kernel.
+        if kind != "prelu" and (kind != "hard_sigmoid" or parameters[0]):
+            yield Activation(kind, parameters)
 
 
 def _affine(f: Callable[[Any], Any], y: Any) -> Iterator[Activation]:
@@ -210,7 +212,9 @@ def _affine(f: Callable[[Any], Any], y: Any) -> Iterator[Activation]:
             (scale, shift), *_ = np.linalg.lstsq(
                 np.stack([values, np.ones_like(values)], axis=1), y[near], rcond=None
             )
-            yield Activation(kind, (), *(round(float(one), DIGITS) for one in (scale, shift)))
+            scale, shift = (round(float(one), DIGITS) for one in (scale, shift))
+            if scale:
+                yield Activation(kind, (), scale, shift)
     # A line between two bounds: where it is steepest.
     low, high = (float(f(np.float64(x))) for x in (-np.inf, np.inf))
     x, values = PROBES[near][-STEPS:], y[near][-STEPS:]

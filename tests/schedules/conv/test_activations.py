@@ -176,3 +176,9 @@ def test_what_is_recognised_is_the_function(slope: float, scale: float, shift: f
 
 def test_a_constant_function_is_a_clip() -> None:
     assert recognise(lambda x: np.full(np.shape(x), 0.5)) == Activation("clip", (0.5, 0.5))
+
+
+def test_a_number_less_itself_is_no_activation() -> None:
+    """It is zero, but NaN for an infinity; and a kernel of it would have no convolution."""
+    assert recognise(lambda x: x - x) is None
+    assert recognise(lambda x: 0.5 + (x - x)) is None
