@@ -170,8 +170,8 @@ class Activation:
 
 IDENTITY = Activation()
 
-#: Points at which two functions are compared: around zero, and to beyond the range of fp16. The last
-#: ones are in steps.
+#: Points at which two functions are compared: around zero, and to beyond the range of fp16. The
+#: last ones are in steps.
 STEPS = 129
 PROBES = np.concatenate(
     [sign * np.geomspace(1e-4, FAR, 120) for sign in (-1, 1)] + [np.linspace(-NEAR, NEAR, STEPS)]

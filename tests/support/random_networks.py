@@ -148,7 +148,7 @@ def _arithmetic(g: RandomNetwork, x: str, shape: Shape) -> Made:
 
 def _gate(g: RandomNetwork, x: str, shape: Shape) -> Made:
     """Squeeze-and-excite."""
-    n, c, *_ = shape
+    c = shape[1]
     mean = g.op("GlobalAveragePool", x)
     weight = (g.random.standard_normal((c, c, 1, 1)) / np.sqrt(c)).astype("f")
     return g.op("Mul", g.op("Sigmoid", g.op("Conv", mean, g.constant(weight))), x), shape
