@@ -63,11 +63,7 @@ def balance_ranges(regions: Mapping[relax.Var, Region], flow: Dataflow) -> dict[
 def _scale(region: Region) -> NDArray[np.float64]:
     """The power of two for every output channel, (K,), that cancels its filter's gain."""
     ones = np.ones(region.k)
-    if (
-        is_quantised(region)
-        or region.residual is not None
-        or not region.activation.homogeneous
-    ):
+    if is_quantised(region) or region.residual is not None or not region.activation.homogeneous:
         return ones
     largest = float(np.abs(region.weight).max())
     if not np.isfinite(region.weight).all() or largest == 0:
