@@ -66,6 +66,11 @@ Layout = Annotated[
     str | None, typer.Option(help="of activations between layers: packed; default what costs least")
 ]
 
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="images by which activations are kept in the range of fp16"),
+]
+
 
 def build_options(
     target: Target = None,
@@ -80,6 +85,7 @@ def build_options(
     families: Families = None,
     layout: Layout = None,
     as_arch: As = None,
+    calibrate: Calibrate = None,
 ) -> dict[str, Any]:
     """Returns the arguments for `tvmconv.build` that were given; the others keep its defaults."""
     shapes = dict(parse_shape(text) for text in shape or [])
@@ -96,6 +102,7 @@ def build_options(
         "families": None if families is None else tuple(families.split(",")),
         "layout": layout,
         "as_arch": as_arch,
+        "calibrate": calibrate,
     }
     return {key: value for key, value in options.items() if value is not None}
 

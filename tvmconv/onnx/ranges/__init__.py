@@ -1,0 +1,1 @@
+"""How large the activations of a network become: feeds, and what onnxruntime says of them."""
