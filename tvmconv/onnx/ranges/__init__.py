@@ -1,1 +1,1 @@
-"""How large the activations of a network become: feeds, and what onnxruntime says of them."""
+"""The sizes of activations: the feeds to find them on, and what onnxruntime says of them."""

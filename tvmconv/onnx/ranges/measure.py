@@ -1,4 +1,4 @@
-"""How large activations are on some feeds, and what rounding to fp16 loses, by onnxruntime."""
+"""The sizes of activations on some feeds, and what rounding to fp16 loses, by onnxruntime."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _runs(
 
 
 def _magnitude(largest: float, lost: float) -> Magnitude:
-    """Of zeros alone, nothing is lost; of what overflows in fp16, everything."""
+    """The two numbers as a size: of zeros nothing is lost, of what overflows everything."""
     if largest == 0:
         return Magnitude(0.0, 0.0)
     return Magnitude(largest, math.inf if math.isnan(lost) else lost)

@@ -1,4 +1,4 @@
-"""How large tensors become: as was seen on feeds, or else as the filters before them suggest."""
+"""Magnitudes of tensors: as seen on feeds, or else as the filters before them suggest."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Magnitudes:
         return 1.0 if kept else float(power_of_two(largest))
 
     def _guess(self, var: relax.Var) -> float:
-        """What inputs of the usual size, or of one that is not usual, would give."""
+        """The magnitude that inputs of the usual size, or of one that is not usual, would give."""
         region = self._regions.get(var)
         if region is not None:
             return USUAL if is_quantised(region) else self._given(region)
@@ -92,7 +92,7 @@ class Magnitudes:
         return max(map(self._size, _tensors(value)), default=USUAL)
 
     def _given(self, region: Region) -> float:
-        """What a convolution gives: the largest of its filters' gains, its bias and its residual,
+        """The magnitude that a convolution gives: the largest of its filters' gains, its bias and its residual,
         as far as its activation lets them through."""
         largest = float(filter_norms(region).max()) * self._size(region.x)
         if region.bias is not None:
@@ -100,7 +100,9 @@ class Magnitudes:
         if region.residual is not None and not region.residual_last:
             largest = max(largest, self._size(region.residual))
         if not region.activation.has_slopes:
-            with np.errstate(over="ignore"):  # of exp, where a sigmoid has reached its limits
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # of exp, where a sigmoid has reached its limits
                 given = region.activation.numpy(np.array([-largest, 0.0, largest]))
             largest = float(np.abs(given).max())
         if region.residual is not None and region.residual_last:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,9 @@ MOVES = ("relax.permute_dims", "relax.reshape", "relax.astype")
 #: Relative l2 error of weights in fp16 from which they are scaled: twice the most that rounding a
 #: normal number is off by. A layer of a usual size comes close, so that this leaves it as it is.
 LOST = 2.0**-10
+#: Of weights with this root mean square fp16 keeps that: rounding is off by 2**-11 of a normal
+#: number, and by 2**-25 of another.
+USUAL = 2.0**-25 / (LOST - 2.0**-11)
 
 
 def scale_weights(
@@ -61,17 +65,26 @@ def _scaled(region: Region, given: bool) -> Region:
         return region  # whole numbers, or weights that no scale helps
     filters = by_filter(region)
     converted = region.x_scale != 1 and dtype(region.x) == dtypes.FP32.name
-    if float(_lost(filters.reshape(1, -1))[0]) <= LOST and not converted:
-        if not given or region.result or _lost(filters).max() <= LOST:
+    if _kept(filters.reshape(1, -1)) and not converted:
+        if not given or region.result or _kept(filters):
             return region
         region = replace(region, wide=True, kept=(*region.kept, "result in fp32"))
-    scale = power_of_two(np.abs(filters).max(axis=1))
+    scale = power_of_two(np.abs(filters).max(axis=1).astype(np.float64))
     return replace(
         region,
         weight=scaled(region, scale),
         sum_scale=1 / scale,
         kept=(*region.kept, "weights by channel"),
     )
+
+
+def _kept(filters: NDArray[Any]) -> bool:
+    """True if fp16 holds every row within `LOST`."""
+    norms = np.sqrt(np.einsum("ki,ki->k", filters, filters, dtype=np.float64))
+    usual = norms.min() >= USUAL * np.sqrt(filters.shape[1])
+    if usual and np.abs(filters).max() <= dtypes.FP16.largest:
+        return True
+    return bool(_lost(filters.astype(np.float64)).max() <= LOST)
 
 
 def _lost(filters: NDArray[np.float64]) -> NDArray[np.float64]:
