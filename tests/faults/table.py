@@ -1340,4 +1340,28 @@ FAULTS: tuple[Fault, ...] = (
         "return held and LOST < size.lost < 1",
         ("tests/tvmconv/reports/test_lost_ranges.py",),
     ),
+    Fault(
+        "a tensor that two parts apart read is not handed on",
+        "parts",
+        "tvmconv/parts/cut.py",
+        "wanted = {name for node in others for name in read_by(node)}",
+        "wanted = {name for node in others for name in node.input}",
+        ("tests/tvmconv/parts/test_cut.py",),
+    ),
+    Fault(
+        "what is behind an open shape is compiled",
+        "parts",
+        "tvmconv/parts/cut.py",
+        "            elif name not in shapes:\n",
+        "            elif False:\n",
+        ("tests/tvmconv/parts/test_cut.py",),
+    ),
+    Fault(
+        "a compiled part without a convolution stays",
+        "parts",
+        "tvmconv/parts/cut.py",
+        "        if not idle:\n",
+        "        if True:\n",
+        ("tests/tvmconv/parts/test_cut.py",),
+    ),
 )

@@ -92,8 +92,8 @@ class Magnitudes:
         return max(map(self._size, _tensors(value)), default=USUAL)
 
     def _given(self, region: Region) -> float:
-        """The magnitude that a convolution gives: the largest of its filters' gains, its bias and its residual,
-        as far as its activation lets them through."""
+        """The magnitude that a convolution gives: the largest of its filters' gains, its bias and
+        its residual, as far as its activation lets them through."""
         largest = float(filter_norms(region).max()) * self._size(region.x)
         if region.bias is not None:
             largest = max(largest, float(np.abs(region.bias).max()))
