@@ -54,8 +54,7 @@ def keep_ranges(
 def _written(
     var: relax.Var, scale: float, regions: Mapping[relax.Var, Region], flow: Dataflow
 ) -> dict[relax.Var, Region]:
-    """The regions that change so that the result of a region is in the range of fp16, or is in
-    fp32."""
+    """The regions that change so that a result is in the range of fp16, or is not in fp16."""
     region = regions[var]
     if scale == 1 or (is_quantised(region) and region.result):
         return {}
