@@ -13,6 +13,8 @@ import tvm
 from tvm import s_tir, tirx
 from tvm.tirx import compilation_pipeline
 
+# Registers how CUDA computes two functions.
+import schedules.fast_math  # noqa: F401
 from schedules.byte_copies import copy_bytes_as_words
 from schedules.keep_nan import keep_nan
 

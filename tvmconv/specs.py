@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+#: A dimension that only a run decides, in the shape of an output that onnxruntime computes.
+OPEN = -1
+
 
 @dataclass(frozen=True)
 class TensorSpec:
     """One input or output of a network."""
 
     name: str
+    #: Sizes; of an output some may be `OPEN`.
     shape: tuple[int, ...]
     #: NumPy's name of it, such as ``float32``.
     dtype: str
@@ -26,12 +30,17 @@ class TensorSpec:
     zero_point: int = 0
 
     def __str__(self) -> str:
-        plain = f"{self.name}: {self.dtype}{list(self.shape)}"
+        plain = f"{self.name}: {self.dtype}[{', '.join(map(size_text, self.shape))}]"
         if self.scale is None:
             return plain
         real = "real" if self.scale == 1 else f"real / {self.scale:.6g}"
         zero = f" {'+' if self.zero_point > 0 else '-'} {abs(self.zero_point)}"
         return f"{plain} = {real}{zero if self.zero_point else ''}"
+
+
+def size_text(size: int) -> str:
+    """A dimension as text: ``?`` for an open one."""
+    return "?" if size == OPEN else str(size)
 
 
 def batch_of(inputs: Iterable[TensorSpec]) -> int:

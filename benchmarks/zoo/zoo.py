@@ -16,7 +16,9 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from benchmarks.zoo.convnext import CONVNEXT
 from benchmarks.zoo.drawings import drawings
+from benchmarks.zoo.efficientnet_b0 import EFFICIENTNET
 from benchmarks.zoo.generated import GENERATED
 from benchmarks.zoo.light import LIGHT
 from benchmarks.zoo.model import Source, ZooModel
@@ -42,7 +44,7 @@ __all__ = [
     "strip",
 ]
 
-ZOO: tuple[ZooModel, ...] = (*GENERATED, *TRAINED, *LIGHT)
+ZOO: tuple[ZooModel, ...] = (*GENERATED, CONVNEXT, EFFICIENTNET, *TRAINED, *LIGHT)
 
 
 def names() -> tuple[str, ...]:

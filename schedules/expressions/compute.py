@@ -48,8 +48,8 @@ GATHER, CONV, EPILOGUE, OUT = "gather", "conv", "epilogue", "out"
 class TvmMath:
     """The operations of activations, on fp32 TVM expressions."""
 
-    exp, tanh, erf = staticmethod(tirx.exp), staticmethod(tirx.tanh), staticmethod(tirx.erf)
-    select = staticmethod(tirx.Select)
+    sigmoid, tanh = staticmethod(tirx.sigmoid), staticmethod(tirx.tanh)
+    erf, select = staticmethod(tirx.erf), staticmethod(tirx.Select)
 
     @staticmethod
     def real(value: float) -> Expr:

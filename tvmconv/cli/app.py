@@ -30,6 +30,7 @@ from tvmconv.cli.inputs import (
 )
 from tvmconv.cli.options import AsJson, Bound, Input, Model, What, takes_build_options
 from tvmconv.errors import TvmconvError
+from tvmconv.reports.render.parts import parts_headline
 from tvmconv.reports.render.tables import table
 
 if TYPE_CHECKING:
@@ -208,7 +209,10 @@ def _is_model(path: Path) -> bool:
 
 def _built(model: Path, options: Mapping[str, Any]) -> Executable:
     with step(f"building {model.name}"):
-        return tvmconv.build(model, **options)
+        exe = tvmconv.build(model, **options)
+    if exe.in_parts:
+        tell(parts_headline(exe.report))
+    return exe
 
 
 def _executable(what: Path, options: Mapping[str, Any]) -> Executable:

@@ -65,6 +65,10 @@ Families = Annotated[
 Layout = Annotated[
     str | None, typer.Option(help="of activations between layers: packed; default what costs least")
 ]
+Fallback = Annotated[
+    str | None,
+    typer.Option(help="for operators that can't be built: onnxruntime (the default), none"),
+]
 
 Calibrate = Annotated[
     Path | None,
@@ -84,6 +88,7 @@ def build_options(
     records: Records = None,
     families: Families = None,
     layout: Layout = None,
+    fallback: Fallback = None,
     as_arch: As = None,
     calibrate: Calibrate = None,
 ) -> dict[str, Any]:
@@ -101,6 +106,7 @@ def build_options(
         "records": False if records == "off" else records,
         "families": None if families is None else tuple(families.split(",")),
         "layout": layout,
+        "fallback": fallback,
         "as_arch": as_arch,
         "calibrate": calibrate,
     }

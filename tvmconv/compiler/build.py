@@ -32,13 +32,17 @@ from tvmconv.compiler.targets import (
     find_precision,
     find_simulation,
 )
-from tvmconv.errors import TvmconvError, accepted
+from tvmconv.errors import TvmconvError, UnsupportedOperatorError, accepted
 from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx.batches import Batch, Shapes
 from tvmconv.onnx.model import Model
 from tvmconv.onnx.prepare import Graph, prepare
 from tvmconv.onnx.quantized.inner_form import is_quantised
 from tvmconv.onnx.quantized.weights import fold_weights, weight_reasons
+from tvmconv.parts.cut import Part
+from tvmconv.parts.ends import part_choosers, part_graphs
+from tvmconv.parts.fallback import check_fallback, find_parts
+from tvmconv.parts.merge import merged
 from tvmconv.passes import pipeline
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.kernels.default_schedules import require_scheduled
@@ -66,6 +70,7 @@ from tvmconv.reports.data.capability import CapabilityReport
 from tvmconv.runtime import gpu
 from tvmconv.runtime.executable import Entry, Executable
 from tvmconv.runtime.io_form import IoForm
+from tvmconv.runtime.onnx_step import OnnxStep
 from tvmconv.specs import batch_of
 
 
@@ -84,6 +89,7 @@ def build(
     families: Iterable[str] | None = None,
     layout: LayoutName | None = None,
     configs: Mapping[str, ConfigLike] | None = None,
+    fallback: str = "onnxruntime",
     numerics: str | None = None,
     activations: str = ACTIVATIONS[0],
     as_arch: str | None = None,
@@ -125,6 +131,11 @@ def build(
         such as ``WmmaConfig(warps_m=2)``, its fields, or JSON of them; with the family's name
         where several take it, ``{"family": "wmma_nhwc", "config": {...}}``. It comes before
         records and estimates. With buckets it has to fit each of them.
+    fallback: what becomes of operators that can't be built. ``"onnxruntime"`` runs them there, on
+        the CPU or its CUDA provider: the network is cut into as few parts as possible, the report
+        names them first, and outputs behind them may have open dimensions (`specs.OPEN`). It takes
+        one batch, and neither `bind` nor CUDA graphs. ``"none"`` refuses such a network, as does
+        either where no convolution or product is left to compile.
     numerics: for hmma-sim how products are added: ``"v100"`` (the default, through the
         instructions of a WMMA on Volta), ``"a100"``, ``"h100"``; ``"ieee"`` as on llvm;
         ``"exact"``, each sum rounded once. See `intrinsics.numerics.arithmetic`.
@@ -147,6 +158,7 @@ def build(
     unknown option.
     """
     started = time.perf_counter()
+    check_fallback(fallback)
     hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
     simulation = find_simulation(target, numerics, activations)
@@ -156,7 +168,7 @@ def build(
         )
     chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
     prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout), quantization)
-    prepared.require_supported()
+    parts = find_parts(prepared, fallback)
     if target == "cuda":
         toolchain.prepare_cuda(arch)
     seen = seen_on(prepared.graphs[-1].simple, calibrate)
@@ -165,7 +177,9 @@ def build(
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(prepared.graphs):
-        entry, report = _build(graph, target, arch, chooser, costs, store, simulation, seen)
+        given = (target, arch, chooser, costs, store, simulation, seen)
+        built = _build_parts(graph, parts, *given) if parts else _build(graph, *given)
+        entry, report = built
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -211,6 +225,37 @@ def _build(
     return Entry(graph.inputs, graph.outputs, code, weights), report
 
 
+def _build_parts(
+    graph: Graph,
+    parts: tuple[Part, ...],
+    target: str,
+    arch: str,
+    chooser: Chooser,
+    costs: Costs,
+    store: WeightStore,
+    simulation: Simulation | None,
+    seen: Mapping[str, float],
+) -> tuple[Entry, BuildReport]:
+    """The network of one batch in parts, some of which onnxruntime runs."""
+    graphs = part_graphs(graph, parts)
+    choosers = part_choosers(chooser, parts)
+    steps: list[Entry | OnnxStep] = []
+    reports = []
+    for part, one, own in zip(parts, graphs, choosers, strict=True):
+        if part.side == "compiled":
+            entry, report = _build(one, target, arch, own, costs, store, simulation, seen)
+            steps.append(entry)
+            reports.append(report)
+        else:
+            read, made = (tuple(spec.name for spec in ends) for ends in (one.inputs, one.outputs))
+            steps.append(OnnxStep(read, made, part.model.SerializeToString()))
+    used = {number for step in steps if isinstance(step, Entry) for number in step.weights}
+    weights = tuple(sorted(used))
+    stored = sum(store.arrays[number].nbytes for number in weights)
+    report = replace(merged(graph, parts, graphs, reports), weight_bytes=stored)
+    return Entry(graph.inputs, graph.outputs, b"", weights, tuple(steps)), report
+
+
 def inspect(
     model: Model,
     target: str = "cuda",
@@ -226,16 +271,18 @@ def inspect(
     families: Iterable[str] | None = None,
     layout: LayoutName | None = None,
     configs: Mapping[str, ConfigLike] | None = None,
+    fallback: str = "onnxruntime",
     as_arch: str | None = None,
     calibrate: Calibrate | None = None,
 ) -> CapabilityReport:
     """Reports the result of `build` without compiling. Takes the same parameters; without a GPU and
     an `arch` it is for sm_90a.
 
-    Operators that can't be built are listed in the report, not raised; with some of them no
-    kernels are chosen, and the convolutions are told by kind and size alone, as far as shapes can
-    be inferred. Raises as `build` does for everything else.
+    Operators that can't be built are listed in the report, not raised. Where `build` would refuse
+    them, no kernels are chosen, and the convolutions are told by kind and size alone, as far as
+    shapes can be inferred. Raises as `build` does for everything else.
     """
+    check_fallback(fallback)
     if target == "cuda":
         arch = arch or gpu.detect_arch() or "sm_90a"
     hardware, arch = find_hardware(target, arch)
@@ -243,15 +290,25 @@ def inspect(
     chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
     prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout), quantization)
     largest = prepared.graphs[-1]
-    if prepared.unsupported:
+    try:
+        parts, refused = find_parts(prepared, fallback), False
+    except UnsupportedOperatorError:
+        parts, refused = (), True
+    if refused:
         missing = prepared.unsupported
         reports = [_unplanned(largest, missing, target, arch, costs, chooser.precision)]
     else:
+        graphs = part_graphs(largest, parts) if parts else prepared.graphs
+        choosers = part_choosers(chooser, parts) if parts else [chooser] * len(graphs)
         reports = []
         seen = seen_on(largest.simple, calibrate)
-        for graph in prepared.graphs:
-            mod, planned = _plan(graph, chooser, seen)
+        for at, (graph, own) in enumerate(zip(graphs, choosers, strict=True)):
+            if parts and parts[at].side != "compiled":
+                continue
+            mod, planned = _plan(graph, own, seen)
             reports.append(_report(graph, mod, planned, target, arch, costs, chooser.precision))
+        if parts:
+            reports = [merged(largest, parts, graphs, reports)]
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
 

@@ -62,7 +62,7 @@ class TvmconvRep(BackendRep):
         key = (values, *shapes.items())
         if key not in self._built:
             model = _with_values(self._model, frozen)
-            self._built[key] = build(model, target="llvm", shapes=shapes)
+            self._built[key] = build(model, target="llvm", shapes=shapes, fallback="none")
         return self._built[key]
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import re
 import tempfile
 import warnings
@@ -23,11 +24,11 @@ from tvmconv.errors import (
     first_line,
     last_line,
 )
-from tvmconv.onnx.branches import tensor_names
+from tvmconv.onnx.branches import RANDOM, known_shapes, tensor_names
 from tvmconv.onnx.empty import drop_empty_operands
 from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
-from tvmconv.onnx.model import drop_unread, infer_shapes, inputs, opset
+from tvmconv.onnx.model import drop_unread, infer_shapes, inputs, opset, read_by
 from tvmconv.onnx.quantized.operators import DEQUANTIZE
 from tvmconv.onnx.session import open_session
 
@@ -56,14 +57,7 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
         taken.add(new)
         return new
 
-    for tensor in graph.initializer:
-        _widen_tensor(tensor)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.name in DTYPES and attribute.i == fp16:
-                attribute.i = fp32
-            if attribute.HasField("t"):
-                _widen_tensor(attribute.t)
+    _widen_values(graph)
     for value in graph.input:
         if value.type.tensor_type.elem_type != fp16:
             continue
@@ -82,6 +76,24 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
         cast = helper.make_node("Cast", [name], [output], f"{output}.narrow", to=fp16)
         graph.node.append(cast)
     return infer_shapes(wide)
+
+
+def _widen_values(graph: onnx.GraphProto) -> None:
+    """Widens constants and casts, and all of a branch or the body of a loop, in place."""
+    fp16, fp32 = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.name in DTYPES and attribute.i == fp16:
+                attribute.i = fp32
+            if attribute.HasField("t"):
+                _widen_tensor(attribute.t)
+            for inner in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
+                _widen_values(inner)
+                for value in (*inner.input, *inner.value_info, *inner.output):
+                    if value.type.tensor_type.elem_type == fp16:
+                        value.type.tensor_type.elem_type = fp32
 
 
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
@@ -125,19 +137,41 @@ DISABLED = (
 )
 
 
-def simplify(proto: onnx.ModelProto) -> onnx.ModelProto:
+def folds_to_constants(proto: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The nodes that constants decide, which `simplify` leaves where it can't know their size.
+
+    None if a constant that is known to be over the limit is among them.
+    """
+    known = {tensor.name for tensor in proto.graph.initializer}
+    shapes, limit = known_shapes(proto.graph), _folded_limit(proto)
+    found = []
+    for node in proto.graph.node:
+        if node.op_type in RANDOM or not all(name in known for name in read_by(node)):
+            continue
+        known.update(node.output)
+        found.append(node)
+        # 8 bytes an element, the most that there are.
+        if any(8 * math.prod(shapes.get(name, [0])) > limit for name in node.output):
+            return []
+    return found
+
+
+def simplify(proto: onnx.ModelProto, fold_all: bool = False) -> onnx.ModelProto:
     """Reduces the number of nodes by onnxruntime's basic graph optimisations.
 
     They fold constants up to a size (shape arithmetic included), fold batch norms and scales into
     the weights of convolutions, and remove identities. Quantised weights stay behind their
     DequantizeLinear, and QDQ pairs where they are. The result has standard operators only;
-    nodes that stay keep their names. Raises `ModelError` if onnxruntime can't run the model.
+    nodes that stay keep their names. fold_all: constants of unknown size as well.
+
+    Raises `ModelError` if onnxruntime can't run the model.
     """
     check_size(proto)  # again: as fp32 it may have doubled
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.add_session_config_entry(
-        "optimization.constant_folding_max_output_size_in_bytes", str(_folded_limit(proto))
+        "optimization.constant_folding_max_output_size_in_bytes",
+        "0" if fold_all else str(_folded_limit(proto)),
     )
     with tempfile.TemporaryDirectory(prefix="tvmconv-") as folder:
         options.optimized_model_filepath = f"{folder}/simple.onnx"

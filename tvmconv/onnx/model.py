@@ -123,8 +123,11 @@ def _check(proto: onnx.ModelProto) -> None:
             note=first_line(error),
             hint="export it anew; onnx.checker.check_model says more",
         ) from error
-    # The shape of what an If gives may follow from the branch that is taken.
-    if untyped and not has_branches(proto.graph):
+    for output in untyped:
+        output.type.tensor_type.ClearField("shape")
+    # The shape of what an If gives may follow from the branch that is taken, and onnxruntime knows
+    # those of operators of other domains.
+    if untyped and not has_branches(proto.graph) and not has_other_domains(proto.graph):
         raise no_shape(untyped[0])
     if not proto.graph.output:
         raise ModelError(
@@ -138,6 +141,11 @@ def no_shape(output: onnx.ValueInfoProto) -> ModelError:
         f"output {output.name!r} has no shape, and none can be inferred",
         hint="name the shape of every output in the model",
     )
+
+
+def has_other_domains(graph: onnx.GraphProto) -> bool:
+    """True for a graph with an operator that is not one of ONNX's own."""
+    return any(node.domain not in ("", "ai.onnx") for node in graph.node)
 
 
 def without_shape(values: Iterable[onnx.ValueInfoProto]) -> list[onnx.ValueInfoProto]:
@@ -400,12 +408,15 @@ def shapes_of(proto: onnx.ModelProto) -> dict[str, list[int]]:
     return shapes | {tensor.name: list(tensor.dims) for tensor in graph.initializer}
 
 
-def specs(values: Iterable[onnx.ValueInfoProto]) -> tuple[TensorSpec, ...]:
-    """Name, shape and NumPy dtype of inputs or outputs."""
+def specs(values: Iterable[onnx.ValueInfoProto], unknown: int = 0) -> tuple[TensorSpec, ...]:
+    """Name, shape and NumPy dtype of inputs or outputs. unknown: stands for an open dimension."""
     return tuple(
         TensorSpec(
             value.name,
-            tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim),
+            tuple(
+                dim.dim_value if dim.HasField("dim_value") else unknown
+                for dim in value.type.tensor_type.shape.dim
+            ),
             helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name,
         )
         for value in values

@@ -1,7 +1,7 @@
 """The way in: from the model that is given to the graphs that are compiled, one for each batch.
 
 model -> read and checked -> quantised operators in one form -> shapes fixed at each batch
-      -> operators checked -> simplified
+      -> simplified -> operators checked
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
+from onnx import helper
 
-from tvmconv.errors import UnsupportedOperatorError
+from tvmconv.errors import ModelError, UnsupportedOperatorError
 from tvmconv.onnx import frontend
 from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
 from tvmconv.onnx.branches import has_branches
@@ -29,10 +30,11 @@ from tvmconv.onnx.model import (
 from tvmconv.onnx.quantized.fed_numbers import Numbers, feed_numbers, find_numbers
 from tvmconv.onnx.quantized.inner_form import to_qdq
 from tvmconv.onnx.quantized.sink import sink
+from tvmconv.onnx.runtime_shapes import add_known_shapes
 from tvmconv.onnx.sidecars.beside import with_sidecar
-from tvmconv.onnx.supported import unsupported
+from tvmconv.onnx.supported import unsupported, verdicts
 from tvmconv.runtime.io_form import IoForm
-from tvmconv.specs import TensorSpec
+from tvmconv.specs import OPEN, TensorSpec
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class Graph:
     #: The model as given, every shape fixed, every node with a name of its own; of a quantised one
     #: its form of QDQ (`tvmconv.onnx.quantized.inner_form`).
     original: onnx.ModelProto
-    #: The same function in fewer nodes; the original where an operator of it can't be built.
+    #: The same function in fewer nodes; the original where onnxruntime does not take it.
     simple: onnx.ModelProto
     #: Inputs and outputs in the dtype and layout that the build was asked for.
     inputs: tuple[TensorSpec, ...]
@@ -59,15 +61,24 @@ class Prepared:
     unsupported: Mapping[str, int]
     #: True if it was asked for with a list of batches, so that it runs on any number of images.
     any_batch: bool
+    #: What onnxruntime says of a model that it does not take; empty if it does.
+    not_taken: str = ""
 
     def require_supported(self) -> None:
         """Raises `UnsupportedOperatorError` that lists `unsupported`, unless that is empty."""
         if self.unsupported:
-            listed = ", ".join(f"{name} x{n}" for name, n in sorted(self.unsupported.items()))
-            raise UnsupportedOperatorError(
-                f"the model uses operators that can't be built: {listed}",
-                hint="build the part without them: onnx.utils.extract_model cuts a model in two",
-            )
+            raise self.refusal()
+
+    def refusal(
+        self,
+        note: str = "",
+        hint: str = "build the part without them: onnx.utils.extract_model cuts a model in two",
+    ) -> UnsupportedOperatorError:
+        """The error that lists `unsupported`."""
+        listed = ", ".join(f"{name} x{n}" for name, n in sorted(self.unsupported.items()))
+        return UnsupportedOperatorError(
+            f"the model uses operators that can't be built: {listed}", note=note, hint=hint
+        )
 
 
 def prepare(
@@ -80,14 +91,15 @@ def prepare(
     """Reads a model and brings it to the form that is compiled, at every batch.
 
     The parameters are those of `tvmconv.build`. Operators that can't be built are listed, not
-    raised; with some of them the graphs are not simplified further.
+    raised; where onnxruntime does not take a model with some of them, it is not simplified.
 
-    Raises `ModelError` for a model that can't be read, that onnxruntime does not take, or whose
-    images affect each other if it is for several batches; `ShapeError` for shapes that are left
-    open or do not fit; `QuantizationError` for scales, zero points and axes that can't be right,
-    and for inputs that can't be fed as `form` says.
+    Raises `ModelError` for a model that can't be read, that onnxruntime does not take although
+    every operator can be built, or whose images affect each other if it is for several batches;
+    `ShapeError` for shapes that are left open or do not fit; `QuantizationError` for scales, zero
+    points and axes that can't be right, and for inputs that can't be fed as `form` says.
     """
     proto = read(model)
+    declared = {one.name: one for one in proto.graph.output if not without_shape([one])}
     if quantization is not None:
         proto = with_sidecar(proto, quantization)
     # What is in a branch is brought to one form when it is known that the branch is taken.
@@ -98,23 +110,59 @@ def prepare(
     numbers = find_numbers(fixed[-1], str(form.dtype)) if form.eight_bits else {}
     graphs = [_graph(original, form, numbers) for original in fixed]
     missing = unsupported(graphs[-1].original)
+    not_taken = ""
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail
-        if not missing:
-            fed = feed_numbers(graphs[i].original, numbers)
-            simple = sink(frontend.simplify(frontend.widen(fed)))
-            made = _outputs(graphs[i].original, simple)
-            graphs[i] = replace(graphs[i], simple=simple, outputs=form.outputs(specs(made)))
-            missing = unsupported(simple, folded=True)
+        if not_taken:
+            break
+        try:
+            # Folded constants may decide an If, or leave nothing of an operator.
+            simple = _simple(graphs[i].original, numbers)
+        except ModelError as error:
+            if not missing:
+                raise
+            not_taken = error.note or error.what
+            break
+        found = unsupported(simple, folded=True)
+        made = _outputs(graphs[i].original, simple, declared if found else {})
+        graphs[i] = replace(graphs[i], simple=simple, outputs=form.outputs(specs(made, OPEN)))
+        missing = found
     if is_buckets(batch) and not missing:
         require_independent(proto, batch, shapes)
-    return Prepared(tuple(graphs), missing, is_buckets(batch))
+    return Prepared(tuple(graphs), missing, is_buckets(batch), not_taken)
 
 
-def _outputs(original: onnx.ModelProto, simple: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+def _simple(original: onnx.ModelProto, numbers: Mapping[str, Numbers]) -> onnx.ModelProto:
+    """The graph of one batch in fewer nodes. Raises `ModelError` if onnxruntime takes no such
+    model."""
+    wide = frontend.widen(feed_numbers(original, numbers))
+    simple = sink(frontend.simplify(wide))
+    refused = [node for node, why in verdicts(simple, folded=True) if why is not None]
+    if any(node in refused for node in frontend.folds_to_constants(simple)):
+        # Such as NonZero of a constant.
+        simple = sink(frontend.simplify(wide, fold_all=True))
+    if refused:
+        add_known_shapes(simple)
+    return simple
+
+
+def _outputs(
+    original: onnx.ModelProto,
+    simple: onnx.ModelProto,
+    declared: Mapping[str, onnx.ValueInfoProto],
+) -> list[onnx.ValueInfoProto]:
     """The outputs with the shapes of the simplified model, whose constants are folded; those of the
-    original where they are not known there. Raises `ModelError` for one that is in neither."""
+    original where they are not known there, and where not even the rank is, the open dimensions
+    of `declared`. Raises `ModelError` for one that has no rank anywhere."""
     pairs = zip(original.graph.output, simple.graph.output, strict=True)
-    outputs = [before if open_dimensions(after) else after for before, after in pairs]
+    outputs = [
+        before if open_dimensions(after) and not open_dimensions(before) else after
+        for before, after in pairs
+    ]
+    for i, one in enumerate(outputs):
+        if without_shape([one]) and one.name in declared:
+            rank = len(declared[one.name].type.tensor_type.shape.dim)
+            element = one.type.tensor_type.elem_type
+            outputs[i] = helper.make_tensor_value_info(one.name, element, [None] * rank)
     if untyped := without_shape(outputs):
         raise no_shape(untyped[0])
     return outputs
@@ -125,4 +173,4 @@ def _graph(original: onnx.ModelProto, form: IoForm, numbers: Mapping[str, Number
     name_nodes(original)
     scaled = {name: (one.scale, one.zero) for name, one in numbers.items()}
     fed = form.inputs(specs(inputs(original)), scaled)
-    return Graph(original, original, fed, form.outputs(specs(original.graph.output)))
+    return Graph(original, original, fed, form.outputs(specs(original.graph.output, OPEN)))

@@ -19,8 +19,9 @@ from tvm.relax import transform
 from schedules.lowering import KERNELS
 from tvmconv import knobs
 from tvmconv.passes.kernels.bindable import bindable
+from tvmconv.passes.kernels.copy_casts import copy_casts
 from tvmconv.passes.kernels.default_schedules import default_schedules
-from tvmconv.passes.kernels.fuse_pool_casts import fuse_pool_casts
+from tvmconv.passes.kernels.fuse_casts import fuse_casts
 from tvmconv.passes.kernels.overlap_launches import MIN_CAPABILITY, OVERLAPPED
 from tvmconv.passes.legalize.legalize import legalize
 from tvmconv.passes.memory.plan_memory import plan_memory
@@ -73,8 +74,9 @@ def fuse_passes() -> list[tvm.transform.Pass]:
     """Groups what is left beside the convolutions: after them a function of Relax for each group,
     and a call of a kernel for what is in none."""
     return [
-        # Before legalisation, while a pool is still an operator.
-        fuse_pool_casts(),
+        # Before legalisation, while operators have names.
+        copy_casts(),
+        fuse_casts(),
         legalize(),
         # For FuseOps; functions that are already scheduled are opaque to it.
         transform.AnnotateTIROpPattern(),

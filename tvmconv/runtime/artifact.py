@@ -2,6 +2,7 @@
 
     manifest.json      format, versions, target, report; inputs, outputs and weights of each entry
     code/0000.so       kernels and byte code of one entry, that is, of one batch
+    models/0000.onnx   a part of an entry that onnxruntime runs; each compiled part has its code
     weights/0000.npy   one array, which any entry may use
 
 The zip is not compressed. Reading it runs no code of the file: there are no pickles.
@@ -22,7 +23,8 @@ from numpy.typing import NDArray
 from intrinsics import dtypes
 from tvmconv.errors import ArtifactError
 
-FORMAT = 3
+#: Files without parts for onnxruntime have the first format, which older versions read.
+FORMAT, FORMAT_OF_PARTS = 3, 4
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Artifact:
     manifest: dict[str, Any]
     codes: tuple[bytes, ...]
     weights: tuple[NDArray[Any], ...]
+    #: Parts that onnxruntime runs, in order.
+    models: tuple[bytes, ...] = ()
 
 
 def write(artifact: Artifact, path: str | Path) -> None:
@@ -48,10 +52,15 @@ def write(artifact: Artifact, path: str | Path) -> None:
                 if array.dtype.kind == "V"
             }
             kept = {"dtypes": named} if named else {}
-            manifest = {"format": FORMAT, **counts, **kept, **artifact.manifest}
+            if artifact.models:
+                counts["models"] = len(artifact.models)
+            written = FORMAT_OF_PARTS if artifact.models else FORMAT
+            manifest = {"format": written, **counts, **kept, **artifact.manifest}
             file.writestr("manifest.json", json.dumps(manifest, indent=1))
             for i, code in enumerate(artifact.codes):
                 file.writestr(f"code/{i:04d}.so", code)
+            for i, model in enumerate(artifact.models):
+                file.writestr(f"models/{i:04d}.onnx", model)
             for i, array in enumerate(artifact.weights):
                 with file.open(f"weights/{i:04d}.npy", "w") as member:
                     bits = array.view(f"u{array.itemsize}") if array.dtype.kind == "V" else array
@@ -70,9 +79,10 @@ def read(path: str | Path) -> Artifact:
     try:
         with zipfile.ZipFile(path) as file:
             manifest = json.loads(file.read("manifest.json"))
-            if manifest["format"] != FORMAT:
+            if manifest["format"] not in (FORMAT, FORMAT_OF_PARTS):
                 raise ArtifactError(
-                    f"{path} has format {manifest['format']}, this version reads {FORMAT}",
+                    f"{path} has format {manifest['format']}, this version reads {FORMAT} "
+                    f"and {FORMAT_OF_PARTS}",
                     hint="build the network again",
                 )
             weights = [
@@ -84,7 +94,8 @@ def read(path: str | Path) -> Artifact:
             for number, name in manifest.get("dtypes", {}).items():
                 weights[int(number)] = weights[int(number)].view(dtypes.get(name).numpy)
             codes = tuple(file.read(f"code/{i:04d}.so") for i in range(manifest["codes"]))
-            return Artifact(manifest, codes, tuple(weights))
+            models = (file.read(f"models/{i:04d}.onnx") for i in range(manifest.get("models", 0)))
+            return Artifact(manifest, codes, tuple(weights), tuple(models))
     except (OSError, zipfile.BadZipFile, LookupError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{path} is not a network that tvmconv saved, or is damaged",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -19,13 +20,14 @@ from tvm.runtime.vm import VirtualMachine
 # These two register functions that kernels call by name.
 import tvmconv.runtime.simulator
 import tvmconv.runtime.tensor_map  # noqa: F401
-from tvmconv.errors import ArtifactError, FeedError, first_line
+from tvmconv.errors import ArtifactError, FeedError, TvmconvError, first_line
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.runtime import artifact
 from tvmconv.runtime.binding import Binding, bind
 from tvmconv.runtime.buckets import plan_batches
 from tvmconv.runtime.device import find_device
-from tvmconv.runtime.feeds import images, join, place, random_feeds, read
+from tvmconv.runtime.feeds import images, join, on_host_array, place, random_feeds, read
+from tvmconv.runtime.onnx_step import OnnxStep, Session
 from tvmconv.runtime.streaming import stream_batches
 from tvmconv.specs import TensorSpec, batch_of
 from tvmconv.version import __version__
@@ -41,6 +43,9 @@ class Entry:
     code: bytes
     #: Arguments after the inputs, in order: indices into `Executable.weights`.
     weights: tuple[int, ...]
+    #: The parts of a network of which onnxruntime runs some, in order; `code` is empty then, and
+    #: `weights` are those of all parts. They hand each other tensors by name.
+    steps: tuple[Entry | OnnxStep, ...] = ()
 
     @property
     def batch(self) -> int:
@@ -56,6 +61,7 @@ class _Loaded:
     lock: threading.RLock = field(default_factory=threading.RLock)
     machines: dict[Entry, VirtualMachine] = field(default_factory=dict)
     weights: dict[int, Any] = field(default_factory=dict)
+    sessions: dict[OnnxStep, Session] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +98,13 @@ class Executable:
 
     @property
     def code(self) -> bytes:
-        """The shared library of the largest batch."""
+        """The shared library of the largest batch; empty if it has parts."""
         return self.entries[-1].code
+
+    @property
+    def in_parts(self) -> bool:
+        """True if onnxruntime runs some parts of it; `report` says which."""
+        return any(entry.steps for entry in self.entries)
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -178,8 +189,10 @@ class Executable:
 
         feeds: first values of the inputs, as for `run`; zeros by default. They are copied; write
         to `Binding.inputs` later. With buckets, the largest is bound; `bucket` gives the others.
-        Bindings share the weights and have activations of their own. Raises as `run` does.
+        Bindings share the weights and have activations of their own. Raises as `run` does, and a
+        `TvmconvError` if onnxruntime runs a part of the network.
         """
+        self._require_whole("bind")
         with self._loaded.lock:
             arrays = None if feeds is None else read(self.inputs, feeds, False)
             entry = self.entries[-1]
@@ -200,8 +213,9 @@ class Executable:
         overwritten as soon as the next batch is requested. Until the last result it holds 3
         bindings for every bucket in use, which takes some 100 ms to set up for large batches.
         Errors of `run` and of `batches` are raised after the results of all earlier batches.
+        With parts in onnxruntime, it is one `run` after the other.
         """
-        if self.target == "cuda":
+        if self.target == "cuda" and not self.in_parts:
             return stream_batches(self, batches)
         return map(self.run, batches)
 
@@ -218,14 +232,7 @@ class Executable:
         """Writes one file that `tvmconv.load` reads. Raises `ArtifactError`."""
         # Without weights that only other buckets use.
         kept = sorted({number for entry in self.entries for number in entry.weights})
-        entries = [
-            {
-                "inputs": [asdict(spec) for spec in entry.inputs],
-                "outputs": [asdict(spec) for spec in entry.outputs],
-                "weights": [kept.index(number) for number in entry.weights],
-            }
-            for entry in self.entries
-        ]
+        entries = [_item(entry, kept) for entry in self.entries]
         manifest = {
             "tvmconv": __version__,
             "target": self.target,
@@ -235,9 +242,11 @@ class Executable:
             "entries": entries,
             "report": self.report.to_json(),
         }
-        codes = tuple(entry.code for entry in self.entries)
+        steps = [step for entry in self.entries for step in entry.steps or (entry,)]
+        codes = tuple(step.code for step in steps if isinstance(step, Entry))
+        models = tuple(step.model for step in steps if isinstance(step, OnnxStep))
         weights = tuple(self.weights[number] for number in kept)
-        artifact.write(artifact.Artifact(manifest, codes, weights), path)
+        artifact.write(artifact.Artifact(manifest, codes, weights, models), path)
 
     # ------------------------------------------------------------ the steps of a run
 
@@ -253,8 +262,63 @@ class Executable:
         return [join(outputs, counts) for outputs in zip(*parts, strict=True)]
 
     def _run_entry(self, entry: Entry, arrays: list[Any], on_host: bool) -> list[Any]:
-        results = self._enqueue(entry, [place(array, self.device()) for array in arrays])
-        return [result.numpy() for result in results] if on_host else results
+        if entry.steps:
+            results = self._run_steps(entry, arrays)
+        else:
+            results = self._enqueue(entry, [place(array, self.device()) for array in arrays])
+        if on_host:
+            return [on_host_array(result) for result in results]
+        return [place(result, self.device()) for result in results]
+
+    def _run_steps(
+        self,
+        entry: Entry,
+        arrays: Sequence[Any],
+        heard: Callable[[int, float], None] | None = None,
+    ) -> list[Any]:
+        """Outputs of a network in parts: NumPy arrays, or tensors on the device.
+
+        A tensor crosses to the host where onnxruntime reads it and to the device where compiled
+        code does. heard: gets the number of each step and its seconds, copies included.
+        """
+        device = self.device()
+        values = {spec.name: one for spec, one in zip(entry.inputs, arrays, strict=True)}
+        for number, step in enumerate(entry.steps):
+            started = perf_counter()
+            if isinstance(step, OnnxStep):
+                session = self._session(step)
+                values |= session.run({name: on_host_array(values[name]) for name in step.inputs})
+            else:
+                placed = [place(values[spec.name], device) for spec in step.inputs]
+                made = self._enqueue(step, placed)
+                names = (spec.name for spec in step.outputs)
+                values |= zip(names, made, strict=True)
+            if heard is not None:
+                device.sync()
+                heard(number, perf_counter() - started)
+        return [values[spec.name] for spec in entry.outputs]
+
+    def step_seconds(self, tensors: Sequence[Any]) -> list[float]:
+        """Seconds of every step of one run, for a network in parts; tensors: its inputs."""
+        seconds: list[float] = []
+        with self._loaded.lock:
+            self._run_steps(self.entries[-1], tensors, lambda _, taken: seconds.append(taken))
+        return seconds
+
+    def _session(self, step: OnnxStep) -> Session:
+        """The session of a step, opened at the first call."""
+        if step not in self._loaded.sessions:
+            self._loaded.sessions[step] = Session(step, self.target)
+        return self._loaded.sessions[step]
+
+    def _require_whole(self, what: str) -> None:
+        """Raises `TvmconvError` if onnxruntime runs a part of the network."""
+        if self.in_parts:
+            raise TvmconvError(
+                f"a network of which onnxruntime runs a part has no {what}",
+                note="its tensors cross between the host and compiled code",
+                hint="use run, or map for many batches",
+            )
 
     def device(self) -> Any:
         """TVM's device that the network runs on. Raises `TargetError` if this machine lacks it."""
@@ -269,8 +333,14 @@ class Executable:
         return [place(array, self.device()) for array in read(self.inputs, feeds, False)]
 
     def enqueue(self, tensors: list[Any]) -> list[Any]:
-        """Starts the network on tensors of the device; on a GPU, returns before it is done."""
-        return self._enqueue(self.entries[-1], tensors)
+        """Starts the network on tensors of the device; on a GPU, returns before it is done, unless
+        onnxruntime runs a part of it."""
+        entry = self.entries[-1]
+        if entry.steps:
+            with self._loaded.lock:
+                made = self._run_steps(entry, tensors)
+            return [place(one, self.device()) for one in made]
+        return self._enqueue(entry, tensors)
 
     def _enqueue(self, entry: Entry, tensors: list[Any]) -> list[Any]:
         with self._loaded.lock:
@@ -282,8 +352,9 @@ class Executable:
         """Returns a function that runs the network on tensors of the device call by call.
 
         It calls heard(function, name, before, result, *arguments), which returns 0, before and
-        after each, and uses no CUDA graph.
+        after each, and uses no CUDA graph. Raises `TvmconvError` if onnxruntime runs a part.
         """
+        self._require_whole("trace of its calls")
         entry = self.entries[-1]
         _, weights = self._machine(entry)
         machine = _load_machine(entry.code, self.device())
@@ -306,6 +377,18 @@ class Executable:
                 loaded.weights[number] = tvm.runtime.tensor(self.weights[number], device)
             loaded.machines[entry] = machine
         return loaded.machines[entry], [loaded.weights[number] for number in entry.weights]
+
+
+def _item(entry: Entry | OnnxStep, kept: list[int]) -> dict[str, Any]:
+    """An entry, or a step of it, in the manifest. kept: numbers of the weights that are saved."""
+    if isinstance(entry, OnnxStep):
+        return {"onnx": True, "inputs": list(entry.inputs), "outputs": list(entry.outputs)}
+    item: dict[str, Any] = {
+        "inputs": [asdict(spec) for spec in entry.inputs],
+        "outputs": [asdict(spec) for spec in entry.outputs],
+        "weights": [kept.index(number) for number in entry.weights],
+    }
+    return item | ({"steps": [_item(step, kept) for step in entry.steps]} if entry.steps else {})
 
 
 def _load_machine(code: bytes, device: Any) -> VirtualMachine:

@@ -83,6 +83,11 @@ def place(feed: Any, device: Any) -> Any:
     return feed if feed.device == device else feed.copyto(device)
 
 
+def on_host_array(one: Any) -> Any:
+    """A copy of a tensor as an array of NumPy's; anything else is returned as it is."""
+    return one.numpy() if isinstance(one, tvm.runtime.Tensor) else one
+
+
 def images(feed: Any, start: int, count: int) -> Any:
     """Images `start` to `start + count` of a feed of `read`, on the feed's device.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tvmconv.errors import ArtifactError
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.runtime import artifact
 from tvmconv.runtime.executable import Entry, Executable
+from tvmconv.runtime.onnx_step import OnnxStep
 from tvmconv.specs import TensorSpec
 
 
@@ -21,11 +23,11 @@ def load(path: str | Path) -> Executable:
     stored = artifact.read(path)
     manifest = stored.manifest
     try:
-        entries = zip(manifest["entries"], stored.codes, strict=True)
+        entries = _entries(manifest["entries"], stored)
         exe = Executable(
             manifest["target"],
             manifest["arch"],
-            tuple(_entry(item, code, len(stored.weights)) for item, code in entries),
+            entries,
             BuildReport.from_json(manifest["report"]),
             stored.weights,
             tuple(manifest["features"]),
@@ -46,10 +48,32 @@ def load(path: str | Path) -> Executable:
     return exe
 
 
-def _entry(item: dict[str, Any], code: bytes, weights: int) -> Entry:
-    numbers = tuple(range(weights)[number] for number in item["weights"])
-    inputs, outputs = (tuple(map(_spec, item[key])) for key in ("inputs", "outputs"))
-    return Entry(inputs, outputs, code, numbers)
+def _entries(items: list[dict[str, Any]], stored: artifact.Artifact) -> tuple[Entry, ...]:
+    """The entries of a manifest. Raises ``ValueError`` if code or models are missing or left."""
+    codes, models = iter(stored.codes), iter(stored.models)
+
+    def step(item: dict[str, Any]) -> Entry | OnnxStep:
+        if not item.get("onnx"):
+            return entry(item)
+        return OnnxStep(tuple(item["inputs"]), tuple(item["outputs"]), _taken(models))
+
+    def entry(item: dict[str, Any]) -> Entry:
+        numbers = tuple(range(len(stored.weights))[number] for number in item["weights"])
+        inputs, outputs = (tuple(map(_spec, item[key])) for key in ("inputs", "outputs"))
+        steps = tuple(map(step, item.get("steps", ())))
+        return Entry(inputs, outputs, b"" if steps else _taken(codes), numbers, steps)
+
+    found = tuple(map(entry, items))
+    if [*codes, *models]:
+        raise ValueError("the file has more code than the manifest has entries")
+    return found
+
+
+def _taken(contents: Iterator[bytes]) -> bytes:
+    content = next(contents, None)
+    if content is None:
+        raise ValueError("the file has less code than the manifest has entries")
+    return content
 
 
 def _spec(item: dict[str, Any]) -> TensorSpec:

@@ -60,8 +60,11 @@ template <class T>
 inline T min(T a, T b) { return a != a || a < b ? a : b; }
 extern "C" {
 float expf(float), logf(float), sqrtf(float), tanhf(float), erff(float), powf(float, float);
+float copysignf(float, float);
 float nearbyintf(float), fabsf(float), floorf(float), ceilf(float), roundf(float), fmaxf(float, float);
 }
+inline float __expf(float x) { return expf(x); }
+inline float __fdividef(float x, float y) { return x / y; }
 
 namespace emulator {
 

@@ -15,7 +15,8 @@ from tests.support.reference import session, with_all_activations
 from tvmconv.errors import TvmconvError
 from tvmconv.onnx.model import fix_shapes
 
-GENERATED = [entry for entry in zoo.ZOO if entry.name in ("resnet18", "resnet50", "mobilenet_v2")]
+WRITTEN = ("resnet18", "resnet50", "mobilenet_v2", "convnext_tiny", "efficientnet_b0")
+GENERATED = [entry for entry in zoo.ZOO if entry.name in WRITTEN]
 LIGHT = [entry for entry in zoo.ZOO if entry.name.startswith("light_")]
 TRAINED = [entry for entry in zoo.ZOO if entry not in GENERATED + LIGHT]
 #: Of the light networks: those that take a second at most, and all kinds of layers among them.

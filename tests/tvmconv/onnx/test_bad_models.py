@@ -58,7 +58,7 @@ def test_not_a_model_at_all(model: Any) -> None:
 def test_all_unsupported_operators_are_listed_with_counts() -> None:
     g = Graph([1, 4, 8, 8])
     x = g.op("NonZero", g.op("Det", "input"))
-    y = g.op("Det", "input")
+    y = g.op("Det", g.op("Relu", "input"))
     model = g.model(x, y)
     model.graph.output[0].type.tensor_type.elem_type = TensorProto.INT64
     with pytest.raises(errors.UnsupportedOperatorError) as error:

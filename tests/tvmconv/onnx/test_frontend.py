@@ -137,7 +137,27 @@ def test_an_output_of_no_known_shape() -> None:
     g = Graph([1, 8, 6, 6])
     model = g.model(g.op("Own", "input", domain="com.example"))
     model.opset_import.append(helper.make_opsetid("com.example", 1))
-    with pytest.raises(errors.ModelError, match="output 'own_0' has no shape") as error:
+    with pytest.raises(errors.UnsupportedOperatorError, match=r"com\.example\.Own x1") as error:
+        tvmconv.build(model, target="llvm")
+    assert error.value.hint
+
+
+def test_an_output_whose_rank_only_a_run_decides() -> None:
+    """The branches of an If give tensors of two ranks, and the model names no shape."""
+    g = Graph([1, 8, 6, 6])
+    x = g.conv("input", 8, 8)
+    condition = g.op("Cast", g.op("ReduceSum", x, keepdims=0), to=TensorProto.BOOL)
+    branches = [
+        helper.make_graph(
+            [helper.make_node(kind, [x], [kind])],
+            kind,
+            [],
+            [helper.make_tensor_value_info(kind, TensorProto.FLOAT, shape)],
+        )
+        for kind, shape in (("Flatten", [1, 288]), ("Relu", [1, 8, 6, 6]))
+    ]
+    model = g.model(g.op("If", condition, then_branch=branches[0], else_branch=branches[1]))
+    with pytest.raises(errors.ModelError, match="output 'if_3' has no shape") as error:
         tvmconv.build(model, target="llvm")
     assert error.value.hint
 

@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 
+from tests.support.fallbacks import of_domain
 from tests.support.models import Graph, residual_net
 from tvmconv.errors import ModelError, ShapeError, UnsupportedOperatorError
 from tvmconv.onnx.prepare import prepare
@@ -59,10 +60,19 @@ def unsupported() -> onnx.ModelProto:
 def test_what_cannot_be_built_is_listed_and_raised_only_if_asked() -> None:
     prepared = prepare(unsupported(), 1, None, IoForm())
     assert list(prepared.unsupported.values()) == [1]
+    assert not prepared.not_taken
     (graph,) = prepared.graphs
-    assert graph.simple is graph.original
+    assert [node.op_type for node in graph.simple.graph.node] == ["Conv", "Unique"]
     with pytest.raises(UnsupportedOperatorError, match=r"Unique .*x1"):
         prepared.require_supported()
+
+
+def test_what_onnxruntime_does_not_take_stays_as_it_is() -> None:
+    prepared = prepare(of_domain("com.example", "Own"), None, None, IoForm())
+    assert dict(prepared.unsupported) == {"com.example.Own": 1}
+    assert "Own" in prepared.not_taken
+    (graph,) = prepared.graphs
+    assert graph.simple is graph.original
 
 
 def test_images_that_affect_each_other_are_refused_for_several_batches() -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from onnx import TensorProto, helper
 from tvm.target.codegen import llvm_get_system_cpu
 
 import tvmconv
@@ -234,10 +235,12 @@ def test_shares_count_how_often_a_workload_occurs(tmp_path: Path) -> None:
 def test_what_can_not_be_built_is_not_tuned(tmp_path: Path) -> None:
     model = networks.small()
     node = model.graph.node.add()
-    node.op_type, node.name = "NonZero", "where"
+    node.op_type, node.name, node.domain = "Odd", "where", "my.ops"
+    model.opset_import.add(domain="my.ops", version=1)
     node.input.append("pooled")
     node.output.append("where")
-    model.graph.output.add().name = "where"
+    where = helper.make_tensor_value_info("where", TensorProto.INT64, [2, None])
+    model.graph.output.append(where)
     with pytest.raises(UnsupportedOperatorError, match="nothing to tune"):
         tvmconv.tune(model, "llvm", batch=1, records=tmp_path / "r")
 

@@ -52,6 +52,8 @@ class _Lower(PyExprMutator):
         #: Tensors times a power of two, as convolutions read them.
         self.scaled: dict[tuple[relax.Var, float], relax.Var] = {}
         self.names = kernel_names(plan.values())
+        #: What `_cast` has made.
+        self.casts: dict[relax.Expr, relax.Expr] = {}
         self.kernels: dict[tuple[ConvWorkload, Any, Hardware], tvm.ir.GlobalVar] = {}
         #: The tensor of each variable that kernels write, as far as it is written; and how many
         #: convolutions are still to write to it.
@@ -239,10 +241,15 @@ class _Lower(PyExprMutator):
         value = self.visit_expr(arg)
         inner = self._reshape_of(value)
         if inner is None:
-            return self.builder_.emit(relax.op.astype(value, self.narrow))
+            return self._cast(value)
         # The cast first: it is fused into what is reshaped, and a reshape alone costs nothing.
-        narrow = self.builder_.emit(relax.op.astype(inner, self.narrow))
-        return self._reshaped(narrow, shape(value))
+        return self._reshaped(self._cast(inner), shape(value))
+
+    def _cast(self, value: relax.Expr) -> relax.Expr:
+        """`value` in the dtype that convolutions read, cast once for all that read it."""
+        if value not in self.casts:
+            self.casts[value] = self.builder_.emit(relax.op.astype(value, self.narrow))
+        return self.casts[value]
 
     def _existing_narrow(self, arg: relax.Expr) -> relax.Expr | None:
         """The narrow value of which `arg` is a widened copy; `arg` itself if it is no tensor."""

@@ -16,11 +16,13 @@ import tvm
 from tvm import relax
 
 from tvmconv.passes.legalize.extremes import EXTREMES
+from tvmconv.passes.legalize.normalization import NORMS
 from tvmconv.passes.legalize.roi_align import roi_align
 
 #: By operator: (builder, call) -> the call of its loops.
 OWN: Mapping[str, Callable[[relax.BlockBuilder, relax.Call], relax.Expr]] = {
     **EXTREMES,
+    **NORMS,
     "relax.vision.roi_align": roi_align,
 }
 

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow
-from tvmconv.passes.plan.quantised import HOMOGENEOUS, is_quantised
+from tvmconv.passes.plan.quantised import is_quantised
 from tvmconv.passes.plan.readers import readers
 from tvmconv.passes.regions.absorb_scale import scaled, scaled_by_input
 from tvmconv.passes.regions.region import Region
@@ -89,7 +89,7 @@ def _noted(region: Region, writes: bool) -> Region:
 def may_scale(region: Region) -> bool:
     """True if a scale of what the region writes goes into its weights and bias."""
     plain = not is_quantised(region) and region.residual is None
-    return plain and region.activation.kind in HOMOGENEOUS
+    return plain and region.activation.homogeneous
 
 
 def _scale(region: Region) -> NDArray[np.float64]:

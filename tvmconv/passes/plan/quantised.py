@@ -22,9 +22,6 @@ from tvmconv.passes.graph import dtype
 from tvmconv.passes.regions.quantization import EIGHT_BITS
 from tvmconv.passes.regions.region import Region
 
-#: Functions f for which f(s * x) = s * f(x), s > 0: a scale of the result goes before them.
-HOMOGENEOUS = ("none", "relu", "leaky_relu", "prelu")
-
 
 def is_quantised(region: Region) -> bool:
     """True if a region reads or writes 8-bit numbers."""
@@ -51,7 +48,8 @@ def precision(region: Region, base: Precision) -> Precision:
 def constants(region: Region) -> dict[str, NDArray[Any]]:
     """The bias and the scales of a region's kernels, by name, each (K,)."""
     after = 1.0 if region.result_scale is None else region.result_scale
-    before = after if region.activation.kind in HOMOGENEOUS else 1.0
+    # A scale of the result goes before a function of which it is a scale of the operand.
+    before = after if region.activation.homogeneous else 1.0
     scale = np.ones(region.k) if region.scale is None else region.scale
     if region.sum_scale is not None:
         scale = region.sum_scale
@@ -73,7 +71,7 @@ def _scales(region: Region) -> list[str]:
     """Names of the scales that a region's kernels have, in order."""
     if region.result == dtypes.INT32.name:
         return []  # sums have no epilogue
-    homogeneous = region.activation.kind in HOMOGENEOUS
+    homogeneous = region.activation.homogeneous
     has = {
         SCALE: region.scale is not None
         or region.sum_scale is not None

@@ -67,6 +67,16 @@ FOLLOWS_INPUT = (
 )
 
 
+#: Operators of which a rounded operand rounds the result no more than its own rounding does: means,
+#: norms, and products.
+KEEPS_ERROR = (
+    "relax.mean",
+    "relax.multiply",
+    "relax.nn.avg_pool2d",
+    "relax.nn.layer_norm",
+)
+
+
 def written(
     region: Region,
     var: relax.Var,
@@ -78,7 +88,8 @@ def written(
 
     It is fp32 where fp16 does not hold the result; else `precision` where somebody reads the result
     as convolutions do; unrounded, in fp32, where nobody does, or where it is cast to whole numbers,
-    as sums of such are. A pool reads what the convolution gives as convolutions do.
+    as sums of such are. Pools, norms and the factors of squeeze-and-excite read what the
+    convolution gives as convolutions do.
     """
     if region.wide or _becomes_whole(var, flow):
         return replace(precision, result=FP32.name)
@@ -87,7 +98,7 @@ def written(
     for reader in readers(var, regions, flow):
         if isinstance(reader, Region) or reader == cast_to(precision.x):
             return precision
-        if {f"relax.{reader}", f"relax.nn.{reader}"} & set(FOLLOWS_INPUT):
+        if {f"relax.{reader}", f"relax.nn.{reader}"} & {*FOLLOWS_INPUT, *KEEPS_ERROR}:
             return precision
     return replace(precision, result=FP32.name)
 

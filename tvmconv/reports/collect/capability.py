@@ -11,6 +11,7 @@ from tvmconv.onnx.model import inputs, opset, specs
 from tvmconv.onnx.supported import operator, verdicts
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.reports.data.capability import CapabilityReport, OperatorSupport
+from tvmconv.specs import OPEN
 
 #: By operator: its inputs that are numbers of weights and biases, and those that are scales.
 NUMBERS = {
@@ -41,7 +42,7 @@ def capability(
     return CapabilityReport(
         specs(inputs(original)),
         # More shapes can be inferred if constants are folded.
-        specs(simple.graph.output),
+        specs(simple.graph.output, OPEN),
         opset(original),
         _parameters(original),
         _operators(original, simple),
@@ -73,10 +74,15 @@ def _parameters(proto: onnx.ModelProto) -> int:
 def _operators(original: onnx.ModelProto, simple: onnx.ModelProto) -> tuple[OperatorSupport, ...]:
     """Counts every node of the original once, with its reason if it cannot be built.
 
-    A reason found only in the simplified model goes to the node of the same name.
+    A reason found only in the simplified model goes to the node of the same name. An operator
+    of which nothing is left there needs no kernel: every one was folded away.
     """
     found = {node.name: (operator(node), reason) for node, reason in verdicts(original)}
     if simple is not original:
+        left = {operator(node) for node in simple.graph.node}
+        found = {
+            name: (kind, reason if kind in left else None) for name, (kind, reason) in found.items()
+        }
         refused = ((n, why) for n, why in verdicts(simple, folded=True) if why is not None)
         found |= {node.name: (operator(node), why) for node, why in refused}
     counted = Counter(found.values())

@@ -16,6 +16,7 @@ import onnx
 import tvm
 from tvm import relax
 
+from tvmconv.onnx.model import read_by
 from tvmconv.passes.graph import Dataflow, array
 from tvmconv.passes.plan.plan import Plan, PlannedConv
 from tvmconv.reports.collect.outline import OutlinedKernel
@@ -49,6 +50,13 @@ def operator_fates(
     variables that are their results. kernels: TVM's.
     """
     fates = _compiled(_Nodes.of(simple), _variable_fates(mod, plan, nodes, kernels), nodes, plan)
+    return fates_of_original(original, simple, fates)
+
+
+def fates_of_original(
+    original: onnx.ModelProto, simple: onnx.ModelProto, fates: Mapping[str, str]
+) -> tuple[OperatorReport, ...]:
+    """Returns a report for each node of `original`. fates: of the nodes of `simple`, by name."""
     before, after = _Nodes.of(original), _Nodes.of(simple)
     folded = _folded_after(before, after)
     reports = []
@@ -158,7 +166,7 @@ class _Nodes:
         for node in proto.graph.node:
             by_name[node.name] = node
             makers.update(dict.fromkeys(node.output, node))
-            for name in node.input:
+            for name in read_by(node):
                 readers[name].append(node)
             if node.op_type in SHAPES or all(not name or name in known for name in node.input):
                 constant.add(node.name)

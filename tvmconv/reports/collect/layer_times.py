@@ -30,8 +30,12 @@ BUILTIN = "vm.builtin."
 def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
     """Returns the time of every kernel that a run starts, in order; a layer is one entry.
 
-    tensors: on the device, from `Executable.transfer_in`. Raises `TargetError` if the device fails.
+    tensors: on the device, from `Executable.transfer_in`. For a network in parts, of which
+    onnxruntime runs some, an entry is a part, with the copies to it. Raises `TargetError` if the
+    device fails.
     """
+    if exe.in_parts:
+        return _parts(exe, tensors)
     timed = _on_gpu if exe.target == "cuda" else _on_cpu
     calls = timed(exe, tensors)
     waiting: dict[str, deque[ConvReport]] = defaultdict(deque)
@@ -51,6 +55,17 @@ def layer_times(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
         if conv
         else LayerTime(key.partition(" ")[2], sum(us))
         for key, (conv, us) in found.items()
+    )
+
+
+def _parts(exe: Executable, tensors: list[Any]) -> tuple[LayerTime, ...]:
+    """Returns the median time of every part."""
+    runs = [exe.step_seconds(tensors) for _ in range(RUNS)][1:]
+    return tuple(
+        LayerTime(f"part {at + 1}: {part.side}", statistics.median(seconds) * 1e6)
+        for at, (part, seconds) in enumerate(
+            zip(exe.report.parts, zip(*runs, strict=True), strict=True)
+        )
     )
 
 

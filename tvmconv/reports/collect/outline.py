@@ -51,8 +51,9 @@ def outline(
     # A variable is bound to a mere cast if a narrow variable has its value before.
     written = {one.place.buffer for one in plan.values()}
     itself = {binding.var for binding in bindings(mod)} - written - set(stand_ins.values())
-    pools, *others = pipeline.fuse_passes()
+    copies, pools, *others = pipeline.fuse_passes()
     with target:
+        lowered = copies(lowered)
         pooled = pools(lowered)
         legal = others[0](pooled)
         fused = pipeline.run(legal, others[1:], "outline")

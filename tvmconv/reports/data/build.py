@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from tvmconv.reports.data.parts import CrossingReport, PartReport, part_from_json
 from tvmconv.reports.data.report import Report
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
@@ -196,6 +197,9 @@ class BuildReport(Report):
     machine: MachineReport = MachineReport()
     #: Kernels of TVM's, in order. Conversions are among them.
     kernels: tuple[KernelReport, ...] = ()
+    #: Where onnxruntime runs some operators: the parts in order, and what crosses between them.
+    parts: tuple[PartReport, ...] = ()
+    crossings: tuple[CrossingReport, ...] = ()
 
     @property
     def convolutions(self) -> tuple[ConvReport, ...]:
@@ -277,6 +281,8 @@ class BuildReport(Report):
             "quantising": lambda item: ConversionReport(**_tuples(item, "shape")),
             "kernels": lambda item: KernelReport(**_tuples(item, "nodes")),
             "smaller": cls.from_json,
+            "parts": part_from_json,
+            "crossings": lambda item: CrossingReport(**_tuples(item, "shape", "readers")),
         }
         for name in nested.keys() & known.keys():
             known[name] = tuple(map(nested[name], known[name]))

@@ -82,7 +82,7 @@ class CapabilityReport(Report):
 
     @property
     def buildable(self) -> bool:
-        """True if every operator can be built."""
+        """True if every operator can be built, or runs in onnxruntime."""
         return not self.unsupported
 
     @property

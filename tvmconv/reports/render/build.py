@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from tvmconv.reports.data.build import BuildReport, ConversionReport, ConvReport, KernelReport
 from tvmconv.reports.data.report import as_text
+from tvmconv.reports.render.parts import parts_text
 from tvmconv.reports.render.tables import (
     figures,
     mib,
@@ -26,7 +27,8 @@ HOW = {"llvm": "emulated", "hmma-sim": "simulated"}
 @as_text.register
 def build_text(report: BuildReport) -> str:
     """Returns the whole report, the most important first."""
-    parts = [_headline(report)]
+    parts = [parts_text(report)] if report.parts else []
+    parts.append(_headline(report))
     if report.smaller:
         parts.append(bucket_table(report))
     if report.convs:

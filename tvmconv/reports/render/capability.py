@@ -8,6 +8,7 @@ from tvmconv.reports.data.build import SUITED_CHANNELS
 from tvmconv.reports.data.capability import CapabilityReport, KindReport
 from tvmconv.reports.data.report import as_text
 from tvmconv.reports.render import build
+from tvmconv.reports.render.parts import parts_text
 from tvmconv.reports.render.tables import figures, microseconds, percent, without_unknown
 
 
@@ -15,7 +16,8 @@ from tvmconv.reports.render.tables import figures, microseconds, percent, withou
 def capability_text(report: CapabilityReport) -> str:
     """Returns the prospects of the model and its kinds of layers, then details."""
     plan = report.plan
-    parts = [_headline(report)]
+    parts = [parts_text(plan)] if plan.parts else []
+    parts.append(_headline(report))
     if plan.smaller:
         parts.append(build.bucket_table(plan))
     if report.convs:
@@ -39,7 +41,8 @@ def _headline(report: CapabilityReport) -> str:
     plan = report.plan
     lines = [f"{build.target(plan)}: "]
     if report.buildable:
-        lines[0] += f"can be built; {build.tensorized(plan)}"
+        how = f", in {len(plan.parts)} parts" if plan.parts else ""
+        lines[0] += f"can be built{how}; {build.tensorized(plan)}"
     else:
         listed = (f"{name} x{count}" for name, count in sorted(report.unsupported.items()))
         lines[0] += "can't be built: " + ", ".join(listed)
@@ -108,6 +111,7 @@ def _operator_table(report: CapabilityReport) -> str:
         if support.supported:
             found = fates[support.operator].most_common()
             told = ", ".join(f"{n} x {fate}" if len(found) > 1 else fate for fate, n in found)
-        yes = "yes" if support.supported else "no"
+        no = "in onnxruntime" if report.plan.parts else "no"
+        yes = "yes" if support.supported else no
         rows.append((support.operator, str(support.count), yes, told))
     return figures(rows, text=("operator", "supported", "why not, or what becomes of it"))

@@ -7,7 +7,7 @@ import tvm
 from tvm import relax, tirx
 from tvm.script import relax as R
 
-from tvmconv.passes.kernels.fuse_pool_casts import fuse_pool_casts
+from tvmconv.passes.kernels.fuse_casts import fuse_casts
 from tvmconv.passes.pipeline import plan_memory_passes
 
 
@@ -58,6 +58,6 @@ def test_a_value_that_others_read_is_kept(read_twice: bool) -> None:
                 out = builder.emit(relax.op.add(pooled, total))
             output = builder.emit_output(out)
         builder.emit_func_output(output)
-    mod = fuse_pool_casts()(builder.get())
+    mod = fuse_casts()(builder.get())
     composites = [gv for gv, f in mod.functions_items() if gv.name_hint != "main"]
     assert len(composites) == (0 if read_twice else 1)

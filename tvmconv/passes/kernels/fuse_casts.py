@@ -1,4 +1,4 @@
-"""Fuse the casts around a pool into its kernel; FuseOps fuses only those behind it.
+"""Fuse the casts around a pool or a norm into its kernel; FuseOps fuses only those behind it.
 
 Before:  h = astype(x, float32); y = avg_pool2d(h); z = astype(y, float16)
 After:   z = fused(x), a function of these three, which FuseTIR turns into one kernel; also where h
@@ -16,7 +16,13 @@ import tvm
 from tvm.relax.dpl import DFPattern, is_const, is_op, wildcard
 from tvm.relax.transform import FuseOpsByPattern, PatternCheckContext
 
-POOLS = ("relax.nn.avg_pool2d", "relax.nn.max_pool2d", "relax.mean")
+#: How many operands each has besides the one that is cast.
+FURTHER = {
+    "relax.nn.avg_pool2d": 0,
+    "relax.nn.max_pool2d": 0,
+    "relax.mean": 0,
+    "relax.nn.layer_norm": 2,
+}
 Pattern = tuple[str, DFPattern, Mapping[str, DFPattern], Callable[[PatternCheckContext], bool]]
 
 
@@ -30,18 +36,18 @@ def _patterns() -> list[Pattern]:
     """Patterns to fuse, the larger ones first, since the first match is taken."""
     whole: list[Pattern] = []
     before: list[Pattern] = []
-    for name in POOLS:
+    for name, further in FURTHER.items():
         short = f"tvmconv.{name.rpartition('.')[2]}"
         for inner in _before():
-            pool: Any = is_op(name)(next(reversed(inner.values())))
-            after = is_op("relax.astype")(pool)
-            whole.append((short, after, {**inner, "pool": pool}, _read_once))
-            before.append((short, pool, inner, _read_once))
+            operands = [wildcard() for _ in range(further)]
+            y: Any = is_op(name)(next(reversed(inner.values())), *operands)
+            whole.append((short, is_op("relax.astype")(y), {**inner, "y": y}, _read_once))
+            before.append((short, y, inner, _read_once))
     return [*whole, *before]
 
 
 def _before() -> list[dict[str, DFPattern]]:
-    """Patterns before a pool by name, in order: arithmetic of a DequantizeLinear, or a cast."""
+    """Patterns before it by name, in order: arithmetic of a DequantizeLinear, or a cast."""
     cast: Any = is_op("relax.astype")(wildcard())
     scaled: Any = is_op("relax.multiply")(cast, is_const())
     shifted: Any = is_op("relax.add")(scaled, is_const())
@@ -49,7 +55,7 @@ def _before() -> list[dict[str, DFPattern]]:
     return [dict(list(steps.items())[:count]) for count in (3, 2, 1)]
 
 
-def fuse_pool_casts() -> tvm.transform.Pass:
+def fuse_casts() -> tvm.transform.Pass:
     """Returns the pass."""
     fuse = FuseOpsByPattern(_patterns(), bind_constants=False, annotate_codegen=False)
-    return tvm.transform.Sequential([fuse], name="fuse_pool_casts")
+    return tvm.transform.Sequential([fuse], name="fuse_casts")

@@ -1,0 +1,1 @@
+"""A network in parts: what can be compiled, and what onnxruntime runs."""

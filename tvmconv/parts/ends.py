@@ -1,0 +1,81 @@
+"""Parts as graphs to build, with what each gets of a build's options: forms of its ends, pins.
+
+Inputs and outputs of the network are in the form that was asked for, others plain.
+
+Between parts tensors are as in the model: NCHW, in the dtypes of the simplified graph.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tvmconv.errors import TvmconvError
+from tvmconv.onnx import kinds
+from tvmconv.onnx.model import specs
+from tvmconv.onnx.prepare import Graph
+from tvmconv.parts.cut import Part
+from tvmconv.passes.plan.chooser import Chooser
+from tvmconv.specs import OPEN, TensorSpec
+
+
+def part_graphs(graph: Graph, parts: tuple[Part, ...]) -> tuple[Graph, ...]:
+    """Returns every part as a graph of its own, those for onnxruntime too.
+
+    Raises `TvmconvError` for an input or output of the network that was asked for in another dtype
+    or layout than the model's and that not only one side sees: onnxruntime reads what is in the
+    model.
+    """
+    graphs = []
+    asked_in = {spec.name: spec for spec in graph.inputs}
+    asked_out = {spec.name: spec for spec in graph.outputs}
+    plain_in = {spec.name: spec for spec in specs(graph.simple.graph.input)}
+    for part in parts:
+        graph_ends = part.model.graph.input, part.model.graph.output
+        read, made = (specs(ends, OPEN) for ends in graph_ends)
+        if part.side == "compiled":
+            fed = tuple(asked_in.get(spec.name, spec) for spec in read)
+            given = tuple(asked_out.get(spec.name, spec) for spec in made)
+        else:
+            for spec in read:
+                if spec.name in plain_in:
+                    _require_plain(plain_in[spec.name], asked_in[spec.name])
+            fed, given = read, made
+            for spec in made:
+                if spec.name in asked_out:
+                    _require_plain(spec, asked_out[spec.name])
+        graphs.append(Graph(part.model, part.model, fed, given))
+    _require_one_form(graph, graphs)
+    return tuple(graphs)
+
+
+def _require_plain(plain: TensorSpec, asked: TensorSpec) -> None:
+    if (plain.dtype, plain.layout, plain.scale) != (asked.dtype, asked.layout, asked.scale):
+        raise TvmconvError(
+            f"onnxruntime reads or gives {plain.name!r}, which can't be as io_dtype or io_layout "
+            "say",
+            note=f"it is {plain} there, asked for was {asked}",
+            hint="leave out io_dtype and io_layout, or cut the model before the operators that "
+            "onnxruntime runs: the report of `inspect` names them",
+        )
+
+
+def _require_one_form(graph: Graph, graphs: list[Graph]) -> None:
+    """Every reader and writer of a tensor has to see it in one form."""
+    seen: dict[str, TensorSpec] = {spec.name: spec for spec in graph.inputs}
+    for one in (*(spec for each in graphs for spec in (*each.outputs, *each.inputs)),):
+        _require_plain(one, seen.setdefault(one.name, one))
+    for spec in graph.outputs:
+        _require_plain(seen.get(spec.name, spec), spec)
+
+
+def part_choosers(chooser: Chooser, parts: tuple[Part, ...]) -> list[Chooser]:
+    """Returns the chooser of every part, with the pins of its own layers.
+
+    Raises `ConfigError` for a pin on a layer that no compiled part has.
+    """
+    names = [set(kinds.layers(part.model)) if part.side == "compiled" else set() for part in parts]
+    chooser.require_layers(sorted(set().union(*names)))
+    return [
+        replace(chooser, pins={name: pin for name, pin in chooser.pins.items() if name in own})
+        for own in names
+    ]
