@@ -141,7 +141,7 @@ def _inlined(
     for one in inner:
         if one.name:
             one.name = f"{node.name or node.output[0]}/{one.name}"
-        _rename(one, renamed)
+        rename(one, renamed)
     results = [
         helper.make_node("Identity", [renamed.get(made.name, made.name)], [output], output)
         for made, output in zip(branch.output, node.output, strict=True)
@@ -155,14 +155,14 @@ def _defined(graph: onnx.GraphProto) -> list[str]:
     return [*(tensor.name for tensor in graph.initializer), *made]
 
 
-def _rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
+def rename(node: onnx.NodeProto, renamed: Mapping[str, str]) -> None:
     """Renames what a node reads and gives, in graphs inside of it as well."""
     node.input[:] = [renamed.get(name, name) for name in node.input]
     node.output[:] = [renamed.get(name, name) for name in node.output]
     for attribute in node.attribute:
         for inner in (attribute.g, *attribute.graphs):
             for one in inner.node:
-                _rename(one, renamed)
+                rename(one, renamed)
             for value in inner.output:
                 value.name = renamed.get(value.name, value.name)
 

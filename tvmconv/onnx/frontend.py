@@ -24,7 +24,7 @@ from tvmconv.errors import (
     first_line,
     last_line,
 )
-from tvmconv.onnx.branches import RANDOM, known_shapes, tensor_names
+from tvmconv.onnx.branches import RANDOM, known_shapes, rename, tensor_names
 from tvmconv.onnx.empty import drop_empty_operands
 from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
@@ -66,7 +66,7 @@ def widen(proto: onnx.ModelProto) -> onnx.ModelProto:
             continue
         name = wide_name(value.name)
         for node in graph.node:
-            node.input[:] = [name if x == value.name else x for x in node.input]
+            rename(node, {value.name: name})
         graph.node.insert(0, helper.make_node("Cast", [value.name], [name], name, to=fp32))
     # An output that is an input stays; one that is listed twice needs one cast.
     narrow = {v.name for v in graph.output if v.type.tensor_type.elem_type == fp16}
@@ -99,8 +99,7 @@ def _widen_values(graph: onnx.GraphProto) -> None:
 def _rename(graph: onnx.GraphProto, old: str, new: str) -> None:
     """Renames a tensor everywhere except in the list of outputs."""
     for node in graph.node:
-        node.output[:] = [new if x == old else x for x in node.output]
-        node.input[:] = [new if x == old else x for x in node.input]
+        rename(node, {old: new})
     for one in (*graph.initializer, *graph.input):
         if one.name == old:
             one.name = new
@@ -249,7 +248,7 @@ def _drop_copies(graph: onnx.GraphProto) -> None:
             placed.add(first.name)  # where the first of its copies is read
         written.append(onnx.NodeProto())
         written[-1].CopyFrom(first)
-        written[-1].input[:] = [names.get(name, name) for name in first.input]
+        rename(written[-1], {name: kept for name, kept in names.items() if name != kept})
     del graph.node[:]
     graph.node.extend(written)
 

@@ -137,7 +137,7 @@ def _simple(original: onnx.ModelProto, numbers: Mapping[str, Numbers]) -> onnx.M
     wide = frontend.widen(feed_numbers(original, numbers))
     simple = sink(frontend.simplify(wide))
     refused = [node for node, why in verdicts(simple, folded=True) if why is not None]
-    if any(node in refused for node in frontend.folds_to_constants(simple)):
+    if refused and any(node in refused for node in frontend.folds_to_constants(simple)):
         # Such as NonZero of a constant.
         simple = sink(frontend.simplify(wide, fold_all=True))
     if refused:

@@ -8,19 +8,20 @@ element type that networks are not built for. The others are compiled, unless th
 no convolution or product: then it costs less to let onnxruntime go on.
 
 There are as few parts as possible: a node is in the earliest part of its side that comes after all
-that it reads, so that the parts are as many as the longest path changes sides.
+that it reads, so that the parts are as many as the longest path changes sides. What constants
+decide alone, such as the DequantizeLinear of a weight, is in every part that reads it.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx
 
-from tvmconv.onnx.branches import known_shapes
+from tvmconv.onnx.branches import RANDOM, known_shapes
 from tvmconv.onnx.model import inputs, read_by
 from tvmconv.onnx.supported import DTYPES, operator, verdicts
 
@@ -49,7 +50,7 @@ class Part:
     #: Its inputs are what it reads of the network's inputs and of other parts, its outputs what
     #: other parts or the caller read. It has its constants, also where another part has them too.
     model: onnx.ModelProto
-    #: One for each node, in order; none if it is compiled.
+    #: One for each node, in order, but those that constants decide; none if it is compiled.
     reasons: tuple[Reason, ...] = ()
 
 
@@ -59,8 +60,9 @@ def cut(proto: onnx.ModelProto) -> tuple[Part, ...]:
     proto: of fixed inputs, simplified, with inferred shapes.
     """
     reasons = node_reasons(proto)
+    shared = _shared(proto.graph, reasons)
     while True:
-        levels = _levels(proto.graph, reasons)
+        levels = _levels(proto.graph, reasons, shared)
         idle = [
             level
             for level in levels
@@ -70,9 +72,9 @@ def cut(proto: onnx.ModelProto) -> tuple[Part, ...]:
         if not idle:
             break
         reasons |= {at: NO_LAYER for level in idle for at in level}
-    if len(reasons) == len(proto.graph.node):
+    if all(level[0] in reasons for level in levels):
         return ()
-    return tuple(_part(proto, level, levels, reasons) for level in levels)
+    return tuple(_part(proto, level, levels, reasons, shared) for level in levels)
 
 
 def node_reasons(proto: onnx.ModelProto) -> dict[int, str]:
@@ -87,7 +89,9 @@ def node_reasons(proto: onnx.ModelProto) -> dict[int, str]:
         for name in (*read_by(node), *filter(None, node.output)):
             if name not in elements:
                 continue  # inside of a branch
-            if elements[name] not in DTYPES:
+            if elements[name] == "UNDEFINED":
+                found[at] = f"{name!r} is no tensor of a known type"
+            elif elements[name] not in DTYPES:
                 found[at] = f"{name!r} has elements of {elements[name].lower()}"
             elif name not in shapes:
                 found[at] = f"only a run decides the shape of {name!r}"
@@ -106,26 +110,43 @@ def _elements(graph: onnx.GraphProto) -> dict[str, str]:
     return {name: onnx.TensorProto.DataType.Name(number) for name, number in found.items()}
 
 
+def _shared(graph: onnx.GraphProto, reasons: Mapping[int, str]) -> set[int]:
+    """Positions of nodes that constants decide alone, that can be built and give no output."""
+    known = {tensor.name for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    found = set()
+    for at, node in enumerate(graph.node):
+        decided = node.op_type not in RANDOM and known.issuperset(read_by(node))
+        if decided and at not in reasons and not outputs.intersection(node.output):
+            found.add(at)
+            known.update(node.output)
+    return found
+
+
 def _is_layer(node: onnx.NodeProto) -> bool:
     return node.op_type in LAYERS and node.domain in ("", "ai.onnx")
 
 
-def _levels(graph: onnx.GraphProto, reasons: Mapping[int, str]) -> list[list[int]]:
-    """Positions of the nodes of every part, in order; no part is empty.
+def _levels(
+    graph: onnx.GraphProto, reasons: Mapping[int, str], shared: Set[int]
+) -> list[list[int]]:
+    """Positions of the nodes of every part, in order, without those in `shared`; no part is empty.
 
     The first part may be of either side: of both ways the one with fewer parts is taken.
     """
-    found = [_levels_from(graph, reasons, first) for first in (False, True)]
+    found = [_levels_from(graph, reasons, shared, first) for first in (False, True)]
     return min(found, key=len)
 
 
 def _levels_from(
-    graph: onnx.GraphProto, reasons: Mapping[int, str], first: bool
+    graph: onnx.GraphProto, reasons: Mapping[int, str], shared: Set[int], first: bool
 ) -> list[list[int]]:
     """first: True if part 0 is onnxruntime's."""
     level_of: dict[str, int] = {}
     levels: dict[int, list[int]] = defaultdict(list)
     for at, node in enumerate(graph.node):
+        if at in shared:
+            continue
         side = at in reasons
         level = int(side is not first)
         for name in read_by(node):
@@ -142,21 +163,23 @@ def _part(
     level: Sequence[int],
     levels: Sequence[Sequence[int]],
     reasons: Mapping[int, str],
+    shared: Set[int],
 ) -> Part:
     graph = proto.graph
-    nodes = [graph.node[at] for at in level]
+    nodes = _with_shared(graph, level, shared)
     side = SIDES[level[0] in reasons]
     types = {value.name: value for value in (*graph.input, *graph.value_info, *graph.output)}
     constants = {tensor.name: tensor for tensor in graph.initializer}
     made = {name for node in nodes for name in node.output if name}
     read = list(dict.fromkeys(name for node in nodes for name in read_by(node)))
-    outside = {name for node in graph.node for name in node.output if name} - made
+    outside = {name for one in levels for at in one for name in graph.node[at].output} - made
     outside |= {value.name for value in inputs(proto)}
     inside = set(level)
     others = (graph.node[at] for one in levels for at in one if at not in inside)
     wanted = {name for node in others for name in read_by(node)}
     wanted |= {value.name for value in graph.output}
-    results = [name for node in nodes for name in node.output if name in wanted and name]
+    given = (name for at in level for name in graph.node[at].output if name)
+    results = [name for name in given if name in wanted]
     used = [name for name in read if name in constants]
     if level is next(one for one in levels if one[0] in reasons):
         # An output that is a constant of the network: onnxruntime gives it.
@@ -178,3 +201,18 @@ def _part(
         return Part(side, model)
     told = (Reason(graph.node[at].name, operator(graph.node[at]), reasons[at]) for at in level)
     return Part(side, model, tuple(told))
+
+
+def _with_shared(
+    graph: onnx.GraphProto, level: Sequence[int], shared: Set[int]
+) -> list[onnx.NodeProto]:
+    """The nodes at `level` and those in `shared` that they need, in the order of the graph."""
+    makers = {name: at for at in shared for name in graph.node[at].output}
+    kept = set(level)
+    waiting = list(level)
+    while waiting:
+        for name in read_by(graph.node[waiting.pop()]):
+            if name in makers and makers[name] not in kept:
+                kept.add(makers[name])
+                waiting.append(makers[name])
+    return [graph.node[at] for at in sorted(kept)]

@@ -8,7 +8,7 @@ from tvmconv.errors import TvmconvError
 from tvmconv.onnx.model import inputs
 from tvmconv.onnx.prepare import Prepared
 from tvmconv.onnx.supported import DTYPES
-from tvmconv.parts.cut import Part, cut
+from tvmconv.parts.cut import Part, cut, node_reasons
 
 #: What runs the operators that can't be built; ``none`` refuses a model that has some.
 FALLBACKS = ("onnxruntime", "none")
@@ -46,6 +46,8 @@ def find_parts(prepared: Prepared, fallback: str) -> tuple[Part, ...]:
             note=f"{foreign[0]!r} is no tensor of numbers that a run could take or give",
             hint="cut the model behind its input, or before its output",
         )
+    if not node_reasons(graph.simple):  # an output that is a constant without elements
+        raise prepared.refusal()
     parts = cut(graph.simple)
     if not parts:
         raise prepared.refusal(

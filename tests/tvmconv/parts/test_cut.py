@@ -53,6 +53,22 @@ def test_every_node_is_in_one_part_and_every_tensor_is_there_when_it_is_read(nam
         assert told == ([] if part.side == "compiled" else [n.name for n in part.model.graph.node])
 
 
+def test_what_constants_decide_is_in_every_part_that_reads_it() -> None:
+    """A weight that is dequantised is a constant of the convolution behind onnxruntime as well."""
+    g = Graph(SHAPE)
+    numbers = g.constant(g.rng.integers(-128, 128, (8, 8, 3, 3), np.int8))
+    scale = g.constant(np.array(0.01, "f"))
+    weight = g.op("DequantizeLinear", numbers, scale, name="weight")
+    x = g.op("Conv", g.conv("input", 3, 8), weight)
+    x = g.op("CumSum", x, g.constant(np.array(3, np.int64)))
+    parts = parts_of(g.model(g.op("Conv", x, weight)))
+    assert [part.side for part in parts] == ["compiled", "onnxruntime", "compiled"]
+    assert ["DequantizeLinear" in operators(part) for part in parts] == [True, False, True]
+    for part in parts:
+        assert "weight" not in {value.name for value in part.model.graph.input}
+    assert "DequantizeLinear" not in {one.operator for one in parts[1].reasons}
+
+
 def test_two_branches_share_their_parts() -> None:
     """Four operators of onnxruntime and five convolutions, but only two changes of side."""
     g = Graph(SHAPE)

@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 import tvmconv
 from tests.support.fallbacks import NETWORKS, SHAPE, undecided
 from tests.support.kernels import relative_l2
-from tests.support.models import random_feed
+from tests.support.models import Graph, random_feed
 from tests.support.reference import session
 from tvmconv.reports.data.build import BuildReport
 
@@ -89,6 +90,77 @@ def test_branches_of_a_network_in_fp16() -> None:
     feeds = random_feed(SHAPE, dtype="float16")
     outputs = tvmconv.build(model, target="llvm").run(feeds)
     agree(outputs, expected(model, feeds))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_outputs_that_are_inputs_or_constants_or_listed_twice(dtype: str) -> None:
+    g = Graph(SHAPE, dtype=dtype)
+    x = g.conv("input", 3, 8)
+    constant = g.constant(np.arange(3, dtype=dtype), "constant")
+    sums = g.op("CumSum", x, g.constant(np.array(3, np.int64)))
+    model = g.model("input", constant, sums, sums)
+    feeds = random_feed(SHAPE, dtype=dtype)
+    exe = tvmconv.build(model, target="llvm")
+    assert exe.in_parts
+    outputs = exe.run(feeds)
+    assert {array.dtype for array in outputs.values()} == {np.dtype(dtype)}
+    np.testing.assert_array_equal(outputs["input"], feeds["input"])
+    np.testing.assert_array_equal(outputs["constant"], np.arange(3))
+    assert outputs[sums].shape == (1, 8, 12, 12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_branches_read_the_networks_inputs_and_outputs(dtype: str) -> None:
+    """What a branch takes from outside is renamed where fp16 is widened."""
+    g = Graph([1, 8, 12, 12], dtype=dtype)
+    x = g.conv("input", 8, 8)
+    branches = []
+    for operator in ("Mul", "Sub"):
+        out = helper.make_tensor_value_info(operator, g.element, [1, 8, 12, 12])
+        node = helper.make_node(operator, [x, "input"], [operator])
+        branches.append(helper.make_graph([node], operator, [], [out]))
+    total = g.op("ReduceSum", x, keepdims=0)
+    condition = g.op("Greater", total, g.constant(np.array(0, dtype)))
+    y = g.op("If", condition, then_branch=branches[0], else_branch=branches[1])
+    model = g.model(x, y)
+    feeds = random_feed([1, 8, 12, 12], dtype=dtype)
+    agree(tvmconv.build(model, target="llvm").run(feeds), expected(model, feeds))
+
+
+def test_a_quantised_network() -> None:
+    """Integers on both sides of what onnxruntime runs, and in a branch."""
+    g = Graph([1, 8, 12, 12])
+    scale, zero = g.constant(np.array(0.05, "f")), g.constant(np.array(0, np.int8))
+
+    def rounded(name: str) -> str:
+        return g.op("DequantizeLinear", g.op("QuantizeLinear", name, scale, zero), scale, zero)
+
+    def conv(name: str) -> str:
+        numbers = g.constant(g.rng.integers(-128, 128, (8, 8, 3, 3), np.int8))
+        weight = g.op("DequantizeLinear", numbers, g.constant(np.array(0.002, "f")), zero)
+        return g.op("Conv", rounded(name), weight, pads=[1, 1, 1, 1])
+
+    x = rounded(conv("input"))
+    branches = []
+    for operator in ("Abs", "Neg"):
+        out = helper.make_tensor_value_info(operator, TensorProto.FLOAT, [1, 8, 12, 12])
+        node = helper.make_node(operator, [x], [operator])
+        branches.append(helper.make_graph([node], operator, [], [out]))
+    condition = g.op("Greater", g.op("ReduceSum", x, keepdims=0), g.constant(np.array(0, "f")))
+    y = g.op("If", condition, then_branch=branches[0], else_branch=branches[1])
+    y = g.op("CumSum", g.op("Add", x, y), g.constant(np.array(3, np.int64)))
+    model = g.model(conv(y))
+    exe = tvmconv.build(model, target="llvm")
+    assert exe.in_parts
+    assert exe.report.in_int8 == 2
+    report = tvmconv.compare(model, exe)
+    assert report.passed(BOUND), report
+
+
+def test_on_a_simulated_tensor_core() -> None:
+    exe = tvmconv.build(NETWORKS["TopK"][0](), target="hmma-sim", numerics="ieee")
+    feeds = random_feed(SHAPE)
+    agree(exe.run(feeds), expected(NETWORKS["TopK"][0](), feeds))
 
 
 def test_compare_map_and_call_take_it() -> None:

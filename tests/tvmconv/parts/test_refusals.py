@@ -103,6 +103,13 @@ def test_inputs_and_outputs_of_strings() -> None:
     assert "'text'" in error.value.note
 
 
+def test_an_output_that_is_a_constant_without_elements() -> None:
+    g = Graph(SHAPE)
+    model = g.model(g.conv("input", 3, 8), g.constant(np.zeros((0, 3), "f")))
+    with pytest.raises(UnsupportedOperatorError, match="outputs without elements x1"):
+        tvmconv.build(model, target="llvm")
+
+
 @pytest.mark.parametrize(
     "options", [{"io_dtype": "float16"}, {"io_layout": "NHWC"}, {"io_dtype": "uint8"}]
 )

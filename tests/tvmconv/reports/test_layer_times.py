@@ -97,7 +97,7 @@ def test_on_a_gpu_shares_are_of_its_rates(monkeypatch: pytest.MonkeyPatch) -> No
     ]
 
     class Given:
-        target, arch = "cuda", "sm_90a"
+        target, arch, in_parts = "cuda", "sm_90a", False
 
     exe: Any = Given()
     exe.report = report
