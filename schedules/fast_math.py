@@ -1,4 +1,4 @@
-"""How CUDA computes sigmoid and erf in fp32: each in a dozen instructions.
+"""CUDA's sigmoid and erf in fp32, each in a dozen instructions.
 
     sigmoid(x) = 1 / (1 + exp(-x))
     erf(x) = sign(x) * (1 - (a1 t + a2 t^2 + ... + a5 t^5) exp(-x^2)),  t = 1 / (1 + p |x|)

@@ -9,7 +9,7 @@ that NaN is kept; maximum and minimum would hide it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,10 @@ def _gelu(m: Any, x: Any) -> Any:
 
 #: Beyond the range of fp16, where a bounded function has reached its bounds.
 FAR = 1e9
+#: Decimal places of a scale and a shift that are found: least squares leave an error behind these.
+DIGITS = 12
+#: Points up to this tell scale and shift of a function.
+NEAR = 8.0
 
 
 @dataclass(frozen=True)
@@ -89,12 +93,21 @@ FORMULAS = {
 }
 
 
+#: Kinds with f(s * x) = s * f(x) for s > 0.
+HOMOGENEOUS = ("none", "relu", "leaky_relu", "prelu")
+
+
 @dataclass(frozen=True)
 class Activation:
-    """A function of `FORMULAS`. Raises ``ValueError`` for an unknown kind or other parameters."""
+    """``scale * f(x) + shift``, f a function of `FORMULAS`.
+
+    Raises ``ValueError`` for an unknown kind or other parameters.
+    """
 
     kind: str = "none"
     parameters: tuple[float, ...] = ()
+    scale: float = 1.0
+    shift: float = 0.0
 
     def __post_init__(self) -> None:
         formula = FORMULAS.get(self.kind)
@@ -106,7 +119,19 @@ class Activation:
 
     def __str__(self) -> str:
         listed = ", ".join(f"{value:g}" for value in self.parameters)
-        return f"{self.kind}({listed})" if listed else self.kind
+        name = f"{self.kind}({listed})" if listed else self.kind
+        scale = f" * {self.scale:g}" if self.scale != 1 else ""
+        return name + scale + (f" {self.shift:+g}" if self.shift else "")
+
+    @property
+    def affine(self) -> bool:
+        """True if there is a scale or a shift."""
+        return (self.scale, self.shift) != (1.0, 0.0)
+
+    @property
+    def homogeneous(self) -> bool:
+        """True if a positive factor of x is one of the result."""
+        return self.kind in HOMOGENEOUS and self.shift == 0
 
     @property
     def has_slopes(self) -> bool:
@@ -116,6 +141,8 @@ class Activation:
     @property
     def bounds(self) -> tuple[float, float] | None:
         """(low, high) if it does nothing but limit values to them, else None."""
+        if self.affine:
+            return None
         if self.kind == "clip":
             return self.parameters[0], self.parameters[1]
         return (0.0, _finite(np.inf)) if self.kind == "relu" else None
@@ -123,7 +150,18 @@ class Activation:
     def apply(self, m: Any, x: Any, slope: Any = None) -> Any:
         """Returns the function of x over the operations `m`. slope: the channel's, of a "prelu"."""
         parameters = [m.real(value) for value in self.parameters]
-        return FORMULAS[self.kind].apply(m, x, *parameters, *([slope] if self.has_slopes else []))
+        y = FORMULAS[self.kind].apply(m, x, *parameters, *([slope] if self.has_slopes else []))
+        return y * m.real(self.scale) + m.real(self.shift) if self.affine else y
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the fields as JSON values, without scale and shift if it has none."""
+        fields: dict[str, Any] = {"kind": self.kind, "parameters": list(self.parameters)}
+        return fields | ({"scale": self.scale, "shift": self.shift} if self.affine else {})
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Activation:
+        """Returns the activation with those fields. Raises as the constructor does."""
+        return cls(**{**fields, "parameters": tuple(fields["parameters"])})
 
     def numpy(self, x: Any) -> Any:
         """Returns the function of a float64 array."""
@@ -132,9 +170,11 @@ class Activation:
 
 IDENTITY = Activation()
 
-#: Points at which two functions are compared: around zero, and to beyond the range of fp16.
+#: Points at which two functions are compared: around zero, and to beyond the range of fp16. The
+#: last ones are in steps.
+STEPS = 129
 PROBES = np.concatenate(
-    [sign * np.geomspace(1e-4, FAR, 120) for sign in (-1, 1)] + [np.linspace(-8, 8, 129)]
+    [sign * np.geomspace(1e-4, FAR, 120) for sign in (-1, 1)] + [np.linspace(-NEAR, NEAR, STEPS)]
 )
 
 
@@ -145,12 +185,42 @@ def recognise(f: Callable[[Any], Any]) -> Activation | None:
     """
     with np.errstate(all="ignore"):
         y = np.broadcast_to(f(PROBES), PROBES.shape)
-        for kind, formula in FORMULAS.items():
-            if kind == "prelu":
-                continue
-            parameters = formula.fit(lambda x: float(f(np.float64(x))))
-            candidate = Activation(kind, tuple(parameters))
+        for candidate in (*_plain(f), *_affine(f, y)):
             expected = np.broadcast_to(candidate.numpy(PROBES), PROBES.shape)
             if np.allclose(y, expected, rtol=1e-5, atol=1e-6, equal_nan=False):
                 return candidate
     return None
+
+
+def _plain(f: Callable[[Any], Any]) -> Iterator[Activation]:
+    """One of each kind, with the parameters that f has if it is of that kind."""
+    for kind, formula in FORMULAS.items():
+        parameters = tuple(formula.fit(lambda x: float(f(np.float64(x)))))
+        # A line that does not rise would leave nothing of the convolution in its kernel.
+        if kind != "prelu" and (kind != "hard_sigmoid" or parameters[0]):
+            yield Activation(kind, parameters)
+
+
+def _affine(f: Callable[[Any], Any], y: Any) -> Iterator[Activation]:
+    """One of each kind with a scale and a shift. y: f at `PROBES`."""
+    near = np.abs(PROBES) <= NEAR
+    if not np.isfinite(y).all():
+        return
+    for kind, formula in FORMULAS.items():
+        if not formula.parameters and kind not in ("none", "prelu"):
+            values = Activation(kind).numpy(PROBES[near])
+            (scale, shift), *_ = np.linalg.lstsq(
+                np.stack([values, np.ones_like(values)], axis=1), y[near], rcond=None
+            )
+            scale, shift = (round(float(one), DIGITS) for one in (scale, shift))
+            if scale:
+                yield Activation(kind, (), scale, shift)
+    # A line between two bounds: where it is steepest.
+    low, high = (float(f(np.float64(x))) for x in (-np.inf, np.inf))
+    x, values = PROBES[near][-STEPS:], y[near][-STEPS:]
+    slopes = np.diff(values) / np.diff(x)
+    at = int(np.abs(slopes).argmax())
+    slope, shift = float(slopes[at]), float(values[at] - slopes[at] * x[at])
+    if np.isfinite([low, high]).all() and slope:
+        bounds = sorted(((low - shift) / slope, (high - shift) / slope))
+        yield Activation("clip", tuple(bounds), slope, shift)

@@ -43,7 +43,7 @@ class Epilogue:
 
     def __str__(self) -> str:
         parts = ["bias"] * self.bias + ["residual"] * (self.residual and not self.residual_last)
-        parts += [str(self.activation)] * (self.activation.kind != "none")
+        parts += [str(self.activation)] * (self.activation != IDENTITY)
         parts += ["residual"] * (self.residual and self.residual_last)
         parts += [] if self.pool is None else [str(self.pool)]
         return " + ".join(parts) or "none"
@@ -214,6 +214,7 @@ class ConvWorkload:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["epilogue"] = dataclasses.asdict(self.epilogue)
         fields["epilogue"]["residual_layout"] = str(self.epilogue.residual_layout)
+        fields["epilogue"]["activation"] = self.epilogue.activation.to_json()
         fields["window"] = None if self.window is None else dataclasses.asdict(self.window)
         fields["precision"] = self.precision.to_json()
         # Left out if there is none, as in records from before prologues.
@@ -242,8 +243,7 @@ class ConvWorkload:
             else Precision.from_json(given)
         )
         epilogue["residual_layout"] = Layout.parse(epilogue["residual_layout"])
-        activation = epilogue["activation"]
-        epilogue["activation"] = Activation(activation["kind"], tuple(activation["parameters"]))
+        epilogue["activation"] = Activation.from_json(epilogue["activation"])
         epilogue["pool"] = MaxPool.of(epilogue.get("pool"))
         fields["window"] = None if fields["window"] is None else Window(**fields["window"])
         if "prologue" in fields:

@@ -116,6 +116,9 @@ def reference(w: ConvWorkload, operands: Tensors) -> Array:
         then("Mul", x)
     elif activation.kind != "none":
         then(ONNX_NAMES[activation.kind], **parameters)
+    if activation.affine:
+        then_with("Mul", "activation_scale", np.array(activation.scale))
+        then_with("Add", "activation_shift", np.array(activation.shift))
     if operands.residual is not None and w.epilogue.residual_last:
         add_residual()
     then_with("Mul", RESULT_SCALE, scales.get(RESULT_SCALE))

@@ -61,6 +61,10 @@ WORKLOADS = {
     "clip": ConvWorkload(
         1, 8, 8, 16, 16, 3, 3, epilogue=Epilogue(True, activation=Activation("clip", (-0.5, 0.7)))
     ),
+    "scaled and shifted activation": ConvWorkload(
+        1, 8, 8, 16, 16, 3, 3,
+        epilogue=Epilogue(True, activation=Activation("hard_swish", (), 0.5, -0.25)),
+    ),
     "fp32 out": ConvWorkload(
         1, 8, 9, 24, 20, 3, 3, padding=SAME, epilogue=Epilogue(True), precision=FP32_OUT
     ),

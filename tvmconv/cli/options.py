@@ -70,6 +70,11 @@ Fallback = Annotated[
     typer.Option(help="for operators that can't be built: onnxruntime (the default), none"),
 ]
 
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="images by which activations are kept in the range of fp16"),
+]
+
 
 def build_options(
     target: Target = None,
@@ -85,6 +90,7 @@ def build_options(
     layout: Layout = None,
     fallback: Fallback = None,
     as_arch: As = None,
+    calibrate: Calibrate = None,
 ) -> dict[str, Any]:
     """Returns the arguments for `tvmconv.build` that were given; the others keep its defaults."""
     shapes = dict(parse_shape(text) for text in shape or [])
@@ -102,6 +108,7 @@ def build_options(
         "layout": layout,
         "fallback": fallback,
         "as_arch": as_arch,
+        "calibrate": calibrate,
     }
     return {key: value for key, value in options.items() if value is not None}
 

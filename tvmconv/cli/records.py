@@ -50,7 +50,7 @@ def list_(
 
 
 @app.command()
-@takes_build_options("as_arch")
+@takes_build_options("as_arch", "calibrate")
 def show(
     model: Model,
     options: Mapping[str, Any],
@@ -79,7 +79,7 @@ def show(
 
 
 @app.command(name="set")
-@takes_build_options("records", "as_arch")
+@takes_build_options("records", "as_arch", "calibrate")
 def set_(
     model: Model,
     layer: Annotated[str, typer.Option(help="the layer, as reports name it")],

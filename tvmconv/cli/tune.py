@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
-@takes_build_options("records", "as_arch", "fallback")
+@takes_build_options("records", "as_arch", "calibrate", "fallback")
 def tune(
     model: Model,
     options: Mapping[str, Any],

@@ -23,6 +23,7 @@ from schedules.lowering import LOWERING
 from schedules.machine.hardware import Hardware
 from schedules.registry import registered
 from tvmconv.compiler import cubins, toolchain
+from tvmconv.compiler.ranges import Calibrate, by_variable, seen_on
 from tvmconv.compiler.targets import (
     Costs,
     code_features,
@@ -92,6 +93,7 @@ def build(
     numerics: str | None = None,
     activations: str = ACTIVATIONS[0],
     as_arch: str | None = None,
+    calibrate: Calibrate | None = None,
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
@@ -141,10 +143,16 @@ def build(
         ``"float32"`` to round them to fp16 as operands of convolutions alone.
     as_arch: for a network on a CPU the GPU whose costs the report shows, such as ``"sm_90a"``; by
         default those of the CPU.
+    calibrate: a feed, as of the model for the largest batch, several, or a folder of images (see
+        `read_images`), like those the network will see. Where activations leave the range of fp16
+        on them, from 2**-8 to 2**12 in their largest magnitude, they are scaled by powers of two,
+        or kept in fp32. Without it inputs are taken to be around one, and weights of any size are
+        scaled; `compare` says what is lost.
 
     Raises a `TvmconvError`: `ModelError`, `ShapeError`, `UnsupportedOperatorError` for the model,
     `QuantizationError` for its scales or those of `quantization`, and for an input that `io_dtype`
     does not suit, `TargetError` or `ToolchainError` for the target, `RecordError` for the records,
+    `FeedError` for feeds to calibrate with that do not fit or overflow in fp32,
     `FamilyError` for an unknown family or a convolution that none of `families` computes,
     `ConfigError` for a configuration that does not fit or names no layer, and of itself for an
     unknown option.
@@ -163,15 +171,14 @@ def build(
     parts = find_parts(prepared, fallback)
     if target == "cuda":
         toolchain.prepare_cuda(arch)
+    seen = seen_on(prepared.graphs[-1].simple, calibrate)
     store = WeightStore()
     entries: list[Entry] = []
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(prepared.graphs):
-        if parts:
-            built = _build_parts(graph, parts, target, arch, chooser, costs, store, simulation)
-        else:
-            built = _build(graph, target, arch, chooser, costs, store, simulation)
+        given = (target, arch, chooser, costs, store, simulation, seen)
+        built = _build_parts(graph, parts, *given) if parts else _build(graph, *given)
         entry, report = built
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
@@ -196,10 +203,11 @@ def _build(
     costs: Costs,
     store: WeightStore,
     simulation: Simulation | None,
+    seen: Mapping[str, float],
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in `store`."""
     hardware = chooser.hardware
-    mod, planned = _plan(graph, chooser, pairs=simulation is None)
+    mod, planned = _plan(graph, chooser, seen, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
     report = _report(graph, mod, planned, target, arch, costs, chooser.precision)
@@ -226,6 +234,7 @@ def _build_parts(
     costs: Costs,
     store: WeightStore,
     simulation: Simulation | None,
+    seen: Mapping[str, float],
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch in parts, some of which onnxruntime runs."""
     graphs = part_graphs(graph, parts)
@@ -234,7 +243,7 @@ def _build_parts(
     reports = []
     for part, one, own in zip(parts, graphs, choosers, strict=True):
         if part.side == "compiled":
-            entry, report = _build(one, target, arch, own, costs, store, simulation)
+            entry, report = _build(one, target, arch, own, costs, store, simulation, seen)
             steps.append(entry)
             reports.append(report)
         else:
@@ -264,6 +273,7 @@ def inspect(
     configs: Mapping[str, ConfigLike] | None = None,
     fallback: str = "onnxruntime",
     as_arch: str | None = None,
+    calibrate: Calibrate | None = None,
 ) -> CapabilityReport:
     """Reports the result of `build` without compiling. Takes the same parameters; without a GPU and
     an `arch` it is for sm_90a.
@@ -291,10 +301,11 @@ def inspect(
         graphs = part_graphs(largest, parts) if parts else prepared.graphs
         choosers = part_choosers(chooser, parts) if parts else [chooser] * len(graphs)
         reports = []
+        seen = seen_on(largest.simple, calibrate)
         for at, (graph, own) in enumerate(zip(graphs, choosers, strict=True)):
             if parts and parts[at].side != "compiled":
                 continue
-            mod, planned = _plan(graph, own)
+            mod, planned = _plan(graph, own, seen)
             reports.append(_report(graph, mod, planned, target, arch, costs, chooser.precision))
         if parts:
             reports = [merged(largest, parts, graphs, reports)]
@@ -321,7 +332,10 @@ def _chooser(
 # ---------------------------------------------------------------- planning
 
 
-def _plan(graph: Graph, chooser: Chooser, pairs: bool = True) -> tuple[tvm.IRModule, Plan]:
+def _plan(
+    graph: Graph, chooser: Chooser, seen: Mapping[str, float], pairs: bool = True
+) -> tuple[tvm.IRModule, Plan]:
+    """seen: the largest magnitudes of tensors of `graph.simple`, by name."""
     wide, weight_scales = fold_weights(graph.simple)
     names = kinds.convolutions(wide)
     mod = frontend.to_relax(wide)
@@ -332,7 +346,8 @@ def _plan(graph: Graph, chooser: Chooser, pairs: bool = True) -> tuple[tvm.IRMod
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         mod, anchored, weight_scales = runtime_scales(mod, named, weight_scales)
         regions = find_regions(mod, anchored, weight_scales)
-    return mod, plan(mod, regions, chooser, pairs)
+    largest = by_variable(mod, graph.simple, regions, seen)
+    return mod, plan(mod, regions, chooser, pairs, largest)
 
 
 # ---------------------------------------------------------------- compiling

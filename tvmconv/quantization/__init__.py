@@ -1,7 +1,7 @@
 """From a float network to one in 8 bits: calibrated, placed, written as standard QDQ ONNX.
 
     quantize            the way through, below
-    feeds               what it is fed, checked
+                        (what it is fed is checked by `tvmconv.onnx.ranges.feeds`)
     prepare -> Network  the float graph, batch norms folded, every node with a name
     layers              convolutions and matrix products, and what their kernels do beside
     placement           which tensors are in 8 bits, and which of them share a scale

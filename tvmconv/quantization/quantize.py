@@ -17,11 +17,11 @@ from tvmconv.images import IMAGENET, Preprocessing, read_images
 from tvmconv.onnx.batches import Shapes
 from tvmconv.onnx.model import Model, fix_shapes, specs
 from tvmconv.onnx.model import inputs as onnx_inputs
+from tvmconv.onnx.ranges.feeds import Feed, checked
 from tvmconv.quantization import accuracy, calibration, search
 from tvmconv.quantization.accuracy import Errors, Reference
 from tvmconv.quantization.candidates import declined, savings
 from tvmconv.quantization.correction import corrections
-from tvmconv.quantization.feeds import Feed, checked
 from tvmconv.quantization.layers import Layer, find_layers
 from tvmconv.quantization.network import Network, prepare
 from tvmconv.quantization.placement import place, tensors_of

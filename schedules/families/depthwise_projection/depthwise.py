@@ -145,6 +145,6 @@ class Depthwise:
 def without_sign(epilogue: Epilogue) -> Epilogue:
     """The epilogue with `LEAST` for a lower bound of zero: rounded, it is the same."""
     activation = epilogue.activation
-    if activation.kind == "clip" and activation.parameters[0] == 0:
+    if activation.kind == "clip" and activation.bounds and activation.bounds[0] == 0:
         activation = replace(activation, parameters=(LEAST, activation.parameters[1]))
     return replace(epilogue, activation=activation)

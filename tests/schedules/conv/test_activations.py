@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from schedules.conv.activations import FORMULAS, PROBES, Activation, recognise
@@ -98,10 +98,46 @@ def test_whatever_equals_an_entry_is_recognised(
             np.testing.assert_allclose(activation.numpy(x), found.numpy(x), rtol=1e-5, atol=2e-6)
 
 
+factors = st.one_of(st.floats(0.01, 8), st.floats(-8, -0.01))
+
+
+@given(entries, factors, st.floats(-4, 4))
+def test_a_scale_and_a_shift_of_an_entry_are_recognised(
+    activation: Activation, scale: float, shift: float
+) -> None:
+    assume(activation.kind in PLAIN and activation.kind != "none")
+
+    def function(x: Any) -> Any:
+        return activation.numpy(x) * scale + shift
+
+    found = recognise(function)
+    assert found is not None
+    np.testing.assert_allclose(found.numpy(NEAR), function(NEAR), rtol=1e-5, atol=2e-6)
+
+
+def test_a_line_between_bounds_with_a_scale_is_a_clip() -> None:
+    found = recognise(lambda x: 3 - 2 * np.clip(x, -1, 2))
+    assert found == Activation("clip", (-1.0, 2.0), -2.0, 3.0)
+    assert str(found) == "clip(-1, 2) * -2 +3"
+
+
+def test_what_scale_and_shift_change() -> None:
+    relu = Activation("relu")
+    assert relu.bounds == (0.0, float(np.finfo("f").max))
+    assert relu.homogeneous
+    assert Activation("relu", (), 2.0).homogeneous
+    assert Activation("relu", (), 2.0).bounds is None
+    assert not Activation("relu", (), 1.0, 0.5).homogeneous
+    assert "scale" not in relu.to_json()
+    for one in (relu, Activation("clip", (0.0, 6.0), 0.5, -1.0)):
+        assert Activation.from_json(one.to_json()) == one
+
+
 OTHERS: dict[str, Function] = {
     "exp": np.exp,
     "a square": np.square,
     "a constant sum": lambda x: x + 0.01,
+    "a softplus, scaled": lambda x: 2 * np.log1p(np.exp(x)) - 1,
     "twice": lambda x: 2 * x,
     "nearly relu": lambda x: np.maximum(x, 0.001 * x) + 0.001,
     "nearly sigmoid": lambda x: 1 / (1 + np.exp(-1.01 * x)),
@@ -140,3 +176,9 @@ def test_what_is_recognised_is_the_function(slope: float, scale: float, shift: f
 
 def test_a_constant_function_is_a_clip() -> None:
     assert recognise(lambda x: np.full(np.shape(x), 0.5)) == Activation("clip", (0.5, 0.5))
+
+
+def test_a_number_less_itself_is_no_activation() -> None:
+    """It is zero, but NaN for an infinity; and a kernel of it would have no convolution."""
+    assert recognise(lambda x: x - x) is None
+    assert recognise(lambda x: 0.5 + (x - x)) is None

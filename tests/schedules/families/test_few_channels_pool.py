@@ -144,6 +144,7 @@ def drawn(draw: st.DrawFn) -> tuple[ConvWorkload, FewChannelsConfig]:
     return w, config
 
 
+@pytest.mark.slow
 @emulated
 @given(drawn(), st.integers(0, 99))
 @settings(max_examples=10, deadline=None, derandomize=True)

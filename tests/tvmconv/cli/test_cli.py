@@ -55,6 +55,19 @@ def test_build_takes_shapes(command: Command, folder: Path, tmp_path: Path) -> N
     assert tvmconv.load(tmp_path / "out").inputs[0].shape == (2, 3, 8, 6)
 
 
+def test_build_is_calibrated_on_a_folder(command: Command, folder: Path, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    np.save(images / "dark", np.full((3, 12, 12), 1e-6, "f"))
+    model, out = folder / "model.onnx", tmp_path / "out"
+    done = command("build", model, "-o", out, *LLVM, "--calibrate", images, "--json")
+    assert done.code == 0, done.err
+    assert "x times 2**20" in done.json["convs"][0]["kept"]
+    done = command("build", model, "-o", out, *LLVM, "--calibrate", tmp_path / "nowhere")
+    assert done.code == 1
+    assert "is no folder" in done.err
+
+
 def test_inspect_reports_without_building(command: Command, folder: Path) -> None:
     done = command("inspect", folder / "model.onnx", *LLVM)
     assert done.code == 0, done.err

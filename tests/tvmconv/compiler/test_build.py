@@ -95,7 +95,7 @@ def test_residual_that_is_the_convolution_itself() -> None:
     g = Graph([1, 8, 8, 8])
     x = g.conv("input", 8, 8)
     report = check(g.model(g.op("Relu", g.op("Add", x, x))), (1, 8, 8, 8))
-    assert report.convs[0].epilogue == "bias"
+    assert report.convs[0].epilogue == "bias + relu * 2"
 
 
 def test_residual_that_is_the_convolution_s_input() -> None:

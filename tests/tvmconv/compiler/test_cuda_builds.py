@@ -57,6 +57,7 @@ def check_kernels(exe: tvmconv.Executable, kernels: dict[str, str], arch: str) -
 
 @needs_nvcc
 @needs_cuobjdump
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["sm_86", "sm_90"])
 def test_a_small_network(arch: str, tmp_path: Path) -> None:
     check_kernels(built(arch), machine_code(built(arch), tmp_path), arch)

@@ -20,6 +20,7 @@ import tvm
 from tvm import relax
 from tvm.relax.expr_functor import PyExprMutator, mutator
 
+from intrinsics.dtypes import FP32
 from schedules.conv.precision import FP16, Precision
 from schedules.conv.signature import RESIDUAL, Operand, X
 from schedules.conv.workload import ConvWorkload
@@ -48,6 +49,8 @@ class _Lower(PyExprMutator):
         #: the same value; and the variable that is being bound.
         self.stand_ins: dict[relax.Var, relax.Var] = {}
         self.bound: relax.Var | None = None
+        #: Tensors times a power of two, as convolutions read them.
+        self.scaled: dict[tuple[relax.Var, float], relax.Var] = {}
         self.names = kernel_names(plan.values())
         #: What `_cast` has made.
         self.casts: dict[relax.Expr, relax.Expr] = {}
@@ -128,11 +131,19 @@ class _Lower(PyExprMutator):
     def _x(self, region: Region) -> relax.Expr:
         """x as the kernel multiplies it: its numbers, padded where they have a zero point; or as
         floats without it, of which any dtype that is multiplied holds 9 bits, times a power of
-        two. What converts them is elementwise, so one kernel that reads bytes."""
+        two; or a tensor in fp32 times a power of two. What converts them is elementwise, so one
+        kernel that reads bytes, or a part of the one that gives x."""
         numbers = region.scale is not None
         if (not numbers and region.x_scale == 1) or (region.integers and not any(region.widths)):
             return region.x
         x = self.visit_expr(region.x)
+        if x.ty.dtype == FP32.name and not numbers:
+            key = region.x, region.x_scale
+            if key not in self.scaled:
+                factor = relax.const(region.x_scale, FP32.name)  # before it is narrowed
+                wide = self.builder_.emit(relax.op.multiply(x, factor))
+                self.scaled[key] = self.builder_.emit(relax.op.astype(wide, self.narrow))
+            return self.scaled[key]
         if region.integers:
             top, left, bottom, right = region.widths
             around = [0, 0, top, bottom, left, right, 0, 0]

@@ -2,8 +2,9 @@
 
 Before:  y = relu(conv(x)); z = max_pool2d(y)
 After:   one kernel that writes z alone
-Requires: nobody else reads y, which is a tensor of its own; a family that pools; and that its
-          kernel is estimated to take less than the fastest one of the convolution and the pool
+Requires: nobody else reads y, which is a tensor of its own and fits fp16; a family that pools;
+          and that its kernel is estimated to take less than the fastest one of the convolution and
+          the pool
 Formula: z = max of y over each window, of what y is rounded to; so bits stay what they were
 """
 
@@ -47,7 +48,9 @@ def absorb_pools(
 def pool_after(region: Region, flow: Dataflow) -> Region | None:
     """The region with the max pool that alone reads it, or None."""
     reader = flow.sole_reader(region.output)
-    if reader is None or flow.op(reader) != POOL or region.residual is not None:
+    if reader is None or flow.op(reader) != POOL:
+        return None
+    if region.residual is not None or region.wide:
         return None
     attributes = flow.values[reader].attrs
     if attributes.layout != "NHWC" or {int(one) for one in attributes.dilation} != {1}:

@@ -15,7 +15,7 @@ Formula: f(conv(x, a * s) + bias * s) = s * t, conv(s * t, b / s) = conv(t, b), 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tvm import relax
 
 from tvmconv.passes.graph import Dataflow
-from tvmconv.passes.plan.quantised import HOMOGENEOUS, is_quantised
+from tvmconv.passes.plan.quantised import is_quantised
 from tvmconv.passes.plan.readers import readers
 from tvmconv.passes.regions.absorb_scale import scaled, scaled_by_input
 from tvmconv.passes.regions.region import Region
@@ -35,39 +35,67 @@ ENLARGED = 8.0
 LARGEST = 1024.0
 #: The smallest normal fp16 number, and the magnitude that weights all below it are scaled to.
 SMALLEST, RAISED = 2.0**-14, 2.0**-8
+#: A scale beyond this, or its inverse, is told in reports.
+FAR = 2.0**8
 #: Upper limit of a bias that is scaled up.
 LARGEST_BIAS = 64.0
 
 
-def balance_ranges(regions: Mapping[relax.Var, Region], flow: Dataflow) -> dict[relax.Var, Region]:
-    """The same regions, some with weights and biases scaled against each other."""
+def balance_ranges(
+    regions: Mapping[relax.Var, Region],
+    flow: Dataflow,
+    seen: Container[relax.Var] = (),
+) -> dict[relax.Var, Region]:
+    """The same regions, some with weights and biases scaled against each other.
+
+    seen: tensors whose range is known, and left to `keep_ranges`.
+    """
     balanced = dict(regions)
     for var in regions:
         scale = _scale(balanced[var])
-        after = _sole_readers(var, regions, flow)
-        if (scale == 1).all() or not after:
+        after = sole_readers(var, regions, flow)
+        if (scale == 1).all() or not after or var in seen:
             continue
-        read = {
-            one: replace(balanced[one], weight=scaled_by_input(balanced[one], 1 / scale))
-            for one in after
-        }
-        if max(float(np.abs(region.weight).max()) for region in read.values()) > LARGEST:
+        changed = moved(var, scale, after, balanced)
+        if max(float(np.abs(changed[one].weight).max()) for one in after) > LARGEST:
             continue
-        region = balanced[var]
-        bias = None if region.bias is None else region.bias * scale
-        balanced[var] = replace(region, weight=scaled(region, scale), bias=bias)
-        balanced.update(read)
+        if scale.max() > FAR or scale.min() < 1 / FAR:
+            changed = {at: _noted(one, at is var) for at, one in changed.items()}
+        balanced.update(changed)
     return balanced
+
+
+def moved(
+    var: relax.Var,
+    scale: NDArray[np.float64],
+    after: Sequence[relax.Var],
+    regions: Mapping[relax.Var, Region],
+) -> dict[relax.Var, Region]:
+    """The region of `var` with what it writes scaled, and those of `after`, which read it, with
+    weights that undo that. scale: powers of two, (K,)."""
+    region = regions[var]
+    bias = None if region.bias is None else region.bias * scale
+    found = {var: replace(region, weight=scaled(region, scale), bias=bias)}
+    for one in after:
+        found[one] = replace(regions[one], weight=scaled_by_input(regions[one], 1 / scale))
+    return found
+
+
+def _noted(region: Region, writes: bool) -> Region:
+    what = "result" if writes else "x"
+    return replace(region, kept=(*region.kept, f"{what} by channel"))
+
+
+def may_scale(region: Region) -> bool:
+    """True if a scale of what the region writes goes into its weights and bias."""
+    plain = not is_quantised(region) and region.residual is None
+    return plain and region.activation.homogeneous
 
 
 def _scale(region: Region) -> NDArray[np.float64]:
     """The power of two for every output channel, (K,), that cancels its filter's gain."""
     ones = np.ones(region.k)
-    if (
-        is_quantised(region)
-        or region.residual is not None
-        or region.activation.kind not in HOMOGENEOUS
-    ):
+    if not may_scale(region):
         return ones
     largest = float(np.abs(region.weight).max())
     if not np.isfinite(region.weight).all() or largest == 0:
@@ -76,26 +104,27 @@ def _scale(region: Region) -> NDArray[np.float64]:
         raised = 2.0 ** np.floor(np.log2(RAISED / largest))
         bias = 0.0 if region.bias is None else float(np.abs(region.bias).max())
         return ones * raised if np.isfinite(raised) and bias * raised <= LARGEST_BIAS else ones
-    norms = _norms(region)
+    norms = filter_norms(region)
     return np.where(norms >= ENLARGED, 2.0 ** -np.round(np.log2(np.maximum(norms, 1))), ones)
 
 
-def _by_filter(region: Region) -> NDArray[Any]:
+def by_filter(region: Region) -> NDArray[Any]:
     """The weight as (K, weights of an output channel)."""
-    weight = region.weight.astype(np.float64)
+    weight = region.weight
     if region.transposed:
         c, group_k, r, s = weight.shape
         grouped = weight.reshape(region.groups, c // region.groups, group_k, r, s)
         weight = grouped.transpose(0, 2, 1, 3, 4)
-    return weight.reshape(region.k, -1)
+    return np.asarray(weight.reshape(region.k, -1))
 
 
-def _norms(region: Region) -> NDArray[Any]:
+def filter_norms(region: Region) -> NDArray[np.float64]:
     """The 2-norm of every output channel's filter."""
-    return np.asarray(np.linalg.norm(_by_filter(region), axis=1))
+    filters = by_filter(region)
+    return np.asarray(np.sqrt(np.einsum("ki,ki->k", filters, filters, dtype=np.float64)))
 
 
-def _sole_readers(
+def sole_readers(
     var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow
 ) -> list[relax.Var]:
     """The outputs of the regions that read `var`; none if anything else does."""

@@ -41,6 +41,8 @@ def concat_places(regions: Mapping[relax.Var, Region], flow: Dataflow) -> dict[r
         )
         if not innermost or not alone or len(set(branches)) != len(branches) or not branches:
             continue
+        if len({regions[b].wide for b in branches}) > 1:
+            continue  # of two dtypes
         channel = 0
         for branch in branches:
             places[branch] = Place(var, channel, shape(var)[3])

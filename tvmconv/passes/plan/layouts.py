@@ -75,7 +75,7 @@ def choose_layouts(
     packed = chooser.layout == "packed"
     factors = [_kept(var, domains[var], others[var], packed, chooser) for var in regions]
     for var, region in regions.items():
-        own = written(places[var].buffer, regions, flow, chooser.precision)
+        own = written(region, places[var].buffer, regions, flow, chooser.precision)
         factors.append(_computed(region, places[var], own, domains, chooser))
     found = minimise(domains, factors)
     return {var: _chosen(found[var], barred[var], others[var], packed) for var in regions}
@@ -104,6 +104,8 @@ def _only_nhwc(region: Region, place: Place) -> str:
         return "a matrix"
     if region.pool is not None:
         return "a kernel that pools writes NHWC"
+    if region.wide:
+        return "kept in fp32, and converted by its readers"
     if batch % PACKED.n:
         return f"a batch of {batch} is no multiple of {PACKED.n}"
     if channels % PACKED.c:

@@ -51,7 +51,7 @@ def pair_convs(
         if first.name in chooser.pins:
             continue
         both = replace(region, x=first.x, prologue=first)
-        own = written(places[var].buffer, regions, flow, chooser.precision)
+        own = written(region, places[var].buffer, regions, flow, chooser.precision)
         ((w, _),) = workloads(both, places[var], NHWC, NHWC, NHWC, own)
         if math.isfinite(chooser.cost(region.name, w)) and _wanted(region.name, w, chooser):
             paired[var] = both
@@ -72,7 +72,7 @@ def _joined(
         return False
     if not first.groups == channels == first.k > 1 or first.slope is not None:
         return False
-    if first.pool is not None or not _same_numbers(first, then):
+    if first.pool is not None or first.wide or not _same_numbers(first, then):
         return False
     if places[first.output] != Place(first.output, 0, first.k):
         return False

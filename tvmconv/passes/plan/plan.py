@@ -27,10 +27,12 @@ from tvmconv.passes.plan.channel_shuffle import shuffled
 from tvmconv.passes.plan.choose_operands import choose_operands
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.concat_in_place import Place, concat_places
+from tvmconv.passes.plan.keep_ranges import keep_ranges
 from tvmconv.passes.plan.layouts import PLAIN, Chosen, choose_layouts
 from tvmconv.passes.plan.pair_convs import pair_convs
-from tvmconv.passes.plan.quantised import constants, is_quantised
+from tvmconv.passes.plan.quantised import constants
 from tvmconv.passes.plan.readers import written
+from tvmconv.passes.plan.scale_weights import scale_weights
 from tvmconv.passes.plan.workloads import workloads
 from tvmconv.passes.regions.region import Region
 
@@ -64,8 +66,7 @@ class PlannedKernel:
 def _given(region: Region, weight: NDArray[Any]) -> Given:
     """The constant tensors of one convolution, by name."""
     found = {WEIGHT: weight, BIAS: region.bias, SLOPE: region.slope}
-    if is_quantised(region):
-        found |= constants(region)
+    found |= constants(region)
     return {name: array for name, array in found.items() if array is not None}
 
 
@@ -106,19 +107,23 @@ def kernel_names(planned: Iterable[PlannedConv]) -> dict[tuple[ConvWorkload, Any
 #: By the variable that each computes.
 Plan = dict[relax.Var, PlannedConv]
 
+NOTHING_SEEN: Mapping[relax.Var, float] = {}
+
 
 def plan(
     mod: tvm.IRModule,
     regions: Mapping[relax.Var, Region],
     chooser: Chooser,
     pairs: bool = True,
+    seen: Mapping[relax.Var, float] = NOTHING_SEEN,
 ) -> Plan:
     """Decides for every region of `mod`, so that the sum of estimated times is least.
 
     Records then decide on families and configurations, but not on layouts: measured times do not
     compare with estimates, and there are records for the layouts so chosen.
 
-    pairs: whether two convolutions may become one kernel.
+    pairs: whether two convolutions may become one kernel. seen: the largest magnitudes of tensors
+    on the feeds that a build is calibrated with.
 
     Raises `ModelError` for a region that is no convolution, `FamilyError` for one that no family
     computes, and `ConfigError` for a pin on no layer or one that does not fit.
@@ -127,7 +132,9 @@ def plan(
     flow = Dataflow.of(mod)
     for var, region in regions.items():
         _check(region, Place(var, 0, region.k), chooser.precision)
-    regions = balance_ranges(choose_operands(regions, chooser), flow)
+    regions = balance_ranges(choose_operands(regions, chooser), flow, seen)
+    regions = keep_ranges(regions, flow, chooser.precision, seen)
+    regions = scale_weights(regions, flow, chooser.precision)
     places = {var: Place(var, 0, region.k) for var, region in regions.items()}
     places |= concat_places(regions, flow)
     places = {var: shuffled(place, flow) for var, place in places.items()}
@@ -141,7 +148,7 @@ def plan(
             layouts.get(one, PLAIN).layout if isinstance(one, relax.Var) else NHWC
             for one in (region.x, region.residual)
         )
-        own = written(places[var].buffer, regions, flow, chooser.precision)
+        own = written(region, places[var].buffer, regions, flow, chooser.precision)
         layout = layouts[var]
         about = f"the output is {layout.layout}: {layout.reason}"
         kernels = tuple(

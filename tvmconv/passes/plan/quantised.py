@@ -1,4 +1,4 @@
-"""The precision and the constants of quantised regions."""
+"""The precision and the constants of regions, of quantised ones in particular."""
 
 from __future__ import annotations
 
@@ -22,9 +22,6 @@ from tvmconv.passes.graph import dtype
 from tvmconv.passes.regions.quantization import EIGHT_BITS
 from tvmconv.passes.regions.region import Region
 
-#: Functions f for which f(s * x) = s * f(x), s > 0: a scale of the result goes before them.
-HOMOGENEOUS = ("none", "relu", "leaky_relu", "prelu")
-
 
 def is_quantised(region: Region) -> bool:
     """True if a region reads or writes 8-bit numbers."""
@@ -33,13 +30,13 @@ def is_quantised(region: Region) -> bool:
 
 def precision(region: Region, base: Precision) -> Precision:
     """The precision of a region's kernels. base: that of the network's convolutions."""
-    if not is_quantised(region):
-        return base
     found = replace(base, result=region.result or base.result, scales=tuple(_scales(region)))
     if region.residual is not None and _residual_numbers(region):
         found = replace(found, residual=dtype(region.residual))
     elif region.residual is not None and region.integers:
         found = replace(found, residual=base.x)
+    elif region.wide_residual:
+        found = replace(found, residual=dtypes.FP32.name)
     if region.integers:
         # A pair's x is its first convolution's, and what this one reads is that one's result.
         first, int8 = region.prologue, dtypes.INT8.name
@@ -49,10 +46,13 @@ def precision(region: Region, base: Precision) -> Precision:
 
 
 def constants(region: Region) -> dict[str, NDArray[Any]]:
-    """The bias and the scales of a quantised region's kernels, by name, each (K,)."""
+    """The bias and the scales of a region's kernels, by name, each (K,)."""
     after = 1.0 if region.result_scale is None else region.result_scale
-    before = after if region.activation.kind in HOMOGENEOUS else 1.0
+    # A scale of the result goes before a function of which it is a scale of the operand.
+    before = after if region.activation.homogeneous else 1.0
     scale = np.ones(region.k) if region.scale is None else region.scale
+    if region.sum_scale is not None:
+        scale = region.sum_scale
     found: dict[str, Any] = {
         SCALE: scale * before,
         RESIDUAL_SCALE: region.residual_scale * before,
@@ -68,12 +68,14 @@ def constants(region: Region) -> dict[str, NDArray[Any]]:
 
 
 def _scales(region: Region) -> list[str]:
-    """Names of the scales that a quantised region's kernels have, in order."""
+    """Names of the scales that a region's kernels have, in order."""
     if region.result == dtypes.INT32.name:
         return []  # sums have no epilogue
-    homogeneous = region.activation.kind in HOMOGENEOUS
+    homogeneous = region.activation.homogeneous
     has = {
-        SCALE: region.scale is not None or (bool(region.result) and homogeneous),
+        SCALE: region.scale is not None
+        or region.sum_scale is not None
+        or (bool(region.result) and homogeneous),
         RESIDUAL_SCALE: region.residual is not None
         and (_residual_numbers(region) or (bool(region.result) and homogeneous)),
         RESULT_SCALE: bool(region.result) and not homogeneous,

@@ -78,15 +78,20 @@ KEEPS_ERROR = (
 
 
 def written(
-    var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow, precision: Precision
+    region: Region,
+    var: relax.Var,
+    regions: Mapping[relax.Var, Region],
+    flow: Dataflow,
+    precision: Precision,
 ) -> Precision:
-    """Returns the precision in which a tensor is computed that regions write.
+    """Returns the precision in which a tensor is computed that regions, `region` among them, write.
 
-    It is `precision` where somebody reads the result as convolutions do; unrounded, in fp32, where
-    nobody does, or where it is cast to whole numbers, as sums of such are. Pools, norms and the
-    factors of squeeze-and-excite read what the convolution gives as convolutions do.
+    It is fp32 where fp16 does not hold the result; else `precision` where somebody reads the result
+    as convolutions do; unrounded, in fp32, where nobody does, or where it is cast to whole numbers,
+    as sums of such are. Pools, norms and the factors of squeeze-and-excite read what the
+    convolution gives as convolutions do.
     """
-    if _becomes_whole(var, flow):
+    if region.wide or _becomes_whole(var, flow):
         return replace(precision, result=FP32.name)
     if var in regions and regions[var].pool is not None:
         return precision

@@ -2,7 +2,8 @@
 
 Before:  s = sigmoid(y); z = multiply(y, s)          any arrangement of pointwise operators
 After:   the kernel computes silu, or another function of `schedules.conv.activations`
-Requires: one result z, computed from y and scalars alone; no other reader of y or of values between
+Requires: one result z, computed from y and scalars alone; no other reader of y or of values
+          between; the scale of a QuantizeLinear is no part of it
 Formula: z = f(y). A function is recognised by its values, not by its operators: they are evaluated
          in NumPy and compared with the table's formulas. Slopes by channel come from PRelu alone.
 """
@@ -60,7 +61,7 @@ def activation_after(region: Region, flow: Dataflow) -> Region | None:
             continue
         last = cone[end]
         found = recognise(partial(_evaluate, last, region.output, flow))
-        if found is not None:
+        if found is not None and not (found.affine and _is_rounded(last, flow)):
             return replace(region, output=last, activation=found)
     return None
 
@@ -106,6 +107,11 @@ def _closed(y: relax.Var, cone: list[relax.Var], flow: Dataflow) -> bool:
         var not in flow.outputs and flow.readers[var] and set(flow.readers[var]) <= set(cone)
         for var in inner
     )
+
+
+def _is_rounded(var: relax.Var, flow: Dataflow) -> bool:
+    """True for the quotient of a QuantizeLinear, whose scale is its own."""
+    return any(flow.op(reader) == "relax.round" for reader in flow.readers[var])
 
 
 def _evaluate(var: relax.Var, y: relax.Var, flow: Dataflow, x: Any) -> Any:

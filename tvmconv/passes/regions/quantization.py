@@ -158,9 +158,9 @@ def without_bounds(region: Region) -> Region:
     scaled values, so that the result's scale is folded into the convolution's.
     """
     activation, last = region.activation, region.residual is not None and region.residual_last
-    if activation.kind not in ("relu", "clip") or last:
+    if activation.bounds is None or last:
         return region
-    bounds = (0.0, np.inf) if activation.kind == "relu" else activation.parameters
+    bounds = (0.0, np.inf) if activation.kind == "relu" else activation.bounds
     assert region.result_scale is not None
     assert region.result_zero is not None
     limits = np.iinfo(dtypes.get(region.result).numpy)

@@ -27,7 +27,7 @@ class Region:
     op: str
     x: relax.Expr
     x_shape: tuple[int, int, int, int]
-    #: A power of two by which x is multiplied where it is converted to floats.
+    #: A power of two by which x is multiplied where it is converted to what is multiplied.
     x_scale: float = field(default=1.0, kw_only=True)
     #: The last absorbed variable, which the kernel computes.
     output: relax.Var
@@ -49,6 +49,14 @@ class Region:
     #: (x - x_zero) * weight is the real sum.
     scale: NDArray[np.float64] | None = None
     x_zero: int = 0
+    #: Powers of two, (K,), by which the kernel multiplies its sums, as weights were scaled the
+    #: other way to suit fp16.
+    sum_scale: NDArray[np.float64] | None = None
+    #: Whether the result, or the residual, is kept in fp32, as fp16 does not hold it.
+    wide: bool = False
+    wide_residual: bool = False
+    #: What was done to keep the range of fp16, in words.
+    kept: tuple[str, ...] = ()
     #: Whether the kernel multiplies 8-bit numbers, or the same numbers as floats.
     integers: bool = False
     #: Why not, where x and weight are whole numbers.

@@ -122,6 +122,7 @@ def _planned(
         chosen_by=_chosen_by(choices),
         emulated_by=emulated_by(choice),
         multiplies=w.precision.products,
+        kept=planned.region.kept,
         declined={reject.family: reject.reason for reject in choice.rejects},
     )
 
@@ -169,6 +170,7 @@ def _first_of_pair(planned: PlannedConv, layer: Layer) -> ConvReport:
         traits=layer.traits,
         group_channels=layer.group_channels,
         part_of=planned.name,
+        kept=planned.region.prologue.kept if planned.region.prologue else (),
         multiplies=first.precision.products,
     )
 

@@ -88,6 +88,8 @@ class ConvReport:
     #: Why a layer of a quantised model multiplies floats; empty if it multiplies integers, and in
     #: other models.
     floats_because: str = ""
+    #: What was done to keep the range of fp16, such as ``x times 2**27``; empty where nothing was.
+    kept: tuple[str, ...] = ()
     #: By family that declines: its reason.
     declined: dict[str, str] = field(default_factory=dict)
 
@@ -272,7 +274,9 @@ class BuildReport(Report):
         known = {f.name: data[f.name] for f in fields(cls) if f.name in data or _required(f)}
         nested: dict[str, Callable[[Any], Any]] = {
             "operators": lambda item: OperatorReport(**item),
-            "convs": lambda item: ConvReport(**_tuples(item, "workloads", "traits", "kernels")),
+            "convs": lambda item: ConvReport(
+                **_tuples(item, "workloads", "traits", "kernels", "kept")
+            ),
             "conversions": lambda item: ConversionReport(**_tuples(item, "shape")),
             "quantising": lambda item: ConversionReport(**_tuples(item, "shape")),
             "kernels": lambda item: KernelReport(**_tuples(item, "nodes")),
@@ -293,4 +297,4 @@ def _required(one: Field[Any]) -> bool:
 
 def _tuples(item: dict[str, Any], *names: str) -> dict[str, Any]:
     """Returns the item with lists, as JSON has them, as tuples."""
-    return {**item, **{name: tuple(item[name]) for name in names}}
+    return {**item, **{name: tuple(item[name]) for name in names if name in item}}

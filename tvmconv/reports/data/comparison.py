@@ -56,6 +56,20 @@ class OutputDifference:
 
 
 @dataclass(frozen=True)
+class LostRange:
+    """An activation that leaves the range of fp16 on the feeds that were compared."""
+
+    #: The convolution, and what it does with the activation: ``reads`` or ``gives``.
+    layer: str
+    does: str
+    tensor: str
+    #: The largest magnitude, in fp32.
+    largest: float
+    #: ||fp16(x) - x|| / ||x||; infinite if fp16 overflows.
+    lost: float
+
+
+@dataclass(frozen=True)
 class CompareReport(Report):
     """The error of every output. ``print(report)`` is a table."""
 
@@ -64,6 +78,8 @@ class CompareReport(Report):
     outputs: tuple[OutputDifference, ...]
     #: The relative l2 error that this network should stay below.
     bound: float = BOUND
+    #: What fp16 does not hold, if an error is larger than rounding explains.
+    lost: tuple[LostRange, ...] = ()
 
     @property
     def relative_l2(self) -> float:
@@ -87,4 +103,4 @@ class CompareReport(Report):
     def to_json(self) -> dict[str, Any]:
         """Returns the fields by their names, NaN and infinity as None."""
         plain = asdict(self)
-        return {**plain, "outputs": [finite_or_none(output) for output in plain["outputs"]]}
+        return {**plain, **{of: [*map(finite_or_none, plain[of])] for of in ("outputs", "lost")}}

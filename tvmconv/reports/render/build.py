@@ -41,6 +41,8 @@ def build_text(report: BuildReport) -> str:
         parts.append(kernel_table(report.kernels))
     if any(not conv.tensor_core for conv in report.convs):
         parts.append(reasons(report.convs))
+    if any(conv.kept for conv in report.convs):
+        parts.append(ranges_table(report.convs))
     if any(conv.floats_because for conv in report.convs):
         parts.append(floats_table(report.convs))
     if report.convs:
@@ -312,6 +314,19 @@ def floats_table(convs: Sequence[ConvReport]) -> str:
         more = ", ..." if names[MOST_NAMES:] else ""
         rows.append((", ".join(names[:MOST_NAMES]) + more, str(len(names)), cause))
     return figures(rows, text=("not in integers", "cause"))
+
+
+def ranges_table(convs: Sequence[ConvReport]) -> str:
+    """Returns what was done to keep the range of fp16, a row for each set of equal layers."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for conv in convs:
+        if conv.kept:
+            alike["; ".join(conv.kept)].append(_shortened(conv.name))
+    rows = [("beyond the range of fp16", "x", "kept by")]
+    for how, names in alike.items():
+        more = ", ..." if names[MOST_NAMES:] else ""
+        rows.append((", ".join(names[:MOST_NAMES]) + more, str(len(names)), how))
+    return figures(rows, text=("beyond the range of fp16", "kept by"))
 
 
 def _layout_reasons(convs: Sequence[ConvReport]) -> str:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from tvmconv.reports.data.comparison import CompareReport
+import math
+
+from tvmconv.reports.data.comparison import CompareReport, LostRange
 from tvmconv.reports.data.report import as_text
 from tvmconv.reports.render.tables import table
+
+#: Where something is lost.
+CALIBRATE = (
+    "Hint: build with calibrate=feeds, or --calibrate DIR, on feeds like these: activations are "
+    "scaled by what is seen"
+)
 
 
 @as_text.register
 def comparison_text(report: CompareReport) -> str:
-    """Returns a row for each output, then the notes."""
+    """Returns a row for each output, the notes, then what leaves the range of fp16."""
     rows = [["output", "shape", "relative l2", "max abs", "cosine", "finite"]]
     for out in report.outputs:
         relative = "none" if out.relative_l2 is None else f"{out.relative_l2:.2e}"
@@ -17,5 +25,15 @@ def comparison_text(report: CompareReport) -> str:
         shape, finite = "x".join(map(str, out.shape)), "yes" if out.finite else "NO"
         rows.append([out.name, shape, relative, f"{out.max_abs:.2e}", cosine, finite])
     notes = [f"Note: {out.name}: {out.note}" for out in report.outputs if out.note]
+    if report.lost:
+        notes += [*map(_lost, report.lost), CALIBRATE]
     head = f"{report.target} against {report.reference}"
     return "\n".join([head, table(rows, right=range(2, 6)), *notes])
+
+
+def _lost(one: LostRange) -> str:
+    """Returns the layer, the largest magnitude, and what that means in fp16."""
+    what = f"Range: {one.layer} {one.does} activations of up to {one.largest:.3g} in magnitude"
+    if math.isinf(one.lost):
+        return f"{what}, past the 65504 of fp16"
+    return f"{what}, {one.lost:.1%} off when rounded to fp16"

@@ -274,7 +274,13 @@ CASES: dict[str, tuple[type, int, Build, list[Any], Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", CASES)
+#: What takes LLVM long.
+LONG = "regions, sampled by their size"
+
+
+@pytest.mark.parametrize(
+    "name", [*(one for one in CASES if one != LONG), pytest.param(LONG, marks=pytest.mark.slow)]
+)
 def test_rule_changes_no_result(name: str) -> None:
     rule, width, build, inputs, out = CASES[name]
     func = fused(build, *inputs)

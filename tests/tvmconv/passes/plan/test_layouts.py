@@ -31,10 +31,10 @@ def packed_is_dear(w: ConvWorkload, family: Family, config: Any, hardware: Hardw
     return Cost(1000.0 if PACKED in (w.in_layout, w.out_layout) else 10.0, "arithmetic")
 
 
-def planned(estimate: Any, mod: Any, regions: Any, chooser: Chooser, pairs: bool = True) -> Plan:
+def planned(estimate: Any, mod: Any, regions: Any, chooser: Chooser, *options: Any) -> Plan:
     """`plan` by that estimate."""
     policy = replace(chooser.policy, estimate=estimate)
-    return plan(mod, regions, replace(chooser, policy=policy), pairs)
+    return plan(mod, regions, replace(chooser, policy=policy), *options)
 
 
 def built(monkeypatch: pytest.MonkeyPatch, model: Any, estimate: Any) -> BuildReport:

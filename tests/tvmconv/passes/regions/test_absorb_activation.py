@@ -56,6 +56,15 @@ def tanh_by_sigmoid(g: Graph, x: str) -> str:
     return g.op("Sub", twice, number(g, 1))
 
 
+def affine(f: Callable[[Graph, str], str], scale: float, shift: float) -> Any:
+    """f, then a scale and a shift of one number each, as PP-LCNet writes them."""
+
+    def write(g: Graph, x: str) -> str:
+        return g.op("Add", g.op("Mul", number(g, scale), f(g, x)), number(g, shift))
+
+    return write
+
+
 def slopes(g: Graph, count: int = 16) -> str:
     return g.constant(g.rng.uniform(-0.5, 1, (count, 1, 1)).astype("f"))
 
@@ -90,6 +99,10 @@ WAYS: list[tuple[str, Callable[[Graph, str], str]]] = [
     ("tanh", lambda g, x: g.op("Tanh", x)),
     ("gelu", gelu),
     ("gelu", gelu_halved),
+    ("hard_swish * 0.476 -0.0075", affine(swish_by_relu6, 0.476, -0.0075)),
+    ("silu * -2 +1", affine(lambda g, x: g.op("Mul", x, g.op("Sigmoid", x)), -2.0, 1.0)),
+    ("relu +0.5", lambda g, x: g.op("Add", g.op("Relu", x), number(g, 0.5))),
+    ("clip(-1, 6) * 0.5 +0.25", affine(lambda g, x: clip(g, x, -1.0, 6.0), 0.5, 0.25)),
 ]
 
 
@@ -106,7 +119,7 @@ AFTER_A_RESIDUAL: list[tuple[str, Callable[[Graph, str], str]]] = [
 
 
 def test_every_activation_of_the_table_is_tried() -> None:
-    tried = {name.partition("(")[0] for name, _ in WAYS + AFTER_A_RESIDUAL}
+    tried = {name.partition("(")[0].partition(" ")[0] for name, _ in WAYS + AFTER_A_RESIDUAL}
     assert tried == set(FORMULAS) - {"none"}
 
 
@@ -190,5 +203,5 @@ def test_the_largest_that_is_an_activation_is_taken() -> None:
     g = Graph([1, 8, 6, 5])
     x = clip(g, g.op("Relu", g.conv("input", 8, 16, name="conv")), -1.0, 6.0)
     result = graphs.became(g.model(g.op("Exp", g.op("Mul", x, number(g, -1)))))
-    assert result.epilogues["conv"] == "bias + clip(0, 6)"
+    assert result.epilogues["conv"] == "bias + clip(0, 6) * -1"
     assert result.left["exp"] == 1

@@ -1,0 +1,1 @@
+"""The sizes of activations: the feeds to find them on, and what onnxruntime says of them."""
