@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 import tvmconv
-from tests.support.fallbacks import SHAPE, cumulated
+from tests.support.fallbacks import SHAPE, cumulated, typed
 from tests.support.kernels import relative_l2
 from tests.support.models import Graph, random_feed
 from tests.support.reference import session
@@ -191,3 +191,24 @@ def test_the_reason_of_another_domain() -> None:
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     plan = tvmconv.inspect(model, target="llvm").plan
     assert plan.parts[1].fallbacks[0].reason == "no operator of ONNX's own"
+
+
+def thresholded(least: float) -> onnx.ModelProto:
+    """Values of a convolution, and where they are over `least`."""
+    g = Graph(SHAPE)
+    x = g.conv("input", 3, 8, name="values")
+    large = g.op("Greater", x, g.constant(np.array(least, "f")))
+    return typed(g.model(x, g.op("NonZero", large, name="where")), where=TensorProto.INT64)
+
+
+def test_an_output_of_another_size_is_an_error_and_not_another_model() -> None:
+    """Rounding decides whether a value is over the threshold."""
+    feeds = random_feed(SHAPE)
+    (right, _) = session(thresholded(0)).run(None, feeds)
+    ours = tvmconv.build(thresholded(0), target="llvm").run(feeds)["values"]
+    at = np.unravel_index(np.argmax(ours - right), ours.shape)
+    model = thresholded(float(right[at] + ours[at]) / 2)
+    report = tvmconv.compare(model, tvmconv.build(model, target="llvm"), feeds)
+    assert not report.passed(1.0)
+    assert "values decide the size" in str(report)
+    assert [one.passed(BOUND) for one in report.outputs] == [True, False]
