@@ -29,8 +29,8 @@ from tvmconv.reports.data.comparison import (
     OutputDifference,
 )
 from tvmconv.runtime.executable import Executable
-from tvmconv.specs import OPEN
 from tvmconv.runtime.io_form import arranged, feeds_to_model, model_shape
+from tvmconv.specs import OPEN
 
 #: The relative l2 error from which a cause is looked for. What rounding alone explains is below,
 #: for all but the deepest networks.
@@ -60,7 +60,7 @@ def difference(name: str, ours: NDArray[Any], reference: NDArray[Any]) -> Output
 def _of_another_size(
     name: str, got: tuple[int, ...], expected: tuple[int, ...]
 ) -> OutputDifference:
-    """Of an output with open dimensions, whose sizes follow from values: no error is defined."""
+    """The difference of an output whose size values decide: not a number where sizes differ."""
     return OutputDifference(
         name,
         got,
@@ -68,7 +68,7 @@ def _of_another_size(
         max_abs=math.nan,
         cosine=None,
         finite=True,
-        note=f"onnxruntime gives {expected}: values decide the size, and some are near a threshold; "
+        note=f"onnxruntime gives {expected}: values decide the size, some near a threshold; "
         "compare what is before it",
     )
 
