@@ -25,7 +25,12 @@ SLOW = [pytest.param(entry, marks=pytest.mark.slow) for entry in LIGHT if entry 
 FP16_SAFE = 3e4
 """Half the largest float16: what an intermediate may reach."""
 
-by_name = pytest.mark.parametrize("entry", GENERATED, ids=lambda entry: entry.name)
+LARGE = ("lore_detect", "convnext_tiny")
+by_name = pytest.mark.parametrize(
+    "entry",
+    [pytest.param(one, marks=pytest.mark.slow if one.name in LARGE else ()) for one in GENERATED],
+    ids=lambda entry: entry.name,
+)
 light_by_name = pytest.mark.parametrize("entry", [*QUICK, *SLOW], ids=lambda entry: entry.name)
 trained_by_name = pytest.mark.parametrize("entry", TRAINED, ids=lambda entry: entry.name)
 
@@ -87,8 +92,7 @@ def test_names_are_unique_and_everything_is_described() -> None:
 
 QUICKLY_MADE = [entry.name for entry in [*GENERATED, *TRAINED, *QUICK]]
 QUICKLY_RUN = [
-    pytest.param(name, marks=pytest.mark.slow) if name == "lore_detect" else name
-    for name in QUICKLY_MADE
+    pytest.param(name, marks=pytest.mark.slow) if name in LARGE else name for name in QUICKLY_MADE
 ]
 
 

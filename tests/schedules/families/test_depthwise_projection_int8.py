@@ -235,6 +235,7 @@ def possible(draw: st.DrawFn) -> tuple[ConvWorkload, Any]:
     return quantised_pair(w, x, between, result), config
 
 
+@pytest.mark.slow
 @emulated
 @given(possible(), st.integers(0, 99))
 @settings(max_examples=8, deadline=None, derandomize=True)

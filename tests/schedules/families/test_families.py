@@ -26,6 +26,7 @@ from schedules.registry import FAMILIES
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels
+from tests.support.thinned import thinned
 from tests.support.workloads import PAIRS, WORKLOADS, workloads
 from tvmconv.compiler import toolchain
 
@@ -107,7 +108,7 @@ def wmma_cases() -> Iterator[Any]:
                 yield pytest.param(w, (i.m, i.n, i.k), id=f"{name}-{i.name}")
 
 
-@pytest.mark.parametrize(("w", "instruction"), list(wmma_cases()))
+@pytest.mark.parametrize(("w", "instruction"), thinned(wmma_cases(), 3))
 def test_every_instruction_serves_every_layout(
     w: ConvWorkload, instruction: tuple[int, int, int]
 ) -> None:
@@ -155,7 +156,7 @@ def test_a_wrong_kernel_would_be_noticed(name: str) -> None:
 
 
 @pytest.mark.skipif(not emulator.available(), reason="no g++")
-@pytest.mark.parametrize("name", [name for name, w in WORKLOADS.items() if w.depthwise])
+@pytest.mark.parametrize("name", thinned((name for name, w in WORKLOADS.items() if w.depthwise), 3))
 def test_what_depthwise_does_on_a_gpu(name: str) -> None:
     """Its schedule for a GPU, which differs in more than names, in the emulator."""
     w, sm_90 = WORKLOADS[name], toolchain.cuda_arch("sm_90")
@@ -224,7 +225,7 @@ def test_spread_of_the_space_on_a_gpu(name: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("w", "instruction"), list(wmma_cases()))
+@pytest.mark.parametrize(("w", "instruction"), thinned(wmma_cases(), 3))
 def test_every_instruction_on_a_gpu(w: ConvWorkload, instruction: tuple[int, int, int]) -> None:
     (family,) = (f for f in matching(w, kernels.this_gpu()) if isinstance(f, WmmaFamily))
     for stages, pad in ((1, 0), (2, 8)):

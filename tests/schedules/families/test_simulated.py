@@ -22,6 +22,7 @@ from schedules.family import Reject
 from schedules.machine.hardware import CPU, CUDA_ARCHS
 from schedules.tensors import Tensors
 from tests.support import kernels
+from tests.support.thinned import thinned
 from tests.support.workloads import FP32_OUT, WORKLOADS, workloads
 
 SIMULATED = HmmaSimFamily()
@@ -70,7 +71,7 @@ def filled(operand: Any) -> Any:
     return wide.reshape(*wide.shape[:-2], -1)
 
 
-@pytest.mark.parametrize("name", TENSORIZED)
+@pytest.mark.parametrize("name", thinned(TENSORIZED, 4))
 def test_ieee_is_the_emulation_bit_for_bit(name: str) -> None:
     emulated, simulated = both(WORKLOADS[name], "ieee")
     assert np.array_equal(emulated, simulated)

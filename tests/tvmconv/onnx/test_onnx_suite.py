@@ -14,6 +14,7 @@ from onnx.backend.test.runner import Runner
 
 import tvmconv
 from tests.support import cuda_text, onnx_suite
+from tests.support.thinned import thinned
 from tvmconv.errors import TvmconvError
 from tvmconv.integrations.onnx_backend import TvmconvBackend
 from tvmconv.integrations.onnx_backend_exclusions import EXCLUSIONS, exclusion
@@ -40,7 +41,7 @@ def first_that_passes(operator: str) -> TestCase:
     )
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+@pytest.mark.parametrize("arch", thinned(["sm_90a", "sm_80"], 2))
 def test_every_operator_of_the_table_is_scheduled_for_cuda(
     arch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -247,6 +247,7 @@ def _ran(path: Path, how: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(line, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_onnxruntime_is_imported_where_a_part_needs_it_alone(
     exe: Executable, tmp_path: Path
 ) -> None:

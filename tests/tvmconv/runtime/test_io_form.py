@@ -17,6 +17,7 @@ import tvmconv
 from benchmarks.zoo import zoo
 from schedules.machine.hardware import CPU
 from tests.support.models import Array, Graph, residual_net
+from tests.support.thinned import thinned
 from tvmconv.compiler import build as compiler
 from tvmconv.errors import FeedError, TvmconvError
 from tvmconv.onnx.prepare import prepare
@@ -81,7 +82,7 @@ def nhwc(array: Array, wanted: bool) -> Array:
     return array.transpose(0, 2, 3, 1) if wanted and array.ndim == 4 else array
 
 
-@pytest.mark.parametrize(("network", "dtype", "layout"), CASES)
+@pytest.mark.parametrize(("network", "dtype", "layout"), thinned(CASES, 3))
 def test_every_form(network: object, dtype: str | None, layout: str | None) -> None:
     model = network()  # type: ignore[operator]
     exe = tvmconv.build(model, target="llvm", io_dtype=dtype, io_layout=layout)

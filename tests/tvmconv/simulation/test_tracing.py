@@ -11,6 +11,7 @@ import pytest
 
 import tvmconv
 from tests.support.models import Graph, random_feed
+from tests.support.thinned import thinned
 from tvmconv.errors import TvmconvError
 
 
@@ -39,7 +40,7 @@ def trace(exe: tvmconv.Executable, layer: str, tile: tuple[int, int], **options:
     return tvmconv.trace_layer(exe, FEED, layer, tile, **options)
 
 
-@pytest.mark.parametrize("layer", ["a", "b", "c", "grouped"])
+@pytest.mark.parametrize("layer", thinned(["a", "b", "c", "grouped"], 3))
 def test_the_last_wmma_of_a_tile_leaves_what_the_network_gives(
     exe: tvmconv.Executable, layer: str
 ) -> None:
