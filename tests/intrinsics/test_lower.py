@@ -26,6 +26,7 @@ from intrinsics.lower import lower
 from intrinsics.record import CPU_ONLY, WARP_SIZE
 from schedules.machine.hardware import CPU, Hardware
 from tests.support import kernels, sass
+from tests.support.thinned import thinned
 from tests.support.tiles import kinds, tiles
 from tvmconv.compiler import toolchain
 from tvmconv.runtime.device import cpu_features
@@ -147,7 +148,7 @@ needs_vnni = pytest.mark.skipif("avx512vnni" not in cpu_features(), reason="a CP
 
 @needs_vnni
 @pytest.mark.parametrize(
-    "intrinsic", each([i for i in INTEGERS if i.m == i.n or i.min_sm == CPU_ONLY])
+    "intrinsic", thinned(each([i for i in INTEGERS if i.m == i.n or i.min_sm == CPU_ONLY]), 3)
 )
 def test_vnni_has_the_bits_of_numpy(intrinsic: TensorIntrinsic) -> None:
     """Its fragments are laid out in its own way, so that operands are loaded first."""

@@ -30,6 +30,7 @@ from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.schedules.families.test_few_channels import RELU, STEM, THREE
 from tests.support import kernels, sass
+from tests.support.thinned import thinned
 from tests.support.workloads import SAME
 from tvmconv.compiler import toolchain
 
@@ -100,7 +101,7 @@ def check(
 
 
 @emulated
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", thinned(CASES, 3))
 def test_kernel(name: str) -> None:
     w, config = CASES[name]
     assert not problems(w, config, SM_90)

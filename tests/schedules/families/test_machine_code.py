@@ -251,6 +251,7 @@ def loop(code: str) -> list[str]:
     return max(loops, key=lambda body: sum("HMMA" in text for text in body))
 
 
+@pytest.mark.slow
 def test_loop_of_mma_sync_is_mostly_multiplications(tmp_path: Path) -> None:
     """For every fragment of 16: 4 x 8 multiplications and as few loads as there can be, which is
     four times fewer; what is not one of them moves on."""

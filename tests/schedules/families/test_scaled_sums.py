@@ -19,6 +19,7 @@ from schedules.registry import FAMILIES, family
 from schedules.threads import emulator
 from tests.schedules.families.test_families import check
 from tests.support import kernels
+from tests.support.thinned import thinned
 from tests.support.workloads import PAIRS, WORKLOADS
 from tvmconv.compiler import toolchain
 
@@ -62,7 +63,7 @@ def on_this_cpu() -> Iterator[Any]:
             yield pytest.param(one, w, config, id=f"{name}-{one.name}")
 
 
-@pytest.mark.parametrize(("one", "w", "config"), list(on_this_cpu()))
+@pytest.mark.parametrize(("one", "w", "config"), thinned(on_this_cpu(), 2))
 def test_on_a_cpu(one: Family, w: ConvWorkload, config: Any) -> None:
     check(one, w, config)
 
@@ -80,7 +81,7 @@ def emulated() -> Iterator[Any]:
 
 
 @pytest.mark.skipif(not emulator.available(), reason="no g++")
-@pytest.mark.parametrize(("one", "w", "config", "arch"), list(emulated()))
+@pytest.mark.parametrize(("one", "w", "config", "arch"), thinned(emulated(), 3))
 def test_of_a_gpu(one: Family, w: ConvWorkload, config: Any, arch: str) -> None:
     check(one, w, config, toolchain.cuda_arch(arch), execute=emulator.run)
 

@@ -16,6 +16,7 @@ from tvm import s_tir, te
 from tvm.libinfo import package_lib_paths
 
 from tests.support import sass
+from tests.support.thinned import thinned
 from tvmconv.compiler import cubins, toolchain
 from tvmconv.errors import TargetError, ToolchainError
 from tvmconv.runtime import gpu
@@ -187,7 +188,7 @@ def test_arch_that_the_compiler_lacks_is_refused(monkeypatch: pytest.MonkeyPatch
 
 
 @needs_nvcc
-@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("arch", thinned(ARCHS, 3))
 def test_built_library_holds_code_for_its_arch(arch: str, tmp_path: Path) -> None:
     library = tmp_path / "double.so"
     assert build(arch, library) == "nvcc"
@@ -209,6 +210,7 @@ def test_library_of_source_text_is_refused(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
 from tests.tvmconv.compiler import test_toolchain as t
+from tests.support.thinned import thinned
 t.toolchain.prepare_cuda = lambda arch: ""
 t.build("sm_90", Path({str(library)!r}))
 """

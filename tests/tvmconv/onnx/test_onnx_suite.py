@@ -14,7 +14,6 @@ from onnx.backend.test.runner import Runner
 
 import tvmconv
 from tests.support import cuda_text, onnx_suite
-from tests.support.thinned import thinned
 from tvmconv.errors import TvmconvError
 from tvmconv.integrations.onnx_backend import TvmconvBackend
 from tvmconv.integrations.onnx_backend_exclusions import EXCLUSIONS, exclusion
@@ -41,7 +40,8 @@ def first_that_passes(operator: str) -> TestCase:
     )
 
 
-@pytest.mark.parametrize("arch", thinned(["sm_90a", "sm_80"], 2))
+@pytest.mark.slow
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
 def test_every_operator_of_the_table_is_scheduled_for_cuda(
     arch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -117,6 +117,7 @@ def test_activations_between_layers_keep_fp32_where_asked() -> None:
     assert not np.array_equal(outputs["float16"], expected)
 
 
+@pytest.mark.slow
 def test_saved_and_loaded_and_reported(tmp_path: Path) -> None:
     exe = tvmconv.build(residual_net("n", size=21), "hmma-sim", batch=[1, 2], numerics="a100")
     exe.save(tmp_path / "network")

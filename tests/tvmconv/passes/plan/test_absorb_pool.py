@@ -66,6 +66,7 @@ def test_a_stem_and_its_pool_are_one_kernel() -> None:
     assert json.loads(workload)["epilogue"]["pool"]["size"] == [56, 56]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "pool",
     [{"pads": [0] * 4}, {"pads": [0] * 4, "ceil_mode": 1}, {"pads": [0, 0, 1, 1]}],

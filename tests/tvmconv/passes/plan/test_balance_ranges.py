@@ -12,6 +12,7 @@ import pytest
 import tvmconv
 from tests.support import graphs
 from tests.support.models import Graph
+from tests.support.thinned import thinned
 from tvmconv.passes.graph import Dataflow
 from tvmconv.passes.plan.balance_ranges import balance_ranges
 from tvmconv.passes.regions import regions
@@ -48,7 +49,7 @@ HOMOGENEOUS: dict[str, Callable[[Graph, str], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", HOMOGENEOUS)
+@pytest.mark.parametrize("name", thinned(HOMOGENEOUS, 2))
 def test_past_what_fp16_holds(name: str) -> None:
     g = large(HOMOGENEOUS[name])
     assert middle(g) > LARGEST
@@ -105,7 +106,7 @@ def test_taken_is_seen_in_the_weights() -> None:
 
 
 @pytest.mark.parametrize("bias", [0.5, 20.0])
-@pytest.mark.parametrize("factor", [1e-7, 1e-5])
+@pytest.mark.parametrize("factor", thinned([1e-7, 1e-5], 2))
 def test_declined_where_the_bias_is_what_counts(factor: float, bias: float) -> None:
     """As of a batch norm that training has all but switched off."""
     g = Graph([1, 16, 8, 8])

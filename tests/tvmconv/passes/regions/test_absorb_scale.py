@@ -10,6 +10,7 @@ import pytest
 from tests.support import graphs
 from tests.support.checks import DIRECT
 from tests.support.models import Graph
+from tests.support.thinned import thinned
 
 #: As many channels as rows and columns: what is meant by its shape must not be mistaken.
 K = 8
@@ -77,7 +78,7 @@ DECLINED: dict[str, Callable[[Graph, str], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", DECLINED)
+@pytest.mark.parametrize("name", thinned(DECLINED, 2))
 def test_declined(name: str) -> None:
     g = Graph([1, 2 * K, K // 2, K // 2])
     result = graphs.became(
