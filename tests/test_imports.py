@@ -24,7 +24,11 @@ MOST_FILES = 20
 #: Imports inside functions, each with its reason: (file, function, module).
 LATE: dict[tuple[str, str, str], str] = {
     ("tvmconv/images.py", "_picture", "PIL"): "an extra, which only pictures need",
-    ("tvmconv/runtime/onnx_step.py", "__init__", "onnxruntime"): "only parts of a network need it",
+    (
+        "tvmconv/runtime/onnx_step.py",
+        "__init__",
+        "tvmconv.runtime.session",
+    ): "only parts of a network need it",
 }
 
 

@@ -15,10 +15,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from benchmarks.zoo.inputs import imagenet
-from benchmarks.zoo.model import ZooModel
 from benchmarks.zoo.photos import SIDE
-from benchmarks.zoo.writer import Writer
+from benchmarks.zoo.writer import Writer, seeded
 
 #: Channels and blocks of each stage.
 STAGES = ((96, 3), (192, 3), (384, 9), (768, 3))
@@ -40,10 +38,8 @@ class _Network(Writer):
         """Writes a convolution with a bias, padded to keep the size if its stride is 1."""
         shape = (k, c // groups, side, side)
         weight = self.rng.normal(0, math.sqrt(1 / math.prod(shape[1:])), shape)
-        inputs = [x, self.weight(f"{name}.weight", weight), self._bias(f"{name}.bias", k)]
-        pads = [side // 2 if stride == 1 else 0] * 4
-        window = {"kernel_shape": [side] * 2, "strides": [stride] * 2, "pads": pads}
-        return self.node("Conv", name, inputs, group=groups, **window)
+        pad = side // 2 if stride == 1 else 0
+        return self.filtered(name, x, weight, self.rng.normal(0, 0.1, k), stride, pad, groups)
 
     def linear(self, name: str, x: str, c: int, k: int) -> str:
         """Writes x @ weight + bias over the last axis."""
@@ -113,13 +109,4 @@ def convnext_tiny(seed: int) -> onnx.ModelProto:
     return net.model(SIDE, 1000)
 
 
-CONVNEXT = ZooModel(
-    "convnext_tiny",
-    "torchvision's architecture, seeded weights, written here",
-    "none needed: written by this project",
-    28_589_128,
-    4.46,
-    "input",
-    partial(convnext_tiny, 1),
-    imagenet,
-)
+CONVNEXT = seeded("convnext_tiny", 28_589_128, 4.46, partial(convnext_tiny, 1))

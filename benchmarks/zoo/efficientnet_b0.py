@@ -13,10 +13,8 @@ from functools import partial
 import numpy as np
 import onnx
 
-from benchmarks.zoo.inputs import imagenet
-from benchmarks.zoo.model import ZooModel
 from benchmarks.zoo.photos import SIDE
-from benchmarks.zoo.writer import Writer
+from benchmarks.zoo.writer import Writer, seeded
 
 #: Expansion, taps, stride of the first, channels in, channels out, blocks.
 STAGES = (
@@ -53,10 +51,8 @@ class _Network(Writer):
         """Writes a convolution whose results have a deviation near `gain` for inputs near 1."""
         shape = (k, c // groups, side, side)
         weight = self.rng.normal(0, gain / math.sqrt(math.prod(shape[1:])), shape)
-        bias = self.weight(f"{name}.bias", self.rng.normal(0, 0.1, k))
-        window = {"kernel_shape": [side] * 2, "strides": [stride] * 2, "pads": [side // 2] * 4}
-        inputs = [x, self.weight(f"{name}.weight", weight), bias]
-        return self.node("Conv", name, inputs, group=groups, **window)
+        bias = self.rng.normal(0, 0.1, k)
+        return self.filtered(name, x, weight, bias, stride, side // 2, groups)
 
     def silu(self, name: str, x: str) -> str:
         """Writes x * sigmoid(x)."""
@@ -100,13 +96,4 @@ def efficientnet_b0(seed: int) -> onnx.ModelProto:
     return net.model(SIDE, 1000)
 
 
-EFFICIENTNET = ZooModel(
-    "efficientnet_b0",
-    "torchvision's architecture, seeded weights, written here",
-    "none needed: written by this project",
-    5_267_540,
-    0.386,
-    "input",
-    partial(efficientnet_b0, 1),
-    imagenet,
-)
+EFFICIENTNET = seeded("efficientnet_b0", 5_267_540, 0.386, partial(efficientnet_b0, 1))

@@ -6,17 +6,16 @@ Shapes and work are the real ones; the answers are meaningless.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import onnx
 
-from benchmarks.zoo.inputs import imagenet
 from benchmarks.zoo.model import ZooModel
 from benchmarks.zoo.photos import SIDE
-from benchmarks.zoo.writer import Writer
+from benchmarks.zoo.writer import Writer, seeded
 
 _LOGIT_GAIN = 5.0  # logits of a few units, as a trained classifier gives
 _BRANCH_GAIN = 0.3  # the last norm of a residual branch: the sum must not grow with every block
@@ -69,9 +68,7 @@ class _Network(Writer):
         weight *= np.float32(math.sqrt(2 / math.prod(shape[1:])))
         if groups == 1:  # a centred depthwise filter would pass only edges
             weight -= weight.mean(sum_axes, keepdims=True)
-        window = {"kernel_shape": shape[2:], "strides": [stride] * 2, "pads": [kernel // 2] * 4}
-        inputs = [x.name, self.weight(f"{conv}.weight", weight)]
-        self.node("Conv", conv, inputs, group=groups, **window)
+        self.filtered(conv, x.name, weight, None, stride, kernel // 2, groups)
 
         gamma = gain * self.rng.uniform(0.8, 1.2, channels)
         beta = gain * self.rng.normal(0.0, 0.2, channels)
@@ -169,16 +166,8 @@ def mobilenet_v2(seed: int) -> onnx.ModelProto:
     return net.classified(layer("features.18", x, 1280, 1), "classifier.1")
 
 
-def _entry(
-    name: str, parameters: int, gmacs: float, make: Callable[[], onnx.ModelProto]
-) -> ZooModel:
-    source = "torchvision's architecture, seeded weights, written here"
-    licence = "none needed: written by this project"
-    return ZooModel(name, source, licence, parameters, gmacs, "input", make, imagenet)
-
-
 GENERATED: tuple[ZooModel, ...] = (
-    _entry("resnet18", 11_689_512, 1.81, partial(resnet, "resnet18", (2, 2, 2, 2), False, 18)),
-    _entry("resnet50", 25_557_032, 4.09, partial(resnet, "resnet50", (3, 4, 6, 3), True, 50)),
-    _entry("mobilenet_v2", 3_504_872, 0.30, partial(mobilenet_v2, 2)),
+    seeded("resnet18", 11_689_512, 1.81, partial(resnet, "resnet18", (2, 2, 2, 2), False, 18)),
+    seeded("resnet50", 25_557_032, 4.09, partial(resnet, "resnet50", (3, 4, 6, 3), True, 50)),
+    seeded("mobilenet_v2", 3_504_872, 0.30, partial(mobilenet_v2, 2)),
 )

@@ -1,14 +1,17 @@
-"""Writes an ONNX network node by node."""
+"""Writes an ONNX network node by node; how the zoo describes one that is written here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike
 from onnx import TensorProto, helper, numpy_helper
+
+from benchmarks.zoo.inputs import imagenet
+from benchmarks.zoo.model import ZooModel
 
 
 class Writer:
@@ -28,6 +31,24 @@ class Writer:
         """Adds a float32 initializer."""
         self.weights[name] = numpy_helper.from_array(np.asarray(value, np.float32), name)
         return name
+
+    def filtered(
+        self,
+        name: str,
+        x: str,
+        weight: ArrayLike,
+        bias: ArrayLike | None = None,
+        stride: int = 1,
+        pad: int = 0,
+        groups: int = 1,
+    ) -> str:
+        """Writes a convolution, alike in rows and columns. weight: (K, C / groups, R, S)."""
+        inputs = [x, self.weight(f"{name}.weight", weight)]
+        if bias is not None:
+            inputs.append(self.weight(f"{name}.bias", bias))
+        taps = np.shape(weight)[2:]
+        window = {"kernel_shape": taps, "strides": [stride] * 2, "pads": [pad] * 4}
+        return self.node("Conv", name, inputs, group=groups, **window)
 
     def clip6(self, name: str, x: str) -> str:
         """Writes ReLU6, min(max(x, 0), 6)."""
@@ -50,3 +71,12 @@ class Writer:
         )
         opset = helper.make_opsetid("", 17)  # IR 8 is the version that came with it
         return helper.make_model(graph, opset_imports=[opset], ir_version=8)
+
+
+def seeded(
+    name: str, parameters: int, gmacs: float, make: Callable[[], onnx.ModelProto]
+) -> ZooModel:
+    """Returns the entry of a network for ImageNet, by torchvision's architecture."""
+    source = "torchvision's architecture, seeded weights, written here"
+    licence = "none needed: written by this project"
+    return ZooModel(name, source, licence, parameters, gmacs, "input", make, imagenet)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -185,7 +186,7 @@ def recognise(f: Callable[[Any], Any]) -> Activation | None:
     """
     with np.errstate(all="ignore"):
         y = np.broadcast_to(f(PROBES), PROBES.shape)
-        for candidate in (*_plain(f), *_affine(f, y)):
+        for candidate in chain(_plain(f), _affine(f, y)):
             expected = np.broadcast_to(candidate.numpy(PROBES), PROBES.shape)
             if np.allclose(y, expected, rtol=1e-5, atol=1e-6, equal_nan=False):
                 return candidate
@@ -217,7 +218,7 @@ def _affine(f: Callable[[Any], Any], y: Any) -> Iterator[Activation]:
                 yield Activation(kind, (), scale, shift)
     # A line between two bounds: where it is steepest.
     low, high = (float(f(np.float64(x))) for x in (-np.inf, np.inf))
-    x, values = PROBES[near][-STEPS:], y[near][-STEPS:]
+    x, values = PROBES[-STEPS:], y[-STEPS:]
     slopes = np.diff(values) / np.diff(x)
     at = int(np.abs(slopes).argmax())
     slope, shift = float(slopes[at]), float(values[at] - slopes[at] * x[at])

@@ -1312,8 +1312,8 @@ FAULTS: tuple[Fault, ...] = (
         "sums are scaled as the weights were",
         "pass scale_weights",
         f"{PASSES}/plan/scale_weights.py",
-        "sum_scale=1 / scale,",
-        "sum_scale=scale,",
+        "sum_scale=1 / scale)",
+        "sum_scale=scale)",
         ("tests/tvmconv/compiler/test_ranges.py", "-k", "weights"),
     ),
     Fault(

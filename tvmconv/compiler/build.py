@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tvm
@@ -173,13 +173,15 @@ def build(
         toolchain.prepare_cuda(arch)
     seen = seen_on(prepared.graphs[-1].simple, calibrate)
     store = WeightStore()
+    shared = _Shared(target, arch, costs, store, simulation, seen)
     entries: list[Entry] = []
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
     for graph in reversed(prepared.graphs):
-        given = (target, arch, chooser, costs, store, simulation, seen)
-        built = _build_parts(graph, parts, *given) if parts else _build(graph, *given)
-        entry, report = built
+        if parts:
+            entry, report = _build_parts(graph, parts, chooser, shared)
+        else:
+            entry, report = _build(graph, chooser, shared)
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
@@ -195,26 +197,30 @@ def build(
     )
 
 
-def _build(
-    graph: Graph,
-    target: str,
-    arch: str,
-    chooser: Chooser,
-    costs: Costs,
-    store: WeightStore,
-    simulation: Simulation | None,
-    seen: Mapping[str, float],
-) -> tuple[Entry, BuildReport]:
-    """The network of one batch, its weights in `store`."""
-    hardware = chooser.hardware
-    mod, planned = _plan(graph, chooser, seen, pairs=simulation is None)
+@dataclass(frozen=True)
+class _Shared:
+    """All that the batches and parts of a build have in common."""
+
+    target: str
+    arch: str
+    costs: Costs
+    store: WeightStore
+    simulation: Simulation | None
+    #: The largest magnitudes of tensors, by name, of a build that is calibrated.
+    seen: Mapping[str, float]
+
+
+def _build(graph: Graph, chooser: Chooser, shared: _Shared) -> tuple[Entry, BuildReport]:
+    """The network of one batch, its weights in the store."""
+    simulation, store, arch = shared.simulation, shared.store, shared.arch
+    mod, planned = _plan(graph, chooser, shared.seen, pairs=simulation is None)
     if simulation is not None:
         planned = simulated(planned, simulation)
-    report = _report(graph, mod, planned, target, arch, costs, chooser.precision)
+    report = _report(graph, mod, planned, shared.target, arch, shared.costs, chooser.precision)
     with accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned, chooser.precision)], "2_lower")
     mod, weights = lift_weights(mod, store)
-    code, memory = _compile(mod, arch, hardware)
+    code, memory = _compile(mod, arch, chooser.hardware)
     report = replace(
         report,
         peak_activation_bytes=memory.peak_bytes,
@@ -226,15 +232,7 @@ def _build(
 
 
 def _build_parts(
-    graph: Graph,
-    parts: tuple[Part, ...],
-    target: str,
-    arch: str,
-    chooser: Chooser,
-    costs: Costs,
-    store: WeightStore,
-    simulation: Simulation | None,
-    seen: Mapping[str, float],
+    graph: Graph, parts: tuple[Part, ...], chooser: Chooser, shared: _Shared
 ) -> tuple[Entry, BuildReport]:
     """The network of one batch in parts, some of which onnxruntime runs."""
     graphs = part_graphs(graph, parts)
@@ -243,7 +241,7 @@ def _build_parts(
     reports = []
     for part, one, own in zip(parts, graphs, choosers, strict=True):
         if part.side == "compiled":
-            entry, report = _build(one, target, arch, own, costs, store, simulation, seen)
+            entry, report = _build(one, own, shared)
             steps.append(entry)
             reports.append(report)
         else:
@@ -251,7 +249,7 @@ def _build_parts(
             steps.append(OnnxStep(read, made, part.model.SerializeToString()))
     used = {number for step in steps if isinstance(step, Entry) for number in step.weights}
     weights = tuple(sorted(used))
-    stored = sum(store.arrays[number].nbytes for number in weights)
+    stored = sum(shared.store.arrays[number].nbytes for number in weights)
     report = replace(merged(graph, parts, graphs, reports), weight_bytes=stored)
     return Entry(graph.inputs, graph.outputs, b"", weights, tuple(steps)), report
 
@@ -299,12 +297,13 @@ def inspect(
         reports = [_unplanned(largest, missing, target, arch, costs, chooser.precision)]
     else:
         graphs = part_graphs(largest, parts) if parts else prepared.graphs
-        choosers = part_choosers(chooser, parts) if parts else [chooser] * len(graphs)
+        compiled = [(graph, chooser) for graph in graphs]
+        if parts:
+            each = zip(parts, graphs, part_choosers(chooser, parts), strict=True)
+            compiled = [(graph, own) for part, graph, own in each if part.side == "compiled"]
         reports = []
         seen = seen_on(largest.simple, calibrate)
-        for at, (graph, own) in enumerate(zip(graphs, choosers, strict=True)):
-            if parts and parts[at].side != "compiled":
-                continue
+        for graph, own in compiled:
             mod, planned = _plan(graph, own, seen)
             reports.append(_report(graph, mod, planned, target, arch, costs, chooser.precision))
         if parts:

@@ -14,7 +14,7 @@ from tvm import relax
 
 from tvmconv.errors import FeedError
 from tvmconv.images import read_images
-from tvmconv.onnx.kinds import CONVOLUTIONS, PRODUCTS
+from tvmconv.onnx.kinds import LAYERS
 from tvmconv.onnx.model import inputs, specs
 from tvmconv.onnx.ranges.feeds import Feed, checked
 from tvmconv.onnx.ranges.measure import measure
@@ -22,7 +22,6 @@ from tvmconv.passes.regions.region import Region
 from tvmconv.reports.collect.nodes import node_names
 from tvmconv.specs import TensorSpec, batch_of
 
-LAYERS = (*CONVOLUTIONS, *PRODUCTS)
 #: One run of the network, several, or a folder of images.
 Calibrate = str | Path | Feed | Iterable[Feed]
 

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from tvmconv.errors import ModelError, ShapeError, first_line
 from tvmconv.onnx.model import check_batch, fix_shapes, inputs, specs
-from tvmconv.onnx.session import open_session
 from tvmconv.runtime.feeds import random_feeds
+from tvmconv.runtime.session import open_session
 
 #: The parameter `batch` of a build: one batch, or a sequence of buckets.
 Batch = int | Sequence[int] | None

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from tvmconv.onnx.session import open_session
+from tvmconv.runtime.session import open_session
 
 #: Operators whose results are not the same every time.
 RANDOM = (

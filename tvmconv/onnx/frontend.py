@@ -30,7 +30,7 @@ from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
 from tvmconv.onnx.model import drop_unread, infer_shapes, inputs, opset, read_by
 from tvmconv.onnx.quantized.operators import DEQUANTIZE
-from tvmconv.onnx.session import open_session
+from tvmconv.runtime.session import open_session
 
 #: Attributes that name an element type.
 DTYPES = ("dtype", "output_dtype", "precision", "to")
@@ -242,13 +242,14 @@ def _drop_copies(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         first = named.get(COPIED.sub("", node.name), node)
         if first.op_type == DEQUANTIZE:
-            names[node.output[0]] = first.output[0]
+            if node.output[0] != first.output[0]:
+                names[node.output[0]] = first.output[0]
             if first.name in placed:
                 continue
             placed.add(first.name)  # where the first of its copies is read
         written.append(onnx.NodeProto())
         written[-1].CopyFrom(first)
-        rename(written[-1], {name: kept for name, kept in names.items() if name != kept})
+        rename(written[-1], names)
     del graph.node[:]
     graph.node.extend(written)
 

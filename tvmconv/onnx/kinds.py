@@ -14,11 +14,12 @@ import onnx
 from onnx import helper
 
 from tvmconv.onnx.model import shapes_of
-from tvmconv.onnx.quantized.operators import DEQUANTIZE
+from tvmconv.onnx.quantized.operators import DEQUANTIZE, is_standard
 from tvmconv.reports.data.capability import KINDS, TRAITS
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("Gemm", "MatMul")
+LAYERS = (*CONVOLUTIONS, *PRODUCTS)
 #: Fewer input channels than this, in all, are few: a tensor core's tile is 16 wide.
 FEW_CHANNELS = 8
 
@@ -80,7 +81,7 @@ def layers(proto: onnx.ModelProto) -> dict[str, Layer]:
     return {
         node.name: _layer(node, shapes, constants)
         for node in proto.graph.node
-        if node.op_type in CONVOLUTIONS + PRODUCTS and node.domain in ("", "ai.onnx")
+        if is_standard(node, *LAYERS)
     }
 
 

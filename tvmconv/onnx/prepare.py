@@ -64,11 +64,6 @@ class Prepared:
     #: What onnxruntime says of a model that it does not take; empty if it does.
     not_taken: str = ""
 
-    def require_supported(self) -> None:
-        """Raises `UnsupportedOperatorError` that lists `unsupported`, unless that is empty."""
-        if self.unsupported:
-            raise self.refusal()
-
     def refusal(
         self,
         note: str = "",
@@ -109,20 +104,17 @@ def prepare(
     fixed = tuple(map(to_qdq, fixed)) if branches else fixed
     numbers = find_numbers(fixed[-1], str(form.dtype)) if form.eight_bits else {}
     graphs = [_graph(original, form, numbers) for original in fixed]
-    missing = unsupported(graphs[-1].original)
+    missing: Mapping[str, int] = unsupported(graphs[-1].original)
     not_taken = ""
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail
-        if not_taken:
-            break
         try:
             # Folded constants may decide an If, or leave nothing of an operator.
-            simple = _simple(graphs[i].original, numbers)
+            simple, found = _simple(graphs[i].original, numbers)
         except ModelError as error:
             if not missing:
                 raise
             not_taken = error.note or error.what
             break
-        found = unsupported(simple, folded=True)
         made = _outputs(graphs[i].original, simple, declared if found else {})
         graphs[i] = replace(graphs[i], simple=simple, outputs=form.outputs(specs(made, OPEN)))
         missing = found
@@ -131,18 +123,22 @@ def prepare(
     return Prepared(tuple(graphs), missing, is_buckets(batch), not_taken)
 
 
-def _simple(original: onnx.ModelProto, numbers: Mapping[str, Numbers]) -> onnx.ModelProto:
-    """The graph of one batch in fewer nodes. Raises `ModelError` if onnxruntime takes no such
-    model."""
+def _simple(
+    original: onnx.ModelProto, numbers: Mapping[str, Numbers]
+) -> tuple[onnx.ModelProto, Mapping[str, int]]:
+    """The graph of one batch in fewer nodes, and what can't be built of it. Raises `ModelError` if
+    onnxruntime takes no such model."""
     wide = frontend.widen(feed_numbers(original, numbers))
     simple = sink(frontend.simplify(wide))
+    if not (missing := unsupported(simple, folded=True)):
+        return simple, missing
     refused = [node for node, why in verdicts(simple, folded=True) if why is not None]
-    if refused and any(node in refused for node in frontend.folds_to_constants(simple)):
+    if any(node in refused for node in frontend.folds_to_constants(simple)):
         # Such as NonZero of a constant.
         simple = sink(frontend.simplify(wide, fold_all=True))
     if refused:
         add_known_shapes(simple)
-    return simple
+    return simple, unsupported(simple, folded=True)
 
 
 def _outputs(

@@ -23,7 +23,7 @@ import onnxruntime
 from onnx import helper, numpy_helper
 
 from tvmconv.onnx.branches import known_shapes
-from tvmconv.onnx.session import open_session
+from tvmconv.runtime.session import open_session
 
 Constants = Mapping[str, onnx.TensorProto]
 #: One for each input of a node; empty where it is not known.

@@ -22,24 +22,15 @@ from typing import Literal
 import onnx
 
 from tvmconv.onnx.branches import RANDOM, known_shapes
+from tvmconv.onnx.kinds import LAYERS
 from tvmconv.onnx.model import inputs, read_by
+from tvmconv.onnx.quantized.operators import STANDARD, is_standard
 from tvmconv.onnx.supported import DTYPES, operator, verdicts
+from tvmconv.reports.data.parts import FallbackReport
 
 Side = Literal["compiled", "onnxruntime"]
 SIDES: tuple[Side, Side] = ("compiled", "onnxruntime")
-#: A compiled part has one of these.
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 NO_LAYER = "no convolution or product beside it that could be compiled"
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a node runs in onnxruntime."""
-
-    #: Of the node.
-    name: str
-    operator: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +42,7 @@ class Part:
     #: other parts or the caller read. It has its constants, also where another part has them too.
     model: onnx.ModelProto
     #: One for each node, in order, but those that constants decide; none if it is compiled.
-    reasons: tuple[Reason, ...] = ()
+    reasons: tuple[FallbackReport, ...] = ()
 
 
 def cut(proto: onnx.ModelProto) -> tuple[Part, ...]:
@@ -67,7 +58,7 @@ def cut(proto: onnx.ModelProto) -> tuple[Part, ...]:
             level
             for level in levels
             if not any(at in reasons for at in level)
-            and not any(_is_layer(proto.graph.node[at]) for at in level)
+            and not any(is_standard(proto.graph.node[at], *LAYERS) for at in level)
         ]
         if not idle:
             break
@@ -84,7 +75,7 @@ def node_reasons(proto: onnx.ModelProto) -> dict[int, str]:
     found: dict[int, str] = {}
     for at, (node, reason) in enumerate(verdicts(proto, folded=True)):
         if reason is not None:
-            foreign = node.domain not in ("", "ai.onnx")
+            foreign = node.domain not in STANDARD
             found[at] = reason or ("no operator of ONNX's own" if foreign else "not implemented")
             continue
         for name in (*read_by(node), *filter(None, node.output)):
@@ -122,10 +113,6 @@ def _shared(graph: onnx.GraphProto, reasons: Mapping[int, str]) -> set[int]:
             found.add(at)
             known.update(node.output)
     return found
-
-
-def _is_layer(node: onnx.NodeProto) -> bool:
-    return node.op_type in LAYERS and node.domain in ("", "ai.onnx")
 
 
 def _levels(
@@ -201,7 +188,9 @@ def _part(
     model.graph.value_info.extend(types[name] for name in types if name in inner)
     if side == "compiled":
         return Part(side, model)
-    told = (Reason(graph.node[at].name, operator(graph.node[at]), reasons[at]) for at in level)
+    told = (
+        FallbackReport(graph.node[at].name, operator(graph.node[at]), reasons[at]) for at in level
+    )
     return Part(side, model, tuple(told))
 
 

@@ -76,8 +76,9 @@ def _require_plain(plain: TensorSpec, asked: TensorSpec) -> None:
 def _require_one_form(graph: Graph, graphs: list[Graph]) -> None:
     """Every reader and writer of a tensor has to see it in one form."""
     seen: dict[str, TensorSpec] = {spec.name: spec for spec in graph.inputs}
-    for one in (*(spec for each in graphs for spec in (*each.outputs, *each.inputs)),):
-        _require_plain(one, seen.setdefault(one.name, one))
+    for each in graphs:
+        for spec in (*each.outputs, *each.inputs):
+            _require_plain(spec, seen.setdefault(spec.name, spec))
     for spec in graph.outputs:
         _require_plain(seen.get(spec.name, spec), spec)
 

@@ -10,7 +10,7 @@ from tvmconv.onnx.prepare import Graph
 from tvmconv.parts.cut import Part
 from tvmconv.reports.collect.fates import fates_of_original
 from tvmconv.reports.data.build import BuildReport
-from tvmconv.reports.data.parts import CrossingReport, FallbackReport, PartReport
+from tvmconv.reports.data.parts import CrossingReport, PartReport
 from tvmconv.specs import batch_of
 
 #: The fate of a node, before the reason.
@@ -42,14 +42,9 @@ def merged(
         kernels=tuple(chain.from_iterable(one.kernels for one in reports)),
         output_bytes=sum(one.output_bytes for one in reports),
         batch=batch_of(graph.inputs),
-        parts=tuple(map(_part, parts)),
+        parts=tuple(PartReport(one.side, len(one.model.graph.node), one.reasons) for one in parts),
         crossings=tuple(_crossings(parts, graphs, largest.target == "cuda")),
     )
-
-
-def _part(part: Part) -> PartReport:
-    told = (FallbackReport(one.name, one.operator, one.reason) for one in part.reasons)
-    return PartReport(part.side, len(part.model.graph.node), tuple(told))
 
 
 def _crossings(

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from tvmconv.errors import ModelError, QuantizationError, first_line
-from tvmconv.onnx.session import open_session
+from tvmconv.runtime.session import open_session
 
 Feeds = Sequence[Mapping[str, Any]]
 

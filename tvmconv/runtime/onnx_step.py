@@ -1,5 +1,4 @@
-"""A step of a run that onnxruntime computes. Nothing else of the runtime knows onnxruntime, which
-is not imported before such a step is loaded."""
+"""A step of a run that onnxruntime computes, which is not imported before such a step is loaded."""
 
 from __future__ import annotations
 
@@ -8,10 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from tvmconv.errors import ArtifactError, TargetError, TvmconvError, first_line
-
-#: onnxruntime's levels of severity.
-WARNING, FATAL = 2, 4
-CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,32 +30,23 @@ class Session:
         it does not take.
         """
         try:
-            import onnxruntime
+            from tvmconv.runtime.session import open_session
         except ImportError as error:
             raise TargetError(
                 "a part of this network runs in onnxruntime, which is not installed",
                 hint="pip install onnxruntime",
             ) from error
         self._step = step
-        gpu = target == "cuda" and CUDA in onnxruntime.get_available_providers()
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = FATAL
         # Between two runs the other parts need the cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Kernels that are made log to no session's logger.
-        onnxruntime.set_default_logger_severity(FATAL)
+        config = {"session.intra_op.allow_spinning": "0"}
         try:
-            self._session = onnxruntime.InferenceSession(
-                step.model, options, providers=[CUDA, CPU] if gpu else [CPU]
-            )
+            self._session = open_session(step.model, config=config, cuda=target == "cuda")
         except Exception as error:  # its exceptions have no common base
             raise ArtifactError(
                 "onnxruntime does not take a part of this network",
                 note=first_line(error),
                 hint="build it again, with the version of onnxruntime that runs it",
             ) from error
-        finally:
-            onnxruntime.set_default_logger_severity(WARNING)
 
     def run(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
         """Returns the step's results by name. arrays: NumPy's, at least those that the step reads.

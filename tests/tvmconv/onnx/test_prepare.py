@@ -10,6 +10,7 @@ from tests.support.fallbacks import of_domain
 from tests.support.models import Graph, residual_net
 from tvmconv.errors import ModelError, ShapeError, UnsupportedOperatorError
 from tvmconv.onnx.prepare import prepare
+from tvmconv.parts.fallback import find_parts
 from tvmconv.runtime.io_form import IoForm
 
 
@@ -19,7 +20,7 @@ def test_there_is_a_graph_for_every_batch_the_smallest_first() -> None:
     assert [graph.outputs[0].shape[0] for graph in prepared.graphs] == [1, 8]
     assert prepared.any_batch
     assert not prepared.unsupported
-    prepared.require_supported()
+    assert find_parts(prepared, "none") == ()
 
 
 @pytest.mark.parametrize("batch", [3, [3]])
@@ -64,7 +65,7 @@ def test_what_cannot_be_built_is_listed_and_raised_only_if_asked() -> None:
     (graph,) = prepared.graphs
     assert [node.op_type for node in graph.simple.graph.node] == ["Conv", "Unique"]
     with pytest.raises(UnsupportedOperatorError, match=r"Unique .*x1"):
-        prepared.require_supported()
+        find_parts(prepared, "none")
 
 
 def test_what_onnxruntime_does_not_take_stays_as_it_is() -> None:

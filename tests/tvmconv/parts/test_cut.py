@@ -12,9 +12,9 @@ from onnx import TensorProto, helper
 from tests.support.fallbacks import NETWORKS, SHAPE, of_domain, typed
 from tests.support.models import Graph
 from tvmconv.onnx.prepare import prepare
-from tvmconv.onnx.session import open_session
 from tvmconv.parts.cut import NO_LAYER, Part, cut
 from tvmconv.runtime.io_form import IoForm
+from tvmconv.runtime.session import open_session
 
 
 def parts_of(model: onnx.ModelProto) -> tuple[Part, ...]:

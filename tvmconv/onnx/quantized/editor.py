@@ -14,7 +14,7 @@ from onnx import helper, numpy_helper, shape_inference
 
 from tvmconv.errors import ModelError, first_line
 from tvmconv.onnx.quantized.operators import MOVES, POOLS, STANDARD, is_standard
-from tvmconv.onnx.session import open_session
+from tvmconv.runtime.session import open_session
 
 Array = NDArray[Any]
 

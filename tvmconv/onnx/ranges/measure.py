@@ -15,7 +15,7 @@ from onnx import helper
 from tvmconv.errors import ModelError, first_line
 from tvmconv.onnx.branches import tensor_names
 from tvmconv.onnx.model import inputs
-from tvmconv.onnx.session import open_session
+from tvmconv.runtime.session import open_session
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import Any
 import tvm
 from tvm import relax
 
+from schedules.keep_nan import is_float
 from tvmconv.passes import graph
 from tvmconv.passes.kernels.fuse_casts import FURTHER
 from tvmconv.passes.simplify.axis_orders import BINARY, UNARY
@@ -50,5 +51,8 @@ def copy_casts() -> tvm.transform.Pass:
 def _widens(cast: relax.Call) -> bool:
     """True for a cast of floats to wider ones."""
     before, after = graph.dtype(cast.args[0]), graph.dtype(cast)
-    floats = all("float" in one for one in (before, after))
-    return floats and graph.element_bytes(before) < graph.element_bytes(after)
+    return (
+        is_float(before)
+        and is_float(after)
+        and graph.element_bytes(before) < graph.element_bytes(after)
+    )

@@ -12,7 +12,8 @@ from typing import Any
 from tvm import s_tir
 from tvm.s_tir.dlight.analysis import SBlockInfo
 
-from tvmconv.passes.kernels.gpu_schedules import _Rule
+from intrinsics.record import WARP_SIZE
+from tvmconv.passes.kernels.gpu_schedules import MOST_THREADS, Rule
 from tvmconv.passes.kernels.gpu_steps import (
     THREADS,
     largest_divisor,
@@ -21,15 +22,11 @@ from tvmconv.passes.kernels.gpu_steps import (
     vectorize,
 )
 
-#: Threads of a warp, which exchange sums without shared memory.
-WARP = 32
 #: The most elements of a row that a thread keeps in registers.
 MOST_KEPT = 64
-#: The most threads that share a row.
-MOST_THREADS = 1024
 
 
-class Rows(_Rule):
+class Rows(Rule):
     """Reductions of rows, then what is computed from their results, element by element."""
 
     def schedule(self, sch: s_tir.Schedule, blocks: list[SBlockInfo], enough: int) -> bool:
@@ -98,9 +95,9 @@ def _rows(extent: int, lanes: int) -> int:
 def _lanes(vectors: int, columns: int) -> int:
     """The threads of a row: those that have the same number of vectors each, if they are not few;
     more than a warp where a thread would keep too many elements."""
-    lanes = math.gcd(vectors, WARP)
-    if lanes * 4 < min(vectors, WARP):
-        lanes = min(WARP, 1 << (vectors - 1).bit_length())  # the last have none at times
+    lanes = math.gcd(vectors, WARP_SIZE)
+    if lanes * 4 < min(vectors, WARP_SIZE):
+        lanes = min(WARP_SIZE, 1 << (vectors - 1).bit_length())  # the last have none at times
     while columns > lanes * MOST_KEPT and lanes < MOST_THREADS:
         lanes *= 2
     return lanes

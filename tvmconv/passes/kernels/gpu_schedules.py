@@ -42,16 +42,17 @@ MOST_TAPS = 64
 MOST_COLUMNS = 4
 #: With fewer threads than this, vectors are made narrower to get more threads.
 FEW_THREADS = 2048
-#: The most threads that reduce to one number.
+#: The most threads that reduce to one number together.
 MOST_THREADS = 1024
 #: Rows, and columns, of a tile that is transposed through shared memory.
 TILE = 32
 
 
-class _Rule(GPUScheduleRule):
+class Rule(GPUScheduleRule):
     """A rule for functions whose blocks form a chain to one output."""
 
     def apply(self, func: tirx.PrimFunc, target: Target, _: bool) -> s_tir.Schedule | None:
+        """Schedules a function for a GPU; returns None for another function or target."""
         if not isinstance(func, tirx.PrimFunc) or not self.is_target_available(target):
             return None
         # A second reference: a schedule changes in place what it alone refers to.
@@ -75,7 +76,7 @@ class _Rule(GPUScheduleRule):
         raise NotImplementedError
 
 
-class Windows(_Rule):
+class Windows(Rule):
     """Pooling: every output reduces a small window, not one of a whole image.
 
     A thread reduces a vector of adjacent channels. Operators before the window (padding, a cast)
@@ -156,7 +157,7 @@ def _schedule_window(
         unroll(sch, block, thread)
 
 
-class Totals(_Rule):
+class Totals(Rule):
     """A reduction of all elements to one number, with what is computed from that number alone.
 
     One block of threads: each thread reduces every so many elements, then the threads reduce what
@@ -234,7 +235,7 @@ class Samples(GPUScheduleRule):
         return sch
 
 
-class Elementwise(_Rule):
+class Elementwise(Rule):
     """Elementwise operators: casts, sums, scales, concatenations.
 
     A thread computes one vector. Inputs that are read at other positions, or under a condition,
@@ -284,7 +285,7 @@ def _schedule_elementwise(sch: s_tir.Schedule, out: Any, kept: list[Any], enough
         vectorize(sch, block)
 
 
-class Transposition(_Rule):
+class Transposition(Rule):
     """Transposition, such as NCHW to NHWC, with or without a cast.
 
     A block reads a tile along the input's innermost axis and writes it along the output's, through

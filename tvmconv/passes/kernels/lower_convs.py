@@ -49,11 +49,9 @@ class _Lower(PyExprMutator):
         #: the same value; and the variable that is being bound.
         self.stand_ins: dict[relax.Var, relax.Var] = {}
         self.bound: relax.Var | None = None
-        #: Tensors times a power of two, as convolutions read them.
-        self.scaled: dict[tuple[relax.Var, float], relax.Var] = {}
         self.names = kernel_names(plan.values())
-        #: What `_cast` has made.
-        self.casts: dict[relax.Expr, relax.Expr] = {}
+        #: What `_cast` has made, by the tensor and the power of two.
+        self.casts: dict[tuple[relax.Expr, float], relax.Expr] = {}
         self.kernels: dict[tuple[ConvWorkload, Any, Hardware], tvm.ir.GlobalVar] = {}
         #: The tensor of each variable that kernels write, as far as it is written; and how many
         #: convolutions are still to write to it.
@@ -138,12 +136,7 @@ class _Lower(PyExprMutator):
             return region.x
         x = self.visit_expr(region.x)
         if x.ty.dtype == FP32.name and not numbers:
-            key = region.x, region.x_scale
-            if key not in self.scaled:
-                factor = relax.const(region.x_scale, FP32.name)  # before it is narrowed
-                wide = self.builder_.emit(relax.op.multiply(x, factor))
-                self.scaled[key] = self.builder_.emit(relax.op.astype(wide, self.narrow))
-            return self.scaled[key]
+            return self._cast(x, region.x_scale)
         if region.integers:
             top, left, bottom, right = region.widths
             around = [0, 0, top, bottom, left, right, 0, 0]
@@ -245,11 +238,15 @@ class _Lower(PyExprMutator):
         # The cast first: it is fused into what is reshaped, and a reshape alone costs nothing.
         return self._reshaped(self._cast(inner), shape(value))
 
-    def _cast(self, value: relax.Expr) -> relax.Expr:
-        """`value` in the dtype that convolutions read, cast once for all that read it."""
-        if value not in self.casts:
-            self.casts[value] = self.builder_.emit(relax.op.astype(value, self.narrow))
-        return self.casts[value]
+    def _cast(self, value: relax.Expr, scale: float = 1.0) -> relax.Expr:
+        """`value`, in fp32, times a power of two, in the dtype that convolutions read: computed
+        once for all that read it."""
+        key = value, scale
+        if key not in self.casts:
+            if scale != 1:
+                value = self.builder_.emit(relax.op.multiply(value, relax.const(scale, FP32.name)))
+            self.casts[key] = self.builder_.emit(relax.op.astype(value, self.narrow))
+        return self.casts[key]
 
     def _existing_narrow(self, arg: relax.Expr) -> relax.Expr | None:
         """The narrow value of which `arg` is a widened copy; `arg` itself if it is no tensor."""

@@ -60,7 +60,10 @@ def balance_ranges(
         if max(float(np.abs(changed[one].weight).max()) for one in after) > LARGEST:
             continue
         if scale.max() > FAR or scale.min() < 1 / FAR:
-            changed = {at: _noted(one, at is var) for at, one in changed.items()}
+            changed = {
+                at: one.noted(f"{'result' if at is var else 'x'} by channel")
+                for at, one in changed.items()
+            }
         balanced.update(changed)
     return balanced
 
@@ -79,11 +82,6 @@ def moved(
     for one in after:
         found[one] = replace(regions[one], weight=scaled_by_input(regions[one], 1 / scale))
     return found
-
-
-def _noted(region: Region, writes: bool) -> Region:
-    what = "result" if writes else "x"
-    return replace(region, kept=(*region.kept, f"{what} by channel"))
 
 
 def may_scale(region: Region) -> bool:

@@ -61,10 +61,10 @@ def _written(
     after = sole_readers(var, regions, flow)
     floats = not any(is_quantised(regions[one]) for one in after)
     if not after or not floats or not may_scale(region):
-        return {var: replace(region, wide=True, kept=(*region.kept, "result in fp32"))}
+        return {var: replace(region, wide=True).noted("result in fp32")}
     changed = moved(var, np.full(region.k, scale), after, regions)
-    changed[var] = _noted(changed[var], f"result {times(scale)}")
-    return changed | {one: _noted(changed[one], f"x {times(scale)}") for one in after}
+    changed[var] = changed[var].noted(f"result {times(scale)}")
+    return changed | {one: changed[one].noted(f"x {times(scale)}") for one in after}
 
 
 def _read(region: Region, magnitudes: Magnitudes, regions: Mapping[relax.Var, Region]) -> Region:
@@ -72,9 +72,9 @@ def _read(region: Region, magnitudes: Magnitudes, regions: Mapping[relax.Var, Re
     scale, residual = magnitudes.scale(region.x), magnitudes.scale(region.residual)
     if scale != 1 and in_floats(region.x, regions):
         weight = region.weight.astype(np.float64) / scale
-        region = _noted(replace(region, x_scale=scale, weight=weight), f"x {times(scale)}")
+        region = replace(region, x_scale=scale, weight=weight).noted(f"x {times(scale)}")
     if residual != 1 and in_floats(region.residual, regions):
-        region = _noted(replace(region, wide_residual=True), "residual in fp32")
+        region = replace(region, wide_residual=True).noted("residual in fp32")
     return region
 
 
@@ -84,10 +84,6 @@ def in_floats(tensor: relax.Expr | None, regions: Mapping[relax.Var, Region]) ->
         return False
     writer = regions.get(tensor) if isinstance(tensor, relax.Var) else None
     return writer is None or writer.wide
-
-
-def _noted(region: Region, what: str) -> Region:
-    return replace(region, kept=(*region.kept, what))
 
 
 def times(scale: float) -> str:

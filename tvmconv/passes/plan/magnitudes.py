@@ -54,6 +54,12 @@ def _tensors(value: relax.Expr) -> Iterator[relax.Expr]:
                 yield tensor
 
 
+def _within(largest: float, limits: tuple[float, float]) -> bool:
+    """True for a magnitude that needs no scale, or that none helps: zero, infinity, NaN."""
+    low, high = limits
+    return largest == 0 or low <= largest <= high or not np.isfinite(largest)
+
+
 class Magnitudes:
     """The magnitudes of a graph's tensors. seen: the largest on feeds, by variable."""
 
@@ -73,10 +79,9 @@ class Magnitudes:
         if not isinstance(tensor, relax.Var):
             return 1.0
         largest = self._seen.get(tensor)
-        low, high = GUESSED if largest is None else SEEN
+        limits = GUESSED if largest is None else SEEN
         largest = self._guessed.get(tensor, USUAL) if largest is None else largest
-        kept = largest == 0 or low <= largest <= high or not np.isfinite(largest)
-        return 1.0 if kept else float(power_of_two(largest))
+        return 1.0 if _within(largest, limits) else float(power_of_two(largest))
 
     def _guess(self, var: relax.Var) -> float:
         """The magnitude that inputs of the usual size, or of one that is not usual, would give."""
@@ -100,9 +105,8 @@ class Magnitudes:
         if region.residual is not None and not region.residual_last:
             largest = max(largest, self._size(region.residual))
         if not region.activation.has_slopes:
-            with np.errstate(
-                over="ignore", invalid="ignore"
-            ):  # of exp, where a sigmoid has reached its limits
+            # Of exp, where a sigmoid has reached its limits.
+            with np.errstate(over="ignore", invalid="ignore"):
                 given = region.activation.numpy(np.array([-largest, 0.0, largest]))
             largest = float(np.abs(given).max())
         if region.residual is not None and region.residual_last:
@@ -118,5 +122,4 @@ class Magnitudes:
         if tensor in self._seen:
             return self._seen[tensor]
         guess = self._guessed.get(tensor, USUAL)
-        usual = guess == 0 or GUESSED[0] <= guess <= GUESSED[1] or not np.isfinite(guess)
-        return USUAL if usual else guess
+        return USUAL if _within(guess, GUESSED) else guess

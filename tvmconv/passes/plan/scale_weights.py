@@ -68,14 +68,10 @@ def _scaled(region: Region, given: bool) -> Region:
     if _kept(filters.reshape(1, -1)) and not converted:
         if not given or region.result or _kept(filters):
             return region
-        region = replace(region, wide=True, kept=(*region.kept, "result in fp32"))
+        region = replace(region, wide=True).noted("result in fp32")
     scale = power_of_two(np.abs(filters).max(axis=1).astype(np.float64))
-    return replace(
-        region,
-        weight=scaled(region, scale),
-        sum_scale=1 / scale,
-        kept=(*region.kept, "weights by channel"),
-    )
+    changed = replace(region, weight=scaled(region, scale), sum_scale=1 / scale)
+    return changed.noted("weights by channel")
 
 
 def _kept(filters: NDArray[Any]) -> bool:

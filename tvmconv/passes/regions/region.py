@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -107,3 +107,7 @@ class Region:
     def linear(self) -> bool:
         """True if it has no residual, no activation and no quantised result so far."""
         return self.residual is None and self.activation.kind == "none" and not self.result
+
+    def noted(self, what: str) -> Region:
+        """Returns the region with one thing more in `kept`."""
+        return replace(self, kept=(*self.kept, what))

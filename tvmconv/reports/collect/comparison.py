@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from tvmconv.errors import ModelError, first_line
 from tvmconv.onnx import model as onnx_model
 from tvmconv.onnx.quantized.operators import QUANTIZE
-from tvmconv.onnx.session import open_session
 from tvmconv.reports.collect.lost_ranges import lost_ranges
 from tvmconv.reports.data.comparison import (
     BOUND,
@@ -30,6 +29,7 @@ from tvmconv.reports.data.comparison import (
 )
 from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.io_form import arranged, feeds_to_model, model_shape
+from tvmconv.runtime.session import open_session
 from tvmconv.specs import OPEN
 
 #: The relative l2 error from which a cause is looked for. What rounding alone explains is below,

@@ -1,27 +1,39 @@
-"""Sessions of onnxruntime that write nothing to the terminal; it raises what it would say."""
+"""Sessions of onnxruntime that write nothing to the terminal; it raises what it would say.
+
+The runtime imports this file where a network has a part for onnxruntime, and not before.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import onnx
 import onnxruntime
 
 #: onnxruntime's levels of severity.
 WARNING, FATAL = 2, 4
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 
 
 def open_session(
-    model: onnx.ModelProto | bytes,
+    model: Any,
     options: onnxruntime.SessionOptions | None = None,
     disabled: Sequence[str] = (),
+    config: Mapping[str, str] | None = None,
+    cuda: bool = False,
 ) -> onnxruntime.InferenceSession:
-    """Returns a session on the CPU. disabled: optimisations to leave out.
+    """Returns a session.
+
+    model: an ONNX file, as bytes, or a proto. disabled: optimisations to leave out. config: entries
+    to add to the options. cuda: use onnxruntime's CUDA provider where it is installed, else the CPU.
 
     Raises whatever onnxruntime raises: its exceptions have no common base.
     """
     options = options or onnxruntime.SessionOptions()
     options.log_severity_level = FATAL
+    for key, value in (config or {}).items():
+        options.add_session_config_entry(key, value)
+    on_gpu = cuda and CUDA in onnxruntime.get_available_providers()
     # Kernels that are made log to no session's logger. There is no asking for the level that was
     # set before; this is the one that onnxruntime begins with.
     onnxruntime.set_default_logger_severity(FATAL)
@@ -29,7 +41,7 @@ def open_session(
         return onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else model.SerializeToString(),
             options,
-            providers=["CPUExecutionProvider"],
+            providers=[CUDA, CPU] if on_gpu else [CPU],
             disabled_optimizers=list(disabled),
         )
     finally:
