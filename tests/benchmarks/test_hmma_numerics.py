@@ -18,6 +18,7 @@ from benchmarks.hmma_tiles import KINDS
 from intrinsics.numerics.arithmetic import H100, Numerics
 from intrinsics.record import TensorIntrinsic
 from tests.support import sass
+from tests.support.thinned import thinned
 from tvmconv.runtime import gpu
 
 
@@ -102,7 +103,7 @@ def test_tiles_are_of_the_kind(kind: str, form: TensorIntrinsic) -> None:
 @pytest.mark.skipif(not sass.available(), reason="no cuobjdump")
 @pytest.mark.parametrize(
     ("form", "name"),
-    list(zip(FORMS, ("F32", "F16", "F32.BF16"), strict=True)),
+    thinned(list(zip(FORMS, ("F32", "F16", "F32.BF16"), strict=True)), 3),
     ids=("fp32", "fp16", "bf16"),
 )
 def test_a_form_compiles_to_its_one_instruction(

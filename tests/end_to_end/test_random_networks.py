@@ -11,7 +11,7 @@ from tests.support.random_networks import random_network
 #: Relative l2 error of an output: a dozen layers in fp16.
 BOUND = 5e-3
 #: Networks of the default suite, and of a slow test.
-FEW, MANY = 8, 250
+FEW, MANY = 5, 250
 
 
 def check(seed: int) -> None:

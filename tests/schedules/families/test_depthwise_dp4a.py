@@ -30,6 +30,7 @@ from schedules.registry import family
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import integers, kernels, sass
+from tests.support.thinned import thinned
 from tests.support.workloads import INT8_WORKLOADS, RELU, SAME, WORKLOADS, quantised
 from tvmconv.compiler import toolchain
 
@@ -157,7 +158,7 @@ def compare(
 
 
 @on_cpu
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", thinned(CASES, 2))
 def test_it_gives_what_onnxruntime_gives(name: str) -> None:
     w, config = CASES[name]
     assert not problems(w, config, SM_80)

@@ -26,6 +26,7 @@ from tests.schedules.families.test_few_channels import CASES, FAMILY, SM_80, SM_
 from tests.schedules.families.test_few_channels_pool import CASES as POOLED
 from tests.schedules.families.test_few_channels_pool import RESNET, unpooled
 from tests.support import integers, kernels, sass
+from tests.support.thinned import thinned
 from tests.support.workloads import INT8_WORKLOADS, SAME, quantised
 
 on_cpu = pytest.mark.skipif(not emulator.available(), reason="no g++")
@@ -87,7 +88,7 @@ def compare(w: ConvWorkload, config: Any, execute: Any = emulator.run) -> Any:
 
 
 @on_cpu
-@pytest.mark.parametrize("name", TRIED)
+@pytest.mark.parametrize("name", thinned(TRIED, 2))
 def test_it_gives_what_onnxruntime_gives(name: str) -> None:
     w, config = TRIED[name]
     assert not problems(w, config, SM_90)

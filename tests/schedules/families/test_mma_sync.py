@@ -20,6 +20,7 @@ from schedules.machine.hardware import CPU, Hardware
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels
+from tests.support.thinned import thinned
 from tests.support.workloads import FP16_SUMS, WORKLOADS
 from tvmconv.compiler import toolchain
 
@@ -39,7 +40,7 @@ def check(w: ConvWorkload, config: MmaSyncConfig, hardware: Any, execute: Any = 
 
 
 @on_cpu
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", thinned(TAKEN, 2))
 def test_default_gives_what_onnxruntime_gives(name: str) -> None:
     w = TAKEN[name]
     check(w, FAMILY.match(w, SM_90A).config, SM_90A, emulator.run)
@@ -66,7 +67,7 @@ def configs() -> Iterator[Any]:
 
 
 @on_cpu
-@pytest.mark.parametrize(("w", "config"), list(configs()))
+@pytest.mark.parametrize(("w", "config"), thinned(list(configs()), 3))
 def test_knobs(w: ConvWorkload, config: MmaSyncConfig) -> None:
     check(w, config, SM_90A, emulator.run)
 
@@ -109,7 +110,7 @@ BROKEN = {
 
 
 @on_cpu
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", thinned(BROKEN, 2))
 def test_a_broken_kernel_is_noticed(name: str) -> None:
     config, pattern, replacement = BROKEN[name]
     with pytest.raises((AssertionError, KernelFault), match=r"off|not finite|has ended"):

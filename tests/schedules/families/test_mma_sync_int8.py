@@ -33,6 +33,7 @@ from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.schedules.families.test_mma_sync import FAMILY, SM_80, SM_90A
 from tests.support import integers, kernels, sass
+from tests.support.thinned import thinned
 from tests.support.workloads import ALL, INT8_WORKLOADS, SAME, quantised
 
 on_cpu = pytest.mark.skipif(not emulator.available(), reason="no g++")
@@ -105,7 +106,7 @@ def compare(
 
 
 @on_cpu
-@pytest.mark.parametrize("name", TRIED)
+@pytest.mark.parametrize("name", thinned(TRIED, 2))
 def test_it_gives_what_onnxruntime_gives(name: str) -> None:
     compare(*TRIED[name])
 

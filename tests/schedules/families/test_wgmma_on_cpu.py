@@ -21,6 +21,7 @@ from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.schedules.families.test_wgmma import FAMILY, FUSED, HOPPER, SAME, TRIED, W
 from tests.support import kernels
+from tests.support.thinned import thinned
 from tests.support.workloads import FP32_OUT, WORKLOADS
 
 pytestmark = pytest.mark.skipif(not emulator.available(), reason="no g++")
@@ -170,7 +171,7 @@ BROKEN = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@pytest.mark.parametrize("name", thinned(BROKEN, 3))
 def test_a_broken_kernel_is_noticed(name: str) -> None:
     (w, config), pattern, replacement, complaint = BROKEN[name]
 

@@ -14,6 +14,7 @@ import pytest
 import tvmconv
 from tests.support import emulated, graphs, sass
 from tests.support.models import Array, Graph
+from tests.support.thinned import thinned
 from tvmconv.compiler import toolchain
 
 NAN, INF = np.nan, np.inf
@@ -142,7 +143,7 @@ def test_on_a_gpu_it_is_one_instruction(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["Relu", "Clip", "LeakyRelu", "PRelu", "Sigmoid"])
-@pytest.mark.parametrize("channels", [3, 64])
+@pytest.mark.parametrize("channels", thinned([3, 64], 2))
 def test_fused_into_a_kernel_for_a_gpu(channels: int, name: str) -> None:
     """Its CUDA text, in the emulator, by the families that sm_90a has for few and many channels.
 

@@ -27,6 +27,7 @@ from benchmarks.zoo.generated import resnet
 from benchmarks.zoo.inputs import imagenet
 from tests.support.calibrated import feeds, quantized, ran
 from tests.support.models import Graph, residual_net
+from tests.support.thinned import thinned
 from tvmconv.quantization import accuracy
 from tvmconv.quantization.network import prepare
 
@@ -88,7 +89,7 @@ def network(name: str) -> tuple[onnx.ModelProto, list[dict[str, Array]], list[di
 @pytest.mark.parametrize(
     ("name", "method"),
     [
-        *(("residual_net", method) for method in CALIBRATION),
+        *thinned((("residual_net", method) for method in CALIBRATION), 3),
         ("resnet10", "entropy"),
         pytest.param("resnet10", "percentile", marks=pytest.mark.slow),
         pytest.param("mobilenet_v2", "entropy", marks=pytest.mark.slow),

@@ -117,7 +117,7 @@ def test_a_softmax_in_another_shape_is_found() -> None:
     "network",
     [
         pytest.param("resnet18", marks=pytest.mark.slow),
-        "mobilenet_v2",
+        pytest.param("mobilenet_v2", marks=pytest.mark.slow),
         "light_shufflenet",
         pytest.param("rapidocr_rec", marks=pytest.mark.slow),
     ],

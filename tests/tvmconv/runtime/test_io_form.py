@@ -189,7 +189,8 @@ def readers_of_the_input(mod: tvm.IRModule) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("name", [pytest.param("resnet18", marks=pytest.mark.slow), "mobilenet_v2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2"])
 def test_the_first_convolution_reads_what_is_fed(name: str) -> None:
     model = zoo.load(name)
     mod = lowered(model, IoForm("float16", "NHWC"), 1)

@@ -51,11 +51,12 @@ WIDE = ("ieee", "v100", "h100")
 @pytest.mark.parametrize(
     ("model", "size", "wide_by"),
     [
-        (residual_net(1, size=21), SIZE, WIDE),
+        (residual_net(1, size=21), SIZE, WIDE[-1:]),
+        pytest.param(residual_net(1, size=21), SIZE, WIDE, marks=pytest.mark.slow),
         pytest.param(mixed_net(), (1, 3, 12, 10), WIDE[-1:], marks=pytest.mark.slow),
         pytest.param(mixed_net(), (1, 3, 12, 10), WIDE, marks=pytest.mark.slow),
     ],
-    ids=["residual", "mixed", "mixed, by all"],
+    ids=["residual", "residual, by all", "mixed", "mixed, by all"],
 )
 def test_ieee_is_llvm_and_a_chip_is_near(
     model: onnx.ModelProto, size: tuple[int, ...], wide_by: tuple[str, ...]

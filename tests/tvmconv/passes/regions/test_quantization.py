@@ -14,6 +14,7 @@ import pytest
 import tvmconv
 from tests.support.models import Graph, random_feed
 from tests.support.qdq import S8, U8, ZERO, conv, pair, weight
+from tests.support.thinned import thinned
 from tvmconv.runtime.executable import Executable
 
 SHAPE = [2, 16, 9, 8]
@@ -91,7 +92,7 @@ def steps(model: onnx.ModelProto, net: Executable) -> Any:
     return np.abs(got - expected(model, feed)) / constants[last.input[1]]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", thinned(MODELS, 2))
 def test_steps_of_onnxruntime(name: str) -> None:
     make, reading, writing = MODELS[name]
     model = make()
