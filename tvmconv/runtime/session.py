@@ -25,7 +25,7 @@ def open_session(
     """Returns a session.
 
     model: an ONNX file, as bytes, or a proto. disabled: optimisations to leave out. config: entries
-    to add to the options. cuda: use onnxruntime's CUDA provider where it is installed, else the CPU.
+    to add to the options. cuda: use its CUDA provider where that is installed, else the CPU.
 
     Raises whatever onnxruntime raises: its exceptions have no common base.
     """
