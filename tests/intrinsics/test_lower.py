@@ -68,13 +68,9 @@ TRIED = [i for i in INTRINSICS if i.accumulator_dtype != "int32" or i.m == i.n]
 
 
 def each(some: Sequence[TensorIntrinsic]) -> list[Any]:
-    """Parameters. Shapes change nothing that dtypes do: of those that are not square all but one
-    pair of dtypes is slow. (`test_families` has them all, in kernels.)"""
-    usual = [i.m == i.n or (i.a_dtype, i.accumulator_dtype) == ("float16", "float32") for i in some]
-    return [
-        pytest.param(i, id=i.name, marks=() if quick else pytest.mark.slow)
-        for i, quick in zip(some, usual, strict=True)
-    ]
+    """Parameters. Shapes change nothing that dtypes do: those that are not square are slow.
+    (`test_families` has them all, in kernels.)"""
+    return [pytest.param(i, id=i.name, marks=() if i.m == i.n else pytest.mark.slow) for i in some]
 
 
 @pytest.fixture(scope="module", params=each(TRIED))

@@ -27,6 +27,7 @@ from schedules.registry import FAMILIES, family
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels, sass
+from tests.support.thinned import thinned
 from tests.support.workloads import (
     ALL,
     BIAS,
@@ -107,7 +108,7 @@ emulated = pytest.mark.skipif(not emulator.available(), reason="no g++")
 
 
 @emulated
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", thinned(CASES, 3))
 def test_kernel(name: str) -> None:
     kernels.check(FAMILY, *CASES[name], SM_80, execute=emulator.run)
 

@@ -34,6 +34,7 @@ from tests.schedules.families.test_depthwise_projection import (
     int8_mobilenet,
 )
 from tests.support import integers, kernels, sass
+from tests.support.thinned import thinned
 from tests.support.workloads import ALL, BIAS, INT8_PAIRS, RELU6, pair, quantised_pair
 from tvmconv.compiler import toolchain
 
@@ -79,7 +80,7 @@ CASES = {
 
 
 @emulated
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", thinned(CASES, 3))
 def test_kernel(name: str) -> None:
     integers.compare(FAMILY, *CASES[name], SM_80, emulator.run)
 

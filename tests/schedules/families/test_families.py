@@ -88,7 +88,8 @@ def cases() -> Iterator[Any]:
     for name, w in WORKLOADS.items():
         for family in matching(w, CPU):
             for i, config in enumerate(configs(family, w)):
-                yield pytest.param(family, w, config, id=f"{name}-{family.name}-{i}")
+                marks = pytest.mark.slow if i else ()
+                yield pytest.param(family, w, config, id=f"{name}-{family.name}-{i}", marks=marks)
 
 
 @pytest.mark.parametrize(("family", "w", "config"), list(cases()))
@@ -108,7 +109,7 @@ def wmma_cases() -> Iterator[Any]:
                 yield pytest.param(w, (i.m, i.n, i.k), id=f"{name}-{i.name}")
 
 
-@pytest.mark.parametrize(("w", "instruction"), thinned(wmma_cases(), 3))
+@pytest.mark.parametrize(("w", "instruction"), thinned(wmma_cases(), 5))
 def test_every_instruction_serves_every_layout(
     w: ConvWorkload, instruction: tuple[int, int, int]
 ) -> None:
@@ -225,7 +226,7 @@ def test_spread_of_the_space_on_a_gpu(name: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize(("w", "instruction"), thinned(wmma_cases(), 3))
+@pytest.mark.parametrize(("w", "instruction"), thinned(wmma_cases(), 5))
 def test_every_instruction_on_a_gpu(w: ConvWorkload, instruction: tuple[int, int, int]) -> None:
     (family,) = (f for f in matching(w, kernels.this_gpu()) if isinstance(f, WmmaFamily))
     for stages, pad in ((1, 0), (2, 8)):

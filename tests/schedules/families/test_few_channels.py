@@ -25,6 +25,7 @@ from schedules.registry import family
 from schedules.tensors import Tensors
 from schedules.threads import emulator
 from tests.support import kernels, sass
+from tests.support.thinned import thinned
 from tests.support.workloads import FP16_SUMS, FP32_OUT, SAME
 from tvmconv.compiler import toolchain
 
@@ -71,7 +72,7 @@ emulated = pytest.mark.skipif(not emulator.available(), reason="no g++")
 
 
 @emulated
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", thinned(CASES, 2))
 def test_kernel(name: str) -> None:
     kernels.check(FAMILY, *CASES[name], SM_80, execute=emulator.run)
 

@@ -112,7 +112,7 @@ def test_it_gives_what_onnxruntime_gives(name: str) -> None:
 
 
 @on_cpu
-@pytest.mark.parametrize("name", TAKEN)
+@pytest.mark.parametrize("name", thinned(TAKEN, 2))
 def test_workloads(name: str) -> None:
     compare(TAKEN[name], FAMILY.match(TAKEN[name], SM_80).config, SM_80)
 

@@ -63,7 +63,7 @@ def on_this_cpu() -> Iterator[Any]:
             yield pytest.param(one, w, config, id=f"{name}-{one.name}")
 
 
-@pytest.mark.parametrize(("one", "w", "config"), thinned(on_this_cpu(), 2))
+@pytest.mark.parametrize(("one", "w", "config"), thinned(on_this_cpu(), 4))
 def test_on_a_cpu(one: Family, w: ConvWorkload, config: Any) -> None:
     check(one, w, config)
 

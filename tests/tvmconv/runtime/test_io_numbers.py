@@ -16,6 +16,7 @@ from tests.support import quantized
 from tests.support.models import Array, Graph, residual_net
 from tests.support.qdq import S8, U8, conv, pair
 from tests.support.shell import Command
+from tests.support.thinned import thinned
 from tvmconv.errors import ModelError, QuantizationError
 from tvmconv.runtime.feeds import random_feeds
 from tvmconv.runtime.io_form import feeds_from_model, feeds_to_model
@@ -81,7 +82,7 @@ def test_a_quantised_network_is_fed_its_numbers(zero: Any, layout: str | None) -
 
 
 @pytest.mark.parametrize("layout", [None, "NHWC"])
-@pytest.mark.parametrize(("shift", "pad"), [(False, 1), (True, 0), (True, 1)])
+@pytest.mark.parametrize(("shift", "pad"), thinned([(False, 1), (True, 0), (True, 1)], 2))
 def test_bytes_for_a_float_network_that_scales_them(
     shift: bool, pad: int, layout: str | None
 ) -> None:
@@ -127,7 +128,7 @@ def test_few_channels_become_floats_in_one_kernel() -> None:
     assert tvmconv.compare(model, exe).relative_l2 < 2e-2
 
 
-@pytest.mark.parametrize("operator", ["grouped", "transposed", "product"])
+@pytest.mark.parametrize("operator", thinned(["grouped", "transposed", "product"], 3))
 def test_scaling_is_folded_into_every_kind_of_weight(operator: str) -> None:
     g = Graph([2, 16, 6, 5])
     factor = g.constant(g.rng.uniform(0.01, 0.02, (1, 16, 1, 1)).astype("f"))

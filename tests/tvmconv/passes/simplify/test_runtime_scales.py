@@ -13,6 +13,7 @@ import pytest
 import tvmconv
 from tests.support import cuda_text
 from tests.support.quantized import FLOAT, INT32, UINT8, Array, Builder, run
+from tests.support.thinned import thinned
 from tvmconv.runtime.executable import Executable
 
 S8, U8 = np.int8, np.uint8
@@ -114,7 +115,7 @@ def integers(exe: Executable) -> int:
     return sum(one["x"] == "uint8" for one in read)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", thinned(MODELS, 2))
 def test_layers_are_onnxruntimes(name: str) -> None:
     make, multiplied = MODELS[name]
     model = make()
