@@ -6,6 +6,7 @@ import functools
 import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support.shell import Command, command_in
@@ -16,6 +17,11 @@ os.environ.setdefault("TVM_NUM_THREADS", "1" if "PYTEST_XDIST_WORKER" in os.envi
 os.environ.setdefault("TVM_BIND_THREADS", "0")
 # What whoever runs the tests has tuned decides nothing in them.
 os.environ["TVMCONV_RECORDS"] = os.devnull
+
+# The same examples in each run, so that a change and nothing else makes a test fail.
+# `make test ARGS=--hypothesis-profile=default` looks for new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 #: Tests whose subject is the graph: importing, passes, reports, batches. What LLVM makes faster

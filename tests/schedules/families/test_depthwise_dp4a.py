@@ -194,7 +194,7 @@ def drawn(draw: st.DrawFn) -> tuple[ConvWorkload, DepthwiseDp4aConfig]:
 
 @on_cpu
 @given(drawn(), st.integers(0, 99))
-@settings(max_examples=8, deadline=None, derandomize=True)
+@settings(max_examples=8)
 def test_random_kernels(case: tuple[ConvWorkload, DepthwiseDp4aConfig], seed: int) -> None:
     w, config = case
     if not problems(w, config, SM_80):
