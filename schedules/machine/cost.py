@@ -89,6 +89,12 @@ def floor(macs: int, moved: int, machine: Machine, operand: str) -> Cost:
     return _slowest(macs, machine.peak_tflops(operand), moved, machine)
 
 
+def least(macs: int, moved: int, machine: Machine, operand: str) -> Cost:
+    """Returns the least that a kernel of so many multiply-adds and bytes takes, latency
+    included."""
+    return _least(floor(macs, moved, machine, operand), machine)
+
+
 def copy_bytes(elements: int, dtype: str, written: str = "") -> int:
     """Returns the bytes of a copy that reads `dtype` and writes it, or `written` if given."""
     return elements * (dtypes.get(dtype).bytes + dtypes.get(written or dtype).bytes)

@@ -34,6 +34,64 @@ QUANTIZATION, OF_QUANTIZATION = "tvmconv/quantization", "tests/tvmconv/quantizat
 QUANTIZED, OF_QUANTIZED = "tvmconv/onnx/quantized", "tests/tvmconv/onnx/quantized"
 
 FAULTS: tuple[Fault, ...] = (
+    # ---------------------------------------------------------------- products
+    Fault(
+        "a scale behind an addend scales the product alone",
+        "pass find_products",
+        "tvmconv/passes/products/find_products.py",
+        "scales=second.added is None",
+        "scales=True",
+        ("tests/tvmconv/passes/products", "-k", "then"),
+        "slow",
+    ),
+    Fault(
+        "what is read by others is inside of a kernel",
+        "pass find_products",
+        "tvmconv/passes/products/find_products.py",
+        "if others or not own.issuperset(flow.readers[one]):",
+        "if False:",
+        ("tests/tvmconv/passes/products",),
+    ),
+    Fault(
+        "a scale of an operand is not undone",
+        "products",
+        "tvmconv/passes/products/plan_products.py",
+        "scale=w.scale / scales[-1])",
+        "scale=w.scale)",
+        ("tests/tvmconv/passes/products", "-k", "ranges"),
+    ),
+    Fault(
+        "a transposed tensor counts as a whole one",
+        "pass reshape_views",
+        "tvmconv/passes/simplify/reshape_views.py",
+        "and found.view.whole",
+        "and found.view.size > 0",
+        ("tests/tvmconv/passes/products", "-k", "moves_nothing"),
+    ),
+    Fault(
+        "rows of odd sizes are copied by 16 bytes",
+        "products",
+        "schedules/products/matrix.py",
+        "if adjacent and whole and self.view.alignment % width == 0:",
+        "if adjacent and self.view.alignment % width == 0:",
+        ("tests/schedules/products", "-k", "emulator"),
+    ),
+    Fault(
+        "what was added up is not scaled to a new maximum",
+        "products",
+        "schedules/products/attention.py",
+        "self.sums[i, j] = self.sums[i, j] * factor.value",
+        "self.sums[i, j] = self.sums[i, j]",
+        ("tests/schedules/products", "-k", "emulator"),
+    ),
+    Fault(
+        "keys past the last one count",
+        "products",
+        "schedules/products/expressions.py",
+        "return tirx.if_then_else(index[-1] < count, value, TvmMath.real(0.0))",
+        "return value",
+        ("tests/schedules/products", "-k", "llvm"),
+    ),
     # ---------------------------------------------------------------- families
     Fault(
         "images of a packed block in reverse",

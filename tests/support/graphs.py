@@ -27,7 +27,10 @@ from tvmconv.passes import graph, pipeline
 from tvmconv.passes.kernels.lower_convs import lower_convs
 from tvmconv.passes.plan.chooser import Chooser
 from tvmconv.passes.plan.plan import Plan, plan
+from tvmconv.passes.products.find_products import Products, find_products
+from tvmconv.passes.products.plan_products import plan_products
 from tvmconv.passes.regions.anchors import anchors
+from tvmconv.passes.regions.region import Region
 from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
 from tvmconv.passes.simplify.runtime_scales import runtime_scales
@@ -93,22 +96,34 @@ def right(model: onnx.ModelProto, bound: float = 5e-3) -> None:
 def lowered(
     model: onnx.ModelProto, hardware: Hardware = CPU, estimate: Estimate = kernel_cost
 ) -> tvm.IRModule:
-    """The module in which convolutions are kernels and nothing else is yet."""
-    mod, decided = planned(model, Chooser(hardware, Policy(estimate=estimate)))
-    return pipeline.run(mod, [lower_convs(decided)], "test")
+    """The module in which convolutions and products are kernels and nothing else is yet."""
+    chooser = Chooser(hardware, Policy(estimate=estimate))
+    mod, regions, products = _found(model, hardware)
+    decided = plan(mod, regions, chooser)
+    multiplied = plan_products(mod, products, regions, decided, chooser)
+    return pipeline.run(mod, [lower_convs(decided, multiplied)], "test")
 
 
 def planned(
     model: onnx.ModelProto, chooser: Chooser, pairs: bool = True
 ) -> tuple[tvm.IRModule, Plan]:
     """The module with its convolutions marked, and what was decided of them, as in a build."""
+    mod, regions, _ = _found(model, chooser.hardware)
+    return mod, plan(mod, regions, chooser, pairs)
+
+
+def _found(
+    model: onnx.ModelProto, hardware: Hardware
+) -> tuple[tvm.IRModule, dict[relax.Var, Region], Products]:
+    """The module with its products as calls, its regions, and what the calls are."""
     fixed = onnx_model.fix_shapes(to_qdq(onnx_model.read(model)))
     simple, scales = fold_weights(sink(frontend.simplify(frontend.widen(fixed))))
     mod = pipeline.run(frontend.to_relax(simple), pipeline.GRAPH_PASSES, "test")
     named = list(zip(anchors(mod), kinds.convolutions(simple), strict=True))
     mod = pipeline.run(mod, pipeline.TIDY_PASSES, "test")
     mod, anchored, scales = runtime_scales(mod, named, scales)
-    return mod, plan(mod, find_regions(mod, anchored, scales), chooser, pairs)
+    mod, products, _ = find_products(mod, hardware, {})
+    return mod, find_regions(mod, anchored, scales), products
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ from tvmconv.passes.memory.plan_memory import MemoryUse, measure
 from tvmconv.passes.plan.chooser import LAYOUTS, Chooser, LayoutName
 from tvmconv.passes.plan.plan import Plan, plan
 from tvmconv.passes.plan.simulated import simulated
+from tvmconv.passes.products.find_products import find_products
+from tvmconv.passes.products.plan_products import ProductPlan, plan_products
 from tvmconv.passes.regions.anchors import anchors
 from tvmconv.passes.regions.regions import find_regions
 from tvmconv.passes.simplify.io_form import io_form
@@ -213,12 +215,13 @@ class _Shared:
 def _build(graph: Graph, chooser: Chooser, shared: _Shared) -> tuple[Entry, BuildReport]:
     """The network of one batch, its weights in the store."""
     simulation, store, arch = shared.simulation, shared.store, shared.arch
-    mod, planned = _plan(graph, chooser, shared.seen, pairs=simulation is None)
+    plans = _plan(graph, chooser, shared.seen, pairs=simulation is None)
     if simulation is not None:
-        planned = simulated(planned, simulation)
-    report = _report(graph, mod, planned, shared.target, arch, shared.costs, chooser.precision)
+        plans = replace(plans, convs=simulated(plans.convs, simulation))
+    report = _report(graph, plans, shared.target, arch, shared.costs, chooser.precision)
     with accepted("schedule this network's convolutions"):
-        mod = pipeline.run(mod, [lower_convs(planned, chooser.precision)], "2_lower")
+        lower = lower_convs(plans.convs, plans.products, chooser.precision)
+        mod = pipeline.run(plans.mod, [lower], "2_lower")
     mod, weights = lift_weights(mod, store)
     code, memory = _compile(mod, arch, chooser.hardware)
     report = replace(
@@ -304,8 +307,8 @@ def inspect(
         reports = []
         seen = seen_on(largest.simple, calibrate)
         for graph, own in compiled:
-            mod, planned = _plan(graph, own, seen)
-            reports.append(_report(graph, mod, planned, target, arch, costs, chooser.precision))
+            plans = _plan(graph, own, seen)
+            reports.append(_report(graph, plans, target, arch, costs, chooser.precision))
         if parts:
             reports = [merged(largest, parts, graphs, reports)]
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
@@ -331,9 +334,18 @@ def _chooser(
 # ---------------------------------------------------------------- planning
 
 
-def _plan(
-    graph: Graph, chooser: Chooser, seen: Mapping[str, float], pairs: bool = True
-) -> tuple[tvm.IRModule, Plan]:
+@dataclass(frozen=True)
+class _Plans:
+    """A network in which convolutions and products are found; and what computes them."""
+
+    mod: tvm.IRModule
+    convs: Plan
+    products: ProductPlan
+    #: Why TVM computes a product of computed tensors, by ONNX node.
+    declined: Mapping[str, str]
+
+
+def _plan(graph: Graph, chooser: Chooser, seen: Mapping[str, float], pairs: bool = True) -> _Plans:
     """seen: the largest magnitudes of tensors of `graph.simple`, by name."""
     wide, weight_scales = fold_weights(graph.simple)
     names = kinds.convolutions(wide)
@@ -344,9 +356,13 @@ def _plan(
         named = list(zip(anchors(mod), names, strict=True))  # before equal ones are merged
         mod = pipeline.run(mod, pipeline.TIDY_PASSES, "1_tidy")
         mod, anchored, weight_scales = runtime_scales(mod, named, weight_scales)
+        nodes = node_names(mod, graph.simple)
+        mod, products, declined = find_products(mod, chooser.hardware, nodes)
         regions = find_regions(mod, anchored, weight_scales)
     largest = by_variable(mod, graph.simple, regions, seen)
-    return mod, plan(mod, regions, chooser, pairs, largest)
+    convs = plan(mod, regions, chooser, pairs, largest)
+    planned = plan_products(mod, products, regions, convs, chooser, largest)
+    return _Plans(mod, convs, planned, declined)
 
 
 # ---------------------------------------------------------------- compiling
@@ -386,18 +402,18 @@ def _compile(mod: tvm.IRModule, arch: str, hardware: Hardware) -> tuple[bytes, M
 
 def _report(
     graph: Graph,
-    mod: tvm.IRModule,
-    planned: Plan,
+    plans: _Plans,
     target: str,
     arch: str,
     costs: Costs,
     precision: Precision,
 ) -> BuildReport:
-    """mod: its regions planned, not yet lowered. precision: what kernels read."""
+    """plans: not yet lowered. precision: what kernels read."""
+    mod, planned, products = plans.mod, plans.convs, plans.products
     by_name = {one.name: one for one in planned.values()}
     nodes = node_names(mod, graph.simple)
     kind = "cuda" if target == "cuda" else "llvm"
-    kernels = outline(mod, planned, pipeline.tvm_target(kind, arch), precision)
+    kernels = outline(mod, planned, products, pipeline.tvm_target(kind, arch), precision)
     because: dict[str, str] | None = None
     left: tuple[ConversionReport, ...] = ()
     if is_quantised(graph.original):
@@ -408,8 +424,10 @@ def _report(
     return BuildReport(
         target,
         arch,
-        operator_fates(graph.original, graph.simple, mod, planned, nodes, kernels),
-        layer_reports(graph.simple, by_name, costs.machine, precision, because),
+        operator_fates(graph.original, graph.simple, mod, planned, products, nodes, kernels),
+        layer_reports(
+            graph.simple, by_name, products, plans.declined, costs.machine, precision, because
+        ),
         {},
         batch=batch_of(graph.inputs),
         conversions=conversions(mod, planned, costs.machine, graph.simple, precision),

@@ -16,6 +16,7 @@ import numpy as np
 import tvm
 from tvm import relax
 
+from tvmconv.errors import ModelError
 from tvmconv.onnx import import_convs, import_quantization
 from tvmconv.onnx.import_normalization import layer_normalization
 from tvmconv.onnx.import_pools import pool
@@ -209,6 +210,45 @@ def slice_by_attributes(
     return relax.op.strided_slice(inputs[0], axes, begin, end)
 
 
+def gather(
+    builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
+) -> relax.Expr | None:
+    """Imports a Gather: of indices that are known, as a slice where they are evenly spaced.
+
+    TVM reads where an index says, outside of the tensor too; here one that is computed is limited
+    to the axis. Raises `ModelError` for a known one outside of it.
+    """
+    x, indices = inputs
+    if not isinstance(x.ty, relax.TensorType) or not isinstance(indices.ty, relax.TensorType):
+        return None  # a shape
+    if is_constant(x) and is_constant(indices):
+        return None  # folded by NumPy
+    shape = [int(size) for size in x.ty.shape]
+    axis = int(attributes.get("axis", 0)) % len(shape)
+    extent = shape[axis]
+    if not is_constant(indices):
+        dtype = str(indices.ty.dtype)
+        negative = builder.emit(relax.op.less(indices, relax.const(0, dtype)))
+        from_end = builder.emit(relax.op.add(indices, relax.const(extent, dtype)))
+        counted = builder.emit(relax.op.where(negative, from_end, indices))
+        return relax.op.take(x, counted, axis, mode="clip")
+    given = indices.value.numpy().astype(np.int64)
+    if given.size and not -extent <= given.min() <= given.max() < extent:
+        raise ModelError(
+            f"a Gather reads index {given.min() if given.min() < -extent else given.max()} "
+            f"of an axis of {extent}",
+            note=f"axis {axis} of a tensor {shape}",
+        )
+    known = np.where(given < 0, given + extent, given)
+    steps = np.unique(np.diff(known.reshape(-1)))
+    if known.size == 0 or len(steps) > 1 or (len(steps) == 1 and steps[0] < 1):
+        return relax.op.take(x, relax.const(known, "int64"), axis, mode="clip")
+    step = int(steps[0]) if len(steps) else 1
+    first, last = int(known.min()), int(known.max())
+    part = builder.emit(relax.op.strided_slice(x, [axis], [first], [last + 1], [step]))
+    return relax.op.reshape(part, (*shape[:axis], *known.shape, *shape[axis + 1 :]))
+
+
 def softplus(
     builder: relax.BlockBuilder, inputs: Inputs, attributes: Attributes, opset: int
 ) -> relax.Expr | None:
@@ -325,6 +365,7 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
     "DequantizeLinear": import_quantization.dequantize,
     "DynamicQuantizeLinear": import_quantization.dynamic_quantize,
     "Dropout": dropout,
+    "Gather": gather,
     "Gemm": import_convs.gemm,
     **{operator: hard(operator) for operator in ("HardSigmoid", "HardSwish")},
     "LayerNormalization": layer_normalization,

@@ -28,6 +28,7 @@ from tvmconv.passes.memory.plan_memory import plan_memory
 from tvmconv.passes.simplify.cancel_transposes import cancel_transposes
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
 from tvmconv.passes.simplify.merge_equal import merge_equal
+from tvmconv.passes.simplify.reshape_views import reshape_views
 from tvmconv.passes.simplify.scale_and_shift import scale_and_shift
 from tvmconv.passes.simplify.tuple_output import tuple_output
 
@@ -67,6 +68,8 @@ TIDY_PASSES: tuple[tvm.transform.Pass, ...] = (
     # First: ConvertLayout transposes a value once for each of its readers.
     merge_equal(),
     cancel_transposes(),
+    # After it, which leaves those with a reshape between them.
+    reshape_views(),
 )
 
 

@@ -59,7 +59,7 @@ inline T max(T a, T b) { return a != a || a > b ? a : b; }
 template <class T>
 inline T min(T a, T b) { return a != a || a < b ? a : b; }
 extern "C" {
-float expf(float), logf(float), sqrtf(float), tanhf(float), erff(float), powf(float, float);
+float expf(float), exp2f(float), logf(float), sqrtf(float), tanhf(float), erff(float), powf(float, float);
 float copysignf(float, float);
 float nearbyintf(float), fabsf(float), floorf(float), ceilf(float), roundf(float), fmaxf(float, float);
 }

@@ -87,7 +87,7 @@ def test_one_and_three_dimensions() -> None:
     assert report.all.tensor_core_macs == macs
 
 
-def test_products_of_activations_count_and_are_tvms() -> None:
+def test_products_of_activations_count_and_are_ours_where_the_instruction_is() -> None:
     g = Graph([1, 4, 10, 12])
     x = g.op("MatMul", "input", g.op("Transpose", "input", perm=[0, 1, 3, 2]))
     x = g.op("MatMul", x, g.constant(g.rng.standard_normal((10, 16)).astype("f4")))
@@ -96,9 +96,11 @@ def test_products_of_activations_count_and_are_tvms() -> None:
         "matrix product": (1, 4 * 10 * 16 * 10),
         "product of activations": (1, 4 * 10 * 10 * 12),
     }
-    assert report.all.tensor_core_macs == 4 * 10 * 16 * 10
-    assert "neither of them constant" in str(report)
-    assert "1 of 2 matrix products on tensor cores" in str(report)
+    assert report.all.tensor_core_macs == 4 * 10 * 16 * 10 + 4 * 10 * 10 * 12
+    assert "2 of 2 matrix products on tensor cores" in str(report)
+    old = tvmconv.inspect(g.model(x), arch="sm_75")
+    assert old.all.tensor_core_macs == 4 * 10 * 16 * 10
+    assert "sm_75 has no mma.sync of 16 terms" in str(old)
 
 
 def test_weights_in_integers_are_parameters_and_scales_are_not() -> None:

@@ -174,8 +174,8 @@ def test_feeds_of_the_model_are_converted() -> None:
 def lowered(model: onnx.ModelProto, form: IoForm, batch: int | None = None) -> tvm.IRModule:
     """After the convolutions are lowered."""
     (given,) = prepare(model, batch, None, form).graphs
-    mod, planned = compiler._plan(given, Chooser(CPU), {})
-    return lower_convs(planned)(mod)
+    plans = compiler._plan(given, Chooser(CPU), {})
+    return lower_convs(plans.convs)(plans.mod)
 
 
 def readers_of_the_input(mod: tvm.IRModule) -> list[str]:

@@ -26,21 +26,28 @@ from schedules.conv.signature import RESIDUAL, Operand, X
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import Hardware
 from tvmconv.passes.graph import op_name, shape
+from tvmconv.passes.plan.magnitudes import CALL
 from tvmconv.passes.plan.plan import Plan, PlannedConv, PlannedKernel, kernel_names
 from tvmconv.passes.plan.readers import FOLLOWS_INPUT
+from tvmconv.passes.products.lower_products import ProductKernels, opaque
+from tvmconv.passes.products.plan_products import NO_PRODUCTS, ProductPlan
 from tvmconv.passes.regions.region import Region
-
-#: relax's OpPatternKind kOpaque.
-OPAQUE = 8
 
 
 @mutator
 class _Lower(PyExprMutator):
     def __init__(
-        self, mod: tvm.IRModule, plan: Plan, narrow: str, *, outlined: bool = False
+        self,
+        mod: tvm.IRModule,
+        plan: Plan,
+        products: ProductPlan,
+        narrow: str,
+        *,
+        outlined: bool = False,
     ) -> None:
         super().__init__(mod)
-        self.plan = plan
+        self.plan, self.products = plan, products
+        self.product_kernels = ProductKernels(self.builder_, products, outlined)
         #: The dtype that convolutions read.
         self.narrow = narrow
         #: True if kernels are called by name, without constants, and nothing is scheduled.
@@ -82,12 +89,13 @@ class _Lower(PyExprMutator):
         value = self.buffers[var]
         if len(shape(value)) == 6:  # packed: back to NHWC, for those who do not read it so
             value = self.builder_.emit(relax.op.permute_dims(value, (0, 4, 1, 2, 3, 5)))
-        if shape(value) != shape(var):
-            value = self.builder_.emit(relax.op.reshape(value, shape(var)))
+        value = self._reshaped(value, shape(var))
         return value if value.ty.dtype == var.ty.dtype else relax.op.astype(value, var.ty.dtype)
 
     def visit_call_(self, call: relax.Call) -> relax.Expr:
         op = op_name(call)
+        if op == "relax.reshape" and (inner := self._existing_narrow(call.args[0])) is not None:
+            return self._widened(self._reshaped(inner, shape(call)), call)
         if op in FOLLOWS_INPUT:
             narrow = [self._existing_narrow(arg) for arg in call.args]
             if all(one is not None for one in narrow):
@@ -96,9 +104,24 @@ class _Lower(PyExprMutator):
             existing = self._existing_narrow(call.args[0])
             if existing is not None:
                 return existing
+        if op == CALL and str(call.args[0].global_symbol) in self.products:
+            return self._product(call)
         if op == "relax.nn.conv2d_transpose":
             return self._transposed(super().visit_call_(call))
         return super().visit_call_(call)
+
+    def _product(self, call: relax.Call) -> relax.Expr:
+        """A product of two computed tensors, by its kernel."""
+        planned = self.products[str(call.args[0].global_symbol)]
+
+        def read(tensor: relax.Expr, scale: float) -> relax.Expr:
+            return (
+                self._narrowed(tensor) if scale == 1 else self._cast(self.visit_expr(tensor), scale)
+            )
+
+        kernels = self.product_kernels
+        made = kernels.call(planned, read, self.visit_expr, self._reshaped)
+        return self._widened(self._reshaped(made, shape(call)), call)
 
     def _transposed(self, call: relax.Call) -> relax.Expr:
         """One with computed weights, in NCHW: the only layout that TVM can legalise."""
@@ -211,18 +234,15 @@ class _Lower(PyExprMutator):
         """The scheduled function, made once for all convolutions that are alike."""
         key = kernel.key
         if key not in self.kernels:
-            func = kernel.choice.family.schedule(*key)
-            func = func.without_attr("global_symbol")
-            # Keeps every later pass from scheduling it, and from fusing anything into it.
-            func = func.with_attrs({"tirx.is_scheduled": True, "op_pattern": OPAQUE})
+            func = opaque(kernel.choice.family.schedule(*key))
             self.kernels[key] = self.builder_.add_func(func, self.names[key])
         return self.kernels[key]
 
     def _widened(self, value: relax.Expr, like: relax.Call) -> relax.Expr:
         """`value`, as the dtype that readers of `like` expect."""
-        narrow = self.builder_.emit(value)
+        narrow = value if isinstance(value, relax.Var) else self.builder_.emit(value)
         if self.bound is not None:
-            self.stand_ins[narrow] = self.bound
+            self.stand_ins.setdefault(narrow, self.bound)
         if narrow.ty.dtype == like.ty.dtype:
             return narrow
         return relax.op.astype(narrow, like.ty.dtype)
@@ -264,19 +284,21 @@ class _Lower(PyExprMutator):
         return bound.args[0] if bound.args[0].ty.dtype == self.narrow else None
 
 
-def lower_convs(plan: Plan, precision: Precision = FP16) -> tvm.transform.Pass:
+def lower_convs(
+    plan: Plan, products: ProductPlan = NO_PRODUCTS, precision: Precision = FP16
+) -> tvm.transform.Pass:
     """Returns the pass. precision: what the network's convolutions multiply."""
 
     @tvm.transform.module_pass(opt_level=0, name="lower_convs")
     def run(mod: tvm.IRModule, _: Any) -> tvm.IRModule:
-        return _Lower(mod, plan, precision.x).run(mod)
+        return _Lower(mod, plan, products, precision.x).run(mod)
 
     steps = [run, relax.transform.DeadCodeElimination(["main"])]
     return tvm.transform.Sequential(steps, name="lower_convs")
 
 
 def outline_convs(
-    mod: tvm.IRModule, plan: Plan, precision: Precision
+    mod: tvm.IRModule, plan: Plan, products: ProductPlan, precision: Precision
 ) -> tuple[tvm.IRModule, dict[relax.Var, relax.Var]]:
     """Lowers with kernels called by name and without constants: nothing is scheduled or packed.
 
@@ -284,6 +306,6 @@ def outline_convs(
     variable of `mod` whose value a variable of the new module has, where an operator gives the
     dtype that convolutions read instead of its own.
     """
-    lower = _Lower(mod, plan, precision.x, outlined=True)
+    lower = _Lower(mod, plan, products, precision.x, outlined=True)
     lowered = lower.run(mod)
     return relax.transform.DeadCodeElimination(["main"])(lowered), lower.stand_ins

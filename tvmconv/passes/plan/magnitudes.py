@@ -35,6 +35,9 @@ KEEPS_SIZE = (
     ),
 )
 PRODUCTS = ("relax.multiply", "relax.divide")
+#: What stands for products of two computed tensors (`passes.products.find_products`), and the
+#: beginning of the name of those that are attention.
+CALL, ATTENTION = "relax.call_dps_packed", "tvmconv.attention."
 #: Exponents of a scale: it and its inverse are normal numbers of fp32, and so are their squares.
 EXPONENTS = 60
 
@@ -92,6 +95,11 @@ class Magnitudes:
         if op in PRODUCTS:
             first, second = (self._size(one) for one in value.args)
             return first * second if op == "relax.multiply" else first / (second or USUAL)
+        if op == CALL:
+            read = value.args[1].fields
+            if str(value.args[0].global_symbol).startswith(ATTENTION):
+                return self._size(read[-1])  # a mean of the values
+            return self._size(read[0]) * self._size(read[1])
         if op not in KEEPS_SIZE:
             return USUAL
         return max(map(self._size, _tensors(value)), default=USUAL)

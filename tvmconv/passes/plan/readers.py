@@ -68,8 +68,9 @@ FOLLOWS_INPUT = (
 
 
 #: Operators of which a rounded operand rounds the result no more than its own rounding does: means,
-#: norms, and products.
+#: norms, and products, those of two computed tensors among them (`passes.products`).
 KEEPS_ERROR = (
+    "relax.call_dps_packed",
     "relax.mean",
     "relax.multiply",
     "relax.nn.avg_pool2d",
@@ -95,12 +96,21 @@ def written(
         return replace(precision, result=FP32.name)
     if var in regions and regions[var].pool is not None:
         return precision
+    if read_narrow(var, regions, flow, precision):
+        return precision
+    return replace(precision, result=FP32.name)
+
+
+def read_narrow(
+    var: relax.Var, regions: Mapping[relax.Var, Region], flow: Dataflow, precision: Precision
+) -> bool:
+    """True if somebody reads a tensor as convolutions do, in the dtype that they multiply."""
     for reader in readers(var, regions, flow):
         if isinstance(reader, Region) or reader == cast_to(precision.x):
-            return precision
+            return True
         if {f"relax.{reader}", f"relax.nn.{reader}"} & {*FOLLOWS_INPUT, *KEEPS_ERROR}:
-            return precision
-    return replace(precision, result=FP32.name)
+            return True
+    return False
 
 
 def _becomes_whole(var: relax.Var, flow: Dataflow) -> bool:

@@ -19,6 +19,7 @@ from tvm import relax
 from tvmconv.onnx.model import read_by
 from tvmconv.passes.graph import Dataflow, array
 from tvmconv.passes.plan.plan import Plan, PlannedConv
+from tvmconv.passes.products.plan_products import ProductPlan
 from tvmconv.reports.collect.outline import OutlinedKernel
 from tvmconv.reports.data.build import OperatorReport
 
@@ -41,6 +42,7 @@ def operator_fates(
     simple: onnx.ModelProto,
     mod: tvm.IRModule,
     plan: Plan,
+    products: ProductPlan,
     nodes: Mapping[relax.Var, str],
     kernels: Sequence[OutlinedKernel],
 ) -> tuple[OperatorReport, ...]:
@@ -49,7 +51,9 @@ def operator_fates(
     simple: the graph that was compiled. mod: its regions planned. nodes: ONNX nodes by the
     variables that are their results. kernels: TVM's.
     """
-    fates = _compiled(_Nodes.of(simple), _variable_fates(mod, plan, nodes, kernels), nodes, plan)
+    variables = _variable_fates(mod, plan, nodes, kernels)
+    known = product_fates(products)
+    fates = _compiled(_Nodes.of(simple), variables, nodes, plan, known)
     return fates_of_original(original, simple, fates)
 
 
@@ -90,6 +94,19 @@ def _variable_fates(
     for var, value in flow.values.items():
         if isinstance(value, relax.TupleGetItem) and value.tuple_value in fates:
             fates[var] = fates[value.tuple_value]
+    return fates
+
+
+def product_fates(products: ProductPlan) -> dict[str, str]:
+    """Returns the fates of the nodes that kernels of products compute, by name."""
+    fates: dict[str, str] = {}
+    for one in products.values():
+        if not one.product.layers:
+            continue
+        kind, name = one.choice.name, one.product.layers[-1]
+        for node in one.product.nodes:
+            fates.setdefault(node, f"in the kernel of {kind}: {name}")
+        fates[name] = f"{kind} kernel"
     return fates
 
 
@@ -205,9 +222,10 @@ def _compiled(
     variables: Mapping[relax.Var, str],
     nodes: Mapping[relax.Var, str],
     plan: Plan,
+    known: Mapping[str, str],
 ) -> dict[str, str]:
-    """Returns the fate of each node of the graph that was compiled."""
-    fates: dict[str, str] = {}
+    """Returns the fate of each node of the graph that was compiled. known: those of some."""
+    fates = dict(known)
     for var, name in nodes.items():
         if var in variables:
             fates.setdefault(name, variables[var])

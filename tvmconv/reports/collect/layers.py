@@ -19,21 +19,25 @@ from schedules.machine.hardware import Hardware
 from schedules.registry import family
 from tvmconv.onnx.kinds import Layer, convolutions, layers
 from tvmconv.passes.plan.plan import PlannedConv, kernel_names
+from tvmconv.passes.products.plan_products import ProductPlan
+from tvmconv.reports.collect.products import product_reports
 from tvmconv.reports.data.build import ChosenBy, ConvReport
 
 
 def layer_reports(
     simple: onnx.ModelProto,
     planned: Mapping[str, PlannedConv],
+    products: ProductPlan,
+    declined: Mapping[str, str],
     machine: Machine | None,
     precision: Precision,
     floats: Mapping[str, str] | None,
 ) -> tuple[ConvReport, ...]:
-    """Returns the planned layers, then those that TVM computes.
+    """Returns the planned layers, products of computed tensors, then those that TVM computes.
 
-    simple: the graph that was compiled; layers merged with an equal one are left out. machine:
-    costs are for this one, or 0 if None. floats: why planned layers of a quantised model multiply
-    floats, by name; None for another.
+    simple: the graph that was compiled; layers merged with an equal one are left out. declined: why
+    products have no kernel of ours, by name. machine: costs are for this one, or 0 if None. floats:
+    why planned layers of a quantised model multiply floats, by name; None for another.
     """
     found = layers(simple)
     merged = merged_layers(simple, planned)
@@ -48,14 +52,18 @@ def layer_reports(
         for name, layer in found.items()
         if name in planned or name in firsts
     ]
+    multiplied = product_reports(found, products, machine)
+    known = {*planned, *firsts, *merged, *(one.name for one in multiplied)}
     others = [
-        _unplanned(layer, machine, precision, "TVM", _why_generic(layer))
+        _unplanned(layer, machine, precision, "TVM", declined.get(name) or _why_generic(layer))
         for name, layer in found.items()
-        if name not in planned and name not in firsts and name not in merged
+        if name not in known
     ]
     if floats is None:
-        return (*kernels, *others)
+        return (*kernels, *multiplied, *others)
+    why = "neither operand is a constant"
     return (
+        *(replace(one, floats_because=why) for one in multiplied),
         *(replace(one, floats_because=floats.get(one.name, "")) for one in kernels),
         *(replace(one, floats_because=f"TVM computes it: {one.why_family}") for one in others),
     )
@@ -230,7 +238,7 @@ def instruction_tflops(choice: Choice) -> float:
 
 def _why_generic(layer: Layer) -> str:
     if layer.kind == "product of activations":
-        return "a product of activations, neither of them constant"
+        return "a product of activations that are no views of tensors"
     if layer.operator in ("Gemm", "MatMul"):
         return "a product whose constant is on the left, or more than a matrix"
     if layer.operator == "ConvTranspose" and len(layer.weight) == 5:

@@ -21,6 +21,7 @@ from tvmconv.passes import pipeline
 from tvmconv.passes.graph import bindings, element_bytes, is_constant, op_name
 from tvmconv.passes.kernels.lower_convs import outline_convs
 from tvmconv.passes.plan.plan import Plan
+from tvmconv.passes.products.plan_products import ProductPlan
 from tvmconv.reports.data.build import KernelReport
 
 
@@ -41,13 +42,17 @@ class OutlinedKernel:
 
 
 def outline(
-    mod: tvm.IRModule, plan: Plan, target: tvm.target.Target, precision: Precision
+    mod: tvm.IRModule,
+    plan: Plan,
+    products: ProductPlan,
+    target: tvm.target.Target,
+    precision: Precision,
 ) -> list[OutlinedKernel]:
     """Returns the kernels in the order in which they run.
 
     mod: its regions planned. precision: as in `lower_convs`.
     """
-    lowered, stand_ins = outline_convs(mod, plan, precision)
+    lowered, stand_ins = outline_convs(mod, plan, products, precision)
     # A variable is bound to a mere cast if a narrow variable has its value before.
     written = {one.place.buffer for one in plan.values()}
     itself = {binding.var for binding in bindings(mod)} - written - set(stand_ins.values())

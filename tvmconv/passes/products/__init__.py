@@ -1,0 +1,1 @@
+"""Products of two computed tensors: found, and lowered to kernels."""
