@@ -37,6 +37,7 @@ UNOPTIMIZED = (
     ),
     "tests/tvmconv/runtime/test_buckets.py",
     "tests/tvmconv/runtime/test_io_form.py",
+    "tests/tvmconv/runtime/test_sizes.py",
 )  # fmt: skip
 
 

@@ -71,7 +71,7 @@ from tvmconv.runtime import gpu
 from tvmconv.runtime.executable import Entry, Executable
 from tvmconv.runtime.io_form import IoForm
 from tvmconv.runtime.onnx_step import OnnxStep
-from tvmconv.specs import batch_of
+from tvmconv.specs import batch_of, shapes_of
 
 
 def build(
@@ -103,9 +103,11 @@ def build(
         tensor core, bit for bit as `numerics` say, and slow.
     arch: for cuda such as ``"sm_90"``, which needs no GPU; by default that of GPU 0. For others
         the name LLVM has for a CPU; by default this one.
-    batch: fills the open first dimension of every input. A list, ``[1, 8, 32]``, builds for each
-        of these buckets, with shared weights; then `run` takes any number of images.
-    shapes: input name to its dimensions; with buckets, those in the largest.
+    batch: fills the open first dimension of every input. A list, ``[1, 8, 32]``, builds a bucket
+        for each, with shared weights; then `run` takes any number of images.
+    shapes: input name to its dimensions; with several batches, those at the largest. A list of such
+        mappings builds buckets for each of these sizes, also with shared weights, and `run` takes
+        the one of the shapes that it is fed.
     precision: of what convolutions multiply, ``"fp16"`` or ``"bf16"`` (WMMA alone, on llvm and from
         sm_80 on); they sum in fp32.
     quantization: a file of scales beside a float model, which is quantised by it: OpenPPL's JSON or
@@ -177,9 +179,9 @@ def build(
     entries: list[Entry] = []
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
-    for graph in reversed(prepared.graphs):
-        if parts:
-            entry, report = _build_parts(graph, parts, chooser, shared)
+    for graph, cut in zip(reversed(prepared.graphs), reversed(parts), strict=True):
+        if cut:
+            entry, report = _build_parts(graph, cut, chooser, shared)
         else:
             entry, report = _build(graph, chooser, shared)
         entries.insert(0, entry)
@@ -199,7 +201,7 @@ def build(
 
 @dataclass(frozen=True)
 class _Shared:
-    """All that the batches and parts of a build have in common."""
+    """All that the buckets and parts of a build have in common."""
 
     target: str
     arch: str
@@ -211,7 +213,7 @@ class _Shared:
 
 
 def _build(graph: Graph, chooser: Chooser, shared: _Shared) -> tuple[Entry, BuildReport]:
-    """The network of one batch, its weights in the store."""
+    """The network of one bucket, its weights in the store."""
     simulation, store, arch = shared.simulation, shared.store, shared.arch
     mod, planned = _plan(graph, chooser, shared.seen, pairs=simulation is None)
     if simulation is not None:
@@ -234,7 +236,7 @@ def _build(graph: Graph, chooser: Chooser, shared: _Shared) -> tuple[Entry, Buil
 def _build_parts(
     graph: Graph, parts: tuple[Part, ...], chooser: Chooser, shared: _Shared
 ) -> tuple[Entry, BuildReport]:
-    """The network of one batch in parts, some of which onnxruntime runs."""
+    """The network of one bucket in parts, some of which onnxruntime runs."""
     graphs = part_graphs(graph, parts)
     choosers = part_choosers(chooser, parts)
     steps: list[Entry | OnnxStep] = []
@@ -289,25 +291,26 @@ def inspect(
     prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout), quantization)
     largest = prepared.graphs[-1]
     try:
-        parts, refused = find_parts(prepared, fallback), False
+        parts = find_parts(prepared, fallback)
     except UnsupportedOperatorError:
-        parts, refused = (), True
-    if refused:
         missing = prepared.unsupported
         reports = [_unplanned(largest, missing, target, arch, costs, chooser.precision)]
     else:
-        graphs = part_graphs(largest, parts) if parts else prepared.graphs
-        compiled = [(graph, chooser) for graph in graphs]
-        if parts:
-            each = zip(parts, graphs, part_choosers(chooser, parts), strict=True)
-            compiled = [(graph, own) for part, graph, own in each if part.side == "compiled"]
-        reports = []
         seen = seen_on(largest.simple, calibrate)
-        for graph, own in compiled:
-            mod, planned = _plan(graph, own, seen)
-            reports.append(_report(graph, mod, planned, target, arch, costs, chooser.precision))
-        if parts:
-            reports = [merged(largest, parts, graphs, reports)]
+
+        def planned(graph: Graph, own: Chooser) -> BuildReport:
+            mod, decided = _plan(graph, own, seen)
+            return _report(graph, mod, decided, target, arch, costs, chooser.precision)
+
+        reports = []
+        for graph, cut in zip(prepared.graphs, parts, strict=True):
+            if not cut:
+                reports.append(planned(graph, chooser))
+                continue
+            graphs = part_graphs(graph, cut)
+            each = zip(cut, graphs, part_choosers(chooser, cut), strict=True)
+            own = [planned(one, pins) for part, one, pins in each if part.side == "compiled"]
+            reports.append(merged(graph, cut, graphs, own))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
 
@@ -412,6 +415,7 @@ def _report(
         layer_reports(graph.simple, by_name, costs.machine, precision, because),
         {},
         batch=batch_of(graph.inputs),
+        shapes=shapes_of(graph.inputs),
         conversions=conversions(mod, planned, costs.machine, graph.simple, precision),
         quantising=left,
         machine=costs.report,
@@ -435,5 +439,6 @@ def _unplanned(
         unplanned_reports(graph.simple, costs.machine, precision),
         dict(missing),
         batch=batch_of(graph.inputs),
+        shapes=shapes_of(graph.inputs),
         machine=costs.report,
     )

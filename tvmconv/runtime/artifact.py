@@ -1,7 +1,7 @@
 """The file of a built network: a zip with a manifest, code and weights.
 
     manifest.json      format, versions, target, report; inputs, outputs and weights of each entry
-    code/0000.so       kernels and byte code of one entry, that is, of one batch
+    code/0000.so       kernels and byte code of one entry, that is, of one bucket
     models/0000.onnx   a part of an entry that onnxruntime runs; each compiled part has its code
     weights/0000.npy   one array, which any entry may use
 
@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 from intrinsics import dtypes
 from tvmconv.errors import ArtifactError
 
-#: Files without parts for onnxruntime have the first format, which older versions read.
-FORMAT, FORMAT_OF_PARTS = 3, 4
+#: Files of one size without parts for onnxruntime have the first format, which older versions read.
+FORMAT, FORMAT_OF_PARTS, FORMAT_OF_SIZES = 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,10 @@ def read(path: str | Path) -> Artifact:
     try:
         with zipfile.ZipFile(path) as file:
             manifest = json.loads(file.read("manifest.json"))
-            if manifest["format"] not in (FORMAT, FORMAT_OF_PARTS):
+            if manifest["format"] not in (FORMAT, FORMAT_OF_PARTS, FORMAT_OF_SIZES):
                 raise ArtifactError(
                     f"{path} has format {manifest['format']}, this version reads {FORMAT} "
-                    f"and {FORMAT_OF_PARTS}",
+                    f"to {FORMAT_OF_SIZES}",
                     hint="build the network again",
                 )
             weights = [

@@ -24,18 +24,18 @@ from tvmconv.errors import ArtifactError, FeedError, TvmconvError, first_line
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.runtime import artifact
 from tvmconv.runtime.binding import Binding, bind
-from tvmconv.runtime.buckets import plan_batches
+from tvmconv.runtime.buckets import Chunk, Shapes, plan_batches, without_images
 from tvmconv.runtime.device import find_device
 from tvmconv.runtime.feeds import images, join, on_host_array, place, random_feeds, read
 from tvmconv.runtime.onnx_step import OnnxStep, Session
 from tvmconv.runtime.streaming import stream_batches
-from tvmconv.specs import TensorSpec, batch_of
+from tvmconv.specs import TensorSpec, batch_of, bucket_texts, shapes_of, shapes_text
 from tvmconv.version import __version__
 
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """The network compiled for one batch."""
+    """The network compiled for one bucket."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -51,6 +51,11 @@ class Entry:
     def batch(self) -> int:
         """Images of one run."""
         return batch_of(self.inputs)
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of the inputs, in order."""
+        return tuple(spec.shape for spec in self.inputs)
 
 
 @dataclass
@@ -68,14 +73,14 @@ class _Loaded:
 class Executable:
     """Made by `tvmconv.build` and `tvmconv.load`. Compiles nothing.
 
-    Several threads may use it; their runs take turns. Built for buckets (a list of batches), it
-    has an entry for each. `inputs`, `outputs`, `report` and the steps of a run are then those of
-    the largest batch; `bucket` gives the others.
+    Several threads may use it; their runs take turns. Built for buckets (several batches, sizes or
+    both), it has an entry for each. `inputs`, `outputs`, `report` and the steps of a run are then
+    those of the largest, which is fed most; `bucket` gives the others.
     """
 
     target: str
     arch: str
-    #: One for each batch, the smallest first.
+    #: One for each bucket, the largest last.
     entries: tuple[Entry, ...]
     report: BuildReport
     #: Weights of all entries, equal ones once, packed as the kernels read them.
@@ -88,17 +93,17 @@ class Executable:
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs at the largest batch, in order."""
+        """Inputs of the largest bucket, in order."""
         return self.entries[-1].inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Outputs at the largest batch, in order."""
+        """Outputs of the largest bucket, in order."""
         return self.entries[-1].outputs
 
     @property
     def code(self) -> bytes:
-        """The shared library of the largest batch; empty if it has parts."""
+        """The shared library of the largest bucket; empty if it has parts."""
         return self.entries[-1].code
 
     @property
@@ -108,58 +113,108 @@ class Executable:
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """The batches it is compiled for, ascending."""
-        return tuple(entry.batch for entry in self.entries)
+        """The batches it is compiled for, ascending; each of several sizes may have others."""
+        return tuple(sorted({entry.batch for entry in self.entries}))
 
     def __repr__(self) -> str:
         ins = ", ".join(map(str, self.inputs))
         outs = ", ".join(map(str, self.outputs))
-        buckets = f", buckets {', '.join(map(str, self.batches))}" if self.any_batch else ""
+        texts = bucket_texts((entry.batch, shapes_of(entry.inputs)) for entry in self.entries)
+        several = self.any_batch or len(texts) > 1
+        buckets = f", buckets {', '.join(texts)}" if several else ""
         return f"Executable({self.target} {self.arch}{buckets}: {ins} -> {outs})"
 
-    def bucket(self, batch: int) -> Executable:
-        """The network at one of its `batches`; weights on the device are shared.
+    def bucket(
+        self, batch: int | None = None, shapes: Mapping[str, Sequence[int]] | None = None
+    ) -> Executable:
+        """The network at one of its buckets; weights on the device are shared.
 
-        Raises `FeedError` if it has no such bucket.
+        batch: one of its `batches`. shapes: of inputs by name, as they are fed. Either is enough
+        where it names one bucket. Raises `FeedError` if there is no such bucket, or several.
         """
-        if batch not in self.batches:
-            raise FeedError(
-                f"the network has no bucket of {batch}",
-                note=f"it has {', '.join(map(str, self.batches))}",
+        found = [
+            entry
+            for entry in self.entries
+            if batch in (None, entry.batch)
+            and all(
+                tuple(shape) == shapes_of(entry.inputs).get(name)
+                for name, shape in (shapes or {}).items()
             )
-        at = self.batches.index(batch)
-        report = (*self.report.smaller, self.report)[at]
+        ]
+        if len(found) != 1:
+            there = found or self.entries
+            texts = bucket_texts((entry.batch, shapes_of(entry.inputs)) for entry in there)
+            asked = [] if batch is None else [f"of {batch}"]
+            asked += [f"of {shapes_text(shapes)}"] if shapes else []
+            raise FeedError(
+                f"the network has {'several buckets' if found else 'no bucket'} "
+                + (" and ".join(asked) or "to choose from"),
+                note=f"it has {', '.join(texts)}",
+                hint="name one by its batch, its shapes, or both",
+            )
+        return self.only(found[0])
+
+    def only(self, entry: Entry) -> Executable:
+        """The network at one of its entries."""
+        if self.entries == (entry,) and not self.any_batch:
+            return self
+        report = (*self.report.smaller, self.report)[self.entries.index(entry)]
         report = replace(report, smaller=(), stored_weight_bytes=report.weight_bytes)
-        return replace(self, entries=(self.entries[at],), report=report, any_batch=False)
+        return replace(self, entries=(entry,), report=report, any_batch=False)
 
     def each_bucket(
         self, feeds: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[Executable, Mapping[str, Any]]]:
-        """Every batch of `batches` as an executable of its own, with what to feed it.
+        """Every bucket as an executable of its own, with what to feed it.
 
-        Without `feeds`, `random_feeds`. With them, for a network built for buckets, as many of the
-        images as the bucket holds, repeated if they are fewer. Raises `FeedError`.
+        Without `feeds`, `random_feeds`. With them, every bucket of their size: for a network built
+        for several batches, as many of the images as it holds, repeated if they are fewer. Raises
+        `FeedError`.
         """
-        if not self.any_batch:
-            yield self, random_feeds(self.inputs) if feeds is None else feeds
-            return
-        arrays = None if feeds is None else read(self.inputs, feeds, any_batch=True)
-        for batch in self.batches:
-            one = self.bucket(batch)
-            if arrays is None:
+        if feeds is None:
+            for entry in self.entries:
+                one = self.only(entry)
                 yield one, random_feeds(one.inputs)
-            else:
-                names = [spec.name for spec in self.inputs]
-                filled = (images(array, 0, batch) for array in arrays)
-                yield one, dict(zip(names, filled, strict=True))
+            return
+        arrays = self.read(feeds)
+        for entry in self._fitting(arrays):
+            one = self.only(entry)
+            if not self.any_batch:
+                yield one, feeds
+                continue
+            filled = (images(array, 0, entry.batch) for array in arrays)
+            yield one, dict(zip((spec.name for spec in self.inputs), filled, strict=True))
+
+    def read(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """Checks feeds of `run` and returns them in the order of `inputs`: NumPy arrays, or TVM
+        tensors. Raises `FeedError`."""
+        return read([entry.inputs for entry in self.entries], feeds, self.any_batch)
+
+    def shares(self, arrays: Sequence[Any]) -> list[tuple[Entry, Chunk]]:
+        """The entries that run arrays of `read`, with the images that each takes, in order."""
+        fitting = {entry.batch: entry for entry in self._fitting(arrays)}
+        if not self.any_batch:
+            (entry,) = fitting.values()
+            return [(entry, Chunk(entry.batch, 0, entry.batch))]
+        return [
+            (fitting[chunk.bucket], chunk) for chunk in plan_batches(arrays[0].shape[0], fitting)
+        ]
+
+    def _fitting(self, arrays: Sequence[Any]) -> list[Entry]:
+        """The entries of the size of `arrays`; of several batches, all batches of that size."""
+        fed = without_images(tuple(tuple(array.shape) for array in arrays), self.any_batch)
+        return [
+            entry for entry in self.entries if without_images(entry.shapes, self.any_batch) == fed
+        ]
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the network on the feeds and waits for it.
 
         feeds: for every input an array of its shape and dtype, from NumPy or anything that
-        supports DLPack; an array on the device is not copied to the host. Built for buckets, it
-        takes any number of images, the first dimension of every input and output, and cuts them
-        into batches by `buckets.plan_batches`.
+        supports DLPack; an array on the device is not copied to the host. Built for several sizes,
+        the bucket of these shapes runs. Built for several batches, it takes any number of images,
+        the first dimension of every input and output, and cuts them into batches by
+        `buckets.plan_batches`.
 
         Returns every output by name: NumPy arrays if all feeds are, torch tensors if one of them
         is, else TVM tensors; the latter two on the device the network ran on. Raises `FeedError`
@@ -167,17 +222,14 @@ class Executable:
         """
         torch = sys.modules.get("torch")
         with self._loaded.lock:
-            arrays = read(self.inputs, feeds, self.any_batch)
+            arrays = self.read(feeds)
             device = self.device()
             of_torch = [x for x in feeds.values() if torch and isinstance(x, torch.Tensor)]
             if torch and any(x.is_cuda for x in of_torch):
                 # Kernels that write the feeds may still run on a stream that TVM does not wait for.
                 torch.cuda.current_stream().synchronize()
             on_host = all(isinstance(feed, np.ndarray) for feed in feeds.values())
-            if self.any_batch:
-                results = self._run_chunks(arrays, on_host)
-            else:
-                results = self._run_entry(self.entries[-1], arrays, on_host)
+            results = self._run_shares(self.shares(arrays), arrays, on_host)
             if not on_host:
                 device.sync()
         if torch and of_torch:
@@ -188,14 +240,18 @@ class Executable:
         """The network with inputs and outputs that stay in place; on a GPU one CUDA graph.
 
         feeds: first values of the inputs, as for `run`; zeros by default. They are copied; write
-        to `Binding.inputs` later. With buckets, the largest is bound; `bucket` gives the others.
-        Bindings share the weights and have activations of their own. Raises as `run` does, and a
-        `TvmconvError` if onnxruntime runs a part of the network.
+        to `Binding.inputs` later. With buckets, that of the shapes of `feeds` is bound, without
+        them the largest; `bucket` gives the others. Bindings share the weights and have activations
+        of their own. Raises as `run` does, and a `TvmconvError` if onnxruntime runs a part of the
+        network.
         """
         self._require_whole("bind")
         with self._loaded.lock:
-            arrays = None if feeds is None else read(self.inputs, feeds, False)
-            entry = self.entries[-1]
+            entry, arrays = self.entries[-1], None
+            if feeds is not None:
+                arrays = read([entry.inputs for entry in self.entries], feeds, False)
+                fed = tuple(tuple(array.shape) for array in arrays)
+                entry = next(entry for entry in self.entries if entry.shapes == fed)
             machine, weights = self._machine(entry)
             main = machine["bound" if self.target == "cuda" else "main"]
 
@@ -203,7 +259,7 @@ class Executable:
                 with self._loaded.lock:
                     return main(*tensors, *weights)
 
-            return bind(self.inputs, self.outputs, run, self.device(), arrays)
+            return bind(entry.inputs, entry.outputs, run, self.device(), arrays)
 
     def map(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
         """Runs every batch as `run` does and yields the results in the same order.
@@ -233,7 +289,10 @@ class Executable:
         # Without weights that only other buckets use.
         kept = sorted({number for entry in self.entries for number in entry.weights})
         entries = [_item(entry, kept) for entry in self.entries]
-        manifest = {
+        sizes = {without_images(entry.shapes, self.any_batch) for entry in self.entries}
+        # A version that knows one size alone would run the wrong bucket.
+        known = {"format": artifact.FORMAT_OF_SIZES} if len(sizes) > 1 else {}
+        manifest = known | {
             "tvmconv": __version__,
             "target": self.target,
             "arch": self.arch,
@@ -250,15 +309,17 @@ class Executable:
 
     # ------------------------------------------------------------ the steps of a run
 
-    def _run_chunks(self, arrays: list[Any], on_host: bool) -> list[Any]:
-        """Outputs of all images, run in the buckets that `plan_batches` chooses."""
-        chunks = plan_batches(arrays[0].shape[0], self.batches)
+    def _run_shares(
+        self, shares: Sequence[tuple[Entry, Chunk]], arrays: list[Any], on_host: bool
+    ) -> list[Any]:
+        """Outputs of all images, run as `shares` says."""
+        if not self.any_batch:
+            return self._run_entry(shares[0][0], arrays, on_host)
         parts = []
-        for chunk in chunks:
-            entry = self.entries[self.batches.index(chunk.bucket)]
+        for entry, chunk in shares:
             taken = [images(array, chunk.start, chunk.bucket) for array in arrays]
             parts.append(self._run_entry(entry, taken, on_host))
-        counts = [chunk.count for chunk in chunks]
+        counts = [chunk.count for _, chunk in shares]
         return [join(outputs, counts) for outputs in zip(*parts, strict=True)]
 
     def _run_entry(self, entry: Entry, arrays: list[Any], on_host: bool) -> list[Any]:
@@ -330,7 +391,7 @@ class Executable:
 
     def transfer_in(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Checks feeds and returns them as tensors on the device, in the order of `inputs`."""
-        return [place(array, self.device()) for array in read(self.inputs, feeds, False)]
+        return [place(array, self.device()) for array in read([self.inputs], feeds, False)]
 
     def enqueue(self, tensors: list[Any]) -> list[Any]:
         """Starts the network on tensors of the device; on a GPU, returns before it is done, unless
