@@ -68,7 +68,8 @@ from tvmconv.reports.collect.quantising import quantising
 from tvmconv.reports.data.build import BuildReport, ConversionReport
 from tvmconv.reports.data.capability import CapabilityReport
 from tvmconv.runtime import gpu
-from tvmconv.runtime.executable import Entry, Executable
+from tvmconv.runtime.entry import Entry, weights_of
+from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.io_form import IoForm
 from tvmconv.runtime.onnx_step import OnnxStep
 from tvmconv.specs import batch_of, shapes_of
@@ -193,7 +194,6 @@ def build(
         arch,
         tuple(entries),
         replace(reports[-1], smaller=tuple(reports[:-1]), stored_weight_bytes=stored),
-        tuple(store.arrays),
         () if target == "cuda" else code_features(arch),
         prepared.any_batch,
     )
@@ -221,16 +221,17 @@ def _build(graph: Graph, chooser: Chooser, shared: _Shared) -> tuple[Entry, Buil
     report = _report(graph, mod, planned, shared.target, arch, shared.costs, chooser.precision)
     with accepted("schedule this network's convolutions"):
         mod = pipeline.run(mod, [lower_convs(planned, chooser.precision)], "2_lower")
-    mod, weights = lift_weights(mod, store)
+    mod, numbers = lift_weights(mod, store)
+    weights = [store.arrays[number] for number in numbers]
     code, memory = _compile(mod, arch, chooser.hardware)
     report = replace(
         report,
         peak_activation_bytes=memory.peak_bytes,
         activation_bound_bytes=memory.bound_bytes,
         output_bytes=memory.output_bytes,
-        weight_bytes=sum(store.arrays[number].nbytes for number in weights),
+        weight_bytes=sum(array.nbytes for array in weights),
     )
-    return Entry(graph.inputs, graph.outputs, code, weights), report
+    return Entry(graph.inputs, graph.outputs, code, tuple(weights)), report
 
 
 def _build_parts(
@@ -249,9 +250,8 @@ def _build_parts(
         else:
             read, made = (tuple(spec.name for spec in ends) for ends in (one.inputs, one.outputs))
             steps.append(OnnxStep(read, made, part.model.SerializeToString()))
-    used = {number for step in steps if isinstance(step, Entry) for number in step.weights}
-    weights = tuple(sorted(used))
-    stored = sum(shared.store.arrays[number].nbytes for number in weights)
+    weights = weights_of(step for step in steps if isinstance(step, Entry))
+    stored = sum(array.nbytes for array in weights)
     report = replace(merged(graph, parts, graphs, reports), weight_bytes=stored)
     return Entry(graph.inputs, graph.outputs, b"", weights, tuple(steps)), report
 

@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
@@ -24,38 +24,14 @@ from tvmconv.errors import ArtifactError, FeedError, TvmconvError, first_line
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.runtime import artifact
 from tvmconv.runtime.binding import Binding, bind
-from tvmconv.runtime.buckets import Chunk, Shapes, plan_batches, without_images
+from tvmconv.runtime.buckets import Chunk, plan_batches, without_images
 from tvmconv.runtime.device import find_device
+from tvmconv.runtime.entry import Entry, codes_and_models, to_items, weights_of
 from tvmconv.runtime.feeds import images, join, on_host_array, place, random_feeds, read
 from tvmconv.runtime.onnx_step import OnnxStep, Session
 from tvmconv.runtime.streaming import stream_batches
-from tvmconv.specs import TensorSpec, batch_of, bucket_texts, shapes_of, shapes_text
+from tvmconv.specs import TensorSpec, bucket_texts, shapes_of, shapes_text
 from tvmconv.version import __version__
-
-
-@dataclass(frozen=True, eq=False)
-class Entry:
-    """The network compiled for one bucket."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    #: A shared library: the kernels and the virtual machine's byte code.
-    code: bytes
-    #: Arguments after the inputs, in order: indices into `Executable.weights`.
-    weights: tuple[int, ...]
-    #: The parts of a network of which onnxruntime runs some, in order; `code` is empty then, and
-    #: `weights` are those of all parts. They hand each other tensors by name.
-    steps: tuple[Entry | OnnxStep, ...] = ()
-
-    @property
-    def batch(self) -> int:
-        """Images of one run."""
-        return batch_of(self.inputs)
-
-    @property
-    def shapes(self) -> Shapes:
-        """Shapes of the inputs, in order."""
-        return tuple(spec.shape for spec in self.inputs)
 
 
 @dataclass
@@ -65,7 +41,8 @@ class _Loaded:
     #: TVM's virtual machine is not thread-safe.
     lock: threading.RLock = field(default_factory=threading.RLock)
     machines: dict[Entry, VirtualMachine] = field(default_factory=dict)
-    weights: dict[int, Any] = field(default_factory=dict)
+    #: By the address of the array, which is beside the tensor.
+    weights: dict[int, tuple[NDArray[Any], Any]] = field(default_factory=dict)
     sessions: dict[OnnxStep, Session] = field(default_factory=dict)
 
 
@@ -83,13 +60,16 @@ class Executable:
     #: One for each bucket, the largest last.
     entries: tuple[Entry, ...]
     report: BuildReport
-    #: Weights of all entries, equal ones once, packed as the kernels read them.
-    weights: tuple[NDArray[Any], ...]
     #: Vector extensions of a CPU that the code uses, named as by `cpu_features`.
     features: tuple[str, ...] = ()
     #: True if `run` takes any number of images, not only the batch of `inputs`.
     any_batch: bool = False
     _loaded: _Loaded = field(default_factory=_Loaded, repr=False)
+
+    @property
+    def weights(self) -> tuple[NDArray[Any], ...]:
+        """Weights of all entries, equal ones once, packed as the kernels read them."""
+        return weights_of(self.entries)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -286,9 +266,8 @@ class Executable:
 
     def save(self, path: str | Path) -> None:
         """Writes one file that `tvmconv.load` reads. Raises `ArtifactError`."""
-        # Without weights that only other buckets use.
-        kept = sorted({number for entry in self.entries for number in entry.weights})
-        entries = [_item(entry, kept) for entry in self.entries]
+        weights = weights_of(self.entries)
+        codes, models = codes_and_models(self.entries)
         sizes = {without_images(entry.shapes, self.any_batch) for entry in self.entries}
         # A version that knows one size alone would run the wrong bucket.
         known = {"format": artifact.FORMAT_OF_SIZES} if len(sizes) > 1 else {}
@@ -298,13 +277,9 @@ class Executable:
             "arch": self.arch,
             "features": list(self.features),
             "any_batch": self.any_batch,
-            "entries": entries,
+            "entries": to_items(self.entries, weights),
             "report": self.report.to_json(),
         }
-        steps = [step for entry in self.entries for step in entry.steps or (entry,)]
-        codes = tuple(step.code for step in steps if isinstance(step, Entry))
-        models = tuple(step.model for step in steps if isinstance(step, OnnxStep))
-        weights = tuple(self.weights[number] for number in kept)
         artifact.write(artifact.Artifact(manifest, codes, weights, models), path)
 
     # ------------------------------------------------------------ the steps of a run
@@ -434,22 +409,11 @@ class Executable:
         loaded, device = self._loaded, self.device()
         if entry not in loaded.machines:
             machine = _load_machine(entry.code, device)
-            for number in set(entry.weights) - set(loaded.weights):
-                loaded.weights[number] = tvm.runtime.tensor(self.weights[number], device)
+            for array in entry.weights:
+                if id(array) not in loaded.weights:
+                    loaded.weights[id(array)] = array, tvm.runtime.tensor(array, device)
             loaded.machines[entry] = machine
-        return loaded.machines[entry], [loaded.weights[number] for number in entry.weights]
-
-
-def _item(entry: Entry | OnnxStep, kept: list[int]) -> dict[str, Any]:
-    """An entry, or a step of it, in the manifest. kept: numbers of the weights that are saved."""
-    if isinstance(entry, OnnxStep):
-        return {"onnx": True, "inputs": list(entry.inputs), "outputs": list(entry.outputs)}
-    item: dict[str, Any] = {
-        "inputs": [asdict(spec) for spec in entry.inputs],
-        "outputs": [asdict(spec) for spec in entry.outputs],
-        "weights": [kept.index(number) for number in entry.weights],
-    }
-    return item | ({"steps": [_item(step, kept) for step in entry.steps]} if entry.steps else {})
+        return loaded.machines[entry], [loaded.weights[id(array)][1] for array in entry.weights]
 
 
 def _load_machine(code: bytes, device: Any) -> VirtualMachine:
