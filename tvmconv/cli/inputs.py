@@ -17,6 +17,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tvmconv.errors import FeedError, ShapeError, TvmconvError
 
+#: As `--shape any`.
+ANY = "any"
 #: Shapes of inputs, by name.
 Shapes = dict[str, tuple[int, ...]]
 
@@ -59,11 +61,11 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(int(size) for size in sizes.split(","))
 
 
-def parse_shapes(texts: Sequence[str]) -> Shapes | list[Shapes] | None:
+def parse_shapes(texts: Sequence[str]) -> Shapes | list[Shapes | str] | None:
     """Parses ``name=1,3,224,224`` of several inputs; a name that comes again begins the shapes of
-    the next size. Raises `ShapeError`."""
+    the next size. ``any`` comes last in the list. Raises `ShapeError`."""
     each: list[Shapes] = []
-    for name, shape in map(parse_shape, texts):
+    for name, shape in (parse_shape(text) for text in texts if text != ANY):
         if not each or name in each[-1]:
             each.append({})
         each[-1][name] = shape
@@ -75,7 +77,9 @@ def parse_shapes(texts: Sequence[str]) -> Shapes | list[Shapes] | None:
                 hint="name the same inputs for each: --shape a=1,3,8,8 --shape b=1,4 "
                 "--shape a=1,3,9,9 --shape b=1,4",
             )
-    return each if len(each) > 1 else each[0] if each else None
+    if ANY in texts:
+        return [*each, ANY]
+    return [*each] if len(each) > 1 else each[0] if each else None
 
 
 def parse_one_size(texts: Sequence[str]) -> Shapes | None:
@@ -83,7 +87,7 @@ def parse_one_size(texts: Sequence[str]) -> Shapes | None:
     shapes = parse_shapes(texts)
     if isinstance(shapes, list):
         raise ShapeError(
-            "--shape gives several sizes, and this command takes one",
+            "--shape gives several sizes, or any, and this command takes one",
             hint="give each input's shape once",
         )
     return shapes

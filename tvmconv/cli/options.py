@@ -31,7 +31,8 @@ OneShape = Annotated[
 Shape = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME=N,C,H,W", help="an input's shape; repeatable, of one input for several sizes"
+        metavar="NAME=N,C,H,W|any",
+        help="an input's shape; repeatable, of one input for several sizes; any: compiled when fed",
     ),
 ]
 Precision = Annotated[str | None, typer.Option(help="precision of convolutions; default: fp16")]

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import count
-from typing import Any, TypeGuard, cast
+from typing import Any, Literal, TypeGuard, cast
 
 import numpy as np
 import onnx
@@ -31,6 +31,9 @@ Batch = int | Sequence[int] | None
 OneShapes = Mapping[str, Sequence[int]] | None
 #: The parameter `shapes` of a build: those of one size, or of several.
 Shapes = OneShapes | Sequence[Mapping[str, Sequence[int]]]
+#: The same with ``"any"``, alone or in the list: other shapes are compiled when they are first fed.
+ANY = "any"
+ShapesOrAny = Shapes | Literal["any"] | Sequence[Mapping[str, Sequence[int]] | Literal["any"]]
 
 #: Relative l2 difference allowed between an image's outputs at two places of a batch, since
 #: onnxruntime may add in another order.
@@ -42,7 +45,7 @@ def is_buckets(batch: Batch) -> TypeGuard[Sequence[int]]:
     return isinstance(batch, Sequence) and not isinstance(batch, str | bytes)
 
 
-def _sorted(batch: Sequence[int]) -> tuple[int, ...]:
+def sorted_batches(batch: Sequence[int]) -> tuple[int, ...]:
     """The buckets in ascending order. Raises `ShapeError` for an empty list, and for repeated or
     bad batches."""
     told = {"hint": "give batch=[1, 8, 32], in any order", "shell": "give --batch 1,8,32"}
@@ -53,6 +56,15 @@ def _sorted(batch: Sequence[int]) -> tuple[int, ...]:
     if len(set(batch)) < len(batch):
         raise ShapeError(f"batches are listed twice: {list(batch)}", **told)
     return tuple(sorted(map(int, batch)))
+
+
+def without_any(shapes: ShapesOrAny) -> tuple[Shapes, bool]:
+    """The shapes that are foreseen, an empty list if none are, and whether any others are taken."""
+    if shapes == ANY:
+        return [], True
+    if isinstance(shapes, Mapping) or not isinstance(shapes, Sequence) or ANY not in shapes:
+        return cast("Shapes", shapes), False
+    return [cast("Mapping[str, Sequence[int]]", one) for one in shapes if one != ANY], True
 
 
 def each_shapes(shapes: Shapes) -> tuple[OneShapes, ...]:
@@ -75,7 +87,7 @@ def at_buckets(proto: onnx.ModelProto, batch: Batch, shapes: Shapes) -> tuple[on
     """
     each = each_shapes(shapes)
     if is_buckets(batch):
-        batches = _sorted(batch)
+        batches = sorted_batches(batch)
         fixed = [_at_bucket(proto, size, batches[-1], one) for one in each for size in batches]
     else:
         fixed = [fix_shapes(proto, cast("int | None", batch), one) for one in each]
@@ -112,6 +124,15 @@ def require_independent(proto: onnx.ModelProto, batch: Sequence[int], shapes: Sh
     """
     for one in each_shapes(shapes):
         _require_independent(proto, batch, one)
+
+
+def are_independent(proto: onnx.ModelProto, batch: int, shapes: OneShapes) -> bool:
+    """True if the images of a batch of this size are known to be independent of each other."""
+    try:
+        require_independent(proto, [batch], shapes)
+    except ModelError:
+        return False
+    return True
 
 
 def _require_independent(proto: onnx.ModelProto, batch: Sequence[int], shapes: OneShapes) -> None:

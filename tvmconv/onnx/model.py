@@ -268,8 +268,16 @@ def _fix_input(
             )
         value.CopyFrom(helper.make_tensor_value_info(value.name, tensor.elem_type, list(shape)))
         return []
-    if batch is not None and tensor.shape.dim:
-        first = tensor.shape.dim[0]
+    if batch is not None:
+        fill_batch(value, batch)
+    return open_dimensions(value)
+
+
+def fill_batch(value: onnx.ValueInfoProto, batch: int) -> None:
+    """Sets the open first dimension of an input, in place. Raises `ShapeError` for another that is
+    fixed."""
+    check_batch(batch)
+    for first in value.type.tensor_type.shape.dim[:1]:
         if first.dim_value and first.dim_value != batch:
             raise ShapeError(
                 f"input {value.name!r} has a fixed first dimension of {first.dim_value}, "
@@ -279,7 +287,6 @@ def _fix_input(
             )
         first.Clear()
         first.dim_value = int(batch)
-    return open_dimensions(value)
 
 
 def open_dimensions(value: onnx.ValueInfoProto) -> list[str]:

@@ -10,7 +10,7 @@ dropped.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 #: Of every input, in order.
@@ -49,3 +49,8 @@ def plan_batches(n: int, buckets: Collection[int]) -> tuple[Chunk, ...]:
     fitting = min(bucket for bucket in buckets if bucket >= n - start)
     chunks = [Chunk(largest, at, largest) for at in whole]
     return (*chunks, Chunk(fitting, start, n - start))
+
+
+def is_whole(shares: Sequence[tuple[object, Chunk]]) -> bool:
+    """True if one bucket takes all that is fed, as it is."""
+    return len(shares) == 1 and shares[0][1].count == shares[0][1].bucket

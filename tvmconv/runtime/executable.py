@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,9 @@ import tvmconv.runtime.tensor_map  # noqa: F401
 from tvmconv.errors import ArtifactError, FeedError, TvmconvError, first_line
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.runtime import artifact
+from tvmconv.runtime.any_shape import AnyShape
 from tvmconv.runtime.binding import Binding, bind
-from tvmconv.runtime.buckets import Chunk, plan_batches, without_images
+from tvmconv.runtime.buckets import Chunk, Shapes, is_whole, plan_batches, without_images
 from tvmconv.runtime.device import find_device
 from tvmconv.runtime.entry import Entry, codes_and_models, to_items, weights_of
 from tvmconv.runtime.feeds import images, join, on_host_array, place, random_feeds, read
@@ -52,7 +53,9 @@ class Executable:
 
     Several threads may use it; their runs take turns. Built for buckets (several batches, sizes or
     both), it has an entry for each. `inputs`, `outputs`, `report` and the steps of a run are then
-    those of the largest, which is fed most; `bucket` gives the others.
+    those of the largest, which is fed most; `bucket` gives the others. Built for any shape, it
+    compiles an entry when its shapes are first fed. It may have none before: then `inputs` and
+    `outputs` have `specs.OPEN` for what may be any size.
     """
 
     target: str
@@ -64,32 +67,57 @@ class Executable:
     features: tuple[str, ...] = ()
     #: True if `run` takes any number of images, not only the batch of `inputs`.
     any_batch: bool = False
+    #: What compiles other shapes when they are first fed; None if the entries are all there is.
+    any_shape: AnyShape | None = None
     _loaded: _Loaded = field(default_factory=_Loaded, repr=False)
 
     @property
     def weights(self) -> tuple[NDArray[Any], ...]:
-        """Weights of all entries, equal ones once, packed as the kernels read them."""
+        """Weights of all `entries`, equal ones once, packed as the kernels read them."""
         return weights_of(self.entries)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs of the largest bucket, in order."""
-        return self.entries[-1].inputs
+        if not self.entries and self.any_shape is not None:
+            return self.any_shape.recipe.inputs
+        return self._largest.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs of the largest bucket, in order."""
-        return self.entries[-1].outputs
+        if not self.entries and self.any_shape is not None:
+            return self.any_shape.recipe.outputs
+        return self._largest.outputs
 
     @property
     def code(self) -> bytes:
         """The shared library of the largest bucket; empty if it has parts."""
-        return self.entries[-1].code
+        return self._largest.code
+
+    @property
+    def _largest(self) -> Entry:
+        """Raises `FeedError` if nothing was compiled before it is fed."""
+        if not self.entries:
+            raise self._none_yet()
+        return self.entries[-1]
+
+    def _none_yet(self) -> FeedError:
+        return FeedError(
+            "the network takes any shape, and none was compiled with it",
+            note=f"its inputs are {', '.join(map(str, self.inputs))}",
+            hint="give feeds: run(feeds), bind(feeds), compare(model, exe, feeds)",
+            shell="give what to feed: --input name=array.npy",
+        )
+
+    def _buckets(self) -> list[Entry]:
+        """All entries: those that were foreseen, then those in memory beside them."""
+        return [*self.entries, *(self.any_shape.entries() if self.any_shape else ())]
 
     @property
     def in_parts(self) -> bool:
         """True if onnxruntime runs some parts of it; `report` says which."""
-        return any(entry.steps for entry in self.entries)
+        return any(entry.steps for entry in self._buckets())
 
     @property
     def batches(self) -> tuple[int, ...]:
@@ -101,7 +129,8 @@ class Executable:
         outs = ", ".join(map(str, self.outputs))
         texts = bucket_texts((entry.batch, shapes_of(entry.inputs)) for entry in self.entries)
         several = self.any_batch or len(texts) > 1
-        buckets = f", buckets {', '.join(texts)}" if several else ""
+        buckets = f", buckets {', '.join(texts)}" if several and texts else ""
+        buckets += ", any shape" if self.any_shape else ""
         return f"Executable({self.target} {self.arch}{buckets}: {ins} -> {outs})"
 
     def bucket(
@@ -112,9 +141,10 @@ class Executable:
         batch: one of its `batches`. shapes: of inputs by name, as they are fed. Either is enough
         where it names one bucket. Raises `FeedError` if there is no such bucket, or several.
         """
+        every = self._buckets()
         found = [
             entry
-            for entry in self.entries
+            for entry in every
             if batch in (None, entry.batch)
             and all(
                 tuple(shape) == shapes_of(entry.inputs).get(name)
@@ -122,41 +152,50 @@ class Executable:
             )
         ]
         if len(found) != 1:
-            there = found or self.entries
+            there = found or every
             texts = bucket_texts((entry.batch, shapes_of(entry.inputs)) for entry in there)
             asked = [] if batch is None else [f"of {batch}"]
             asked += [f"of {shapes_text(shapes)}"] if shapes else []
             raise FeedError(
                 f"the network has {'several buckets' if found else 'no bucket'} "
                 + (" and ".join(asked) or "to choose from"),
-                note=f"it has {', '.join(texts)}",
+                note=f"it has {', '.join(texts) or 'none yet'}",
                 hint="name one by its batch, its shapes, or both",
             )
         return self.only(found[0])
 
     def only(self, entry: Entry) -> Executable:
         """The network at one of its entries."""
-        if self.entries == (entry,) and not self.any_batch:
+        if self.entries == (entry,) and not self.any_batch and not self.any_shape:
             return self
-        report = (*self.report.smaller, self.report)[self.entries.index(entry)]
-        report = replace(report, smaller=(), stored_weight_bytes=report.weight_bytes)
-        return replace(self, entries=(entry,), report=report, any_batch=False)
+        report = self.any_shape.report_of(entry) if self.any_shape else None
+        if report is None and entry in self.entries:
+            report = (*self.report.smaller, self.report)[self.entries.index(entry)]
+        if report is None:
+            raise FeedError("the bucket is no more: others were fed", hint="feed its shapes again")
+        report = replace(report, smaller=(), any_shape=False)
+        report = replace(report, stored_weight_bytes=report.weight_bytes)
+        return replace(self, entries=(entry,), report=report, any_batch=False, any_shape=None)
 
     def each_bucket(
         self, feeds: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[Executable, Mapping[str, Any]]]:
         """Every bucket as an executable of its own, with what to feed it.
 
-        Without `feeds`, `random_feeds`. With them, every bucket of their size: for a network built
-        for several batches, as many of the images as it holds, repeated if they are fewer. Raises
-        `FeedError`.
+        Without `feeds`, `random_feeds`. With them, every bucket of their size, compiled if need be:
+        for a network built for several batches, as many of the images as it holds, repeated if they
+        are fewer. Raises `FeedError`.
         """
         if feeds is None:
-            for entry in self.entries:
+            if not self._buckets():
+                raise self._none_yet()
+            for entry in self._buckets():
                 one = self.only(entry)
                 yield one, random_feeds(one.inputs)
             return
         arrays = self.read(feeds)
+        if self.any_shape is not None:
+            self.any_shape.shares(_shapes(arrays), wait=True)
         for entry in self._fitting(arrays):
             one = self.only(entry)
             if not self.any_batch:
@@ -168,10 +207,17 @@ class Executable:
     def read(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Checks feeds of `run` and returns them in the order of `inputs`: NumPy arrays, or TVM
         tensors. Raises `FeedError`."""
+        if self.any_shape is not None:
+            return read([self.any_shape.recipe.inputs], feeds, self.any_batch)
         return read([entry.inputs for entry in self.entries], feeds, self.any_batch)
 
     def shares(self, arrays: Sequence[Any]) -> list[tuple[Entry, Chunk]]:
-        """The entries that run arrays of `read`, with the images that each takes, in order."""
+        """The entries that run arrays of `read`, with the images that each takes, in order.
+
+        Of any shape, what is missing is compiled; raises as `build` does.
+        """
+        if self.any_shape is not None:
+            return self.any_shape.shares(_shapes(arrays))
         fitting = {entry.batch: entry for entry in self._fitting(arrays)}
         if not self.any_batch:
             (entry,) = fitting.values()
@@ -182,10 +228,9 @@ class Executable:
 
     def _fitting(self, arrays: Sequence[Any]) -> list[Entry]:
         """The entries of the size of `arrays`; of several batches, all batches of that size."""
-        fed = without_images(tuple(tuple(array.shape) for array in arrays), self.any_batch)
-        return [
-            entry for entry in self.entries if without_images(entry.shapes, self.any_batch) == fed
-        ]
+        fed = without_images(_shapes(arrays), self.any_batch)
+        every = self._buckets()
+        return [entry for entry in every if without_images(entry.shapes, self.any_batch) == fed]
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Runs the network on the feeds and waits for it.
@@ -194,16 +239,19 @@ class Executable:
         supports DLPack; an array on the device is not copied to the host. Built for several sizes,
         the bucket of these shapes runs. Built for several batches, it takes any number of images,
         the first dimension of every input and output, and cuts them into batches by
-        `buckets.plan_batches`.
+        `buckets.plan_batches`. Built for any shape, it compiles the bucket of a new one first, or
+        in a thread, where a bucket of other batches serves meanwhile.
 
         Returns every output by name: NumPy arrays if all feeds are, torch tensors if one of them
         is, else TVM tensors; the latter two on the device the network ran on. Raises `FeedError`
-        for feeds that do not fit, `TargetError` if this machine lacks the device.
+        for feeds that do not fit, `TargetError` if this machine lacks the device, and as `build`
+        does where a bucket is compiled.
         """
         torch = sys.modules.get("torch")
+        arrays, device = self.read(feeds), self.device()
+        if self.any_shape is not None:
+            self.shares(arrays)  # compiles what is missing while other threads run
         with self._loaded.lock:
-            arrays = self.read(feeds)
-            device = self.device()
             of_torch = [x for x in feeds.values() if torch and isinstance(x, torch.Tensor)]
             if torch and any(x.is_cuda for x in of_torch):
                 # Kernels that write the feeds may still run on a stream that TVM does not wait for.
@@ -227,11 +275,14 @@ class Executable:
         """
         self._require_whole("bind")
         with self._loaded.lock:
-            entry, arrays = self.entries[-1], None
-            if feeds is not None:
-                arrays = read([entry.inputs for entry in self.entries], feeds, False)
-                fed = tuple(tuple(array.shape) for array in arrays)
-                entry = next(entry for entry in self.entries if entry.shapes == fed)
+            if feeds is None:
+                entry, arrays = self._largest, None
+            else:
+                if self.any_shape is not None:
+                    self.any_shape.shares(_shapes(self.read(feeds)), wait=True)
+                every = self._buckets()
+                arrays = read([entry.inputs for entry in every], feeds, False)
+                entry = next(entry for entry in every if entry.shapes == _shapes(arrays))
             machine, weights = self._machine(entry)
             main = machine["bound" if self.target == "cuda" else "main"]
 
@@ -265,12 +316,16 @@ class Executable:
         return self.run({self.inputs[0].name: array})[self.outputs[0].name]
 
     def save(self, path: str | Path) -> None:
-        """Writes one file that `tvmconv.load` reads. Raises `ArtifactError`."""
+        """Writes one file that `tvmconv.load` reads. Raises `ArtifactError`.
+
+        Of any shape, it has the buckets that were foreseen, and the model.
+        """
         weights = weights_of(self.entries)
         codes, models = codes_and_models(self.entries)
+        recipe = self.any_shape.recipe if self.any_shape else None
         sizes = {without_images(entry.shapes, self.any_batch) for entry in self.entries}
         # A version that knows one size alone would run the wrong bucket.
-        known = {"format": artifact.FORMAT_OF_SIZES} if len(sizes) > 1 else {}
+        known = {"format": artifact.FORMAT_OF_SIZES} if len(sizes) > 1 or recipe else {}
         manifest = known | {
             "tvmconv": __version__,
             "target": self.target,
@@ -280,6 +335,9 @@ class Executable:
             "entries": to_items(self.entries, weights),
             "report": self.report.to_json(),
         }
+        if recipe is not None:
+            manifest["any_shape"] = recipe.to_json()
+            models += (recipe.model,)
         artifact.write(artifact.Artifact(manifest, codes, weights, models), path)
 
     # ------------------------------------------------------------ the steps of a run
@@ -288,7 +346,7 @@ class Executable:
         self, shares: Sequence[tuple[Entry, Chunk]], arrays: list[Any], on_host: bool
     ) -> list[Any]:
         """Outputs of all images, run as `shares` says."""
-        if not self.any_batch:
+        if is_whole(shares):
             return self._run_entry(shares[0][0], arrays, on_host)
         parts = []
         for entry, chunk in shares:
@@ -338,7 +396,7 @@ class Executable:
         """Seconds of every step of one run, for a network in parts; tensors: its inputs."""
         seconds: list[float] = []
         with self._loaded.lock:
-            self._run_steps(self.entries[-1], tensors, lambda _, taken: seconds.append(taken))
+            self._run_steps(self._largest, tensors, lambda _, taken: seconds.append(taken))
         return seconds
 
     def _session(self, step: OnnxStep) -> Session:
@@ -371,7 +429,7 @@ class Executable:
     def enqueue(self, tensors: list[Any]) -> list[Any]:
         """Starts the network on tensors of the device; on a GPU, returns before it is done, unless
         onnxruntime runs a part of it."""
-        entry = self.entries[-1]
+        entry = self._largest
         if entry.steps:
             with self._loaded.lock:
                 made = self._run_steps(entry, tensors)
@@ -391,7 +449,7 @@ class Executable:
         after each, and uses no CUDA graph. Raises `TvmconvError` if onnxruntime runs a part.
         """
         self._require_whole("trace of its calls")
-        entry = self.entries[-1]
+        entry = self._largest
         _, weights = self._machine(entry)
         machine = _load_machine(entry.code, self.device())
         machine.set_instrument(heard)
@@ -407,6 +465,8 @@ class Executable:
     def _machine(self, entry: Entry) -> tuple[VirtualMachine, list[Any]]:
         """The entry's virtual machine and its weights, loaded to the device at the first call."""
         loaded, device = self._loaded, self.device()
+        if self.any_shape is not None:
+            self._forget({*self._buckets(), entry})
         if entry not in loaded.machines:
             machine = _load_machine(entry.code, device)
             for array in entry.weights:
@@ -414,6 +474,21 @@ class Executable:
                     loaded.weights[id(array)] = array, tvm.runtime.tensor(array, device)
             loaded.machines[entry] = machine
         return loaded.machines[entry], [loaded.weights[id(array)][1] for array in entry.weights]
+
+    def _forget(self, kept: Set[Entry]) -> None:
+        """Frees what was loaded of entries other than these and their parts."""
+        kept = {one for entry in kept for one in (entry, *entry.steps) if isinstance(one, Entry)}
+        loaded = self._loaded
+        if gone := loaded.machines.keys() - kept:
+            for entry in gone:
+                del loaded.machines[entry]
+            used = {id(array) for entry in loaded.machines for array in entry.weights}
+            for address in loaded.weights.keys() - used:
+                del loaded.weights[address]
+
+
+def _shapes(arrays: Sequence[Any]) -> Shapes:
+    return tuple(tuple(array.shape) for array in arrays)
 
 
 def _load_machine(code: bytes, device: Any) -> VirtualMachine:

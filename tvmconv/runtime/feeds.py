@@ -11,8 +11,8 @@ import tvm
 from numpy.typing import NDArray
 
 from tvmconv.errors import FeedError
-from tvmconv.runtime.buckets import distance, without_images
-from tvmconv.specs import TensorSpec
+from tvmconv.runtime.buckets import Shapes, distance, without_images
+from tvmconv.specs import OPEN, TensorSpec
 
 #: Alignment that TVM requires of memory that it borrows, in bytes.
 ALIGNMENT = 64
@@ -26,7 +26,8 @@ def read(
     """Checks feeds and returns them in the order of the inputs: NumPy arrays, or TVM tensors.
 
     buckets: the inputs of each; they differ in shapes alone, and those of one of them have to be
-    fed. any_batch: allows any first dimension that is the same for all. Raises `FeedError`.
+    fed. Any size fits a dimension that is `OPEN`. any_batch: allows any first dimension that is the
+    same for all. Raises `FeedError`.
     """
     specs = buckets[-1]
     names = [spec.name for spec in specs]
@@ -62,25 +63,32 @@ def read(
 def _no_bucket(
     sizes: Sequence[Sequence[TensorSpec]], feeds: Mapping[str, Any], any_batch: bool
 ) -> FeedError:
-    """The error that names the shapes there are, the closest first."""
     names = [spec.name for spec in sizes[-1]]
-    fed = without_images(tuple(tuple(feeds[name].shape) for name in names), any_batch)
+    given = ", ".join(f"{name}: {_given(feeds[name])}" for name in names)
+    return FeedError(
+        f"the network is built for other shapes than {given}",
+        note=there_are(sizes, tuple(tuple(feeds[name].shape) for name in names), any_batch),
+        hint="feed one of these, or build with these shapes too: shapes=[{...}, {...}]",
+        shell="feed one of these, or build with these shapes too: --shape, several times",
+    )
+
+
+def there_are(sizes: Sequence[Sequence[TensorSpec]], fed: Shapes, any_batch: bool) -> str:
+    """The note of an error that names the shapes there are, the closest to what is fed first."""
+    if not sizes:
+        return "there are none yet"
 
     def far(specs: Sequence[TensorSpec]) -> float:
-        return distance(without_images(tuple(spec.shape for spec in specs), any_batch), fed)
+        shapes = tuple(spec.shape for spec in specs)
+        return distance(without_images(shapes, any_batch), without_images(fed, any_batch))
 
     there = [
         ", ".join(f"{spec.name}: {_wanted(spec, any_batch)}" for spec in specs)
         for specs in sorted(sizes, key=far)
     ]
+    there = list(dict.fromkeys(there))  # several batches of one size
     more = f"; and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
-    given = ", ".join(f"{name}: {_given(feeds[name])}" for name in names)
-    return FeedError(
-        f"the network is built for other shapes than {given}",
-        note=f"it takes, the closest first, {'; '.join(there[:MOST_NAMED])}{more}",
-        hint="feed one of these, or build with these shapes too: shapes=[{...}, {...}]",
-        shell="feed one of these, or build with these shapes too: --shape, several times",
-    )
+    return f"it takes, the closest first, {'; '.join(there[:MOST_NAMED])}{more}"
 
 
 def _given(feed: Any) -> str:
@@ -90,8 +98,10 @@ def _given(feed: Any) -> str:
 
 def _wanted(spec: TensorSpec, any_batch: bool) -> str:
     """Dtype and shape of an input as text."""
-    sizes = ["1 or more", *spec.shape[1:]] if any_batch else list(spec.shape)
-    return f"{spec.dtype}[{', '.join(map(str, sizes))}]"
+    sizes = ["1 or more" if size == OPEN else str(size) for size in spec.shape]
+    if any_batch:
+        sizes[:1] = ["1 or more"]
+    return f"{spec.dtype}[{', '.join(sizes)}]"
 
 
 def _check(spec: TensorSpec, feed: Any, any_batch: bool, one_size: bool) -> None:
@@ -103,7 +113,10 @@ def _check(spec: TensorSpec, feed: Any, any_batch: bool, one_size: bool) -> None
         )
     shape, dtype = tuple(feed.shape), str(feed.dtype).removeprefix("torch.")
     fixed = 1 if any_batch else 0
-    fits = len(shape) == len(spec.shape) and shape[fixed:] == spec.shape[fixed:]
+    fits = len(shape) == len(spec.shape) and all(
+        one == wanted or (wanted == OPEN and one > 0)
+        for one, wanted in zip(shape[fixed:], spec.shape[fixed:], strict=True)
+    )
     fits = fits and not (any_batch and shape[0] < 1)
     if dtype != spec.dtype or (one_size and not fits):
         same = dtype == spec.dtype

@@ -7,6 +7,7 @@ from pathlib import Path
 from tvmconv.errors import ArtifactError
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.runtime import artifact
+from tvmconv.runtime.any_shape import AnyShape, Recipe
 from tvmconv.runtime.entry import from_items
 from tvmconv.runtime.executable import Executable
 
@@ -20,7 +21,10 @@ def load(path: str | Path) -> Executable:
     stored = artifact.read(path)
     manifest = stored.manifest
     try:
-        entries = from_items(manifest["entries"], stored.weights, stored.codes, stored.models)
+        models, recipe = stored.models, None
+        if "any_shape" in manifest:
+            models, recipe = models[:-1], Recipe.from_json(manifest["any_shape"], models[-1])
+        entries = from_items(manifest["entries"], stored.weights, stored.codes, models)
         exe = Executable(
             manifest["target"],
             manifest["arch"],
@@ -28,15 +32,17 @@ def load(path: str | Path) -> Executable:
             BuildReport.from_json(manifest["report"]),
             tuple(manifest["features"]),
             manifest["any_batch"],
+            None if recipe is None else AnyShape(recipe, entries, Path(path)),
         )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise ArtifactError(
             f"{path} has a damaged manifest", note=repr(error), hint="build the network again"
         ) from error
-    if not exe.entries or len(exe.report.smaller) + 1 != len(exe.entries):
+    found = len(exe.report.smaller) + 1
+    if found != len(exe.entries) and (exe.any_shape is None or exe.entries or found > 1):
         raise ArtifactError(
             f"{path} has a damaged manifest",
-            note=f"{len(exe.entries)} entries, reports of {len(exe.report.smaller) + 1}",
+            note=f"{len(exe.entries)} entries, reports of {found}",
             hint="build the network again",
         )
     if exe.target not in ("cuda", "llvm", "hmma-sim"):

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvmconv.runtime.binding import Binding
-from tvmconv.runtime.buckets import Chunk
+from tvmconv.runtime.buckets import Chunk, is_whole
 from tvmconv.runtime.cuda import Event, Stream, pinned
 from tvmconv.runtime.feeds import images, join
 from tvmconv.specs import TensorSpec
@@ -41,10 +41,6 @@ class Network(Protocol):
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs of the largest bucket."""
-
-    @property
-    def any_batch(self) -> bool:
-        """True if `run` takes any number of images."""
 
     def read(self, feeds: Mapping[str, Any]) -> list[Any]:
         """Feeds, checked, in the order of `inputs`."""
@@ -138,10 +134,11 @@ class _Pipeline:
     def _start(self, feeds: Mapping[str, Any]) -> _Ticket:
         exe = self._exe
         arrays = exe.read(feeds)
-        if not all(isinstance(array, np.ndarray) for array in feeds.values()):
-            return _Done(exe.run(feeds))  # lies on the device: there is no copy to overlap
         shares = exe.shares(arrays)
-        if not exe.any_batch:
+        on_device = not all(isinstance(array, np.ndarray) for array in feeds.values())
+        if on_device or any(entry.steps for entry, _ in shares):
+            return _Done(exe.run(feeds))  # there is no copy to overlap, or it waits for the device
+        if is_whole(shares):
             return _Batch(exe, [self._slot(shares[0][0]).start(arrays)])
         parts = []
         for entry, chunk in shares:

@@ -188,6 +188,21 @@ def test_threads_may_share_a_network(saved: Path) -> None:
             assert all(map(np.array_equal, found, expected))
 
 
+def test_threads_may_write_the_same_file(tmp_path: Path) -> None:
+    """Whoever reads it meanwhile finds one that is whole."""
+    weights = (np.arange(1 << 14, dtype="f"),)
+
+    def write_and_read(number: int) -> int:
+        artifact.write(artifact.Artifact({"number": number}, (), weights), tmp_path / "file")
+        found = artifact.read(tmp_path / "file")
+        assert np.array_equal(found.weights[0], weights[0])
+        return found.manifest["number"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(write_and_read, range(64))) <= set(range(64))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 class Lent:
     """An array that speaks DLPack and nothing else."""
 

@@ -196,6 +196,8 @@ class BuildReport(Report):
     conversions: tuple[ConversionReport, ...] = ()
     #: Every kernel that only quantises or dequantises. It may convert a layout as well.
     quantising: tuple[ConversionReport, ...] = ()
+    #: True if other shapes are compiled when they are first fed; then there may be no convolutions.
+    any_shape: bool = False
     #: The machine that costs and floors are for.
     machine: MachineReport = MachineReport()
     #: Kernels of TVM's, in order. Conversions are among them.

@@ -53,6 +53,8 @@ def build_text(report: BuildReport) -> str:
 
 
 def _headline(report: BuildReport) -> str:
+    if report.any_shape and not report.shapes:
+        return f"{target(report)}: no shape is compiled yet; each is when it is first fed"
     text = f"{target(report)}: {tensorized(report)}"
     if report.convs:
         text += f", {report.useful_macs / 1e9:.2f} GMAC"
@@ -67,6 +69,8 @@ def _headline(report: BuildReport) -> str:
             live = mib(report.activation_bound_bytes)
             text += f", {ratio:.2f} times the {live} MiB that are live at once"
         text += f"; outputs {mib(report.output_bytes)} MiB"
+    if report.any_shape:
+        text += "\nother shapes are compiled when they are first fed"
     return text
 
 
