@@ -75,6 +75,7 @@ def each_shapes(shapes: Shapes) -> tuple[OneShapes, ...]:
         raise ShapeError(
             "an empty list has no shapes to build for",
             hint="give shapes=[{'input': (1, 3, 224, 224)}, {'input': (1, 3, 320, 320)}]",
+            shell="give --shape input=1,3,224,224 --shape input=1,3,320,320",
         )
     return tuple(shapes)
 

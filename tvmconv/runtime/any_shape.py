@@ -122,6 +122,7 @@ class AnyShape:
         self._compiling: dict[Shapes, Future[Entry]] = {}
         #: Shapes that could not be compiled in a thread: others serve, and go on to.
         self._failed: set[Shapes] = set()
+        self._in_thread = False
 
     @cached_property
     def _shared(self) -> dict[str, Array]:
@@ -227,13 +228,16 @@ class AnyShape:
     # ------------------------------------------------------------ compiling
 
     def _start(self, shapes: Shapes) -> None:
-        """Compiles in a thread, which the process waits for before it ends."""
+        """Compiles in a thread, which the process waits for before it ends.
+
+        There is one at a time: what it leaves out is asked for again when it is fed again.
+        """
         with self._lock:
-            if shapes in self._made or shapes in self._compiling or shapes in self._failed:
-                return
-            if not can_compile():
+            known = shapes in self._made or shapes in self._compiling or shapes in self._failed
+            if known or self._in_thread or not can_compile():
                 return  # others serve
             future = self._compiling[shapes] = Future()
+            self._in_thread = True
         thread = threading.Thread(
             target=self._fill, args=(shapes, future, True), name=f"bucket {self._text(shapes)}"
         )
@@ -253,6 +257,7 @@ class AnyShape:
         finally:
             with self._lock:
                 del self._compiling[shapes]
+                self._in_thread &= not in_thread
 
     def _compiled(self, shapes: Shapes, in_thread: bool) -> _Made:
         if not can_compile():
@@ -262,8 +267,8 @@ class AnyShape:
             raise FeedError(
                 f"no bucket of {given} is compiled yet, and none can be here",
                 note=there_are([self._specs(one) for one in there], shapes, self.any_batch),
-                hint="only TVM's runtime is installed: feed one of these, or compile the others "
-                "where its compiler, onnx and onnxruntime are",
+                hint="feed one of these, or compile the others where not only TVM's runtime is "
+                "installed: with its compiler, onnx and onnxruntime",
             )
         with _ONE_AT_A_TIME:
             started = time.perf_counter()
