@@ -82,6 +82,12 @@ def _filled(proto: onnx.ModelProto, batch: Batch) -> list[onnx.ValueInfoProto]:
                 f"the model does not say how many dimensions input {value.name!r} has",
                 hint="export it with a shape, of which any dimension may be open",
             )
+        if several and not value.type.tensor_type.shape.dim:
+            raise ShapeError(
+                f"input {value.name!r} does not have the images as its first dimension",
+                note="it is a scalar",
+                hint="several batches need that of every input and output; build for one batch",
+            )
         filled = onnx.ValueInfoProto()
         filled.CopyFrom(value)
         for size in sizes:

@@ -241,7 +241,13 @@ class AnyShape:
         thread = threading.Thread(
             target=self._fill, args=(shapes, future, True), name=f"bucket {self._text(shapes)}"
         )
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:  # too many threads, or the process ends
+            with self._lock:
+                del self._compiling[shapes]
+                self._in_thread = False
+            future.set_exception(error)
 
     def _fill(self, shapes: Shapes, future: Future[Entry], in_thread: bool = False) -> None:
         """Gives a future its bucket, or its error."""

@@ -53,6 +53,12 @@ def shapes_in(exe: tvmconv.Executable) -> set[tuple[int, ...]]:
     return {entry.shapes[0] for entry in exe.any_shape.entries()}
 
 
+def with_a_scalar() -> onnx.ModelProto:
+    g = Graph(["n", 8, "h", "w"])
+    g.inputs.append(onnx.helper.make_tensor_value_info("gain", 1, []))
+    return g.model(g.op("Mul", g.conv("input", 8, 8), "gain", name="louder"))
+
+
 class Compiler:
     """What compiles, in the place of the real one: gives an entry of ones of any shape, at once or
     when it is let."""
@@ -159,6 +165,20 @@ def test_concurrent_first_feeds_compile_once(compiler: Compiler) -> None:
         entries = [each.result(20) for each in found]
     assert sorted(compiler.asked) == [((2, 3, 5),), ((2, 3, 6),)]
     assert len(set(entries)) == 2
+
+
+def test_where_no_thread_can_be_started_others_serve(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    one = network()
+    one.shares(((2, 3, 5),))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        assert batches_of(one.shares(((3, 3, 5),))) == [(2, 0, 2), (2, 2, 1)]
+    assert batches_of(one.shares(((3, 3, 5),), wait=True)) == [(3, 0, 3)]
 
 
 def test_an_error_is_everyones_who_waits_and_not_kept(compiler: Compiler) -> None:
@@ -393,6 +413,13 @@ def test_what_needs_a_shape_says_so() -> None:
         tvmconv.inspect(finder(), target="llvm", shapes="any")
 
 
+def test_a_scalar_is_fed_as_it_is() -> None:
+    exe = build(with_a_scalar())
+    for gain in (2.0, 3.0):
+        feeds = {**image(1, 8, 4, 5), "gain": np.array(gain, "f")}
+        held(with_a_scalar(), feeds, exe.run(feeds))
+
+
 def test_a_size_that_the_model_can_not_have_is_refused_when_it_is_fed() -> None:
     g = Graph([1, 8, "h", 4])
     x = g.op("Reshape", g.conv("input", 8, 8), g.constant(np.array([1, 8, 16])))
@@ -419,6 +446,7 @@ def test_a_size_that_the_model_can_not_have_is_refused_when_it_is_fed() -> None:
         ),
         (finder(), {"shapes": ["any", "all"]}, "by input name"),
         (finder(), {"calibrate": image(*SMALL)}, "nothing to calibrate"),
+        (with_a_scalar(), {"batch": [1, 2]}, "'gain' does not have the images as its first"),
     ],
 )
 def test_what_is_refused_before_anything_is_fed(
