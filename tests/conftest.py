@@ -37,6 +37,8 @@ UNOPTIMIZED = (
     ),
     "tests/tvmconv/runtime/test_buckets.py",
     "tests/tvmconv/runtime/test_io_form.py",
+    "tests/tvmconv/runtime/test_sizes.py",
+    "tests/tvmconv/runtime/test_any_shape.py",
 )  # fmt: skip
 
 

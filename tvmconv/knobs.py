@@ -10,6 +10,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from intrinsics.errors import TvmconvError
+
 
 @dataclass(frozen=True)
 class Knob:
@@ -41,6 +43,12 @@ KNOBS: tuple[Knob, ...] = (
         "~/.local/share/tvmconv/records",
         "folder of your own tuning records, one file for each architecture",
     ),
+    Knob(
+        "TVMCONV_BUCKETS",
+        "beside the artifact",
+        "folder for buckets that are compiled when their shapes are first fed",
+    ),
+    Knob("TVMCONV_BUCKETS_MOST", "32", "buckets kept there, and in memory; then the oldest go"),
     Knob("TVMCONV_DUMP", "", "folder for the module after every pass; of buckets, the smallest's"),
 )
 
@@ -57,6 +65,22 @@ def records_folder() -> Path:
         return Path(folder)
     data = os.environ.get("XDG_DATA_HOME", "") or Path.home() / ".local" / "share"
     return Path(data) / "tvmconv" / "records"
+
+
+def buckets_folder() -> Path | None:
+    """The folder of buckets that are compiled when they are first fed, if one is named."""
+    folder = os.environ.get("TVMCONV_BUCKETS", "")
+    return Path(folder) if folder else None
+
+
+def most_buckets() -> int:
+    """The most of those buckets that are kept. Raises `TvmconvError` unless it is 1 or more."""
+    text = os.environ.get("TVMCONV_BUCKETS_MOST", "") or "32"
+    if not text.isdecimal() or int(text) < 1:
+        raise TvmconvError(
+            f"TVMCONV_BUCKETS_MOST is {text!r}", hint="give a number of buckets, 1 or more"
+        )
+    return int(text)
 
 
 def pair() -> bool | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +46,27 @@ def size_text(size: int) -> str:
 def batch_of(inputs: Iterable[TensorSpec]) -> int:
     """Images of one run: the first dimension of the first input that is no scalar, else 1."""
     return next((spec.shape[0] for spec in inputs if spec.shape), 1)
+
+
+def shapes_of(specs: Iterable[TensorSpec]) -> dict[str, tuple[int, ...]]:
+    """Shapes by name, in order."""
+    return {spec.name: spec.shape for spec in specs}
+
+
+def shapes_text(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Text such as ``1x3x224x224``; of several, with names: ``a 1x3x8x8, b 1x4``."""
+    texts = {name: "x".join(map(size_text, shape)) or "scalar" for name, shape in shapes.items()}
+    if len(texts) == 1:
+        return next(iter(texts.values()))
+    return ", ".join(f"{name} {text}" for name, text in texts.items())
+
+
+def bucket_texts(buckets: Iterable[tuple[int, Mapping[str, Sequence[int]]]]) -> list[str]:
+    """Each bucket as text, given its batch and the shapes of its inputs: the batch, if that is all
+    that they differ in, else the shapes."""
+    each = list(buckets)
+    sizes = {tuple(tuple(shape[1:]) for shape in shapes.values()) for _, shapes in each}
+    return [str(batch) if len(sizes) == 1 else shapes_text(shapes) for batch, shapes in each]
 
 
 def is_float(dtype: str) -> bool:

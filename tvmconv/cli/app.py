@@ -8,6 +8,7 @@ and no traceback; so does a comparison that exceeds its bound.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -199,7 +200,9 @@ def zoo(
 
 
 def main() -> None:
-    """Runs the console script."""
+    """Runs the console script. What is compiled while a network runs is told on stderr."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("tvmconv").setLevel(logging.INFO)
     run_or_tell(app)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,11 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from tvmconv.errors import FeedError, ShapeError, TvmconvError
+
+#: As `--shape any`.
+ANY = "any"
+#: Shapes of inputs, by name.
+Shapes = dict[str, tuple[int, ...]]
 
 
 @contextmanager
@@ -34,7 +39,7 @@ def run_or_tell(program: Callable[[], object]) -> None:
     try:
         program()
     except (TvmconvError, OSError) as error:
-        tell(f"Error: {error}")
+        tell(f"Error: {error.at_shell() if isinstance(error, TvmconvError) else error}")
         sys.exit(1)
 
 
@@ -54,6 +59,38 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     if not equals or not re.fullmatch(r"\d+(,\d+)*", sizes):
         raise ShapeError(f"--shape {text!r} is not a shape", hint="write --shape name=1,3,224,224")
     return name, tuple(int(size) for size in sizes.split(","))
+
+
+def parse_shapes(texts: Sequence[str]) -> Shapes | list[Shapes | str] | None:
+    """Parses ``name=1,3,224,224`` of several inputs; a name that comes again begins the shapes of
+    the next size. ``any`` comes last in the list. Raises `ShapeError`."""
+    each: list[Shapes] = []
+    for name, shape in (parse_shape(text) for text in texts if text != ANY):
+        if not each or name in each[-1]:
+            each.append({})
+        each[-1][name] = shape
+    for one in each:
+        if one.keys() != each[0].keys():
+            some, other = (", ".join(names) for names in (each[0], one))
+            raise ShapeError(
+                f"--shape names {some} for one size, {other} for another",
+                hint="name the same inputs for each: --shape a=1,3,8,8 --shape b=1,4 "
+                "--shape a=1,3,9,9 --shape b=1,4",
+            )
+    if ANY in texts:
+        return [*each, ANY]
+    return [*each] if len(each) > 1 else each[0] if each else None
+
+
+def parse_one_size(texts: Sequence[str]) -> Shapes | None:
+    """Parses ``name=1,3,224,224`` of several inputs, each once. Raises `ShapeError`."""
+    shapes = parse_shapes(texts)
+    if isinstance(shapes, list):
+        raise ShapeError(
+            "--shape gives several sizes, or any, and this command takes one",
+            hint="give each input's shape once",
+        )
+    return shapes
 
 
 def parse_batch(text: str) -> int | list[int]:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tvmconv.cli.inputs import parse_batch, parse_shape
+from tvmconv.cli.inputs import parse_batch, parse_shapes
 
 Command = Callable[..., None]
 
@@ -25,8 +25,15 @@ Batch = Annotated[
     str | None,
     typer.Option(metavar="N[,N...]", help="for an open first dimension; several: for any batch"),
 ]
-Shape = Annotated[
+OneShape = Annotated[
     list[str] | None, typer.Option(metavar="NAME=N,C,H,W", help="an input's shape; repeatable")
+]
+Shape = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=N,C,H,W|any",
+        help="an input's shape; repeatable, of one input for several sizes; any: compiled when fed",
+    ),
 ]
 Precision = Annotated[str | None, typer.Option(help="precision of convolutions; default: fp16")]
 Quantization = Annotated[
@@ -93,12 +100,11 @@ def build_options(
     calibrate: Calibrate = None,
 ) -> dict[str, Any]:
     """Returns the arguments for `tvmconv.build` that were given; the others keep its defaults."""
-    shapes = dict(parse_shape(text) for text in shape or [])
     options = {
         "target": target,
         "arch": arch,
         "batch": None if batch is None else parse_batch(batch),
-        "shapes": shapes or None,
+        "shapes": parse_shapes(shape or ()),
         "precision": precision,
         "quantization": quantization,
         "io_dtype": io_dtype,

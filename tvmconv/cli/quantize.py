@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 import tvmconv
-from tvmconv.cli.inputs import parse_shape, show, step, tell
-from tvmconv.cli.options import AsJson, Model, Shape
+from tvmconv.cli.inputs import parse_one_size, show, step, tell
+from tvmconv.cli.options import AsJson, Model, OneShape
 from tvmconv.errors import FeedError
 
 Output = Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="the model to write")]
@@ -58,7 +58,7 @@ def quantize(
     unsigned: Unsigned = True,
     bytes_in: BytesIn = False,
     arch: Arch = None,
-    shape: Shape = None,
+    shape: OneShape = None,
     mean: Mean = None,
     std: Std = None,
     picture_layout: PictureLayout = None,
@@ -89,7 +89,7 @@ def quantize(
             max_error=max_error,
             unsigned=unsigned,
             bytes_in=bytes_in,
-            shapes=dict(parse_shape(text) for text in shape or []) or None,
+            shapes=parse_one_size(shape or ()),
             preprocessing=preprocessing,
             **options,
         )

@@ -11,8 +11,8 @@ import typer
 
 import tvmconv
 from intrinsics.dtypes import FP16
-from tvmconv.cli.inputs import parse_shape, show, step, tell
-from tvmconv.cli.options import AsJson, Shape
+from tvmconv.cli.inputs import parse_one_size, show, step, tell
+from tvmconv.cli.options import AsJson, OneShape
 from tvmconv.errors import FeedError, TvmconvError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def simulate(
     activations: Annotated[
         str, typer.Option(help="between layers: float16 as compiled, or float32")
     ] = FP16.name,
-    shape: Shape = None,
+    shape: OneShape = None,
     trace: Annotated[bool, typer.Option("--trace", help="list one WMMA's instructions")] = False,
     layer: Layer = None,
     tile: Tile = None,
@@ -59,7 +59,7 @@ def simulate(
     With --trace, list the HMMA instructions of one WMMA, with a lane's operands: from a tile of a
     layer of MODEL, or without MODEL from an example.
     """
-    shapes = dict(parse_shape(text) for text in shape or []) or None
+    shapes = parse_one_size(shape or ())
     of_a_model = {"--layer": layer, "--tile": tile, "--k": k}
     if trace and model is None:
         _refuse({**of_a_model, "--images": images}, "a model", "name the model")

@@ -23,7 +23,8 @@ from schedules.lowering import LOWERING
 from schedules.machine.hardware import Hardware
 from schedules.registry import registered
 from tvmconv.compiler import cubins, toolchain
-from tvmconv.compiler.ranges import Calibrate, by_variable, seen_on
+from tvmconv.compiler.ranges import Calibrate, Seen, by_variable, seen_on
+from tvmconv.compiler.recipe import make_recipe, require_foreseen
 from tvmconv.compiler.targets import (
     Costs,
     code_features,
@@ -32,11 +33,11 @@ from tvmconv.compiler.targets import (
     find_precision,
     find_simulation,
 )
-from tvmconv.errors import TvmconvError, UnsupportedOperatorError, accepted
+from tvmconv.errors import ShapeError, TvmconvError, UnsupportedOperatorError, accepted
 from tvmconv.onnx import frontend, kinds
-from tvmconv.onnx.batches import Batch, Shapes
-from tvmconv.onnx.model import Model
-from tvmconv.onnx.prepare import Graph, prepare
+from tvmconv.onnx.batches import Batch, ShapesOrAny, are_independent, is_buckets, without_any
+from tvmconv.onnx.model import Model, read
+from tvmconv.onnx.prepare import Graph, Prepared, prepare
 from tvmconv.onnx.quantized.inner_form import is_quantised
 from tvmconv.onnx.quantized.weights import fold_weights, weight_reasons
 from tvmconv.parts.cut import Part
@@ -70,10 +71,12 @@ from tvmconv.reports.collect.quantising import quantising
 from tvmconv.reports.data.build import BuildReport, ConversionReport
 from tvmconv.reports.data.capability import CapabilityReport
 from tvmconv.runtime import gpu
-from tvmconv.runtime.executable import Entry, Executable
-from tvmconv.runtime.io_form import IoForm
+from tvmconv.runtime.any_shape import AnyShape, Recipe
+from tvmconv.runtime.entry import Entry, weights_of
+from tvmconv.runtime.executable import Executable
+from tvmconv.runtime.io_form import IoForm, model_shape
 from tvmconv.runtime.onnx_step import OnnxStep
-from tvmconv.specs import batch_of
+from tvmconv.specs import batch_of, shapes_of
 
 
 def build(
@@ -82,7 +85,7 @@ def build(
     *,
     arch: str | None = None,
     batch: Batch = None,
-    shapes: Shapes = None,
+    shapes: ShapesOrAny = None,
     precision: str = "fp16",
     quantization: str | Path | None = None,
     io_dtype: str | None = None,
@@ -95,7 +98,7 @@ def build(
     numerics: str | None = None,
     activations: str = ACTIVATIONS[0],
     as_arch: str | None = None,
-    calibrate: Calibrate | None = None,
+    calibrate: Calibrate | Seen | None = None,
 ) -> Executable:
     """Compiles an ONNX convolution network.
 
@@ -105,9 +108,12 @@ def build(
         tensor core, bit for bit as `numerics` say, and slow.
     arch: for cuda such as ``"sm_90"``, which needs no GPU; by default that of GPU 0. For others
         the name LLVM has for a CPU; by default this one.
-    batch: fills the open first dimension of every input. A list, ``[1, 8, 32]``, builds for each
-        of these buckets, with shared weights; then `run` takes any number of images.
-    shapes: input name to its dimensions; with buckets, those in the largest.
+    batch: fills the open first dimension of every input. A list, ``[1, 8, 32]``, builds a bucket
+        for each, with shared weights; then `run` takes any number of images.
+    shapes: input name to its dimensions; with several batches, those at the largest. A list of such
+        mappings builds buckets for each of these sizes, also with shared weights, and `run` takes
+        the one of the shapes that it is fed. With ``"any"``, alone or in the list, a shape that was
+        not foreseen is compiled when it is first fed, and kept in a folder (docs/sizes.md).
     precision: of what convolutions multiply, ``"fp16"`` or ``"bf16"`` (WMMA alone, on llvm and from
         sm_80 on); they sum in fp32.
     quantization: a file of scales beside a float model, which is quantised by it: OpenPPL's JSON or
@@ -168,40 +174,80 @@ def build(
         raise TvmconvError(
             "a simulation's kernels have no configurations", hint="leave configs out"
         )
+    families = None if families is None else tuple(families)
     chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
-    prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout), quantization)
-    parts = find_parts(prepared, fallback)
+    form = IoForm(io_dtype, io_layout)
+    foreseen, any_shape = without_any(shapes)
+    prepared: Prepared | None = None
+    parts: tuple[tuple[Part, ...], ...] = ()
+    seen: Mapping[str, float] = {}
+    if foreseen != [] or not any_shape:
+        prepared = prepare(model, batch, foreseen, form, quantization)
+        parts = find_parts(prepared, fallback)
+        seen = seen_on(prepared.graphs[-1].simple, calibrate)
+    elif calibrate is not None:
+        raise TvmconvError(
+            "there is nothing to calibrate: no shape is compiled before it is fed",
+            hint="name that of the feeds as well: shapes=[{...}, 'any']",
+            shell="name that of the images as well: --shape NAME=N,C,H,W --shape any",
+        )
+    graphs = prepared.graphs if prepared else ()
+    recipe = None
+    if any_shape:
+        options = {
+            "target": target,
+            "arch": arch,
+            "precision": precision,
+            "records": records,
+            "families": families,
+            "layout": layout,
+            "configs": configs,
+            "fallback": fallback,
+            "numerics": numerics,
+            "activations": activations,
+            "as_arch": as_arch,
+        }
+        recipe = make_recipe(model, batch, quantization, form, seen, options)
+        for graph in graphs:
+            require_foreseen(recipe, graph.inputs)
     if target == "cuda":
         toolchain.prepare_cuda(arch)
-    seen = seen_on(prepared.graphs[-1].simple, calibrate)
-    store = WeightStore()
-    shared = _Shared(target, arch, costs, store, simulation, seen)
+    shared = _Shared(target, arch, costs, WeightStore(), simulation, seen)
     entries: list[Entry] = []
     reports: list[BuildReport] = []
     # The largest first: it is the likeliest to fail.
-    for graph in reversed(prepared.graphs):
-        if parts:
-            entry, report = _build_parts(graph, parts, chooser, shared)
+    for graph, cut in zip(reversed(graphs), reversed(parts), strict=True):
+        if cut:
+            entry, report = _build_parts(graph, cut, chooser, shared)
         else:
             entry, report = _build(graph, chooser, shared)
+        if recipe is not None:
+            entry = replace(entry, separable=bool(recipe.batches) or _separable(recipe, entry))
         entries.insert(0, entry)
         reports.insert(0, replace(report, build_seconds=time.perf_counter() - started))
         started = time.perf_counter()
-    stored = sum(array.nbytes for array in store.arrays)
+    told = reports[-1] if reports else BuildReport(target, arch, (), (), {}, machine=costs.report)
+    stored = sum(array.nbytes for array in shared.store.arrays)
     return Executable(
         target,
         arch,
         tuple(entries),
-        replace(reports[-1], smaller=tuple(reports[:-1]), stored_weight_bytes=stored),
-        tuple(store.arrays),
+        replace(told, smaller=tuple(reports[:-1]), stored_weight_bytes=stored, any_shape=any_shape),
         () if target == "cuda" else code_features(arch),
-        prepared.any_batch,
+        is_buckets(batch),
+        None if recipe is None else AnyShape(recipe, entries, None),
     )
+
+
+def _separable(recipe: Recipe, entry: Entry) -> bool:
+    """True if images of one batch are known not to affect each other."""
+    given = {spec.name: model_shape(spec) for spec in entry.inputs}
+    return are_independent(read(recipe.model), entry.batch, given)
 
 
 @dataclass(frozen=True)
 class _Shared:
-    """All that the batches and parts of a build have in common."""
+    """All that the buckets and parts of a build have in common."""
 
     target: str
     arch: str
@@ -213,7 +259,7 @@ class _Shared:
 
 
 def _build(graph: Graph, chooser: Chooser, shared: _Shared) -> tuple[Entry, BuildReport]:
-    """The network of one batch, its weights in the store."""
+    """The network of one bucket, its weights in the store."""
     simulation, store, arch = shared.simulation, shared.store, shared.arch
     plans = _plan(graph, chooser, shared.seen, pairs=simulation is None)
     if simulation is not None:
@@ -222,22 +268,23 @@ def _build(graph: Graph, chooser: Chooser, shared: _Shared) -> tuple[Entry, Buil
     with accepted("schedule this network's convolutions"):
         lower = lower_convs(plans.convs, plans.products, chooser.precision)
         mod = pipeline.run(plans.mod, [lower], "2_lower")
-    mod, weights = lift_weights(mod, store)
+    mod, numbers = lift_weights(mod, store)
+    weights = [store.arrays[number] for number in numbers]
     code, memory = _compile(mod, arch, chooser.hardware)
     report = replace(
         report,
         peak_activation_bytes=memory.peak_bytes,
         activation_bound_bytes=memory.bound_bytes,
         output_bytes=memory.output_bytes,
-        weight_bytes=sum(store.arrays[number].nbytes for number in weights),
+        weight_bytes=sum(array.nbytes for array in weights),
     )
-    return Entry(graph.inputs, graph.outputs, code, weights), report
+    return Entry(graph.inputs, graph.outputs, code, tuple(weights)), report
 
 
 def _build_parts(
     graph: Graph, parts: tuple[Part, ...], chooser: Chooser, shared: _Shared
 ) -> tuple[Entry, BuildReport]:
-    """The network of one batch in parts, some of which onnxruntime runs."""
+    """The network of one bucket in parts, some of which onnxruntime runs."""
     graphs = part_graphs(graph, parts)
     choosers = part_choosers(chooser, parts)
     steps: list[Entry | OnnxStep] = []
@@ -250,9 +297,8 @@ def _build_parts(
         else:
             read, made = (tuple(spec.name for spec in ends) for ends in (one.inputs, one.outputs))
             steps.append(OnnxStep(read, made, part.model.SerializeToString()))
-    used = {number for step in steps if isinstance(step, Entry) for number in step.weights}
-    weights = tuple(sorted(used))
-    stored = sum(shared.store.arrays[number].nbytes for number in weights)
+    weights = weights_of(step for step in steps if isinstance(step, Entry))
+    stored = sum(array.nbytes for array in weights)
     report = replace(merged(graph, parts, graphs, reports), weight_bytes=stored)
     return Entry(graph.inputs, graph.outputs, b"", weights, tuple(steps)), report
 
@@ -263,7 +309,7 @@ def inspect(
     *,
     arch: str | None = None,
     batch: Batch = None,
-    shapes: Shapes = None,
+    shapes: ShapesOrAny = None,
     precision: str = "fp16",
     quantization: str | Path | None = None,
     io_dtype: str | None = None,
@@ -289,28 +335,36 @@ def inspect(
     hardware, arch = find_hardware(target, arch)
     costs = find_costs(target, hardware, arch, as_arch)
     chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
-    prepared = prepare(model, batch, shapes, IoForm(io_dtype, io_layout), quantization)
+    foreseen, any_shape = without_any(shapes)
+    if foreseen == [] and any_shape:
+        raise ShapeError(
+            "no shape is compiled before it is fed, so there is none to report of",
+            hint="name some: shapes=[{'input': (1, 3, 224, 224)}, 'any']",
+            shell="name some: --shape input=1,3,224,224",
+        )
+    prepared = prepare(model, batch, foreseen, IoForm(io_dtype, io_layout), quantization)
     largest = prepared.graphs[-1]
     try:
-        parts, refused = find_parts(prepared, fallback), False
+        parts = find_parts(prepared, fallback)
     except UnsupportedOperatorError:
-        parts, refused = (), True
-    if refused:
         missing = prepared.unsupported
         reports = [_unplanned(largest, missing, target, arch, costs, chooser.precision)]
     else:
-        graphs = part_graphs(largest, parts) if parts else prepared.graphs
-        compiled = [(graph, chooser) for graph in graphs]
-        if parts:
-            each = zip(parts, graphs, part_choosers(chooser, parts), strict=True)
-            compiled = [(graph, own) for part, graph, own in each if part.side == "compiled"]
-        reports = []
         seen = seen_on(largest.simple, calibrate)
-        for graph, own in compiled:
+
+        def planned(graph: Graph, own: Chooser) -> BuildReport:
             plans = _plan(graph, own, seen)
-            reports.append(_report(graph, plans, target, arch, costs, chooser.precision))
-        if parts:
-            reports = [merged(largest, parts, graphs, reports)]
+            return _report(graph, plans, target, arch, costs, chooser.precision)
+
+        reports = []
+        for graph, cut in zip(prepared.graphs, parts, strict=True):
+            if not cut:
+                reports.append(planned(graph, chooser))
+                continue
+            graphs = part_graphs(graph, cut)
+            each = zip(cut, graphs, part_choosers(chooser, cut), strict=True)
+            own = [planned(one, pins) for part, one, pins in each if part.side == "compiled"]
+            reports.append(merged(graph, cut, graphs, own))
     decided = replace(reports[-1], smaller=tuple(reports[:-1]))
     return capability(largest.original, largest.simple, decided)
 
@@ -430,6 +484,7 @@ def _report(
         ),
         {},
         batch=batch_of(graph.inputs),
+        shapes=shapes_of(graph.inputs),
         conversions=conversions(mod, planned, costs.machine, graph.simple, precision),
         quantising=left,
         machine=costs.report,
@@ -453,5 +508,6 @@ def _unplanned(
         unplanned_reports(graph.simple, costs.machine, precision),
         dict(missing),
         batch=batch_of(graph.inputs),
+        shapes=shapes_of(graph.inputs),
         machine=costs.report,
     )

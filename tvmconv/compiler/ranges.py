@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +26,14 @@ from tvmconv.specs import TensorSpec, batch_of
 Calibrate = str | Path | Feed | Iterable[Feed]
 
 
-def seen_on(model: onnx.ModelProto, feeds: Calibrate | None) -> dict[str, float]:
+@dataclass(frozen=True)
+class Seen:
+    """The result of `seen_on`, kept from an earlier build of the same model."""
+
+    largest: Mapping[str, float]
+
+
+def seen_on(model: onnx.ModelProto, feeds: Calibrate | Seen | None) -> dict[str, float]:
     """Returns the largest magnitude of every activation on the feeds, by name; none without feeds.
 
     model: simplified. Raises `FeedError` for feeds that do not fit it, or on which what a
@@ -34,6 +41,8 @@ def seen_on(model: onnx.ModelProto, feeds: Calibrate | None) -> dict[str, float]
     """
     if feeds is None:
         return {}
+    if isinstance(feeds, Seen):
+        return dict(feeds.largest)
     wanted = specs(inputs(model))
     if isinstance(feeds, str | Path):
         feeds = _pictures(feeds, wanted)

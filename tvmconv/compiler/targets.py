@@ -35,13 +35,18 @@ def find_hardware(target: str, arch: str | None) -> tuple[Hardware, str]:
     if target != "cuda":
         cpu = arch or codegen.llvm_get_system_cpu()
         if not codegen.llvm_is_valid_cpu(cpu, codegen.llvm_get_system_triple()):
-            raise TargetError(f"LLVM knows no CPU {cpu!r}", hint="leave arch out for this one")
+            raise TargetError(
+                f"LLVM knows no CPU {cpu!r}",
+                hint="leave arch out for this one",
+                shell="leave --arch out for this one",
+            )
         return hardware_of(cpu), cpu
     arch = arch or gpu.detect_arch()
     if arch is None:
         raise TargetError(
             'target="cuda" was asked for and there is no NVIDIA GPU here',
             hint='name what to build for, such as arch="sm_90", or build with target="llvm"',
+            shell="name what to build for, such as --arch sm_90, or build with --target llvm",
         )
     return toolchain.cuda_arch(arch), arch
 
@@ -88,6 +93,7 @@ def find_costs(target: str, hardware: Hardware, arch: str, as_arch: str | None) 
             raise TargetError(
                 f"costs of a network for {arch} are those of its GPU, not of {as_arch}",
                 hint=f'give arch="{as_arch}", or target="llvm"',
+                shell=f"give --arch {as_arch}, or --target llvm",
             )
         return Costs(hardware.card)
     if as_arch is not None:
@@ -111,6 +117,7 @@ def find_simulation(target: str, numerics: str | None, activations: str) -> Simu
             raise TvmconvError(
                 f"target {target!r} has its own numerics and fp16 activations",
                 hint=f'choose them with target="{SIMULATED}"',
+                shell=f"choose them with --target {SIMULATED}",
             )
         return None
     if activations not in ACTIVATIONS:

@@ -205,6 +205,7 @@ def fix_shapes(
             if any(dim.endswith("(0)") for dim in still_open)
             else "",
             hint="give batch=1, or shapes={'" + names[0] + "': (1, 3, 224, 224)}",
+            shell=f"give --batch 1, or --shape {names[0]}=1,3,224,224",
         )
     fixed = infer_shapes(fixed)
     while has_branches(fixed.graph) and take_known_branches(fixed):
@@ -217,23 +218,30 @@ def _checked_arguments(batch: Any, shapes: Any) -> dict[str, tuple[int, ...]]:
     if batch is not None:
         check_batch(batch)
     hint = "give shapes={'input': (1, 3, 224, 224)}, with the input's name"
+    shell = "give --shape input=1,3,224,224, with the input's name"
     if shapes is not None and not isinstance(shapes, Mapping):
-        raise ShapeError(f"shapes are given by input name, not as {shapes!r}", hint=hint)
+        what = f"shapes are given by input name, not as {shapes!r}"
+        raise ShapeError(what, hint=hint, shell=shell)
     given = {}
     for name, shape in (shapes or {}).items():
         sizes = () if isinstance(shape, str | bytes) or not hasattr(shape, "__iter__") else shape
         if sizes is not shape or not all(map(_is_integer, sizes)):
-            raise ShapeError(f"input {name!r} can't have the shape {shape!r}", hint=hint)
+            what = f"input {name!r} can't have the shape {shape!r}"
+            raise ShapeError(what, hint=hint, shell=shell)
         given[name] = tuple(map(int, sizes))
     return given
+
+
+#: The hint of errors about a batch.
+ONE = {"hint": "give batch=1", "shell": "give --batch 1"}
 
 
 def check_batch(batch: Any) -> None:
     """Raises `ShapeError` unless `batch` is an integer of 1 or more."""
     if not _is_integer(batch):
-        raise ShapeError(f"a batch is a number of elements, not {batch!r}", hint="give batch=1")
+        raise ShapeError(f"a batch is a number of elements, not {batch!r}", **ONE)
     if batch < 1:
-        raise ShapeError(f"a batch has at least one element, not {batch}", hint="give batch=1")
+        raise ShapeError(f"a batch has at least one element, not {batch}", **ONE)
 
 
 def _is_integer(value: Any) -> bool:
@@ -260,17 +268,25 @@ def _fix_input(
             )
         value.CopyFrom(helper.make_tensor_value_info(value.name, tensor.elem_type, list(shape)))
         return []
-    if batch is not None and tensor.shape.dim:
-        first = tensor.shape.dim[0]
+    if batch is not None:
+        fill_batch(value, batch)
+    return open_dimensions(value)
+
+
+def fill_batch(value: onnx.ValueInfoProto, batch: int) -> None:
+    """Sets the open first dimension of an input, in place. Raises `ShapeError` for another that is
+    fixed."""
+    check_batch(batch)
+    for first in value.type.tensor_type.shape.dim[:1]:
         if first.dim_value and first.dim_value != batch:
             raise ShapeError(
                 f"input {value.name!r} has a fixed first dimension of {first.dim_value}, "
                 f"batch is {batch}",
                 hint=f"to override it, give shapes={{'{value.name}': ...}}",
+                shell=f"to override it, give --shape {value.name}=...",
             )
         first.Clear()
         first.dim_value = int(batch)
-    return open_dimensions(value)
 
 
 def open_dimensions(value: onnx.ValueInfoProto) -> list[str]:

@@ -1,13 +1,14 @@
-"""The way in: from the model that is given to the graphs that are compiled, one for each batch.
+"""The way in: from the model that is given to the graphs that are compiled, one for each bucket.
 
-model -> read and checked -> quantised operators in one form -> shapes fixed at each batch
+model -> read and checked -> quantised operators in one form -> shapes fixed at each bucket
       -> simplified -> operators checked
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx
@@ -15,7 +16,7 @@ from onnx import helper
 
 from tvmconv.errors import ModelError, UnsupportedOperatorError
 from tvmconv.onnx import frontend
-from tvmconv.onnx.batches import Batch, Shapes, at_batches, is_buckets, require_independent
+from tvmconv.onnx.batches import Batch, Shapes, at_buckets, is_buckets, require_independent
 from tvmconv.onnx.branches import has_branches
 from tvmconv.onnx.model import (
     Model,
@@ -39,7 +40,7 @@ from tvmconv.specs import OPEN, TensorSpec
 
 @dataclass(frozen=True)
 class Graph:
-    """The network at one batch."""
+    """The network at one bucket."""
 
     #: The model as given, every shape fixed, every node with a name of its own; of a quantised one
     #: its form of QDQ (`tvmconv.onnx.quantized.inner_form`).
@@ -49,30 +50,42 @@ class Graph:
     #: Inputs and outputs in the dtype and layout that the build was asked for.
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    #: Operators that can't be built, with the reason, and how often each occurs.
+    unsupported: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Prepared:
     """A model, ready to be compiled."""
 
-    #: One for each batch, the smallest first.
+    #: One for each bucket, that with the most to feed last.
     graphs: tuple[Graph, ...]
-    #: Operators that can't be built, with the reason, and how often each occurs.
-    unsupported: Mapping[str, int]
     #: True if it was asked for with a list of batches, so that it runs on any number of images.
     any_batch: bool
     #: What onnxruntime says of a model that it does not take; empty if it does.
     not_taken: str = ""
 
+    @property
+    def unsupported(self) -> Mapping[str, int]:
+        """Operators that can't be built in some bucket; how often each occurs in one, at most."""
+        found: Counter[str] = Counter()
+        for graph in self.graphs:
+            found |= Counter(graph.unsupported)
+        return dict(found)
+
     def refusal(
         self,
         note: str = "",
         hint: str = "build the part without them: onnx.utils.extract_model cuts a model in two",
+        shell: str = "",
     ) -> UnsupportedOperatorError:
         """The error that lists `unsupported`."""
         listed = ", ".join(f"{name} x{n}" for name, n in sorted(self.unsupported.items()))
         return UnsupportedOperatorError(
-            f"the model uses operators that can't be built: {listed}", note=note, hint=hint
+            f"the model uses operators that can't be built: {listed}",
+            note=note,
+            hint=hint,
+            shell=shell,
         )
 
 
@@ -83,7 +96,7 @@ def prepare(
     form: IoForm,
     quantization: str | Path | None = None,
 ) -> Prepared:
-    """Reads a model and brings it to the form that is compiled, at every batch.
+    """Reads a model and brings it to the form that is compiled, at every bucket.
 
     The parameters are those of `tvmconv.build`. Operators that can't be built are listed, not
     raised; where onnxruntime does not take a model with some of them, it is not simplified.
@@ -100,33 +113,34 @@ def prepare(
     # What is in a branch is brought to one form when it is known that the branch is taken.
     branches = has_branches(proto.graph)
     proto = proto if branches else to_qdq(proto)
-    fixed = at_batches(proto, batch, shapes)
+    fixed = at_buckets(proto, batch, shapes)
     fixed = tuple(map(to_qdq, fixed)) if branches else fixed
     numbers = find_numbers(fixed[-1], str(form.dtype)) if form.eight_bits else {}
     graphs = [_graph(original, form, numbers) for original in fixed]
-    missing: Mapping[str, int] = unsupported(graphs[-1].original)
     not_taken = ""
     for i in reversed(range(len(graphs))):  # the largest first: it is the likeliest to fail
+        original = graphs[i].original
         try:
             # Folded constants may decide an If, or leave nothing of an operator.
-            simple, found = _simple(graphs[i].original, numbers)
+            simple, missing = _simple(original, numbers)
         except ModelError as error:
-            if not missing:
+            if not (missing := unsupported(original)):
                 raise
             not_taken = error.note or error.what
+            graphs = [replace(graph, unsupported=missing) for graph in graphs]
             break
-        made = _outputs(graphs[i].original, simple, declared if found else {})
-        graphs[i] = replace(graphs[i], simple=simple, outputs=form.outputs(specs(made, OPEN)))
-        missing = found
-    if is_buckets(batch) and not missing:
+        made = form.outputs(specs(_outputs(original, simple, declared if missing else {}), OPEN))
+        graphs[i] = replace(graphs[i], simple=simple, outputs=made, unsupported=missing)
+    prepared = Prepared(tuple(graphs), is_buckets(batch), not_taken)
+    if is_buckets(batch) and not prepared.unsupported:
         require_independent(proto, batch, shapes)
-    return Prepared(tuple(graphs), missing, is_buckets(batch), not_taken)
+    return prepared
 
 
 def _simple(
     original: onnx.ModelProto, numbers: Mapping[str, Numbers]
 ) -> tuple[onnx.ModelProto, Mapping[str, int]]:
-    """The graph of one batch in fewer nodes, and what can't be built of it. Raises `ModelError` if
+    """The graph of one bucket in fewer nodes, and what can't be built of it. Raises `ModelError` if
     onnxruntime takes no such model."""
     wide = frontend.widen(feed_numbers(original, numbers))
     simple = sink(frontend.simplify(wide))
@@ -165,7 +179,7 @@ def _outputs(
 
 
 def _graph(original: onnx.ModelProto, form: IoForm, numbers: Mapping[str, Numbers]) -> Graph:
-    """The graph of one batch, not simplified yet. Names the nodes of `original`."""
+    """The graph of one bucket, not simplified yet. Names the nodes of `original`."""
     name_nodes(original)
     scaled = {name: (one.scale, one.zero) for name, one in numbers.items()}
     fed = form.inputs(specs(inputs(original)), scaled)

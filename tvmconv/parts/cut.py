@@ -1,4 +1,4 @@
-"""Cuts the graph of one batch into parts: compiled ones and ones for onnxruntime, in turns.
+"""Cuts the graph of one bucket into parts: compiled ones and ones for onnxruntime, in turns.
 
     Conv -> Relu -> TopK -> NonZero -> Cast        one tensor of a fixed shape, then open ones
     [ compiled  ]   [    onnxruntime      ]

@@ -70,6 +70,8 @@ def _require_plain(plain: TensorSpec, asked: TensorSpec) -> None:
             note=f"it is {plain} there, asked for was {asked}",
             hint="leave out io_dtype and io_layout, or cut the model before the operators that "
             "onnxruntime runs: the report of `inspect` names them",
+            shell="leave out --io-dtype and --io-layout, or cut the model before operators that "
+            "onnxruntime runs: `tvmconv inspect` names them",
         )
 
 

@@ -6,7 +6,7 @@ import onnx
 
 from tvmconv.errors import TvmconvError
 from tvmconv.onnx.model import inputs
-from tvmconv.onnx.prepare import Prepared
+from tvmconv.onnx.prepare import Graph, Prepared
 from tvmconv.onnx.supported import DTYPES
 from tvmconv.parts.cut import Part, cut, node_reasons
 
@@ -22,25 +22,29 @@ def check_fallback(fallback: str) -> None:
         )
 
 
-def find_parts(prepared: Prepared, fallback: str) -> tuple[Part, ...]:
-    """Returns the parts of a network with operators that can't be built; none for another network.
+def find_parts(prepared: Prepared, fallback: str) -> tuple[tuple[Part, ...], ...]:
+    """Returns the parts of every graph with operators that can't be built; none of another graph.
 
     Raises `UnsupportedOperatorError`, which lists the operators, if `fallback` is ``none``, for
     several batches, for a model that onnxruntime does not take either, for inputs or outputs that
     no array can hold, and where no convolution or product would be left to compile.
     """
     if not prepared.unsupported:
-        return ()
+        return ((),) * len(prepared.graphs)
     if fallback == "none":
         raise prepared.refusal()
     if prepared.any_batch:
         raise prepared.refusal(
             note="onnxruntime can run them, but not in a network of several batches",
             hint="build it for one batch, such as batch=1",
+            shell="build it for one batch, such as --batch 1",
         )
     if prepared.not_taken:
         raise prepared.refusal(note=f"onnxruntime does not take them either: {prepared.not_taken}")
-    (graph,) = prepared.graphs
+    return tuple(_parts(prepared, graph) if graph.unsupported else () for graph in prepared.graphs)
+
+
+def _parts(prepared: Prepared, graph: Graph) -> tuple[Part, ...]:
     if foreign := _foreign_ends(graph.simple):
         raise prepared.refusal(
             note=f"{foreign[0]!r} is no tensor of numbers that a run could take or give",

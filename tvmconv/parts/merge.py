@@ -11,7 +11,7 @@ from tvmconv.parts.cut import Part
 from tvmconv.reports.collect.fates import fates_of_original
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.reports.data.parts import CrossingReport, PartReport
-from tvmconv.specs import batch_of
+from tvmconv.specs import batch_of, shapes_of
 
 #: The fate of a node, before the reason.
 IN_ONNXRUNTIME = "in onnxruntime"
@@ -42,6 +42,7 @@ def merged(
         kernels=tuple(chain.from_iterable(one.kernels for one in reports)),
         output_bytes=sum(one.output_bytes for one in reports),
         batch=batch_of(graph.inputs),
+        shapes=shapes_of(graph.inputs),
         parts=tuple(PartReport(one.side, len(one.model.graph.node), one.reasons) for one in parts),
         crossings=tuple(_crossings(parts, graphs, largest.target == "cuda")),
     )

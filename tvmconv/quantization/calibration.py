@@ -106,6 +106,7 @@ def ranges(
                 f"onnxruntime's {method} calibrator can't calibrate this model",
                 note=first_line(error),
                 hint='the model has to run in onnxruntime; method="minmax" asks least of it',
+                shell="the model has to run in onnxruntime; --method minmax asks least of it",
             ) from error
     _check(found)
     return found
@@ -124,6 +125,7 @@ def _check(found: Mapping[str, Range]) -> None:
             f"activations are 0 on all feeds: {', '.join(map(repr, zero))}",
             note="a range of 0 has no scale",
             hint="give feeds like those the network will see, or keep=[the layers that read them]",
+            shell="give images like those the network will see, or --keep layers that read them",
         )
 
 

@@ -51,7 +51,9 @@ def declined(
 
 def _check_names(keep: Collection[str], names: Sequence[str]) -> None:
     if isinstance(keep, str | bytes):
-        raise QuantizationError("keep is a collection of names", hint=f"keep=[{keep!r}]")
+        raise QuantizationError(
+            "keep is a collection of names", hint=f"keep=[{keep!r}]", shell="--keep NAME"
+        )
     unknown = [name for name in keep if name not in names]
     if not unknown:
         return

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from tvmconv.compiler import toolchain
 from tvmconv.errors import FeedError, QuantizationError
 from tvmconv.images import IMAGENET, Preprocessing, read_images
-from tvmconv.onnx.batches import Shapes
+from tvmconv.onnx.batches import OneShapes
 from tvmconv.onnx.model import Model, fix_shapes, specs
 from tvmconv.onnx.model import inputs as onnx_inputs
 from tvmconv.onnx.ranges.feeds import Feed, checked
@@ -60,7 +60,7 @@ def quantize(
     bytes_in: bool = False,
     correct_bias: bool = True,
     arch: str = "sm_90a",
-    shapes: Shapes = None,
+    shapes: OneShapes = None,
     preprocessing: Preprocessing = IMAGENET,
 ) -> Quantized:
     """Quantises a float network to 8 bits, and measures what that costs in accuracy.
@@ -148,7 +148,7 @@ def _read(
     feeds: str | Path | Iterable[Feed],
     network: Network,
     inputs: Sequence[TensorSpec],
-    shapes: Shapes,
+    shapes: OneShapes,
     preprocessing: Preprocessing,
 ) -> Iterable[Feed]:
     if not isinstance(feeds, str | Path):

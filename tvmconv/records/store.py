@@ -131,6 +131,7 @@ def read(path: Path | str) -> list[Record]:
             f"records can't be read from {path}",
             note=str(error),
             hint="`tvmconv tune --records FILE` writes such a file; records=False uses none",
+            shell="`tvmconv tune --records FILE` writes such a file; --records off uses none",
         ) from error
     records = []
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,8 +1,9 @@
 """The file of a built network: a zip with a manifest, code and weights.
 
     manifest.json      format, versions, target, report; inputs, outputs and weights of each entry
-    code/0000.so       kernels and byte code of one entry, that is, of one batch
-    models/0000.onnx   a part of an entry that onnxruntime runs; each compiled part has its code
+    code/0000.so       kernels and byte code of one entry, that is, of one bucket
+    models/0000.onnx   a part of an entry that onnxruntime runs; each compiled part has its code.
+                       The last is the model itself, of a network that takes any shape
     weights/0000.npy   one array, which any entry may use
 
 The zip is not compressed. Reading it runs no code of the file: there are no pickles.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import io
 import json
+import uuid
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +25,9 @@ from numpy.typing import NDArray
 from intrinsics import dtypes
 from tvmconv.errors import ArtifactError
 
-#: Files without parts for onnxruntime have the first format, which older versions read.
-FORMAT, FORMAT_OF_PARTS = 3, 4
+#: Of several sizes, or of any, a file has the last format.
+#: Files of one size without parts for onnxruntime have the first format, which older versions read.
+FORMAT, FORMAT_OF_PARTS, FORMAT_OF_SIZES = 3, 4, 5
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ class Artifact:
 def write(artifact: Artifact, path: str | Path) -> None:
     """Writes the file, which gets its name once it is complete. Raises `ArtifactError`."""
     path = Path(path)
-    unfinished = path.with_name(path.name + ".partial")
+    # Of its own: another thread or process may write the same file.
+    unfinished = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
     try:
         with zipfile.ZipFile(unfinished, "w", zipfile.ZIP_STORED) as file:
             counts = {"codes": len(artifact.codes), "weights": len(artifact.weights)}
@@ -79,10 +83,10 @@ def read(path: str | Path) -> Artifact:
     try:
         with zipfile.ZipFile(path) as file:
             manifest = json.loads(file.read("manifest.json"))
-            if manifest["format"] not in (FORMAT, FORMAT_OF_PARTS):
+            if manifest["format"] not in (FORMAT, FORMAT_OF_PARTS, FORMAT_OF_SIZES):
                 raise ArtifactError(
                     f"{path} has format {manifest['format']}, this version reads {FORMAT} "
-                    f"and {FORMAT_OF_PARTS}",
+                    f"to {FORMAT_OF_SIZES}",
                     hint="build the network again",
                 )
             weights = [

@@ -33,12 +33,14 @@ def find_device(target: str, arch: str, features: Sequence[str]) -> Any:
         raise TargetError(
             f"a network built for {arch} can't be run here: there is no NVIDIA GPU",
             hint='build it with target="llvm" to run it on the CPU by emulation',
+            shell="build it with --target llvm to run it on the CPU by emulation",
         )
     if not gpu.runs_on(arch, here):
         raise TargetError(
             f"a network built for {arch} can't be run on this GPU, which is {here}",
             note="machine code runs on its own generation, from its own revision on",
             hint=f'build it with arch="{here}"',
+            shell=f"build it with --arch {here}",
         )
     return tvm.cuda(0)
 

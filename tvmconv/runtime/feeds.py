@@ -11,17 +11,25 @@ import tvm
 from numpy.typing import NDArray
 
 from tvmconv.errors import FeedError
-from tvmconv.specs import TensorSpec
+from tvmconv.runtime.buckets import Shapes, distance, without_images
+from tvmconv.specs import OPEN, TensorSpec
 
 #: Alignment that TVM requires of memory that it borrows, in bytes.
 ALIGNMENT = 64
+#: Shapes that an error names.
+MOST_NAMED = 12
 
 
-def read(specs: Sequence[TensorSpec], feeds: Mapping[str, Any], any_batch: bool) -> list[Any]:
-    """Checks feeds and returns them in the order of `specs`: NumPy arrays, or TVM tensors.
+def read(
+    buckets: Sequence[Sequence[TensorSpec]], feeds: Mapping[str, Any], any_batch: bool
+) -> list[Any]:
+    """Checks feeds and returns them in the order of the inputs: NumPy arrays, or TVM tensors.
 
-    any_batch: allows any first dimension that is the same for all. Raises `FeedError`.
+    buckets: the inputs of each; they differ in shapes alone, and those of one of them have to be
+    fed. Any size fits a dimension that is `OPEN`. any_batch: allows any first dimension that is the
+    same for all. Raises `FeedError`.
     """
+    specs = buckets[-1]
     names = [spec.name for spec in specs]
     if not isinstance(feeds, Mapping):
         raise FeedError(
@@ -33,8 +41,16 @@ def read(specs: Sequence[TensorSpec], feeds: Mapping[str, Any], any_batch: bool)
             f"fed {sorted(feeds)}, the network's inputs are {names}",
             hint="every input by its name, and nothing else",
         )
+    sizes = {
+        without_images(tuple(spec.shape for spec in inputs), any_batch): inputs
+        for inputs in buckets
+    }
     for spec in specs:
-        _check(spec, feeds[spec.name], any_batch)
+        _check(spec, feeds[spec.name], any_batch, len(sizes) == 1)
+    fed = tuple(tuple(feeds[name].shape) for name in names)
+    none = any_batch and any(shape[:1] == (0,) for shape in fed)
+    if len(sizes) > 1 and (none or without_images(fed, any_batch) not in sizes):
+        raise _no_bucket(list(sizes.values()), feeds, any_batch)
     if any_batch and len({feeds[name].shape[0] for name in names}) > 1:
         counts = ", ".join(f"{feeds[name].shape[0]} of {name!r}" for name in names)
         raise FeedError(
@@ -44,7 +60,52 @@ def read(specs: Sequence[TensorSpec], feeds: Mapping[str, Any], any_batch: bool)
     return [_readable(feeds[name]) for name in names]
 
 
-def _check(spec: TensorSpec, feed: Any, any_batch: bool) -> None:
+def _no_bucket(
+    sizes: Sequence[Sequence[TensorSpec]], feeds: Mapping[str, Any], any_batch: bool
+) -> FeedError:
+    names = [spec.name for spec in sizes[-1]]
+    given = ", ".join(f"{name}: {_given(feeds[name])}" for name in names)
+    return FeedError(
+        f"the network is built for other shapes than {given}",
+        note=there_are(sizes, tuple(tuple(feeds[name].shape) for name in names), any_batch),
+        hint="feed one of these, or build with these shapes too: shapes=[{...}, {...}]",
+        shell="feed one of these, or build with these shapes too: --shape, several times",
+    )
+
+
+def there_are(sizes: Sequence[Sequence[TensorSpec]], fed: Shapes, any_batch: bool) -> str:
+    """The note of an error that names the shapes there are, the closest to what is fed first."""
+    if not sizes:
+        return "there are none yet"
+
+    def far(specs: Sequence[TensorSpec]) -> float:
+        shapes = tuple(spec.shape for spec in specs)
+        return distance(without_images(shapes, any_batch), without_images(fed, any_batch))
+
+    there = [
+        ", ".join(f"{spec.name}: {_wanted(spec, any_batch)}" for spec in specs)
+        for specs in sorted(sizes, key=far)
+    ]
+    there = list(dict.fromkeys(there))  # several batches of one size
+    more = f"; and {len(there) - MOST_NAMED} more" if len(there) > MOST_NAMED else ""
+    return f"it takes, the closest first, {'; '.join(there[:MOST_NAMED])}{more}"
+
+
+def _given(feed: Any) -> str:
+    """Dtype and shape of a feed as text."""
+    return f"{str(feed.dtype).removeprefix('torch.')}{list(feed.shape)}"
+
+
+def _wanted(spec: TensorSpec, any_batch: bool) -> str:
+    """Dtype and shape of an input as text."""
+    sizes = ["1 or more" if size == OPEN else str(size) for size in spec.shape]
+    if any_batch:
+        sizes[:1] = ["1 or more"]
+    return f"{spec.dtype}[{', '.join(sizes)}]"
+
+
+def _check(spec: TensorSpec, feed: Any, any_batch: bool, one_size: bool) -> None:
+    """one_size: every bucket is of the size of `spec`, so that the feed has to be."""
     if not isinstance(feed, np.ndarray | tvm.runtime.Tensor) and not hasattr(feed, "__dlpack__"):
         raise FeedError(
             f"input {spec.name!r} got a {type(feed).__name__}",
@@ -52,13 +113,18 @@ def _check(spec: TensorSpec, feed: Any, any_batch: bool) -> None:
         )
     shape, dtype = tuple(feed.shape), str(feed.dtype).removeprefix("torch.")
     fixed = 1 if any_batch else 0
-    fits = len(shape) == len(spec.shape) and shape[fixed:] == spec.shape[fixed:]
-    if not fits or dtype != spec.dtype or (any_batch and shape[0] < 1):
-        wanted = ["1 or more", *spec.shape[1:]] if any_batch else list(spec.shape)
+    fits = len(shape) == len(spec.shape) and all(
+        one == wanted or (wanted == OPEN and one > 0)
+        for one, wanted in zip(shape[fixed:], spec.shape[fixed:], strict=True)
+    )
+    fits = fits and not (any_batch and shape[0] < 1)
+    if dtype != spec.dtype or (one_size and not fits):
+        same = dtype == spec.dtype
+        wanted = _wanted(spec, any_batch) if one_size else spec.dtype
         raise FeedError(
-            f"input {spec.name!r} got {dtype}{list(shape)}, expected {spec.dtype}"
-            f"[{', '.join(map(str, wanted))}]",
-            hint="build with another batch= or shapes=" if dtype == spec.dtype else "",
+            f"input {spec.name!r} got {_given(feed)}, expected {wanted}",
+            hint="build with another batch= or shapes=" if same else "",
+            shell="build with another --batch or --shape" if same else "",
         )
 
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tvmconv.runtime.binding import Binding
-from tvmconv.runtime.buckets import plan_batches
+from tvmconv.runtime.buckets import Chunk, is_whole
 from tvmconv.runtime.cuda import Event, Stream, pinned
-from tvmconv.runtime.feeds import images, join, read
+from tvmconv.runtime.feeds import images, join
 from tvmconv.specs import TensorSpec
 
 Results = dict[str, Any]
@@ -36,25 +36,23 @@ class Network(Protocol):
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs at the largest batch."""
+        """Inputs of the largest bucket."""
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
-        """Outputs at the largest batch."""
+        """Outputs of the largest bucket."""
 
-    @property
-    def batches(self) -> tuple[int, ...]:
-        """The batches it is compiled for, ascending."""
+    def read(self, feeds: Mapping[str, Any]) -> list[Any]:
+        """Feeds, checked, in the order of `inputs`."""
 
-    @property
-    def any_batch(self) -> bool:
-        """True if `run` takes any number of images."""
+    def shares(self, arrays: Sequence[Any]) -> Sequence[tuple[Any, Chunk]]:
+        """The entries that run arrays of `read`, with the images that each takes."""
 
-    def bucket(self, batch: int) -> Network:
-        """The network at one of its `batches`."""
+    def only(self, entry: Any) -> Network:
+        """The network at one of its entries."""
 
     def bind(self) -> Binding:
-        """The network at its largest batch, with inputs and outputs that stay in place."""
+        """The network at its largest bucket, with inputs and outputs that stay in place."""
 
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """Outputs by name, from arrays by input name."""
@@ -110,8 +108,9 @@ class _Pipeline:
         self._exe, self._pool = exe, pool
         exe.device()  # loads what streams need, or says that there is no GPU
         self._streams = Stream(), Stream(), Stream()
-        self._slots: dict[int, list[_Slot]] = {}
-        self._turns: dict[int, Iterator[int]] = {}
+        #: By entry of the network.
+        self._slots: dict[Any, list[_Slot]] = {}
+        self._turns: dict[Any, Iterator[int]] = {}
 
     def tickets(self, batches: Iterable[Mapping[str, Any]]) -> Iterator[_Ticket]:
         """Starts a batch for every ticket that is requested."""
@@ -134,26 +133,25 @@ class _Pipeline:
 
     def _start(self, feeds: Mapping[str, Any]) -> _Ticket:
         exe = self._exe
-        arrays = read(exe.inputs, feeds, exe.any_batch)
-        if not all(isinstance(array, np.ndarray) for array in feeds.values()):
-            return _Done(exe.run(feeds))  # lies on the device: there is no copy to overlap
-        if not exe.any_batch:
-            slot = self._slot(exe.batches[-1])
-            return _Batch(exe, [slot.start(arrays)])
-        chunks = plan_batches(arrays[0].shape[0], exe.batches)
+        arrays = exe.read(feeds)
+        shares = exe.shares(arrays)
+        on_device = not all(isinstance(array, np.ndarray) for array in feeds.values())
+        if on_device or any(entry.steps for entry, _ in shares):
+            return _Done(exe.run(feeds))  # there is no copy to overlap, or it waits for the device
+        if is_whole(shares):
+            return _Batch(exe, [self._slot(shares[0][0]).start(arrays)])
         parts = []
-        for chunk in chunks:
+        for entry, chunk in shares:
             taken = [images(array, chunk.start, chunk.bucket) for array in arrays]
-            parts.append(self._slot(chunk.bucket).start(taken, chunk.count))
+            parts.append(self._slot(entry).start(taken, chunk.count))
         return _Batch(exe, parts)
 
-    def _slot(self, batch: int) -> _Slot:
-        """The next slot for a batch size, in turn."""
-        slots = self._slots.setdefault(batch, [])
-        turn = next(self._turns.setdefault(batch, itertools.count())) % SLOTS
+    def _slot(self, entry: Any) -> _Slot:
+        """The next slot for an entry of the network, in turn."""
+        slots = self._slots.setdefault(entry, [])
+        turn = next(self._turns.setdefault(entry, itertools.count())) % SLOTS
         if turn == len(slots):
-            one = self._exe.bucket(batch) if self._exe.any_batch else self._exe
-            slots.append(_Slot(one, self._streams, self._pool))
+            slots.append(_Slot(self._exe.only(entry), self._streams, self._pool))
         return slots[turn]
 
 

@@ -28,7 +28,7 @@ from tvmconv.compiler.build import build
 from tvmconv.compiler.targets import SIMULATED
 from tvmconv.errors import FeedError
 from tvmconv.images import read_images
-from tvmconv.onnx.batches import Shapes
+from tvmconv.onnx.batches import OneShapes
 from tvmconv.onnx.model import Model, fix_shapes, inputs, read, specs
 from tvmconv.reports.collect.comparison import reference_outputs
 from tvmconv.reports.data.build import ConvReport
@@ -51,7 +51,7 @@ def simulate(
     *,
     numerics: str = simulator.DEFAULT,
     activations: str = FP16.name,
-    shapes: Shapes = None,
+    shapes: OneShapes = None,
     watch: Watch = lambda number: None,
 ) -> SimulationReport:
     """Runs a network on a simulated tensor core, and onnxruntime in fp32, on the same images.
@@ -102,7 +102,7 @@ def _feeds(
     return images
 
 
-def _at_one(proto: onnx.ModelProto, shapes: Shapes) -> onnx.ModelProto:
+def _at_one(proto: onnx.ModelProto, shapes: OneShapes) -> onnx.ModelProto:
     return fix_shapes(proto, 1, shapes)
 
 

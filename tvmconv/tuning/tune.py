@@ -15,7 +15,7 @@ from tvmconv.compiler import build as compiler
 from tvmconv.compiler.targets import SIMULATED
 from tvmconv.errors import TuningError, UnsupportedOperatorError
 from tvmconv.onnx import model as onnx_model
-from tvmconv.onnx.batches import Batch, Shapes
+from tvmconv.onnx.batches import Batch, ShapesOrAny
 from tvmconv.passes.plan.chooser import LayoutName
 from tvmconv.reports.data.build import BuildReport
 from tvmconv.reports.data.tuning import TuningReport
@@ -30,7 +30,7 @@ def tune(
     *,
     arch: str | None = None,
     batch: Batch = None,
-    shapes: Shapes = None,
+    shapes: ShapesOrAny = None,
     precision: str = "fp16",
     quantization: str | Path | None = None,
     io_dtype: str | None = None,

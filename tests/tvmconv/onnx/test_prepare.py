@@ -20,7 +20,7 @@ def test_there_is_a_graph_for_every_batch_the_smallest_first() -> None:
     assert [graph.outputs[0].shape[0] for graph in prepared.graphs] == [1, 8]
     assert prepared.any_batch
     assert not prepared.unsupported
-    assert find_parts(prepared, "none") == ()
+    assert find_parts(prepared, "none") == ((), ())
 
 
 @pytest.mark.parametrize("batch", [3, [3]])

@@ -144,7 +144,7 @@ def test_a_file_of_the_first_format_is_refused_by_name(tmp_path: Path) -> None:
     with zipfile.ZipFile(old, "w") as file:
         file.writestr("manifest.json", json.dumps({"format": 1, "weights": 0, "target": "llvm"}))
         file.writestr("code.so", b"")
-    with pytest.raises(ArtifactError, match=r"has format 1, this version reads 3 and 4\n.*build"):
+    with pytest.raises(ArtifactError, match=r"has format 1, this version reads 3 to 5\n.*build"):
         tvmconv.load(old)
 
 
@@ -186,6 +186,21 @@ def test_threads_may_share_a_network(saved: Path) -> None:
         for _ in range(10):
             found = list(pool.map(lambda feed: exe.run(feed)["output"], feeds))
             assert all(map(np.array_equal, found, expected))
+
+
+def test_threads_may_write_the_same_file(tmp_path: Path) -> None:
+    """Whoever reads it meanwhile finds one that is whole."""
+    weights = (np.arange(1 << 14, dtype="f"),)
+
+    def write_and_read(number: int) -> int:
+        artifact.write(artifact.Artifact({"number": number}, (), weights), tmp_path / "file")
+        found = artifact.read(tmp_path / "file")
+        assert np.array_equal(found.weights[0], weights[0])
+        return found.manifest["number"]
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(write_and_read, range(64))) <= set(range(64))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 class Lent:

@@ -65,6 +65,7 @@ def find_numbers(proto: onnx.ModelProto, dtype: str) -> dict[str, Numbers]:
         raise ModelError(
             f"the model has no input of floating point to feed as {dtype}",
             hint="leave io_dtype out",
+            shell="leave --io-dtype out",
         )
     return found
 
@@ -100,6 +101,7 @@ def _of_quantize(
         note=f"{node.name!r} takes real numbers from {low.max():.6g} to {high.min():.6g}, "
         f"{dtype} has {fed.min} to {fed.max}",
         hint=f"io_dtype={kind!r}" if kind != dtype and alone else "feed float16",
+        shell=f"--io-dtype {kind if kind != dtype and alone else 'float16'}",
     )
 
 

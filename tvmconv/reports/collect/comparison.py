@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ from tvmconv.reports.data.comparison import (
 from tvmconv.runtime.executable import Executable
 from tvmconv.runtime.io_form import arranged, feeds_to_model, model_shape
 from tvmconv.runtime.session import open_session
-from tvmconv.specs import OPEN
+from tvmconv.specs import OPEN, shapes_of
 
 #: The relative l2 error from which a cause is looked for. What rounding alone explains is below,
 #: for all but the deepest networks.
@@ -96,7 +97,7 @@ def compare(
     the shapes and dtypes in ``exe.inputs``; the default is `random_feeds`. A trained network may
     answer near zero to noise, which the report then notes: give it real inputs. A network built for
     buckets is compared at each, on the feeds of `Executable.each_bucket`; the report has every
-    output at every batch. Its bound is `INT8_BOUND` where activations are rounded to 8 bits. Where
+    output of every bucket. Its bound is `INT8_BOUND` where activations are rounded to 8 bits. Where
     an error is larger than rounding explains, onnxruntime runs once more, and the report names the
     layers whose activations fp16 does not hold.
 
@@ -110,7 +111,7 @@ def compare(
     bound = INT8_BOUND if _rounds_to_8_bits(proto, exe) else BOUND
     for one, fed in exe.each_bucket(feeds):
         found, model_feeds = _differences(proto, one, fed)
-        errors += found
+        errors += (replace(error, fed=shapes_of(one.inputs)) for error in found)
         if bound == BOUND and not all(error.passed(SUSPECT) for error in found):
             convs = {conv.name: conv for conv in one.report.convs}
             fixed = onnx_model.fix_shapes(proto, shapes=_shapes(one))

@@ -21,7 +21,7 @@ import tvm
 from tvmconv.reports.collect.layer_times import layer_times
 from tvmconv.reports.data.latency import LatencyReport, Timing
 from tvmconv.runtime import cuda as cuda_runtime
-from tvmconv.specs import batch_of
+from tvmconv.specs import batch_of, shapes_of
 
 if TYPE_CHECKING:
     from tvmconv.runtime.executable import Executable
@@ -105,6 +105,7 @@ def _bench(
         target=exe.target,
         arch=exe.arch,
         batch=batch_of(exe.inputs),
+        shapes=shapes_of(exe.inputs),
         threads=None if enqueue else tvm.runtime.num_threads(),
         compute=compute,
         enqueue=enqueue,

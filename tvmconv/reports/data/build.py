@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tvmconv.reports.data.parts import CrossingReport, PartReport, part_from_json
 from tvmconv.reports.data.report import Report
+from tvmconv.specs import bucket_texts
 
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 #: Input channels per group from which tensor cores are worthwhile.
@@ -185,6 +186,8 @@ class BuildReport(Report):
     build_seconds: float = 0.0
     #: First dimension of the first input: images per run.
     batch: int = 1
+    #: Shape of every input as it is fed, by name.
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
     #: Bytes of the weights of all buckets, equal arrays once.
     stored_weight_bytes: int = 0
     #: Reports of the smaller buckets, the smallest first.
@@ -193,6 +196,8 @@ class BuildReport(Report):
     conversions: tuple[ConversionReport, ...] = ()
     #: Every kernel that only quantises or dequantises. It may convert a layout as well.
     quantising: tuple[ConversionReport, ...] = ()
+    #: True if other shapes are compiled when they are first fed; then there may be no convolutions.
+    any_shape: bool = False
     #: The machine that costs and floors are for.
     machine: MachineReport = MachineReport()
     #: Kernels of TVM's, in order. Conversions are among them.
@@ -200,6 +205,11 @@ class BuildReport(Report):
     #: Where onnxruntime runs some operators: the parts in order, and what crosses between them.
     parts: tuple[PartReport, ...] = ()
     crossings: tuple[CrossingReport, ...] = ()
+
+    @property
+    def bucket_texts(self) -> list[str]:
+        """Every bucket as text, the largest last: its batch, or its shapes if those differ too."""
+        return bucket_texts((one.batch, one.shapes) for one in (*self.smaller, self))
 
     @property
     def convolutions(self) -> tuple[ConvReport, ...]:
@@ -286,6 +296,8 @@ class BuildReport(Report):
         }
         for name in nested.keys() & known.keys():
             known[name] = tuple(map(nested[name], known[name]))
+        if "shapes" in known:
+            known["shapes"] = {name: tuple(shape) for name, shape in known["shapes"].items()}
         if "machine" in known:
             known["machine"] = MachineReport(**known["machine"])
         return cls(**known)

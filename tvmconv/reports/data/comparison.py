@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tvmconv.reports.data.report import Report, finite_or_none
@@ -44,6 +44,8 @@ class OutputDifference:
     finite: bool
     #: A caution about the figures, or "".
     note: str = ""
+    #: Shape of every input that was fed, by name.
+    fed: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     def passed(self, bound: float) -> bool:
         """Returns True if the relative l2 error is at most `bound`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,8 @@ class LatencyReport(Report):
     smaller: tuple[LatencyReport, ...] = ()
     #: Every layer and other kernel, in order, if requested.
     layers: tuple[LayerTime, ...] = ()
+    #: Shape of every input as it is fed, by name.
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
     @property
     def throughput(self) -> float:

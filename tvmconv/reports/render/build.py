@@ -53,6 +53,8 @@ def build_text(report: BuildReport) -> str:
 
 
 def _headline(report: BuildReport) -> str:
+    if report.any_shape and not report.shapes:
+        return f"{target(report)}: no shape is compiled yet; each is when it is first fed"
     text = f"{target(report)}: {tensorized(report)}"
     if report.convs:
         text += f", {report.useful_macs / 1e9:.2f} GMAC"
@@ -67,6 +69,8 @@ def _headline(report: BuildReport) -> str:
             live = mib(report.activation_bound_bytes)
             text += f", {ratio:.2f} times the {live} MiB that are live at once"
         text += f"; outputs {mib(report.output_bytes)} MiB"
+    if report.any_shape:
+        text += "\nother shapes are compiled when they are first fed"
     return text
 
 
@@ -74,7 +78,7 @@ def target(report: BuildReport) -> str:
     """Returns text such as ``cuda sm_90, bucket of 32``."""
     text = report.target + (f" {report.arch}" if report.arch else "")
     text += f", costs {report.machine.title}" if report.machine.title else ""
-    return text + (f", bucket of {report.batch}" if report.smaller else "")
+    return text + (f", bucket of {report.bucket_texts[-1]}" if report.smaller else "")
 
 
 def tensorized(report: BuildReport) -> str:
@@ -109,10 +113,10 @@ def bucket_table(report: BuildReport) -> str:
     """Returns a row for each bucket; the rest of the report describes the largest."""
     buckets = (*report.smaller, report)
     rows = [["bucket", "tensorized", "GMAC", "pad", "estimated us"]]
-    for one in buckets:
+    for one, name in zip(buckets, report.bucket_texts, strict=True):
         on = f"{one.tensorized} of {len(one.convolutions)}"
         macs, us = f"{one.useful_macs / 1e9:.2f}", microseconds(one.cost_us)
-        rows.append([str(one.batch), on, macs, f"{one.waste:.0%}", us])
+        rows.append([name, on, macs, f"{one.waste:.0%}", us])
     if report.build_seconds:
         rows[0] += ["activations MiB", "weights MiB", "build s"]
         for row, one in zip(rows[1:], buckets, strict=True):

@@ -7,6 +7,7 @@ import math
 from tvmconv.reports.data.comparison import CompareReport, LostRange
 from tvmconv.reports.data.report import as_text
 from tvmconv.reports.render.tables import table
+from tvmconv.specs import bucket_texts, shapes_text
 
 #: Where something is lost.
 CALIBRATE = (
@@ -19,6 +20,9 @@ CALIBRATE = (
 def comparison_text(report: CompareReport) -> str:
     """Returns a row for each output, the notes, then what leaves the range of fp16."""
     rows = [["output", "shape", "relative l2", "max abs", "cosine", "finite"]]
+    # An output may have one shape whatever is fed.
+    fed = [shapes_text(out.fed) for out in report.outputs]
+    several = len({*bucket_texts((0, out.fed) for out in report.outputs)} - {"0"}) > 1
     for out in report.outputs:
         relative = "none" if out.relative_l2 is None else f"{out.relative_l2:.2e}"
         cosine = "none" if out.cosine is None else f"{out.cosine:.7f}"
@@ -28,7 +32,10 @@ def comparison_text(report: CompareReport) -> str:
     if report.lost:
         notes += [*map(_lost, report.lost), CALIBRATE]
     head = f"{report.target} against {report.reference}"
-    return "\n".join([head, table(rows, right=range(2, 6)), *notes])
+    if several:
+        rows = [["fed", *rows[0]], *([one, *row] for one, row in zip(fed, rows[1:], strict=True))]
+    right = range(2 + several, 6 + several)
+    return "\n".join([head, table(rows, right=right), *notes])
 
 
 def _lost(one: LostRange) -> str:

@@ -6,6 +6,7 @@ from tvmconv.reports.data.latency import LatencyReport, Timing
 from tvmconv.reports.data.report import as_text
 from tvmconv.reports.render.layer_times import layer_table
 from tvmconv.reports.render.tables import table
+from tvmconv.specs import bucket_texts
 
 HEADER = ["ms", "min", "mean", "median", "p90", "p95", "p99", "var.", "runs"]
 
@@ -13,10 +14,13 @@ HEADER = ["ms", "min", "mean", "median", "p90", "p95", "p99", "var.", "runs"]
 @as_text.register
 def latency_text(report: LatencyReport) -> str:
     """Returns the tables of all buckets, the smallest first."""
-    return "\n\n".join(_at_one_batch(one) for one in (*report.smaller, report))
+    buckets = (*report.smaller, report)
+    texts = bucket_texts((one.batch, one.shapes) for one in buckets)
+    return "\n\n".join(_of_bucket(*one) for one in zip(buckets, texts, strict=True))
 
 
-def _at_one_batch(report: LatencyReport) -> str:
+def _of_bucket(report: LatencyReport, text: str) -> str:
+    """text: of `bucket_texts`."""
     place = f"{report.target} {report.arch or ''}".strip()
     place += f", {report.threads} threads" if report.threads else ""
     rows = [HEADER, ["compute", *_cells(report.compute)]]
@@ -24,8 +28,9 @@ def _at_one_batch(report: LatencyReport) -> str:
         rows.append(["enqueue", *_cells(report.enqueue)])
     rows.append(["host to device", *_cells(report.host_to_device)])
     rows.append(["device to host", *_cells(report.device_to_host)])
+    sizes = "" if text == str(report.batch) else f" ({text})"
     lines = [
-        f"batch {report.batch} on {place}: {report.compute.median_ms:.4g} ms, "
+        f"batch {report.batch}{sizes} on {place}: {report.compute.median_ms:.4g} ms, "
         f"{report.throughput:.4g} images/s (warm-up {report.warmup_ms:.0f} ms, "
         f"{report.warmup_runs} runs)",
         table(rows, right=range(1, len(HEADER))),
