@@ -37,6 +37,12 @@ KNOBS: tuple[Knob, ...] = (
         "0 never; on llvm never",
     ),
     Knob(
+        "TVMCONV_GATE",
+        "what costs less",
+        "1 multiplies by the gate of squeeze-and-excite in the convolution that reads the product "
+        "wherever it can, 0 never",
+    ),
+    Knob(
         "TVMCONV_RECORDS",
         "~/.local/share/tvmconv/records",
         "folder of your own tuning records, one file for each architecture",
@@ -65,6 +71,14 @@ def pair() -> bool | None:
     See `tvmconv.passes.plan.pair_convs`.
     """
     return {"1": True, "0": False}.get(os.environ.get("TVMCONV_PAIR", ""))
+
+
+def gate() -> bool | None:
+    """True if convolutions multiply what they read by a gate, None to choose by estimated cost.
+
+    See `tvmconv.passes.plan.absorb_gate`.
+    """
+    return {"1": True, "0": False}.get(os.environ.get("TVMCONV_GATE", ""))
 
 
 def cores() -> int:

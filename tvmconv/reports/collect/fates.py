@@ -98,10 +98,10 @@ def _region_fates(flow: Dataflow, planned: PlannedConv) -> dict[relax.Var, str]:
     fates: dict[relax.Var, str] = {}
     first = planned.region.prologue
     for region in filter(None, (first, planned.region)):
-        read = [region.x, region.residual]
+        read = set(region.reads)
         if first is not None and region is planned.region:
-            read.append(first.output)
-        found = _between(flow, region.output, {one for one in read if isinstance(one, relax.Var)})
+            read.add(first.output)
+        found = _between(flow, region.output, read)
         fates |= dict.fromkeys(found, f"in the kernel of a convolution: {planned.name}")
         weights = f"folded into the weights of a convolution: {region.name}"
         for var in found:
