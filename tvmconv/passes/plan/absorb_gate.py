@@ -59,6 +59,8 @@ def gate_before(
         return None
     if [one is region for one in readers(t, regions, flow)] != [True]:
         return None
+    if region.residual is not None and region.residual.same_as(t):
+        return None
     first, second = flow.values[t].args
     for x, gate in ((first, second), (second, first)):
         if not isinstance(x, relax.Var) or not isinstance(gate, relax.Var):
