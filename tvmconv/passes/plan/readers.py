@@ -73,6 +73,7 @@ KEEPS_ERROR = (
     "relax.mean",
     "relax.multiply",
     "relax.nn.avg_pool2d",
+    "relax.nn.group_norm",
     "relax.nn.layer_norm",
 )
 

@@ -28,6 +28,8 @@ LINEAR = ("relax.add", "relax.subtract", "relax.multiply", "relax.divide")
 MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 #: Operators of ONNX that read only shapes, which are constants here.
 SHAPES = ("Shape", "Size")
+#: The operator of a norm of groups, whose result has another shape.
+INSTANCE_NORM = "InstanceNormalization"
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 CONSTANT = "a constant, computed when built"
@@ -229,8 +231,19 @@ def _compiled(
             after = [fates[one.name] for one in graph.after(node) if one.op_type not in LAYERS]
             if node.op_type in MOVES:
                 after = [fate for fate in after if not fate.startswith((TVM, IN_TVM))]
+            elif node.op_type == INSTANCE_NORM:
+                after = _past_moves(graph, node, fates)
             fates[name] = after[0] if after else NO_KERNEL
     return fates
+
+
+def _past_moves(graph: _Nodes, node: onnx.NodeProto, fates: Mapping[str, str]) -> list[str]:
+    """Returns the fates of the nodes that read a node, in any shape."""
+    found: list[str] = []
+    for one in graph.after(node):
+        moved = one.op_type in MOVES and fates[one.name] == NO_KERNEL
+        found += _past_moves(graph, one, fates) if moved else [fates[one.name]]
+    return found
 
 
 def _folded_after(before: _Nodes, after: _Nodes) -> dict[str, str]:
