@@ -81,7 +81,7 @@ MOST_ADJACENT, THREADS = 8, 512
 
 @dataclass(frozen=True)
 class Groups:
-    """How a block of threads computes norms of groups: whole groups of one image.
+    """The part of a block of threads in norms of groups: whole groups of one image.
 
     slab: channels of a block. adjacent: channels of a thread. rows: threads of each such run, which
     have every so many pixels; they divide the pixels.
