@@ -8,10 +8,12 @@ from collections.abc import Callable
 import numpy as np
 import onnx
 import pytest
+from tvm import relax
 
 import tvmconv
 from tests.support import cuda_text, graphs
 from tests.support.models import Graph
+from tvmconv.passes.legalize.legalize import legalize
 from tvmconv.passes.legalize.normalization import Groups
 
 C, GROUPS = 24, 3
@@ -100,16 +102,17 @@ def test_it_is_right(norm: Write, after: Write) -> None:
     assert tvmconv.compare(model, tvmconv.build(model, target="llvm")).passed(2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", [torch, instance])
 def test_a_mean_that_is_large_beside_the_deviation(norm: Write) -> None:
     """mean(x^2) - mean(x)^2 has no digit left of such; neither layout computes so."""
     graph = Graph([2, C, 6, 10])
     last = graph.conv(norm(graph, "input"), C, 8, 1)
     outermost = Graph([2, C, 6, 10])
-    x = (3000 + np.random.default_rng(0).standard_normal((2, C, 6, 10))).astype("f")
+    x = (10000 + np.random.default_rng(0).standard_normal((2, C, 6, 10))).astype("f")
     for model in (graph.model(last), outermost.model(norm(outermost, "input"))):
         report = tvmconv.compare(model, tvmconv.build(model, target="llvm"), {"input": x})
-        assert report.passed(2e-3), report
+        assert report.passed(5e-3), report
 
 
 def read_between(g: Graph, x: str) -> str:
@@ -176,3 +179,21 @@ def test_groups_are_shared_out_evenly(pixels: int, channels: int, groups: int) -
     assert channels % plan.slab == 0
     assert plan.slab % (channels // groups) == 0
     assert plan.slab % plan.adjacent == 0
+
+
+def test_a_mean_that_is_large_where_channels_are_innermost() -> None:
+    """As loops of ours: a network would round such numbers to fp16 before."""
+    x = (10000 + np.random.default_rng(0).standard_normal((2, 6, 10, C))).astype("f")
+    builder = relax.BlockBuilder()
+    var = relax.Var("x", relax.TensorType(x.shape, "float32"))
+    ones, zeros = (relax.const(np.full(C, one, "f")) for one in (1, 0))
+    with builder.function("main", [var]):
+        with builder.dataflow():
+            norm = relax.op.nn.group_norm(var, ones, zeros, GROUPS, 3, [1, 2])
+            out = builder.emit_output(builder.normalize(norm))
+        builder.emit_func_output(out)
+    (got,) = graphs.run(legalize()(builder.get()), x)
+    groups = x.astype("d").reshape(2, 60, GROUPS, -1)
+    centred = groups - groups.mean((1, 3), keepdims=True)
+    want = centred / np.sqrt((centred**2).mean((1, 3), keepdims=True) + 1e-5)
+    np.testing.assert_allclose(got, want.reshape(x.shape), rtol=5e-3, atol=5e-3)
