@@ -60,12 +60,15 @@ class Reject:
         return f"{self.family}: {self.reason}"
 
 
-def alone(w: ConvWorkload) -> str:
-    """Returns the reason to decline a prologue or a pool; empty if the workload has neither."""
+def alone(w: ConvWorkload, gates: bool = False) -> str:
+    """Returns the reason to decline a prologue, a pool, or a gate, unless the family `gates`; empty
+    if the workload has none."""
     if w.prologue is not None:
         return "computes one convolution, not two"
     if w.epilogue.pool is not None:
         return "does not pool"
+    if w.gate and not gates:
+        return "does not multiply what it reads by a gate"
     return ""
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from intrinsics import dtypes
 from schedules.conv.layout import Layout
 from schedules.conv.precision import RESIDUAL_SCALE, RESULT_SCALE, RESULT_ZERO, SCALE
-from schedules.conv.signature import BIAS, CHANNEL, RESIDUAL, SLOPE, WEIGHT, X, Y
+from schedules.conv.signature import BIAS, CHANNEL, GATE, RESIDUAL, SLOPE, WEIGHT, X, Y
 from schedules.conv.workload import ConvWorkload
 from schedules.family import Family, Given, with_prologue
 
@@ -26,7 +26,8 @@ SPREAD = 32
 
 @dataclass(frozen=True)
 class Tensors:
-    """x (N, H, W, C), weight (K, C/groups, R, S), bias, slope (K,), residual (N, P, Q, K).
+    """x (N, H, W, C), weight (K, C/groups, R, S), bias, slope (K,), residual (N, P, Q, K), gate
+    (N, 1, 1, C).
 
     In the dtypes of the workload's precision. ``scales``: by name, fp32 (K,). ``first``: the
     prologue's tensors; its x is the input.
@@ -39,6 +40,7 @@ class Tensors:
     residual: Array | None
     first: Tensors | None = None
     scales: Mapping[str, Array] = field(default_factory=dict)
+    gate: Array | None = None
 
     @classmethod
     def random(cls, w: ConvWorkload, seed: int = 0) -> Tensors:
@@ -70,6 +72,7 @@ class Tensors:
             draw((w.n, rows, columns, w.k), own.added) if w.epilogue.residual else None,
             None if w.prologue is None else cls.random(w.prologue, seed + 1),
             scales,
+            draw(w.gate_shape, own.x) if w.gate else None,
         )
 
     @property
@@ -118,6 +121,8 @@ def inputs(
     x = tensors.x if tensors.first is None else tensors.first.x
     found = family.pack(w, config, tensors.given)
     found[X] = to_layout(x, w.apart[0].in_layout, padding)
+    if tensors.gate is not None:
+        found[GATE] = tensors.gate
     if tensors.residual is not None:
         found[RESIDUAL] = to_layout(tensors.residual, w.epilogue.residual_layout, padding)
     return [found[one.name] for one in family.signature(w, config) if one.name != Y]

@@ -39,6 +39,12 @@ KNOBS: tuple[Knob, ...] = (
         "0 never; on llvm never",
     ),
     Knob(
+        "TVMCONV_GATE",
+        "on a CPU what costs less, on a GPU 0",
+        "1 multiplies by the gate of squeeze-and-excite in the convolution that reads the product "
+        "wherever it can, 0 never, auto where it is estimated to cost less",
+    ),
+    Knob(
         "TVMCONV_RECORDS",
         "~/.local/share/tvmconv/records",
         "folder of your own tuning records, one file for each architecture",
@@ -89,6 +95,20 @@ def pair() -> bool | None:
     See `tvmconv.passes.plan.pair_convs`.
     """
     return {"1": True, "0": False}.get(os.environ.get("TVMCONV_PAIR", ""))
+
+
+def gate(kind: str) -> bool | None:
+    """Whether a convolution multiplies by the gate of squeeze-and-excite in front of it: wherever
+    it can, or never; None for what is estimated to cost less. kind: of target, TVM's name.
+
+    See `tvmconv.passes.plan.absorb_gate`. On a GPU never by default: its cost was not measured on a
+    card yet. Raises `TvmconvError` for another value.
+    """
+    default = "0" if kind == "cuda" else "auto"
+    text = os.environ.get("TVMCONV_GATE", "") or default
+    if text not in ("0", "1", "auto"):
+        raise TvmconvError(f"TVMCONV_GATE is {text!r}", hint="one of 0, 1, auto")
+    return {"1": True, "0": False, "auto": None}[text]
 
 
 def cores() -> int:

@@ -1,6 +1,6 @@
 """The operands of a kernel: one list that schedules, kernels, graph, tuner and tests read.
 
-In order: x, [prologue], weight, [bias], [slope], [scales...], [residual], then the result y.
+In order: x, [gate], [prologue], weight, [bias], [slope], [scales...], [residual], the result y.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ Shape = tuple[int, ...]
 #: Dtype of the operands with one number for each output channel: bias, slopes and scales.
 CHANNEL = dtypes.FP32.name
 #: Names of operands.
-X, PROLOGUE, WEIGHT, BIAS, SLOPE, RESIDUAL, Y = (
-    "x", "prologue", "weight", "bias", "slope", "residual", "y",
+X, GATE, PROLOGUE, WEIGHT, BIAS, SLOPE, RESIDUAL, Y = (
+    "x", "gate", "prologue", "weight", "bias", "slope", "residual", "y",
 )  # fmt: skip
 
 
@@ -64,6 +64,8 @@ class Signature:
         precision, epilogue = w.precision, w.epilogue
         first, multiplied = w.apart[0], dtypes.get(precision.operands[1]).stored
         found = [Operand(X, first.precision.x, w.in_shape, str(first.in_layout))]
+        if w.gate:
+            found.append(Operand(GATE, precision.x, w.gate_shape, str(w.in_layout)))
         if prologue is not None:
             found.append(Operand(PROLOGUE, multiplied, prologue, "packed"))
         found.append(Operand(WEIGHT, multiplied, weight, "packed"))
@@ -88,8 +90,8 @@ class Signature:
 
     @property
     def constants(self) -> tuple[Operand, ...]:
-        """Operands that are known at build time: all but x, residual and y."""
-        return tuple(one for one in self.operands if one.name not in (X, RESIDUAL, Y))
+        """Operands that are known at build time: all but x, gate, residual and y."""
+        return tuple(one for one in self.operands if one.name not in (X, GATE, RESIDUAL, Y))
 
     def pack(
         self, given: Mapping[str, NDArray[Any]], **packed: NDArray[Any]

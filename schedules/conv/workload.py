@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from intrinsics import dtypes
 from schedules.conv.activations import IDENTITY, Activation
 from schedules.conv.layout import NHWC as NHWC
 from schedules.conv.layout import PACKED as PACKED
@@ -60,6 +61,9 @@ class ConvWorkload:
     With a ``prologue``, a depthwise convolution, the same kernel computes that first: x is the
     prologue's input, and this convolution reads the prologue's result.
 
+    With a ``gate``, x is multiplied by one number for each image and channel, (N, 1, 1, C) in x's
+    dtype, and rounded to that dtype, before it is convolved.
+
     Raises ``ValueError`` if the numbers describe no convolution.
     """
 
@@ -80,6 +84,7 @@ class ConvWorkload:
     epilogue: Epilogue = field(default_factory=Epilogue)
     window: Window | None = None
     prologue: ConvWorkload | None = None
+    gate: bool = False
 
     def __post_init__(self) -> None:
         sizes = (self.n, self.h, self.w, self.c, self.k, self.r, self.s, self.groups)
@@ -98,6 +103,10 @@ class ConvWorkload:
             raise ValueError(f"{self!r}: an empty window of the pool, or a pool in a window")
         if self.prologue is not None:
             self._check_prologue(self.prologue)
+        if self.gate and (self.groups != 1 or self.in_layout.packed or self.prologue is not None):
+            raise ValueError(f"{self!r}: a gate is of an NHWC tensor that one group reads")
+        if self.gate and dtypes.get(self.precision.x).integer:
+            raise ValueError(f"{self!r}: a gate multiplies floats")
 
     def _check_prologue(self, first: ConvWorkload) -> None:
         given = (first.n, first.p, first.q, first.k)
@@ -144,6 +153,11 @@ class ConvWorkload:
         if self.prologue is not None:
             return self.prologue.in_shape
         return self.in_layout.shape(self.n, self.h, self.w, self.c)
+
+    @property
+    def gate_shape(self) -> tuple[int, ...]:
+        """Shape of the gate, if there is one."""
+        return (self.n, 1, 1, self.c)
 
     @property
     def out_pixels(self) -> Pair:
@@ -203,7 +217,8 @@ class ConvWorkload:
         text += f"/{self.stride[0]}" if self.stride[0] == self.stride[1] != 1 else ""
         text += f"/{self.stride}" if self.stride[0] != self.stride[1] else ""
         text += f", dilation {self.dilation}" if self.dilation != (1, 1) else ""
-        return text + (f", {self.groups} groups" if self.groups != 1 else "")
+        text += f", {self.groups} groups" if self.groups != 1 else ""
+        return text + (", gated" if self.gate else "")
 
     def to_json(self) -> str:
         """Returns the workload as JSON text."""
@@ -217,10 +232,12 @@ class ConvWorkload:
         fields["epilogue"]["activation"] = self.epilogue.activation.to_json()
         fields["window"] = None if self.window is None else dataclasses.asdict(self.window)
         fields["precision"] = self.precision.to_json()
-        # Left out if there is none, as in records from before prologues.
+        # Left out if there is none, as in records from before prologues and gates.
         prologue = fields.pop("prologue")
         if prologue is not None:
             fields["prologue"] = prologue._plain()
+        if not fields["gate"]:
+            del fields["gate"]
         for name in ("in_layout", "out_layout"):
             fields[name] = str(fields[name])
         return fields

@@ -3,7 +3,7 @@
 `implicit_gemm` is one definition for every layout: a GEMM whose rows are output pixels, whose
 columns are output channels, and whose inner dimension numbers filter taps and input channels.
 
-    X[g, o, m, i]  the gather: the input of row m at (o, i); only in shared memory
+    X[g, o, m, i]  the gather: the input of row m at (o, i), times its gate; only in shared memory
     Conv[g, m, k]  sum over o, i of X[g, o, m, i] * Weight[g, o, i/16, k/16, i%16, k%16]
     Y[...]         activation(Conv + Bias + Residual), cast, in the output's layout
 
@@ -28,6 +28,7 @@ from schedules.conv.gemm import Gemm, Tile, gemm_index, pixel
 from schedules.conv.precision import RESIDUAL_SCALE, RESULT_SCALE, RESULT_ZERO, SCALE
 from schedules.conv.signature import (
     BIAS,
+    GATE,
     RESIDUAL,
     SLOPE,
     WEIGHT,
@@ -224,7 +225,7 @@ def implicit_gemm(w: ConvWorkload, tile: Tile, product: Product = summed) -> tir
     multiplied = w.precision.operands[0]
     gather = te.compute(
         (w.groups, gemm.reduction.outer, gemm.m_pad, gemm.i_pad),
-        lambda g, o, m, i: _gathered(w, gemm, operands[X], g, o, m, i).astype(multiplied),
+        lambda g, o, m, i: _gathered(w, gemm, operands, g, o, m, i).astype(multiplied),
         name=GATHER,
     )
     conv = product(gemm, gather, operands[WEIGHT], w.precision.accumulator)
@@ -269,7 +270,7 @@ def direct(w: ConvWorkload) -> tirx.PrimFunc:
         channel = k // w.group_k * w.group_c + c
         inside = [k < w.k] * (k_out > w.k) + [channel < w.c] * (k_out > w.k)
         batches = round_up(w.n, w.out_layout.n)
-        value = _input(w, operands[X], n, p, q, r, s, channel, inside, batches)
+        value = _input(w, operands, n, p, q, r, s, channel, inside, batches)
         weight = operands[WEIGHT][r, s, c, k].astype(wide)
         return te.sum(value.astype(multiplied).astype(wide) * weight, [r, s, c])
 
@@ -282,7 +283,7 @@ def direct(w: ConvWorkload) -> tirx.PrimFunc:
 
 
 def _gathered(
-    w: ConvWorkload, gemm: Gemm, x: te.Tensor, g: Expr, o: Expr, m: Expr, i: Expr
+    w: ConvWorkload, gemm: Gemm, operands: Placeholders, g: Expr, o: Expr, m: Expr, i: Expr
 ) -> Expr:
     """Returns the input of row m of group g at (o, i), or zero outside of the input."""
     r, s, c = gemm.reduction.tap(w, o, i)
@@ -292,12 +293,12 @@ def _gathered(
         readable = round_up(w.c, w.in_layout.c)  # whole blocks: the weight is zero past C
     inside = [i < readable] if gemm.i_pad > readable else []
     batches = ceil_div(gemm.m_pad, w.p * w.q)
-    return _input(w, x, n, p, q, r, s, g * w.group_c + c, inside, batches)
+    return _input(w, operands, n, p, q, r, s, g * w.group_c + c, inside, batches)
 
 
 def _input(
     w: ConvWorkload,
-    x: te.Tensor,
+    operands: Placeholders,
     n: Expr,
     p: Expr,
     q: Expr,
@@ -307,7 +308,8 @@ def _input(
     inside: list[Expr],
     batches: int,
 ) -> Expr:
-    """Returns the element of x that output pixel (n, p, q) multiplies with tap (r, s, c).
+    """Returns the element of x that output pixel (n, p, q) multiplies with tap (r, s, c), times its
+    gate if there is one.
 
     Zero in the padding, and where a condition of `inside` fails. `batches` is one past the largest
     n. A packed input can be read up to whole blocks of batches.
@@ -326,7 +328,12 @@ def _input(
         )
         if needed
     ] + inside
-    return _where(conditions, x(*w.in_layout.index(n, h, v, c)))
+    value = operands[X](*w.in_layout.index(n, h, v, c))
+    if w.gate:
+        # The product of two 16-bit floats is exact in fp32, so it is rounded once.
+        gated = value.astype(FP32.name) * operands[GATE](n, 0, 0, c).astype(FP32.name)
+        value = gated.astype(w.precision.x)
+    return _where(conditions, value)
 
 
 def _rows_read(outs: int, taps: int, stride: int, dilation: int, before: int) -> int:

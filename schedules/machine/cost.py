@@ -131,7 +131,8 @@ def moved_bytes(w: ConvWorkload) -> int:
     rows = min(w.h, w.p * w.r)
     columns = min(w.w, w.q * w.s)
     read = math.prod(w.in_layout.shape(w.n, rows, columns, w.c)) * x
-    return read + weight + residual + out
+    gate = math.prod(w.gate_shape) * x if w.gate else 0
+    return read + gate + weight + residual + out
 
 
 def _least(cost: Cost, machine: Machine) -> Cost:

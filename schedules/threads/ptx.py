@@ -88,6 +88,12 @@ def maximum_of_pairs(target: Expr, other: Expr, dtype: str) -> None:
     emit(f"max.NaN.{dtypes.get(dtype).ptx}x2", target, target, other)
 
 
+def product_of_pairs(target: Expr, other: Expr, dtype: str) -> None:
+    """The products of two packed pairs, each rounded once, into `target`; "mul". dtype: of the
+    elements, of 16 bits; bfloat16 from sm_90 on."""
+    emit(f"mul.rn.{dtypes.get(dtype).ptx}x2", target, target, other)
+
+
 def store_shared(pointer: Expr, registers: Sequence[Expr]) -> None:
     """Stores 1, 2 or 4 registers of 32 bits, aligned to as many bytes; "st"."""
     vector = f".v{len(registers)}" if len(registers) > 1 else ""

@@ -67,7 +67,10 @@ def reference(w: ConvWorkload, operands: Tensors) -> Array:
         first, then = w.apart
         between = reference(first, operands.first).astype(operands.x.dtype)
         return reference(then, replace(operands, x=between, first=None))
-    feeds = {"x": _cropped(w, operands.x).transpose(0, 3, 1, 2), "w": operands.weight}
+    x = operands.x
+    if operands.gate is not None:
+        x = (x.astype(np.float32) * operands.gate.astype(np.float32)).astype(x.dtype)
+    feeds = {"x": _cropped(w, x).transpose(0, 3, 1, 2), "w": operands.weight}
     scales = {name: array[:, None, None] for name, array in operands.scales.items()}
     if operands.bias is not None and SCALE not in scales:
         feeds["b"] = operands.bias

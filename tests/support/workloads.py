@@ -51,6 +51,8 @@ WORKLOADS = {
     "asymmetric pads": ConvWorkload(2, 9, 8, 16, 16, 3, 2, padding=(0, 1, 2, 3), epilogue=ALL),
     "dilation": ConvWorkload(1, 13, 12, 24, 16, 3, 3, padding=(2, 3, 2, 3), dilation=(2, 3)),
     "1x1": ConvWorkload(1, 7, 9, 64, 40, 1, 1, epilogue=ALL),
+    "gated": ConvWorkload(3, 5, 7, 40, 24, 1, 1, epilogue=ALL, gate=True),
+    "gated, odd": ConvWorkload(2, 9, 8, 20, 10, 3, 2, (2, 1), SAME, gate=True),
     "1x1 with stride": ConvWorkload(2, 8, 9, 32, 16, 1, 1, (2, 2)),
     "filter as large as the image": ConvWorkload(1, 7, 5, 24, 16, 7, 5),
     "stem": ConvWorkload(1, 23, 21, 3, 32, 7, 7, (2, 2), (3, 3, 3, 3), epilogue=Epilogue(True)),

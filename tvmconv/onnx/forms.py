@@ -9,6 +9,7 @@ import onnx
 from onnx import defs, helper, inliner, shape_inference, version_converter
 
 from tvmconv.errors import ModelError, UnsupportedOperatorError, first_line
+from tvmconv.onnx.group_norms import GROUP_NORM, write_group_norms
 
 #: The oldest and the newest opset that are kept. Before 7, operators broadcast by attributes, which
 #: onnxruntime no longer supports; after 26 it reads none.
@@ -20,7 +21,6 @@ IR_VERSION = 10
 WRITTEN_OUT = (
     "Celu",
     "CenterCropPad",
-    "GroupNormalization",
     "MeanVarianceNormalization",
     "RMSNormalization",
     "Swish",
@@ -43,6 +43,8 @@ def one_form(proto: onnx.ModelProto) -> onnx.ModelProto:
     try:
         if proto.functions:
             proto = inliner.inline_local_functions(proto)
+        if _uses(proto, GROUP_NORM):
+            write_group_norms(proto, _opset(proto))
         if names:
             proto = _typed(proto)
             _spell_out_defaults(proto, names)
@@ -67,13 +69,17 @@ def _only_tensors(proto: onnx.ModelProto) -> None:
             )
 
 
+def _opset(proto: onnx.ModelProto) -> int:
+    return next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+
+
 def _converted(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Converts the model to an opset within `OPSETS`, by onnx's converter.
 
     If that fails, a newer model stays as it is: its operators that can't be built are then refused
     by name, which says more than the converter's error. Raises `ModelError` for an older one.
     """
-    version = next((one.version for one in proto.opset_import if one.domain in ("", "ai.onnx")), 0)
+    version = _opset(proto)
     nearest = min(max(version, OPSETS[0]), OPSETS[1])
     if version in (0, nearest):
         return proto

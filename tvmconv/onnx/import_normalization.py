@@ -1,9 +1,12 @@
-"""Imports LayerNormalization with any scale and bias that broadcast.
+"""Imports LayerNormalization, with any scale and bias that broadcast, and InstanceNormalization.
 
-    y = (x - mean) / sqrt(variance + epsilon) * scale + bias         over the axes from `axis` on
+    y = (x - mean) / sqrt(variance + epsilon) * scale + bias
 
-https://onnx.ai/onnx/operators/onnx__LayerNormalization.html allows them to broadcast; TVM's
-operator has them in the shape of the normalized axes.
+over the axes from `axis` on; or over the pixels of a channel, which is a group of its own.
+
+https://onnx.ai/onnx/operators/onnx__LayerNormalization.html allows scale and bias to broadcast;
+TVM's operator has them in the shape of the normalized axes.
+https://onnx.ai/onnx/operators/onnx__InstanceNormalization.html
 """
 
 from __future__ import annotations
@@ -39,6 +42,21 @@ def layer_normalization(
     if attributes["tvm_custom"]["num_outputs"] == 1:
         return y
     return relax.Tuple([builder.emit(y), *[relax.const(0.0)] * 2])
+
+
+def instance_normalization(
+    builder: relax.BlockBuilder, inputs: Sequence[Any], attributes: dict[str, Any], opset: int
+) -> relax.Expr:
+    """Imports an InstanceNormalization."""
+    x, *factors = inputs
+    groups = sizes_of(x)[1]
+    pixels = list(range(2, len(sizes_of(x))))
+    epsilon = attributes.get("epsilon", 1e-5)
+    if not pixels:  # TVM's operator has pixels
+        wide = builder.emit(relax.op.expand_dims(x, 2))
+        y = relax.op.nn.group_norm(wide, *factors, groups, 1, [2], epsilon)
+        return relax.op.squeeze(builder.emit(y), 2)
+    return relax.op.nn.group_norm(x, *factors, groups, 1, pixels, epsilon)
 
 
 def _expanded(factor: relax.Expr, normalized: Sequence[int]) -> relax.Expr | None:

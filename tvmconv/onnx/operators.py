@@ -18,7 +18,10 @@ from tvm import relax
 
 from tvmconv.errors import ModelError
 from tvmconv.onnx import import_convs, import_quantization
-from tvmconv.onnx.import_normalization import layer_normalization
+from tvmconv.onnx.import_normalization import (
+    instance_normalization,
+    layer_normalization,
+)
 from tvmconv.onnx.import_pools import pool
 
 Inputs = Sequence[Any]
@@ -368,6 +371,7 @@ OWN: dict[str, Callable[..., relax.Expr | None]] = {
     "Gather": gather,
     "Gemm": import_convs.gemm,
     **{operator: hard(operator) for operator in ("HardSigmoid", "HardSwish")},
+    "InstanceNormalization": instance_normalization,
     "LayerNormalization": layer_normalization,
     "LeakyRelu": leaky_relu,
     **{operator: pool(operator) for operator in ("AveragePool", "MaxPool")},

@@ -27,7 +27,9 @@ from tvmconv.passes.legalize.legalize import legalize
 from tvmconv.passes.memory.plan_memory import plan_memory
 from tvmconv.passes.simplify.cancel_transposes import cancel_transposes
 from tvmconv.passes.simplify.fold_layouts import fold_layouts
+from tvmconv.passes.simplify.group_norms import group_norms
 from tvmconv.passes.simplify.merge_equal import merge_equal
+from tvmconv.passes.simplify.norm_rows import norm_rows
 from tvmconv.passes.simplify.reshape_views import reshape_views
 from tvmconv.passes.simplify.scale_and_shift import scale_and_shift
 from tvmconv.passes.simplify.tuple_output import tuple_output
@@ -48,6 +50,9 @@ GRAPH_PASSES: tuple[tvm.transform.Pass, ...] = (
     # Before ConvertLayout, which carries no layout across a batch norm or a constant of fewer
     # dimensions than the activation.
     scale_and_shift(),
+    # Before ConvertLayout, which carries no layout across reshapes; after chains of arithmetic are
+    # one product and one sum.
+    group_norms(),
     # Channels innermost, as every family of schedules reads and writes.
     transform.ConvertLayout(
         {
@@ -70,6 +75,8 @@ TIDY_PASSES: tuple[tvm.transform.Pass, ...] = (
     cancel_transposes(),
     # After it, which leaves those with a reshape between them.
     reshape_views(),
+    # Norms have the layout that they keep; before regions, which call what is left by its name.
+    norm_rows(),
 )
 
 

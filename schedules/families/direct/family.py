@@ -102,7 +102,7 @@ class DirectFamily(Family):
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
         """Takes convolutions of every precision without split operands, prologue or pool."""
-        if reason := alone(w):
+        if reason := alone(w, gates=True):
             return Reject(self.name, reason)
         if w.precision.split > 1:
             return Reject(self.name, f"{w.precision}: not its precision")

@@ -17,6 +17,9 @@ from schedules.threads.launch import Launch, Thread
 from schedules.threads.registers import Registers, Variable, keep
 from schedules.threads.shared_memory import SharedMemory
 
+#: The first of the barriers by which the threads of one warpgroup wait for each other.
+WARPGROUP_BARRIER = 1
+
 
 @dataclass(frozen=True)
 class Block:

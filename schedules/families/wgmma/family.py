@@ -5,6 +5,7 @@
     kernel         the kernel: producer and consumers, in a `block`
     tensor_store   its epilogue through the copy engine; adjacent_store with integers;
                    cluster_store where blocks share a tile
+    gate           what multiplies pixels by a gate, in place
     tensor_maps    how the copy engine sees the operands
     footprint      what the kernel takes of a GPU
 
@@ -58,7 +59,7 @@ class WgmmaFamily(Family):
 
     def _decline(self, w: ConvWorkload, hardware: Hardware) -> str:
         """Why not, empty if it can."""
-        if more := alone(w):
+        if more := alone(w, gates=True):
             return more
         offsets = (w.dilation[0] * (w.r - 1), w.dilation[1] * (w.s - 1))
         if not hardware.has_wgmma:

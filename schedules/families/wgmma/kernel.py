@@ -1,7 +1,8 @@
 """The WGMMA kernel: a producer that copies, consumer warpgroups that multiply and store.
 
     producer    for each step: wait until the stage is empty; copy pixels and weights into it
-    consumers   for each step: wait until the stage is full; multiply; release the stage before
+    consumers   for each step: wait until the stage is full; multiply its pixels by the `gate`, if
+                there is one; multiply; release the stage before
                 then the epilogue (`tensor_store`, or `cluster_store` where blocks share a tile)
 
 Pixels are gathered by the copy engine: a tensor map in im2col mode walks `rows` output pixels from
@@ -35,6 +36,7 @@ from schedules.families.wgmma.adjacent_store import AdjacentStore
 from schedules.families.wgmma.block import Block
 from schedules.families.wgmma.cluster_store import ClusterStore
 from schedules.families.wgmma.config import PRODUCER_REGISTERS, WgmmaConfig
+from schedules.families.wgmma.gate import Gate
 from schedules.families.wgmma.plan import Plan
 from schedules.families.wgmma.tensor_store import TensorStore
 from schedules.machine.hardware import Hardware
@@ -179,13 +181,19 @@ def _consume(block: Block) -> None:
     store = ClusterStore(block) if plan.clustered else stores(block, tiles)
     integers = dtypes.get(plan.w.precision.accumulator).integer
     registers = accumulators.view("uint32") if integers else accumulators
+    gate = Gate(block) if plan.w.gate else None
     store.begin()
     with tiles.each() as (first_row, first_column):
         m = keep("m", first_row + block.group * config.group_rows)
         k = keep("k", first_column)
         store.begin_tile()
-        with serial(block.steps(block.first_step())) as i:
+        first = block.first_step()
+        with serial(block.steps(first)) as i:
+            if gate is not None:
+                gate.load(m, first + i)
             consumer.wait()
+            if gate is not None:
+                gate.apply(consumer.stage)
             _multiply(block, consumer, registers, i)
             ptx.wgmma_wait(1)
             with when(i > 0):

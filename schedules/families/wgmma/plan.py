@@ -186,6 +186,12 @@ class Plan:
         return next((p for p in (128, 64, 32, 16) if p <= most and self.config.columns % p == 0), 0)
 
     @property
+    def gate_registers(self) -> int:
+        """Registers of a consumer's thread for the gate of its part of a step; 0 without one."""
+        rows = self.config.group_rows * self.row_bytes // wgmma.WARPGROUP
+        return rows // 4 if self.w.gate else 0
+
+    @property
     def pieces(self) -> int:
         """Pieces in which a warpgroup's part of a tile leaves."""
         return self.config.fragments * self.config.columns // self.piece

@@ -50,9 +50,12 @@ def check(w: ConvWorkload, config: WgmmaConfig, hardware: Hardware) -> None:
     )
     if config.columns // 2 + REGISTERS_OF_ONE > config.share:
         problems.append(f"one instruction of {config.columns} columns takes more than a share")
-    if config.accumulators + OTHER_REGISTERS > config.registers:
+    held = config.accumulators + plan.gate_registers
+    if held + OTHER_REGISTERS > config.registers:
+        gate = f" and {plan.gate_registers} registers for the gate" * w.gate
         problems.append(
-            f"{config.accumulators} accumulators a thread, which has {config.registers} registers"
+            f"{config.accumulators} accumulators{gate} a thread, "
+            f"which has {config.registers} registers"
         )
     require_none(problems, config, w, hardware.name)
 

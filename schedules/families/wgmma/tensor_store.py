@@ -31,14 +31,11 @@ from tvm.script.ir_builder import tirx as T
 from intrinsics import wgmma
 from schedules.conv.signature import RESIDUAL
 from schedules.expressions.compute import finished
-from schedules.families.wgmma.block import Block, Tiles
+from schedules.families.wgmma.block import WARPGROUP_BARRIER, Block, Tiles
 from schedules.families.wgmma.tensor_maps import output_place
 from schedules.threads import ptx
 from schedules.threads.control import Index, unrolled, when
 from schedules.threads.registers import Registers, Variable, keep
-
-#: The first of the barriers by which the threads of one warpgroup wait for each other.
-WARPGROUP_BARRIER = 1
 
 
 class TensorStore:

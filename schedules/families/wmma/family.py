@@ -53,8 +53,8 @@ class WmmaFamily(Family):
         self.name, self.packed = name, packed
 
     def match(self, w: ConvWorkload, hardware: Hardware) -> Match | Reject:
-        """Takes groups of 8 or more channels and outputs in its layout."""
-        if reason := alone(w):
+        """Takes groups of 8 or more channels and outputs in its layout; on a CPU also a gate."""
+        if reason := alone(w, gates=hardware.kind == "llvm"):
             return Reject(self.name, reason)
         if w.groups != 1 and w.group_c < FEWEST_CHANNELS:
             what = f"{w.group_c} input channels per group, an instruction takes 16"

@@ -220,6 +220,11 @@ template <class A, class B, class Accumulator, class Register>
 void wgmma(int columns, Register* first, Register* last, uint64_t a, uint64_t b, bool add) {
   if (last != first + columns / 2 - 1) fail("accumulators do not lie side by side");
   if (!current->fenced) fail("registers are multiplied into before a fence");
+  uint32_t start = (a & 0x3fff) << 4, end = start + 8 * ((a >> 32 & 0x3fff) << 4);
+  Thread* threads = &current->block->threads[current->index / WARPGROUP * WARPGROUP];
+  for (int i = 0; i < WARPGROUP; i++)
+    for (uint32_t written : threads[i].unfenced)
+      if (start <= written && written < end) fail("a product reads what no fence has shown it");
   current->products.push_back({multiply_warpgroup<A, B, Accumulator>, first, columns, a, b, add});
 }
 #define INSTANCE(A, B, Accumulator, Register) \

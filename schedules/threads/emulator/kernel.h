@@ -124,6 +124,8 @@ void stmatrix(uint32_t row, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3);
 void movmatrix(uint32_t& d, uint32_t a);
 template <class Element>
 void max_of_pairs(uint32_t& d, uint32_t a, uint32_t b);
+template <class Element>
+void product_of_pairs(uint32_t& d, uint32_t a, uint32_t b);
 
 // Four bytes of a, and of b as signed ones.
 template <class A>

@@ -45,6 +45,7 @@ INSTRUCTIONS = {
     r"stmatrix\.sync\.aligned\.m8n8\.x4\.shared\.b16": "stmatrix(",
     r"movmatrix\.sync\.aligned\.m8n8\.trans\.b16": "movmatrix(",
     r"max\.NaN\.(f16)x2": "max_of_pairs<{0}>(",
+    rf"mul\.rn\.{_ELEMENT}x2": "product_of_pairs<{0}>(",
     r"dp4a\.s32\.s32": "dp4a<int8_t>(",
     r"dp4a\.u32\.s32": "dp4a<uint8_t>(",
     r"fma\.rn\.sat\.f32": "fma_sat(",

@@ -104,6 +104,15 @@ void max_of_pairs(uint32_t& d, uint32_t a, uint32_t b) {
   memcpy(&d, left, 4);
 }
 template void max_of_pairs<half>(uint32_t&, uint32_t, uint32_t);
+template <class Element>
+void product_of_pairs(uint32_t& d, uint32_t a, uint32_t b) {
+  Element left[2], right[2];
+  memcpy(left, &a, 4), memcpy(right, &b, 4);
+  for (int i = 0; i < 2; i++) left[i] = Element(float(left[i]) * float(right[i]));
+  memcpy(&d, left, 4);
+}
+template void product_of_pairs<half>(uint32_t&, uint32_t, uint32_t);
+template void product_of_pairs<nv_bfloat16>(uint32_t&, uint32_t, uint32_t);
 
 // mma.sync m16n8, whose k is 8 registers of elements: for elements of 16 bits, m16n8k16. Register i
 // of the first operand is row l / 4 + i % 2 * 8 of lane l, words l % 4 + i / 2 * 4 of that row; the

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schedules.conv.precision import INT8
 from schedules.conv.workload import NHWC, PACKED, Activation, ConvWorkload, Epilogue, Layout
 from tests.support.workloads import workloads
 
@@ -30,6 +31,7 @@ layouts = st.one_of(st.just(NHWC), st.builds(Layout, st.integers(1, 20), st.inte
         ({"groups": 5}, "groups have to divide the channels"),
         ({"groups": 8}, "groups have to divide the channels"),
         ({"h": 2}, "larger than the padded image"),
+        ({"gate": True, "groups": 4}, "a gate is of an NHWC tensor that one group reads"),
         ({"r": 4, "dilation": (3, 1)}, "larger than the padded image"),
     ],
     ids=str,
@@ -41,6 +43,27 @@ def test_numbers_that_are_no_convolution_are_refused(
         replace(PLAIN, **changes)
     # The message has every number, the wrong one among them.
     assert all(f"{name}={value}" in str(caught.value) for name, value in changes.items())
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"in_layout": PACKED}, "a gate is of an NHWC tensor"),
+        ({"precision": INT8}, "a gate multiplies floats"),
+    ],
+    ids=str,
+)
+def test_no_gate_of_other_tensors(changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        replace(PLAIN, gate=True, **changes)
+
+
+def test_a_gate_is_kept_and_left_out_where_there_is_none() -> None:
+    w = replace(PLAIN, gate=True)
+    assert ConvWorkload.from_json(w.to_json()) == w
+    assert w.gate_shape == (2, 1, 1, 24)
+    # As in records from before gates.
+    assert "gate" not in PLAIN.to_json()
 
 
 @pytest.mark.parametrize(
@@ -104,6 +127,7 @@ def test_equal_workloads_are_one_key() -> None:
         (replace(PLAIN, stride=(2, 1)), "2x9x8x24 -> 36, 3x3/(2, 1)"),
         (replace(PLAIN, dilation=(2, 2)), "2x9x8x24 -> 36, 3x3, dilation (2, 2)"),
         (replace(PLAIN, groups=12), "2x9x8x24 -> 36, 3x3, 12 groups"),
+        (replace(PLAIN, gate=True), "2x9x8x24 -> 36, 3x3, gated"),
     ],
     ids=str,
 )

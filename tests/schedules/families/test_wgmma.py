@@ -163,6 +163,11 @@ TRIED = {
     "rows of 64 bytes": (replace(W, c=96, k=96), WgmmaConfig(2, 1, 96, 4)),
     "rows of 32 bytes": (replace(W, c=40, k=80), WgmmaConfig(1, 1, 80, 4)),
     "fp32 out": (replace(W, epilogue=Epilogue(True), precision=FP32_OUT), WgmmaConfig(1, 1, 64)),
+    "gated": (replace(W, r=1, s=1, padding=(0,) * 4, gate=True), WgmmaConfig(2, 2, 64, 4)),
+    "gated, three blocks": (
+        replace(W, c=240, k=40, r=1, s=1, padding=(0,) * 4, epilogue=FUSED, gate=True),
+        WgmmaConfig(1, 1, 48, 4, 1, 3),
+    ),
     "window": (
         replace(W, k=24, window=Window(28, 28, 72, 1, 0, 24, 2, 2, 3)), WgmmaConfig(1, 1, 32),
     ),
@@ -186,12 +191,13 @@ def test_machine_code(tmp_path: Path) -> None:
         assert f"HGMMA.64x{config.columns}x16" in code, name
         assert "UTMALDG" in code, "the gather is the copy engine's"
         assert ("UTMASTG" in code) == (not plan.clustered), name
+        assert ("HMUL2" in code) == w.gate, name
         for spilled in ("STL", "LDL"):
             assert spilled not in code, name
 
 
 def _symbol(name: str) -> str:
-    return "conv_" + name.replace(" ", "_")
+    return "conv_" + name.replace(",", "").replace(" ", "_")
 
 
 def test_space_holds_what_fits() -> None:

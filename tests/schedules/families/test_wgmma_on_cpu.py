@@ -66,6 +66,20 @@ ODD = {
     "1x1 with stride": (
         ConvWorkload(2, 9, 8, 96, 48, 1, 1, (2, 3), epilogue=PRELU), WgmmaConfig(1, 1, 48, 6),
     ),
+    # Tiles over the end of an image and of the last one; 40 channels end within a chunk's rows.
+    "gated": (
+        ConvWorkload(5, 5, 7, 40, 56, 1, 1, epilogue=FUSED, gate=True), WgmmaConfig(2, 2, 64, 3),
+    ),
+    "gated, tile after tile": (
+        ConvWorkload(9, 14, 14, 72, 336, 1, 1, epilogue=PRELU, gate=True),
+        WgmmaConfig(1, 1, 32, 3),
+    ),
+    "gated, split": (
+        ConvWorkload(2, 7, 7, 144, 24, 1, 1, gate=True), WgmmaConfig(1, 1, 32, 3, 2),
+    ),
+    "gated 3x3": (
+        ConvWorkload(2, 6, 7, 24, 40, 3, 3, padding=SAME, gate=True), WgmmaConfig(1, 1, 48, 3),
+    ),
     "split unevenly": (replace(SMALL, k=100, epilogue=PRELU), WgmmaConfig(2, 1, 64, 3, 4)),
     "split, last residual": (
         ConvWorkload(1, 7, 6, 40, 24, 2, 3, epilogue=SILU_LAST), WgmmaConfig(1, 1, 32, 3, 2),
@@ -137,6 +151,7 @@ RESIDUAL = (SMALL, WgmmaConfig(2, 1, 96, 3))
 # Of six pieces three are loaded while others are finished.
 AHEAD = (SMALL, WgmmaConfig(1, 2, 96, 3, buffers=4))
 SPLIT = (SMALL, WgmmaConfig(1, 1, 64, 3, 2))
+GATED = ODD["gated"]
 
 
 #: Name: what is run, what is replaced in its text and by what, and what is said of it then.
@@ -166,6 +181,12 @@ BROKEN = {
         "finite|more arrive|has started"),
     "residual loaded over what is not stored": (AHEAD, r"\w+wait_group_read_1\(\);", ";",
         "off|finite"),
+    "gated pixels not shown": (GATED, r"\w+fence_proxy_proxy\w+\(\);", ";",
+        "a product reads what no fence"),
+    "gate of the image before": (GATED, r"% 35\) >> 31\)\)", "% 35) >> 31)) / 2", "off"),
+    "gated before the pixels are there": (GATED,
+        r"(?s)(\w+_mbarrier_wait\([^\n]*\[\(stage_ptr_1[^\n]*\n)(.*?)(  alignas\(64\) uint base)",
+        r"\2\1\3", "off|finite"),
     "cluster does not wait": (SPLIT, r"\w+_cluster_(arrive|wait)_aligned\(\);", ";",
         "finite|has ended"),
 }  # fmt: skip

@@ -24,6 +24,7 @@ from tvm.target import Target
 from intrinsics import dtypes
 from schedules.expressions.backend import CPU_VECTOR
 from tvmconv.errors import ModelError
+from tvmconv.passes.kernels.gpu_groups import GroupNorms
 from tvmconv.passes.kernels.gpu_rows import Rows
 from tvmconv.passes.kernels.gpu_schedules import (
     Elementwise,
@@ -88,6 +89,7 @@ GPU_RULES = (
     Transposition(),
     Elementwise(),
     Rows(),
+    GroupNorms(),
     Totals(),
     Samples(),
     dlight.gpu.Matmul(),

@@ -1,9 +1,10 @@
-"""Fuse the casts around a pool or a norm into its kernel; FuseOps fuses only those behind it.
+"""Fuse casts around a pool or a norm into its kernel, and the activation behind a norm of groups.
 
 Before:  h = astype(x, float32); y = avg_pool2d(h); z = astype(y, float16)
 After:   z = fused(x), a function of these three, which FuseTIR turns into one kernel; also where h
-         is what DequantizeLinear gives: astype(x, float32) * scale, or that plus a constant
-Requires: operators that are not legalised yet
+         is what DequantizeLinear gives: astype(x, float32) * scale, or that plus a constant;
+         and where relu, or silu as multiply(y, sigmoid(y)), follows a group_norm y
+Requires: operators that are not legalised yet (FuseOps fuses only the casts behind)
 Formula: the same operations; intermediate values stay in registers, in fp32
 """
 
@@ -21,15 +22,22 @@ FURTHER = {
     "relax.nn.avg_pool2d": 0,
     "relax.nn.max_pool2d": 0,
     "relax.mean": 0,
+    "relax.nn.group_norm": 2,
     "relax.nn.layer_norm": 2,
 }
+#: What has an activation behind it.
+ACTIVATED = ("relax.nn.group_norm",)
+#: Name of a value that a pattern reads twice.
+TWICE = "read twice"
 Pattern = tuple[str, DFPattern, Mapping[str, DFPattern], Callable[[PatternCheckContext], bool]]
 
 
 def _read_once(context: PatternCheckContext) -> bool:
     """True if the values that would no longer be written have no other reader."""
-    inner = [context.value_to_bound_var[one] for one in context.annotated_expr.values()]
-    return all(len(context.var_usages[var]) == 1 for var in inner)
+    return all(
+        len(context.var_usages[context.value_to_bound_var[one]]) == (2 if name == TWICE else 1)
+        for name, one in context.annotated_expr.items()
+    )
 
 
 def _patterns() -> list[Pattern]:
@@ -38,12 +46,22 @@ def _patterns() -> list[Pattern]:
     before: list[Pattern] = []
     for name, further in FURTHER.items():
         short = f"tvmconv.{name.rpartition('.')[2]}"
-        for inner in _before():
+        for inner in (*_before(), {}):
             operands = [wildcard() for _ in range(further)]
-            y: Any = is_op(name)(next(reversed(inner.values())), *operands)
-            whole.append((short, is_op("relax.astype")(y), {**inner, "y": y}, _read_once))
-            before.append((short, y, inner, _read_once))
+            y: Any = is_op(name)(next(reversed(inner.values()), wildcard()), *operands)
+            ends = [*(_activations(y) if name in ACTIVATED else ()), *([(y, {})] if inner else ())]
+            for end, values in ends:
+                known = {**inner, **values}
+                whole.append((short, is_op("relax.astype")(end), {**known, "y": end}, _read_once))
+                before.append((short, end, known, _read_once))
     return [*whole, *before]
+
+
+def _activations(y: Any) -> list[tuple[Any, dict[str, DFPattern]]]:
+    """Patterns of activations of y, each with the values inside by name."""
+    gate = is_op("relax.sigmoid")(y)
+    silu = is_op("relax.multiply")(y, gate)
+    return [(silu, {TWICE: y, "gate": gate}), (is_op("relax.nn.relu")(y), {"norm": y})]
 
 
 def _before() -> list[dict[str, DFPattern]]:

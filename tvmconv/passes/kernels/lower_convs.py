@@ -22,7 +22,7 @@ from tvm.relax.expr_functor import PyExprMutator, mutator
 
 from intrinsics.dtypes import FP32
 from schedules.conv.precision import FP16, Precision
-from schedules.conv.signature import RESIDUAL, Operand, X
+from schedules.conv.signature import GATE, RESIDUAL, Operand, X
 from schedules.conv.workload import ConvWorkload
 from schedules.machine.hardware import Hardware
 from tvmconv.passes.graph import op_name, shape
@@ -143,7 +143,8 @@ class _Lower(PyExprMutator):
         region, read = planned.region, {}
         signature = planned.kernels[0].signature
         first = region if region.prologue is None else region.prologue
-        for name, arg in ((X, self._x(first)), (RESIDUAL, region.residual)):
+        read_ones = ((X, self._x(first)), (GATE, region.gate), (RESIDUAL, region.residual))
+        for name, arg in read_ones:
             if arg is not None:
                 read[name] = self._operand(arg, signature[name])
         for kernel in planned.kernels:

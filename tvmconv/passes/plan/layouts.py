@@ -65,6 +65,8 @@ def choose_layouts(
         reason = "read as a matrix" if region.op == MATRIX else "read by a pair of convolutions"
         if region.op == MATRIX or region.prologue is not None:
             plain |= {region.x: reason, region.residual: reason}
+        elif region.gate is not None:
+            plain |= dict.fromkeys((region.x, region.gate), "multiplied where it is read")
     barred = {
         var: plain.get(var) or _only_nhwc(region, places[var]) for var, region in regions.items()
     }

@@ -21,6 +21,7 @@ from schedules.family import Given, with_prologue
 from schedules.machine.hardware import Hardware
 from tvmconv.errors import ModelError
 from tvmconv.passes.graph import Dataflow
+from tvmconv.passes.plan.absorb_gate import absorb_gates
 from tvmconv.passes.plan.absorb_pool import absorb_pools
 from tvmconv.passes.plan.balance_ranges import balance_ranges
 from tvmconv.passes.plan.channel_shuffle import shuffled
@@ -138,6 +139,7 @@ def plan(
     places = {var: Place(var, 0, region.k) for var, region in regions.items()}
     places |= concat_places(regions, flow)
     places = {var: shuffled(place, flow) for var, place in places.items()}
+    regions = absorb_gates(regions, places, flow, chooser)
     regions, places = absorb_pools(regions, places, flow, chooser)
     if pairs:
         regions = pair_convs(regions, places, flow, chooser)

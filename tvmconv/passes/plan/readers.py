@@ -20,7 +20,7 @@ def readers(
     found: list[Region | str] = ["the network's output"] if var in flow.outputs else []
     inside: set[relax.Var] = set()
     for region in regions.values():
-        if any(one is not None and one.same_as(var) for one in (region.x, region.residual)):
+        if any(one.same_as(var) for one in region.reads):
             found.append(region)
             inside |= _covered(region, flow)
     for reader in flow.readers[var]:
@@ -47,7 +47,7 @@ def _covered(region: Region, flow: Dataflow) -> set[relax.Var]:
         var = waiting.pop()
         if not isinstance(var, relax.Var) or var in covered:
             continue
-        if var.same_as(region.x) or (region.residual is not None and var.same_as(region.residual)):
+        if any(var.same_as(one) for one in region.reads):
             continue
         covered.add(var)
         value = flow.values.get(var)
@@ -74,6 +74,7 @@ KEEPS_ERROR = (
     "relax.mean",
     "relax.multiply",
     "relax.nn.avg_pool2d",
+    "relax.nn.group_norm",
     "relax.nn.layer_norm",
 )
 

@@ -56,6 +56,7 @@ def workloads(
     workload = ConvWorkload(
         n, h, w, c, k, r, s, region.stride, padding, region.dilation, region.groups,
         x, out, epilogue=epilogue, precision=precision, window=window, prologue=prologue,
+        gate=region.gate is not None,
     )  # fmt: skip
     return [(workload, region.weight)]
 

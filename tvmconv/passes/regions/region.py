@@ -73,6 +73,14 @@ class Region:
     #: A depthwise convolution that the same kernel computes first: x is its input, `x_shape` the
     #: shape of its output.
     prologue: Region | None = None
+    #: What x is multiplied by before it is convolved, (N, 1, 1, C).
+    gate: relax.Var | None = None
+
+    @property
+    def reads(self) -> tuple[relax.Var, ...]:
+        """The tensors that its kernels read, constants left out: x, the gate, the residual."""
+        found = (self.x, self.gate, self.residual)
+        return tuple(one for one in found if isinstance(one, relax.Var))
 
     @property
     def transposed(self) -> bool:

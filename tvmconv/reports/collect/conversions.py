@@ -254,8 +254,7 @@ class _Graph:
 
 def _tensors(planned: PlannedConv) -> list[relax.Var]:
     """Returns the tensors that a convolution's kernels read, without constants."""
-    region = planned.region
-    return [one for one in (region.x, region.residual) if isinstance(one, relax.Var)]
+    return list(planned.region.reads)
 
 
 def _orders() -> dict[tuple[int, ...], str]:

@@ -29,6 +29,8 @@ LINEAR = ("relax.add", "relax.subtract", "relax.multiply", "relax.divide")
 MOVES = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 #: Operators of ONNX that read only shapes, which are constants here.
 SHAPES = ("Shape", "Size")
+#: The operator of a norm of groups, whose result has another shape.
+INSTANCE_NORM = "InstanceNormalization"
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 CONSTANT = "a constant, computed when built"
@@ -115,10 +117,10 @@ def _region_fates(flow: Dataflow, planned: PlannedConv) -> dict[relax.Var, str]:
     fates: dict[relax.Var, str] = {}
     first = planned.region.prologue
     for region in filter(None, (first, planned.region)):
-        read = [region.x, region.residual]
+        read = set(region.reads)
         if first is not None and region is planned.region:
-            read.append(first.output)
-        found = _between(flow, region.output, {one for one in read if isinstance(one, relax.Var)})
+            read.add(first.output)
+        found = _between(flow, region.output, read)
         fates |= dict.fromkeys(found, f"in the kernel of a convolution: {planned.name}")
         weights = f"folded into the weights of a convolution: {region.name}"
         for var in found:
@@ -247,8 +249,19 @@ def _compiled(
             after = [fates[one.name] for one in graph.after(node) if one.op_type not in LAYERS]
             if node.op_type in MOVES:
                 after = [fate for fate in after if not fate.startswith((TVM, IN_TVM))]
+            elif node.op_type == INSTANCE_NORM:
+                after = _past_moves(graph, node, fates)
             fates[name] = after[0] if after else NO_KERNEL
     return fates
+
+
+def _past_moves(graph: _Nodes, node: onnx.NodeProto, fates: Mapping[str, str]) -> list[str]:
+    """Returns the fates of the nodes that read a node, in any shape."""
+    found: list[str] = []
+    for one in graph.after(node):
+        moved = one.op_type in MOVES and fates[one.name] == NO_KERNEL
+        found += _past_moves(graph, one, fates) if moved else [fates[one.name]]
+    return found
 
 
 def _folded_after(before: _Nodes, after: _Nodes) -> dict[str, str]:

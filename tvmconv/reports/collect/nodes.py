@@ -9,6 +9,7 @@ from tvm import relax
 from tvmconv.onnx.importer import NODES
 from tvmconv.onnx.model import shapes_of
 from tvmconv.passes.graph import Dataflow, shape
+from tvmconv.passes.simplify.group_norms import NORM
 
 #: Operators that batch norms and arithmetic with constants become; "" is an item of a tuple, as
 #: a batch norm is imported.
@@ -36,7 +37,7 @@ def node_names(mod: tvm.IRModule, simple: onnx.ModelProto) -> dict[relax.Var, st
         if not name or not isinstance(value.ty, relax.TensorType):
             continue
         node = nodes[name]
-        same = flow.op(var) == op or (op in ARITHMETIC and flow.op(var) in ARITHMETIC)
+        same = flow.op(var) == op or {op, flow.op(var)} <= {*ARITHMETIC} or _norm(op, flow.op(var))
         alike = [sorted(sizes.get(output, ())) == sorted(shape(value)) for output in node.output]
         if same and any(alike):
             found[var] = name
@@ -51,6 +52,13 @@ def node_names(mod: tvm.IRModule, simple: onnx.ModelProto) -> dict[relax.Var, st
         if var in flow.values and maker is not None:
             found[var] = maker.name
     return found
+
+
+def _norm(before: str, after: str) -> bool:
+    """Returns True where a norm of groups ends with another operator after passes: it takes in what
+    is after it, or is written by others."""
+    ends = (*ARITHMETIC, RESHAPE)
+    return (before in ends and after == NORM) or (before == NORM and after in ends)
 
 
 def _outputs(mod: tvm.IRModule, flow: Dataflow) -> list[relax.Expr]:

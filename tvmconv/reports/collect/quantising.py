@@ -132,8 +132,7 @@ class _Causes:
 
 
 def _reads(region: Region, var: relax.Var) -> bool:
-    read = (region.x, region.residual)
-    return any(isinstance(one, relax.Var) and one.same_as(var) for one in read)
+    return any(one.same_as(var) for one in region.reads)
 
 
 def _verb(region: Region, var: relax.Var) -> str:

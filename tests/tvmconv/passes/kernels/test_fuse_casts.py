@@ -61,3 +61,24 @@ def test_a_value_that_others_read_is_kept(read_twice: bool) -> None:
     mod = fuse_casts()(builder.get())
     composites = [gv for gv, f in mod.functions_items() if gv.name_hint != "main"]
     assert len(composites) == (0 if read_twice else 1)
+
+
+@pytest.mark.parametrize(("others", "fused"), [(False, "silu"), (True, ""), (False, "relu")])
+def test_an_activation_is_fused_with_the_norm_that_it_alone_reads(others: bool, fused: str) -> None:
+    builder = relax.BlockBuilder()
+    x = relax.Var("x", relax.TensorType((2, 8, 8, 16), "float32"))
+    factors = [relax.Var(name, relax.TensorType((16,), "float32")) for name in ("scale", "shift")]
+    with builder.function("main", [x, *factors]):
+        with builder.dataflow():
+            norm = builder.emit(relax.op.nn.group_norm(x, *factors, 4, 3, [1, 2]))
+            if fused == "relu":
+                y = builder.emit(relax.op.nn.relu(norm))
+            else:
+                gate = builder.emit(relax.op.sigmoid(norm))
+                y = builder.emit(relax.op.multiply(norm, gate))
+            if others:
+                y = builder.emit(relax.op.add(y, builder.emit(relax.op.exp(norm))))
+            output = builder.emit_output(y)
+        builder.emit_func_output(output)
+    mod = fuse_casts()(builder.get())
+    assert len(mod.functions_items()) == 1 + bool(fused)

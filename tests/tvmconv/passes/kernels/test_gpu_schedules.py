@@ -23,6 +23,7 @@ from tvmconv.passes.kernels.default_schedules import (
     default_schedules,
     require_scheduled,
 )
+from tvmconv.passes.kernels.gpu_groups import GroupNorms
 from tvmconv.passes.kernels.gpu_rows import Rows
 from tvmconv.passes.kernels.gpu_schedules import (
     Elementwise,
@@ -116,6 +117,14 @@ def avg_pool(x: Any, **attributes: Any) -> Any:
 
 def layer_norm(x: Any, gamma: Any, beta: Any) -> Any:
     return nn.layer_norm(x, gamma, beta, axes=[-1])
+
+
+def group_norm(x: Any, gamma: Any, beta: Any, groups: int, pixels: Any = (1, 2)) -> Any:
+    return nn.group_norm(x, gamma, beta, groups, -1, list(pixels))
+
+
+def silu(x: Any) -> Any:
+    return op.multiply(x, op.sigmoid(x))
 
 
 def half(x: Any) -> Any:
@@ -249,6 +258,22 @@ CASES: dict[str, tuple[type, int, Build, list[Any], Any]] = {
         Rows, 16, lambda x, a, b: half(layer_norm(x, a, b)),
         [((2, 70000), F32), ((70000,), F32), ((70000,), F32)], ((2, 70000), F16),
     ),
+    "group norm of fp16, silu": (
+        GroupNorms, 8, lambda x, a, b: half(silu(group_norm(op.astype(x, F32), a, b, 4))),
+        [((2, 12, 10, 40), F16), ((40,), F32), ((40,), F32)], ((2, 12, 10, 40), F16),
+    ),
+    "group norm of one group of one image": (
+        GroupNorms, 16, lambda x, a, b: half(group_norm(op.astype(x, F32), a, b, 1)),
+        [((1, 8, 8, 24), F16), ((24,), F32), ((24,), F32)], ((1, 8, 8, 24), F16),
+    ),
+    "instance norm": (
+        GroupNorms, 16, lambda x, a, b: group_norm(x, a, b, 32),
+        [((2, 7, 7, 32), F32), ((32,), F32), ((32,), F32)], ((2, 7, 7, 32), F32),
+    ),
+    "group norm of groups that are shared out": (
+        GroupNorms, 8, lambda x, a, b: half(group_norm(x, a, b, 10, [1])),
+        [((3, 6, 20), F32), ((20,), F32), ((20,), F32)], ((3, 6, 20), F16),
+    ),
     "softmax": (
         Rows, 8, lambda x: nn.softmax(x, axis=-1), [((2, 3, 9, 50), F32)], ((2, 3, 9, 50), F32),
     ),
@@ -279,6 +304,8 @@ LONG = (
     "regions, sampled by their size",
     "regions of fp16",
     "layer norm of fp16",
+    "group norm of one group of one image",
+    "group norm of groups that are shared out",
     "max pool of many",
 )
 
