@@ -98,7 +98,7 @@ def pair() -> bool | None:
 
 
 def gate(kind: str) -> bool | None:
-    """Whether a convolution multiplies by the gate of squeeze-and-excite in front of it: wherever
+    """Tells where a convolution multiplies by the gate of squeeze-and-excite before it: wherever
     it can, or never; None for what is estimated to cost less. kind: of target, TVM's name.
 
     See `tvmconv.passes.plan.absorb_gate`. On a GPU never by default: its cost was not measured on a

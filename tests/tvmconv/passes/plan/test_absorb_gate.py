@@ -14,6 +14,7 @@ from schedules.choose import Policy
 from schedules.machine.cost import Cost
 from schedules.machine.hardware import CUDA_ARCHS
 from tests.support.models import Graph, random_feed
+from tvmconv.errors import TvmconvError
 from tvmconv.onnx import frontend, kinds
 from tvmconv.onnx import model as onnx_model
 from tvmconv.passes import pipeline
@@ -129,7 +130,8 @@ def test_declined_and_right(write: Callable[..., onnx.ModelProto]) -> None:
     assert tvmconv.compare(model, tvmconv.build(model, target="llvm")).passed(5e-3)
 
 
-def test_declined_where_no_family_has_it() -> None:
+def test_declined_where_no_family_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TVMCONV_GATE", "auto")
     model = last(*squeeze(n=32, size=112)[::2])
     found = [fates(model, target="cuda", arch=arch)["product"] for arch in ("sm_80", "sm_90a")]
     assert found == ["a kernel of TVM's", ABSORBED]
@@ -160,11 +162,26 @@ def planned(estimate: Any) -> Plan:
 
 
 @pytest.mark.parametrize(("us", "absorbed"), [(1.0, True), (1000.0, False)])
-def test_the_estimate_decides(us: float, absorbed: bool) -> None:
+def test_the_estimate_decides_where_it_may(
+    us: float, absorbed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A product's kernel takes two microseconds at least."""
+    monkeypatch.setenv("TVMCONV_GATE", "auto")
 
     def estimate(w: Any, *_: Any) -> Cost:
         return Cost(10.0 + us * w.gate, "DRAM")
 
-    regions = {one.name: one.region for one in planned(estimate).values()}
-    assert (regions["last"].gate is not None) is absorbed
+    def gated() -> bool:
+        regions = {one.name: one.region for one in planned(estimate).values()}
+        return regions["last"].gate is not None
+
+    assert gated() is absorbed
+    # On a GPU it has to be asked for.
+    monkeypatch.delenv("TVMCONV_GATE")
+    assert not gated()
+
+
+def test_another_value_of_the_knob_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TVMCONV_GATE", "yes")
+    with pytest.raises(TvmconvError, match="one of 0, 1, auto"):
+        fates(last(*squeeze()[::2]))
