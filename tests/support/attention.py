@@ -51,13 +51,15 @@ class _Graph:
         pads = [size // 2] * 4
         return self("Conv", x, weight, kernel_shape=[size, size], pads=pads, group=groups)
 
-    def model(self, y: str, shape: tuple[int, ...]) -> onnx.ModelProto:
+    def model(self, y: str, shape: tuple[int, ...], opset: int = 18) -> onnx.ModelProto:
         ends = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, dims)
             for name, dims in (("input", shape), (y, None))
         ]
         graph = helper.make_graph(self.nodes, "attention", ends[:1], ends[1:], self.constants)
-        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+        return helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10
+        )
 
 
 def vision_transformer(heads: int = 2, size: int = 16, tokens: int = 49) -> onnx.ModelProto:
@@ -141,9 +143,21 @@ def linear_attention(heads: int = 2, size: int = 16, side: int = 8) -> onnx.Mode
     return g.model(g.conv(y, width, 16), (1, 16, side, side))
 
 
+def operator(heads: int = 2, size: int = 16, side: int = 6) -> onnx.ModelProto:
+    """With ONNX's operator Attention, of opset 23."""
+    g, tokens, width = _Graph(5), side * side, heads * size
+    x = g.conv("input", 16, 3 * width)
+    x = g("Transpose", g.reshape(x, 1, 3 * width, tokens), perm=[0, 2, 1])
+    q, k, v = g.split(x, 3, 2)
+    y = g("Attention", q, k, v, q_num_heads=heads, kv_num_heads=heads)
+    y = g.reshape(g("Transpose", y, perm=[0, 2, 1]), 1, width, side, side)
+    return g.model(g.conv(y, width, 16), (1, 16, side, side), opset=23)
+
+
 NETWORKS = {
     one.__name__: one
     for one in (
         vision_transformer, relative_positions, position_sensitive, masked, linear_attention,
+        operator,
     )
 }  # fmt: skip

@@ -5,6 +5,8 @@ ModelProto -> ModelProto of an opset that TVM's importer and onnxruntime read, w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 from onnx import defs, helper, inliner, shape_inference, version_converter
 
@@ -27,6 +29,10 @@ WRITTEN_OUT = (
 )
 
 
+#: Written out as well, where ONNX has a form for what it is given; `supported` refuses the rest.
+ATTENTION = "Attention"
+
+
 def one_form(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Converts the model to an opset within `OPSETS` and expands its functions.
 
@@ -46,17 +52,30 @@ def one_form(proto: onnx.ModelProto) -> onnx.ModelProto:
         if _uses(proto, GROUP_NORM):
             write_group_norms(proto, _opset(proto))
         if names:
-            proto = _typed(proto)
-            _spell_out_defaults(proto, names)
-            chosen = [("", name) for name in names]
-            proto = inliner.inline_selected_functions(proto, chosen, inline_schema_functions=True)
+            proto = _written_out(proto, names)
     except Exception as error:  # its exceptions have no common base
         raise ModelError(
             "the model's functions can't be written out",
             note=first_line(error),
             hint="inline them where the model is exported: onnx.inliner does it",
         ) from error
-    return proto
+    return _with_attention_written_out(proto) if _uses(proto, ATTENTION) else proto
+
+
+def _written_out(proto: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """The model with these operators expanded. Raises whatever onnx's inliner raises."""
+    typed = _typed(proto)
+    _spell_out_defaults(typed, names)
+    chosen = [("", name) for name in names]
+    return inliner.inline_selected_functions(typed, chosen, inline_schema_functions=True)
+
+
+def _with_attention_written_out(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same for Attention, of which onnx's function has no form for some; those stay."""
+    try:
+        return _written_out(proto, [ATTENTION])
+    except Exception:  # its exceptions have no common base
+        return proto
 
 
 def _only_tensors(proto: onnx.ModelProto) -> None:
@@ -155,7 +174,7 @@ def _typed(proto: onnx.ModelProto) -> onnx.ModelProto:
     return typed
 
 
-def _spell_out_defaults(proto: onnx.ModelProto, operators: list[str]) -> None:
+def _spell_out_defaults(proto: onnx.ModelProto, operators: Sequence[str]) -> None:
     """Adds default attributes to nodes of these operators, which onnx's inliner would drop."""
     version = next(one.version for one in proto.opset_import if one.domain in ("", "ai.onnx"))
     for node in proto.graph.node:

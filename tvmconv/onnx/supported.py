@@ -23,7 +23,7 @@ from tvmconv.onnx.quantized.rewrites import refusal
 
 #: Operators that TVM's importer has, but that do not build or give wrong results.
 NOT_LOWERED = {
-    "Attention",
+    "Attention",  # one that `forms` could not write out
     "Compress",
     "CumSum",
     "NonMaxSuppression",

@@ -195,7 +195,7 @@ def _attention(var: relax.Var, known: _Known) -> Product | None:
         side = known.traced(values)
         if first is None or not _narrows(side):
             continue
-        guarded = any(flow.op(one) == "relax.where" for one in inside)
+        guarded = any(flow.op(one) == "relax.isnan" for one in inside)
         second = _Sides(None, _swapped(side) if swapped else side, var)
         return _made(second, first, [*reversed(inside), var], known, swapped, guarded)
     return None
@@ -217,12 +217,21 @@ def _softmax_of(
             return call if last and not axes_left else None
         if flow.op(value) == "relax.permute_dims" and axes_left and _swaps_last(call):
             axes_left, value = False, call.args[0]
+        elif flow.op(value) == "relax.where" and _never(call):
+            value = call.args[2]
         elif flow.op(value) == "relax.where" and (kept := _nan_to_zero(call, flow)) is not None:
             inside.append(call.args[0])
             value = kept
         else:
             return None
     return None
+
+
+def _never(where: relax.Call) -> bool:
+    """True where the condition is a constant that holds nowhere, and x has the result's shape."""
+    condition = array(where.args[0])
+    same = shape(where.args[2]) == shape(where)
+    return condition is not None and not condition.any() and same
 
 
 def _nan_to_zero(where: relax.Call, flow: Dataflow) -> relax.Expr | None:

@@ -29,6 +29,7 @@ LEFT = {
     "masked": 0,
     # Both ReLUs and what they read.
     "linear_attention": 3,
+    "operator": 0,
 }
 
 
