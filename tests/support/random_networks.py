@@ -225,6 +225,44 @@ def _pad(g: RandomNetwork, x: str, shape: Shape) -> Made:
     return g.op("Pad", x, pads, mode=mode), (n, c, h + 2, w + 2)
 
 
+def _attention(g: RandomNetwork, x: str, shape: Shape) -> Made:
+    """Heads of one convolution, put apart in one of two ways, with a mask at times."""
+    n, c, h, w = shape
+    tokens, heads, size = h * w, int(g.random.choice([1, 2, 3])), int(g.random.choice([4, 8, 16]))
+    if tokens > 300:
+        return None
+    wide = g.conv(x, c, 3 * heads * size, 1)
+    if g.chance():
+        parts = g.op("Reshape", wide, g.constant(np.array([n, heads, 3 * size, tokens])))
+        cut = [
+            [g.constant(np.array([at])) for at in (i * size, i * size + size, 2)] for i in range(3)
+        ]
+        q, k, v = (g.op("Slice", parts, *bounds) for bounds in cut)
+    else:
+        parts = g.op("Reshape", wide, g.constant(np.array([n, 3, heads, size, tokens])))
+        q, k, v = (g.op("Gather", parts, g.constant(np.array(i)), axis=1) for i in range(3))
+    q = g.op("Mul", g.op("Transpose", q, perm=[0, 1, 3, 2]), g.number(size**-0.5))
+    scores = g.op("MatMul", q, k)
+    if g.chance():
+        mask = g.random.standard_normal((heads, tokens, tokens)).astype("f")
+        scores = g.op("Add", scores, g.constant(mask))
+    weights = g.op("Softmax", scores, axis=-1)
+    if g.chance():
+        y = g.op("MatMul", v, g.op("Transpose", weights, perm=[0, 1, 3, 2]))
+    else:
+        y = g.op("MatMul", weights, g.op("Transpose", v, perm=[0, 1, 3, 2]))
+        y = g.op("Transpose", y, perm=[0, 1, 3, 2])
+    made = (n, heads * size, h, w)
+    return g.op("Reshape", y, g.constant(np.array(made))), made
+
+
+def _gram(g: RandomNetwork, x: str, shape: Shape) -> Made:
+    """Products of rows with each other."""
+    n, c, h, w = shape
+    y = g.op("MatMul", x, g.op("Transpose", x, perm=[0, 1, 3, 2]))
+    return g.op("Mul", y, g.number(1 / w)), (n, c, h, h)
+
+
 STEPS: dict[str, Callable[[RandomNetwork, str, Shape], Made]] = {
     "convolution": _conv,
     "another": _conv,
@@ -244,6 +282,9 @@ STEPS: dict[str, Callable[[RandomNetwork, str, Shape], Made]] = {
     "softmax": _softmax,
     "product": _product,
     "pad": _pad,
+    "attention": _attention,
+    "another attention": _attention,
+    "gram": _gram,
 }
 
 
