@@ -174,7 +174,8 @@ def build(
         raise TvmconvError(
             "a simulation's kernels have no configurations", hint="leave configs out"
         )
-    families = None if families is None else tuple(families)
+    # One name is as good as a list of one; the recipe of other sizes keeps them.
+    families = (families,) if isinstance(families, str) else families and tuple(families)
     chooser = _chooser(hardware, arch, precision, records, families, layout, configs)
     form = IoForm(io_dtype, io_layout)
     foreseen, any_shape = without_any(shapes)
