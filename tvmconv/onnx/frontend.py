@@ -28,7 +28,7 @@ from tvmconv.onnx.branches import RANDOM, known_shapes, rename, tensor_names
 from tvmconv.onnx.empty import drop_empty_operands
 from tvmconv.onnx.file import check_size
 from tvmconv.onnx.importer import Importer
-from tvmconv.onnx.model import drop_unread, infer_shapes, inputs, opset, read_by
+from tvmconv.onnx.model import drop_unread, infer_shapes, inputs, name_nodes, opset, read_by
 from tvmconv.onnx.quantized.operators import DEQUANTIZE
 from tvmconv.runtime.session import open_session
 
@@ -188,6 +188,7 @@ def simplify(proto: onnx.ModelProto, fold_all: bool = False) -> onnx.ModelProto:
     simple.graph.input.extend(kept)
     simple = infer_shapes(simple)
     drop_empty_operands(simple.graph)
+    name_nodes(simple)  # onnxruntime gives those that it makes of one no names
     return simple
 
 

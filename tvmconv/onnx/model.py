@@ -442,8 +442,11 @@ def specs(values: Iterable[onnx.ValueInfoProto], unknown: int = 0) -> tuple[Tens
 def name_nodes(proto: onnx.ModelProto) -> None:
     """Gives every node a unique name, in place, for reports."""
     taken: Counter[str] = Counter()
+    given = {node.name for node in proto.graph.node}
     for i, node in enumerate(proto.graph.node):
-        node.name = node.name or f"{node.op_type}_{i}"
+        made = f"{node.op_type}_{i}"
+        # A node that has a name keeps it.
+        node.name = node.name or (f"{made}_unnamed" if made in given else made)
         taken[node.name] += 1
         if taken[node.name] > 1:
             node.name = f"{node.name}_{i}"

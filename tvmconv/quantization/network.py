@@ -118,7 +118,6 @@ def prepare(model: Model) -> tuple[Network, tuple[TensorSpec, ...]]:
     if opset(proto) < OPSET:
         proto = _raised(proto)
     simple = frontend.simplify(frontend.widen(proto))
-    name_nodes(simple)
     restore_shapes(simple, proto)
     return Network(simple), specs(inputs(proto))
 

@@ -154,3 +154,15 @@ def test_a_range_that_does_not_end_is_refused_by_name(as_nodes: bool) -> None:
         tvmconv.build(ranged(10**12, as_nodes), target="llvm")
     assert error.value.note
     assert error.value.hint
+
+
+def test_nodes_that_onnxruntime_makes_have_names() -> None:
+    """Of a HardSwish it makes two without a name, beside one that has the name they would get."""
+    g = Graph([1, 8, 4, 4])
+    x = g.op("HardSwish", g.op("Mul", "input", "input", name="Mul_2"))
+    x = g.op("HardSwish", g.conv(x, 8, 8))
+    nodes = frontend.simplify(onnx_model.fix_shapes(onnx_model.read(g.model(x)))).graph.node
+    names = [node.name for node in nodes]
+    assert all(names)
+    assert len(set(names)) == len(names)
+    assert "Mul_2" in names
