@@ -31,7 +31,7 @@ from schedules.products.store import store, unravelled
 from schedules.products.workload import KEY, MASK, QUERY, B, ProductWorkload, Y
 from schedules.threads import ptx
 from schedules.threads.async_pipeline import AsyncCopyPipeline
-from schedules.threads.control import Index, serial, when
+from schedules.threads.control import Index
 from schedules.threads.kernel import Kernel
 from schedules.threads.launch import WARP, Launch
 from schedules.threads.registers import Registers, Variable, bind
@@ -131,7 +131,7 @@ def kernel(w: ProductWorkload, config: AttentionConfig) -> tirx.PrimFunc:
         block = bind("block", thread.block)
         batch = [bind("of", i) for i in unravelled(block // plan.tiles, w.batch)]
         row = bind("row", block % plan.tiles * (config.warps * FRAGMENT))
-        shared = SharedMemory(plan.memory, *("shared", w.precision.x))
+        shared = SharedMemory(plan.memory, "shared", w.precision.x)
         tiles = {
             name: Tiles(matrix, function.flat(name), batch, shared, thread.number, threads)
             for name, matrix in plan.matrices.items()
@@ -145,22 +145,11 @@ def kernel(w: ProductWorkload, config: AttentionConfig) -> tirx.PrimFunc:
             tiles[B].copy(stage, step * config.keys, 0)
 
         tiles[QUERY].copy(None, row, 0)
-        for step in range(pipeline.ahead):
-            if step < plan.steps:
-                copy(step)
-            pipeline.commit()
-        with serial(plan.steps, "step") as step:
-            pipeline.wait()
-            following = step + pipeline.ahead
-            if plan.steps > pipeline.ahead:
-                with when(following < plan.steps):
-                    copy(following)
-            pipeline.commit()
+        with pipeline.over(plan.steps, copy) as step:
             stage = bind("stage", T.cast(pipeline.stage(step) * plan.stages.bytes, "uint32"))
             rows.score(tiles[QUERY], tiles[KEY], stage)
             rows.weigh(step * config.keys)
             rows.add(tiles[B], stage)
-        pipeline.drain()
         rows.store()
     return function.function
 

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 
 from tvm import tirx
 
-from schedules.conv.layout import round_up
 from schedules.machine.hardware import Hardware
 from schedules.products import attention, expressions, product
-from schedules.products.matrix import FRAGMENT
+from schedules.products.matrix import whole_fragments
 from schedules.products.workload import ProductWorkload
 
 #: The lowest compute capability with the instruction of both kernels.
@@ -41,8 +40,8 @@ class ProductChoice:
             return attention.Plan(w, self.config).padded_macs
         if isinstance(self.config, product.ProductConfig):
             return product.Plan(w, self.config).padded_macs
-        m, n, k = (round_up(size, FRAGMENT) for size in (w.m, w.n, w.k))
-        depth = 0 if w.first is None else round_up(w.first.k, FRAGMENT)
+        m, n, k = (whole_fragments(size) for size in (w.m, w.n, w.k))
+        depth = 0 if w.first is None else whole_fragments(w.first.k)
         return w.matrices * m * k * (n + depth)
 
     def schedule(self) -> tirx.PrimFunc:

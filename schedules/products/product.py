@@ -24,7 +24,7 @@ from schedules.products.store import store, unravelled
 from schedules.products.workload import ADDED, A, B, ProductWorkload, Y
 from schedules.threads import ptx
 from schedules.threads.async_pipeline import AsyncCopyPipeline
-from schedules.threads.control import Index, serial, when
+from schedules.threads.control import Index
 from schedules.threads.kernel import Kernel
 from schedules.threads.launch import WARP, Launch
 from schedules.threads.registers import Registers, Variable, bind
@@ -133,7 +133,7 @@ def kernel(w: ProductWorkload, config: ProductConfig) -> tirx.PrimFunc:
         batch = [bind("of", i) for i in unravelled(block // (across * along), w.batch)]
         row = bind("row", block % across * config.tile[0])
         column = bind("column", block // across % along * config.tile[1])
-        shared = SharedMemory(plan.memory, *("shared", w.precision.x))
+        shared = SharedMemory(plan.memory, "shared", w.precision.x)
         a, b = (
             Tiles(matrix, function.flat(name), batch, shared, thread.number, config.threads)
             for name, matrix in plan.matrices.items()
@@ -147,20 +147,9 @@ def kernel(w: ProductWorkload, config: ProductConfig) -> tirx.PrimFunc:
             a.copy(stage, row, step * depth)
             b.copy(stage, step * depth, column)
 
-        for step in range(pipeline.ahead):
-            if step < plan.steps:
-                copy(step)
-            pipeline.commit()
-        with serial(plan.steps, "step") as step:
-            pipeline.wait()
-            following = step + pipeline.ahead
-            if plan.steps > pipeline.ahead:
-                with when(following < plan.steps):
-                    copy(following)
-            pipeline.commit()
+        with pipeline.over(plan.steps, copy) as step:
             stage = bind("stage", T.cast(pipeline.stage(step) * plan.stages.bytes, "uint32"))
             warp.multiply(a, b, stage)
-        pipeline.drain()
         warp.store(function, batch, row, column)
     return function.function
 

@@ -33,6 +33,11 @@ class View:
         """The axes in another order, as NumPy's ``transpose``."""
         return self._with([self.shape[axis] for axis in axes], [self.strides[a] for a in axes])
 
+    def transposed(self) -> View:
+        """The last two axes in the other order."""
+        rank = len(self.shape)
+        return self.permuted([*range(rank - 2), rank - 1, rank - 2])
+
     def reshaped(self, shape: Sequence[int]) -> View | None:
         """As NumPy's ``reshape`` without a copy; None where that needs one."""
         if self.shape == tuple(shape):

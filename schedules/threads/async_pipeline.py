@@ -11,12 +11,15 @@ it, which may be written. Compare CuTe's ``cp_async_wait`` loops and ``PipelineA
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 from tvm import tirx
 from tvm.ir import Expr
 from tvm.script.ir_builder import tirx as T
 
 from schedules.threads import ptx
-from schedules.threads.control import Index
+from schedules.threads.control import Index, serial, when
 from schedules.threads.registers import Variable
 
 
@@ -49,6 +52,24 @@ class AsyncCopyPipeline:
         read the stage before it."""
         ptx.cp_async_wait(max(self.stages - 2, 0))
         ptx.shared_sync()
+
+    @contextmanager
+    def over(self, steps: int, copy: Callable[[Index], None]) -> Iterator[Expr]:
+        """A loop over so many steps, whose stages `copy` fills `ahead` steps before; gives the
+        step, whose stage has arrived."""
+        for step in range(self.ahead):
+            if step < steps:
+                copy(step)
+            self.commit()
+        with serial(steps, "step") as step:
+            self.wait()
+            if steps > self.ahead:
+                following = step + self.ahead
+                with when(following < steps):
+                    copy(following)
+            self.commit()
+            yield step
+        self.drain()
 
     def drain(self) -> None:
         """Waits until none of the thread's copies are under way."""

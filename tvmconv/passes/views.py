@@ -11,6 +11,9 @@ from tvm import relax
 from schedules.products.view import View
 from tvmconv.passes.graph import Dataflow, array, shape
 
+#: Operators whose result has all elements of what they read, elsewhere.
+MOVES = ("relax.permute_dims", "relax.reshape", "relax.squeeze", "relax.expand_dims")
+
 
 @dataclass(frozen=True)
 class Traced:

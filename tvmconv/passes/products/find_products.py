@@ -26,11 +26,9 @@ from schedules.products.view import View
 from schedules.products.workload import Added, ProductWorkload
 from tvmconv.passes.graph import Dataflow, array, bindings, dtype, op_name, shape, with_bindings
 from tvmconv.passes.plan.magnitudes import ATTENTION, CALL
-from tvmconv.passes.views import Traced, scalar_of, traced
+from tvmconv.passes.views import MOVES, Traced, scalar_of, traced
 
 MATMUL = "relax.matmul"
-#: Operators through which a result is still a view of the tensor that is written.
-MOVES = ("relax.permute_dims", "relax.reshape", "relax.squeeze", "relax.expand_dims")
 FP32 = dtypes.FP32.name
 
 
@@ -196,7 +194,7 @@ def _attention(var: relax.Var, known: _Known) -> Product | None:
         if first is None or not _narrows(side):
             continue
         guarded = any(flow.op(one) == "relax.isnan" for one in inside)
-        second = _Sides(None, _swapped(side) if swapped else side, var)
+        second = _Sides(None, side.with_view(side.view.transposed()) if swapped else side, var)
         return _made(second, first, [*reversed(inside), var], known, swapped, guarded)
     return None
 
@@ -307,12 +305,6 @@ class _Sides:
     added: Traced | None = None
 
 
-def _swapped(one: Traced) -> Traced:
-    """A tensor with its last two axes in the other order."""
-    rank = len(one.view.shape)
-    return one.with_view(one.view.permuted([*range(rank - 2), rank - 1, rank - 2]))
-
-
 def _narrows(one: Traced) -> bool:
     """True for an operand that can be rounded to what is multiplied: a variable, or a constant
     within its range."""
@@ -344,7 +336,7 @@ def _made(
         if others or not own.issuperset(flow.readers[one]):
             return None
     inside, y, factor = _written(inside, known, scales=second.added is None)
-    y = y.permuted([*range(len(y.shape) - 2), len(y.shape) - 1, len(y.shape) - 2]) if swapped else y
+    y = y.transposed() if swapped else y
     batch = y.shape[:-2]
     b = second.b.view.broadcast((*batch, *second.b.view.shape[-2:]))
     added = None

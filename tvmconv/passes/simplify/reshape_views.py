@@ -15,9 +15,7 @@ import tvm
 from tvm import relax
 
 from tvmconv.passes import graph
-from tvmconv.passes.views import traced
-
-MOVES = ("relax.permute_dims", "relax.reshape", "relax.squeeze", "relax.expand_dims")
+from tvmconv.passes.views import MOVES, traced
 
 
 def reshape_views() -> tvm.transform.Pass:
